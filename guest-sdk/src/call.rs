@@ -1,0 +1,74 @@
+//! The RPC being picked. Outside [`Policy::pick`](crate::Policy::pick) these answer as if it were empty.
+
+#[cfg(target_arch = "wasm32")]
+use crate::bindings::hotpick::policy::call as host;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::fake as host;
+use crate::{Nanos, SubConn};
+
+/// A metadata key that picks read. From [`declare_metadata`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key(u32);
+
+/// In [`Policy::init`](crate::Policy::init): names a metadata key, in lower case, that picks will read.
+///
+/// # Errors
+///
+/// It is no metadata key, there are too many, or the operator refuses it.
+pub fn declare_metadata(key: &str) -> Result<Key, String> {
+    host::declare_metadata(key).map(Key)
+}
+
+/// In [`Policy::init`](crate::Policy::init): has the host hash the first value of this key into
+/// [`PickInfo::affinity`](crate::PickInfo::affinity) of each RPC. Costs less than to read it.
+///
+/// # Errors
+///
+/// Called outside of `init`.
+pub fn declare_affinity(key: Key) -> Result<(), String> {
+    host::declare_affinity(key.0)
+}
+
+/// The first value of a key, if it is text.
+#[must_use]
+pub fn metadata(key: Key) -> Option<String> {
+    host::metadata(key.0)
+}
+
+/// All values of a key; those of `-bin` keys are decoded.
+#[must_use]
+pub fn metadata_all(key: Key) -> Vec<Vec<u8>> {
+    host::metadata_all(key.0)
+}
+
+/// The [hash](crate::hash) of the first value of a key.
+#[must_use]
+pub fn metadata_hash(key: Key) -> Option<u64> {
+    host::metadata_hash(key.0)
+}
+
+/// Adds to the request's metadata, if this pick sends it.
+///
+/// # Errors
+///
+/// The key is gRPC's own or no key, or the value none that metadata can have.
+pub fn set_metadata(key: &str, value: &[u8]) -> Result<(), String> {
+    host::set_metadata(key, value)
+}
+
+/// Whether an earlier attempt of the same RPC used this subconn.
+#[must_use]
+pub fn tried(id: SubConn) -> bool {
+    host::tried(id)
+}
+
+/// The time left until the RPC's deadline, if it has one.
+#[must_use]
+pub fn time_left() -> Option<Nanos> {
+    host::time_left()
+}
+
+/// The text of the status, if this pick fails or drops the RPC.
+pub fn explain(message: &str) {
+    host::explain(message);
+}

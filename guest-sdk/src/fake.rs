@@ -1,0 +1,133 @@
+//! The host's side of the imports, natively: one for each thread, reset by
+//! [`FakeHost::start`](crate::testing::FakeHost::start).
+
+use std::cell::RefCell;
+
+use crate::env::Level;
+use crate::{Nanos, SubConn};
+
+/// What the fake host knows.
+#[derive(Debug, Default)]
+pub(crate) struct Host {
+    pub(crate) in_init: bool,
+    pub(crate) keys: Vec<String>,
+    pub(crate) affinity: Option<u32>,
+    pub(crate) methods: Vec<String>,
+    pub(crate) random: u64,
+    pub(crate) now: Nanos,
+    pub(crate) log: Vec<(Level, String)>,
+    /// The RPC being picked.
+    pub(crate) rpc: Option<crate::testing::Rpc>,
+    pub(crate) explanation: Option<String>,
+    pub(crate) added: Vec<(String, Vec<u8>)>,
+}
+
+thread_local! {
+    static HOST: RefCell<Host> = RefCell::default();
+}
+
+pub(crate) fn with<R>(run: impl FnOnce(&mut Host) -> R) -> R {
+    HOST.with_borrow_mut(run)
+}
+
+impl Host {
+    /// SplitMix64: the same numbers for the same seed.
+    pub(crate) fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn values(&self, key: u32) -> Vec<Vec<u8>> {
+        let name = usize::try_from(key).ok().and_then(|at| self.keys.get(at));
+        let metadata = self.rpc.iter().flat_map(|rpc| &rpc.metadata);
+        metadata.filter(|(key, _)| Some(key) == name).map(|(_, value)| value.clone()).collect()
+    }
+}
+
+pub(crate) fn declare_metadata(key: &str) -> Result<u32, String> {
+    with(|host| {
+        if !host.in_init {
+            return Err("metadata keys are declared in init".to_owned());
+        }
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
+        if key.is_empty() || !key.chars().all(plain) {
+            return Err(format!("{key:?} is not a metadata key: use a-z, 0-9, '-', '_' and '.'"));
+        }
+        let at = host.keys.iter().position(|known| known == key).unwrap_or_else(|| {
+            host.keys.push(key.to_owned());
+            host.keys.len() - 1
+        });
+        u32::try_from(at).map_err(|error| error.to_string())
+    })
+}
+
+pub(crate) fn declare_affinity(key: u32) -> Result<(), String> {
+    with(|host| {
+        if !host.in_init {
+            return Err("the affinity key is declared in init".to_owned());
+        }
+        host.affinity = Some(key);
+        Ok(())
+    })
+}
+
+pub(crate) fn metadata(key: u32) -> Option<String> {
+    with(|host| host.values(key).into_iter().next()).and_then(|value| String::from_utf8(value).ok())
+}
+
+pub(crate) fn metadata_all(key: u32) -> Vec<Vec<u8>> {
+    with(|host| host.values(key))
+}
+
+pub(crate) fn metadata_hash(key: u32) -> Option<u64> {
+    with(|host| host.values(key).first().map(|value| crate::hash(value)))
+}
+
+pub(crate) fn set_metadata(key: &str, value: &[u8]) -> Result<(), String> {
+    with(|host| {
+        if host.rpc.is_none() {
+            return Err("metadata is set in pick".to_owned());
+        }
+        host.added.push((key.to_owned(), value.to_vec()));
+        Ok(())
+    })
+}
+
+pub(crate) fn tried(id: SubConn) -> bool {
+    with(|host| host.rpc.as_ref().is_some_and(|rpc| rpc.tried.contains(&id)))
+}
+
+pub(crate) fn time_left() -> Option<Nanos> {
+    with(|host| host.rpc.as_ref().and_then(|rpc| rpc.time_left))
+}
+
+pub(crate) fn explain(message: &str) {
+    with(|host| {
+        if host.rpc.is_some() {
+            host.explanation = Some(message.to_owned());
+        }
+    });
+}
+
+pub(crate) fn method_name(id: u32) -> String {
+    with(|host| usize::try_from(id).ok().and_then(|at| host.methods.get(at)).cloned().unwrap_or_default())
+}
+
+pub(crate) fn now() -> Nanos {
+    with(|host| host.now)
+}
+
+pub(crate) fn random() -> u64 {
+    with(Host::next_random)
+}
+
+pub(crate) fn log(level: Level, message: &str) {
+    with(|host| host.log.push((level, message.to_owned())));
+}
+
+pub(crate) fn level_enabled(_level: Level) -> bool {
+    true
+}

@@ -1,0 +1,49 @@
+//! The command `hotpick`.
+
+mod build;
+mod demo;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Load balancing for gRPC, by policies in WebAssembly.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show policies being swapped under load: four backends, one channel, no lost RPC.
+    Demo(demo::Arguments),
+    /// Make components of policy crates, or of one .wat file.
+    Build(build::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Demo(arguments) => demo::run(arguments),
+        Command::Build(arguments) => {
+            log_to_stderr("warn");
+            build::run(&arguments)
+        }
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("hotpick: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs at this level, or as `RUST_LOG` says.
+fn log_to_stderr(level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -1,0 +1,86 @@
+//! The body of a response, which learns how the RPC ended.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tonic::Status;
+
+use crate::subconn::{Call, ResponseBody, status_of};
+
+pin_project! {
+    /// Passes the body on, and ends the [`Call`] exactly once: at the trailers, at an error, at the
+    /// deadline, or when it is dropped.
+    pub(super) struct RpcBody {
+        #[pin]
+        inner: ResponseBody,
+        call: Call,
+        #[pin]
+        deadline: Option<Sleep>,
+    }
+}
+
+impl RpcBody {
+    pub(super) fn wrap(
+        response: http::Response<ResponseBody>,
+        mut call: Call,
+        deadline: Option<Instant>,
+    ) -> http::Response<tonic::body::Body> {
+        // An RPC without messages can end in its headers ("trailers-only").
+        if let Some(ok) = grpc_ok(response.headers()) {
+            call.end(ok);
+        }
+        response
+            .map(|inner| tonic::body::Body::new(Self { inner, call, deadline: deadline.map(sleep_until) }))
+    }
+}
+
+/// Whether the RPC succeeded, if these headers say it.
+fn grpc_ok(headers: &HeaderMap) -> Option<bool> {
+    headers.get("grpc-status").map(|status| status == "0")
+}
+
+impl Body for RpcBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.project();
+        if let Poll::Ready(frame) = this.inner.poll_frame(cx) {
+            return Poll::Ready(match frame {
+                Some(Ok(frame)) => {
+                    if let Some(trailers) = frame.trailers_ref() {
+                        this.call.end(grpc_ok(trailers).unwrap_or(false));
+                    }
+                    Some(Ok(frame))
+                }
+                Some(Err(error)) => {
+                    this.call.end(false);
+                    Some(Err(status_of(&error)))
+                }
+                None => {
+                    this.call.end(false);
+                    None
+                }
+            });
+        }
+        let late = this.deadline.as_pin_mut().is_some_and(|deadline| deadline.poll(cx).is_ready());
+        if !late {
+            return Poll::Pending;
+        }
+        this.call.end(false);
+        Poll::Ready(Some(Err(super::deadline_exceeded(None))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,220 @@
+//! The channel: what tonic's generated clients send RPCs through.
+
+mod body;
+mod builder;
+mod timeout;
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::uri::{Authority, Scheme};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::DropGuard;
+use tonic::Status;
+use tonic::body::Body;
+
+use self::body::RpcBody;
+use self::timeout::grpc_timeout;
+use crate::balancer::Report;
+use crate::connectivity::ConnectivityState;
+use crate::picker::{Faults, PickInfo, PickerCell, PolicyVersion};
+use crate::subconn::{SendError, SubConn};
+
+pub use self::builder::{ChannelBuilder, ConnectError};
+
+/// A connection to a service, balanced over its endpoints. Cheap to clone; closed when the last clone
+/// is dropped, once the RPCs under way have ended.
+///
+/// It is a [`tower_service::Service`] that is always ready and fails with [`Status`] alone, so any
+/// client that tonic generates works on it, and so does any tower layer.
+#[derive(Clone)]
+pub struct Channel(Arc<Shared>);
+
+struct Shared {
+    cell: Arc<PickerCell>,
+    report: watch::Receiver<Report>,
+    authority: Option<Authority>,
+    _closed: DropGuard,
+}
+
+/// How a channel is at a moment.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ChannelStatus {
+    /// The aggregate of the subconns' states.
+    pub state: ConnectivityState,
+    /// The policy in force.
+    pub policy: PolicyVersion,
+    /// How often a policy took over since the channel was made, the first one counted.
+    pub swaps: u64,
+    /// What the policy in force has done wrong.
+    pub faults: Faults,
+    /// The subconns, in the resolver's order.
+    pub subconns: Vec<SubConn>,
+}
+
+/// A request extension: whether the RPC is held while nothing is ready, instead of failing.
+///
+/// ```
+/// use hotpick::channel::WaitForReady;
+///
+/// let mut request = tonic::Request::new(());
+/// request.extensions_mut().insert(WaitForReady(true));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a flag")]
+pub struct WaitForReady(pub bool);
+
+impl Channel {
+    /// Begins a channel to a target, such as `static:///10.0.0.1:5001,10.0.0.2:5001`.
+    pub fn builder(target: impl Into<String>) -> ChannelBuilder {
+        ChannelBuilder::new(target.into())
+    }
+
+    /// The aggregate state at this moment.
+    #[must_use]
+    pub fn state(&self) -> ConnectivityState {
+        self.0.report.borrow().state
+    }
+
+    /// How the channel is at this moment.
+    #[must_use]
+    pub fn status(&self) -> ChannelStatus {
+        let report = self.0.report.borrow().clone();
+        ChannelStatus {
+            state: report.state,
+            policy: report.policy,
+            swaps: report.swaps,
+            faults: self.0.cell.faults(),
+            subconns: report.subconns,
+        }
+    }
+
+    /// Waits until the status satisfies `condition`, looking at each change of state, endpoints or
+    /// policy. (Counters alone are no change.)
+    pub async fn wait_for(&self, mut condition: impl FnMut(&ChannelStatus) -> bool) -> ChannelStatus {
+        let mut report = self.0.report.clone();
+        loop {
+            report.mark_unchanged();
+            let status = self.status();
+            // The reporter ends only with the runtime.
+            if condition(&status) || report.changed().await.is_err() {
+                return status;
+            }
+        }
+    }
+}
+
+impl tower_service::Service<Request<Body>> for Channel {
+    type Response = Response<Body>;
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
+
+    /// Always ready: an RPC is picked for when it is there, with its metadata.
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move { shared.rpc(request).await })
+    }
+}
+
+impl Shared {
+    async fn rpc(&self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
+        let deadline = grpc_timeout(request.headers()).and_then(|limit| Instant::now().checked_add(limit));
+        self.prepare(&mut request)?;
+        let mut last_error = None;
+        match deadline {
+            None => self.send(request, None, &mut last_error).await,
+            Some(at) => match timeout_at(at, self.send(request, deadline, &mut last_error)).await {
+                Ok(result) => result,
+                Err(_) => Err(deadline_exceeded(last_error.as_ref())),
+            },
+        }
+    }
+
+    /// Gives the request what every gRPC request has.
+    fn prepare(&self, request: &mut Request<Body>) -> Result<(), Status> {
+        if let Some(authority) = &self.authority {
+            let mut parts = std::mem::take(request.uri_mut()).into_parts();
+            parts.scheme = Some(parts.scheme.unwrap_or(Scheme::HTTP));
+            parts.authority = Some(authority.clone());
+            *request.uri_mut() = http::Uri::from_parts(parts)
+                .map_err(|error| Status::internal(format!("request without a path: {error}")))?;
+        }
+        let headers = request.headers_mut();
+        headers.entry(header::TE).or_insert(HeaderValue::from_static("trailers"));
+        name_ourselves(headers);
+        Ok(())
+    }
+
+    /// Picks and sends, again and again until the request has left.
+    async fn send(
+        &self,
+        mut request: Request<Body>,
+        deadline: Option<Instant>,
+        last_error: &mut Option<Status>,
+    ) -> Result<Response<Body>, Status> {
+        let wait_for_ready = request.extensions().get().is_some_and(|WaitForReady(wait)| *wait);
+        let mut tried = Vec::new();
+        let mut asked = None;
+        loop {
+            let mut info = PickInfo::new(request.uri().path(), request.headers());
+            info.deadline = deadline;
+            info.wait_for_ready = wait_for_ready;
+            info.tried = &tried;
+            let (pick, generation) = self.cell.pick(&mut info, asked.take(), last_error).await?;
+
+            // What the policy adds belongs to this attempt alone.
+            let before = (!pick.metadata.is_empty()).then(|| request.headers().clone());
+            for (name, value) in pick.metadata {
+                request.headers_mut().insert(name, value);
+            }
+            match pick.subconn.send(request).await {
+                Ok((response, call)) => return Ok(RpcBody::wrap(response, call, deadline)),
+                Err(SendError::Failed(status)) => return Err(status),
+                Err(SendError::NotSent(unsent)) => {
+                    request = *unsent;
+                    if let Some(headers) = before {
+                        *request.headers_mut() = headers;
+                    }
+                    tried.push(pick.subconn.id());
+                    asked = Some(generation);
+                }
+            }
+        }
+    }
+}
+
+/// `user-agent`: the caller's own name, then ours, as gRPC's other implementations do.
+fn name_ourselves(headers: &mut HeaderMap) {
+    const NAME: &str = concat!("hotpick/", env!("CARGO_PKG_VERSION"));
+    let value = match headers.get(header::USER_AGENT).and_then(|own| own.to_str().ok()) {
+        None => HeaderValue::from_static(NAME),
+        Some(own) => match HeaderValue::from_str(&format!("{own} {NAME}")) {
+            Ok(both) => both,
+            Err(_) => return,
+        },
+    };
+    headers.insert(header::USER_AGENT, value);
+}
+
+fn deadline_exceeded(last_error: Option<&Status>) -> Status {
+    Status::deadline_exceeded(match last_error {
+        None => "deadline exceeded".to_owned(),
+        Some(error) => format!("deadline exceeded: latest balancer error: {}", error.message()),
+    })
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let report = self.0.report.borrow();
+        write!(f, "Channel({} by {})", report.state, report.policy)
+    }
+}

@@ -1,0 +1,84 @@
+//! Components of core modules.
+
+use wit_component::{ComponentEncoder, StringEncoding};
+use wit_parser::Resolve;
+
+use super::PolicyError;
+use super::compiled::OPTIONAL;
+
+const WIT: &str = include_str!("../../wit/policy.wit");
+
+/// Makes a component of a core module that a toolchain has left its `component-type` section in, as
+/// the loader does with such a file.
+pub(super) fn componentize_module(module: &[u8]) -> Result<Vec<u8>, PolicyError> {
+    if !has_component_type(module)? {
+        return Err(PolicyError::NoComponentType);
+    }
+    encode(module)
+}
+
+/// Makes a component of a core module, for tools that build policies.
+///
+/// A module without a `component-type` section, written by hand or by a compiler that knows nothing of
+/// components, is taken to be in the world `policy`, and to export those of the optional interfaces
+/// whose functions it exports (`hotpick:policy/handover@0.1.0#save`).
+///
+/// # Errors
+///
+/// Something that the world needs is not exported, has the wrong type, or is not Wasm at all.
+pub fn componentize(module: &[u8]) -> Result<Vec<u8>, PolicyError> {
+    if has_component_type(module)? {
+        return encode(module);
+    }
+    let mut module = module.to_vec();
+    let mut resolve = Resolve::default();
+    let embed = |resolve: &mut Resolve, module: &mut Vec<u8>| -> Result<(), Box<dyn std::error::Error>> {
+        resolve.push_source("policy.wit", WIT)?;
+        let world = world_of(module);
+        let package = resolve.push_source("module.wit", &world)?;
+        let world = resolve.select_world(&[package], None)?;
+        Ok(wit_component::embed_component_metadata(module, resolve, world, StringEncoding::UTF8)?)
+    };
+    embed(&mut resolve, &mut module).map_err(|error| PolicyError::Invalid(error.to_string()))?;
+    encode(&module)
+}
+
+fn encode(module: &[u8]) -> Result<Vec<u8>, PolicyError> {
+    ComponentEncoder::default()
+        .validate(true)
+        .module(module)
+        .and_then(|mut encoder| encoder.encode())
+        .map_err(|error| PolicyError::Encode(format!("{error:#}").replace('\n', " ")))
+}
+
+/// The world of a module that does not say it.
+fn world_of(module: &[u8]) -> String {
+    let optional = OPTIONAL.iter().filter(|name| {
+        let prefix = format!("hotpick:policy/{name}@");
+        exports(module).any(|export| export.starts_with(&prefix))
+    });
+    let exports: String = optional.map(|name| format!("export hotpick:policy/{name}@0.1.0;\n")).collect();
+    format!("package local:module;\nworld module {{\ninclude hotpick:policy/policy@0.1.0;\n{exports}}}\n")
+}
+
+fn exports(module: &[u8]) -> impl Iterator<Item = &str> {
+    wasmparser::Parser::new(0)
+        .parse_all(module)
+        .filter_map(|payload| match payload {
+            Ok(wasmparser::Payload::ExportSection(section)) => Some(section),
+            _ => None,
+        })
+        .flat_map(|section| section.into_iter().flatten().map(|export| export.name))
+}
+
+fn has_component_type(module: &[u8]) -> Result<bool, PolicyError> {
+    for payload in wasmparser::Parser::new(0).parse_all(module) {
+        match payload.map_err(|error| PolicyError::Invalid(error.to_string()))? {
+            wasmparser::Payload::CustomSection(section) if section.name().starts_with("component-type") => {
+                return Ok(true);
+            }
+            _ => {}
+        }
+    }
+    Ok(false)
+}

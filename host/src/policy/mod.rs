@@ -1,0 +1,149 @@
+//! Policies in WebAssembly.
+//!
+//! A [`WasmPolicy`] is a compiled component that fits `wit/policy.wit`. For each channel it makes one
+//! instance, in a Store of its own, and asks it for every RPC. Whatever the component does (a trap, an
+//! endless loop, an answer that makes no sense), the RPC in hand gets a subconn from the native round
+//! robin, and the instance is replaced.
+
+mod bindings;
+mod compiled;
+mod componentize;
+mod engine;
+mod imports;
+mod instance;
+mod limits;
+mod picker;
+
+use std::fmt;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use self::compiled::Compiled;
+use self::picker::WasmPickerBuilder;
+use crate::picker::{PickerBuilder, Placement, Policy, PolicyVersion, StartError};
+
+pub use self::componentize::componentize;
+pub use self::limits::Limits;
+
+/// Why bytes are not a policy, stage by stage.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// The name is not a policy's name.
+    #[error("{0:?} is not a policy name: use a-z, 0-9, '_' and '-', at most 63, the first a letter or digit")]
+    Name(String),
+    /// The file could not be read.
+    #[error("cannot be read: {0}")]
+    Read(String),
+    /// The file is larger than the limit.
+    #[error("has {size} bytes, more than {limit}")]
+    TooLarge {
+        /// Its size in bytes.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The bytes do not begin as Wasm does.
+    #[error("is not WebAssembly")]
+    NotWasm,
+    /// A core module that does not say which world it is made for.
+    #[error(
+        "is a core module without a component-type section: build it with hotpick-guest or `hotpick build`"
+    )]
+    NoComponentType,
+    /// A core module that does not fit the world that it names.
+    #[error("cannot be made a component: {0}")]
+    Encode(String),
+    /// Wasm that does not parse, validate or compile.
+    #[error("is not valid: {0}")]
+    Invalid(String),
+    /// It needs something that this host does not give.
+    #[error("imports {0}, which this host does not provide")]
+    UnknownImport(String),
+    /// It lacks something that every policy has.
+    #[error("does not export {0}: it is not a policy")]
+    MissingExport(String),
+    /// It was made for another version of the contract.
+    #[error(
+        "uses {name}, but this host speaks {spoken}.x of hotpick:policy: rebuild it with this version's SDK"
+    )]
+    WrongVersion {
+        /// The import or export.
+        name: String,
+        /// The version of this host.
+        spoken: &'static str,
+    },
+    /// An import or export has another type than in the contract.
+    #[error("does not fit the contract: {0}")]
+    Misfit(String),
+    /// The engine itself could not be made.
+    #[error("cannot be compiled on this machine: {0}")]
+    Engine(String),
+}
+
+/// A policy compiled from WebAssembly. Cheap to clone.
+#[derive(Clone)]
+pub struct WasmPolicy(Arc<Compiled>);
+
+impl WasmPolicy {
+    /// Compiles a component, or a core module with a `component-type` section, and checks that it fits
+    /// the contract. Takes tens of milliseconds of CPU, or seconds for a large one: not for a
+    /// runtime's worker threads.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are not a policy; the error says what they are.
+    pub fn compile(name: &str, generation: u64, bytes: &[u8], limits: Limits) -> Result<Self, PolicyError> {
+        if !is_policy_name(name) {
+            return Err(PolicyError::Name(name.to_owned()));
+        }
+        let version = PolicyVersion::new(name, generation, digest(bytes));
+        Compiled::new(version, bytes, limits).map(|compiled| Self(Arc::new(compiled)))
+    }
+
+    /// The interfaces of the contract that the policy imports: what it may ask of the host.
+    #[must_use]
+    pub fn imports(&self) -> &[String] {
+        &self.0.imports
+    }
+
+    /// The optional interfaces of the contract that the policy exports.
+    #[must_use]
+    pub fn optional_parts(&self) -> &[String] {
+        &self.0.optional
+    }
+}
+
+impl Policy for WasmPolicy {
+    fn version(&self) -> PolicyVersion {
+        self.0.version.clone()
+    }
+
+    fn start(&self, placement: &Placement) -> Result<Box<dyn PickerBuilder>, StartError> {
+        WasmPickerBuilder::start(&self.0, placement)
+            .map(|builder| Box::new(builder) as Box<dyn PickerBuilder>)
+            .map_err(|error| StartError(format!("policy {} {error}", self.0.version)))
+    }
+}
+
+impl fmt::Debug for WasmPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WasmPolicy({})", self.0.version)
+    }
+}
+
+/// Whether a policy can have this name: `[a-z0-9][a-z0-9_-]{0,62}`.
+#[must_use]
+pub fn is_policy_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    (1..=63).contains(&name.len())
+        && name.starts_with(plain)
+        && name.chars().all(|c| plain(c) || c == '_' || c == '-')
+}
+
+/// SHA-256, in hexadecimal.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,215 @@
+//! What lies in a directory, and whether it has come to rest.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read as _};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use crate::policy::PolicyError;
+
+/// What shows that a file is another than before, whatever the events say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fingerprint {
+    identity: (u64, u64),
+    size: u64,
+    modified: Option<SystemTime>,
+    changed: (i64, i64),
+}
+
+impl Fingerprint {
+    #[cfg(unix)]
+    fn of(metadata: &Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        Self {
+            identity: (metadata.dev(), metadata.ino()),
+            size: metadata.len(),
+            modified: metadata.modified().ok(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn of(metadata: &Metadata) -> Self {
+        Self { identity: (0, 0), size: metadata.len(), modified: metadata.modified().ok(), changed: (0, 0) }
+    }
+
+    /// Whether the file was last written longer ago than `quiet`.
+    fn is_old(&self, quiet: Duration) -> bool {
+        self.modified.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > quiet)
+    }
+}
+
+/// The policy files in a directory, by name, each with its fingerprint: what ends in `.wasm` and is not
+/// an editor's, a tool's or a hidden file. What cannot be looked at (a dangling symlink) is not there.
+pub(super) fn list(directory: &Path) -> io::Result<BTreeMap<String, Fingerprint>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        // A name that is not UTF-8 cannot be a policy's; shown, it names itself in the refusal.
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".wasm")
+            && !name.starts_with(['.', '_'])
+            && let Ok(metadata) = fs::metadata(entry.path())
+        {
+            files.insert(name, Fingerprint::of(&metadata));
+        }
+    }
+    Ok(files)
+}
+
+/// Reads a file whole, if it stayed as `expected` all the while. `None`: it did not.
+pub(super) fn read(path: &Path, expected: Fingerprint, limit: usize) -> Result<Option<Vec<u8>>, PolicyError> {
+    let failed = |error: io::Error| PolicyError::Read(error.to_string());
+    let mut file = open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(PolicyError::Read("it is not a regular file".to_owned()));
+    }
+    let size = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+    if size > limit {
+        return Err(PolicyError::TooLarge { size, limit });
+    }
+    let mut bytes = Vec::with_capacity(size);
+    // One more than there should be: a file that grows is not at rest.
+    file.by_ref().take(metadata.len() + 1).read_to_end(&mut bytes).map_err(failed)?;
+    let after = fs::metadata(path).map(|metadata| Fingerprint::of(&metadata));
+    Ok((bytes.len() == size && after.is_ok_and(|after| after == expected)).then_some(bytes))
+}
+
+#[cfg(unix)]
+fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    // A FIFO would hold the opener until someone writes.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits();
+    File::options().read(true).custom_flags(nonblocking.cast_signed()).open(path)
+}
+
+#[cfg(not(unix))]
+fn open(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
+
+/// Follows files until each has stayed the same for a quiet time.
+#[derive(Debug, Default)]
+pub(super) struct Settling {
+    files: BTreeMap<String, Follow>,
+}
+
+#[derive(Debug, Default)]
+struct Follow {
+    /// What was last acted on. `None`: the file was not there.
+    settled: Option<Fingerprint>,
+    /// A change that is not yet old enough.
+    pending: Option<(Option<Fingerprint>, Instant)>,
+}
+
+impl Settling {
+    /// Takes in what is there now. Returns the files that have come to rest since they were last
+    /// returned, with what they are; `None` for one that is gone.
+    pub(super) fn observe(
+        &mut self,
+        present: &BTreeMap<String, Fingerprint>,
+        quiet: Duration,
+    ) -> Vec<(String, Option<Fingerprint>)> {
+        let now = Instant::now();
+        for name in present.keys() {
+            if !self.files.contains_key(name) {
+                self.files.insert(name.clone(), Follow::default());
+            }
+        }
+        let mut at_rest = Vec::new();
+        for (name, follow) in &mut self.files {
+            let seen = present.get(name).copied();
+            if seen == follow.settled {
+                follow.pending = None;
+                continue;
+            }
+            let since = match follow.pending {
+                Some((pending, since)) if pending == seen => since,
+                _ => now,
+            };
+            // A file that was there long before we looked need not be waited for.
+            let old = follow.settled.is_none() && seen.is_some_and(|seen| seen.is_old(quiet));
+            if old || now.duration_since(since) >= quiet {
+                *follow = Follow { settled: seen, pending: None };
+                at_rest.push((name.clone(), seen));
+            } else {
+                follow.pending = Some((seen, since));
+            }
+        }
+        self.files.retain(|_, follow| follow.settled.is_some() || follow.pending.is_some());
+        at_rest
+    }
+
+    /// Something is still changing.
+    pub(super) fn is_pending(&self) -> bool {
+        self.files.values().any(|follow| follow.pending.is_some())
+    }
+
+    /// The file was not at rest after all.
+    pub(super) fn unsettle(&mut self, name: &str, seen: Fingerprint) {
+        let pending = Some((Some(seen), Instant::now()));
+        self.files.insert(name.to_owned(), Follow { settled: None, pending });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUIET: Duration = Duration::from_millis(150);
+
+    fn fingerprint(size: u64) -> Fingerprint {
+        Fingerprint { identity: (0, 0), size, modified: None, changed: (0, 0) }
+    }
+
+    fn files(sizes: &[(&str, u64)]) -> BTreeMap<String, Fingerprint> {
+        sizes.iter().map(|(name, size)| ((*name).to_owned(), fingerprint(*size))).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_grows_is_returned_once_when_it_has_stopped() {
+        let mut settling = Settling::default();
+        for size in 0..10 {
+            assert_eq!(settling.observe(&files(&[("a.wasm", size)]), QUIET), []);
+            tokio::time::advance(QUIET / 2).await;
+        }
+        assert!(settling.is_pending());
+        tokio::time::advance(QUIET / 2).await;
+        let rest = [("a.wasm".to_owned(), Some(fingerprint(9)))];
+        assert_eq!(settling.observe(&files(&[("a.wasm", 9)]), QUIET), rest);
+        assert!(!settling.is_pending());
+        assert_eq!(settling.observe(&files(&[("a.wasm", 9)]), QUIET), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_gone_for_a_moment_is_not_gone() {
+        let mut settling = Settling::default();
+        settling.observe(&files(&[("a.wasm", 1)]), QUIET);
+        tokio::time::advance(QUIET).await;
+        settling.observe(&files(&[("a.wasm", 1)]), QUIET);
+        assert_eq!(settling.observe(&files(&[]), QUIET), []);
+        tokio::time::advance(QUIET / 2).await;
+        assert_eq!(settling.observe(&files(&[("a.wasm", 1)]), QUIET), []);
+        tokio::time::advance(QUIET).await;
+        assert_eq!(settling.observe(&files(&[]), QUIET), []);
+        tokio::time::advance(QUIET).await;
+        assert_eq!(settling.observe(&files(&[]), QUIET), [("a.wasm".to_owned(), None)]);
+    }
+
+    #[test]
+    fn other_files_are_passed_over() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for name in
+            ["a.wasm", ".a.wasm", "_a.wasm", "a.wasm~", "a.wasm.tmp", "a.toml", "a.wasm.swp", "B c.wasm"]
+        {
+            fs::write(directory.path().join(name), "x").expect("written");
+        }
+        fs::create_dir(directory.path().join("..data")).expect("made");
+        let names: Vec<_> = list(directory.path()).expect("listed").into_keys().collect();
+        assert_eq!(names, ["B c.wasm", "a.wasm"]);
+    }
+}

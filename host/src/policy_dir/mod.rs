@@ -1,0 +1,332 @@
+//! A directory of policies, followed as its files change.
+//!
+//! Events are hints, a scan of the whole directory is the truth. A file that has come to rest is read,
+//! compiled and checked on this module's own thread; the result goes to the channels that use the
+//! policy. A bad file changes nothing but the status and the log: the version in force stays.
+
+mod files;
+mod watcher;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_core::Stream;
+use tokio::sync::watch;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::WatchStream;
+
+use self::files::{Fingerprint, Settling};
+use self::watcher::Watcher;
+use crate::picker::{Policy, PolicyVersion};
+use crate::policy::{Limits, PolicyError, WasmPolicy, digest, is_policy_name};
+
+/// A directory of policies: `color.wasm` is the policy "color". Cheap to clone; it is followed for as
+/// long as a clone of it, or a channel that uses it, lives.
+///
+/// A directory that is missing or empty is no error: channels use round robin until there is a policy.
+#[derive(Clone)]
+pub struct PolicyDir(Arc<Shared>);
+
+struct Shared {
+    path: PathBuf,
+    snapshot: watch::Sender<Snapshot>,
+    dirty: SyncSender<()>,
+}
+
+/// How a directory is followed.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct PolicyDirOptions {
+    /// How long a file must stay the same before it is read.
+    pub quiet: Duration,
+    /// How often the directory is scanned when there are no events: some changes cause none.
+    pub scan: Duration,
+    /// The limits of each policy.
+    pub limits: Limits,
+}
+
+impl Default for PolicyDirOptions {
+    fn default() -> Self {
+        Self { quiet: Duration::from_millis(150), scan: Duration::from_secs(5), limits: Limits::default() }
+    }
+}
+
+/// Why a directory cannot be followed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyDirError {
+    /// The path is something else.
+    #[error("policy directory {0:?} is not a directory")]
+    NotADirectory(PathBuf),
+    /// The path cannot be made absolute, or the thread not be started.
+    #[error("policy directory {path:?}: {error}")]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// What went wrong.
+        error: io::Error,
+    },
+}
+
+/// What a channel is told of its policy. The first update comes when the directory has been read once.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum PolicyUpdate {
+    /// This version is to be used from now on.
+    Loaded(Arc<dyn Policy>),
+    /// The file is bad. The version in force stays.
+    Rejected(PolicyError),
+    /// The file is gone. The version in force stays: removal is not disabling.
+    Withdrawn,
+    /// There is no such file.
+    Unknown,
+}
+
+/// One policy of a directory.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PolicyStatus {
+    /// The policy's name.
+    pub name: String,
+    /// The last good version, if there was one.
+    pub version: Option<PolicyVersion>,
+    /// Why the file that lies there now is not in force.
+    pub rejected: Option<PolicyError>,
+}
+
+#[derive(Clone, Default)]
+struct Snapshot {
+    /// The directory has been read once.
+    complete: bool,
+    policies: BTreeMap<String, Entry>,
+}
+
+#[derive(Clone, Default)]
+struct Entry {
+    policy: Option<WasmPolicy>,
+    rejected: Option<PolicyError>,
+    present: bool,
+    /// One more at each change of this entry.
+    revision: u64,
+}
+
+impl PolicyDir {
+    /// Follows a directory, with default options.
+    ///
+    /// # Errors
+    ///
+    /// The path names something that is not a directory.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, PolicyDirError> {
+        Self::open_with(path, PolicyDirOptions::default())
+    }
+
+    /// Follows a directory.
+    ///
+    /// # Errors
+    ///
+    /// The path names something that is not a directory.
+    pub fn open_with(path: impl AsRef<Path>, options: PolicyDirOptions) -> Result<Self, PolicyDirError> {
+        let path = path.as_ref();
+        let failed = |error| PolicyDirError::Io { path: path.to_owned(), error };
+        // Not canonical: where a symlink leads may change.
+        let absolute = std::path::absolute(path).map_err(failed)?;
+        match std::fs::metadata(&absolute) {
+            Ok(metadata) if !metadata.is_dir() => return Err(PolicyDirError::NotADirectory(path.to_owned())),
+            Ok(_) => {}
+            Err(error) => {
+                let directory = path.display();
+                tracing::warn!(%directory, %error, "no policy directory yet: channels use round robin until there is one");
+            }
+        }
+        let (dirty, wake) = sync_channel(1);
+        let shared = Arc::new(Shared {
+            path: absolute.clone(),
+            snapshot: watch::Sender::new(Snapshot::default()),
+            dirty: dirty.clone(),
+        });
+        let follower = Follower {
+            shared: Arc::downgrade(&shared),
+            directory: absolute.clone(),
+            options,
+            wake,
+            watcher: Watcher::new(&absolute, dirty),
+            settling: Settling::default(),
+            snapshot: Snapshot::default(),
+        };
+        let thread = std::thread::Builder::new().name("hotpick-policies".to_owned());
+        thread.spawn(move || follower.run()).map_err(failed)?;
+        Ok(Self(shared))
+    }
+
+    /// The directory, as an absolute path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Each policy of the directory as it is now, by name.
+    #[must_use]
+    pub fn status(&self) -> Vec<PolicyStatus> {
+        let snapshot = self.0.snapshot.borrow();
+        let status = |(name, entry): (&String, &Entry)| PolicyStatus {
+            name: name.clone(),
+            version: entry.policy.as_ref().map(Policy::version),
+            rejected: entry.rejected.clone(),
+        };
+        snapshot.policies.iter().map(status).collect()
+    }
+
+    /// Follows one policy. Of several changes in a row only the last may be seen.
+    pub fn watch(&self, name: &str) -> Pin<Box<dyn Stream<Item = PolicyUpdate> + Send>> {
+        let name = name.to_owned();
+        let mut seen = None;
+        // As long as someone watches, the directory is followed.
+        let alive = Arc::clone(&self.0);
+        let updates = WatchStream::new(self.0.snapshot.subscribe()).filter_map(move |snapshot| {
+            let _alive = &alive;
+            if !snapshot.complete {
+                return None;
+            }
+            let entry = snapshot.policies.get(&name);
+            let revision = entry.map_or(0, |entry| entry.revision);
+            if seen.replace(revision) == Some(revision) {
+                return None;
+            }
+            Some(entry.map_or(PolicyUpdate::Unknown, Entry::update))
+        });
+        Box::pin(updates)
+    }
+}
+
+impl Entry {
+    fn update(&self) -> PolicyUpdate {
+        match (&self.policy, &self.rejected) {
+            (Some(policy), None) if self.present => PolicyUpdate::Loaded(Arc::new(policy.clone())),
+            (_, Some(error)) => PolicyUpdate::Rejected(error.clone()),
+            (Some(_), None) => PolicyUpdate::Withdrawn,
+            (None, None) => PolicyUpdate::Unknown,
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Wakes the thread, which finds that no one is left.
+        let _ = self.dirty.try_send(());
+    }
+}
+
+impl std::fmt::Debug for PolicyDir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("PolicyDir").field(&self.0.path).finish()
+    }
+}
+
+/// The thread that follows a directory.
+struct Follower {
+    shared: Weak<Shared>,
+    directory: PathBuf,
+    options: PolicyDirOptions,
+    wake: Receiver<()>,
+    watcher: Watcher,
+    settling: Settling,
+    snapshot: Snapshot,
+}
+
+impl Follower {
+    fn run(mut self) {
+        loop {
+            // Armed first: what changes during the scan is then an event.
+            self.watcher.arm();
+            self.scan();
+            let Some(shared) = self.shared.upgrade() else { return };
+            // The first picture is complete when nothing in it is still moving.
+            self.snapshot.complete |= !self.settling.is_pending();
+            shared.snapshot.send_replace(self.snapshot.clone());
+            drop(shared);
+            let wait = if self.settling.is_pending() { self.options.quiet / 3 } else { self.options.scan };
+            match self.wake.recv_timeout(wait) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn scan(&mut self) {
+        let present = files::list(&self.directory).unwrap_or_default();
+        for (file, seen) in self.settling.observe(&present, self.options.quiet) {
+            match seen {
+                Some(fingerprint) => self.load(&file, fingerprint),
+                None => self.withdraw(&file),
+            }
+        }
+    }
+
+    fn load(&mut self, file: &str, fingerprint: Fingerprint) {
+        let name = stem(file);
+        if !is_policy_name(name) {
+            tracing::warn!(file, error = %PolicyError::Name(name.to_owned()), "policy rejected");
+            return;
+        }
+        let bytes = match files::read(&self.directory.join(file), fingerprint, self.options.limits.component)
+        {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return self.settling.unsettle(file, fingerprint),
+            Err(error) => return self.reject(name, error),
+        };
+        let current = self.snapshot.policies.get(name).and_then(|entry| entry.policy.as_ref());
+        let current = current.map(Policy::version).unwrap_or_default();
+        if current.digest == digest(&bytes) {
+            return self.change(name, |entry| entry.rejected = None);
+        }
+        match WasmPolicy::compile(name, current.generation + 1, &bytes, self.options.limits) {
+            Ok(policy) => {
+                tracing::info!(policy = %policy.version(), "policy loaded");
+                self.change(name, |entry| {
+                    entry.policy = Some(policy);
+                    entry.rejected = None;
+                });
+            }
+            Err(error) => self.reject(name, error),
+        }
+    }
+
+    fn reject(&mut self, name: &str, error: PolicyError) {
+        let in_force = self.in_force(name);
+        tracing::warn!(policy = name, %error, in_force, "policy rejected");
+        self.change(name, |entry| entry.rejected = Some(error));
+    }
+
+    fn withdraw(&mut self, file: &str) {
+        let name = stem(file);
+        if self.snapshot.policies.contains_key(name) {
+            tracing::warn!(policy = name, in_force = self.in_force(name), "policy file is gone");
+            self.change(name, |entry| {
+                entry.present = false;
+                entry.rejected = None;
+            });
+        }
+    }
+
+    /// What channels that use the policy go on with.
+    fn in_force(&self, name: &str) -> String {
+        let policy = self.snapshot.policies.get(name).and_then(|entry| entry.policy.as_ref());
+        policy.map_or_else(|| "round robin".to_owned(), |policy| policy.version().to_string())
+    }
+
+    fn change(&mut self, name: &str, change: impl FnOnce(&mut Entry)) {
+        let entry = self.snapshot.policies.entry(name.to_owned()).or_default();
+        entry.present = true;
+        change(entry);
+        entry.revision += 1;
+    }
+}
+
+fn stem(file: &str) -> &str {
+    file.strip_suffix(".wasm").unwrap_or(file)
+}

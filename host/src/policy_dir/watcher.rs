@@ -1,0 +1,90 @@
+//! Events of a directory, as hints that it is worth a look.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::SyncSender;
+
+use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+
+/// Watches a directory, and its parent for when the directory itself comes, goes or is replaced.
+pub(super) struct Watcher {
+    directory: PathBuf,
+    inner: Option<RecommendedWatcher>,
+    /// What is watched now: `directory` when it had this identity.
+    watched: Option<(u64, u64)>,
+}
+
+impl Watcher {
+    /// Sends to `dirty` when something may have changed; a full channel is as good.
+    pub(super) fn new(directory: &Path, dirty: SyncSender<()>) -> Self {
+        let within = directory.to_owned();
+        // notify calls this on its own thread: it must not block there.
+        let handler = move |event: notify::Result<notify::Event>| {
+            let relevant = match event {
+                Ok(event) => {
+                    let reading = matches!(
+                        event.kind,
+                        EventKind::Access(
+                            AccessKind::Open(_) | AccessKind::Read | AccessKind::Close(AccessMode::Read)
+                        )
+                    );
+                    // The parent's other children are none of ours. Within the directory no name is
+                    // filtered: a swap of Kubernetes' `..data` names no policy.
+                    let ours = event.need_rescan()
+                        || event.paths.is_empty()
+                        || event.paths.iter().any(|path| path.starts_with(&within));
+                    ours && !reading
+                }
+                Err(_) => true,
+            };
+            if relevant {
+                let _ = dirty.try_send(());
+            }
+        };
+        let inner = notify::recommended_watcher(handler)
+            .inspect_err(
+                |error| tracing::warn!(%error, "no events for policies: the directory is scanned instead"),
+            )
+            .ok();
+        let mut watcher = Self { directory: directory.to_owned(), inner, watched: None };
+        if let (Some(inner), Some(parent)) = (&mut watcher.inner, directory.parent()) {
+            // Without it a directory that is replaced is found by the next scan.
+            let _ = inner.watch(parent, RecursiveMode::NonRecursive);
+        }
+        watcher
+    }
+
+    /// Follows the directory if it is another one than before, or was not there.
+    pub(super) fn arm(&mut self) {
+        let Some(inner) = &mut self.inner else { return };
+        let identity = identity(&self.directory);
+        if identity == self.watched {
+            return;
+        }
+        if self.watched.take().is_some() {
+            let _ = inner.unwatch(&self.directory);
+        }
+        if identity.is_some() {
+            match inner.watch(&self.directory, RecursiveMode::NonRecursive) {
+                Ok(()) => self.watched = identity,
+                Err(error) => {
+                    let directory = self.directory.display();
+                    tracing::warn!(%directory, %error, "no events for policies: the directory is scanned instead");
+                    // Once is enough: the scan goes on, and this is tried again with a new directory.
+                    self.watched = identity;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+fn identity(directory: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(directory).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(directory: &Path) -> Option<(u64, u64)> {
+    directory.is_dir().then_some((0, 0))
+}

@@ -1,0 +1,39 @@
+//! Endpoints given in code.
+
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+
+use super::{Endpoint, Resolver, ResolverStream, ResolverUpdate, Target};
+
+/// Endpoints given in code, and changed in code: for tests, and for programs that know their
+/// backends. A clone that is kept can [`update`](Self::update) what the channel sees.
+///
+/// ```
+/// use hotpick::resolver::{Endpoint, ManualResolver, ResolverUpdate};
+///
+/// let resolver = ManualResolver::new([Endpoint::new("127.0.0.1:5001".parse()?)]);
+/// let handle = resolver.clone(); // `resolver` goes into the channel's builder
+/// handle.update(ResolverUpdate::endpoints([]));
+/// # Ok::<(), hotpick::resolver::AddressError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ManualResolver(watch::Sender<ResolverUpdate>);
+
+impl ManualResolver {
+    /// A resolver that answers with these endpoints.
+    #[must_use]
+    pub fn new(endpoints: impl Into<Vec<Endpoint>>) -> Self {
+        Self(watch::Sender::new(ResolverUpdate::endpoints(endpoints)))
+    }
+
+    /// Replaces the answer. Of several in a row a channel may see only the last.
+    pub fn update(&self, update: ResolverUpdate) {
+        self.0.send_replace(update);
+    }
+}
+
+impl Resolver for ManualResolver {
+    fn watch(self: Box<Self>, _target: &Target) -> ResolverStream {
+        Box::pin(WatchStream::new(self.0.subscribe()))
+    }
+}

@@ -1,0 +1,203 @@
+//! A look at the heads of the frames that a peer sends.
+//!
+//! hyper tells neither that the peer's SETTINGS have come, which is what READY means, nor that it has
+//! sent GOAWAY while streams are open. Both stand in the clear at the front of a frame, so a reader
+//! that the bytes pass through on their way to hyper can see them at once.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Something that a peer said about the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// The peer's first SETTINGS: it speaks HTTP/2.
+    Settings,
+    /// GOAWAY: no new stream will be served.
+    GoAway { last_stream: u32, code: u32 },
+}
+
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const ACK: u8 = 1;
+const HEAD: usize = 9;
+/// Of a frame's payload only the first 8 bytes are ever of interest, those of GOAWAY.
+const KEPT: usize = HEAD + 8;
+
+/// Reads frame heads out of a stream of bytes that comes in pieces of any size.
+#[derive(Debug)]
+pub(super) struct FrameReader {
+    kept: [u8; KEPT],
+    filled: usize,
+    /// Bytes of the current payload that are of no interest.
+    skip: usize,
+    settings_seen: bool,
+}
+
+impl FrameReader {
+    pub(super) fn new() -> Self {
+        Self { kept: [0; KEPT], filled: 0, skip: 0, settings_seen: false }
+    }
+
+    pub(super) fn read(&mut self, mut bytes: &[u8], mut seen: impl FnMut(Seen)) {
+        while !bytes.is_empty() {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = &bytes[skipped..];
+
+            let wanted = self.wanted();
+            let taken = (wanted - self.filled).min(bytes.len());
+            self.kept[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
+            self.filled += taken;
+            bytes = &bytes[taken..];
+
+            // A full head may show that more of this frame is wanted.
+            if self.filled == self.wanted() && self.filled >= HEAD {
+                self.frame(&mut seen);
+                self.skip = self.length() - (self.filled - HEAD);
+                self.filled = 0;
+            }
+        }
+    }
+
+    fn wanted(&self) -> usize {
+        if self.filled >= HEAD && self.kept[3] == GOAWAY {
+            HEAD + self.length().min(KEPT - HEAD)
+        } else {
+            HEAD
+        }
+    }
+
+    fn length(&self) -> usize {
+        usize::from(self.kept[0]) << 16 | usize::from(self.kept[1]) << 8 | usize::from(self.kept[2])
+    }
+
+    fn frame(&mut self, seen: &mut impl FnMut(Seen)) {
+        let word = |at: usize| {
+            u32::from_be_bytes([self.kept[at], self.kept[at + 1], self.kept[at + 2], self.kept[at + 3]])
+        };
+        match self.kept[3] {
+            SETTINGS if !self.settings_seen && self.kept[4] & ACK == 0 => {
+                self.settings_seen = true;
+                seen(Seen::Settings);
+            }
+            GOAWAY if self.filled == KEPT => {
+                seen(Seen::GoAway { last_stream: word(HEAD) & 0x7fff_ffff, code: word(HEAD + 4) });
+            }
+            _ => {}
+        }
+    }
+}
+
+pin_project! {
+    /// Passes everything through, and tells what the peer said.
+    #[derive(Debug)]
+    pub(super) struct Watched<T, F> {
+        #[pin]
+        io: T,
+        frames: FrameReader,
+        seen: F,
+    }
+}
+
+impl<T, F: FnMut(Seen)> Watched<T, F> {
+    pub(super) fn new(io: T, seen: F) -> Self {
+        Self { io, frames: FrameReader::new(), seen }
+    }
+}
+
+impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Watched<T, F> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.project();
+        let before = buf.filled().len();
+        let result = this.io.poll_read(cx, buf);
+        this.frames.read(&buf.filled()[before..], this.seen);
+        result
+    }
+}
+
+impl<T: AsyncWrite, F> AsyncWrite for Watched<T, F> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.project().io.poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.project().io.poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().io.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().io.poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, 0], payload].concat()
+    }
+
+    fn seen_in(pieces: &[&[u8]]) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        let mut reader = FrameReader::new();
+        for piece in pieces {
+            reader.read(piece, |s| seen.push(s));
+        }
+        seen
+    }
+
+    #[test]
+    fn a_frame_too_short_for_a_goaway_is_passed_over() {
+        let bytes = [frame(GOAWAY, 0, &[1, 2, 3]), frame(SETTINGS, 0, &[])].concat();
+        assert_eq!(seen_in(&[&bytes]), [Seen::Settings]);
+    }
+
+    proptest! {
+        /// However the bytes are cut, the same is seen.
+        #[test]
+        fn cuts_do_not_matter(
+            data in prop::collection::vec(any::<u8>(), 0..50),
+            debug in prop::collection::vec(any::<u8>(), 0..20),
+            last_stream in 0u32..0x7fff_ffff,
+            code in any::<u32>(),
+            size in 1usize..40,
+        ) {
+            let goaway = [&last_stream.to_be_bytes()[..], &code.to_be_bytes(), &debug].concat();
+            let bytes = [
+                frame(SETTINGS, 0, &data[..data.len() / 6 * 6]),
+                frame(0, 1, &data),
+                frame(SETTINGS, ACK, &[]),
+                frame(GOAWAY, 0, &goaway),
+                frame(SETTINGS, 0, &[]),
+            ]
+            .concat();
+            let pieces: Vec<_> = bytes.chunks(size).collect();
+            prop_assert_eq!(seen_in(&pieces), [Seen::Settings, Seen::GoAway { last_stream, code }]);
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..500), size in 1usize..100) {
+            let pieces: Vec<_> = bytes.chunks(size).collect();
+            seen_in(&pieces);
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The state machine of a subconn: pure, so that it can be tested without a connection or a clock.
+//!
+//! ```text
+//!        connect            SETTINGS
+//!  IDLE ---------> CONNECTING -----> READY
+//!   ^ ^               | failed         | lost, or GOAWAY
+//!   | |  backoff over v                |
+//!   | +----- TRANSIENT_FAILURE <-------+ (before it had proven itself, twice in a row)
+//!   +----------------------------------+
+//! ```
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::connectivity::ConnectivityState;
+
+/// How long a subconn waits between attempts (gRPC's `doc/connection-backoff.md`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Backoff {
+    /// The wait after the first failure.
+    pub base: Duration,
+    /// By how much each further failure multiplies it.
+    pub multiplier: f64,
+    /// By which part of itself a wait varies at random, up or down: 0 to 1.
+    pub jitter: f64,
+    /// The longest wait, before jitter.
+    pub max: Duration,
+    /// A connection that lasted this long, or answered an RPC, has proven itself: its loss starts the
+    /// backoff anew. Without this a peer that accepts and at once closes would be dialled in a loop.
+    pub proven_after: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            base: Duration::from_secs(1),
+            multiplier: 1.6,
+            jitter: 0.2,
+            max: Duration::from_secs(120),
+            proven_after: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Backoff {
+    /// The wait after `failures` failures in a row (at least 1). `random` is uniform in 0..1.
+    pub(crate) fn delay(&self, failures: u32, random: f64) -> Duration {
+        let exponent = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
+        let seconds = self.base.as_secs_f64() * self.multiplier.max(1.0).powi(exponent);
+        let seconds = seconds.min(self.max.as_secs_f64());
+        let jitter = 1.0 + self.jitter.clamp(0.0, 1.0) * (2.0 * random - 1.0);
+        Duration::try_from_secs_f64(seconds * jitter).unwrap_or(self.max)
+    }
+}
+
+/// Where a subconn is, and what it has been through.
+#[derive(Debug)]
+pub(super) struct Machine {
+    backoff: Backoff,
+    state: State,
+    /// Attempts in a row that led to no proven connection.
+    failures: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum State {
+    Idle,
+    Connecting,
+    Ready { since: Instant },
+    TransientFailure { until: Instant },
+    Shutdown,
+}
+
+impl Machine {
+    pub(super) fn new(backoff: Backoff) -> Self {
+        Self { backoff, state: State::Idle, failures: 0 }
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.state
+    }
+
+    /// Someone wants a connection. Only an idle subconn starts one.
+    pub(super) fn connect(&mut self) {
+        if self.state == State::Idle {
+            self.state = State::Connecting;
+        }
+    }
+
+    /// The peer sent its SETTINGS.
+    pub(super) fn connected(&mut self, now: Instant) {
+        if self.state == State::Connecting {
+            self.state = State::Ready { since: now };
+        }
+    }
+
+    /// The attempt failed.
+    pub(super) fn failed(&mut self, now: Instant, random: f64) {
+        if self.state == State::Connecting {
+            self.wait(now, random);
+        }
+    }
+
+    /// The connection was lost, or the peer sent GOAWAY. `answered`: it carried an answer to an RPC.
+    pub(super) fn lost(&mut self, now: Instant, answered: bool, random: f64) {
+        let State::Ready { since } = self.state else { return };
+        if answered || now.duration_since(since) >= self.backoff.proven_after {
+            self.failures = 0;
+            self.state = State::Idle;
+        } else if self.failures == 0 {
+            // One early loss may be a restart: try again at once, but remember it.
+            self.failures = 1;
+            self.state = State::Idle;
+        } else {
+            self.wait(now, random);
+        }
+    }
+
+    /// Leaves TRANSIENT_FAILURE once its backoff is over.
+    pub(super) fn tick(&mut self, now: Instant) {
+        if matches!(self.state, State::TransientFailure { until } if now >= until) {
+            self.state = State::Idle;
+        }
+    }
+
+    pub(super) fn shutdown(&mut self) {
+        self.state = State::Shutdown;
+    }
+
+    fn wait(&mut self, now: Instant, random: f64) {
+        self.failures = self.failures.saturating_add(1);
+        self.state = State::TransientFailure { until: now + self.backoff.delay(self.failures, random) };
+    }
+}
+
+impl From<State> for ConnectivityState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Idle => Self::Idle,
+            State::Connecting => Self::Connecting,
+            State::Ready { .. } => Self::Ready,
+            State::TransientFailure { .. } => Self::TransientFailure,
+            State::Shutdown => Self::Shutdown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_waits_grow_as_grpc_says() {
+        let backoff = Backoff::default();
+        let waits: Vec<_> = (1..=4).map(|failures| backoff.delay(failures, 0.5).as_millis()).collect();
+        assert_eq!(waits, [1000, 1600, 2560, 4096]);
+        assert_eq!(backoff.delay(50, 0.5), Duration::from_secs(120));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_accepts_and_closes_is_dialled_ever_less() {
+        let mut machine = Machine::new(Backoff::default());
+        let start = Instant::now();
+        let mut dials = 0;
+        while start.elapsed() < Duration::from_secs(10) {
+            machine.tick(Instant::now());
+            machine.connect();
+            if machine.state() == State::Connecting {
+                dials += 1;
+                machine.connected(Instant::now());
+                machine.lost(Instant::now(), false, 0.5);
+            }
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        // At 0, again at 0, then after 1.6, 2.56 and 4.1 seconds.
+        assert_eq!(dials, 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proven_connection_starts_the_backoff_anew() {
+        let mut machine = Machine::new(Backoff::default());
+        for _ in 0..5 {
+            machine.tick(Instant::now() + Duration::from_secs(200));
+            machine.connect();
+            machine.failed(Instant::now(), 0.5);
+        }
+        for answered in [true, false] {
+            machine.tick(Instant::now() + Duration::from_secs(200));
+            machine.connect();
+            machine.connected(Instant::now());
+            if !answered {
+                tokio::time::advance(Duration::from_secs(5)).await;
+            }
+            machine.lost(Instant::now(), answered, 0.5);
+            assert_eq!((machine.state(), machine.failures), (State::Idle, 0));
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Event {
+        Connect,
+        Connected,
+        Failed,
+        Lost(bool),
+        Tick,
+        Pass(u64),
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            Just(Event::Connect),
+            Just(Event::Connected),
+            Just(Event::Failed),
+            any::<bool>().prop_map(Event::Lost),
+            Just(Event::Tick),
+            (0..200_000u64).prop_map(Event::Pass),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order, only the drawn transitions are taken, every wait is
+        /// within its bounds, and a shut down machine stays so.
+        #[test]
+        fn only_the_drawn_transitions_happen(events in prop::collection::vec((event(), 0.0..1.0f64), 0..200)) {
+            let mut machine = Machine::new(Backoff::default());
+            let mut now = Instant::now();
+            for (event, random) in events {
+                let before = machine.state();
+                match event {
+                    Event::Connect => machine.connect(),
+                    Event::Connected => machine.connected(now),
+                    Event::Failed => machine.failed(now, random),
+                    Event::Lost(answered) => machine.lost(now, answered, random),
+                    Event::Tick => machine.tick(now),
+                    Event::Pass(ms) => now += Duration::from_millis(ms),
+                }
+                let after = machine.state();
+                let drawn = matches!(
+                    (before, after),
+                    (State::Idle, State::Connecting)
+                        | (State::Connecting, State::Ready { .. } | State::TransientFailure { .. })
+                        | (State::Ready { .. }, State::Idle | State::TransientFailure { .. })
+                        | (State::TransientFailure { .. }, State::Idle)
+                );
+                prop_assert!(before == after || drawn, "{before:?} -> {after:?}");
+                if let (State::TransientFailure { until }, true) = (after, before != after) {
+                    let wait = until.duration_since(now).as_secs_f64();
+                    prop_assert!((0.79..=144.01).contains(&wait), "waits {wait} s");
+                }
+            }
+            machine.shutdown();
+            machine.connect();
+            machine.tick(now);
+            prop_assert_eq!(machine.state(), State::Shutdown);
+        }
+    }
+}

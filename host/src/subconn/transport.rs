@@ -1,0 +1,254 @@
+//! One HTTP/2 connection, on hyper: when it is ready, when it is lost, and what became of a request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tonic::{Code, Status};
+
+use super::frames::{Seen, Watched};
+use crate::resolver::Address;
+
+/// The body of a response as it comes from the connection.
+pub(crate) type ResponseBody = hyper::body::Incoming;
+
+/// Why a request got no response.
+#[derive(Debug)]
+pub(crate) enum SendError {
+    /// It never left: here it is, to be picked again.
+    NotSent(Box<http::Request<tonic::body::Body>>),
+    /// It left, or may have left.
+    Failed(Status),
+}
+
+/// Why a connection did not come to be.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("connect to {address}: {error}")]
+    Tcp { address: Address, error: std::io::Error },
+    #[error("connect to {address}: {reason}")]
+    Http2 { address: Address, reason: String },
+}
+
+/// How a connection is kept alive: HTTP/2 PING after this long without a byte while RPCs are open.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeepAlive {
+    pub(super) interval: Duration,
+    pub(super) timeout: Duration,
+}
+
+/// How far a connection is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    Handshake,
+    Ready,
+    GoingAway { code: u32 },
+    Closed { reason: String },
+}
+
+/// How a connection that was ready ended.
+#[derive(Debug)]
+pub(super) struct Loss {
+    pub(super) reason: String,
+    /// It carried at least one answer to an RPC.
+    pub(super) answered: bool,
+    /// The peer found us too eager (ENHANCE_YOUR_CALM).
+    pub(super) too_many_pings: bool,
+}
+
+/// A connection that the peer has sent its SETTINGS on.
+///
+/// Dropping it ends the connection once its open streams are done.
+#[derive(Debug)]
+pub(super) struct Transport {
+    sender: http2::SendRequest<tonic::body::Body>,
+    link: Arc<Link>,
+}
+
+/// What the connection's task, the frames it reads, and the subconn share.
+#[derive(Debug)]
+struct Link {
+    phase: watch::Sender<Phase>,
+    /// The same as `phase == Ready`, for the request path.
+    ready: AtomicBool,
+    answered: AtomicBool,
+}
+
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+impl Transport {
+    /// Connects, and waits for the peer's SETTINGS: until then nothing shows that it speaks HTTP/2.
+    pub(super) async fn connect(address: &Address, keep_alive: KeepAlive) -> Result<Self, ConnectError> {
+        let tcp_error = |error| ConnectError::Tcp { address: address.clone(), error };
+        let http2_error = |reason| ConnectError::Http2 { address: address.clone(), reason };
+
+        let tcp = TcpStream::connect((address.host(), address.port())).await.map_err(tcp_error)?;
+        tcp.set_nodelay(true).map_err(tcp_error)?;
+
+        let link = Arc::new(Link::new());
+        let frames = Arc::clone(&link);
+        let io = TokioIo::new(Watched::new(tcp, move |seen| frames.seen(seen)));
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(keep_alive.interval)
+            .keep_alive_timeout(keep_alive.timeout)
+            .handshake(io)
+            .await
+            .map_err(|error| http2_error(describe(&error)))?;
+        let driven = Arc::clone(&link);
+        tokio::spawn(async move {
+            let reason = match connection.await {
+                Ok(()) => "closed by the peer".to_owned(),
+                Err(error) => describe(&error),
+            };
+            driven.closed(reason);
+        });
+
+        let mut phase = link.phase.subscribe();
+        let phase = phase.wait_for(|phase| *phase != Phase::Handshake).await;
+        match phase.as_deref() {
+            Ok(Phase::Ready) => {
+                drop(phase);
+                Ok(Self { sender, link })
+            }
+            Ok(Phase::Closed { reason }) => Err(http2_error(reason.clone())),
+            Ok(Phase::GoingAway { .. } | Phase::Handshake) | Err(_) => {
+                Err(http2_error("the peer sent GOAWAY at once".to_owned()))
+            }
+        }
+    }
+
+    /// Whether a request sent now has a chance. Exact but for what is still on the wire.
+    pub(super) fn is_ready(&self) -> bool {
+        self.link.ready.load(Ordering::Acquire)
+    }
+
+    /// Sends a request and waits for the response's headers.
+    pub(super) async fn send(
+        &self,
+        request: http::Request<tonic::body::Body>,
+    ) -> Result<http::Response<ResponseBody>, SendError> {
+        if !self.is_ready() {
+            return Err(SendError::NotSent(Box::new(request)));
+        }
+        match self.sender.clone().try_send_request(request).await {
+            Ok(response) => {
+                // The load keeps the line shared: this runs for every RPC.
+                if !self.link.answered.load(Ordering::Relaxed) {
+                    self.link.answered.store(true, Ordering::Relaxed);
+                }
+                Ok(response)
+            }
+            Err(mut error) => Err(match error.take_message() {
+                Some(request) => SendError::NotSent(Box::new(request)),
+                None => SendError::Failed(status_of(error.error())),
+            }),
+        }
+    }
+
+    /// Waits until the connection takes no new stream: GOAWAY, or its end.
+    pub(super) async fn lost(&self) -> Loss {
+        let mut phase = self.link.phase.subscribe();
+        let lost = phase.wait_for(|phase| !matches!(phase, Phase::Handshake | Phase::Ready)).await;
+        let (reason, code) = match lost.as_deref() {
+            Ok(Phase::GoingAway { code }) => {
+                (format!("the peer sent GOAWAY ({})", h2::Reason::from(*code)), *code)
+            }
+            Ok(Phase::Closed { reason }) => (reason.clone(), 0),
+            Ok(Phase::Handshake | Phase::Ready) | Err(_) => ("closed".to_owned(), 0),
+        };
+        Loss {
+            reason,
+            answered: self.link.answered.load(Ordering::Relaxed),
+            too_many_pings: code == ENHANCE_YOUR_CALM,
+        }
+    }
+}
+
+impl Link {
+    fn new() -> Self {
+        Self {
+            phase: watch::Sender::new(Phase::Handshake),
+            ready: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
+        }
+    }
+
+    fn seen(&self, seen: Seen) {
+        self.phase.send_if_modified(|phase| {
+            match (&phase, seen) {
+                (Phase::Handshake, Seen::Settings) => {
+                    *phase = Phase::Ready;
+                    self.ready.store(true, Ordering::Release);
+                }
+                (Phase::Handshake | Phase::Ready, Seen::GoAway { code, .. }) => {
+                    *phase = Phase::GoingAway { code };
+                    self.ready.store(false, Ordering::Release);
+                }
+                _ => return false,
+            }
+            true
+        });
+    }
+
+    fn closed(&self, reason: String) {
+        self.ready.store(false, Ordering::Release);
+        self.phase.send_if_modified(|phase| {
+            let first = !matches!(phase, Phase::GoingAway { .. });
+            if first {
+                *phase = Phase::Closed { reason };
+            }
+            first
+        });
+    }
+}
+
+/// The status of an RPC whose connection or stream failed with `error`.
+///
+/// A stream that the peer reset has the code that gRPC gives to the reason of the reset
+/// (`doc/PROTOCOL-HTTP2.md`, "Errors"); all else is a lost connection and so UNAVAILABLE.
+pub(crate) fn status_of(error: &hyper::Error) -> Status {
+    let code = match h2_error(error) {
+        Some(h2) if h2.is_reset() && h2.is_remote() => match h2.reason() {
+            Some(h2::Reason::REFUSED_STREAM) | None => Code::Unavailable,
+            Some(h2::Reason::CANCEL) => Code::Cancelled,
+            Some(h2::Reason::ENHANCE_YOUR_CALM) => Code::ResourceExhausted,
+            Some(h2::Reason::INADEQUATE_SECURITY) => Code::PermissionDenied,
+            Some(_) => Code::Internal,
+        },
+        // The request's own body failed, with a status or because the caller gave up.
+        _ if error.is_user() => Code::Cancelled,
+        _ => Code::Unavailable,
+    };
+    Status::new(code, format!("connection: {}", describe(error)))
+}
+
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    causes(error).find_map(|cause| cause.downcast_ref())
+}
+
+/// An error with its causes, in one line.
+fn describe(error: &hyper::Error) -> String {
+    let mut text = String::new();
+    for cause in causes(error) {
+        let cause = cause.to_string();
+        // Some errors repeat their cause's text.
+        if !text.ends_with(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
