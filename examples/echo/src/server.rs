@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
@@ -19,6 +20,7 @@ pub struct Backend {
     name: String,
     address: SocketAddr,
     accepted: Arc<AtomicUsize>,
+    drains: watch::Sender<usize>,
     _tasks: JoinSet<()>,
 }
 
@@ -34,8 +36,9 @@ impl Backend {
         let accepted = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
         let service = EchoServer::new(Service { name: name.to_owned() });
-        tasks.spawn(serve(listener, service, Arc::clone(&accepted)));
-        Ok(Self { name: name.to_owned(), address, accepted, _tasks: tasks })
+        let drains = watch::Sender::new(0);
+        tasks.spawn(serve(listener, service, Arc::clone(&accepted), drains.subscribe()));
+        Ok(Self { name: name.to_owned(), address, accepted, drains, _tasks: tasks })
     }
 
     /// The name that it answers as.
@@ -50,6 +53,12 @@ impl Backend {
         self.address
     }
 
+    /// Sends GOAWAY on every connection, as a server does that is about to restart or that limits the age
+    /// of connections. Streams that are open go on; new connections are accepted.
+    pub fn drain(&self) {
+        self.drains.send_modify(|drains| *drains += 1);
+    }
+
     /// How many connections it has accepted.
     #[must_use]
     pub fn accepted(&self) -> usize {
@@ -59,27 +68,44 @@ impl Backend {
 
 /// Serves until dropped. tonic spawns a task for each connection, which would outlive a drop of the
 /// server; each is therefore served here, in a set that ends with this task.
-async fn serve(listener: TcpListener, service: EchoServer<Service>, accepted: Arc<AtomicUsize>) {
+async fn serve(
+    listener: TcpListener,
+    service: EchoServer<Service>,
+    accepted: Arc<AtomicUsize>,
+    drains: watch::Receiver<usize>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             incoming = listener.accept() => {
                 let Ok((stream, _)) = incoming else { continue };
                 accepted.fetch_add(1, Ordering::Relaxed);
-                connections.spawn(serve_connection(stream, service.clone()));
+                let mut drains = drains.clone();
+                drains.mark_unchanged();
+                connections.spawn(serve_connection(stream, service.clone(), drains));
             }
             Some(_) = connections.join_next() => {}
         }
     }
 }
 
-async fn serve_connection(stream: TcpStream, service: EchoServer<Service>) {
+async fn serve_connection(
+    stream: TcpStream,
+    service: EchoServer<Service>,
+    mut drains: watch::Receiver<usize>,
+) {
     let _ = stream.set_nodelay(true);
     let service = hyper_util::service::TowerToHyperService::new(service);
-    // The peer's going away is no news here.
-    let _ = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
-        .serve_connection(hyper_util::rt::TokioIo::new(stream), service)
-        .await;
+    let connection = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+        .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    loop {
+        tokio::select! {
+            // The peer's going away is no news here.
+            _ = &mut connection => return,
+            Ok(()) = drains.changed() => connection.as_mut().graceful_shutdown(),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

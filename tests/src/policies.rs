@@ -1,0 +1,82 @@
+//! Directories of policies.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hotpick::PolicyDir;
+use hotpick::policy_dir::{PolicyDirOptions, PolicyStatus};
+
+/// A directory of its own, followed.
+#[derive(Debug)]
+pub struct Policies {
+    directory: tempfile::TempDir,
+    /// The directory as the channel is given it.
+    pub followed: PolicyDir,
+}
+
+impl Policies {
+    /// Follows a new directory with these files in it.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be written to.
+    #[must_use]
+    pub fn with(files: &[(&str, &[u8])]) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        for (name, bytes) in files {
+            std::fs::write(directory.path().join(name), bytes).expect("written");
+        }
+        let followed = PolicyDir::open_with(directory.path(), quick()).expect("a directory");
+        Self { directory, followed }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Copies a file in, over one that is there, as `cp` does.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be written.
+    pub fn put(&self, name: &str, bytes: &[u8]) {
+        std::fs::write(self.path().join(name), bytes).expect("written");
+    }
+
+    /// Waits until the directory's view of a policy is so, and gives it.
+    pub async fn wait_for(&self, name: &str, condition: impl Fn(&PolicyStatus) -> bool) -> PolicyStatus {
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        let found = async {
+            loop {
+                ticks.tick().await;
+                let status = self.followed.status().into_iter().find(|policy| policy.name == name);
+                if let Some(status) = status.filter(&condition) {
+                    return status;
+                }
+            }
+        };
+        crate::soon(&format!("the directory to see {name}"), found).await
+    }
+}
+
+/// Options that find a change in a few milliseconds.
+fn quick() -> PolicyDirOptions {
+    let mut options = PolicyDirOptions::default();
+    options.quiet = Duration::from_millis(20);
+    options
+}
+
+/// A standard policy as it is shipped, or from the directory that `HOTPICK_POLICIES` names.
+///
+/// # Panics
+///
+/// There is no such policy.
+#[must_use]
+pub fn standard(name: &str) -> Vec<u8> {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/dist");
+    let directory = std::env::var_os("HOTPICK_POLICIES").map_or(shipped, PathBuf::from);
+    let file = directory.join(format!("{name}.wasm"));
+    std::fs::read(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"))
+}

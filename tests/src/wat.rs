@@ -1,0 +1,112 @@
+//! Policies in WebAssembly text, good and bad, that no compiler would make.
+
+use hotpick::policy::componentize;
+
+/// The parts of a policy that a test cares about; the rest is harmless.
+#[derive(Clone, Copy, Debug)]
+pub struct Wat<'a> {
+    /// What the module imports.
+    pub imports: &'a str,
+    /// Body of `init`; what is on the stack at its end is a pointer to a `result<_, string>`. At 0 lies
+    /// an `ok`.
+    pub init: &'a str,
+    /// Body of `pick`: an expression of a pointer to a `pick-result`. `$call` is the number of the pick,
+    /// `$first` the first ready subconn; `(call $picked (i32))` makes a `pick`.
+    pub pick: &'a str,
+}
+
+impl Default for Wat<'_> {
+    fn default() -> Self {
+        Self { imports: "", init: "(i32.const 0)", pick: "(call $picked (global.get $first))" }
+    }
+}
+
+impl Wat<'_> {
+    /// The core module, which says nothing of components.
+    ///
+    /// # Panics
+    ///
+    /// The text is wrong.
+    #[must_use]
+    pub fn module(&self) -> Vec<u8> {
+        let Self { imports, init, pick } = self;
+        wat::parse_str(format!(
+            r#"(module
+                {imports}
+                (memory (export "memory") 2)
+                (global $heap (mut i32) (i32.const 1024))
+                (global $first (mut i32) (i32.const 0))
+                (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+                    (local $at i32)
+                    (local.set $at (i32.and
+                        (i32.add (global.get $heap) (i32.sub (local.get 2) (i32.const 1)))
+                        (i32.sub (i32.const 0) (local.get 2))))
+                    (global.set $heap (i32.add (local.get $at) (local.get 3)))
+                    (local.get $at))
+                (func $picked (param i32) (result i32)
+                    (i32.store8 (i32.const 16) (i32.const 0))
+                    (i32.store (i32.const 20) (local.get 0))
+                    (i32.const 16))
+                (func (export "hotpick:policy/lifecycle@0.1.0#init")
+                    (param i32 i32 i32 i32 i32 i32 i64 i64) (result i32)
+                    {init})
+                (func (export "hotpick:policy/endpoints@0.1.0#changed") (param i32 i32 i32 i32 i64)
+                    (global.set $heap (i32.const 1024)))
+                (func (export "hotpick:policy/endpoints@0.1.0#ready") (param $at i32) (param $n i32) (param i64)
+                    (if (local.get $n) (then (global.set $first (i32.load (local.get $at)))))
+                    (global.set $heap (i32.const 1024)))
+                (func (export "hotpick:policy/picker@0.1.0#pick")
+                    (param $call i64) (param i32 i32 i64 i64 i64 i32 i32 i32) (result i32)
+                    {pick}))"#
+        ))
+        .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The core module as most toolchains leave it: with a `component-type` section.
+    ///
+    /// # Panics
+    ///
+    /// The contract does not parse.
+    #[must_use]
+    pub fn module_with_type(&self) -> Vec<u8> {
+        let mut module = self.module();
+        let mut wit = wit_parser::Resolve::default();
+        let package =
+            wit.push_source("policy.wit", include_str!("../../wit/policy.wit")).expect("the contract");
+        let world = wit.select_world(&[package], Some("policy")).expect("the world");
+        wit_component::embed_component_metadata(
+            &mut module,
+            &wit,
+            world,
+            wit_component::StringEncoding::UTF8,
+        )
+        .expect("embedded");
+        module
+    }
+
+    /// The component.
+    ///
+    /// # Panics
+    ///
+    /// The module does not fit the contract.
+    #[must_use]
+    pub fn component(&self) -> Vec<u8> {
+        componentize(&self.module()).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Picks the first ready subconn, and nothing but this.
+    #[must_use]
+    pub fn first() -> Vec<u8> {
+        Self::default().component()
+    }
+
+    /// Does this at each `n`th pick of an instance, and picks the first ready subconn otherwise.
+    #[must_use]
+    pub fn every(n: u32, what: &str) -> Vec<u8> {
+        let pick = format!(
+            "(if (i64.eqz (i64.rem_u (local.get $call) (i64.const {n}))) (then {what}))
+             (call $picked (global.get $first))"
+        );
+        Wat { pick: &pick, ..Wat::default() }.component()
+    }
+}

@@ -1,0 +1,240 @@
+//! The channel and its subconns.
+
+use std::time::Duration;
+
+use hotpick::Channel;
+use hotpick::channel::WaitForReady;
+use hotpick::connectivity::ConnectivityState;
+use hotpick::resolver::{Endpoint, ResolverUpdate};
+use hotpick_echo::{Backend, EchoRequest};
+use hotpick_tests::{Caller, Cluster, Load, soon};
+use tokio_stream::StreamExt as _;
+use tonic::{Code, Request};
+
+#[tokio::test]
+async fn all_four_kinds_of_rpc_work_through_a_generated_client() {
+    let cluster = Cluster::start(&["a"]).await;
+    let caller = Caller::ready(&cluster.channel().connect().expect("a channel"), None).await;
+    let mut client = caller.client.clone();
+
+    let answer = client.unary(EchoRequest::new("one")).await.expect("an answer").into_inner();
+    assert_eq!((answer.text.as_str(), answer.backend.as_str()), ("one", "a"));
+
+    let request = EchoRequest { text: "many".to_owned(), count: 3 };
+    let answers = client.server_stream(request).await.expect("an answer").into_inner();
+    let texts: Vec<_> = answers.map(|answer| answer.expect("a message").text).collect().await;
+    assert_eq!(texts, ["many", "many", "many"]);
+
+    let requests = tokio_stream::iter(["a", "b", "c"].map(EchoRequest::new));
+    let answer = client.client_stream(requests).await.expect("an answer").into_inner();
+    assert_eq!(answer.text, "abc");
+
+    let requests = tokio_stream::iter(["x", "y"].map(EchoRequest::new));
+    let answers = client.bidi(requests).await.expect("an answer").into_inner();
+    let texts: Vec<_> = answers.map(|answer| answer.expect("a message").text).collect().await;
+    assert_eq!(texts, ["x", "y"]);
+
+    let stats = caller.status().subconns[0].stats();
+    assert_eq!((stats.picked, stats.succeeded, stats.failed, stats.in_flight), (4, 4, 0, 0));
+}
+
+#[tokio::test]
+async fn without_a_policy_rpcs_spread_round_robin() {
+    let cluster = Cluster::start(&["a", "b", "c"]).await;
+    let caller = Caller::ready(&cluster.channel().connect().expect("a channel"), None).await;
+    let tally = caller.tally(300).await;
+    assert_eq!(tally.into_values().collect::<Vec<_>>(), [100, 100, 100]);
+}
+
+#[tokio::test]
+async fn a_static_target_needs_no_resolver() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let [a, b] = [0, 1].map(|at| cluster.backends[at].address());
+    let channel = Channel::builder(format!("static:///{a},{b}")).connect().expect("a channel");
+    let caller = Caller::ready(&channel, None).await;
+    assert_eq!(caller.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
+}
+
+#[tokio::test]
+async fn a_backend_that_is_killed_and_restarted_gets_its_share_again() {
+    let mut cluster = Cluster::start(&["a", "b", "c"]).await;
+    let channel = cluster.channel().connect().expect("a channel");
+    let caller = Caller::ready(&channel, None).await;
+
+    let killed = cluster.backends.remove(1);
+    let address = killed.address();
+    drop(killed);
+    let two_left = |status: &hotpick::channel::ChannelStatus| {
+        status.subconns[1].state() != ConnectivityState::Ready && status.state == ConnectivityState::Ready
+    };
+    soon("the loss to be seen", channel.wait_for(two_left)).await;
+    let tally = caller.tally(300).await;
+    assert_eq!((tally.get("a"), tally.get("b"), tally.get("c")), (Some(&150), None, Some(&150)));
+
+    let _restarted = Backend::start("b", address).await.expect("its port is free again");
+    let caller = Caller::ready(&channel, None).await;
+    assert_eq!(caller.tally(300).await.into_values().collect::<Vec<_>>(), [100, 100, 100]);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_costs_no_rpc() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let refusing = Endpoint::new("127.0.0.1:1".parse().expect("an address"));
+    cluster.resolver.update(ResolverUpdate::endpoints([vec![refusing], cluster.endpoints()].concat()));
+    let caller = Caller::of(&cluster.channel().connect().expect("a channel"));
+    let tally = caller.tally(300).await;
+    assert_eq!(tally.values().sum::<usize>(), 300);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_goaways_under_load_lose_nothing() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let channel = cluster.channel().connect().expect("a channel");
+    let caller = Caller::ready(&channel, None).await;
+    let load = Load::start(&caller, 8, 4);
+    for round in 1..=20 {
+        let backend = &cluster.backends[round % 2];
+        let before = backend.accepted();
+        backend.drain();
+        let reconnected = channel.wait_for(|status| {
+            backend.accepted() > before && status.subconns[round % 2].state() == ConnectivityState::Ready
+        });
+        soon("a new connection after GOAWAY", reconnected).await;
+    }
+    let (calls, failed) = load.stop().await;
+    assert!(failed.is_empty(), "{} of {calls} failed: {:?}", failed.len(), failed[0]);
+    assert_eq!(caller.dials(), 22);
+}
+
+#[tokio::test]
+async fn a_peer_that_never_speaks_http2_is_not_ready() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = silent.local_addr().expect("an address");
+    let channel = Channel::builder(format!("static:///{address}")).connect().expect("a channel");
+    let _accepted = soon("the dial", silent.accept()).await.expect("accepted");
+    let mut request = Request::new(EchoRequest::new("hello"));
+    request.set_timeout(Duration::from_millis(100));
+    let status = Caller::of(&channel).request(request).await.expect_err("nothing answers");
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!(channel.state(), ConnectivityState::Connecting);
+}
+
+#[tokio::test]
+async fn a_peer_that_closes_at_once_is_unavailable_and_not_dialled_in_a_loop() {
+    let rude = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = rude.local_addr().expect("an address");
+    tokio::spawn(async move { while rude.accept().await.is_ok() {} });
+    let channel = Channel::builder(format!("static:///{address}")).connect().expect("a channel");
+    let caller = Caller::of(&channel);
+    let status = caller.call().await.expect_err("nothing answers");
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains(&address.to_string()), "{}", status.message());
+    assert_eq!(caller.dials(), 1);
+}
+
+#[tokio::test]
+async fn without_endpoints_rpcs_fail_until_there_is_one() {
+    let cluster = Cluster::start(&["a"]).await;
+    cluster.resolver.update(ResolverUpdate::endpoints([]));
+    let channel = cluster.channel().connect().expect("a channel");
+    let caller = Caller::of(&channel);
+    let status = caller.call().await.expect_err("there is no endpoint");
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("zero addresses"), "{}", status.message());
+
+    // One that is wait-for-ready is held, and goes on with the first endpoint.
+    let mut request = Request::new(EchoRequest::new("hello"));
+    request.extensions_mut().insert(WaitForReady(true));
+    let held = tokio::spawn({
+        let caller = caller.clone();
+        async move { caller.request(request).await }
+    });
+    cluster.resolver.update(ResolverUpdate::endpoints(cluster.endpoints()));
+    let backend = soon("the held RPC", held).await.expect("no panic").expect("it goes on");
+    assert_eq!(backend, "a");
+}
+
+#[tokio::test]
+async fn a_resolver_error_counts_only_while_nothing_better_is_known() {
+    let cluster = Cluster::start(&["a"]).await;
+    cluster.resolver.update(ResolverUpdate::error("no such name"));
+    let channel = cluster.channel().connect().expect("a channel");
+    let status = Caller::of(&channel).call().await.expect_err("nothing is resolved");
+    assert!(status.message().contains("no such name"), "{}", status.message());
+    cluster.resolver.update(ResolverUpdate::endpoints(cluster.endpoints()));
+    let caller = Caller::ready(&channel, None).await;
+    cluster.resolver.update(ResolverUpdate::error("later"));
+    assert_eq!(caller.tally(5).await.get("a"), Some(&5));
+}
+
+#[tokio::test]
+async fn endpoints_come_and_go_without_a_dial_to_those_that_stay() {
+    let cluster = Cluster::start(&["a", "b", "c"]).await;
+    let all = cluster.endpoints();
+    let channel = cluster.channel().connect().expect("a channel");
+    let caller = Caller::ready(&channel, None).await;
+
+    // Reordered, one twice, one with another weight, one gone.
+    let changed = vec![all[2].clone().with_weight(7), all[0].clone(), all[2].clone()];
+    cluster.resolver.update(ResolverUpdate::endpoints(changed));
+    soon("the change", channel.wait_for(|status| status.subconns.len() == 2)).await;
+    assert_eq!(caller.tally(10).await.into_iter().collect::<Vec<_>>(), [("a".into(), 5), ("c".into(), 5)]);
+    assert_eq!(caller.status().subconns[0].endpoint().weight(), 7);
+    assert_eq!(cluster.accepted(), 3);
+
+    cluster.resolver.update(ResolverUpdate::endpoints(all));
+    soon("the change", channel.wait_for(|status| status.subconns.len() == 3)).await;
+    Caller::ready(&channel, None).await;
+    assert_eq!(cluster.accepted(), 4);
+}
+
+#[tokio::test]
+async fn a_stream_on_an_endpoint_that_is_removed_goes_on() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let channel = cluster.channel().connect().expect("a channel");
+    let caller = Caller::ready(&channel, None).await;
+    let load = Load::start(&caller, 0, 4);
+    // All four are open: two on each backend.
+    let open = |status: &hotpick::channel::ChannelStatus| {
+        status.subconns.iter().all(|subconn| subconn.stats().in_flight == 2)
+    };
+    while !open(&caller.status()) {
+        tokio::task::yield_now().await;
+    }
+    cluster.resolver.update(ResolverUpdate::endpoints(vec![cluster.endpoints()[0].clone()]));
+    soon("the change", channel.wait_for(|status| status.subconns.len() == 1)).await;
+    assert_eq!(caller.tally(10).await.get("a"), Some(&10));
+    let (_, failed) = load.stop().await;
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[tokio::test]
+async fn a_lost_connection_under_an_rpc_is_unavailable() {
+    let cluster = Cluster::start(&["a"]).await;
+    let channel = cluster.channel().connect().expect("a channel");
+    let caller = Caller::ready(&channel, None).await;
+    let (_send, receive) = tokio::sync::mpsc::channel(1);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(receive);
+    let mut answers = caller.client.clone().bidi(requests).await.expect("open").into_inner();
+    drop(cluster);
+    let status = soon("the loss", answers.next()).await.expect("an item").expect_err("lost");
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+}
+
+#[tokio::test]
+async fn bad_arguments_are_refused_with_one_sentence() {
+    let refuse =
+        |builder: hotpick::channel::ChannelBuilder| builder.connect().expect_err("refused").to_string();
+    assert_eq!(
+        refuse(Channel::builder("localhost:1")),
+        "target \"localhost:1\" has no scheme: write static:///host:port,host:port"
+    );
+    assert_eq!(
+        refuse(Channel::builder("static:///a:1").policy("Color!")),
+        "policy \"Color!\" is not a policy name: use a-z, 0-9, '_' and '-', at most 63, the first a letter or digit"
+    );
+    assert_eq!(
+        refuse(Channel::builder("static:///a:1").authority("a b")),
+        "authority \"a b\" is not a host or host:port"
+    );
+}

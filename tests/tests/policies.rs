@@ -1,0 +1,178 @@
+//! What policies do, good and bad, once they are loaded.
+
+use hotpick::Channel;
+use hotpick_tests::wat::Wat;
+use hotpick_tests::{Caller, Cluster, Load, Policies, soon, standard};
+use serde_json::json;
+use tonic::Code;
+
+async fn channel_with(cluster: &Cluster, policies: &Policies, name: &str) -> (Channel, Caller) {
+    let channel = cluster.channel().policies(&policies.followed).policy(name);
+    let channel = channel.connect().expect("a channel");
+    let caller = Caller::ready(&channel, Some(name)).await;
+    (channel, caller)
+}
+
+#[tokio::test]
+async fn round_robin_spreads_exactly() {
+    let cluster = Cluster::start(&["a", "b", "c"]).await;
+    let policies = Policies::with(&[("round_robin.wasm", &standard("round_robin"))]);
+    let (_channel, caller) = channel_with(&cluster, &policies, "round_robin").await;
+    let tally = caller.tally(300).await;
+    assert_eq!(tally.into_values().collect::<Vec<_>>(), [100, 100, 100]);
+    assert_eq!(caller.status().faults.fallback_picks, 0);
+}
+
+#[tokio::test]
+async fn random_reaches_every_backend() {
+    let cluster = Cluster::start(&["a", "b", "c"]).await;
+    let policies = Policies::with(&[("random.wasm", &standard("random"))]);
+    let (_channel, caller) = channel_with(&cluster, &policies, "random").await;
+    let tally = caller.tally(300).await;
+    // Each is binomial with mean 100 and deviation 8.2: less than 50 has a chance of 1 in 10^9.
+    assert_eq!(tally.len(), 3);
+    assert!(tally.values().all(|count| *count > 50), "{tally:?}");
+    assert_eq!(caller.status().faults.fallback_picks, 0);
+}
+
+#[tokio::test]
+async fn color_routes_by_metadata() {
+    let cluster = Cluster::start(&["red-1", "blue-1", "red-2"]).await;
+    let policies = Policies::with(&[("color.wasm", &standard("color"))]);
+    let (_channel, caller) = channel_with(&cluster, &policies, "color").await;
+    let mut red = Vec::new();
+    for _ in 0..10 {
+        red.push(caller.call_color("red").await.expect("red is there"));
+        assert_eq!(caller.call_color("blue").await.expect("blue is there"), "blue-1");
+    }
+    red.sort();
+    assert_eq!(red, [["red-1"; 5], ["red-2"; 5]].concat());
+
+    let status = caller.call_color("green").await.expect_err("green is not there");
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "no ready endpoint has color=green"));
+    // Without the key it may be any.
+    assert_eq!(caller.tally(9).await.len(), 3);
+}
+
+#[tokio::test]
+async fn the_channels_configuration_reaches_the_policy() {
+    let cluster = Cluster::start(&["red-1", "blue-1"]).await;
+    let policies = Policies::with(&[("color.wasm", &standard("color"))]);
+    let channel = cluster
+        .channel()
+        .policies(&policies.followed)
+        .policy("color")
+        .policy_config(json!({"unmatched": "any"}))
+        .connect()
+        .expect("a channel");
+    let caller = Caller::ready(&channel, Some("color")).await;
+    caller.call_color("green").await.expect("any endpoint will do");
+}
+
+#[tokio::test]
+async fn a_refused_configuration_leaves_round_robin() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let policies = Policies::with(&[("color.wasm", &standard("color"))]);
+    let channel = cluster
+        .channel()
+        .policies(&policies.followed)
+        .policy("color")
+        .policy_config(json!({"colour": "red"}))
+        .connect()
+        .expect("a channel");
+    let caller = Caller::ready(&channel, None).await;
+    assert_eq!(caller.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
+    assert_eq!(caller.status().policy.generation, 0);
+}
+
+#[tokio::test]
+async fn an_unknown_policy_is_served_by_round_robin_until_it_is_there() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let policies = Policies::with(&[]);
+    let channel =
+        cluster.channel().policies(&policies.followed).policy("first").connect().expect("a channel");
+    let caller = Caller::ready(&channel, None).await;
+    assert_eq!(caller.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
+    policies.put("first.wasm", &Wat::first());
+    let caller = Caller::ready(&channel, Some("first")).await;
+    assert_eq!(caller.tally(10).await.get("a"), Some(&10));
+}
+
+/// Each: what happens at every tenth pick, and what the fault is called.
+#[tokio::test]
+async fn a_pick_that_goes_wrong_costs_no_rpc_and_the_instance_is_replaced() {
+    for (what, fault) in [
+        ("unreachable", "trapped: wasm trap: wasm `unreachable` instruction executed"),
+        ("(loop (br 0))", "ran past its limit of time"),
+        ("(return (call $picked (i32.const 77)))", "picked subconn 77, which does not exist"),
+        (
+            "(if (i32.eq (memory.grow (i32.const 60000)) (i32.const -1)) (then unreachable))",
+            "asked for more memory",
+        ),
+        ("(i32.store8 (i32.const 16) (i32.const 9)) (return (i32.const 16))", "trapped: "),
+        ("(return (i32.const -1))", "trapped: "),
+    ] {
+        let cluster = Cluster::start(&["a", "b"]).await;
+        let policies = Policies::with(&[("bad.wasm", &Wat::every(10, what))]);
+        let (channel, caller) = channel_with(&cluster, &policies, "bad").await;
+        for _ in 0..3 {
+            let before = caller.status().faults.count;
+            while caller.status().faults.count == before {
+                caller.call().await.expect("no RPC fails");
+            }
+            // Replaced: the instance picks again, and it always picks the first.
+            let mut streak = 0;
+            while streak < 5 {
+                streak = if caller.call().await.expect("no RPC fails") == "a" { streak + 1 } else { 0 };
+            }
+        }
+        let faults = channel.status().faults;
+        assert!(faults.fallback_picks >= 3, "{what}: {faults:?}");
+        assert!(faults.last.as_deref().is_some_and(|last| last.contains(fault)), "{what}: {faults:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_always_traps_is_round_robin_under_load() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let bad = Wat { pick: "unreachable", ..Wat::default() }.component();
+    let policies = Policies::with(&[("bad.wasm", &bad)]);
+    let (channel, caller) = channel_with(&cluster, &policies, "bad").await;
+    let load = Load::start(&caller, 8, 2);
+    while channel.status().faults.count < 5 {
+        tokio::task::yield_now().await;
+    }
+    let (calls, failed) = load.stop().await;
+    assert!(failed.is_empty(), "{} of {calls} failed: {:?}", failed.len(), failed[0]);
+}
+
+#[tokio::test]
+async fn a_policy_that_fails_to_start_is_not_taken() {
+    for init in ["unreachable", "(loop (br 0)) (i32.const 0)"] {
+        let cluster = Cluster::start(&["a", "b"]).await;
+        let policies = Policies::with(&[("p.wasm", &Wat::first())]);
+        let (channel, caller) = channel_with(&cluster, &policies, "p").await;
+        policies.put("p.wasm", &Wat { init, ..Wat::default() }.component());
+        // The directory takes it: only a channel has a configuration to start it with.
+        policies.wait_for("p", |policy| policy.version.as_ref().is_some_and(|v| v.generation == 2)).await;
+        policies.put("p.wasm", &Wat { pick: "(call $picked (i32.const 1))", ..Wat::default() }.component());
+        soon("the third version", channel.wait_for(|status| status.policy.generation == 3)).await;
+        assert_eq!(channel.status().swaps, 2);
+        assert_eq!(caller.tally(10).await.get("b"), Some(&10));
+    }
+}
+
+/// A policy that queues holds RPCs, and the next version frees them.
+#[tokio::test]
+async fn a_queued_rpc_goes_on_with_the_next_version() {
+    let cluster = Cluster::start(&["a"]).await;
+    let queue = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.const 16)";
+    let policies = Policies::with(&[("p.wasm", &Wat { pick: queue, ..Wat::default() }.component())]);
+    let (_channel, caller) = channel_with(&cluster, &policies, "p").await;
+    let held = tokio::spawn({
+        let caller = caller.clone();
+        async move { caller.call().await }
+    });
+    policies.put("p.wasm", &Wat::first());
+    assert_eq!(soon("the held RPC", held).await.expect("no panic").expect("it goes on"), "a");
+}

@@ -1,0 +1,175 @@
+//! Files that change while RPCs run.
+
+use std::fs;
+
+use hotpick::policy_dir::PolicyStatus;
+use hotpick::{Channel, PolicyDir};
+use hotpick_tests::wat::Wat;
+use hotpick_tests::{Caller, Cluster, Load, Policies, soon, standard};
+
+async fn first_with(cluster: &Cluster, policies: &Policies) -> (Channel, Caller) {
+    let channel = cluster.channel().policies(&policies.followed).policy("p").connect().expect("a channel");
+    let caller = Caller::ready(&channel, Some("p")).await;
+    (channel, caller)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_swaps_under_load_lose_nothing_and_dial_nothing() {
+    let cluster = Cluster::start(&["red-1", "blue-1", "red-2"]).await;
+    let versions = [standard("round_robin"), standard("random"), Wat::first(), standard("color")];
+    let policies = Policies::with(&[("p.wasm", &versions[0])]);
+    let (channel, caller) = first_with(&cluster, &policies).await;
+    let load = Load::start(&caller, 16, 4);
+    for swap in 1..=200 {
+        policies.put("p.wasm", &versions[swap % versions.len()]);
+        let swapped = channel.wait_for(|status| status.swaps == swap as u64 + 1);
+        soon("the swap", swapped).await;
+    }
+    let (calls, failed) = load.stop().await;
+    assert!(failed.is_empty(), "{} of {calls} failed: {:?}", failed.len(), failed[0]);
+    assert_eq!(cluster.accepted(), 3, "no connection was made for a swap");
+    assert_eq!(caller.dials(), 3);
+    let status = caller.status();
+    assert_eq!((status.policy.generation, status.faults.count), (201, 0));
+}
+
+/// Each: a file that is no policy, and why.
+fn bad_files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+    let good = Wat::first();
+    let other_version = Wat::default().module();
+    let other_version = wit_with_version(&other_version);
+    vec![
+        ("empty", Vec::new(), "is not WebAssembly"),
+        ("a text", b"#!/bin/sh\n".to_vec(), "is not WebAssembly"),
+        ("half a file", good[..good.len() / 2].to_vec(), "is not valid: "),
+        ("a header alone", good[..8].to_vec(), "does not export hotpick:policy/lifecycle@0.1"),
+        ("a core module", Wat::default().module(), "is a core module without a component-type section"),
+        ("another component", b"\0asm\x0d\0\x01\0".to_vec(), "it is not a policy"),
+        ("another WIT version", other_version, "this host speaks 0.1.x of hotpick:policy"),
+        (
+            "an import that is not there",
+            wants_stats(),
+            "imports hotpick:policy/stats, which this host does not provide",
+        ),
+    ]
+}
+
+/// The same names, of a version to come.
+fn wit_with_version(module: &[u8]) -> Vec<u8> {
+    let component = hotpick::policy::componentize(module).expect("a component");
+    let text = b"@0.1.0";
+    let mut bytes = component;
+    let places: Vec<_> =
+        bytes.windows(text.len()).enumerate().filter(|(_, w)| w == text).map(|(at, _)| at).collect();
+    for at in places {
+        bytes[at + 3] = b'2';
+    }
+    bytes
+}
+
+fn wants_stats() -> Vec<u8> {
+    let imports =
+        r#"(import "hotpick:policy/stats@0.1.0" "in-flight" (func $in_flight (param i32) (result i32)))"#;
+    Wat { imports, pick: "(call $picked (call $in_flight (i32.const 0)))", ..Wat::default() }.component()
+}
+
+#[tokio::test]
+async fn a_bad_file_leaves_the_old_version_in_force_and_says_why() {
+    for (what, bytes, reason) in bad_files() {
+        let cluster = Cluster::start(&["a", "b"]).await;
+        let policies = Policies::with(&[("p.wasm", &Wat::first())]);
+        let (channel, caller) = first_with(&cluster, &policies).await;
+        policies.put("p.wasm", &bytes);
+        let status = policies.wait_for("p", |policy| policy.rejected.is_some()).await;
+        let said = status.rejected.expect("a reason").to_string();
+        assert!(said.contains(reason), "{what}: {said}");
+        assert!(!said.contains('\n'), "{what}: one line, not {said:?}");
+        assert_eq!(status.version.expect("the old one").generation, 1, "{what}");
+        assert_eq!(caller.tally(10).await.get("a"), Some(&10), "{what}");
+        assert_eq!(channel.status().swaps, 1, "{what}");
+        // The good one again is no swap: it never left.
+        policies.put("p.wasm", &Wat::first());
+        policies.wait_for("p", |policy| policy.rejected.is_none()).await;
+        assert_eq!(caller.tally(10).await.get("a"), Some(&10), "{what}");
+        assert_eq!(channel.status().swaps, 1, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_file_from_the_start_is_served_by_round_robin() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let policies = Policies::with(&[("p.wasm", b"garbage")]);
+    let channel = cluster.channel().policies(&policies.followed).policy("p").connect().expect("a channel");
+    let caller = Caller::of(&channel);
+    Caller::ready(&channel, None).await;
+    assert_eq!(caller.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_regular_file_is_refused_without_waiting() {
+    let cluster = Cluster::start(&["a"]).await;
+    let policies = Policies::with(&[("p.wasm", &Wat::first())]);
+    let (_channel, caller) = first_with(&cluster, &policies).await;
+    fs::create_dir(policies.path().join("folder.wasm")).expect("made");
+    let refused = |policy: &PolicyStatus| policy.rejected.is_some();
+    let status = policies.wait_for("folder", refused).await;
+    assert_eq!(status.rejected.expect("a reason").to_string(), "cannot be read: it is not a regular file");
+    let made = std::process::Command::new("mkfifo").arg(policies.path().join("fifo.wasm")).status();
+    assert!(made.expect("mkfifo runs").success());
+    policies.wait_for("fifo", refused).await;
+    assert_eq!(caller.tally(5).await.get("a"), Some(&5));
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_leaves_its_policy_in_force() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let policies = Policies::with(&[("p.wasm", &Wat::first())]);
+    let (channel, caller) = first_with(&cluster, &policies).await;
+    fs::remove_file(policies.path().join("p.wasm")).expect("removed");
+    // A second policy, put in later, is seen: so the removal has been, too.
+    policies.put("q.wasm", &Wat::first());
+    policies.wait_for("q", |policy| policy.version.is_some()).await;
+    assert_eq!(caller.tally(10).await.get("a"), Some(&10));
+    assert_eq!(channel.status().policy.generation, 1);
+}
+
+#[tokio::test]
+async fn a_file_that_is_renamed_over_the_old_one_is_a_swap() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let policies = Policies::with(&[("p.wasm", &Wat::first())]);
+    let (channel, caller) = first_with(&cluster, &policies).await;
+    policies.put("p.wasm.part", &standard("round_robin"));
+    fs::rename(policies.path().join("p.wasm.part"), policies.path().join("p.wasm")).expect("renamed");
+    soon("the swap", channel.wait_for(|status| status.swaps == 2)).await;
+    assert_eq!(caller.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
+}
+
+#[tokio::test]
+async fn a_core_module_with_its_component_type_is_a_policy() {
+    let cluster = Cluster::start(&["a"]).await;
+    let policies = Policies::with(&[("p.wasm", &Wat::default().module_with_type())]);
+    let (_channel, caller) = first_with(&cluster, &policies).await;
+    assert_eq!(caller.tally(5).await.get("a"), Some(&5));
+}
+
+#[tokio::test]
+async fn a_directory_may_come_later() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let parent = tempfile::tempdir().expect("a directory");
+    let path = parent.path().join("policies.d");
+    let followed = PolicyDir::open(&path).expect("missing is no error");
+    let channel = cluster.channel().policies(&followed).policy("p").connect().expect("a channel");
+    let caller = Caller::ready(&channel, None).await;
+    assert_eq!(caller.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
+    fs::create_dir(&path).expect("made");
+    fs::write(path.join("p.wasm"), Wat::first()).expect("written");
+    let caller = Caller::ready(&channel, Some("p")).await;
+    assert_eq!(caller.tally(10).await.get("a"), Some(&10));
+}
+
+#[test]
+fn a_path_that_is_no_directory_is_refused_with_one_sentence() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let error = PolicyDir::open(file.path()).expect_err("refused").to_string();
+    assert_eq!(error, format!("policy directory {:?} is not a directory", file.path()));
+}
