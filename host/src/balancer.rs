@@ -69,7 +69,7 @@ pub(crate) async fn run(mut inputs: Inputs, cell: Arc<PickerCell>, report: watch
         members: Vec::new(),
         next_id: 0,
         resolved: Resolved::NotYet,
-        builder: Box::new(RoundRobin::default()),
+        builder: RoundRobin::builder(),
         waiting_for_policy: inputs.policies.is_some(),
         starting: None,
         cell,

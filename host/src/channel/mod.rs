@@ -22,7 +22,7 @@ use self::timeout::grpc_timeout;
 use crate::balancer::Report;
 use crate::connectivity::ConnectivityState;
 use crate::picker::{Faults, PickInfo, PickerCell, PolicyVersion};
-use crate::subconn::{SendError, SubConn};
+use crate::subconn::{ReplayBody, SendError, SubConn};
 
 pub use self::builder::{ChannelBuilder, ConnectError};
 
@@ -154,40 +154,51 @@ impl Shared {
         Ok(())
     }
 
-    /// Picks and sends, again and again until the request has left.
+    /// Picks and sends, again and again until the request has left; once more if it left and the peer
+    /// says that it did not look at it (gRFC A6, "transparent retries").
     async fn send(
         &self,
-        mut request: Request<Body>,
+        request: Request<Body>,
         deadline: Option<Instant>,
         last_error: &mut Option<Status>,
     ) -> Result<Response<Body>, Status> {
         let wait_for_ready = request.extensions().get().is_some_and(|WaitForReady(wait)| *wait);
+        let (mut head, body) = request.into_parts();
+        // They end here, and would be cloned for each attempt.
+        head.extensions.clear();
+        let (mut body, replay) = ReplayBody::new(body);
+        let mut refused = false;
         let mut tried = Vec::new();
         let mut asked = None;
         loop {
-            let mut info = PickInfo::new(request.uri().path(), request.headers());
+            let mut info = PickInfo::new(head.uri.path(), &head.headers);
             info.deadline = deadline;
             info.wait_for_ready = wait_for_ready;
             info.tried = &tried;
             let (pick, generation) = self.cell.pick(&mut info, asked.take(), last_error).await?;
 
-            // What the policy adds belongs to this attempt alone.
-            let before = (!pick.metadata.is_empty()).then(|| request.headers().clone());
+            // The head stays here: what the policy adds belongs to this attempt alone.
+            let mut attempt = Request::from_parts(head.clone(), body);
             for (name, value) in pick.metadata {
-                request.headers_mut().insert(name, value);
+                attempt.headers_mut().insert(name, value);
             }
-            match pick.subconn.send(request).await {
-                Ok((response, call)) => return Ok(RpcBody::wrap(response, call, deadline)),
-                Err(SendError::Failed(status)) => return Err(status),
-                Err(SendError::NotSent(unsent)) => {
-                    request = *unsent;
-                    if let Some(headers) = before {
-                        *request.headers_mut() = headers;
-                    }
-                    tried.push(pick.subconn.id());
-                    asked = Some(generation);
+            match pick.subconn.send(attempt).await {
+                Ok((response, call)) => {
+                    replay.commit();
+                    return Ok(RpcBody::wrap(response, call, deadline));
                 }
+                Err(SendError::NotSent(unsent)) => body = unsent.into_body(),
+                Err(SendError::Refused(status)) => match replay.again() {
+                    Some(again) if !refused => {
+                        refused = true;
+                        body = again;
+                    }
+                    _ => return Err(status),
+                },
+                Err(SendError::Failed(status)) => return Err(status),
             }
+            tried.push(pick.subconn.id());
+            asked = Some(generation);
         }
     }
 }

@@ -19,25 +19,37 @@ impl Policy for RoundRobin {
     }
 
     fn start(&self, _placement: &Placement) -> Result<Box<dyn PickerBuilder>, StartError> {
-        Ok(Box::new(*self))
+        Ok(Self::builder())
     }
 }
 
-impl PickerBuilder for RoundRobin {
+/// Makes the pickers of one channel. They share their place, so that a change that leaves the ready
+/// subconns as they are does not disturb the order.
+#[derive(Debug)]
+struct Rotations(Arc<Cursor>);
+
+impl PickerBuilder for Rotations {
     fn build(&mut self, ready: &ReadySet) -> Arc<dyn Picker> {
-        Arc::new(Rotation { ready: ready.clone(), cursor: Cursor::random() })
+        Arc::new(Rotation { ready: ready.clone(), cursor: Arc::clone(&self.0) })
     }
 }
 
 #[derive(Debug)]
 struct Rotation {
     ready: ReadySet,
-    cursor: Cursor,
+    cursor: Arc<Cursor>,
 }
 
 impl Picker for Rotation {
     fn pick(&self, _info: &PickInfo<'_>) -> PickResult {
         self.cursor.next(&self.ready).map_or(PickResult::Queue, |subconn| PickResult::Pick(Pick::to(subconn)))
+    }
+}
+
+impl RoundRobin {
+    /// For one channel.
+    pub(crate) fn builder() -> Box<dyn PickerBuilder> {
+        Box::new(Rotations(Arc::new(Cursor::random())))
     }
 }
 

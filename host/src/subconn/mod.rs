@@ -6,6 +6,7 @@
 mod frames;
 mod machine;
 mod ready_set;
+mod replay;
 mod stats;
 mod transport;
 
@@ -28,6 +29,7 @@ use crate::resolver::Endpoint;
 pub use self::machine::Backoff;
 pub(crate) use self::ready_set::Changes;
 pub use self::ready_set::ReadySet;
+pub(crate) use self::replay::ReplayBody;
 pub use self::stats::SubConnStats;
 pub(crate) use self::transport::{ResponseBody, SendError, status_of};
 
@@ -154,7 +156,7 @@ impl SubConn {
     /// of the response. The [`Call`] counts the RPC as under way until it is told or dropped.
     pub(crate) async fn send(
         &self,
-        mut request: http::Request<tonic::body::Body>,
+        mut request: http::Request<ReplayBody>,
     ) -> Result<(http::Response<ResponseBody>, Call), SendError> {
         let Some(transport) = self.0.transport.load_full() else {
             return Err(SendError::NotSent(Box::new(request)));
@@ -173,7 +175,11 @@ impl SubConn {
                 call.unsend();
                 Err(SendError::NotSent(request))
             }
-            Err(failed @ SendError::Failed(_)) => Err(failed),
+            Err(SendError::Refused(status)) => {
+                call.unsend();
+                Err(SendError::Refused(status))
+            }
+            Err(SendError::Failed(status)) => Err(SendError::Failed(status)),
         }
     }
 }

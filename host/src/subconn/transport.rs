@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tonic::{Code, Status};
 
 use super::frames::{Seen, Watched};
+use super::replay::ReplayBody;
 use crate::resolver::Address;
 
 /// The body of a response as it comes from the connection.
@@ -20,7 +21,10 @@ pub(crate) type ResponseBody = hyper::body::Incoming;
 #[derive(Debug)]
 pub(crate) enum SendError {
     /// It never left: here it is, to be picked again.
-    NotSent(Box<http::Request<tonic::body::Body>>),
+    NotSent(Box<http::Request<ReplayBody>>),
+    /// It left, and the peer says that it has not looked at it: a stream beyond the last one of its
+    /// GOAWAY, or REFUSED_STREAM.
+    Refused(Status),
     /// It left, or may have left.
     Failed(Status),
 }
@@ -65,7 +69,7 @@ pub(super) struct Loss {
 /// Dropping it ends the connection once its open streams are done.
 #[derive(Debug)]
 pub(super) struct Transport {
-    sender: http2::SendRequest<tonic::body::Body>,
+    sender: http2::SendRequest<ReplayBody>,
     link: Arc<Link>,
 }
 
@@ -130,7 +134,7 @@ impl Transport {
     /// Sends a request and waits for the response's headers.
     pub(super) async fn send(
         &self,
-        request: http::Request<tonic::body::Body>,
+        request: http::Request<ReplayBody>,
     ) -> Result<http::Response<ResponseBody>, SendError> {
         if !self.is_ready() {
             return Err(SendError::NotSent(Box::new(request)));
@@ -145,6 +149,7 @@ impl Transport {
             }
             Err(mut error) => Err(match error.take_message() {
                 Some(request) => SendError::NotSent(Box::new(request)),
+                None if is_refusal(error.error()) => SendError::Refused(status_of(error.error())),
                 None => SendError::Failed(status_of(error.error())),
             }),
         }
@@ -225,6 +230,13 @@ pub(crate) fn status_of(error: &hyper::Error) -> Status {
         _ => Code::Unavailable,
     };
     Status::new(code, format!("connection: {}", describe(error)))
+}
+
+/// Whether the peer says that it has not processed the request (RFC 9113, 6.8 and 8.7).
+fn is_refusal(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|h2| {
+        h2.is_remote() && (h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM))
+    })
 }
 
 fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {

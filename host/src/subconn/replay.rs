@@ -1,0 +1,204 @@
+//! A request body that can be sent a second time.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use tonic::Status;
+
+/// The first so many bytes of a body are kept until the RPC is answered.
+const KEPT: usize = 64 << 10;
+
+/// A caller's body, of which the first part is kept for as long as the peer may say that it has not
+/// looked at the request. Sharing the bytes costs no copy.
+#[derive(Debug)]
+pub(crate) struct ReplayBody {
+    shared: Arc<Shared>,
+    /// How many of the kept frames this sending has given out.
+    at: usize,
+}
+
+/// What remains with the sender of a [`ReplayBody`], to make another of.
+#[derive(Debug)]
+pub(crate) struct Replay(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    rest: tonic::body::Body,
+    kept: VecDeque<Kept>,
+    size: usize,
+    /// Everything that was given out is in `kept`.
+    complete: bool,
+    ended: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Kept {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+impl ReplayBody {
+    /// A body, and the means to send it once more.
+    pub(crate) fn new(body: tonic::body::Body) -> (Self, Replay) {
+        let state =
+            State { ended: body.is_end_stream(), rest: body, kept: VecDeque::new(), size: 0, complete: true };
+        let shared = Arc::new(Shared(Mutex::new(state)));
+        (Self { shared: Arc::clone(&shared), at: 0 }, Replay(shared))
+    }
+}
+
+impl Replay {
+    /// The body from its beginning; `None` if more of it is gone than was kept.
+    ///
+    /// The sending before this one must have failed: two at a time would share the rest between them.
+    pub(crate) fn again(&self) -> Option<ReplayBody> {
+        let complete = self.0.lock().complete;
+        complete.then(|| ReplayBody { shared: Arc::clone(&self.0), at: 0 })
+    }
+
+    /// The peer has answered: nothing need be kept any more.
+    pub(crate) fn commit(self) {
+        let mut state = self.0.lock();
+        state.forget();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn keep(&mut self, frame: Kept) {
+        if let Kept::Data(data) = &frame {
+            self.size += data.len();
+        }
+        if self.complete && self.size <= KEPT {
+            self.kept.push_back(frame);
+        } else {
+            self.forget();
+        }
+    }
+
+    fn forget(&mut self) {
+        self.complete = false;
+        self.kept = VecDeque::new();
+    }
+}
+
+impl Body for ReplayBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        if let Some(frame) = state.kept.get(self.at) {
+            self.at += 1;
+            return Poll::Ready(Some(Ok(match frame.clone() {
+                Kept::Data(data) => Frame::data(data),
+                Kept::Trailers(trailers) => Frame::trailers(trailers),
+            })));
+        }
+        if state.ended {
+            return Poll::Ready(None);
+        }
+        let frame = std::task::ready!(Pin::new(&mut state.rest).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    state.keep(Kept::Data(data.clone()));
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    state.keep(Kept::Trailers(trailers.clone()));
+                }
+                state.ended |= state.rest.is_end_stream();
+                if state.complete {
+                    self.at += 1;
+                }
+            }
+            // What failed once is not tried again.
+            Some(Err(_)) => state.forget(),
+            None => state.ended = true,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let state = self.shared.lock();
+        state.ended && self.at >= state.kept.len()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let state = self.shared.lock();
+        // The rest knows nothing of what is kept.
+        if state.kept.is_empty() { state.rest.size_hint() } else { SizeHint::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use http_body_util::{BodyExt as _, StreamBody};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn body(frames: &[Vec<u8>]) -> tonic::body::Body {
+        let frames: Vec<_> =
+            frames.iter().map(|frame| Ok::<_, Status>(Frame::data(Bytes::copy_from_slice(frame)))).collect();
+        tonic::body::Body::new(StreamBody::new(futures_util::stream::iter(frames)))
+    }
+
+    fn take(body: &mut ReplayBody, frames: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for _ in 0..frames {
+            match body.frame().now_or_never().expect("never pending") {
+                Some(frame) => bytes.extend(frame.expect("no error").into_data().expect("data")),
+                None => break,
+            }
+        }
+        bytes
+    }
+
+    proptest! {
+        /// However much was sent the first time, the second time it is all there, or it is refused.
+        #[test]
+        fn the_second_sending_is_whole(
+            frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20_000), 0..8),
+            sent in 0usize..10,
+        ) {
+            let (mut first, replay) = ReplayBody::new(body(&frames));
+            let taken = take(&mut first, sent);
+            drop(first);
+            match replay.again() {
+                Some(mut second) => {
+                    prop_assert_eq!(take(&mut second, 10), frames.concat());
+                    prop_assert!(second.is_end_stream());
+                }
+                None => prop_assert!(taken.len() > KEPT),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_committed_is_not_kept() {
+        let (mut first, replay) = ReplayBody::new(body(&[vec![1], vec![2], vec![3]]));
+        assert_eq!(take(&mut first, 1), [1]);
+        let shared = Arc::clone(&replay.0);
+        replay.commit();
+        assert_eq!(take(&mut first, 5), [2, 3]);
+        assert!(shared.lock().kept.is_empty());
+    }
+}
