@@ -186,8 +186,9 @@ impl Balancer {
                 // The old builder goes; its instance follows with the last picker that uses it.
                 self.builder = builder;
                 self.report.send_modify(|report| {
+                    // The first to come replaces only the stand-in.
+                    report.swaps += u64::from(report.policy.generation > 0);
                     report.policy = version;
-                    report.swaps += 1;
                 });
             }
             Err(error) => {
@@ -296,8 +297,8 @@ impl Balancer {
                 format!("{target} has no endpoints: the resolver produced zero addresses")
             }
             _ => {
-                let errors = self.members.iter().filter_map(|member| member.subconn.last_error());
-                let last = errors.last().unwrap_or_default();
+                let mut errors = self.members.iter().filter_map(|member| member.subconn.last_error());
+                let last = errors.next_back().unwrap_or_default();
                 format!("no endpoint of {target} is ready: last connection error: {last}")
             }
         }

@@ -2,6 +2,9 @@
 //!
 //! Server and client are what `tonic-build` generates.
 
+// Of the generated code; the lint looks only here.
+#![allow(clippy::allow_attributes_without_reason, reason = "generated code")]
+
 mod generated {
     #![allow(
         missing_docs,

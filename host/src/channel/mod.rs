@@ -49,7 +49,7 @@ pub struct ChannelStatus {
     pub state: ConnectivityState,
     /// The policy in force.
     pub policy: PolicyVersion,
-    /// How often a policy took over since the channel was made, the first one counted.
+    /// How often one version of the policy has taken over from another.
     pub swaps: u64,
     /// What the policy in force has done wrong.
     pub faults: Faults,

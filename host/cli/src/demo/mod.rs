@@ -1,7 +1,273 @@
-//! x
+//! `hotpick demo`: policies swapped under load, before one's eyes.
+
+mod load;
+mod screen;
+mod script;
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hdrhistogram::Histogram;
+use hotpick::channel::ChannelStatus;
+use hotpick::picker::PolicyVersion;
+use hotpick::policy::PolicyError;
+use hotpick::resolver::{Endpoint, ManualResolver};
+use hotpick::{Channel, PolicyDir};
+use hotpick_echo::Backend;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use self::load::Load;
+use self::screen::{Frame, Screen, percentiles};
+use self::script::Step;
+
 #[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {}
-pub(crate) fn run(_: Arguments) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("x")
+pub(crate) struct Arguments {
+    /// How long the demo takes.
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    seconds: u64,
+    /// Plain lines, even on a terminal.
+    #[arg(long)]
+    plain: bool,
+    /// Go on until Ctrl-C, so that you can copy policies into the directory yourself.
+    #[arg(long)]
+    keep: bool,
+    /// How many callers of unary RPCs.
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    callers: usize,
+}
+
+/// Two of them share a colour.
+const BACKENDS: [&str; 4] = ["red-1", "red-2", "green-1", "blue-1"];
+const STREAMS: usize = 4;
+
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    // The demo says itself what happens; the log, to who asks for it.
+    if std::env::var_os("RUST_LOG").is_some() {
+        crate::log_to_stderr("warn");
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(demo(arguments))
+}
+
+async fn demo(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let folder = tempfile::Builder::new().prefix("hotpick-demo-").tempdir().context("make a folder")?;
+    let directory = folder.path().join("policies.d");
+    let library = folder.path().join("standard");
+    fill(&directory, &library)?;
+
+    let mut backends = Vec::new();
+    for name in BACKENDS {
+        backends.push(Backend::start(name, ([127, 0, 0, 1], 0).into()).await.context("start a backend")?);
+    }
+    let endpoint = |backend: &Backend| {
+        let color = backend.name().split('-').next().unwrap_or_default();
+        Endpoint::new(backend.address().into()).with_attribute("color", color)
+    };
+    let endpoints: Vec<_> = backends.iter().map(endpoint).collect();
+    let policies = PolicyDir::open(&directory)?;
+    let channel = Channel::builder("static:///demo")
+        .resolver(ManualResolver::new(endpoints))
+        .policies(&policies)
+        .policy(script::NAME)
+        .connect()?;
+
+    let live = std::io::stdout().is_terminal() && !arguments.plain;
+    let mut show = Show::new(Screen::new(live), channel.clone(), policies)?;
+    show.say(&format!("{} echo backends, {} callers, {STREAMS} streams", BACKENDS.len(), arguments.callers))?;
+    show.say(&format!("policies are read from {}", directory.display()))?;
+    show.say("active.wasm is round_robin.wasm: RPCs go to the backends in turn")?;
+    channel.wait_for(|status| status.policy.generation > 0).await;
+    let mut load = Load::start(&channel, arguments.callers, STREAMS)?;
+
+    show.play(&load, &directory, arguments.seconds).await?;
+    if arguments.keep {
+        show.say("now it is yours: copy a policy over active.wasm, and watch; Ctrl-C ends")?;
+        show.say(&format!("try: cp {}/color.wasm {}/active.wasm", library.display(), directory.display()))?;
+        show.watch(&load, None).await?;
+    }
+    load.stop().await;
+    show.summarise(&load)
+}
+
+/// The policies directory with `round_robin` in force, and the standard policies to copy from.
+fn fill(directory: &Path, library: &Path) -> anyhow::Result<()> {
+    for folder in [directory, library] {
+        fs::create_dir(folder).with_context(|| format!("make {folder:?}"))?;
+    }
+    let standard =
+        [("round_robin", script::ROUND_ROBIN), ("random", script::RANDOM), ("color", script::COLOR)];
+    for (name, bytes) in standard {
+        let file = library.join(format!("{name}.wasm"));
+        fs::write(&file, bytes).with_context(|| format!("write {file:?}"))?;
+    }
+    script::put(directory, script::ROUND_ROBIN)
+}
+
+/// Watches the channel and shows what it does.
+struct Show {
+    screen: Screen,
+    channel: Channel,
+    policies: PolicyDir,
+    begun: Instant,
+    /// When and what, over the last second.
+    recent: VecDeque<(Instant, u64, Vec<u64>)>,
+    /// Microseconds of all unary RPCs.
+    all: Histogram<u64>,
+    seen: Option<PolicyVersion>,
+    rejected: Option<PolicyError>,
+    draw: Interval,
+    /// When a file was last copied in.
+    copied: Option<Instant>,
+    interrupted: bool,
+}
+
+impl Show {
+    fn new(screen: Screen, channel: Channel, policies: PolicyDir) -> anyhow::Result<Self> {
+        let period = screen.interval();
+        // The first picture after the first period: before, there is nothing to show.
+        let mut draw = tokio::time::interval_at(Instant::now() + period, period);
+        draw.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        Ok(Self {
+            screen,
+            channel,
+            policies,
+            begun: Instant::now(),
+            recent: VecDeque::from([(Instant::now(), 0, vec![0; BACKENDS.len()])]),
+            all: Histogram::new(3)?,
+            seen: None,
+            rejected: None,
+            draw,
+            copied: None,
+            interrupted: false,
+        })
+    }
+
+    fn say(&mut self, text: &str) -> anyhow::Result<()> {
+        Ok(self.screen.say(self.begun.elapsed(), text)?)
+    }
+
+    /// Copies one file after the other into the directory.
+    async fn play(&mut self, load: &Load, directory: &Path, seconds: u64) -> anyhow::Result<()> {
+        let length = Duration::from_secs(seconds);
+        for Step { at, what, why_nothing_fails, bytes } in script::steps()? {
+            self.watch(load, Some(self.begun + length.mul_f64(at))).await?;
+            if self.interrupted {
+                return Ok(());
+            }
+            script::put(directory, &bytes)?;
+            self.copied = Some(Instant::now());
+            self.say(what)?;
+            self.say(&format!("  nothing fails: {why_nothing_fails}"))?;
+        }
+        self.watch(load, Some(self.begun + length)).await
+    }
+
+    /// Draws until then, or until Ctrl-C.
+    async fn watch(&mut self, load: &Load, until: Option<Instant>) -> anyhow::Result<()> {
+        let mut look = tokio::time::interval(Duration::from_millis(20));
+        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let end = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(end);
+        while !self.interrupted {
+            tokio::select! {
+                () = &mut end => return Ok(()),
+                _ = self.draw.tick() => self.draw(load)?,
+                _ = look.tick() => self.look()?,
+                signal = tokio::signal::ctrl_c() => {
+                    signal?;
+                    self.interrupted = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what has become of the policy.
+    fn look(&mut self) -> anyhow::Result<()> {
+        let version = self.channel.status().policy;
+        if self.seen.as_ref() != Some(&version) {
+            let copied = self.copied.take().map(|at| at.elapsed().as_millis());
+            let after = copied.map(|millis| format!(", {millis} ms after the copy")).unwrap_or_default();
+            self.say(&format!("policy {version} is in force{after}"))?;
+            self.seen = Some(version);
+        }
+        let policies = self.policies.status();
+        let rejected = policies.into_iter().find(|policy| policy.name == script::NAME);
+        let rejected = rejected.and_then(|policy| policy.rejected);
+        if rejected != self.rejected {
+            if let Some(error) = &rejected {
+                self.say(&format!("active.wasm {error}"))?;
+            }
+            self.rejected = rejected;
+        }
+        Ok(())
+    }
+
+    fn draw(&mut self, load: &Load) -> anyhow::Result<()> {
+        let status = self.channel.status();
+        let sample = load.sample()?;
+        self.all.add(&sample.latencies)?;
+        let picked: Vec<_> = status.subconns.iter().map(|subconn| subconn.stats().picked).collect();
+        let now = Instant::now();
+        self.recent.push_back((now, sample.succeeded, picked.clone()));
+        while self.recent.len() > 2 && self.recent[0].0 + Duration::from_secs(1) < now {
+            self.recent.pop_front();
+        }
+        let (since, succeeded, before) = &self.recent[0];
+        #[expect(clippy::cast_precision_loss, reason = "for show")]
+        let part = |part: u64, whole: f64| if whole > 0.0 { part as f64 / whole } else { 0.0 };
+        let each: Vec<_> =
+            picked.iter().zip(before).map(|(now, before)| now.saturating_sub(*before)).collect();
+        #[expect(clippy::cast_precision_loss, reason = "for show")]
+        let total = each.iter().sum::<u64>() as f64;
+        let shares: Vec<_> =
+            BACKENDS.iter().zip(&each).map(|(name, n)| ((*name).to_owned(), part(*n, total))).collect();
+        let frame = Frame {
+            elapsed: self.begun.elapsed(),
+            status: &status,
+            rate: part(sample.succeeded - succeeded, (now - *since).as_secs_f64()),
+            latencies: &sample.latencies,
+            succeeded: sample.succeeded,
+            failed: sample.failed,
+            dials: dials(&status),
+            shares: &shares,
+        };
+        Ok(self.screen.draw(&frame)?)
+    }
+
+    fn summarise(&mut self, load: &Load) -> anyhow::Result<ExitCode> {
+        let sample = load.sample()?;
+        self.all.add(&sample.latencies)?;
+        let status = self.channel.status();
+        let text = format!(
+            "{} RPCs, {} failed; {} swaps of policy; {} dials to {} backends; {}",
+            sample.succeeded + sample.failed,
+            sample.failed,
+            status.swaps,
+            dials(&status),
+            BACKENDS.len(),
+            percentiles(&self.all),
+        );
+        self.say(&text)?;
+        match load.first_failure() {
+            None => Ok(ExitCode::SUCCESS),
+            Some(failure) => {
+                self.say(&format!("the first failure: {failure}"))?;
+                Ok(ExitCode::FAILURE)
+            }
+        }
+    }
+}
+
+fn dials(status: &ChannelStatus) -> u64 {
+    status.subconns.iter().map(|subconn| subconn.stats().dials).sum()
 }
