@@ -151,6 +151,7 @@ pub fn hash(value: &[u8]) -> u64 {
 /// assert_eq!(hotpick_guest::below(10, u64::MAX), 9);
 /// ```
 #[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "less than `bound`")]
 pub fn below(bound: usize, random: u64) -> usize {
     // The upper half of the product (Lemire, 2019): no division, and no bias that could be measured.
     ((random as u128 * bound as u128) >> 64) as usize

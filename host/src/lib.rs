@@ -1,4 +1,47 @@
-//! x
+//! A client-side load balancer for gRPC whose policies are WebAssembly components.
+//!
+//! A [`Channel`] is what tonic's generated clients send RPCs through. It resolves a target, keeps a
+//! connection to each endpoint, and asks a policy for every RPC which of them to use. Policies lie in a
+//! directory as `.wasm` files, written in any language; when a file changes, the next RPC is picked by
+//! the new version, on the connections that are there.
+//!
+//! ```no_run
+//! use hotpick::{Channel, PolicyDir};
+//! # use hotpick_echo::EchoClient as GreeterClient;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let policies = PolicyDir::open("policies.d")?;
+//! let channel = Channel::builder("static:///127.0.0.1:5001,127.0.0.1:5002")
+//!     .policies(&policies)
+//!     .policy("color") // policies.d/color.wasm
+//!     .connect()?;
+//! let mut greeter = GreeterClient::new(channel);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Concepts
+//!
+//! The names are gRPC's own.
+//!
+//! * [`Target`]: what a channel connects to. A [`Resolver`](resolver::Resolver) watches it and yields
+//!   [`Endpoint`](resolver::Endpoint)s: addresses with a weight and attributes.
+//! * [`SubConn`](subconn::SubConn): the connection to one endpoint, in one of five
+//!   [states](connectivity::ConnectivityState). The host owns it; no change of policy touches it.
+//! * [`Picker`](picker::Picker): what is asked for a subconn, once for each attempt of each RPC. It is
+//!   immutable and built from a snapshot, the [`ReadySet`](subconn::ReadySet); the balancer replaces it
+//!   whenever an endpoint, a connection or the policy changes.
+//! * [`Policy`](picker::Policy): what makes pickers. [`WasmPolicy`](policy::WasmPolicy) is one in
+//!   WebAssembly, [`RoundRobin`](picker::RoundRobin) the native one that stands in when there is none.
+//! * [`PolicyDir`]: a directory of policies, followed as its files change.
+//!
+//! # What a policy can do to you
+//!
+//! Nothing worse than be ignored. A file that is no policy, or that the contract (`wit/policy.wit`)
+//! does not fit, leaves the version in force. A policy that traps, loops, or picks what does not exist
+//! ends its instance: the RPC in hand is picked by the native round robin, and a fresh instance starts.
+//! The reasons are in the log ([`tracing`]) and in [`Channel::status`] and [`PolicyDir::status`].
+
 mod balancer;
 pub mod channel;
 pub mod connectivity;
@@ -7,6 +50,7 @@ pub mod policy;
 pub mod policy_dir;
 pub mod resolver;
 pub mod subconn;
-pub use channel::Channel;
-pub use policy_dir::PolicyDir;
-pub use resolver::Target;
+
+pub use self::channel::Channel;
+pub use self::policy_dir::PolicyDir;
+pub use self::resolver::Target;

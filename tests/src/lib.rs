@@ -20,3 +20,8 @@ pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
         Err(_) => panic!("waited 30 s for this: {what}"),
     }
 }
+
+/// The README's programs compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

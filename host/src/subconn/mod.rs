@@ -1,7 +1,7 @@
 //! Subconns: one for each endpoint, connected by the host and kept across every change of policy.
 //!
 //! A [`SubConn`] is a cheap handle. Behind it one task owns the connection and its
-//! [state machine](machine); everyone else reads the state and sends requests.
+//! state machine; everyone else reads the state and sends requests.
 
 mod frames;
 mod machine;

@@ -1,0 +1,102 @@
+//! The command, as a user runs it.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn hotpick(arguments: &[&str]) -> Output {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    Command::new(env!("CARGO_BIN_EXE_hotpick"))
+        .args(arguments)
+        .current_dir(root)
+        .env_remove("HOTPICK_RUSTC")
+        .output()
+        .expect("hotpick runs")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What is said when it fails: one line, and exit status 1.
+fn complaint(arguments: &[&str]) -> String {
+    let output = hotpick(arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    let text = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text
+}
+
+#[test]
+fn the_demo_loses_no_rpc() {
+    let output = hotpick(&["demo", "--seconds", "5", "--callers", "4", "--plain"]);
+    let said = stdout(&output);
+    assert!(output.status.success(), "{said}");
+    for part in [
+        "policy active #2",
+        "active.wasm is not valid: ",
+        "policy active #3",
+        "policy active #4",
+        " 0 failed; 3 swaps of policy; 4 dials to 4 backends",
+    ] {
+        assert!(said.contains(part), "no {part:?} in\n{said}");
+    }
+}
+
+#[test]
+fn the_committed_policies_are_what_their_sources_give() {
+    let output = hotpick(&["build", "policies", "--check"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_policy_that_has_changed_since_it_was_built_is_found() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policies/dist");
+    for file in fs::read_dir(root).expect("built policies").flatten() {
+        fs::copy(file.path(), folder.path().join(file.file_name())).expect("copied");
+    }
+    let out = folder.path().to_str().expect("a path in UTF-8");
+    assert!(hotpick(&["build", "policies", "--check", "--out", out]).status.success());
+
+    fs::write(folder.path().join("color.wasm"), "other").expect("written");
+    let said = complaint(&["build", "policies", "--check", "--out", out]);
+    assert!(said.contains("\"color\"") && said.contains("is not the file that was built"), "{said}");
+
+    let manifest = folder.path().join("manifest.toml");
+    let text = fs::read_to_string(&manifest).expect("a manifest");
+    fs::write(&manifest, text.replacen("sources = \"", "sources = \"0", 1)).expect("written");
+    let said = complaint(&["build", "policies", "--check", "--out", out]);
+    assert!(said.contains("is older than its sources"), "{said}");
+}
+
+#[test]
+fn a_policy_in_text_is_built() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("traps.wat");
+    fs::write(&file, include_str!("../src/demo/traps.wat")).expect("written");
+    let output = hotpick(&["build", file.to_str().expect("a path in UTF-8")]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let component = fs::read(folder.path().join("traps.wasm")).expect("a component");
+    assert!(stdout(&output).contains(&format!("{} bytes", component.len())));
+}
+
+#[test]
+fn bad_input_is_answered_with_one_sentence() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("a path in UTF-8").to_owned();
+
+    let said = complaint(&["build", &path("nowhere")]);
+    assert!(said.contains("nowhere") && said.contains("No such file"), "{said}");
+
+    fs::write(path("p.wat"), "(module)").expect("written");
+    let said = complaint(&["build", &path("p.wat")]);
+    assert!(said.starts_with("hotpick: policy \"p\": cannot be made a component: "), "{said}");
+
+    fs::write(path("Bad Name.wat"), include_str!("../src/demo/traps.wat")).expect("written");
+    let said = complaint(&["build", &path("Bad Name.wat")]);
+    assert!(said.contains("is not a policy name"), "{said}");
+
+    let said = complaint(&["build", "guest-sdk"]);
+    assert!(said.contains("has no policy crate"), "{said}");
+}
