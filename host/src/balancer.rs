@@ -16,7 +16,7 @@ use tonic::Status;
 
 use crate::connectivity::ConnectivityState;
 use crate::picker::{
-    Always, PickerBuilder, PickerCell, Placement, Policy, PolicyVersion, RoundRobin, StartError,
+    Always, Picker, PickerBuilder, PickerCell, Placement, Policy, PolicyVersion, RoundRobin, StartError,
 };
 use crate::policy_dir::PolicyUpdate;
 use crate::resolver::{Endpoint, ResolverStream, ResolverUpdate};
@@ -45,6 +45,9 @@ pub(crate) struct Report {
     pub(crate) policy: PolicyVersion,
     pub(crate) swaps: u64,
     pub(crate) subconns: Vec<SubConn>,
+    /// The last one that the policy built.
+    pub(crate) picker: Option<Arc<dyn Picker>>,
+    pub(crate) refused: Option<StartError>,
 }
 
 impl Default for Report {
@@ -54,6 +57,8 @@ impl Default for Report {
             policy: RoundRobin::default().version(),
             swaps: 0,
             subconns: Vec::new(),
+            picker: None,
+            refused: None,
         }
     }
 }
@@ -67,6 +72,7 @@ pub(crate) async fn run(mut inputs: Inputs, cell: Arc<PickerCell>, report: watch
         options: inputs.subconns,
         events,
         members: Vec::new(),
+        ready: ReadySet::default(),
         next_id: 0,
         resolved: Resolved::NotYet,
         builder: RoundRobin::builder(),
@@ -102,10 +108,17 @@ pub(crate) async fn run(mut inputs: Inputs, cell: Arc<PickerCell>, report: watch
         }
         balancer.publish();
     }
-    for member in &balancer.members {
-        member.subconn.shutdown();
+}
+
+/// However the loop ends, with its channel, its runtime or a panic: no connection stays behind, and no RPC
+/// waits for a picker that will not come.
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        for member in &self.members {
+            member.subconn.shutdown();
+        }
+        self.cell.publish(Arc::new(Always::Drop(Status::unavailable("the channel is closed"))));
     }
-    balancer.cell.publish(Arc::new(Always::Fail(Status::unavailable("the channel is closed"))));
 }
 
 struct Balancer {
@@ -115,6 +128,8 @@ struct Balancer {
     events: mpsc::UnboundedSender<u32>,
     /// In the resolver's order.
     members: Vec<Member>,
+    /// Of the last publication.
+    ready: ReadySet,
     next_id: u32,
     resolved: Resolved,
     builder: Box<dyn PickerBuilder>,
@@ -150,7 +165,10 @@ async fn started(starting: &mut Option<Starting>) -> Started {
     let result = (&mut current.task).await;
     let version = std::mem::take(&mut current.version);
     *starting = None;
-    (version, result.unwrap_or_else(|error| Err(StartError(format!("policy could not be started: {error}")))))
+    (
+        version,
+        result.unwrap_or_else(|error| Err(StartError::new(format!("policy could not be started: {error}")))),
+    )
 }
 
 impl Balancer {
@@ -162,10 +180,12 @@ impl Balancer {
                 if self.report.borrow().policy == version {
                     // A bad file gave way to the one that is in force.
                     self.starting = None;
+                    self.waiting_for_policy = false;
+                    self.report.send_modify(|report| report.refused = None);
                     return;
                 }
-                let placement = self.placement.clone();
-                let task = tokio::task::spawn_blocking(move || policy.start(&placement));
+                let (placement, ready) = (self.placement.clone(), self.ready.clone());
+                let task = tokio::task::spawn_blocking(move || policy.start(&placement, &ready));
                 // One that is still starting is overtaken.
                 self.starting = Some(Starting { version, task });
             }
@@ -189,11 +209,14 @@ impl Balancer {
                     // The first to come replaces only the stand-in.
                     report.swaps += u64::from(report.policy.generation > 0);
                     report.policy = version;
+                    report.refused = None;
+                    report.picker = None;
                 });
             }
             Err(error) => {
                 let in_force = self.report.borrow().policy.to_string();
                 tracing::warn!(%error, in_force, "policy not taken");
+                self.report.send_modify(|report| report.refused = Some(error));
             }
         }
     }
@@ -272,10 +295,14 @@ impl Balancer {
             }
         };
         let all: Vec<_> = self.members.iter().map(|member| member.subconn.clone()).collect();
+        self.ready = ReadySet::new(all.clone(), ready);
         // The picker is in place before the state is told: who waits for READY can pick.
+        let mut picker = None;
         match state {
             ConnectivityState::Ready if !self.waiting_for_policy => {
-                self.cell.publish(self.builder.build(&ReadySet::new(all.clone(), ready)));
+                let built = self.builder.build(&self.ready);
+                self.cell.publish(Arc::clone(&built));
+                picker = Some(built);
             }
             ConnectivityState::TransientFailure => {
                 self.cell.publish(Arc::new(Always::Fail(Status::unavailable(self.why_not()))));
@@ -285,6 +312,10 @@ impl Balancer {
         self.report.send_modify(|report| {
             report.state = state;
             report.subconns = all;
+            // While nothing is ready, the last one tells what the policy has done.
+            if picker.is_some() {
+                report.picker = picker;
+            }
         });
     }
 

@@ -37,7 +37,7 @@
 //!
 //! # What a policy can do to you
 //!
-//! Nothing worse than be ignored. A file that is no policy, or that the contract (`wit/policy.wit`)
+//! Route, hold and fail RPCs, as is its office; nothing else. A file that is no policy, or that the contract (`wit/policy.wit`)
 //! does not fit, leaves the version in force. A policy that traps, loops, or picks what does not exist
 //! ends its instance: the RPC in hand is picked by the native round robin, and a fresh instance starts.
 //! The reasons are in the log ([`tracing`]) and in [`Channel::status`] and [`PolicyDir::status`].

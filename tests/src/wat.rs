@@ -7,9 +7,13 @@ use hotpick::policy::componentize;
 pub struct Wat<'a> {
     /// What the module imports.
     pub imports: &'a str,
+    /// More of what the module exports.
+    pub exports: &'a str,
     /// Body of `init`; what is on the stack at its end is a pointer to a `result<_, string>`. At 0 lies
     /// an `ok`.
     pub init: &'a str,
+    /// What `changed` does.
+    pub changed: &'a str,
     /// Body of `pick`: an expression of a pointer to a `pick-result`. `$call` is the number of the pick,
     /// `$first` the first ready subconn; `(call $picked (i32))` makes a `pick`.
     pub pick: &'a str,
@@ -17,7 +21,13 @@ pub struct Wat<'a> {
 
 impl Default for Wat<'_> {
     fn default() -> Self {
-        Self { imports: "", init: "(i32.const 0)", pick: "(call $picked (global.get $first))" }
+        Self {
+            imports: "",
+            exports: "",
+            init: "(i32.const 0)",
+            changed: "",
+            pick: "(call $picked (global.get $first))",
+        }
     }
 }
 
@@ -29,7 +39,7 @@ impl Wat<'_> {
     /// The text is wrong.
     #[must_use]
     pub fn module(&self) -> Vec<u8> {
-        let Self { imports, init, pick } = self;
+        let Self { imports, exports, init, changed, pick } = self;
         wat::parse_str(format!(
             r#"(module
                 {imports}
@@ -51,13 +61,15 @@ impl Wat<'_> {
                     (param i32 i32 i32 i32 i32 i32 i64 i64) (result i32)
                     {init})
                 (func (export "hotpick:policy/endpoints@0.1.0#changed") (param i32 i32 i32 i32 i64)
+                    {changed}
                     (global.set $heap (i32.const 1024)))
                 (func (export "hotpick:policy/endpoints@0.1.0#ready") (param $at i32) (param $n i32) (param i64)
                     (if (local.get $n) (then (global.set $first (i32.load (local.get $at)))))
                     (global.set $heap (i32.const 1024)))
                 (func (export "hotpick:policy/picker@0.1.0#pick")
                     (param $call i64) (param i32 i32 i64 i64 i64 i32 i32 i32) (result i32)
-                    {pick}))"#
+                    {pick})
+                {exports})"#
         ))
         .unwrap_or_else(|error| panic!("{error}"))
     }

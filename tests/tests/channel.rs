@@ -1,13 +1,20 @@
 //! The channel and its subconns.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hotpick::Channel;
 use hotpick::channel::WaitForReady;
 use hotpick::connectivity::ConnectivityState;
+use hotpick::picker::{
+    Pick, PickInfo, PickResult, Picker, PickerBuilder, Placement, Policy, PolicyVersion, StartError,
+};
 use hotpick::resolver::{Endpoint, ResolverUpdate};
+use hotpick::subconn::ReadySet;
 use hotpick_echo::{Backend, EchoRequest};
 use hotpick_tests::{Caller, Cluster, Load, soon};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Request};
 
@@ -106,9 +113,98 @@ async fn twenty_goaways_under_load_lose_nothing() {
     assert_eq!(caller.dials(), 22);
 }
 
+/// A server that refuses the first stream and answers the others with PERMISSION_DENIED, and says what
+/// the requests were.
+async fn refuses_once(listener: TcpListener, requests: mpsc::UnboundedSender<Vec<u8>>) {
+    let (stream, _) = listener.accept().await.expect("accepted");
+    let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+    let mut refuse = true;
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        if std::mem::take(&mut refuse) {
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+            continue;
+        }
+        let requests = requests.clone();
+        tokio::spawn(async move {
+            let mut body = request.into_body();
+            let mut bytes = Vec::new();
+            while let Some(data) = body.data().await {
+                bytes.extend_from_slice(&data.expect("a body"));
+            }
+            requests.send(bytes).expect("the test waits");
+            let response = http::Response::builder().header("content-type", "application/grpc");
+            let response = response.header("grpc-status", "7").header("grpc-message", "second").body(());
+            respond.send_response(response.expect("a response"), true).expect("sent");
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_the_peer_refuses_is_sent_again_once_and_whole() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let (send, mut requests) = mpsc::unbounded_channel();
+    tokio::spawn(refuses_once(listener, send));
+    let channel = Channel::builder(format!("static:///{address}")).connect().expect("a channel");
+    let caller = Caller::ready(&channel, None).await;
+    let status = soon("the second attempt", caller.call()).await.expect_err("it is denied");
+    assert_eq!((status.code(), status.message()), (Code::PermissionDenied, "second"));
+    // The head of a gRPC message, and field 1 with the text.
+    let request = requests.recv().await.expect("a request");
+    assert_eq!(request, [&[0, 0, 0, 0, 7, 0x0a, 5][..], b"hello"].concat());
+    assert_eq!(caller.dials(), 1);
+}
+
+#[test]
+fn a_channel_whose_runtime_is_gone_fails_its_rpcs() {
+    let runtime = || tokio::runtime::Runtime::new().expect("a runtime");
+    let first = runtime();
+    let (_cluster, caller) = first.block_on(async {
+        let cluster = Cluster::start(&["a"]).await;
+        let channel = cluster.channel().connect().expect("a channel");
+        let caller = Caller::ready(&channel, None).await;
+        caller.call().await.expect("it works");
+        (cluster, caller)
+    });
+    drop(first);
+    let status = runtime().block_on(soon("the failure", caller.call())).expect_err("nothing serves");
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "the channel is closed"));
+}
+
+#[tokio::test]
+async fn a_native_policy_picks_like_any_other() {
+    #[derive(Debug)]
+    struct Last;
+    impl Policy for Last {
+        fn version(&self) -> PolicyVersion {
+            PolicyVersion::new("last", 1, "")
+        }
+        fn start(&self, _: &Placement, _: &ReadySet) -> Result<Box<dyn PickerBuilder>, StartError> {
+            Ok(Box::new(Self))
+        }
+    }
+    impl PickerBuilder for Last {
+        fn build(&mut self, ready: &ReadySet) -> Arc<dyn Picker> {
+            Arc::new(LastOf(ready.clone()))
+        }
+    }
+    #[derive(Debug)]
+    struct LastOf(ReadySet);
+    impl Picker for LastOf {
+        fn pick(&self, _: &PickInfo<'_>) -> PickResult {
+            let last = self.0.ready().last();
+            last.map_or(PickResult::Queue, |last| PickResult::Pick(Pick::to(last.clone())))
+        }
+    }
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let channel = cluster.channel().native_policy(Last).connect().expect("a channel");
+    let caller = Caller::ready(&channel, Some("last")).await;
+    assert_eq!(caller.tally(10).await.get("b"), Some(&10));
+}
+
 #[tokio::test]
 async fn a_peer_that_never_speaks_http2_is_not_ready() {
-    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = silent.local_addr().expect("an address");
     let channel = Channel::builder(format!("static:///{address}")).connect().expect("a channel");
     let _accepted = soon("the dial", silent.accept()).await.expect("accepted");
@@ -121,7 +217,7 @@ async fn a_peer_that_never_speaks_http2_is_not_ready() {
 
 #[tokio::test]
 async fn a_peer_that_closes_at_once_is_unavailable_and_not_dialled_in_a_loop() {
-    let rude = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let rude = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = rude.local_addr().expect("an address");
     tokio::spawn(async move { while rude.accept().await.is_ok() {} });
     let channel = Channel::builder(format!("static:///{address}")).connect().expect("a channel");
@@ -213,7 +309,7 @@ async fn a_lost_connection_under_an_rpc_is_unavailable() {
     let cluster = Cluster::start(&["a"]).await;
     let channel = cluster.channel().connect().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
-    let (_send, receive) = tokio::sync::mpsc::channel(1);
+    let (_send, receive) = mpsc::channel(1);
     let requests = tokio_stream::wrappers::ReceiverStream::new(receive);
     let mut answers = caller.client.clone().bidi(requests).await.expect("open").into_inner();
     drop(cluster);

@@ -1,6 +1,7 @@
 //! What policies do, good and bad, once they are loaded.
 
 use hotpick::Channel;
+use hotpick::policy::{Limits, WasmPolicy};
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{Caller, Cluster, Load, Policies, soon, standard};
 use serde_json::json;
@@ -148,17 +149,61 @@ async fn a_policy_that_always_traps_is_round_robin_under_load() {
 
 #[tokio::test]
 async fn a_policy_that_fails_to_start_is_not_taken() {
-    for init in ["unreachable", "(loop (br 0)) (i32.const 0)"] {
+    let traps = |init, changed| Wat { init, changed, ..Wat::default() }.component();
+    for bad in [
+        traps("unreachable", ""),
+        traps("(loop (br 0)) (i32.const 0)", ""),
+        traps("(i32.const 0)", "unreachable"),
+        traps("(i32.const 0)", "(loop (br 0))"),
+    ] {
         let cluster = Cluster::start(&["a", "b"]).await;
         let policies = Policies::with(&[("p.wasm", &Wat::first())]);
         let (channel, caller) = channel_with(&cluster, &policies, "p").await;
-        policies.put("p.wasm", &Wat { init, ..Wat::default() }.component());
-        // The directory takes it: only a channel has a configuration to start it with.
-        policies.wait_for("p", |policy| policy.version.as_ref().is_some_and(|v| v.generation == 2)).await;
+        policies.put("p.wasm", &bad);
+        // The directory takes it: only a channel has endpoints and a configuration to start it with.
+        let status = soon("the refusal", channel.wait_for(|status| status.refused.is_some())).await;
+        let refused = status.refused.expect("a reason").to_string();
+        assert!(refused.starts_with("policy p #2 ") && refused.contains("failed to start: "), "{refused}");
+        assert_eq!(status.policy.generation, 1);
+        assert_eq!(caller.tally(10).await.get("a"), Some(&10));
         policies.put("p.wasm", &Wat { pick: "(call $picked (i32.const 1))", ..Wat::default() }.component());
         soon("the third version", channel.wait_for(|status| status.policy.generation == 3)).await;
         assert_eq!(channel.status().swaps, 1);
+        assert!(channel.status().refused.is_none());
         assert_eq!(caller.tally(10).await.get("b"), Some(&10));
+    }
+}
+
+#[test]
+fn what_a_policy_imports_and_which_optional_parts_it_has_is_known() {
+    let text = Wat {
+        imports: r#"(import "hotpick:policy/env@0.1.0" "random" (func $random (result i64)))
+                    (import "hotpick:policy/call@0.1.0" "tried" (func $tried (param i32) (result i32)))"#,
+        exports: r#"(func (export "hotpick:policy/handover@0.1.0#save") (result i32) unreachable)
+                    (func (export "hotpick:policy/handover@0.1.0#restore") (param i32 i32) (result i32) unreachable)
+                    (func (export "hotpick:policy/alarms@0.1.0#fired") (param i32 i64))"#,
+        pick: "(drop (call $random)) (call $picked (call $tried (i32.const 0)))",
+        ..Wat::default()
+    };
+    let policy = WasmPolicy::compile("p", 1, &text.component(), Limits::default()).expect("a policy");
+    let sorted = |parts: &[String]| {
+        let mut parts = parts.to_vec();
+        parts.sort();
+        parts.join(" ")
+    };
+    assert_eq!(sorted(policy.imports()), "call env");
+    assert_eq!(sorted(policy.optional_parts()), "alarms handover");
+}
+
+#[test]
+fn the_standard_policies_import_nothing_but_hotpicks_interfaces() {
+    for (name, imports) in
+        [("round_robin", vec!["env"]), ("random", vec!["env"]), ("color", vec!["call", "env"])]
+    {
+        let policy = WasmPolicy::compile(name, 1, &standard(name), Limits::default()).expect("a policy");
+        let mut imported = policy.imports().to_vec();
+        imported.sort();
+        assert_eq!(imported, imports, "{name}");
     }
 }
 

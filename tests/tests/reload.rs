@@ -87,6 +87,9 @@ async fn a_bad_file_leaves_the_old_version_in_force_and_says_why() {
         assert_eq!(status.version.expect("the old one").generation, 1, "{what}");
         assert_eq!(caller.tally(10).await.get("a"), Some(&10), "{what}");
         assert_eq!(channel.status().swaps, 0, "{what}");
+        // A channel that is made now gets the good one, too.
+        let (_, late) = first_with(&cluster, &policies).await;
+        assert_eq!(late.tally(10).await.get("a"), Some(&10), "{what}");
         // The good one again is no swap: it never left.
         policies.put("p.wasm", &Wat::first());
         policies.wait_for("p", |policy| policy.rejected.is_none()).await;

@@ -78,7 +78,11 @@ async fn serve(
     loop {
         tokio::select! {
             incoming = listener.accept() => {
-                let Ok((stream, _)) = incoming else { continue };
+                let Ok((stream, _)) = incoming else {
+                    // Out of file descriptors, most likely: to try again at once would spin.
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                    continue;
+                };
                 accepted.fetch_add(1, Ordering::Relaxed);
                 let mut drains = drains.clone();
                 drains.mark_unchanged();

@@ -50,6 +50,11 @@ impl Body for RpcBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.project();
+        // First, or a stream that is faster than its reader would never be late.
+        if this.deadline.as_pin_mut().is_some_and(|deadline| deadline.poll(cx).is_ready()) {
+            this.call.end(false);
+            return Poll::Ready(Some(Err(super::deadline_exceeded(None))));
+        }
         if let Poll::Ready(frame) = this.inner.poll_frame(cx) {
             return Poll::Ready(match frame {
                 Some(Ok(frame)) => {
@@ -68,12 +73,7 @@ impl Body for RpcBody {
                 }
             });
         }
-        let late = this.deadline.as_pin_mut().is_some_and(|deadline| deadline.poll(cx).is_ready());
-        if !late {
-            return Poll::Pending;
-        }
-        this.call.end(false);
-        Poll::Ready(Some(Err(super::deadline_exceeded(None))))
+        Poll::Pending
     }
 
     fn is_end_stream(&self) -> bool {

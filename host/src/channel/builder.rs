@@ -8,10 +8,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Channel, Shared};
-use crate::balancer::{self, Inputs, Report};
-use crate::picker::{PickerCell, Placement};
+use crate::balancer::{self, Inputs, PolicyStream, Report};
+use crate::picker::{PickerCell, Placement, Policy};
 use crate::policy::{PolicyError, is_policy_name};
-use crate::policy_dir::PolicyDir;
+use crate::policy_dir::{PolicyDir, PolicyUpdate};
 use crate::resolver::{Resolver, Target, TargetError};
 use crate::subconn::SubConnOptions;
 
@@ -23,6 +23,7 @@ pub struct ChannelBuilder {
     resolver: Option<Box<dyn Resolver>>,
     policies: Option<PolicyDir>,
     policy: Option<String>,
+    native: Option<Arc<dyn Policy>>,
     config: serde_json::Value,
     patience: Duration,
     authority: Option<String>,
@@ -54,6 +55,7 @@ impl ChannelBuilder {
             resolver: None,
             policies: None,
             policy: None,
+            native: None,
             config: serde_json::json!({}),
             patience: Duration::from_secs(5),
             authority: None,
@@ -77,6 +79,12 @@ impl ChannelBuilder {
     /// Without one, or while there is none of this name, it is the native round robin.
     pub fn policy(mut self, name: impl Into<String>) -> Self {
         self.policy = Some(name.into());
+        self
+    }
+
+    /// A policy in Rust, instead of one from a directory.
+    pub fn native_policy(mut self, policy: impl Policy + 'static) -> Self {
+        self.native = Some(Arc::new(policy));
         self
     }
 
@@ -123,13 +131,14 @@ impl ChannelBuilder {
             .map(|text| text.parse::<Authority>().map_err(|_| ConnectError::Authority(text)))
             .transpose()?;
 
-        let policies = match (&self.policies, &self.policy) {
-            (Some(directory), Some(name)) => Some(directory.watch(name)),
-            (None, Some(name)) => {
+        let policies: Option<PolicyStream> = match (self.native, &self.policies, &self.policy) {
+            (Some(policy), _, _) => Some(Box::pin(tokio_stream::once(PolicyUpdate::Loaded(policy)))),
+            (None, Some(directory), Some(name)) => Some(directory.watch(name)),
+            (None, None, Some(name)) => {
                 tracing::warn!(policy = name, "no policy directory is given: round robin serves");
                 None
             }
-            (_, None) => None,
+            (None, _, None) => None,
         };
         let cell = Arc::new(PickerCell::new());
         let (reporter, report) = watch::channel(Report::default());

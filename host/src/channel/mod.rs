@@ -18,10 +18,10 @@ use tonic::Status;
 use tonic::body::Body;
 
 use self::body::RpcBody;
-use self::timeout::grpc_timeout;
+use self::timeout::{grpc_timeout, set_grpc_timeout};
 use crate::balancer::Report;
 use crate::connectivity::ConnectivityState;
-use crate::picker::{Faults, PickInfo, PickerCell, PolicyVersion};
+use crate::picker::{Faults, PickInfo, PickerCell, PolicyVersion, StartError};
 use crate::subconn::{ReplayBody, SendError, SubConn};
 
 pub use self::builder::{ChannelBuilder, ConnectError};
@@ -53,6 +53,9 @@ pub struct ChannelStatus {
     pub swaps: u64,
     /// What the policy in force has done wrong.
     pub faults: Faults,
+    /// Why a version newer than the one in force was not taken by this channel: it failed to start, or
+    /// refused the channel's configuration.
+    pub refused: Option<StartError>,
     /// The subconns, in the resolver's order.
     pub subconns: Vec<SubConn>,
 }
@@ -89,7 +92,8 @@ impl Channel {
             state: report.state,
             policy: report.policy,
             swaps: report.swaps,
-            faults: self.0.cell.faults(),
+            faults: report.picker.map(|picker| picker.faults()).unwrap_or_default(),
+            refused: report.refused,
             subconns: report.subconns,
         }
     }
@@ -108,6 +112,10 @@ impl Channel {
         }
     }
 }
+
+/// How often an RPC is sent again because its connection ended before the peer looked at it. Once if the
+/// peer refused its stream alone.
+const UNPROCESSED: usize = 5;
 
 impl tower_service::Service<Request<Body>> for Channel {
     type Response = Response<Body>;
@@ -154,8 +162,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Picks and sends, again and again until the request has left; once more if it left and the peer
-    /// says that it did not look at it (gRFC A6, "transparent retries").
+    /// Picks and sends, again and again until the request has left; and again, so many times, if it left
+    /// and the peer says that it did not look at it (gRFC A6, "transparent retries").
     async fn send(
         &self,
         request: Request<Body>,
@@ -167,7 +175,7 @@ impl Shared {
         // They end here, and would be cloned for each attempt.
         head.extensions.clear();
         let (mut body, replay) = ReplayBody::new(body);
-        let mut refused = false;
+        let mut attempts_left = UNPROCESSED;
         let mut tried = Vec::new();
         let mut asked = None;
         loop {
@@ -176,29 +184,39 @@ impl Shared {
             info.wait_for_ready = wait_for_ready;
             info.tried = &tried;
             let (pick, generation) = self.cell.pick(&mut info, asked.take(), last_error).await?;
+            let has_waited = info.requeued || !tried.is_empty();
 
             // The head stays here: what the policy adds belongs to this attempt alone.
             let mut attempt = Request::from_parts(head.clone(), body);
             for (name, value) in pick.metadata {
-                attempt.headers_mut().insert(name, value);
+                attempt.headers_mut().append(name, value);
+            }
+            if let Some(deadline) = deadline.filter(|_| has_waited) {
+                set_grpc_timeout(attempt.headers_mut(), deadline.saturating_duration_since(Instant::now()));
             }
             match pick.subconn.send(attempt).await {
                 Ok((response, call)) => {
                     replay.commit();
                     return Ok(RpcBody::wrap(response, call, deadline));
                 }
-                Err(SendError::NotSent(unsent)) => body = unsent.into_body(),
-                Err(SendError::Refused(status)) => match replay.again() {
-                    Some(again) if !refused => {
-                        refused = true;
-                        body = again;
+                Err(SendError::NotSent(unsent)) => {
+                    body = unsent.into_body();
+                    // Something has become of the subconn, so there is or will be another picker.
+                    asked = Some(generation);
+                }
+                Err(SendError::Unprocessed { status, refused }) => {
+                    // A server that refuses is not to be pressed; connections that end are another matter.
+                    attempts_left = if refused { attempts_left.min(1) } else { attempts_left };
+                    match replay.again().filter(|_| attempts_left > 0) {
+                        Some(again) => body = again,
+                        None => return Err(status),
                     }
-                    _ => return Err(status),
-                },
-                Err(SendError::Failed(status)) => return Err(status),
+                    attempts_left -= 1;
+                }
+                // What the caller's own body failed with says more than how the stream then ended.
+                Err(SendError::Failed(status)) => return Err(replay.take_error().unwrap_or(status)),
             }
             tried.push(pick.subconn.id());
-            asked = Some(generation);
         }
     }
 }

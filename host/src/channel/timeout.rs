@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 /// The time that the caller gives the RPC, if the header says it (`doc/PROTOCOL-HTTP2.md`: at most 8
 /// digits and a unit). What is not well-formed is left for the server to refuse.
@@ -22,6 +22,18 @@ pub(super) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
         "n" => Duration::from_nanos(value),
         _ => return None,
     })
+}
+
+/// Tells the server the time that is left, for an RPC that has waited on this side.
+pub(super) fn set_grpc_timeout(headers: &mut HeaderMap, left: Duration) {
+    // At most 8 digits: milliseconds up to a day, seconds up to three years.
+    let (value, unit) = match left.as_millis() {
+        millis @ ..=99_999_999 => (millis, 'm'),
+        millis => ((millis / 1000).min(99_999_999), 'S'),
+    };
+    if let Ok(value) = HeaderValue::try_from(format!("{value}{unit}")) {
+        headers.insert("grpc-timeout", value);
+    }
 }
 
 #[cfg(test)]
@@ -47,6 +59,17 @@ mod tests {
         for bad in ["", "S", "1", "1s", "-1S", "+1S", "999999999S", "1.5S"] {
             assert_eq!(parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn the_time_left_is_written_as_it_is_read() {
+        let mut headers = HeaderMap::new();
+        for left in [Duration::ZERO, Duration::from_millis(99_999_999), Duration::from_secs(100_000)] {
+            set_grpc_timeout(&mut headers, left);
+            assert_eq!(grpc_timeout(&headers), Some(left));
+        }
+        set_grpc_timeout(&mut headers, Duration::MAX);
+        assert_eq!(grpc_timeout(&headers), Some(Duration::from_secs(99_999_999)));
     }
 
     proptest! {

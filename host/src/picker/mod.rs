@@ -1,8 +1,8 @@
 //! The narrow waist: how an RPC gets its subconn.
 //!
 //! A [`Policy`] makes one [`PickerBuilder`] for each channel; the balancer gives the builder each new
-//! [`ReadySet`] and publishes the [`Picker`] that comes back in the channel's [`PickerCell`]; RPCs pick
-//! with whichever picker is current. Replacing a policy is one pointer store, and it wakes the RPCs
+//! [`ReadySet`] and publishes the [`Picker`] that comes back in the channel's cell; RPCs pick with
+//! whichever picker is current. Replacing a policy is one pointer store, and it wakes the RPCs
 //! that the old picker had queued.
 
 mod round_robin;
@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::subconn::{ReadySet, SubConn};
 
@@ -28,7 +28,10 @@ pub trait Policy: Send + Sync + fmt::Debug {
 
     /// Starts the policy for one channel. Called off the runtime's worker threads, within the runtime:
     /// it may block. An error leaves the channel with the policy that it has.
-    fn start(&self, placement: &Placement) -> Result<Box<dyn PickerBuilder>, StartError>;
+    ///
+    /// `ready` is the channel's latest snapshot, and may be empty; a policy that cannot live with it had
+    /// better say so here, while the one before it still serves.
+    fn start(&self, placement: &Placement, ready: &ReadySet) -> Result<Box<dyn PickerBuilder>, StartError>;
 }
 
 /// Which policy, and which edition of it.
@@ -83,7 +86,15 @@ impl Placement {
 /// Why a policy does not start for a channel: one sentence.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct StartError(pub String);
+pub struct StartError(String);
+
+impl StartError {
+    /// An error with this sentence.
+    #[must_use]
+    pub fn new(sentence: impl Into<String>) -> Self {
+        Self(sentence.into())
+    }
+}
 
 /// A policy at work in one channel.
 pub trait PickerBuilder: Send + fmt::Debug {
@@ -180,7 +191,7 @@ impl Pick {
 
 /// Holds the current picker of a channel.
 #[derive(Debug)]
-pub struct PickerCell(ArcSwap<Generation>);
+pub(crate) struct PickerCell(ArcSwap<Generation>);
 
 /// A picker and the signal that a newer one is there.
 ///
@@ -193,20 +204,14 @@ pub(crate) struct Generation {
 
 impl PickerCell {
     /// A cell whose first picker queues every RPC.
-    #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(ArcSwap::new(Generation::new(Arc::new(Always::Queue))))
     }
 
     /// Makes `picker` the current one and wakes the RPCs that wait for it.
-    pub fn publish(&self, picker: Arc<dyn Picker>) {
+    pub(crate) fn publish(&self, picker: Arc<dyn Picker>) {
         // The swap comes first, so that an RPC woken by the cancellation loads the new generation.
         self.0.swap(Generation::new(picker)).replaced.cancel();
-    }
-
-    /// What the current picker's policy has done wrong.
-    pub(crate) fn faults(&self) -> Faults {
-        self.0.load().picker.faults()
     }
 
     /// Picks for one RPC, waiting out the pickers that hold it. Cancelled by dropping.
@@ -235,22 +240,32 @@ impl PickerCell {
                     *last_error = Some(status);
                     after = Some(generation);
                 }
-                PickResult::Fail(status) | PickResult::Drop(status) => return Err(status),
+                PickResult::Fail(status) | PickResult::Drop(status) => return Err(restrict(status)),
                 PickResult::Busy => tokio::task::yield_now().await,
             }
         }
     }
 }
 
-impl Default for PickerCell {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Generation {
     fn new(picker: Arc<dyn Picker>) -> Arc<Self> {
         Arc::new(Self { picker, replaced: CancellationToken::new() })
+    }
+}
+
+/// The codes that gRFC A54 keeps for applications become INTERNAL: a caller must be able to tell what its
+/// server said from what the balancer did.
+fn restrict(status: Status) -> Status {
+    match status.code() {
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::DataLoss
+        | Code::Ok => Status::internal(format!("the picker ended the RPC with the illegal status {status}")),
+        _ => status,
     }
 }
 
@@ -261,6 +276,8 @@ pub(crate) enum Always {
     Queue,
     /// Nothing is.
     Fail(Status),
+    /// Nothing ever will be.
+    Drop(Status),
 }
 
 impl Picker for Always {
@@ -268,6 +285,7 @@ impl Picker for Always {
         match self {
             Self::Queue => PickResult::Queue,
             Self::Fail(status) => PickResult::Fail(status.clone()),
+            Self::Drop(status) => PickResult::Drop(status.clone()),
         }
     }
 }
@@ -355,6 +373,15 @@ mod tests {
         }
         assert_eq!(asked.load(Ordering::Relaxed), 2);
         waiting.abort();
+    }
+
+    #[tokio::test]
+    async fn codes_that_are_the_applications_become_internal() {
+        let cell = PickerCell::new();
+        cell.publish(Arc::new(Always::Drop(Status::not_found("no such thing"))));
+        let status = pick(&cell, true).await.expect_err("dropped");
+        assert_eq!(status.code(), Code::Internal);
+        assert!(status.message().contains("no such thing"));
     }
 
     /// A busy picker is asked again, and the RPC does not wait for a new one.

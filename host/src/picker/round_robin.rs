@@ -18,7 +18,7 @@ impl Policy for RoundRobin {
         PolicyVersion::new("round_robin", 0, "")
     }
 
-    fn start(&self, _placement: &Placement) -> Result<Box<dyn PickerBuilder>, StartError> {
+    fn start(&self, _placement: &Placement, _ready: &ReadySet) -> Result<Box<dyn PickerBuilder>, StartError> {
         Ok(Self::builder())
     }
 }

@@ -113,8 +113,14 @@ impl Watchdog {
     /// A tick: whether the call may go on.
     pub(super) fn look(&mut self) -> bool {
         let now = thread_cpu_time();
-        let first = *self.first.get_or_insert(now);
-        now.saturating_sub(first) < self.limit
+        // The first look says nothing: the tick may have come right after the call began.
+        match self.first {
+            None => {
+                self.first = Some(now);
+                true
+            }
+            Some(first) => now.saturating_sub(first) < self.limit,
+        }
     }
 }
 

@@ -112,14 +112,14 @@ impl Instance {
                         .collect(),
                 })
                 .collect();
-            arm(store, compiled.limits.update);
+            arm(store, compiled.limits.update_of(added.len() + removed.len()));
             endpoints
                 .call_changed(&mut *store, &added, &removed, now)
                 .map_err(|error| fault(store, &error))?;
         }
         if ready_changed {
             let ids: Vec<_> = ready.ready().iter().map(crate::subconn::SubConn::id).collect();
-            arm(store, compiled.limits.update);
+            arm(store, compiled.limits.update_of(ids.len()));
             endpoints.call_ready(&mut *store, &ids, now).map_err(|error| fault(store, &error))?;
         }
         self.told = ready.clone();

@@ -8,13 +8,15 @@ use std::time::Duration;
 pub struct Limits {
     /// CPU time of a pick, give or take a millisecond.
     pub pick: Duration,
-    /// CPU time of the calls that tell a policy of endpoints.
+    /// CPU time of the calls that tell a policy of endpoints, and for each endpoint on top of that.
     pub update: Duration,
+    /// See [`update`](Self::update).
+    pub update_each: Duration,
     /// CPU time of instantiating and `init`.
     pub init: Duration,
     /// Bytes of linear memory.
     pub memory: usize,
-    /// Elements of each table.
+    /// Elements of all tables together.
     pub table: usize,
     /// Bytes of the file.
     pub component: usize,
@@ -37,6 +39,7 @@ impl Default for Limits {
         Self {
             pick: Duration::from_millis(2),
             update: Duration::from_millis(10),
+            update_each: Duration::from_micros(50),
             init: Duration::from_secs(1),
             memory: 32 << 20,
             table: 100_000,
@@ -51,19 +54,36 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The limit of a call that names so many endpoints.
+    pub(super) fn update_of(&self, endpoints: usize) -> Duration {
+        let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);
+        self.update.saturating_add(self.update_each.saturating_mul(endpoints))
+    }
+}
+
 /// Holds an instance to its memory, and remembers that it asked for more.
 #[derive(Debug)]
 pub(super) struct Memory {
     /// Bytes left, over all of the instance's memories.
-    left: usize,
-    table: usize,
+    bytes: usize,
+    /// Elements left, over all of its tables.
+    elements: usize,
+    /// The last growth was.
     pub(super) refused: bool,
 }
 
 impl Memory {
     pub(super) fn new(limits: &Limits) -> Self {
-        Self { left: limits.memory, table: limits.table, refused: false }
+        Self { bytes: limits.memory, elements: limits.table, refused: false }
     }
+}
+
+/// Takes a growth from what is left of something.
+fn take(left: &mut usize, current: usize, desired: usize) -> bool {
+    let rest = left.checked_sub(desired.saturating_sub(current));
+    *left = rest.unwrap_or(*left);
+    rest.is_some()
 }
 
 impl wasmtime::ResourceLimiter for Memory {
@@ -73,20 +93,34 @@ impl wasmtime::ResourceLimiter for Memory {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        match self.left.checked_sub(desired.saturating_sub(current)) {
-            Some(left) => self.left = left,
-            None => self.refused = true,
-        }
-        Ok(!self.refused)
+        let granted = take(&mut self.bytes, current, desired);
+        self.refused = !granted;
+        Ok(granted)
     }
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        self.refused |= desired > self.table;
-        Ok(!self.refused)
+        let granted = take(&mut self.elements, current, desired);
+        self.refused = !granted;
+        Ok(granted)
+    }
+
+    // Each core instance, table and memory has a price of its own, an empty memory that of its address
+    // space. Components of languages with a runtime are made of dozens of instances.
+
+    fn instances(&self) -> usize {
+        200
+    }
+
+    fn tables(&self) -> usize {
+        50
+    }
+
+    fn memories(&self) -> usize {
+        10
     }
 }

@@ -22,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 use self::compiled::Compiled;
 use self::picker::WasmPickerBuilder;
 use crate::picker::{PickerBuilder, Placement, Policy, PolicyVersion, StartError};
+use crate::subconn::ReadySet;
 
 pub use self::componentize::componentize;
 pub use self::limits::Limits;
@@ -120,10 +121,10 @@ impl Policy for WasmPolicy {
         self.0.version.clone()
     }
 
-    fn start(&self, placement: &Placement) -> Result<Box<dyn PickerBuilder>, StartError> {
-        WasmPickerBuilder::start(&self.0, placement)
+    fn start(&self, placement: &Placement, ready: &ReadySet) -> Result<Box<dyn PickerBuilder>, StartError> {
+        WasmPickerBuilder::start(&self.0, placement, ready)
             .map(|builder| Box::new(builder) as Box<dyn PickerBuilder>)
-            .map_err(|error| StartError(format!("policy {} {error}", self.0.version)))
+            .map_err(|error| StartError::new(format!("policy {} {error}", self.0.version)))
     }
 }
 
@@ -146,4 +147,39 @@ pub fn is_policy_name(name: &str) -> bool {
 #[must_use]
 pub fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::picker::{PickInfo, PickResult};
+    use crate::resolver::Endpoint;
+    use crate::subconn::{SubConn, SubConnOptions};
+
+    /// A list of endpoints may be long: the time to take it in grows with it.
+    #[tokio::test]
+    async fn ten_thousand_endpoints_are_no_fault() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies/dist/color.wasm");
+        let bytes = std::fs::read(file).expect("a built policy");
+        let policy = WasmPolicy::compile("color", 1, &bytes, Limits::default()).expect("a policy");
+        let (events, _changed) = tokio::sync::mpsc::unbounded_channel();
+        let subconn = |id: u32| {
+            let address = format!("10.0.{}.{}:80", id / 250, id % 250).parse().expect("an address");
+            let color = if id == 7777 { "red" } else { "blue" };
+            let endpoint = Endpoint::new(address).with_attribute("color", color);
+            SubConn::spawn(id, endpoint, SubConnOptions::default(), events.clone())
+        };
+        let all: Vec<_> = (0..10_000).map(subconn).collect();
+        let ready = ReadySet::new(all.clone(), all);
+        let placement = Placement::new("static:///many", "{}");
+        let mut builder = policy.start(&placement, &ready).expect("started");
+        let picker = builder.build(&ready);
+        let mut metadata = http::HeaderMap::new();
+        metadata.insert("color", http::HeaderValue::from_static("red"));
+        match picker.pick(&PickInfo::new("/s/m", &metadata)) {
+            PickResult::Pick(pick) => assert_eq!(pick.subconn.id(), 7777),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(picker.faults().count, 0, "{:?}", picker.faults());
+    }
 }

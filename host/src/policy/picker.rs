@@ -47,14 +47,19 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const SPINS: u32 = 64;
 
 impl WasmPickerBuilder {
-    pub(super) fn start(compiled: &Arc<Compiled>, placement: &Placement) -> Result<Self, InitError> {
-        let instance = Instance::new(compiled, placement)?;
+    pub(super) fn start(
+        compiled: &Arc<Compiled>,
+        placement: &Placement,
+        ready: &ReadySet,
+    ) -> Result<Self, InitError> {
+        let mut instance = Instance::new(compiled, placement)?;
+        instance.tell(compiled, ready)?;
         Ok(Self(Arc::new(Seat {
             compiled: Arc::clone(compiled),
             placement: placement.clone(),
             occupant: Mutex::new(Occupant {
                 instance: Some(Box::new(instance)),
-                ready: ReadySet::default(),
+                ready: ready.clone(),
                 seated: Instant::now(),
                 streak: 0,
                 faults: Faults::default(),
@@ -177,22 +182,31 @@ async fn replace(seat: Weak<Seat>, mut wait: Duration) {
 }
 
 impl Seat {
+    /// Makes an instance, and seats it once it knows all there is to know. RPCs go on meanwhile: only the
+    /// last look is taken under the lock.
+    fn fresh(&self) -> Result<MutexGuard<'_, Occupant>, InitError> {
+        let mut instance = Instance::new(&self.compiled, &self.placement)?;
+        loop {
+            let ready = self.lock().ready.clone();
+            instance.tell(&self.compiled, &ready)?;
+            let mut occupant = self.lock();
+            if occupant.ready.is(&ready) {
+                occupant.instance = Some(Box::new(instance));
+                return Ok(occupant);
+            }
+        }
+    }
+
     /// Makes an instance and seats it. The error is the wait before the next try.
     fn reseat(self: &Arc<Self>) -> Result<(), Duration> {
-        let fresh = Instance::new(&self.compiled, &self.placement);
-        let mut occupant = self.lock();
-        let ready = occupant.ready.clone();
-        let told = fresh.map_err(|error| error.to_string()).and_then(|mut instance| {
-            instance.tell(&self.compiled, &ready).map_err(|fault| fault.to_string())?;
-            Ok(instance)
-        });
-        match told {
-            Ok(instance) => {
-                occupant.instance = Some(Box::new(instance));
+        match self.fresh() {
+            Ok(mut occupant) => {
                 occupant.seated = Instant::now();
                 Ok(())
             }
             Err(error) => {
+                let error = error.to_string();
+                let mut occupant = self.lock();
                 occupant.streak = occupant.streak.saturating_add(1);
                 occupant.faults.count += 1;
                 let policy = &self.compiled.version;

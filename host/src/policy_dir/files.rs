@@ -132,7 +132,9 @@ impl Settling {
                 _ => now,
             };
             // A file that was there long before we looked need not be waited for.
-            let old = follow.settled.is_none() && seen.is_some_and(|seen| seen.is_old(quiet));
+            let old = follow.settled.is_none()
+                && follow.pending.is_none()
+                && seen.is_some_and(|seen| seen.is_old(quiet));
             if old || now.duration_since(since) >= quiet {
                 *follow = Follow { settled: seen, pending: None };
                 at_rest.push((name.clone(), seen));
@@ -146,12 +148,14 @@ impl Settling {
 
     /// Something is still changing.
     pub(super) fn is_pending(&self) -> bool {
-        self.files.values().any(|follow| follow.pending.is_some())
+        let now = Instant::now();
+        let changing = |follow: &Follow| follow.pending.is_some_and(|(_, since)| since <= now);
+        self.files.values().any(changing)
     }
 
-    /// The file was not at rest after all.
-    pub(super) fn unsettle(&mut self, name: &str, seen: Fingerprint) {
-        let pending = Some((Some(seen), Instant::now()));
+    /// The file is to be returned once more, after this time and a quiet time, even if it stays as it is.
+    pub(super) fn retry(&mut self, name: &str, seen: Fingerprint, after: Duration) {
+        let pending = Some((Some(seen), Instant::now() + after));
         self.files.insert(name.to_owned(), Follow { settled: None, pending });
     }
 }

@@ -157,6 +157,7 @@ impl PolicyDir {
             watcher: Watcher::new(&absolute, dirty),
             settling: Settling::default(),
             snapshot: Snapshot::default(),
+            unreadable: false,
         };
         let thread = std::thread::Builder::new().name("hotpick-policies".to_owned());
         thread.spawn(move || follower.run()).map_err(failed)?;
@@ -185,28 +186,35 @@ impl PolicyDir {
     pub fn watch(&self, name: &str) -> Pin<Box<dyn Stream<Item = PolicyUpdate> + Send>> {
         let name = name.to_owned();
         let mut seen = None;
+        let mut given = PolicyVersion::default();
         // As long as someone watches, the directory is followed.
         let alive = Arc::clone(&self.0);
         let updates = WatchStream::new(self.0.snapshot.subscribe()).filter_map(move |snapshot| {
             let _alive = &alive;
-            if !snapshot.complete {
+            let Some(entry) = snapshot.policies.get(&name) else {
+                // Not yet seen is not unknown.
+                return (snapshot.complete && seen.replace(0) != Some(0)).then_some(PolicyUpdate::Unknown);
+            };
+            if seen.replace(entry.revision) == Some(entry.revision) {
                 return None;
             }
-            let entry = snapshot.policies.get(&name);
-            let revision = entry.map_or(0, |entry| entry.revision);
-            if seen.replace(revision) == Some(revision) {
-                return None;
-            }
-            Some(entry.map_or(PolicyUpdate::Unknown, Entry::update))
+            Some(entry.update(&mut given))
         });
         Box::pin(updates)
     }
 }
 
 impl Entry {
-    fn update(&self) -> PolicyUpdate {
+    /// The news for a watcher that has last been given this version. A good version comes before the bad
+    /// file that lies there now: it is the one in force.
+    fn update(&self, given: &mut PolicyVersion) -> PolicyUpdate {
         match (&self.policy, &self.rejected) {
-            (Some(policy), None) if self.present => PolicyUpdate::Loaded(Arc::new(policy.clone())),
+            (Some(policy), rejected)
+                if self.present && (rejected.is_none() || policy.version() != *given) =>
+            {
+                *given = policy.version();
+                PolicyUpdate::Loaded(Arc::new(policy.clone()))
+            }
             (_, Some(error)) => PolicyUpdate::Rejected(error.clone()),
             (Some(_), None) => PolicyUpdate::Withdrawn,
             (None, None) => PolicyUpdate::Unknown,
@@ -236,6 +244,8 @@ struct Follower {
     watcher: Watcher,
     settling: Settling,
     snapshot: Snapshot,
+    /// The directory could not be listed the last time.
+    unreadable: bool,
 }
 
 impl Follower {
@@ -258,7 +268,19 @@ impl Follower {
     }
 
     fn scan(&mut self) {
-        let present = files::list(&self.directory).unwrap_or_default();
+        let present = match files::list(&self.directory) {
+            Ok(present) => present,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => {
+                // That it cannot be seen does not mean that nothing is there.
+                if !std::mem::replace(&mut self.unreadable, true) {
+                    let directory = self.directory.display();
+                    tracing::warn!(%directory, %error, "policy directory cannot be read: all stays as it is");
+                }
+                return;
+            }
+        };
+        self.unreadable = false;
         for (file, seen) in self.settling.observe(&present, self.options.quiet) {
             match seen {
                 Some(fingerprint) => self.load(&file, fingerprint),
@@ -276,8 +298,12 @@ impl Follower {
         let bytes = match files::read(&self.directory.join(file), fingerprint, self.options.limits.component)
         {
             Ok(Some(bytes)) => bytes,
-            Ok(None) => return self.settling.unsettle(file, fingerprint),
-            Err(error) => return self.reject(name, error),
+            Ok(None) => return self.settling.retry(file, fingerprint, Duration::ZERO),
+            Err(error) => {
+                // What could not be read may be good, and not change: it is tried again.
+                self.settling.retry(file, fingerprint, self.options.scan);
+                return self.reject(name, error);
+            }
         };
         let current = self.snapshot.policies.get(name).and_then(|entry| entry.policy.as_ref());
         let current = current.map(Policy::version).unwrap_or_default();
@@ -297,6 +323,9 @@ impl Follower {
     }
 
     fn reject(&mut self, name: &str, error: PolicyError) {
+        if self.snapshot.policies.get(name).and_then(|entry| entry.rejected.as_ref()) == Some(&error) {
+            return;
+        }
         let in_force = self.in_force(name);
         tracing::warn!(policy = name, %error, in_force, "policy rejected");
         self.change(name, |entry| entry.rejected = Some(error));

@@ -41,9 +41,14 @@ pub struct SubConnOptions {
     pub connect_timeout: Duration,
     /// How long to wait between attempts.
     pub backoff: Backoff,
-    /// Send a PING when nothing was read for this long while RPCs are open.
-    pub keep_alive_interval: Duration,
-    /// Give the connection up when a PING is not answered for this long.
+    /// Give a connection up when the peer's TCP has acknowledged nothing for this long: neither data,
+    /// nor, on a connection without any, the kernel's probes. On Linux; elsewhere the probes alone.
+    pub dead_after: Duration,
+    /// Send an HTTP/2 PING when nothing was read for this long while RPCs are open. Not by default:
+    /// unless told otherwise, gRPC servers end connections that ping more often than every 5 minutes.
+    /// For peers behind a proxy, which acknowledges in their stead.
+    pub keep_alive_interval: Option<Duration>,
+    /// Give a connection up when a PING is not answered for this long.
     pub keep_alive_timeout: Duration,
 }
 
@@ -52,7 +57,8 @@ impl Default for SubConnOptions {
         Self {
             connect_timeout: Duration::from_secs(20),
             backoff: Backoff::default(),
-            keep_alive_interval: Duration::from_secs(20),
+            dead_after: Duration::from_secs(20),
+            keep_alive_interval: None,
             keep_alive_timeout: Duration::from_secs(10),
         }
     }
@@ -175,11 +181,11 @@ impl SubConn {
                 call.unsend();
                 Err(SendError::NotSent(request))
             }
-            Err(SendError::Refused(status)) => {
+            Err(unprocessed @ SendError::Unprocessed { .. }) => {
                 call.unsend();
-                Err(SendError::Refused(status))
+                Err(unprocessed)
             }
-            Err(SendError::Failed(status)) => Err(SendError::Failed(status)),
+            Err(failed @ SendError::Failed(_)) => Err(failed),
         }
     }
 }
@@ -237,8 +243,11 @@ impl Shared {
 /// The task of one subconn.
 async fn run(shared: Arc<Shared>, options: SubConnOptions, events: mpsc::UnboundedSender<u32>) {
     let mut machine = Machine::new(options.backoff);
-    let mut keep_alive =
-        KeepAlive { interval: options.keep_alive_interval, timeout: options.keep_alive_timeout };
+    let mut keep_alive = KeepAlive {
+        interval: options.keep_alive_interval,
+        timeout: options.keep_alive_timeout,
+        tcp: options.dead_after,
+    };
     let mut transport = None;
     loop {
         // The transport first: who sees READY must be able to send.
@@ -277,7 +286,7 @@ async fn run(shared: Arc<Shared>, options: SubConnOptions, events: mpsc::Unbound
                         let address = shared.endpoint.load().addresses()[0].to_string();
                         tracing::debug!(address, reason = loss.reason, "subconn lost");
                         if loss.too_many_pings {
-                            keep_alive.interval = keep_alive.interval.saturating_mul(2);
+                            keep_alive.interval = keep_alive.interval.map(|interval| interval.saturating_mul(2));
                         }
                         shared.status().error = Some(format!("connection to {address} lost: {}", loss.reason));
                         machine.lost(Instant::now(), loss.answered, fastrand::f64());

@@ -55,9 +55,14 @@ impl ReadySet {
         self.entry(id).map(|(subconn, _)| subconn)
     }
 
+    /// Whether this is the very same snapshot.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// What is different from an `earlier` snapshot.
     pub(crate) fn changes_since(&self, earlier: &Self) -> Changes {
-        if Arc::ptr_eq(&self.0, &earlier.0) {
+        if self.is(earlier) {
             return Changes::default();
         }
         let changed = |(id, endpoint): &(u32, Arc<Endpoint>)| {

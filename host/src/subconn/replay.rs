@@ -37,6 +37,7 @@ struct State {
     /// Everything that was given out is in `kept`.
     complete: bool,
     ended: bool,
+    error: Option<Status>,
 }
 
 #[derive(Clone, Debug)]
@@ -48,8 +49,14 @@ enum Kept {
 impl ReplayBody {
     /// A body, and the means to send it once more.
     pub(crate) fn new(body: tonic::body::Body) -> (Self, Replay) {
-        let state =
-            State { ended: body.is_end_stream(), rest: body, kept: VecDeque::new(), size: 0, complete: true };
+        let state = State {
+            ended: body.is_end_stream(),
+            rest: body,
+            kept: VecDeque::new(),
+            size: 0,
+            complete: true,
+            error: None,
+        };
         let shared = Arc::new(Shared(Mutex::new(state)));
         (Self { shared: Arc::clone(&shared), at: 0 }, Replay(shared))
     }
@@ -62,6 +69,11 @@ impl Replay {
     pub(crate) fn again(&self) -> Option<ReplayBody> {
         let complete = self.0.lock().complete;
         complete.then(|| ReplayBody { shared: Arc::clone(&self.0), at: 0 })
+    }
+
+    /// What the caller's body failed with, if that is what it did.
+    pub(crate) fn take_error(&self) -> Option<Status> {
+        self.0.lock().error.take()
     }
 
     /// The peer has answered: nothing need be kept any more.
@@ -129,7 +141,10 @@ impl Body for ReplayBody {
                 }
             }
             // What failed once is not tried again.
-            Some(Err(_)) => state.forget(),
+            Some(Err(error)) => {
+                state.forget();
+                state.error = Some(error.clone());
+            }
             None => state.ended = true,
         }
         Poll::Ready(frame)

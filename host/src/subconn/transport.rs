@@ -22,9 +22,13 @@ pub(crate) type ResponseBody = hyper::body::Incoming;
 pub(crate) enum SendError {
     /// It never left: here it is, to be picked again.
     NotSent(Box<http::Request<ReplayBody>>),
-    /// It left, and the peer says that it has not looked at it: a stream beyond the last one of its
-    /// GOAWAY, or REFUSED_STREAM.
-    Refused(Status),
+    /// It left, and the peer says that it has not looked at it.
+    Unprocessed {
+        status: Status,
+        /// The peer refused the stream alone (REFUSED_STREAM), and may refuse the next one, too. If not,
+        /// the connection is over, and the next one is another.
+        refused: bool,
+    },
     /// It left, or may have left.
     Failed(Status),
 }
@@ -38,12 +42,17 @@ pub(super) enum ConnectError {
     Http2 { address: Address, reason: String },
 }
 
-/// How a connection is kept alive: HTTP/2 PING after this long without a byte while RPCs are open.
+/// How a dead connection is found out.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KeepAlive {
-    pub(super) interval: Duration,
+    /// HTTP/2 PING after this long without a byte while RPCs are open.
+    pub(super) interval: Option<Duration>,
     pub(super) timeout: Duration,
+    /// The peer's TCP must have acknowledged what was sent, or a probe, within this time.
+    pub(super) tcp: Duration,
 }
+
+const A_DAY: Duration = Duration::from_secs(86_400);
 
 /// How far a connection is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,25 +100,26 @@ impl Transport {
         let http2_error = |reason| ConnectError::Http2 { address: address.clone(), reason };
 
         let tcp = TcpStream::connect((address.host(), address.port())).await.map_err(tcp_error)?;
-        tcp.set_nodelay(true).map_err(tcp_error)?;
+        set_options(&tcp, keep_alive.tcp).map_err(tcp_error)?;
 
         let link = Arc::new(Link::new());
         let frames = Arc::clone(&link);
         let io = TokioIo::new(Watched::new(tcp, move |seen| frames.seen(seen)));
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .keep_alive_interval(keep_alive.interval)
-            .keep_alive_timeout(keep_alive.timeout)
+            // hyper adds it to a clock.
+            .keep_alive_interval(keep_alive.interval.map(|interval| interval.min(A_DAY)))
+            .keep_alive_timeout(keep_alive.timeout.min(A_DAY))
             .handshake(io)
             .await
             .map_err(|error| http2_error(describe(&error)))?;
-        let driven = Arc::clone(&link);
+        let driven = Driven(Arc::clone(&link));
         tokio::spawn(async move {
             let reason = match connection.await {
                 Ok(()) => "closed by the peer".to_owned(),
                 Err(error) => describe(&error),
             };
-            driven.closed(reason);
+            driven.0.closed(reason);
         });
 
         let mut phase = link.phase.subscribe();
@@ -149,8 +159,7 @@ impl Transport {
             }
             Err(mut error) => Err(match error.take_message() {
                 Some(request) => SendError::NotSent(Box::new(request)),
-                None if is_refusal(error.error()) => SendError::Refused(status_of(error.error())),
-                None => SendError::Failed(status_of(error.error())),
+                None => failure(error.error()),
             }),
         }
     }
@@ -171,6 +180,15 @@ impl Transport {
             answered: self.link.answered.load(Ordering::Relaxed),
             too_many_pings: code == ENHANCE_YOUR_CALM,
         }
+    }
+}
+
+/// Held by the task that drives the connection, which may end with its runtime.
+struct Driven(Arc<Link>);
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        self.0.closed("its runtime has ended".to_owned());
     }
 }
 
@@ -203,7 +221,7 @@ impl Link {
     fn closed(&self, reason: String) {
         self.ready.store(false, Ordering::Release);
         self.phase.send_if_modified(|phase| {
-            let first = !matches!(phase, Phase::GoingAway { .. });
+            let first = !matches!(phase, Phase::GoingAway { .. } | Phase::Closed { .. });
             if first {
                 *phase = Phase::Closed { reason };
             }
@@ -212,31 +230,51 @@ impl Link {
     }
 }
 
+fn set_options(tcp: &TcpStream, dead_after: Duration) -> std::io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let socket = socket2::SockRef::from(tcp);
+    // Probes in the last half of the time.
+    let half = (dead_after / 2).clamp(Duration::from_secs(1), A_DAY / 4);
+    let probes = socket2::TcpKeepalive::new().with_time(half);
+    #[cfg(target_os = "linux")]
+    let probes = probes.with_interval(Duration::from_secs(half.as_secs().div_ceil(4)));
+    socket.set_tcp_keepalive(&probes)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(dead_after.min(A_DAY)))?;
+    Ok(())
+}
+
 /// The status of an RPC whose connection or stream failed with `error`.
 ///
-/// A stream that the peer reset has the code that gRPC gives to the reason of the reset
+/// A stream that was reset has the code that gRPC gives to the reason of the reset
 /// (`doc/PROTOCOL-HTTP2.md`, "Errors"); all else is a lost connection and so UNAVAILABLE.
 pub(crate) fn status_of(error: &hyper::Error) -> Status {
     let code = match h2_error(error) {
-        Some(h2) if h2.is_reset() && h2.is_remote() => match h2.reason() {
+        Some(h2) if h2.is_reset() || h2.is_library() => match h2.reason() {
             Some(h2::Reason::REFUSED_STREAM) | None => Code::Unavailable,
             Some(h2::Reason::CANCEL) => Code::Cancelled,
             Some(h2::Reason::ENHANCE_YOUR_CALM) => Code::ResourceExhausted,
             Some(h2::Reason::INADEQUATE_SECURITY) => Code::PermissionDenied,
             Some(_) => Code::Internal,
         },
-        // The request's own body failed, with a status or because the caller gave up.
-        _ if error.is_user() => Code::Cancelled,
         _ => Code::Unavailable,
     };
     Status::new(code, format!("connection: {}", describe(error)))
 }
 
-/// Whether the peer says that it has not processed the request (RFC 9113, 6.8 and 8.7).
-fn is_refusal(error: &hyper::Error) -> bool {
-    h2_error(error).is_some_and(|h2| {
-        h2.is_remote() && (h2.is_go_away() || h2.reason() == Some(h2::Reason::REFUSED_STREAM))
-    })
+/// What became of a request that is not given back: whether the peer says that it has not processed it
+/// (RFC 9113, 6.8 and 8.7), or cannot have.
+fn failure(error: &hyper::Error) -> SendError {
+    let status = status_of(error);
+    match h2_error(error) {
+        Some(h2) if h2.is_remote() && h2.is_go_away() => SendError::Unprocessed { status, refused: false },
+        Some(h2) if h2.is_remote() && h2.reason() == Some(h2::Reason::REFUSED_STREAM) => {
+            SendError::Unprocessed { status, refused: true }
+        }
+        // hyper's word for a request that waited for a free stream when the connection ended.
+        None if error.is_user() => SendError::Unprocessed { status, refused: false },
+        _ => SendError::Failed(status),
+    }
 }
 
 fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
