@@ -94,18 +94,45 @@ impl FrameReader {
 
 pin_project! {
     /// Passes everything through, and tells what the peer said.
+    ///
+    /// When the peer has closed, a write can fail while its last words, a GOAWAY that says which requests
+    /// it never looked at, still wait to be read. h2 would end every stream at the failed write. So a
+    /// failed write is kept until everything has been read: from then on writes go nowhere, and the error
+    /// comes in place of the end of the stream.
     #[derive(Debug)]
     pub(super) struct Watched<T, F> {
         #[pin]
         io: T,
         frames: FrameReader,
         seen: F,
+        broken: Option<io::Error>,
     }
 }
 
 impl<T, F: FnMut(Seen)> Watched<T, F> {
     pub(super) fn new(io: T, seen: F) -> Self {
-        Self { io, frames: FrameReader::new(), seen }
+        Self { io, frames: FrameReader::new(), seen, broken: None }
+    }
+}
+
+impl<T: AsyncWrite, F> Watched<T, F> {
+    /// Does something with the writing side, as if it succeeded with `otherwise` once it is broken.
+    fn poll_writing<R>(
+        self: Pin<&mut Self>,
+        otherwise: R,
+        poll: impl FnOnce(Pin<&mut T>) -> Poll<io::Result<R>>,
+    ) -> Poll<io::Result<R>> {
+        let this = self.project();
+        if this.broken.is_some() {
+            return Poll::Ready(Ok(otherwise));
+        }
+        match poll(this.io) {
+            Poll::Ready(Err(error)) => {
+                *this.broken = Some(error);
+                Poll::Ready(Ok(otherwise))
+            }
+            other => other,
+        }
     }
 }
 
@@ -113,15 +140,22 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Watched<T, F> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
         let before = buf.filled().len();
-        let result = this.io.poll_read(cx, buf);
-        this.frames.read(&buf.filled()[before..], this.seen);
-        result
+        std::task::ready!(this.io.poll_read(cx, buf))?;
+        let bytes = &buf.filled()[before..];
+        this.frames.read(bytes, this.seen);
+        match this.broken.take() {
+            Some(error) if bytes.is_empty() => Poll::Ready(Err(error)),
+            broken => {
+                *this.broken = broken;
+                Poll::Ready(Ok(()))
+            }
+        }
     }
 }
 
 impl<T: AsyncWrite, F> AsyncWrite for Watched<T, F> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.project().io.poll_write(cx, buf)
+        self.poll_writing(buf.len(), |io| io.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -129,7 +163,8 @@ impl<T: AsyncWrite, F> AsyncWrite for Watched<T, F> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.project().io.poll_write_vectored(cx, bufs)
+        let all = bufs.iter().map(|buf| buf.len()).sum();
+        self.poll_writing(all, |io| io.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -137,11 +172,11 @@ impl<T: AsyncWrite, F> AsyncWrite for Watched<T, F> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().io.poll_flush(cx)
+        self.poll_writing((), |io| io.poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().io.poll_shutdown(cx)
+        self.poll_writing((), |io| io.poll_shutdown(cx))
     }
 }
 
@@ -163,6 +198,28 @@ mod tests {
             reader.read(piece, |s| seen.push(s));
         }
         seen
+    }
+
+    /// The peer said GOAWAY and closed: a write that fails must not hide what it said.
+    #[tokio::test]
+    async fn the_last_words_of_a_peer_that_has_closed_are_read() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        let (ours, mut peer) = tokio::io::duplex(1024);
+        let goaway = [1u32.to_be_bytes(), 0u32.to_be_bytes()].concat();
+        let words = [frame(SETTINGS, 0, &[]), frame(GOAWAY, 0, &goaway)].concat();
+        peer.write_all(&words).await.expect("there is room");
+        drop(peer);
+
+        let mut seen = Vec::new();
+        let mut watched = Watched::new(ours, |s| seen.push(s));
+        watched.write_all(b"a request").await.expect("as if it were sent");
+        watched.flush().await.expect("as if it were sent");
+        let mut read = Vec::new();
+        let error = watched.read_to_end(&mut read).await.expect_err("it was not sent");
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(read, words);
+        assert_eq!(seen, [Seen::Settings, Seen::GoAway { last_stream: 1, code: 0 }]);
     }
 
     #[test]

@@ -18,6 +18,8 @@ const KEPT: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct ReplayBody {
     shared: Arc<Shared>,
+    /// Which sending this is.
+    sending: usize,
     /// How many of the kept frames this sending has given out.
     at: usize,
 }
@@ -31,6 +33,9 @@ struct Shared(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
+    /// The current sending. The connection of an earlier one may go on polling for a while: it must get
+    /// nothing, and not leave its waker with the caller's body.
+    sending: usize,
     rest: tonic::body::Body,
     kept: VecDeque<Kept>,
     size: usize,
@@ -50,6 +55,7 @@ impl ReplayBody {
     /// A body, and the means to send it once more.
     pub(crate) fn new(body: tonic::body::Body) -> (Self, Replay) {
         let state = State {
+            sending: 0,
             ended: body.is_end_stream(),
             rest: body,
             kept: VecDeque::new(),
@@ -58,17 +64,17 @@ impl ReplayBody {
             error: None,
         };
         let shared = Arc::new(Shared(Mutex::new(state)));
-        (Self { shared: Arc::clone(&shared), at: 0 }, Replay(shared))
+        (Self { shared: Arc::clone(&shared), sending: 0, at: 0 }, Replay(shared))
     }
 }
 
 impl Replay {
-    /// The body from its beginning; `None` if more of it is gone than was kept.
-    ///
-    /// The sending before this one must have failed: two at a time would share the rest between them.
+    /// The body from its beginning; `None` if more of it is gone than was kept. Ends the sending before.
     pub(crate) fn again(&self) -> Option<ReplayBody> {
-        let complete = self.0.lock().complete;
-        complete.then(|| ReplayBody { shared: Arc::clone(&self.0), at: 0 })
+        let mut state = self.0.lock();
+        state.sending += 1;
+        let sending = state.sending;
+        state.complete.then(|| ReplayBody { shared: Arc::clone(&self.0), sending, at: 0 })
     }
 
     /// What the caller's body failed with, if that is what it did.
@@ -76,10 +82,10 @@ impl Replay {
         self.0.lock().error.take()
     }
 
-    /// The peer has answered: nothing need be kept any more.
+    /// The peer has answered: nothing more need be kept. (What a second sending has yet to give out is
+    /// given out first: a peer may answer before it has read the request.)
     pub(crate) fn commit(self) {
-        let mut state = self.0.lock();
-        state.forget();
+        self.0.lock().complete = false;
     }
 }
 
@@ -117,12 +123,19 @@ impl Body for ReplayBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
+        if self.sending != state.sending {
+            return Poll::Ready(Some(Err(Status::cancelled("the request is being sent again"))));
+        }
         if let Some(frame) = state.kept.get(self.at) {
             self.at += 1;
             return Poll::Ready(Some(Ok(match frame.clone() {
                 Kept::Data(data) => Frame::data(data),
                 Kept::Trailers(trailers) => Frame::trailers(trailers),
             })));
+        }
+        if !state.complete {
+            state.forget();
+            self.at = 0;
         }
         if state.ended {
             return Poll::Ready(None);
@@ -205,6 +218,32 @@ mod tests {
                 None => prop_assert!(taken.len() > KEPT),
             }
         }
+    }
+
+    /// A peer may answer before it has read what is being sent again.
+    #[test]
+    fn what_is_committed_early_is_still_given_out() {
+        let (mut first, replay) = ReplayBody::new(body(&[vec![1], vec![2], vec![3]]));
+        assert_eq!(take(&mut first, 2), [1, 2]);
+        let mut second = replay.again().expect("it is kept");
+        assert_eq!(take(&mut second, 1), [1]);
+        replay.commit();
+        assert_eq!(take(&mut second, 5), [2, 3]);
+    }
+
+    /// A connection that has failed may poll its body once more: what it would take is the next one's.
+    #[tokio::test]
+    async fn an_earlier_sending_takes_nothing_from_a_later_one() {
+        let (send, receive) = tokio::sync::mpsc::unbounded_channel();
+        let frames = tokio_stream::wrappers::UnboundedReceiverStream::new(receive);
+        let (mut first, replay) = ReplayBody::new(tonic::body::Body::new(StreamBody::new(frames)));
+        let mut second = replay.again().expect("nothing has been sent");
+        let waiting = tokio::spawn(async move { second.frame().await });
+        tokio::task::yield_now().await;
+        assert!(first.frame().await.expect("an end").is_err());
+        send.send(Ok::<_, Status>(Frame::data(Bytes::from_static(b"x")))).expect("open");
+        let frame = waiting.await.expect("no panic").expect("a frame").expect("no error");
+        assert_eq!(frame.into_data().expect("data"), "x");
     }
 
     #[test]

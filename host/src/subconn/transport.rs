@@ -143,17 +143,23 @@ impl Transport {
 
     /// Sends a request and waits for the response's headers.
     pub(super) async fn send(
-        &self,
+        self: Arc<Self>,
         request: http::Request<ReplayBody>,
     ) -> Result<http::Response<ResponseBody>, SendError> {
         if !self.is_ready() {
             return Err(SendError::NotSent(Box::new(request)));
         }
-        match self.sender.clone().try_send_request(request).await {
+        let response = self.sender.clone().try_send_request(request);
+        // A request that is handed over at the very moment when the connection ends stays in hyper's
+        // channel until the last sender is gone, and only then comes back. So no one who waits for a
+        // response may hold one.
+        let link = Arc::clone(&self.link);
+        drop(self);
+        match response.await {
             Ok(response) => {
                 // The load keeps the line shared: this runs for every RPC.
-                if !self.link.answered.load(Ordering::Relaxed) {
-                    self.link.answered.store(true, Ordering::Relaxed);
+                if !link.answered.load(Ordering::Relaxed) {
+                    link.answered.store(true, Ordering::Relaxed);
                 }
                 Ok(response)
             }
