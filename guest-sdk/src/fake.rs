@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use crate::env::Level;
+use crate::bindings::hotpick::policy::env::Level;
 use crate::{Nanos, SubConn};
 
 /// What the fake host knows.
@@ -17,9 +17,38 @@ pub(crate) struct Host {
     pub(crate) now: Nanos,
     pub(crate) log: Vec<(Level, String)>,
     /// The RPC being picked.
-    pub(crate) rpc: Option<crate::testing::Rpc>,
+    pub(crate) rpc: Option<Rpc>,
     pub(crate) explanation: Option<String>,
     pub(crate) added: Vec<(String, Vec<u8>)>,
+}
+
+/// An RPC, as a pick sees it.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Rpc {
+    /// `/package.Service/Method`.
+    pub method: String,
+    /// Key and value; values of `-bin` keys are not encoded.
+    pub metadata: Vec<(String, Vec<u8>)>,
+    /// Subconns of earlier attempts.
+    pub tried: Vec<SubConn>,
+    /// Until the deadline.
+    pub time_left: Option<Nanos>,
+}
+
+impl Rpc {
+    /// An RPC with one metadata value.
+    #[must_use]
+    pub fn with_metadata(key: &str, value: &str) -> Self {
+        Self::default().and_metadata(key, value)
+    }
+
+    /// One more metadata value.
+    #[must_use]
+    pub fn and_metadata(mut self, key: &str, value: &str) -> Self {
+        self.metadata.push((key.to_owned(), value.as_bytes().to_vec()));
+        self
+    }
 }
 
 thread_local! {

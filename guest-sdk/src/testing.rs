@@ -1,7 +1,8 @@
 //! A small fake host, to test policies natively.
 
 use crate::env::Level;
-use crate::{Attribute, Endpoint, Nanos, PickInfo, PickResult, Placement, Policy, SubConn, fake};
+pub use crate::fake::Rpc;
+use crate::{Attribute, Endpoint, PickInfo, PickResult, Placement, Policy, SubConn, fake};
 
 /// A policy and a host around it, for this thread. Deterministic: random numbers start from the same
 /// seed each time, and the clock stands still until it is [moved](Self::advance).
@@ -9,35 +10,6 @@ use crate::{Attribute, Endpoint, Nanos, PickInfo, PickResult, Placement, Policy,
 pub struct FakeHost<P> {
     policy: P,
     calls: u64,
-}
-
-/// An RPC, as a pick sees it.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct Rpc {
-    /// `/package.Service/Method`.
-    pub method: String,
-    /// Key and value; values of `-bin` keys are not encoded.
-    pub metadata: Vec<(String, Vec<u8>)>,
-    /// Subconns of earlier attempts.
-    pub tried: Vec<SubConn>,
-    /// Until the deadline.
-    pub time_left: Option<Nanos>,
-}
-
-impl Rpc {
-    /// An RPC with one metadata value.
-    #[must_use]
-    pub fn with_metadata(key: &str, value: &str) -> Self {
-        Self::default().and_metadata(key, value)
-    }
-
-    /// One more metadata value.
-    #[must_use]
-    pub fn and_metadata(mut self, key: &str, value: &str) -> Self {
-        self.metadata.push((key.to_owned(), value.as_bytes().to_vec()));
-        self
-    }
 }
 
 /// An endpoint for [`FakeHost::endpoints`], with weight 1.

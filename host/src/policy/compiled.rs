@@ -6,8 +6,9 @@ use wasmtime::component::types::ComponentItem;
 use super::PolicyError;
 use super::bindings::PolicyPre;
 use super::componentize::componentize_module;
+use super::contract::{OPTIONAL, PACKAGE, PROVIDED, REQUIRED, VERSION, fits};
 use super::engine::Engine;
-use super::imports::{PROVIDED, State};
+use super::imports::State;
 use super::limits::Limits;
 use crate::picker::PolicyVersion;
 
@@ -22,12 +23,6 @@ pub(super) struct Compiled {
     /// The optional interfaces that it exports, by their short names.
     pub(super) optional: Vec<String>,
 }
-
-const PACKAGE: &str = "hotpick:policy/";
-/// The version of `wit/policy.wit`. `0.1.x` fits whatever x is.
-const VERSION: &str = "0.1";
-const REQUIRED: [&str; 3] = ["lifecycle", "endpoints", "picker"];
-pub(super) const OPTIONAL: [&str; 6] = ["plans", "outcomes", "connectivity", "alarms", "handover", "about"];
 
 impl Compiled {
     pub(super) fn new(version: PolicyVersion, bytes: &[u8], limits: Limits) -> Result<Self, PolicyError> {
@@ -107,16 +102,6 @@ fn kind(bytes: &[u8]) -> Result<Kind, PolicyError> {
             Err(PolicyError::Invalid("of a version of Wasm that is not known".to_owned()))
         }
         _ => Err(PolicyError::NotWasm),
-    }
-}
-
-/// The short name of an interface of the contract: `env` of `hotpick:policy/env@0.1.0`.
-fn fits(name: &str) -> Result<String, PolicyError> {
-    let short = name.strip_prefix(PACKAGE).ok_or_else(|| PolicyError::UnknownImport(name.to_owned()))?;
-    let (short, version) = short.split_once('@').unwrap_or((short, ""));
-    match version.strip_prefix(VERSION).and_then(|rest| rest.strip_prefix('.')) {
-        Some(patch) if patch.chars().all(|c| c.is_ascii_digit()) => Ok(short.to_owned()),
-        _ => Err(PolicyError::WrongVersion { name: name.to_owned(), spoken: VERSION }),
     }
 }
 

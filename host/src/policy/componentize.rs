@@ -4,7 +4,7 @@ use wit_component::{ComponentEncoder, StringEncoding};
 use wit_parser::Resolve;
 
 use super::PolicyError;
-use super::compiled::OPTIONAL;
+use super::contract::OPTIONAL;
 
 const WIT: &str = include_str!("../../wit/policy.wit");
 

@@ -11,13 +11,11 @@ use twox_hash::XxHash64;
 use wasmtime::component::{HasSelf, Linker};
 
 use super::bindings::hotpick::policy::{call, env, types};
-use super::engine::{Ticking, Watchdog};
+use super::clock::{Ticking, Watchdog};
 use super::limits::{Limits, Memory};
 use crate::picker::PickInfo;
 
-/// The interfaces of `hotpick:policy` that this host provides.
-pub(super) const PROVIDED: [&str; 3] = ["types", "env", "call"];
-
+/// All of [`contract::PROVIDED`](super::contract::PROVIDED).
 pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     env::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
     call::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;

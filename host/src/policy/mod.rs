@@ -6,8 +6,10 @@
 //! robin, and the instance is replaced.
 
 mod bindings;
+mod clock;
 mod compiled;
 mod componentize;
+mod contract;
 mod engine;
 mod imports;
 mod instance;

@@ -1,0 +1,97 @@
+//! The clock that cuts endless calls: a thread that advances wasmtime's epoch, and a look at what a call has
+//! spent at each tick.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::Thread;
+use std::time::Duration;
+
+/// How often the epoch advances, and with it a running call is looked at.
+const TICK: Duration = Duration::from_millis(1);
+
+/// A thread that advances the epoch while any instance lives, and sleeps otherwise.
+pub(super) struct Ticker {
+    instances: AtomicUsize,
+    thread: Thread,
+}
+
+impl Ticker {
+    pub(super) fn start(wasm: wasmtime::Engine) -> std::io::Result<Arc<Self>> {
+        let (tell, told) = std::sync::mpsc::channel::<Arc<Self>>();
+        let thread = std::thread::Builder::new().name("hotpick-epoch".to_owned()).spawn(move || {
+            let Ok(ticker) = told.recv() else { return };
+            loop {
+                if ticker.instances.load(Ordering::SeqCst) == 0 {
+                    std::thread::park();
+                } else {
+                    std::thread::sleep(TICK);
+                    wasm.increment_epoch();
+                }
+            }
+        })?;
+        let ticker = Arc::new(Self { instances: AtomicUsize::new(0), thread: thread.thread().clone() });
+        // The receiver is there: the thread waits for this one message.
+        let _ = tell.send(Arc::clone(&ticker));
+        Ok(ticker)
+    }
+
+    /// Keeps the epoch advancing for as long as the guard lives.
+    pub(super) fn tick(self: &Arc<Self>) -> Ticking {
+        self.instances.fetch_add(1, Ordering::SeqCst);
+        self.thread.unpark();
+        Ticking(Arc::clone(self))
+    }
+}
+
+/// See [`Ticker::tick`].
+pub(super) struct Ticking(Arc<Ticker>);
+
+impl Drop for Ticking {
+    fn drop(&mut self) {
+        self.0.instances.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Measures what a call has spent, at each tick, in CPU time of its thread: a call that lost its CPU to
+/// someone else is not cut for it.
+#[derive(Debug, Default)]
+pub(super) struct Watchdog {
+    limit: Duration,
+    /// The thread's CPU time when the call was first looked at.
+    first: Option<Duration>,
+}
+
+impl Watchdog {
+    /// A call begins that may take this long, give or take a tick.
+    pub(super) fn arm(&mut self, limit: Duration) {
+        // Up to a tick has passed when the call is first looked at.
+        self.limit = limit.saturating_sub(TICK);
+        self.first = None;
+    }
+
+    /// A tick: whether the call may go on.
+    pub(super) fn look(&mut self) -> bool {
+        let now = thread_cpu_time();
+        // The first look says nothing: the tick may have come right after the call began.
+        match self.first {
+            None => {
+                self.first = Some(now);
+                true
+            }
+            Some(first) => now.saturating_sub(first) < self.limit,
+        }
+    }
+}
+
+#[cfg(unix)]
+fn thread_cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
+/// Where there is no such clock: the time that passed for everyone.
+#[cfg(not(unix))]
+fn thread_cpu_time() -> Duration {
+    static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    START.elapsed()
+}
