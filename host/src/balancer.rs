@@ -118,6 +118,7 @@ impl Drop for Balancer {
             member.subconn.shutdown();
         }
         self.cell.publish(Arc::new(Always::Drop(Status::unavailable("the channel is closed"))));
+        self.report.send_modify(|report| report.state = ConnectivityState::Shutdown);
     }
 }
 

@@ -305,6 +305,23 @@ async fn a_stream_on_an_endpoint_that_is_removed_goes_on() {
 }
 
 #[tokio::test]
+async fn the_states_of_a_channel_can_be_followed() {
+    let cluster = Cluster::start(&["a"]).await;
+    let channel = cluster.channel().connect().expect("a channel");
+    let mut states = channel.states();
+    let mut seen = Vec::new();
+    while seen.last() != Some(&ConnectivityState::Ready) {
+        seen.push(soon("READY", states.next()).await.expect("a state"));
+    }
+    assert_eq!(seen[0], ConnectivityState::Connecting);
+    cluster.resolver.update(ResolverUpdate::endpoints([]));
+    assert_eq!(soon("no endpoints", states.next()).await, Some(ConnectivityState::TransientFailure));
+    drop(channel);
+    assert_eq!(soon("the end", states.next()).await, Some(ConnectivityState::Shutdown));
+    assert_eq!(soon("the end", states.next()).await, None);
+}
+
+#[tokio::test]
 async fn a_lost_connection_under_an_rpc_is_unavailable() {
     let cluster = Cluster::start(&["a"]).await;
     let channel = cluster.channel().connect().expect("a channel");

@@ -117,6 +117,9 @@ async fn a_file_that_is_no_regular_file_is_refused_without_waiting() {
     let refused = |policy: &PolicyStatus| policy.rejected.is_some();
     let status = policies.wait_for("folder", refused).await;
     assert_eq!(status.rejected.expect("a reason").to_string(), "cannot be read: it is not a regular file");
+    policies.put("Bad Name.wasm", &Wat::first());
+    let status = policies.wait_for("Bad Name", refused).await;
+    assert!(status.rejected.expect("a reason").to_string().contains("is not a policy name"));
     let made = std::process::Command::new("mkfifo").arg(policies.path().join("fifo.wasm")).status();
     assert!(made.expect("mkfifo runs").success());
     policies.wait_for("fifo", refused).await;

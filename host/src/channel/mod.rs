@@ -13,6 +13,8 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
+use tokio_stream::wrappers::WatchStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::DropGuard;
 use tonic::Status;
 use tonic::body::Body;
@@ -82,6 +84,16 @@ impl Channel {
     #[must_use]
     pub fn state(&self) -> ConnectivityState {
         self.0.report.borrow().state
+    }
+
+    /// The state at this moment, and each change of it from then on; of several in a row only the last may
+    /// be seen. Ends after SHUTDOWN, which comes when the last clone of the channel is dropped: the stream
+    /// does not keep it open.
+    pub fn states(&self) -> impl Stream<Item = ConnectivityState> + Send + use<> {
+        let mut seen = None;
+        let changed =
+            move |report: Report| (seen.replace(report.state) != Some(report.state)).then_some(report.state);
+        WatchStream::new(self.0.report.clone()).filter_map(changed)
     }
 
     /// How the channel is at this moment.

@@ -292,8 +292,7 @@ impl Follower {
     fn load(&mut self, file: &str, fingerprint: Fingerprint) {
         let name = stem(file);
         if !is_policy_name(name) {
-            tracing::warn!(file, error = %PolicyError::Name(name.to_owned()), "policy rejected");
-            return;
+            return self.reject(name, PolicyError::Name(name.to_owned()));
         }
         let bytes = match files::read(&self.directory.join(file), fingerprint, self.options.limits.component)
         {

@@ -5,6 +5,7 @@
 
 mod address;
 mod manual;
+mod registry;
 mod target;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use futures_core::Stream;
 
 pub use self::address::{Address, AddressError};
 pub use self::manual::ManualResolver;
+pub use self::registry::{ResolverBuilder, register};
 pub use self::target::{Target, TargetError};
 
 /// What [`Resolver::watch`] returns. It ends when the resolver will never say more; the channel then

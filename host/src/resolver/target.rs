@@ -3,15 +3,18 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Address, AddressError, Endpoint, ManualResolver, Resolver};
+use super::{Resolver, registry};
 
-/// What a channel connects to, as in gRPC's naming document: `scheme://authority/endpoint`.
+/// What a channel connects to, as in gRPC's naming document: `scheme://authority/endpoint`, or
+/// `scheme:endpoint`.
 ///
 /// | scheme | example | endpoints |
 /// |---|---|---|
-/// | `static` | `static:///10.0.0.1:5001,10.0.0.2:5001` | the listed ones, in this order |
+/// | `static` | `static:///a.example:5001,b.example:5001` | the listed ones, in this order |
+/// | `ipv4` | `ipv4:10.0.0.1:5001,10.0.0.2` | the listed ones; the port is 443 where none is given |
+/// | `ipv6` | `ipv6:[2001:db8::1]:5001` | likewise |
 ///
-/// Other names are resolved by a [`Resolver`] given to
+/// Others are [registered](super::register), or resolved by a [`Resolver`] given to
 /// [`ChannelBuilder::resolver`](crate::channel::ChannelBuilder::resolver).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -27,29 +30,36 @@ pub enum TargetError {
     /// There is no `scheme:`.
     #[error("target {0:?} has no scheme: write static:///host:port,host:port")]
     NoScheme(String),
-    /// No resolver of hotpick knows the scheme.
-    #[error("target {target:?} has the unknown scheme {scheme:?}: use static, or give a resolver")]
+    /// There is no resolver for the scheme.
+    #[error("target {target:?} has the unknown scheme {scheme:?}: use {known}, or register a resolver")]
     UnknownScheme {
         /// The whole target.
         target: String,
         /// Its scheme.
         scheme: String,
+        /// The schemes that there are.
+        known: String,
     },
-    /// The target names no endpoint.
-    #[error("target {0:?} names no endpoint: write static:///host:port,host:port")]
-    NoEndpoints(String),
-    /// One of the addresses is wrong.
-    #[error("target {target:?}: {error}")]
-    Address {
+    /// The scheme's resolver cannot use the rest of the target.
+    #[error("target {target:?}: {reason}")]
+    Invalid {
         /// The whole target.
         target: String,
-        /// What is wrong with the address.
-        error: AddressError,
+        /// Why.
+        reason: String,
     },
 }
 
+impl TargetError {
+    /// The scheme's resolver cannot use the rest of this target, for this reason.
+    #[must_use]
+    pub fn invalid(target: &Target, reason: impl fmt::Display) -> Self {
+        Self::Invalid { target: target.to_string(), reason: reason.to_string() }
+    }
+}
+
 impl Target {
-    /// The scheme, which names the resolver.
+    /// The scheme, which names the resolver; in lower case.
     #[must_use]
     pub fn scheme(&self) -> &str {
         &self.scheme
@@ -67,22 +77,14 @@ impl Target {
         &self.endpoint
     }
 
-    /// The resolver that comes with hotpick for this target.
+    /// The resolver that is registered for this target's scheme.
     pub(crate) fn resolver(&self) -> Result<Box<dyn Resolver>, TargetError> {
-        if self.scheme != "static" {
-            return Err(TargetError::UnknownScheme { target: self.to_string(), scheme: self.scheme.clone() });
-        }
-        let endpoints = self
-            .endpoint
-            .split(',')
-            .filter(|text| !text.is_empty())
-            .map(|text| text.parse::<Address>().map(Endpoint::new))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| TargetError::Address { target: self.to_string(), error })?;
-        if endpoints.is_empty() {
-            return Err(TargetError::NoEndpoints(self.to_string()));
-        }
-        Ok(Box::new(ManualResolver::new(endpoints)))
+        let builder = registry::find(&self.scheme).ok_or_else(|| TargetError::UnknownScheme {
+            target: self.to_string(),
+            scheme: self.scheme.clone(),
+            known: registry::schemes(),
+        })?;
+        builder.build(self)
     }
 }
 
@@ -96,12 +98,17 @@ impl FromStr for Target {
         };
         let (scheme, rest) = match text.split_once(':') {
             // `localhost:5001` has a colon too, but no scheme.
-            Some((scheme, rest)) if is_scheme(scheme) && rest.starts_with('/') => (scheme, rest),
+            Some((scheme, rest))
+                if is_scheme(scheme)
+                    && (rest.starts_with('/') || registry::find(&scheme.to_ascii_lowercase()).is_some()) =>
+            {
+                (scheme, rest)
+            }
             _ => return Err(TargetError::NoScheme(text.to_owned())),
         };
         let (authority, endpoint) = match rest.strip_prefix("//") {
             Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
-            None => ("", &rest[1..]),
+            None => ("", rest.strip_prefix('/').unwrap_or(rest)),
         };
         Ok(Self {
             scheme: scheme.to_ascii_lowercase(),
@@ -139,12 +146,20 @@ mod tests {
                 "target \"localhost:5001\" has no scheme: write static:///host:port,host:port",
             ),
             ("", "target \"\" has no scheme: write static:///host:port,host:port"),
-            ("static:///", "target \"static:///\" names no endpoint: write static:///host:port,host:port"),
+            ("static:///", "target \"static:///\": names no endpoint: write host:port,host:port"),
+            ("static:///,,", "target \"static:///,,\": names no endpoint: write host:port,host:port"),
             (
-                "static:///,,",
-                "target \"static:///,,\" names no endpoint: write static:///host:port,host:port",
+                "ipv4:10.0.0",
+                "target \"ipv4:///10.0.0\": \"10.0.0\" is not an IPv4 address: write 10.0.0.1:5001",
             ),
-            ("zk:///x", "target \"zk:///x\" has the unknown scheme \"zk\": use static, or give a resolver"),
+            (
+                "ipv6:[::1",
+                "target \"ipv6:///[::1\": \"[::1\" is not an IPv6 address: write [2001:db8::1]:5001",
+            ),
+            (
+                "zk:///x",
+                "target \"zk:///x\" has the unknown scheme \"zk\": use ipv4, ipv6, static, or register a resolver",
+            ),
             (
                 "static:///a:1,b",
                 "target \"static:///a:1,b\": address \"b\" has no port: write host:port, or [host]:port for IPv6",
@@ -153,6 +168,24 @@ mod tests {
             let error =
                 text.parse::<Target>().and_then(|target| target.resolver().map(|_| ())).expect_err(text);
             assert_eq!(error.to_string(), sentence);
+        }
+    }
+
+    #[tokio::test]
+    async fn lists_of_ip_addresses_need_neither_slashes_nor_ports() {
+        use tokio_stream::StreamExt as _;
+
+        for (text, addresses) in [
+            ("ipv4:10.0.0.1:5001,10.0.0.2", ["10.0.0.1:5001", "10.0.0.2:443"]),
+            ("ipv6:[::1]:5001,[2001:db8::1]", ["[::1]:5001", "[2001:db8::1]:443"]),
+            ("IPV6:///::1,::2", ["[::1]:443", "[::2]:443"]),
+        ] {
+            let target: Target = text.parse().expect(text);
+            let resolver = target.resolver().expect(text);
+            let update = resolver.watch(&target).next().await.expect("an update");
+            let found: Vec<_> =
+                update.endpoints.expect("endpoints").iter().map(|e| e.addresses()[0].to_string()).collect();
+            assert_eq!(found, addresses, "{text}");
         }
     }
 
