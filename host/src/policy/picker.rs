@@ -146,7 +146,7 @@ impl Seat {
 
     /// Ends the instance for its fault, and has it replaced.
     fn retire(self: &Arc<Self>, occupant: &mut Occupant, fault: &Fault) {
-        occupant.instance = None;
+        let dead = occupant.instance.take();
         occupant.streak =
             if occupant.seated.elapsed() < SETTLED { occupant.streak.saturating_add(1) } else { 1 };
         occupant.faults.count += 1;
@@ -154,7 +154,12 @@ impl Seat {
         let wait = wait(occupant.streak);
         let policy = &self.compiled.version;
         tracing::warn!(%policy, %fault, ?wait, "policy failed: round robin picks until it is replaced");
-        self.runtime.spawn(replace(Arc::downgrade(self), wait));
+        let seat = Arc::downgrade(self);
+        self.runtime.spawn(async move {
+            // To give its memory back takes longer than a pick: not on the RPC's path, nor under the lock.
+            drop(dead);
+            replace(seat, wait).await;
+        });
     }
 }
 
