@@ -10,9 +10,10 @@ use hotpick::picker::{
     Pick, PickInfo, PickResult, Picker, PickerBuilder, Placement, Policy, PolicyVersion, StartError,
 };
 use hotpick::resolver::{Endpoint, ResolverUpdate};
-use hotpick::subconn::ReadySet;
+use hotpick::subconn::{ReadySet, SubConnOptions};
 use hotpick_echo::{Backend, EchoRequest};
 use hotpick_tests::{Caller, Cluster, Load, soon};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
@@ -213,6 +214,22 @@ async fn a_peer_that_never_speaks_http2_is_not_ready() {
     let status = Caller::of(&channel).request(request).await.expect_err("nothing answers");
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert_eq!(channel.state(), ConnectivityState::Connecting);
+}
+
+#[tokio::test]
+async fn an_attempt_that_is_given_up_leaves_no_connection_behind() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = silent.local_addr().expect("an address");
+    let mut options = SubConnOptions::default();
+    options.connect_timeout = Duration::from_millis(50);
+    let channel = Channel::builder(format!("static:///{address}")).subconn_options(options);
+    let channel = channel.connect().expect("a channel");
+    let (mut stream, _) = soon("the dial", silent.accept()).await.expect("accepted");
+    let status = soon("the timeout", Caller::of(&channel).call()).await.expect_err("no SETTINGS");
+    assert!(status.message().contains("no HTTP/2 SETTINGS within 50ms"), "{}", status.message());
+    let mut rest = Vec::new();
+    // The end, or a reset: either way nothing of it is left.
+    let _ = soon("the end of the connection", stream.read_to_end(&mut rest)).await;
 }
 
 #[tokio::test]

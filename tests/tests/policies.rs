@@ -2,10 +2,12 @@
 
 use hotpick::Channel;
 use hotpick::policy::{Limits, WasmPolicy};
+use hotpick_echo::{EchoClient, EchoRequest};
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{Caller, Cluster, Load, Policies, soon, standard};
 use serde_json::json;
 use tonic::Code;
+use tower::ServiceExt as _;
 
 async fn channel_with(cluster: &Cluster, policies: &Policies, name: &str) -> (Channel, Caller) {
     let channel = cluster.channel().policies(&policies.followed).policy(name);
@@ -53,6 +55,23 @@ async fn color_routes_by_metadata() {
     assert_eq!((status.code(), status.message()), (Code::Unavailable, "no ready endpoint has color=green"));
     // Without the key it may be any.
     assert_eq!(caller.tally(9).await.len(), 3);
+}
+
+/// A layer around the channel is above the pick: what it adds is what the policy sees.
+#[tokio::test]
+async fn a_tower_layer_around_the_channel_can_steer_the_policy() {
+    let cluster = Cluster::start(&["red-1", "blue-1"]).await;
+    let policies = Policies::with(&[("color.wasm", &standard("color"))]);
+    let (channel, _) = channel_with(&cluster, &policies, "color").await;
+    let blue = channel.map_request(|mut request: http::Request<tonic::body::Body>| {
+        request.headers_mut().insert("color", http::HeaderValue::from_static("blue"));
+        request
+    });
+    let mut client = EchoClient::new(blue);
+    for _ in 0..4 {
+        let answer = client.unary(EchoRequest::new("hello")).await.expect("blue is there").into_inner();
+        assert_eq!(answer.backend, "blue-1");
+    }
 }
 
 #[tokio::test]

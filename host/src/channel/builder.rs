@@ -138,7 +138,12 @@ impl ChannelBuilder {
                 tracing::warn!(policy = name, "no policy directory is given: round robin serves");
                 None
             }
-            (None, _, None) => None,
+            (None, Some(directory), None) => {
+                let directory = directory.path().display();
+                tracing::warn!(%directory, "no policy is named: round robin serves");
+                None
+            }
+            (None, None, None) => None,
         };
         let cell = Arc::new(PickerCell::new());
         let (reporter, report) = watch::channel(Report::default());

@@ -104,6 +104,8 @@ struct Follow {
     settled: Option<Fingerprint>,
     /// A change that is not yet old enough.
     pending: Option<(Option<Fingerprint>, Instant)>,
+    /// When to return the file once more, even if it stays as it is.
+    again: Option<Instant>,
 }
 
 impl Settling {
@@ -125,6 +127,10 @@ impl Settling {
             let seen = present.get(name).copied();
             if seen == follow.settled {
                 follow.pending = None;
+                if follow.again.is_some_and(|at| at <= now) {
+                    follow.again = None;
+                    at_rest.push((name.clone(), seen));
+                }
                 continue;
             }
             let since = match follow.pending {
@@ -136,7 +142,7 @@ impl Settling {
                 && follow.pending.is_none()
                 && seen.is_some_and(|seen| seen.is_old(quiet));
             if old || now.duration_since(since) >= quiet {
-                *follow = Follow { settled: seen, pending: None };
+                *follow = Follow { settled: seen, pending: None, again: None };
                 at_rest.push((name.clone(), seen));
             } else {
                 follow.pending = Some((seen, since));
@@ -149,14 +155,15 @@ impl Settling {
     /// Something is still changing.
     pub(super) fn is_pending(&self) -> bool {
         let now = Instant::now();
-        let changing = |follow: &Follow| follow.pending.is_some_and(|(_, since)| since <= now);
-        self.files.values().any(changing)
+        let due = |follow: &Follow| follow.again.is_some_and(|at| at <= now);
+        self.files.values().any(|follow| follow.pending.is_some() || due(follow))
     }
 
-    /// The file is to be returned once more, after this time and a quiet time, even if it stays as it is.
-    pub(super) fn retry(&mut self, name: &str, seen: Fingerprint, after: Duration) {
-        let pending = Some((Some(seen), Instant::now() + after));
-        self.files.insert(name.to_owned(), Follow { settled: None, pending });
+    /// The file, which has just been returned, is to be returned once more after this time.
+    pub(super) fn retry(&mut self, name: &str, after: Duration) {
+        if let Some(follow) = self.files.get_mut(name) {
+            follow.again = Some(Instant::now() + after);
+        }
     }
 }
 
@@ -200,6 +207,26 @@ mod tests {
         assert_eq!(settling.observe(&files(&[("a.wasm", 1)]), QUIET), []);
         tokio::time::advance(QUIET).await;
         assert_eq!(settling.observe(&files(&[]), QUIET), []);
+        tokio::time::advance(QUIET).await;
+        assert_eq!(settling.observe(&files(&[]), QUIET), [("a.wasm".to_owned(), None)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_could_not_be_read_is_returned_again_and_its_end_is_seen() {
+        let mut settling = Settling::default();
+        let present = files(&[("a.wasm", 1)]);
+        let rest = [("a.wasm".to_owned(), Some(fingerprint(1)))];
+        settling.observe(&present, QUIET);
+        tokio::time::advance(QUIET).await;
+        assert_eq!(settling.observe(&present, QUIET), rest);
+        settling.retry("a.wasm", QUIET * 9);
+        assert!(!settling.is_pending());
+        assert_eq!(settling.observe(&present, QUIET), []);
+        tokio::time::advance(QUIET * 9).await;
+        assert!(settling.is_pending());
+        assert_eq!(settling.observe(&present, QUIET), rest);
+        settling.retry("a.wasm", QUIET * 9);
+        settling.observe(&files(&[]), QUIET);
         tokio::time::advance(QUIET).await;
         assert_eq!(settling.observe(&files(&[]), QUIET), [("a.wasm".to_owned(), None)]);
     }

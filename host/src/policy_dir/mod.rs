@@ -97,6 +97,8 @@ pub struct PolicyStatus {
     pub version: Option<PolicyVersion>,
     /// Why the file that lies there now is not in force.
     pub rejected: Option<PolicyError>,
+    /// The file is there. If it is not, channels that used it go on with the last good version.
+    pub present: bool,
 }
 
 #[derive(Clone, Default)]
@@ -178,6 +180,7 @@ impl PolicyDir {
             name: name.clone(),
             version: entry.policy.as_ref().map(Policy::version),
             rejected: entry.rejected.clone(),
+            present: entry.present,
         };
         snapshot.policies.iter().map(status).collect()
     }
@@ -297,10 +300,10 @@ impl Follower {
         let bytes = match files::read(&self.directory.join(file), fingerprint, self.options.limits.component)
         {
             Ok(Some(bytes)) => bytes,
-            Ok(None) => return self.settling.retry(file, fingerprint, Duration::ZERO),
+            Ok(None) => return self.settling.retry(file, Duration::ZERO),
             Err(error) => {
                 // What could not be read may be good, and not change: it is tried again.
-                self.settling.retry(file, fingerprint, self.options.scan);
+                self.settling.retry(file, self.options.scan);
                 return self.reject(name, error);
             }
         };
