@@ -42,14 +42,20 @@
 //! ends its instance: the RPC in hand is picked by the native round robin, and a fresh instance starts.
 //! The reasons are in the log ([`tracing`]) and in [`Channel::status`] and [`PolicyDir::status`].
 
+mod activity;
 mod balancer;
 pub mod channel;
 pub mod connectivity;
+#[cfg(feature = "etcd")]
+pub mod etcd;
+mod files;
 pub mod picker;
 pub mod policy;
 pub mod policy_dir;
 pub mod resolver;
+pub mod service_config;
 pub mod subconn;
+pub mod tls;
 
 pub use self::channel::Channel;
 pub use self::policy_dir::PolicyDir;

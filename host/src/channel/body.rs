@@ -8,8 +8,9 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tonic::Status;
+use tonic::{Code, Status};
 
+use crate::activity::Active;
 use crate::subconn::{Call, ResponseBody, status_of};
 
 pin_project! {
@@ -19,6 +20,7 @@ pin_project! {
         #[pin]
         inner: ResponseBody,
         call: Call,
+        active: Active,
         #[pin]
         deadline: Option<Sleep>,
     }
@@ -28,20 +30,22 @@ impl RpcBody {
     pub(super) fn wrap(
         response: http::Response<ResponseBody>,
         mut call: Call,
+        active: Active,
         deadline: Option<Instant>,
     ) -> http::Response<tonic::body::Body> {
         // An RPC without messages can end in its headers ("trailers-only").
-        if let Some(ok) = grpc_ok(response.headers()) {
-            call.end(ok);
+        if let Some(code) = grpc_code(response.headers()) {
+            call.end(code, Some(response.headers()));
         }
-        response
-            .map(|inner| tonic::body::Body::new(Self { inner, call, deadline: deadline.map(sleep_until) }))
+        response.map(|inner| {
+            tonic::body::Body::new(Self { inner, call, active, deadline: deadline.map(sleep_until) })
+        })
     }
 }
 
-/// Whether the RPC succeeded, if these headers say it.
-fn grpc_ok(headers: &HeaderMap) -> Option<bool> {
-    headers.get("grpc-status").map(|status| status == "0")
+/// How the RPC ended, if these headers say it.
+fn grpc_code(headers: &HeaderMap) -> Option<Code> {
+    headers.get("grpc-status").map(|status| Code::from_bytes(status.as_bytes()))
 }
 
 impl Body for RpcBody {
@@ -52,23 +56,24 @@ impl Body for RpcBody {
         let this = self.project();
         // First, or a stream that is faster than its reader would never be late.
         if this.deadline.as_pin_mut().is_some_and(|deadline| deadline.poll(cx).is_ready()) {
-            this.call.end(false);
+            this.call.give_up(Code::DeadlineExceeded);
             return Poll::Ready(Some(Err(super::deadline_exceeded(None))));
         }
         if let Poll::Ready(frame) = this.inner.poll_frame(cx) {
             return Poll::Ready(match frame {
                 Some(Ok(frame)) => {
                     if let Some(trailers) = frame.trailers_ref() {
-                        this.call.end(grpc_ok(trailers).unwrap_or(false));
+                        this.call.end(grpc_code(trailers).unwrap_or(Code::Unknown), Some(trailers));
                     }
                     Some(Ok(frame))
                 }
                 Some(Err(error)) => {
-                    this.call.end(false);
-                    Some(Err(status_of(&error)))
+                    let status = this.active.blame(status_of(&error));
+                    this.call.end(status.code(), None);
+                    Some(Err(status))
                 }
                 None => {
-                    this.call.end(false);
+                    this.call.end(Code::Unknown, None);
                     None
                 }
             });

@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::Authority;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{Channel, Shared};
-use crate::balancer::{self, Inputs, PolicyStream, Report};
-use crate::picker::{PickerCell, Placement, Policy};
+use crate::activity::Activity;
+use crate::balancer::{self, Inputs, Known, Published, Report};
+use crate::picker::Policy;
 use crate::policy::{PolicyError, is_policy_name};
-use crate::policy_dir::{PolicyDir, PolicyUpdate};
+use crate::policy_dir::PolicyDir;
 use crate::resolver::{Resolver, Target, TargetError};
-use crate::subconn::SubConnOptions;
+use crate::service_config::ServiceConfig;
+use crate::subconn::{Dialer, SubConnOptions};
+use crate::tls::{ClientTls, Connector, TlsError};
 
 /// Makes a [`Channel`]. From [`Channel::builder`].
 #[derive(Debug)]
@@ -24,9 +27,13 @@ pub struct ChannelBuilder {
     policies: Option<PolicyDir>,
     policy: Option<String>,
     native: Option<Arc<dyn Policy>>,
-    config: serde_json::Value,
+    policy_config: Option<serde_json::Value>,
+    service_config: ServiceConfig,
     patience: Duration,
     authority: Option<String>,
+    wait_for_ready: bool,
+    idle_timeout: Option<Duration>,
+    tls: Option<ClientTls>,
     subconns: SubConnOptions,
 }
 
@@ -43,6 +50,9 @@ pub enum ConnectError {
     /// The authority is wrong.
     #[error("authority {0:?} is not a host or host:port")]
     Authority(String),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// There is no runtime to run in.
     #[error("a channel needs a tokio runtime: call connect within one")]
     NoRuntime,
@@ -56,9 +66,13 @@ impl ChannelBuilder {
             policies: None,
             policy: None,
             native: None,
-            config: serde_json::json!({}),
+            policy_config: None,
+            service_config: ServiceConfig::default(),
             patience: Duration::from_secs(5),
             authority: None,
+            wait_for_ready: false,
+            idle_timeout: Some(Duration::from_secs(30 * 60)),
+            tls: None,
             subconns: SubConnOptions::default(),
         }
     }
@@ -76,13 +90,15 @@ impl ChannelBuilder {
     }
 
     /// The policy that picks: `color` is `color.wasm` in the directory of [`policies`](Self::policies).
-    /// Without one, or while there is none of this name, it is the native round robin.
+    /// Without one, or while there is none of this name, it is the native round robin. A service config
+    /// that names policies, from the resolver, counts for more.
     pub fn policy(mut self, name: impl Into<String>) -> Self {
         self.policy = Some(name.into());
         self
     }
 
-    /// A policy in Rust, instead of one from a directory.
+    /// A policy in Rust. It is known by the name of its version, and picks unless
+    /// [`policy`](Self::policy) or a service config names another.
     pub fn native_policy(mut self, policy: impl Policy + 'static) -> Self {
         self.native = Some(Arc::new(policy));
         self
@@ -90,7 +106,14 @@ impl ChannelBuilder {
 
     /// The policy's configuration; `{}` if it is not given.
     pub fn policy_config(mut self, config: serde_json::Value) -> Self {
-        self.config = config;
+        self.policy_config = Some(config);
+        self
+    }
+
+    /// The service config that counts where the resolver gives none. [`policy`](Self::policy), if it is
+    /// given too, takes the place of its policies.
+    pub fn service_config(mut self, config: ServiceConfig) -> Self {
+        self.service_config = config;
         self
     }
 
@@ -101,9 +124,31 @@ impl ChannelBuilder {
         self
     }
 
-    /// The `:authority` of RPCs; by default the address of the endpoint that each goes to.
+    /// The `:authority` of RPCs that have none of their own, and with TLS the server's name. By default
+    /// it is the target's name if that is of DNS, and otherwise the address of the endpoint that each RPC
+    /// goes to.
     pub fn authority(mut self, authority: impl Into<String>) -> Self {
         self.authority = Some(authority.into());
+        self
+    }
+
+    /// Whether RPCs that do not say, and whose method's config does not, are held while nothing is ready,
+    /// instead of failing; by default they fail.
+    pub fn wait_for_ready(mut self, wait: bool) -> Self {
+        self.wait_for_ready = wait;
+        self
+    }
+
+    /// How long the channel may be without RPCs before it goes IDLE and gives up its connections, or twice
+    /// as long at most; by default 30 minutes, as in gRPC. None: never.
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.idle_timeout = timeout.into();
+        self
+    }
+
+    /// Encrypts the connections, and makes sure of whom they lead to.
+    pub fn tls(mut self, tls: ClientTls) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -118,46 +163,76 @@ impl ChannelBuilder {
     ///
     /// # Errors
     ///
-    /// The target, the policy's name or the authority is wrong, or there is no tokio runtime here.
+    /// The target, the policy's name, the authority or a certificate is wrong, or there is no tokio runtime
+    /// here.
     pub fn connect(self) -> Result<Channel, ConnectError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConnectError::NoRuntime)?;
         let target: Target = self.target.parse()?;
         let resolver = self.resolver.map_or_else(|| target.resolver(), Ok)?;
-        if let Some(name) = self.policy.as_ref().filter(|name| !is_policy_name(name)) {
-            return Err(ConnectError::Policy(PolicyError::Name(name.clone())));
-        }
         let authority = self
             .authority
+            .or_else(|| resolver.authority(&target))
             .map(|text| text.parse::<Authority>().map_err(|_| ConnectError::Authority(text)))
             .transpose()?;
+        let host = authority.as_ref().map(Authority::host);
+        let tls = self.tls.map(|tls| Connector::new(tls, host)).transpose()?.map(Arc::new);
 
-        let policies: Option<PolicyStream> = match (self.native, &self.policies, &self.policy) {
-            (Some(policy), _, _) => Some(Box::pin(tokio_stream::once(PolicyUpdate::Loaded(policy)))),
-            (None, Some(directory), Some(name)) => Some(directory.watch(name)),
-            (None, None, Some(name)) => {
-                tracing::warn!(policy = name, "no policy directory is given: round robin serves");
-                None
+        let native = self.native.as_ref().map(|policy| policy.version().name);
+        let mut config = self.service_config;
+        let named = match self.policy {
+            Some(name) if !is_policy_name(&name) => {
+                return Err(ConnectError::Policy(PolicyError::Name(name)));
             }
-            (None, Some(directory), None) => {
-                let directory = directory.path().display();
-                tracing::warn!(%directory, "no policy is named: round robin serves");
-                None
-            }
-            (None, None, None) => None,
+            Some(name) => Some(name),
+            None if config.policies.is_empty() => native,
+            None => None,
         };
-        let cell = Arc::new(PickerCell::new());
+        if let Some(name) = named {
+            let empty = serde_json::json!({});
+            config = config.with_policy(name, self.policy_config.as_ref().unwrap_or(&empty));
+        }
+        if let (Some(directory), true) = (&self.policies, config.policies.is_empty()) {
+            let directory = directory.path().display();
+            tracing::info!(%directory, "no policy is named: round robin serves unless a service config names one");
+        }
+
+        let published = Arc::new(Published::default());
         let (reporter, report) = watch::channel(Report::default());
-        let closed = CancellationToken::new();
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let (health, health_of) = watch::channel(None);
+        let (closed, abort) = (CancellationToken::new(), CancellationToken::new());
+        let activity = Arc::new(Activity::default());
         let inputs = Inputs {
-            endpoints: resolver.watch(&target),
-            policies,
-            policy_name: self.policy.unwrap_or_default(),
-            placement: Placement::new(target.to_string(), self.config.to_string()),
+            target,
+            resolver,
+            policies: Known { directory: self.policies, native: self.native },
+            config,
             patience: self.patience,
-            subconns: self.subconns,
+            idle_timeout: self.idle_timeout,
+            dialer: Dialer {
+                options: self.subconns,
+                tls,
+                authority,
+                health: health_of,
+                abort: abort.clone(),
+            },
+            health,
+            activity: Arc::clone(&activity),
+            commands: receiver,
             closed: closed.clone(),
         };
-        runtime.spawn(balancer::run(inputs, Arc::clone(&cell), reporter));
-        Ok(Channel(Arc::new(Shared { cell, report, authority, _closed: closed.drop_guard() })))
+        runtime.spawn(balancer::run(inputs, Arc::clone(&published), reporter));
+        let wait_for_ready = self.wait_for_ready;
+        let _dropped = closed.clone().drop_guard();
+        Ok(Channel(Arc::new(Shared {
+            published,
+            report,
+            activity,
+            commands,
+            wait_for_ready,
+            abort,
+            closed,
+            _dropped,
+        })))
     }
 }

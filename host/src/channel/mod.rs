@@ -9,22 +9,23 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt as _};
-use tokio_util::sync::DropGuard;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 use tonic::body::Body;
 
 use self::body::RpcBody;
 use self::timeout::{grpc_timeout, set_grpc_timeout};
-use crate::balancer::Report;
+use crate::activity::Activity;
+use crate::balancer::{Command, Published, Report};
 use crate::connectivity::ConnectivityState;
-use crate::picker::{Faults, PickInfo, PickerCell, PolicyVersion, StartError};
-use crate::subconn::{ReplayBody, SendError, SubConn};
+use crate::picker::{Faults, PickInfo, PolicyVersion, StartError};
+use crate::service_config::MethodConfig;
+use crate::subconn::{Call, ReplayBody, ResponseBody, SendError, SubConn};
 
 pub use self::builder::{ChannelBuilder, ConnectError};
 
@@ -37,10 +38,17 @@ pub use self::builder::{ChannelBuilder, ConnectError};
 pub struct Channel(Arc<Shared>);
 
 struct Shared {
-    cell: Arc<PickerCell>,
+    published: Arc<Published>,
     report: watch::Receiver<Report>,
-    authority: Option<Authority>,
-    _closed: DropGuard,
+    activity: Arc<Activity>,
+    commands: mpsc::UnboundedSender<Command>,
+    /// Of RPCs that do not say, and whose method's config does not.
+    wait_for_ready: bool,
+    /// Ends every connection at once.
+    abort: CancellationToken,
+    /// Ends the balancer; alone it lets RPCs under way finish.
+    closed: CancellationToken,
+    _dropped: DropGuard,
 }
 
 /// How a channel is at a moment.
@@ -62,7 +70,9 @@ pub struct ChannelStatus {
     pub subconns: Vec<SubConn>,
 }
 
-/// A request extension: whether the RPC is held while nothing is ready, instead of failing.
+/// A request extension: whether the RPC is held while nothing is ready, instead of failing. It counts
+/// for more than the service config's `waitForReady`, and that for more than
+/// [`ChannelBuilder::wait_for_ready`].
 ///
 /// ```
 /// use hotpick::channel::WaitForReady;
@@ -94,6 +104,37 @@ impl Channel {
         let changed =
             move |report: Report| (seen.replace(report.state) != Some(report.state)).then_some(report.state);
         WatchStream::new(self.0.report.clone()).filter_map(changed)
+    }
+
+    /// Leaves IDLE, as an RPC would.
+    pub fn connect(&self) {
+        self.command(Command::Connect);
+    }
+
+    /// Goes IDLE: gives up the connections, and the resolver, until an RPC or [`connect`](Self::connect)
+    /// comes. RPCs under way finish.
+    pub fn enter_idle(&self) {
+        self.command(Command::EnterIdle);
+    }
+
+    fn command(&self, command: Command) {
+        // After SHUTDOWN there is nothing to be told.
+        let _ = self.0.commands.send(command);
+    }
+
+    /// Closes the channel in good order: new RPCs fail with CANCELLED, those that have begun are waited
+    /// for, and then the connections are closed. Given up on halfway, it leaves the channel closed to new
+    /// RPCs; [`close`](Self::close) ends the others.
+    pub async fn shutdown(&self) {
+        self.0.activity.drain().await;
+        self.close();
+    }
+
+    /// Closes the channel now: RPCs under way, and new ones, fail with CANCELLED.
+    pub fn close(&self) {
+        self.0.activity.close();
+        self.0.abort.cancel();
+        self.0.closed.cancel();
     }
 
     /// How the channel is at this moment.
@@ -147,31 +188,48 @@ impl tower_service::Service<Request<Body>> for Channel {
 
 impl Shared {
     async fn rpc(&self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
-        let deadline = grpc_timeout(request.headers()).and_then(|limit| Instant::now().checked_add(limit));
-        self.prepare(&mut request)?;
-        let mut last_error = None;
-        match deadline {
-            None => self.send(request, None, &mut last_error).await,
-            Some(at) => match timeout_at(at, self.send(request, deadline, &mut last_error)).await {
-                Ok(result) => result,
-                Err(_) => Err(deadline_exceeded(last_error.as_ref())),
-            },
-        }
-    }
-
-    /// Gives the request what every gRPC request has.
-    fn prepare(&self, request: &mut Request<Body>) -> Result<(), Status> {
-        if let Some(authority) = &self.authority {
-            let mut parts = std::mem::take(request.uri_mut()).into_parts();
-            parts.scheme = Some(parts.scheme.unwrap_or(Scheme::HTTP));
-            parts.authority = Some(authority.clone());
-            *request.uri_mut() = http::Uri::from_parts(parts)
-                .map_err(|error| Status::internal(format!("request without a path: {error}")))?;
-        }
+        let active = self.activity.begin()?;
+        let begin = Instant::now();
+        let own = grpc_timeout(request.headers()).and_then(|limit| begin.checked_add(limit));
         let headers = request.headers_mut();
         headers.entry(header::TE).or_insert(HeaderValue::from_static("trailers"));
         name_ourselves(headers);
-        Ok(())
+
+        let config = self.method_config(request.uri().path());
+        let config = match own {
+            None => config.await,
+            Some(at) => timeout_at(at, config).await.map_err(|_| deadline_exceeded(None))?,
+        };
+        // The shorter of the two counts (`doc/service_config.md`).
+        let configured = config.timeout.and_then(|limit| begin.checked_add(limit));
+        let deadline = own.into_iter().chain(configured).min();
+        let wait_for_ready = match request.extensions().get() {
+            Some(WaitForReady(wait)) => *wait,
+            None => config.wait_for_ready.unwrap_or(self.wait_for_ready),
+        };
+        let rpc = Rpc { deadline, wait_for_ready, tell_deadline: deadline != own };
+        let mut last_error = None;
+        let sent = match deadline {
+            None => self.send(request, rpc, &mut last_error).await,
+            Some(at) => match timeout_at(at, self.send(request, rpc, &mut last_error)).await {
+                Ok(sent) => sent,
+                Err(_) => return Err(deadline_exceeded(last_error.as_ref())),
+            },
+        };
+        let (response, call) = sent.map_err(|status| active.blame(status))?;
+        Ok(RpcBody::wrap(response, call, active, deadline))
+    }
+
+    /// What the service config gives an RPC of this path. Until the target has been resolved for the first
+    /// time there may be one to come.
+    async fn method_config(&self, path: &str) -> MethodConfig {
+        if let Some(methods) = &*self.published.methods.load() {
+            return methods.of(path);
+        }
+        let known = |report: &Report| report.resolved || report.state == ConnectivityState::Shutdown;
+        // Fails when the balancer has gone: then the picker says so.
+        let _ = self.report.clone().wait_for(known).await;
+        self.published.methods.load().as_ref().map(|methods| methods.of(path)).unwrap_or_default()
     }
 
     /// Picks and sends, again and again until the request has left; and again, so many times, if it left
@@ -179,10 +237,9 @@ impl Shared {
     async fn send(
         &self,
         request: Request<Body>,
-        deadline: Option<Instant>,
+        rpc: Rpc,
         last_error: &mut Option<Status>,
-    ) -> Result<Response<Body>, Status> {
-        let wait_for_ready = request.extensions().get().is_some_and(|WaitForReady(wait)| *wait);
+    ) -> Result<(Response<ResponseBody>, Call), Status> {
         let (mut head, body) = request.into_parts();
         // They end here, and would be cloned for each attempt.
         head.extensions.clear();
@@ -192,10 +249,10 @@ impl Shared {
         let mut asked = None;
         loop {
             let mut info = PickInfo::new(head.uri.path(), &head.headers);
-            info.deadline = deadline;
-            info.wait_for_ready = wait_for_ready;
+            info.deadline = rpc.deadline;
+            info.wait_for_ready = rpc.wait_for_ready;
             info.tried = &tried;
-            let (pick, generation) = self.cell.pick(&mut info, asked.take(), last_error).await?;
+            let (pick, generation) = self.published.cell.pick(&mut info, asked.take(), last_error).await?;
             let has_waited = info.requeued || !tried.is_empty();
 
             // The head stays here: what the policy adds belongs to this attempt alone.
@@ -203,13 +260,13 @@ impl Shared {
             for (name, value) in pick.metadata {
                 attempt.headers_mut().append(name, value);
             }
-            if let Some(deadline) = deadline.filter(|_| has_waited) {
+            if let Some(deadline) = rpc.deadline.filter(|_| has_waited || rpc.tell_deadline) {
                 set_grpc_timeout(attempt.headers_mut(), deadline.saturating_duration_since(Instant::now()));
             }
-            match pick.subconn.send(attempt).await {
+            match pick.subconn.send(attempt, pick.done).await {
                 Ok((response, call)) => {
                     replay.commit();
-                    return Ok(RpcBody::wrap(response, call, deadline));
+                    return Ok((response, call));
                 }
                 Err(SendError::NotSent(unsent)) => {
                     body = unsent.into_body();
@@ -231,6 +288,15 @@ impl Shared {
             tried.push(pick.subconn.id());
         }
     }
+}
+
+/// What an RPC is sent with.
+#[derive(Clone, Copy)]
+struct Rpc {
+    deadline: Option<Instant>,
+    wait_for_ready: bool,
+    /// The request does not say it yet.
+    tell_deadline: bool,
 }
 
 /// `user-agent`: the caller's own name, then ours, as gRPC's other implementations do.

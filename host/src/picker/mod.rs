@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
@@ -172,20 +173,50 @@ pub enum PickResult {
 }
 
 /// A chosen subconn.
-#[derive(Debug)]
 #[non_exhaustive]
 pub struct Pick {
     /// Where the RPC goes.
     pub subconn: SubConn,
     /// What to add to the request's metadata.
     pub metadata: Vec<(HeaderName, HeaderValue)>,
+    /// Told how this attempt of the RPC ended: exactly once, whatever happens.
+    pub done: Option<Done>,
+}
+
+/// What a picker wants to be told the end of an attempt with. Called on the RPC's path: must not block.
+pub type Done = Box<dyn FnOnce(&DoneInfo<'_>) + Send>;
+
+/// How an attempt of an RPC ended.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DoneInfo<'a> {
+    /// The RPC's status code. None: it never left, or the peer has not looked at it; it is picked again,
+    /// or ends without having been served.
+    pub code: Option<Code>,
+    /// The client gave up: it cancelled the RPC, or its deadline passed. That says little of the server.
+    pub client_ended: bool,
+    /// The trailers, if the RPC came so far.
+    pub trailers: Option<&'a http::HeaderMap>,
 }
 
 impl Pick {
     /// A pick of `subconn`.
     #[must_use]
     pub const fn to(subconn: SubConn) -> Self {
-        Self { subconn, metadata: Vec::new() }
+        Self { subconn, metadata: Vec::new(), done: None }
+    }
+
+    /// The same pick, whose end is told to `done`.
+    #[must_use]
+    pub fn on_done(mut self, done: impl FnOnce(&DoneInfo<'_>) + Send + 'static) -> Self {
+        self.done = Some(Box::new(done));
+        self
+    }
+}
+
+impl fmt::Debug for Pick {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pick").field(&self.subconn).finish()
     }
 }
 
@@ -202,12 +233,14 @@ pub(crate) struct Generation {
     replaced: CancellationToken,
 }
 
-impl PickerCell {
-    /// A cell whose first picker queues every RPC.
-    pub(crate) fn new() -> Self {
+/// A cell whose first picker queues every RPC.
+impl Default for PickerCell {
+    fn default() -> Self {
         Self(ArcSwap::new(Generation::new(Arc::new(Always::Queue))))
     }
+}
 
+impl PickerCell {
     /// Makes `picker` the current one and wakes the RPCs that wait for it.
     pub(crate) fn publish(&self, picker: Arc<dyn Picker>) {
         // The swap comes first, so that an RPC woken by the cancellation loads the new generation.
@@ -290,6 +323,17 @@ impl Picker for Always {
     }
 }
 
+/// The picker of an idle channel: an RPC is held, and wakes it.
+#[derive(Debug)]
+pub(crate) struct Wakes(pub(crate) Arc<Notify>);
+
+impl Picker for Wakes {
+    fn pick(&self, _info: &PickInfo<'_>) -> PickResult {
+        self.0.notify_one();
+        PickResult::Queue
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -308,7 +352,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_thousand_queued_rpcs_all_wake() {
-        let cell = Arc::new(PickerCell::new());
+        let cell = Arc::new(PickerCell::default());
         let woken: Vec<_> = (0..1000)
             .map(|_| {
                 let cell = Arc::clone(&cell);
@@ -331,7 +375,7 @@ mod tests {
                 PickResult::Drop(Status::permission_denied("dropped"))
             }
         }
-        let cell = Arc::new(PickerCell::new());
+        let cell = Arc::new(PickerCell::default());
         cell.publish(Arc::new(Always::Fail(Status::unavailable("down"))));
         assert_eq!(pick(&cell, false).await.expect_err("fail-fast").message(), "down");
         let waiting = tokio::spawn({
@@ -357,7 +401,7 @@ mod tests {
             }
         }
         let asked = Arc::new(AtomicUsize::new(0));
-        let cell = Arc::new(PickerCell::new());
+        let cell = Arc::new(PickerCell::default());
         cell.publish(Arc::new(Counts(Arc::clone(&asked))));
         let waiting = tokio::spawn({
             let cell = Arc::clone(&cell);
@@ -377,7 +421,7 @@ mod tests {
 
     #[tokio::test]
     async fn codes_that_are_the_applications_become_internal() {
-        let cell = PickerCell::new();
+        let cell = PickerCell::default();
         cell.publish(Arc::new(Always::Drop(Status::not_found("no such thing"))));
         let status = pick(&cell, true).await.expect_err("dropped");
         assert_eq!(status.code(), Code::Internal);
@@ -397,7 +441,7 @@ mod tests {
                 }
             }
         }
-        let cell = PickerCell::new();
+        let cell = PickerCell::default();
         cell.publish(Arc::new(BusyTwice(AtomicUsize::new(0))));
         assert_eq!(pick(&cell, false).await.expect_err("an answer").message(), "third");
     }

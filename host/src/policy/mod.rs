@@ -156,7 +156,7 @@ mod tests {
     use super::*;
     use crate::picker::{PickInfo, PickResult};
     use crate::resolver::Endpoint;
-    use crate::subconn::{SubConn, SubConnOptions};
+    use crate::subconn::{Dialer, SubConn};
 
     /// A list of endpoints may be long: the time to take it in grows with it.
     #[tokio::test]
@@ -169,7 +169,7 @@ mod tests {
             let address = format!("10.0.{}.{}:80", id / 250, id % 250).parse().expect("an address");
             let color = if id == 7777 { "red" } else { "blue" };
             let endpoint = Endpoint::new(address).with_attribute("color", color);
-            SubConn::spawn(id, endpoint, SubConnOptions::default(), events.clone())
+            SubConn::spawn(id, endpoint, Dialer::plain(), events.clone())
         };
         let all: Vec<_> = (0..10_000).map(subconn).collect();
         let ready = ReadySet::new(all.clone(), all);

@@ -4,7 +4,6 @@
 //! compiled and checked on this module's own thread; the result goes to the channels that use the
 //! policy. A bad file changes nothing but the status and the log: the version in force stays.
 
-mod files;
 mod watcher;
 
 use std::collections::BTreeMap;
@@ -20,8 +19,8 @@ use tokio::sync::watch;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::WatchStream;
 
-use self::files::{Fingerprint, Settling};
 use self::watcher::Watcher;
+use crate::files::{self, Fingerprint, ReadError, Settling};
 use crate::picker::{Policy, PolicyVersion};
 use crate::policy::{Limits, PolicyError, WasmPolicy, digest, is_policy_name};
 
@@ -271,7 +270,7 @@ impl Follower {
     }
 
     fn scan(&mut self) {
-        let present = match files::list(&self.directory) {
+        let present = match list(&self.directory) {
             Ok(present) => present,
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => {
@@ -304,7 +303,7 @@ impl Follower {
             Err(error) => {
                 // What could not be read may be good, and not change: it is tried again.
                 self.settling.retry(file, self.options.scan);
-                return self.reject(name, error);
+                return self.reject(name, error.into());
             }
         };
         let current = self.snapshot.policies.get(name).and_then(|entry| entry.policy.as_ref());
@@ -360,4 +359,49 @@ impl Follower {
 
 fn stem(file: &str) -> &str {
     file.strip_suffix(".wasm").unwrap_or(file)
+}
+
+/// The policy files in a directory, by name, each with its fingerprint: what ends in `.wasm` and is not
+/// an editor's, a tool's or a hidden file. What cannot be looked at (a dangling symlink) is not there.
+pub(crate) fn list(directory: &Path) -> io::Result<BTreeMap<String, Fingerprint>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        // A name that is not UTF-8 cannot be a policy's; shown, it names itself in the refusal.
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".wasm")
+            && !name.starts_with(['.', '_'])
+            && let Some(fingerprint) = Fingerprint::at(&entry.path())
+        {
+            files.insert(name, fingerprint);
+        }
+    }
+    Ok(files)
+}
+
+impl From<ReadError> for PolicyError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::TooLarge { size, limit } => Self::TooLarge { size, limit },
+            ReadError::Io(_) | ReadError::NotRegular => Self::Read(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_files_are_passed_over() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for name in
+            ["a.wasm", ".a.wasm", "_a.wasm", "a.wasm~", "a.wasm.tmp", "a.toml", "a.wasm.swp", "B c.wasm"]
+        {
+            std::fs::write(directory.path().join(name), "x").expect("written");
+        }
+        std::fs::create_dir(directory.path().join("..data")).expect("made");
+        let names: Vec<_> = list(directory.path()).expect("listed").into_keys().collect();
+        assert_eq!(names, ["B c.wasm", "a.wasm"]);
+    }
 }

@@ -1,43 +1,81 @@
-//! `host:port`.
+//! `host:port`, or `unix:/path`.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// Where a backend listens: a host name or IP address, and a TCP port.
+/// Where a backend listens: a host name or IP address with a TCP port, or a Unix socket.
 ///
 /// ```
 /// use hotpick::resolver::Address;
 ///
 /// let address: Address = "[::1]:5001".parse()?;
-/// assert_eq!((address.host(), address.port()), ("::1", 5001));
+/// assert_eq!((address.host(), address.port()), ("::1", Some(5001)));
 /// assert_eq!(address.to_string(), "[::1]:5001");
+///
+/// let address: Address = "unix:/run/echo.sock".parse()?;
+/// assert_eq!((address.host(), address.port()), ("localhost", None));
 /// # Ok::<(), hotpick::resolver::AddressError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Address {
-    host: String,
-    port: u16,
+pub struct Address(Kind);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Kind {
+    Tcp { host: String, port: u16 },
+    Unix(PathBuf),
 }
 
 /// Why a text is not an [`Address`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("address {text:?} {reason}: write host:port, or [host]:port for IPv6")]
+#[error("address {text:?} {reason}: write host:port, [host]:port for IPv6, or unix:/path")]
 pub struct AddressError {
     text: String,
     reason: &'static str,
 }
 
 impl Address {
-    /// The host name or IP address, without brackets.
+    /// The Unix socket at this path, absolute or not.
+    #[must_use]
+    pub fn unix(path: impl Into<PathBuf>) -> Self {
+        Self(Kind::Unix(path.into()))
+    }
+
+    /// The host name or IP address, without brackets; `localhost` for a Unix socket.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.host
+        match &self.0 {
+            Kind::Tcp { host, .. } => host,
+            Kind::Unix(_) => "localhost",
+        }
     }
 
     /// The TCP port.
     #[must_use]
-    pub fn port(&self) -> u16 {
-        self.port
+    pub fn port(&self) -> Option<u16> {
+        match &self.0 {
+            Kind::Tcp { port, .. } => Some(*port),
+            Kind::Unix(_) => None,
+        }
+    }
+
+    /// The path of a Unix socket.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match &self.0 {
+            Kind::Tcp { .. } => None,
+            Kind::Unix(path) => Some(path),
+        }
+    }
+
+    /// The `:authority` of RPCs that go here, unless they have another.
+    pub(crate) fn authority(&self) -> http::uri::Authority {
+        let text = match &self.0 {
+            Kind::Tcp { .. } => self.to_string(),
+            Kind::Unix(_) => self.host().to_owned(),
+        };
+        // All that a host may hold an authority may hold, too, but for the zone of an IPv6 address.
+        text.parse().unwrap_or_else(|_| http::uri::Authority::from_static("localhost"))
     }
 }
 
@@ -46,6 +84,10 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let error = |reason| AddressError { text: text.to_owned(), reason };
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return if path.is_empty() { Err(error("has no path")) } else { Ok(Self::unix(path)) };
+        }
         let (host, port) = text.rsplit_once(':').ok_or_else(|| error("has no port"))?;
         let host = match host.strip_prefix('[') {
             Some(rest) => rest.strip_suffix(']').ok_or_else(|| error("has an open bracket"))?,
@@ -63,23 +105,23 @@ impl FromStr for Address {
         if port == 0 {
             return Err(error("has port 0"));
         }
-        Ok(Self { host: host.to_owned(), port })
+        Ok(Self(Kind::Tcp { host: host.to_owned(), port }))
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
+        match &self.0 {
+            Kind::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Kind::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Kind::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
 
 impl From<std::net::SocketAddr> for Address {
     fn from(address: std::net::SocketAddr) -> Self {
-        Self { host: address.ip().to_string(), port: address.port() }
+        Self(Kind::Tcp { host: address.ip().to_string(), port: address.port() })
     }
 }
 
@@ -100,6 +142,7 @@ mod tests {
             ("a:http", "has a port that is not a number up to 65535"),
             ("a:65536", "has a port that is not a number up to 65535"),
             ("a:0", "has port 0"),
+            ("unix:", "has no path"),
         ] {
             let error = text.parse::<Address>().expect_err(text).to_string();
             assert!(error.contains(reason), "{error}");
@@ -109,7 +152,13 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_what_is_read(host in "[a-z][a-z0-9.-]{0,20}|::[0-9a-f]{1,4}", port in 1u16..) {
-            let address = Address { host, port };
+            let address = Address(Kind::Tcp { host, port });
+            prop_assert_eq!(address.to_string().parse::<Address>(), Ok(address));
+        }
+
+        #[test]
+        fn a_path_is_read_as_it_is_written(path in "/[a-z0-9/._-]{1,40}") {
+            let address = Address::unix(path.trim_start_matches("//"));
             prop_assert_eq!(address.to_string().parse::<Address>(), Ok(address));
         }
 

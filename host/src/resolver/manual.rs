@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 
-use super::{Endpoint, Resolver, ResolverStream, ResolverUpdate, Target};
+use super::{Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target};
 
 /// Endpoints given in code, and changed in code: for tests, and for programs that know their
 /// backends. A clone that is kept can [`update`](Self::update) what the channel sees.
@@ -33,7 +33,7 @@ impl ManualResolver {
 }
 
 impl Resolver for ManualResolver {
-    fn watch(self: Box<Self>, _target: &Target) -> ResolverStream {
+    fn watch(&self, _target: &Target, _resolve_now: ResolveNow) -> ResolverStream {
         Box::pin(WatchStream::new(self.0.subscribe()))
     }
 }

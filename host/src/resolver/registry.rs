@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
-use super::{Address, Endpoint, ManualResolver, Resolver, Target, TargetError};
+use super::{Address, DnsResolver, Endpoint, FileResolver, ManualResolver, Resolver, Target, TargetError};
 
 /// Makes resolvers for the targets of a scheme. Closures do.
 pub trait ResolverBuilder: Send + Sync {
@@ -43,16 +43,22 @@ pub fn register(scheme: &str, builder: impl ResolverBuilder + 'static) {
     registry.insert(scheme.to_ascii_lowercase(), Arc::new(builder));
 }
 
+type Built = Result<Box<dyn Resolver>, TargetError>;
 type Registry = BTreeMap<String, Arc<dyn ResolverBuilder>>;
 
 static REGISTRY: LazyLock<RwLock<Registry>> = LazyLock::new(|| {
     let mut registry = Registry::new();
-    registry.insert(
-        "static".to_owned(),
-        Arc::new(|target: &Target| list(target, |text| text.parse::<Address>())),
-    );
-    registry.insert("ipv4".to_owned(), Arc::new(|target: &Target| list(target, ipv4)));
-    registry.insert("ipv6".to_owned(), Arc::new(|target: &Target| list(target, ipv6)));
+    let mut insert = |scheme: &str, builder: fn(&Target) -> Built| {
+        registry.insert(scheme.to_owned(), Arc::new(builder));
+    };
+    insert("static", |target| list(target, |text| text.parse::<Address>()));
+    insert("ipv4", |target| list(target, ipv4));
+    insert("ipv6", |target| list(target, ipv6));
+    insert("unix", unix);
+    insert("dns", |target| Ok(Box::new(DnsResolver::of(target)?)));
+    insert("file", |target| Ok(Box::new(FileResolver::of(target)?)));
+    #[cfg(feature = "etcd")]
+    insert("etcd", |target| Ok(Box::new(crate::etcd::EtcdResolver::of(target)?)));
     RwLock::new(registry)
 });
 
@@ -68,10 +74,7 @@ pub(super) fn schemes() -> String {
 }
 
 /// An endpoint for each item of a list with commas.
-fn list<E: std::fmt::Display>(
-    target: &Target,
-    parse: impl Fn(&str) -> Result<Address, E>,
-) -> Result<Box<dyn Resolver>, TargetError> {
+fn list<E: std::fmt::Display>(target: &Target, parse: impl Fn(&str) -> Result<Address, E>) -> Built {
     let items = target.endpoint().split(',').filter(|text| !text.is_empty());
     let endpoints = items
         .map(|text| parse(text).map(Endpoint::new))
@@ -81,6 +84,14 @@ fn list<E: std::fmt::Display>(
         return Err(TargetError::invalid(target, "names no endpoint: write host:port,host:port"));
     }
     Ok(Box::new(ManualResolver::new(endpoints)))
+}
+
+fn unix(target: &Target) -> Built {
+    match (target.authority(), target.endpoint()) {
+        (_, "") => Err(TargetError::invalid(target, "names no socket: write unix:/path")),
+        ("", _) => Ok(Box::new(ManualResolver::new([Endpoint::new(Address::unix(target.path()))]))),
+        _ => Err(TargetError::invalid(target, "has a host: write unix:/path, or unix:///path")),
+    }
 }
 
 /// What gRPC takes when a target of addresses names no port.

@@ -16,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(super) enum Seen {
     /// The peer's first SETTINGS: it speaks HTTP/2.
     Settings,
+    /// SETTINGS_MAX_CONCURRENT_STREAMS: so many streams at once, from now on.
+    MaxStreams(u32),
     /// GOAWAY: no new stream will be served.
     GoAway { last_stream: u32, code: u32 },
 }
@@ -23,9 +25,15 @@ pub(super) enum Seen {
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const ACK: u8 = 1;
+const MAX_CONCURRENT_STREAMS: u16 = 3;
 const HEAD: usize = 9;
-/// Of a frame's payload only the first 8 bytes are ever of interest, those of GOAWAY.
-const KEPT: usize = HEAD + 8;
+/// A setting: two bytes of name, four of value.
+const SETTING: usize = 6;
+/// Of a GOAWAY the first 8 bytes are of interest.
+const GOAWAY_KEPT: usize = 8;
+/// Of SETTINGS so many settings are read; peers send a handful, each once.
+const SETTINGS_KEPT: usize = 32 * SETTING;
+const KEPT: usize = HEAD + SETTINGS_KEPT;
 
 /// Reads frame heads out of a stream of bytes that comes in pieces of any size.
 #[derive(Debug)]
@@ -64,11 +72,13 @@ impl FrameReader {
     }
 
     fn wanted(&self) -> usize {
-        if self.filled >= HEAD && self.kept[3] == GOAWAY {
-            HEAD + self.length().min(KEPT - HEAD)
-        } else {
-            HEAD
-        }
+        let payload = match self.kept[3] {
+            _ if self.filled < HEAD => 0,
+            GOAWAY => GOAWAY_KEPT,
+            SETTINGS => SETTINGS_KEPT,
+            _ => 0,
+        };
+        HEAD + self.length().min(payload)
     }
 
     fn length(&self) -> usize {
@@ -80,11 +90,19 @@ impl FrameReader {
             u32::from_be_bytes([self.kept[at], self.kept[at + 1], self.kept[at + 2], self.kept[at + 3]])
         };
         match self.kept[3] {
-            SETTINGS if !self.settings_seen && self.kept[4] & ACK == 0 => {
-                self.settings_seen = true;
-                seen(Seen::Settings);
+            SETTINGS if self.kept[4] & ACK == 0 => {
+                for setting in self.kept[HEAD..self.filled].chunks_exact(SETTING) {
+                    if u16::from_be_bytes([setting[0], setting[1]]) == MAX_CONCURRENT_STREAMS {
+                        let value = [setting[2], setting[3], setting[4], setting[5]];
+                        seen(Seen::MaxStreams(u32::from_be_bytes(value)));
+                    }
+                }
+                // Last, so that who acts on it knows the settings.
+                if !std::mem::replace(&mut self.settings_seen, true) {
+                    seen(Seen::Settings);
+                }
             }
-            GOAWAY if self.filled == KEPT => {
+            GOAWAY if self.filled == HEAD + GOAWAY_KEPT => {
                 seen(Seen::GoAway { last_stream: word(HEAD) & 0x7fff_ffff, code: word(HEAD + 4) });
             }
             _ => {}
@@ -228,6 +246,17 @@ mod tests {
         assert_eq!(seen_in(&[&bytes]), [Seen::Settings]);
     }
 
+    #[test]
+    fn the_limit_of_streams_is_read_wherever_it_stands() {
+        let settings: Vec<u8> = [(4u16, 65_535u32), (3, 7), (1, 0)]
+            .iter()
+            .flat_map(|(name, value)| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat())
+            .collect();
+        let bytes = [frame(SETTINGS, 0, &settings), frame(SETTINGS, 0, &settings)].concat();
+        let limit = Seen::MaxStreams(7);
+        assert_eq!(seen_in(&[&bytes]), [limit, Seen::Settings, limit]);
+    }
+
     proptest! {
         /// However the bytes are cut, the same is seen.
         #[test]
@@ -248,7 +277,9 @@ mod tests {
             ]
             .concat();
             let pieces: Vec<_> = bytes.chunks(size).collect();
-            prop_assert_eq!(seen_in(&pieces), [Seen::Settings, Seen::GoAway { last_stream, code }]);
+            let seen: Vec<_> =
+                seen_in(&pieces).into_iter().filter(|seen| !matches!(seen, Seen::MaxStreams(_))).collect();
+            prop_assert_eq!(seen, [Seen::Settings, Seen::GoAway { last_stream, code }]);
         }
 
         #[test]

@@ -8,6 +8,8 @@
 //!   | +----- TRANSIENT_FAILURE <-------+ (before it had proven itself, twice in a row)
 //!   +----------------------------------+
 //! ```
+//!
+//! And CONNECTING or READY to IDLE when the channel goes idle; any to SHUTDOWN.
 
 use std::time::Duration;
 
@@ -118,6 +120,13 @@ impl Machine {
         }
     }
 
+    /// No one wants the connection any more. A backoff is waited out all the same.
+    pub(super) fn enter_idle(&mut self) {
+        if matches!(self.state, State::Connecting | State::Ready { .. }) {
+            self.state = State::Idle;
+        }
+    }
+
     /// Leaves TRANSIENT_FAILURE once its backoff is over.
     pub(super) fn tick(&mut self, now: Instant) {
         if matches!(self.state, State::TransientFailure { until } if now >= until) {
@@ -206,6 +215,7 @@ mod tests {
         Connected,
         Failed,
         Lost(bool),
+        EnterIdle,
         Tick,
         Pass(u64),
     }
@@ -216,6 +226,7 @@ mod tests {
             Just(Event::Connected),
             Just(Event::Failed),
             any::<bool>().prop_map(Event::Lost),
+            Just(Event::EnterIdle),
             Just(Event::Tick),
             (0..200_000u64).prop_map(Event::Pass),
         ]
@@ -235,6 +246,7 @@ mod tests {
                     Event::Connected => machine.connected(now),
                     Event::Failed => machine.failed(now, random),
                     Event::Lost(answered) => machine.lost(now, answered, random),
+                    Event::EnterIdle => machine.enter_idle(),
                     Event::Tick => machine.tick(now),
                     Event::Pass(ms) => now += Duration::from_millis(ms),
                 }
@@ -242,7 +254,10 @@ mod tests {
                 let drawn = matches!(
                     (before, after),
                     (State::Idle, State::Connecting)
-                        | (State::Connecting, State::Ready { .. } | State::TransientFailure { .. })
+                        | (
+                            State::Connecting,
+                            State::Ready { .. } | State::TransientFailure { .. } | State::Idle
+                        )
                         | (State::Ready { .. }, State::Idle | State::TransientFailure { .. })
                         | (State::TransientFailure { .. }, State::Idle)
                 );

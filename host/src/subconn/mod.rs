@@ -1,31 +1,37 @@
 //! Subconns: one for each endpoint, connected by the host and kept across every change of policy.
 //!
-//! A [`SubConn`] is a cheap handle. Behind it one task owns the connection and its
+//! A [`SubConn`] is a cheap handle. Behind it one task owns the connection, or connections, and their
 //! state machine; everyone else reads the state and sends requests.
 
+mod dial;
 mod frames;
+mod health;
 mod machine;
 mod ready_set;
 mod replay;
 mod stats;
+mod task;
 mod transport;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-use http::uri::{Authority, Scheme};
+use arc_swap::{ArcSwap, ArcSwapAny};
+use http::Uri;
+use http::uri::{Authority, PathAndQuery, Scheme};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
+use tonic::Code;
 
-use self::machine::{Machine, State};
 use self::stats::Stats;
-use self::transport::{KeepAlive, Transport};
+use self::task::Command;
+use self::transport::{Link, Transport};
 use crate::connectivity::ConnectivityState;
+use crate::picker::{Done, DoneInfo};
 use crate::resolver::Endpoint;
 
+pub(crate) use self::dial::Dialer;
 pub use self::machine::Backoff;
 pub(crate) use self::ready_set::Changes;
 pub use self::ready_set::ReadySet;
@@ -39,6 +45,16 @@ pub(crate) use self::transport::{ResponseBody, SendError, status_of};
 pub struct SubConnOptions {
     /// The longest that an attempt to connect may take, until the peer's SETTINGS.
     pub connect_timeout: Duration,
+    /// Of an endpoint with several addresses: how long one is tried before the next is tried as well
+    /// (gRFC A61). When one fails the next is tried at once.
+    pub attempt_delay: Duration,
+    /// How many connections to keep to each endpoint; at least 1. Each RPC goes to the one with the
+    /// fewest under way.
+    pub connections: usize,
+    /// Up to how many connections to make to an endpoint whose connections have as many streams as the
+    /// peer allows (SETTINGS_MAX_CONCURRENT_STREAMS). When there are so many, RPCs wait for a stream to
+    /// end. By default 1, as in gRPC: a peer may have set the limit to protect itself.
+    pub max_connections: usize,
     /// How long to wait between attempts.
     pub backoff: Backoff,
     /// Give a connection up when the peer's TCP has acknowledged nothing for this long: neither data,
@@ -56,6 +72,9 @@ impl Default for SubConnOptions {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(20),
+            attempt_delay: Duration::from_millis(250),
+            connections: 1,
+            max_connections: 1,
             backoff: Backoff::default(),
             dead_after: Duration::from_secs(20),
             keep_alive_interval: None,
@@ -72,12 +91,24 @@ struct Shared {
     id: u32,
     endpoint: ArcSwap<Endpoint>,
     authority: Authority,
-    /// There while READY.
-    transport: ArcSwapOption<Transport>,
-    status: Mutex<Condition>,
+    scheme: Scheme,
+    pool: ArcSwapAny<Arc<Pool>>,
+    condition: Mutex<Condition>,
     stats: Stats,
-    connect: Notify,
-    shutdown: CancellationToken,
+    commands: mpsc::UnboundedSender<Command>,
+    /// An RPC found no room on any connection, and there may be one more.
+    grow: Notify,
+    /// For the RPCs that wait for room, of which there are so many.
+    room: Notify,
+    waiting: AtomicU32,
+}
+
+/// The connections that take RPCs: none unless READY.
+#[derive(Debug, Default)]
+struct Pool {
+    transports: Vec<Arc<Transport>>,
+    /// One more can be made: RPCs that find no room wait for it.
+    may_grow: bool,
 }
 
 /// A state, and the error that led to the last TRANSIENT_FAILURE or loss.
@@ -94,22 +125,24 @@ impl SubConn {
     pub(crate) fn spawn(
         id: u32,
         endpoint: Endpoint,
-        options: SubConnOptions,
+        dialer: Dialer,
         events: mpsc::UnboundedSender<u32>,
     ) -> Self {
-        // An `Address` holds only what an authority may hold, but for an IPv6 zone.
-        let authority = endpoint.addresses()[0].to_string().parse();
+        let (commands, receiver) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             id,
+            authority: dialer.authority.clone().unwrap_or_else(|| endpoint.addresses()[0].authority()),
+            scheme: if dialer.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP },
             endpoint: ArcSwap::from_pointee(endpoint),
-            authority: authority.unwrap_or_else(|_| Authority::from_static("localhost")),
-            transport: ArcSwapOption::empty(),
-            status: Mutex::new(Condition { state: ConnectivityState::Idle, error: None }),
+            pool: ArcSwapAny::default(),
+            condition: Mutex::new(Condition { state: ConnectivityState::Idle, error: None }),
             stats: Stats::default(),
-            connect: Notify::new(),
-            shutdown: CancellationToken::new(),
+            commands,
+            grow: Notify::new(),
+            room: Notify::new(),
+            waiting: AtomicU32::new(0),
         });
-        tokio::spawn(run(Arc::clone(&shared), options, events));
+        tokio::spawn(task::run(Arc::clone(&shared), dialer, receiver, events));
         Self(shared)
     }
 
@@ -128,24 +161,38 @@ impl SubConn {
     /// The state at this moment.
     #[must_use]
     pub fn state(&self) -> ConnectivityState {
-        self.0.status().state
+        self.0.condition().state
     }
 
     /// Why the last attempt failed or the last connection was lost.
     #[must_use]
     pub fn last_error(&self) -> Option<String> {
-        self.0.status().error.clone()
+        self.0.condition().error.clone()
     }
 
     /// A reading of the counters.
     #[must_use]
     pub fn stats(&self) -> SubConnStats {
-        self.0.stats.read()
+        let mut stats = self.0.stats.read();
+        let pool = self.0.pool.load();
+        stats.connections = pool.transports.len();
+        // The same of all of them, as a rule.
+        stats.max_streams = pool
+            .transports
+            .first()
+            .map(|transport| transport.link().max_streams())
+            .filter(|max| *max < u32::MAX);
+        stats
     }
 
     /// Starts connecting if IDLE.
     pub(crate) fn connect(&self) {
-        self.0.connect.notify_one();
+        self.0.command(Command::Connect);
+    }
+
+    /// Gives the connection up. RPCs under way finish.
+    pub(crate) fn enter_idle(&self) {
+        self.0.command(Command::EnterIdle);
     }
 
     /// New weight or attributes; the addresses, and so the connection, stay.
@@ -155,37 +202,54 @@ impl SubConn {
 
     /// Takes no new RPC from now on. RPCs under way finish.
     pub(crate) fn shutdown(&self) {
-        self.0.shutdown.cancel();
+        self.0.command(Command::Shutdown);
     }
 
-    /// Sends a request, to an authority of its own or else this endpoint's, and waits for the headers
-    /// of the response. The [`Call`] counts the RPC as under way until it is told or dropped.
+    /// Sends a request, to its own authority or else the subconn's, and waits for the headers
+    /// of the response. The [`Call`] counts the RPC as under way until it is told or dropped; `done` is
+    /// told of the end once, whatever happens.
     pub(crate) async fn send(
         &self,
         mut request: http::Request<ReplayBody>,
+        done: Option<Done>,
     ) -> Result<(http::Response<ResponseBody>, Call), SendError> {
-        let Some(transport) = self.0.transport.load_full() else {
+        let mut call = Call::begin(Arc::clone(&self.0), done);
+        let Some(transport) = self.transport().await else {
+            call.not_sent();
             return Err(SendError::NotSent(Box::new(request)));
         };
-        if request.uri().authority().is_none() {
-            let mut parts = std::mem::take(request.uri_mut()).into_parts();
-            parts.scheme = Some(Scheme::HTTP);
-            parts.authority = Some(self.0.authority.clone());
-            *request.uri_mut() = http::Uri::from_parts(parts)
-                .map_err(|error| SendError::Failed(tonic::Status::internal(error.to_string())))?;
+        call.on(&transport);
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = Some(self.0.scheme.clone());
+        parts.authority = Some(parts.authority.unwrap_or_else(|| self.0.authority.clone()));
+        *request.uri_mut() = Uri::from_parts(parts)
+            .map_err(|error| SendError::Failed(tonic::Status::internal(error.to_string())))?;
+        let sent = transport.send(request).await;
+        match &sent {
+            Ok(_) => {}
+            Err(SendError::NotSent(_) | SendError::Unprocessed { .. }) => call.not_sent(),
+            Err(SendError::Failed(status)) => call.end(status.code(), None),
         }
-        let call = Call::begin(Arc::clone(&self.0));
-        match transport.send(request).await {
-            Ok(response) => Ok((response, call)),
-            Err(SendError::NotSent(request)) => {
-                call.unsend();
-                Err(SendError::NotSent(request))
+        Ok((sent?, call))
+    }
+
+    /// The connection for the next RPC, once there is room for it. None if there is none.
+    async fn transport(&self) -> Option<Arc<Transport>> {
+        let shared = &self.0;
+        if let Found::At(transport) = shared.find() {
+            return transport;
+        }
+        let _waiting = Waiting::begin(&shared.waiting);
+        loop {
+            let room = shared.room.notified();
+            tokio::pin!(room);
+            // Before the look, so that what happens after it is not missed.
+            room.as_mut().enable();
+            if let Found::At(transport) = shared.find() {
+                return transport;
             }
-            Err(unprocessed @ SendError::Unprocessed { .. }) => {
-                call.unsend();
-                Err(unprocessed)
-            }
-            Err(failed @ SendError::Failed(_)) => Err(failed),
+            shared.grow.notify_one();
+            room.await;
         }
     }
 }
@@ -205,120 +269,131 @@ impl PartialEq for SubConn {
 
 impl Eq for SubConn {}
 
-/// An RPC under way on a subconn. Ends once: [`end`](Self::end) says how, a drop counts as a failure.
-pub(crate) struct Call(Option<Arc<Shared>>);
+enum Found {
+    /// Send there, or nowhere if there is no connection.
+    At(Option<Arc<Transport>>),
+    /// All are full, and there may be one more.
+    Full,
+}
 
-impl Call {
-    fn begin(shared: Arc<Shared>) -> Self {
-        shared.stats.begin();
-        Self(Some(shared))
+impl Shared {
+    /// Where RPCs go, as far as HTTP is concerned.
+    fn origin(&self) -> Uri {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(self.scheme.clone());
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query = Some(PathAndQuery::from_static("/"));
+        Uri::from_parts(parts).unwrap_or_default()
     }
 
-    fn unsend(mut self) {
-        if let Some(shared) = self.0.take() {
-            shared.stats.unsend();
+    fn condition(&self) -> std::sync::MutexGuard<'_, Condition> {
+        self.condition.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn command(&self, command: Command) {
+        // After SHUTDOWN no one listens, and nothing is left to be told.
+        let _ = self.commands.send(command);
+    }
+
+    /// The connection with the fewest RPCs.
+    fn find(&self) -> Found {
+        let pool = self.pool.load();
+        let ready = pool.transports.iter().filter(|transport| transport.is_ready());
+        match ready.min_by_key(|transport| transport.link().in_flight()) {
+            Some(transport) if pool.may_grow && !transport.link().has_room() => Found::Full,
+            found => Found::At(found.cloned()),
         }
     }
 
-    /// The RPC ended; `ok`: with status OK.
-    pub(crate) fn end(&mut self, ok: bool) {
-        if let Some(shared) = self.0.take() {
-            shared.stats.end(ok);
+    fn set_pool(&self, pool: Pool) {
+        self.pool.store(Arc::new(pool));
+        self.room.notify_waiters();
+    }
+}
+
+/// An RPC that waits for room.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// An attempt of an RPC on a subconn. Ends once: [`end`](Self::end) says how, a drop means that the client
+/// gave up.
+pub(crate) struct Call {
+    open: Option<Open>,
+}
+
+struct Open {
+    subconn: Arc<Shared>,
+    link: Option<Arc<Link>>,
+    done: Option<Done>,
+}
+
+impl Call {
+    fn begin(subconn: Arc<Shared>, done: Option<Done>) -> Self {
+        subconn.stats.begin();
+        Self { open: Some(Open { subconn, link: None, done }) }
+    }
+
+    fn on(&mut self, transport: &Transport) {
+        if let Some(open) = &mut self.open {
+            transport.link().begin();
+            open.link = Some(Arc::clone(transport.link()));
+        }
+    }
+
+    /// It never left, or the peer has not looked at it.
+    fn not_sent(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.subconn.stats.unsend();
+            open.finish(&DoneInfo { code: None, client_ended: false, trailers: None });
+        }
+    }
+
+    /// The RPC ended with this code, and these trailers if it came so far.
+    pub(crate) fn end(&mut self, code: Code, trailers: Option<&http::HeaderMap>) {
+        self.ended(&DoneInfo { code: Some(code), client_ended: false, trailers });
+    }
+
+    /// The client gave up, for this reason.
+    pub(crate) fn give_up(&mut self, code: Code) {
+        self.ended(&DoneInfo { code: Some(code), client_ended: true, trailers: None });
+    }
+
+    fn ended(&mut self, info: &DoneInfo<'_>) {
+        if let Some(open) = self.open.take() {
+            open.subconn.stats.end(info.code == Some(Code::Ok));
+            open.finish(info);
+        }
+    }
+}
+
+impl Open {
+    fn finish(self, info: &DoneInfo<'_>) {
+        if let Some(link) = &self.link {
+            link.end();
+        }
+        if self.subconn.waiting.load(Ordering::SeqCst) > 0 {
+            self.subconn.room.notify_waiters();
+        }
+        if let Some(done) = self.done {
+            done(info);
         }
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.end(false);
+        self.give_up(Code::Cancelled);
     }
-}
-
-impl Shared {
-    fn status(&self) -> std::sync::MutexGuard<'_, Condition> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The task of one subconn.
-async fn run(shared: Arc<Shared>, options: SubConnOptions, events: mpsc::UnboundedSender<u32>) {
-    let mut machine = Machine::new(options.backoff);
-    let mut keep_alive = KeepAlive {
-        interval: options.keep_alive_interval,
-        timeout: options.keep_alive_timeout,
-        tcp: options.dead_after,
-    };
-    let mut transport = None;
-    loop {
-        // The transport first: who sees READY must be able to send.
-        shared.transport.store(transport.clone());
-        shared.status().state = machine.state().into();
-        // No one listens once the channel is gone, and then `shutdown` is near.
-        let _ = events.send(shared.id);
-        match machine.state() {
-            State::Idle => tokio::select! {
-                biased;
-                () = shared.shutdown.cancelled() => machine.shutdown(),
-                () = shared.connect.notified() => machine.connect(),
-            },
-            State::Connecting => tokio::select! {
-                biased;
-                () = shared.shutdown.cancelled() => machine.shutdown(),
-                result = dial(&shared, options.connect_timeout, keep_alive) => match result {
-                    Ok(connected) => {
-                        transport = Some(Arc::new(connected));
-                        machine.connected(Instant::now());
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, "subconn failed");
-                        shared.status().error = Some(error);
-                        machine.failed(Instant::now(), fastrand::f64());
-                    }
-                },
-            },
-            State::Ready { .. } => {
-                // READY without a transport cannot be: both are set together.
-                let Some(connected) = transport.take() else { return };
-                tokio::select! {
-                    biased;
-                    () = shared.shutdown.cancelled() => machine.shutdown(),
-                    loss = connected.lost() => {
-                        let address = shared.endpoint.load().addresses()[0].to_string();
-                        tracing::debug!(address, reason = loss.reason, "subconn lost");
-                        if loss.too_many_pings {
-                            keep_alive.interval = keep_alive.interval.map(|interval| interval.saturating_mul(2));
-                        }
-                        shared.status().error = Some(format!("connection to {address} lost: {}", loss.reason));
-                        machine.lost(Instant::now(), loss.answered, fastrand::f64());
-                    }
-                }
-            }
-            State::TransientFailure { until } => tokio::select! {
-                biased;
-                () = shared.shutdown.cancelled() => machine.shutdown(),
-                () = sleep_until(until) => machine.tick(Instant::now()),
-            },
-            State::Shutdown => return,
-        }
-    }
-}
-
-/// Tries the endpoint's addresses in turn.
-async fn dial(shared: &Shared, limit: Duration, keep_alive: KeepAlive) -> Result<Transport, String> {
-    shared.stats.dialled();
-    let endpoint = shared.endpoint.load_full();
-    let attempt = async {
-        let mut last = String::new();
-        for address in endpoint.addresses() {
-            match Transport::connect(address, keep_alive).await {
-                Ok(transport) => return Ok(transport),
-                Err(error) => last = error.to_string(),
-            }
-        }
-        Err(last)
-    };
-    timeout(limit, attempt).await.unwrap_or_else(|_| {
-        let address = &endpoint.addresses()[0];
-        Err(format!("connect to {address}: no HTTP/2 SETTINGS within {limit:?}"))
-    })
 }

@@ -18,6 +18,11 @@ pub(crate) struct Stats {
 pub struct SubConnStats {
     /// Connections attempted.
     pub dials: u64,
+    /// Connections that take RPCs.
+    pub connections: usize,
+    /// How many streams the peer allows at once on a connection (SETTINGS_MAX_CONCURRENT_STREAMS), if
+    /// there is one and it has said.
+    pub max_streams: Option<u32>,
     /// RPCs under way.
     pub in_flight: u32,
     /// RPCs sent, in flight or ended.
@@ -35,6 +40,8 @@ impl Stats {
 
     pub(super) fn read(&self) -> SubConnStats {
         SubConnStats {
+            connections: 0,
+            max_streams: None,
             dials: self.dials.load(Ordering::Relaxed),
             in_flight: self.in_flight.load(Ordering::Relaxed),
             picked: self.picked.load(Ordering::Relaxed),

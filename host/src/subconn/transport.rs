@@ -1,18 +1,19 @@
 //! One HTTP/2 connection, on hyper: when it is ready, when it is lost, and what became of a request.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
+use super::SubConnOptions;
+use super::dial::Io;
 use super::frames::{Seen, Watched};
 use super::replay::ReplayBody;
-use crate::resolver::Address;
 
 /// The body of a response as it comes from the connection.
 pub(crate) type ResponseBody = hyper::body::Incoming;
@@ -31,25 +32,6 @@ pub(crate) enum SendError {
     },
     /// It left, or may have left.
     Failed(Status),
-}
-
-/// Why a connection did not come to be.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectError {
-    #[error("connect to {address}: {error}")]
-    Tcp { address: Address, error: std::io::Error },
-    #[error("connect to {address}: {reason}")]
-    Http2 { address: Address, reason: String },
-}
-
-/// How a dead connection is found out.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct KeepAlive {
-    /// HTTP/2 PING after this long without a byte while RPCs are open.
-    pub(super) interval: Option<Duration>,
-    pub(super) timeout: Duration,
-    /// The peer's TCP must have acknowledged what was sent, or a probe, within this time.
-    pub(super) tcp: Duration,
 }
 
 const A_DAY: Duration = Duration::from_secs(86_400);
@@ -84,40 +66,46 @@ pub(super) struct Transport {
 
 /// What the connection's task, the frames it reads, and the subconn share.
 #[derive(Debug)]
-struct Link {
+pub(super) struct Link {
     phase: watch::Sender<Phase>,
     /// The same as `phase == Ready`, for the request path.
     ready: AtomicBool,
     answered: AtomicBool,
+    /// RPCs under way on this connection.
+    in_flight: AtomicU32,
+    /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS.
+    max_streams: AtomicU32,
 }
 
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 impl Transport {
-    /// Connects, and waits for the peer's SETTINGS: until then nothing shows that it speaks HTTP/2.
-    pub(super) async fn connect(address: &Address, keep_alive: KeepAlive) -> Result<Self, ConnectError> {
-        let tcp_error = |error| ConnectError::Tcp { address: address.clone(), error };
-        let http2_error = |reason| ConnectError::Http2 { address: address.clone(), reason };
-
-        let tcp = TcpStream::connect((address.host(), address.port())).await.map_err(tcp_error)?;
-        set_options(&tcp, keep_alive.tcp).map_err(tcp_error)?;
-
+    /// Starts HTTP/2 on a connection, and waits for the peer's SETTINGS: until then nothing shows that it
+    /// speaks HTTP/2. `abort` ends the connection at once, with its streams.
+    pub(super) async fn start(
+        io: Box<dyn Io>,
+        options: &SubConnOptions,
+        abort: CancellationToken,
+    ) -> Result<Self, String> {
         let link = Arc::new(Link::new());
         let frames = Arc::clone(&link);
-        let io = TokioIo::new(Watched::new(tcp, move |seen| frames.seen(seen)));
+        let io = TokioIo::new(Watched::new(io, move |seen| frames.seen(seen)));
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             // hyper adds it to a clock.
-            .keep_alive_interval(keep_alive.interval.map(|interval| interval.min(A_DAY)))
-            .keep_alive_timeout(keep_alive.timeout.min(A_DAY))
+            .keep_alive_interval(options.keep_alive_interval.map(|interval| interval.min(A_DAY)))
+            .keep_alive_timeout(options.keep_alive_timeout.min(A_DAY))
             .handshake(io)
             .await
-            .map_err(|error| http2_error(describe(&error)))?;
+            .map_err(|error| describe(&error))?;
         let driven = Driven(Arc::clone(&link));
         tokio::spawn(async move {
-            let reason = match connection.await {
-                Ok(()) => "closed by the peer".to_owned(),
-                Err(error) => describe(&error),
+            let reason = tokio::select! {
+                ended = connection => match ended {
+                    Ok(()) => "closed by the peer".to_owned(),
+                    Err(error) => describe(&error),
+                },
+                () = abort.cancelled() => "the channel is closed".to_owned(),
             };
             driven.0.closed(reason);
         });
@@ -129,11 +117,16 @@ impl Transport {
                 drop(phase);
                 Ok(Self { sender, link })
             }
-            Ok(Phase::Closed { reason }) => Err(http2_error(reason.clone())),
+            Ok(Phase::Closed { reason }) => Err(reason.clone()),
             Ok(Phase::GoingAway { .. } | Phase::Handshake) | Err(_) => {
-                Err(http2_error("the peer sent GOAWAY at once".to_owned()))
+                Err("the peer sent GOAWAY at once".to_owned())
             }
         }
+    }
+
+    /// What is known of the connection, to be kept beyond it.
+    pub(super) fn link(&self) -> &Arc<Link> {
+        &self.link
     }
 
     /// Whether a request sent now has a chance. Exact but for what is still on the wire.
@@ -204,10 +197,40 @@ impl Link {
             phase: watch::Sender::new(Phase::Handshake),
             ready: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            in_flight: AtomicU32::new(0),
+            max_streams: AtomicU32::new(u32::MAX),
         }
     }
 
+    /// An RPC begins.
+    pub(super) fn begin(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It has ended.
+    pub(super) fn end(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// How many streams the peer allows at once; `u32::MAX` if it has not said.
+    pub(super) fn max_streams(&self) -> u32 {
+        self.max_streams.load(Ordering::Relaxed)
+    }
+
+    /// Whether the peer allows one more stream.
+    pub(super) fn has_room(&self) -> bool {
+        self.in_flight() < self.max_streams()
+    }
+
     fn seen(&self, seen: Seen) {
+        if let Seen::MaxStreams(max) = seen {
+            self.max_streams.store(max, Ordering::Relaxed);
+            return;
+        }
         self.phase.send_if_modified(|phase| {
             match (&phase, seen) {
                 (Phase::Handshake, Seen::Settings) => {
@@ -234,20 +257,6 @@ impl Link {
             first
         });
     }
-}
-
-fn set_options(tcp: &TcpStream, dead_after: Duration) -> std::io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let socket = socket2::SockRef::from(tcp);
-    // Probes in the last half of the time.
-    let half = (dead_after / 2).clamp(Duration::from_secs(1), A_DAY / 4);
-    let probes = socket2::TcpKeepalive::new().with_time(half);
-    #[cfg(target_os = "linux")]
-    let probes = probes.with_interval(Duration::from_secs(half.as_secs().div_ceil(4)));
-    socket.set_tcp_keepalive(&probes)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(dead_after.min(A_DAY)))?;
-    Ok(())
 }
 
 /// The status of an RPC whose connection or stream failed with `error`.

@@ -1,4 +1,4 @@
-//! What lies in a directory, and whether it has come to rest.
+//! Files that others write: whether they have come to rest, and reading them whole.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
@@ -8,11 +8,20 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::policy::PolicyError;
+/// Why a file cannot be read: a fragment of a sentence.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("it is not a regular file")]
+    NotRegular,
+    #[error("it has {size} bytes, and the limit is {limit}")]
+    TooLarge { size: usize, limit: usize },
+}
 
 /// What shows that a file is another than before, whatever the events say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fingerprint {
+pub(crate) struct Fingerprint {
     identity: (u64, u64),
     size: u64,
     modified: Option<SystemTime>,
@@ -36,47 +45,32 @@ impl Fingerprint {
         Self { identity: (0, 0), size: metadata.len(), modified: metadata.modified().ok(), changed: (0, 0) }
     }
 
+    /// Of the file at this path; none if it cannot be looked at (a dangling symlink).
+    pub(crate) fn at(path: &Path) -> Option<Self> {
+        fs::metadata(path).ok().map(|metadata| Self::of(&metadata))
+    }
+
     /// Whether the file was last written longer ago than `quiet`.
     fn is_old(&self, quiet: Duration) -> bool {
         self.modified.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > quiet)
     }
 }
 
-/// The policy files in a directory, by name, each with its fingerprint: what ends in `.wasm` and is not
-/// an editor's, a tool's or a hidden file. What cannot be looked at (a dangling symlink) is not there.
-pub(super) fn list(directory: &Path) -> io::Result<BTreeMap<String, Fingerprint>> {
-    let mut files = BTreeMap::new();
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        // A name that is not UTF-8 cannot be a policy's; shown, it names itself in the refusal.
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".wasm")
-            && !name.starts_with(['.', '_'])
-            && let Ok(metadata) = fs::metadata(entry.path())
-        {
-            files.insert(name, Fingerprint::of(&metadata));
-        }
-    }
-    Ok(files)
-}
-
 /// Reads a file whole, if it stayed as `expected` all the while. `None`: it did not.
-pub(super) fn read(path: &Path, expected: Fingerprint, limit: usize) -> Result<Option<Vec<u8>>, PolicyError> {
-    let failed = |error: io::Error| PolicyError::Read(error.to_string());
-    let mut file = open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
+pub(crate) fn read(path: &Path, expected: Fingerprint, limit: usize) -> Result<Option<Vec<u8>>, ReadError> {
+    let mut file = open(path)?;
+    let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(PolicyError::Read("it is not a regular file".to_owned()));
+        return Err(ReadError::NotRegular);
     }
     let size = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
     if size > limit {
-        return Err(PolicyError::TooLarge { size, limit });
+        return Err(ReadError::TooLarge { size, limit });
     }
     let mut bytes = Vec::with_capacity(size);
     // One more than there should be: a file that grows is not at rest.
-    file.by_ref().take(metadata.len() + 1).read_to_end(&mut bytes).map_err(failed)?;
-    let after = fs::metadata(path).map(|metadata| Fingerprint::of(&metadata));
-    Ok((bytes.len() == size && after.is_ok_and(|after| after == expected)).then_some(bytes))
+    file.by_ref().take(metadata.len() + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() == size && Fingerprint::at(path) == Some(expected)).then_some(bytes))
 }
 
 #[cfg(unix)]
@@ -94,7 +88,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Follows files until each has stayed the same for a quiet time.
 #[derive(Debug, Default)]
-pub(super) struct Settling {
+pub(crate) struct Settling {
     files: BTreeMap<String, Follow>,
 }
 
@@ -111,7 +105,7 @@ struct Follow {
 impl Settling {
     /// Takes in what is there now. Returns the files that have come to rest since they were last
     /// returned, with what they are; `None` for one that is gone.
-    pub(super) fn observe(
+    pub(crate) fn observe(
         &mut self,
         present: &BTreeMap<String, Fingerprint>,
         quiet: Duration,
@@ -153,14 +147,14 @@ impl Settling {
     }
 
     /// Something is still changing.
-    pub(super) fn is_pending(&self) -> bool {
+    pub(crate) fn is_pending(&self) -> bool {
         let now = Instant::now();
         let due = |follow: &Follow| follow.again.is_some_and(|at| at <= now);
         self.files.values().any(|follow| follow.pending.is_some() || due(follow))
     }
 
     /// The file, which has just been returned, is to be returned once more after this time.
-    pub(super) fn retry(&mut self, name: &str, after: Duration) {
+    pub(crate) fn retry(&mut self, name: &str, after: Duration) {
         if let Some(follow) = self.files.get_mut(name) {
             follow.again = Some(Instant::now() + after);
         }
@@ -229,18 +223,5 @@ mod tests {
         settling.observe(&files(&[]), QUIET);
         tokio::time::advance(QUIET).await;
         assert_eq!(settling.observe(&files(&[]), QUIET), [("a.wasm".to_owned(), None)]);
-    }
-
-    #[test]
-    fn other_files_are_passed_over() {
-        let directory = tempfile::tempdir().expect("a directory");
-        for name in
-            ["a.wasm", ".a.wasm", "_a.wasm", "a.wasm~", "a.wasm.tmp", "a.toml", "a.wasm.swp", "B c.wasm"]
-        {
-            fs::write(directory.path().join(name), "x").expect("written");
-        }
-        fs::create_dir(directory.path().join("..data")).expect("made");
-        let names: Vec<_> = list(directory.path()).expect("listed").into_keys().collect();
-        assert_eq!(names, ["B c.wasm", "a.wasm"]);
     }
 }

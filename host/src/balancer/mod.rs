@@ -1,0 +1,511 @@
+//! The loop that owns all mutable balancing state of a channel.
+//!
+//! Endpoints come in from the resolver, policies from the directory, states from the subconns; what goes
+//! out is one immutable value, the current picker, and a report for whoever asks.
+
+mod choice;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use futures_core::Stream;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use tokio_stream::StreamExt as _;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use self::choice::{Choice, Chosen};
+use crate::activity::{self, Activity};
+use crate::connectivity::ConnectivityState;
+use crate::picker::{
+    Always, Picker, PickerBuilder, PickerCell, Placement, Policy as _, PolicyVersion, RoundRobin, StartError,
+    Wakes,
+};
+use crate::policy_dir::PolicyUpdate;
+use crate::resolver::{Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target};
+use crate::service_config::{MethodConfigs, PolicyConfig, ServiceConfig};
+use crate::subconn::{Dialer, ReadySet, SubConn};
+
+pub(crate) use self::choice::Known;
+
+/// The news of a channel's policy.
+pub(crate) type PolicyStream = Pin<Box<dyn Stream<Item = PolicyUpdate> + Send>>;
+
+/// What the balancer is given to work with.
+pub(crate) struct Inputs {
+    pub(crate) target: Target,
+    pub(crate) resolver: Box<dyn Resolver>,
+    pub(crate) policies: Known,
+    /// Used where the resolver gives none.
+    pub(crate) config: ServiceConfig,
+    /// How long RPCs wait for the first policy before round robin serves them.
+    pub(crate) patience: Duration,
+    /// How long a channel without RPCs stays connected.
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) dialer: Dialer,
+    /// What the dialer's `health` follows.
+    pub(crate) health: watch::Sender<Option<Arc<str>>>,
+    pub(crate) activity: Arc<Activity>,
+    pub(crate) commands: mpsc::UnboundedReceiver<Command>,
+    pub(crate) closed: CancellationToken,
+}
+
+/// What a channel is told by its user.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Connect,
+    EnterIdle,
+}
+
+/// What RPCs read.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    pub(crate) cell: PickerCell,
+    /// None until the target has been resolved for the first time.
+    pub(crate) methods: ArcSwapOption<MethodConfigs>,
+}
+
+/// How the channel is, as of the last change.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    pub(crate) state: ConnectivityState,
+    /// The resolver has answered, if only with an error.
+    pub(crate) resolved: bool,
+    pub(crate) policy: PolicyVersion,
+    pub(crate) swaps: u64,
+    pub(crate) subconns: Vec<SubConn>,
+    /// The last one that the policy built.
+    pub(crate) picker: Option<Arc<dyn Picker>>,
+    pub(crate) refused: Option<StartError>,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self {
+            state: ConnectivityState::Connecting,
+            resolved: false,
+            policy: RoundRobin::default().version(),
+            swaps: 0,
+            subconns: Vec::new(),
+            picker: None,
+            refused: None,
+        }
+    }
+}
+
+/// Balances until `closed`.
+pub(crate) async fn run(mut inputs: Inputs, published: Arc<Published>, report: watch::Sender<Report>) {
+    let (events, mut changed) = mpsc::unbounded_channel();
+    let wake = Arc::new(Notify::new());
+    let choice = Choice::new(&inputs.policies, &inputs.config.policies);
+    let mut balancer = Balancer {
+        waiting_for_policy: !inputs.config.policies.is_empty(),
+        policies: inputs.config.policies.clone(),
+        known: inputs.policies,
+        choice,
+        in_force: None,
+        default_config: inputs.config,
+        target: inputs.target.to_string(),
+        dialer: inputs.dialer,
+        health: inputs.health,
+        events,
+        members: Vec::new(),
+        ready: ReadySet::default(),
+        next_id: 0,
+        resolved: Resolved::NotYet,
+        resolve_now: ResolveNow::default(),
+        idle: false,
+        wake: Arc::clone(&wake),
+        builder: RoundRobin::builder(),
+        starting: None,
+        published,
+        report,
+    };
+    let patience = sleep(inputs.patience);
+    tokio::pin!(patience);
+    let idle_timeout = inputs.idle_timeout.unwrap_or(Duration::MAX);
+    let idle_check = sleep(idle_timeout);
+    tokio::pin!(idle_check);
+    let watch = |balancer: &Balancer| inputs.resolver.watch(&inputs.target, balancer.resolve_now.clone());
+    let mut endpoints: Option<ResolverStream> = Some(watch(&balancer));
+
+    loop {
+        // First the end; then what is rare, so that a flood of the frequent cannot hold it up.
+        tokio::select! {
+            biased;
+            () = inputs.closed.cancelled() => break,
+            Some(command) = inputs.commands.recv() => match command {
+                Command::Connect => wake.notify_one(),
+                Command::EnterIdle => {
+                    endpoints = None;
+                    balancer.enter_idle();
+                }
+            },
+            started = started(&mut balancer.starting) => balancer.started(started),
+            chosen = balancer.choice.next() => balancer.chosen(chosen),
+            update = next(&mut endpoints) => match update {
+                Some(update) => balancer.resolved(update),
+                None => endpoints = None,
+            },
+            () = wake.notified() => if balancer.idle {
+                endpoints = Some(watch(&balancer));
+                balancer.leave_idle();
+                idle_check.as_mut().reset(later(idle_timeout));
+            },
+            Some(_) = changed.recv() => while changed.try_recv().is_ok() {},
+            () = &mut patience, if balancer.waiting_for_policy => {
+                let policies = names(&balancer.policies);
+                tracing::warn!(policies, "policy is not there in time: round robin serves until it is");
+                balancer.waiting_for_policy = false;
+            }
+            () = &mut idle_check, if !balancer.idle => {
+                idle_check.as_mut().reset(later(idle_timeout));
+                if !inputs.activity.was_quiet() {
+                    continue;
+                }
+                endpoints = None;
+                balancer.enter_idle();
+            }
+        }
+        balancer.publish();
+    }
+}
+
+/// The moment after so long; far away if there is no such moment.
+fn later(after: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(86_400 * 365);
+    Instant::now() + after.min(FAR)
+}
+
+/// The next answer of the resolver; for ever nothing when it is not watched. Cancel-safe.
+async fn next(endpoints: &mut Option<ResolverStream>) -> Option<ResolverUpdate> {
+    match endpoints {
+        Some(endpoints) => endpoints.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn names(policies: &[PolicyConfig]) -> String {
+    policies.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// However the loop ends, with its channel, its runtime or a panic: no connection stays behind, and no RPC
+/// waits for a picker that will not come.
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        for member in &self.members {
+            member.subconn.shutdown();
+        }
+        self.published.cell.publish(Arc::new(Always::Drop(activity::closed())));
+        self.report.send_modify(|report| report.state = ConnectivityState::Shutdown);
+    }
+}
+
+struct Balancer {
+    target: String,
+    default_config: ServiceConfig,
+    known: Known,
+    /// The list that `choice` chooses from.
+    policies: Vec<PolicyConfig>,
+    choice: Choice,
+    /// What balances, and its configuration; none while nothing but round robin has.
+    in_force: Option<(PolicyVersion, String)>,
+    dialer: Dialer,
+    health: watch::Sender<Option<Arc<str>>>,
+    events: mpsc::UnboundedSender<u32>,
+    /// In the resolver's order.
+    members: Vec<Member>,
+    /// Of the last publication.
+    ready: ReadySet,
+    next_id: u32,
+    resolved: Resolved,
+    resolve_now: ResolveNow,
+    /// No connections, and no resolver, until an RPC comes.
+    idle: bool,
+    /// An RPC has come to an idle channel.
+    wake: Arc<Notify>,
+    builder: Box<dyn PickerBuilder>,
+    waiting_for_policy: bool,
+    starting: Option<Starting>,
+    published: Arc<Published>,
+    report: watch::Sender<Report>,
+}
+
+struct Member {
+    subconn: SubConn,
+    /// At the last publication.
+    last: ConnectivityState,
+    /// As the channel sees it: once in TRANSIENT_FAILURE it stays there until READY (gRFC A62), so that
+    /// RPCs fail fast instead of hanging at each new attempt.
+    state: ConnectivityState,
+}
+
+enum Resolved {
+    NotYet,
+    Failed(String),
+    Endpoints,
+}
+
+struct Starting {
+    version: PolicyVersion,
+    config: String,
+    task: JoinHandle<Result<Box<dyn PickerBuilder>, StartError>>,
+}
+
+struct Started {
+    version: PolicyVersion,
+    config: String,
+    result: Result<Box<dyn PickerBuilder>, StartError>,
+}
+
+/// Waits for the policy that is being started; for ever if none is. Cancel-safe.
+async fn started(starting: &mut Option<Starting>) -> Started {
+    let Some(current) = starting else { return std::future::pending().await };
+    let result = (&mut current.task).await;
+    let (version, config) = (std::mem::take(&mut current.version), std::mem::take(&mut current.config));
+    *starting = None;
+    let failed = |error| Err(StartError::new(format!("policy could not be started: {error}")));
+    Started { version, config, result: result.unwrap_or_else(failed) }
+}
+
+impl Balancer {
+    fn chosen(&mut self, chosen: Chosen) {
+        match chosen {
+            Chosen::Policy { policy, config } => {
+                let version = policy.version();
+                if self.in_force.as_ref() == Some(&(version.clone(), config.clone())) {
+                    // A bad file, or a bad configuration, gave way to what is in force.
+                    self.starting = None;
+                    self.waiting_for_policy = false;
+                    self.report.send_modify(|report| report.refused = None);
+                    return;
+                }
+                let placement = Placement::new(self.target.clone(), config.clone());
+                let ready = self.ready.clone();
+                let task = tokio::task::spawn_blocking(move || policy.start(&placement, &ready));
+                // One that is still starting is overtaken.
+                self.starting = Some(Starting { version, config, task });
+            }
+            Chosen::Nothing { names } => {
+                let in_force = self.report.borrow().policy.to_string();
+                tracing::warn!(
+                    policies = names,
+                    in_force,
+                    "no such policy: what is in force serves until there is one"
+                );
+                self.waiting_for_policy = false;
+                let error = StartError::new(format!("there is no policy of the name {names}"));
+                self.report.send_modify(|report| report.refused = Some(error));
+            }
+        }
+    }
+
+    fn started(&mut self, Started { version, config, result }: Started) {
+        self.waiting_for_policy = false;
+        match result {
+            Ok(builder) => {
+                tracing::info!(policy = %version, "policy in force");
+                // The old builder goes; its instance follows with the last picker that uses it.
+                self.builder = builder;
+                let first = self.in_force.replace((version.clone(), config)).is_none();
+                self.report.send_modify(|report| {
+                    // The first to come replaces only the stand-in.
+                    report.swaps += u64::from(!first);
+                    report.policy = version;
+                    report.refused = None;
+                    report.picker = None;
+                });
+            }
+            Err(error) => {
+                let in_force = self.report.borrow().policy.to_string();
+                tracing::warn!(%error, in_force, "policy not taken");
+                self.report.send_modify(|report| report.refused = Some(error));
+            }
+        }
+    }
+
+    /// The config counts from now on, for the RPCs that begin and for the policy.
+    fn configure(&mut self, config: &ServiceConfig) {
+        self.published.methods.store(Some(Arc::clone(&config.methods)));
+        let health = config.health.as_deref().map(Arc::from);
+        self.health.send_if_modified(|before| {
+            let changed = *before != health;
+            *before = health;
+            changed
+        });
+        // One that is silent on the policy leaves it to the channel's builder.
+        let default = &self.default_config.policies;
+        let policies = if config.policies.is_empty() { default } else { &config.policies };
+        if *policies != self.policies {
+            self.policies.clone_from(policies);
+            self.choice = Choice::new(&self.known, &self.policies);
+            self.starting = None;
+            self.waiting_for_policy = self.in_force.is_none() && !self.policies.is_empty();
+        }
+    }
+
+    /// The resolver's word on the config: none leaves it to the builder; an error keeps the one before.
+    fn service_config(&mut self, update: &ResolverUpdate) {
+        match &update.service_config {
+            Some(Ok(config)) => self.configure(config),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "the one before stays");
+                if self.published.methods.load().is_none() {
+                    self.configure(&self.default_config.clone());
+                }
+            }
+            // Of an error nothing but the first counts.
+            None if update.endpoints.is_err() && self.published.methods.load().is_some() => {}
+            None => self.configure(&self.default_config.clone()),
+        }
+    }
+
+    /// Gives the connections and the resolver up until an RPC comes.
+    fn enter_idle(&mut self) {
+        if !std::mem::replace(&mut self.idle, true) {
+            tracing::debug!(target = self.target, "channel goes idle");
+            for member in &self.members {
+                member.subconn.enter_idle();
+            }
+        }
+    }
+
+    /// The endpoints are resolved anew; those that are still there keep their subconns.
+    fn leave_idle(&mut self) {
+        tracing::debug!(target = self.target, "channel leaves idle");
+        self.idle = false;
+        self.resolved = Resolved::NotYet;
+    }
+
+    fn resolved(&mut self, update: ResolverUpdate) {
+        self.service_config(&update);
+        match update.endpoints {
+            Ok(endpoints) => {
+                self.resolved = Resolved::Endpoints;
+                self.follow(endpoints);
+            }
+            // An error does not take away what is known to be good.
+            Err(error) if matches!(self.resolved, Resolved::Endpoints) => {
+                tracing::warn!(error, "resolver failed: the endpoints stay as they are");
+            }
+            Err(error) => self.resolved = Resolved::Failed(error),
+        }
+    }
+
+    /// Keeps the subconns of endpoints that stay, makes those of new ones, ends the others.
+    fn follow(&mut self, endpoints: Vec<Endpoint>) {
+        let mut before: std::collections::HashMap<_, _> = std::mem::take(&mut self.members)
+            .into_iter()
+            .map(|member| (member.subconn.endpoint().addresses().to_vec(), member))
+            .collect();
+        let mut seen = std::collections::HashSet::new();
+        for endpoint in endpoints {
+            // Duplicates collapse into the first.
+            if !seen.insert(endpoint.addresses().to_vec()) {
+                continue;
+            }
+            let member = match before.remove(endpoint.addresses()) {
+                Some(member) => {
+                    if *member.subconn.endpoint() != endpoint {
+                        member.subconn.update(endpoint);
+                    }
+                    member
+                }
+                None => self.member(endpoint),
+            };
+            self.members.push(member);
+        }
+        for member in before.values() {
+            member.subconn.shutdown();
+        }
+    }
+
+    fn member(&mut self, endpoint: Endpoint) -> Member {
+        let id = self.next_id;
+        self.next_id += 1;
+        let subconn = SubConn::spawn(id, endpoint, self.dialer.clone(), self.events.clone());
+        Member { subconn, last: ConnectivityState::Idle, state: ConnectivityState::Idle }
+    }
+
+    fn publish(&mut self) {
+        let mut ready = Vec::new();
+        let connect = !self.idle && matches!(self.resolved, Resolved::Endpoints);
+        for member in &mut self.members {
+            let state = member.subconn.state();
+            member.state = match (member.state, state) {
+                (
+                    ConnectivityState::TransientFailure,
+                    ConnectivityState::Idle | ConnectivityState::Connecting,
+                ) => ConnectivityState::TransientFailure,
+                _ => state,
+            };
+            match state {
+                ConnectivityState::Ready => ready.push(member.subconn.clone()),
+                ConnectivityState::Idle if connect => member.subconn.connect(),
+                _ => {}
+            }
+            let lost =
+                member.last == ConnectivityState::Ready || state == ConnectivityState::TransientFailure;
+            if std::mem::replace(&mut member.last, state) != state && lost {
+                // Its endpoint may be gone for good.
+                self.resolve_now.request();
+            }
+        }
+        let state = match self.resolved {
+            _ if self.idle => ConnectivityState::Idle,
+            Resolved::NotYet => ConnectivityState::Connecting,
+            Resolved::Failed(_) => ConnectivityState::TransientFailure,
+            Resolved::Endpoints => {
+                ConnectivityState::aggregate(self.members.iter().map(|member| member.state))
+            }
+        };
+        let all: Vec<_> = self.members.iter().map(|member| member.subconn.clone()).collect();
+        self.ready = ReadySet::new(all.clone(), ready);
+        // The picker is in place before the state is told: who waits for READY can pick.
+        let mut picker = None;
+        let cell = &self.published.cell;
+        match state {
+            ConnectivityState::Ready if !self.waiting_for_policy => {
+                let built = self.builder.build(&self.ready);
+                cell.publish(Arc::clone(&built));
+                picker = Some(built);
+            }
+            ConnectivityState::TransientFailure => {
+                cell.publish(Arc::new(Always::Fail(Status::unavailable(self.why_not()))));
+            }
+            ConnectivityState::Idle if self.idle => {
+                cell.publish(Arc::new(Wakes(Arc::clone(&self.wake))));
+            }
+            _ => cell.publish(Arc::new(Always::Queue)),
+        }
+        self.report.send_modify(|report| {
+            report.state = state;
+            report.resolved |= !matches!(self.resolved, Resolved::NotYet);
+            report.subconns = all;
+            // While nothing is ready, the last one tells what the policy has done.
+            if picker.is_some() {
+                report.picker = picker;
+            }
+        });
+    }
+
+    /// Why no RPC can be served.
+    fn why_not(&self) -> String {
+        let target = &self.target;
+        match &self.resolved {
+            Resolved::Failed(error) => format!("{target} could not be resolved: {error}"),
+            _ if self.members.is_empty() => {
+                format!("{target} has no endpoints: the resolver produced zero addresses")
+            }
+            _ => {
+                let mut errors = self.members.iter().filter_map(|member| member.subconn.last_error());
+                let last = errors.next_back().unwrap_or_default();
+                format!("no endpoint of {target} is ready: last connection error: {last}")
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! `file:///path`: endpoints in a file that is followed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::stream;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::sleep;
+
+use super::{Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target, TargetError, record};
+use crate::files::{self, Fingerprint, Settling};
+use crate::service_config::ServiceConfig;
+
+/// Endpoints in a file of JSON, or of TOML if its name ends in `.toml`. The file is looked at twice a
+/// second, and read when it has changed and come to rest; one that is bad or gone leaves the endpoints as
+/// they are.
+///
+/// ```toml
+/// [[endpoints]]
+/// address = "10.0.0.1:5001" # or unix:/path
+/// weight = 2
+/// color = "red"             # what else there is becomes an attribute
+///
+/// [[endpoints]]
+/// addresses = ["10.0.0.2:5001", "[2001:db8::2]:5001"] # of one backend
+///
+/// # A service config, in gRPC's own words, may be there, too.
+/// [service_config]
+/// loadBalancingConfig = [{ color = {} }, { round_robin = {} }]
+/// ```
+#[derive(Clone, Debug)]
+pub struct FileResolver {
+    path: PathBuf,
+}
+
+/// How often the file is looked at, and how long it must have stayed the same.
+const LOOK: Duration = Duration::from_millis(500);
+const QUIET: Duration = Duration::from_millis(100);
+const LIMIT: usize = 16 << 20;
+
+impl FileResolver {
+    /// A resolver of this file.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    pub(super) fn of(target: &Target) -> Result<Self, TargetError> {
+        match (target.authority(), target.endpoint()) {
+            (_, "") => {
+                Err(TargetError::invalid(target, "names no file: write file:///path/to/endpoints.json"))
+            }
+            // An absolute path, whose slash the target has taken as its own.
+            ("", path) => Ok(Self::new(format!("/{path}"))),
+            _ => Err(TargetError::invalid(target, "has a host: write file:///path, with three slashes")),
+        }
+    }
+}
+
+impl Resolver for FileResolver {
+    fn watch(&self, _target: &Target, _resolve_now: ResolveNow) -> ResolverStream {
+        let follow = Follow { path: self.path.clone(), settling: Settling::default(), looked: false };
+        Box::pin(stream::unfold(follow, async |mut follow| {
+            let update = follow.next().await;
+            if let Err(error) = &update.endpoints {
+                tracing::warn!(error, "endpoints could not be read");
+            }
+            Some((update, follow))
+        }))
+    }
+}
+
+struct Follow {
+    path: PathBuf,
+    settling: Settling,
+    /// At least once: what is not there then may never be.
+    looked: bool,
+}
+
+impl Follow {
+    async fn next(&mut self) -> ResolverUpdate {
+        let name = self.path.to_string_lossy().into_owned();
+        loop {
+            let first = !std::mem::replace(&mut self.looked, true);
+            if !first {
+                sleep(if self.settling.is_pending() { QUIET } else { LOOK }).await;
+            }
+            let found: BTreeMap<_, _> =
+                Fingerprint::at(&self.path).map(|found| (name.clone(), found)).into_iter().collect();
+            if found.is_empty() && first {
+                return ResolverUpdate::error(format!("file {:?} is not there", self.path));
+            }
+            match self.settling.observe(&found, QUIET).pop() {
+                None => {}
+                Some((_, None)) => {
+                    return ResolverUpdate::error(format!("file {:?} is gone", self.path));
+                }
+                Some((_, Some(fingerprint))) => match files::read(&self.path, fingerprint, LIMIT) {
+                    Ok(None) => self.settling.retry(&name, Duration::ZERO),
+                    Ok(Some(bytes)) => return parse(&self.path, &bytes),
+                    Err(error) => {
+                        self.settling.retry(&name, LOOK * 10);
+                        return ResolverUpdate::error(format!(
+                            "file {:?} cannot be read: {error}",
+                            self.path
+                        ));
+                    }
+                },
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    endpoints: Vec<Value>,
+    service_config: Option<Value>,
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> ResolverUpdate {
+    let content = || -> Result<(Vec<Endpoint>, Option<Value>), String> {
+        let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+        let content: Content = if path.extension().is_some_and(|extension| extension == "toml") {
+            toml::from_str(text).map_err(|error| error.to_string())?
+        } else {
+            serde_json::from_str(text).map_err(|error| error.to_string())?
+        };
+        let endpoints = content.endpoints.iter().enumerate();
+        let endpoints = endpoints.map(|(at, value)| {
+            record::endpoint(value).map_err(|error| format!("endpoint {}: {error}", at + 1))
+        });
+        Ok((endpoints.collect::<Result<_, _>>()?, content.service_config))
+    };
+    match content() {
+        Ok((endpoints, None)) => ResolverUpdate::endpoints(endpoints),
+        Ok((endpoints, Some(config))) => {
+            ResolverUpdate::endpoints(endpoints).with_service_config(ServiceConfig::from_json(config))
+        }
+        Err(error) => ResolverUpdate::error(format!("file {path:?} is malformed: {}", error.trim_end())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(name: &str, text: &str) -> Result<Vec<String>, String> {
+        let endpoints = parse(Path::new(name), text.as_bytes()).endpoints?;
+        Ok(endpoints
+            .iter()
+            .map(|endpoint| format!("{} x{}", endpoint.addresses()[0], endpoint.weight()))
+            .collect())
+    }
+
+    #[test]
+    fn json_and_toml_say_the_same() {
+        let json = r#"{"endpoints": [{"address": "a:1", "weight": 2}, {"address": "b:2"}]}"#;
+        let toml = "[[endpoints]]\naddress = 'a:1'\nweight = 2\n[[endpoints]]\naddress = 'b:2'\n";
+        let expected = Ok(vec!["a:1 x2".to_owned(), "b:2 x1".to_owned()]);
+        assert_eq!(parsed("x.json", json), expected);
+        assert_eq!(parsed("x.toml", toml), expected);
+        assert_eq!(parsed("x", json), expected);
+    }
+
+    #[test]
+    fn a_malformed_file_is_refused_with_its_name_and_place() {
+        for (name, text, sentence) in [
+            ("x.json", "{", "file \"x.json\" is malformed: EOF"),
+            ("x.json", "{}", "missing field `endpoints`"),
+            (
+                "x.json",
+                r#"{"endpoints": [{"address": "a:1"}, {"address": "b"}]}"#,
+                "endpoint 2: address \"b\" has no port",
+            ),
+            ("x.json", r#"{"endpoint": []}"#, "unknown field `endpoint`"),
+            ("x.toml", "endpoints = 1", "invalid type"),
+        ] {
+            let error = parsed(name, text).expect_err(text);
+            assert!(error.contains(sentence), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_service_config_may_come_with_the_endpoints() {
+        let update = parse(
+            Path::new("x.toml"),
+            b"endpoints = []\n[service_config]\nloadBalancingConfig = [{ color = {} }]",
+        );
+        let config = update.service_config.expect("a config").expect("a good one");
+        assert_eq!(config.policies[0].name, "color");
+        let update =
+            parse(Path::new("x.json"), br#"{"endpoints": [], "service_config": {"methodConfig": 1}}"#);
+        assert!(update.endpoints.is_ok() && update.service_config.is_some_and(|config| config.is_err()));
+    }
+}

@@ -1,0 +1,174 @@
+//! Health checking on a subconn's own connection (`doc/health-checking.md`, gRFC A17).
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::Dialer;
+use super::replay::ReplayBody;
+use super::transport::{ResponseBody, SendError, Transport};
+
+/// How the peer says that it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    /// It has not said anything yet.
+    Unknown,
+    Serving,
+    /// It does not serve, or the check fails: why.
+    Failing(String),
+}
+
+/// The watch on one connection, for the service that the channel's configuration names at the time.
+pub(super) struct Checkup {
+    /// Holds the connection's sender, weakly: the connection must be able to end.
+    transport: std::sync::Weak<Transport>,
+    origin: http::Uri,
+    backoff: super::Backoff,
+    service: watch::Receiver<Option<Arc<str>>>,
+    running: Option<Running>,
+}
+
+struct Running {
+    health: watch::Receiver<Health>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Checkup {
+    pub(super) fn start(transport: &Arc<Transport>, dialer: &Dialer, origin: http::Uri) -> Self {
+        let mut checkup = Self {
+            transport: Arc::downgrade(transport),
+            origin,
+            backoff: dialer.options.backoff,
+            service: dialer.health.clone(),
+            running: None,
+        };
+        checkup.restart();
+        checkup
+    }
+
+    /// Without health checking every connection serves.
+    pub(super) fn health(&mut self) -> Health {
+        match &mut self.running {
+            Some(running) => running.health.borrow_and_update().clone(),
+            None => Health::Serving,
+        }
+    }
+
+    /// Waits until [`health`](Self::health) may have changed.
+    pub(super) async fn changed(&mut self) {
+        let health = async {
+            match &mut self.running {
+                // The task ends only with its runtime.
+                Some(running) => {
+                    if running.health.changed().await.is_err() {
+                        std::future::pending().await
+                    }
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let restart = tokio::select! {
+            biased;
+            Ok(()) = self.service.changed() => true,
+            () = health => false,
+        };
+        if restart {
+            self.restart();
+        }
+    }
+
+    fn restart(&mut self) {
+        let service = self.service.borrow_and_update().clone();
+        self.running = service.zip(self.transport.upgrade()).map(|(service, transport)| {
+            let (sender, health) = watch::channel(Health::Unknown);
+            let client = HealthClient::with_origin(Connection(transport), self.origin.clone());
+            let watching = check(client, service, self.backoff, sender);
+            Running { health, _task: AbortOnDropHandle::new(tokio::spawn(watching)) }
+        });
+    }
+}
+
+/// Watches until the connection ends, or the peer shows that it has no health service. Ended streams are
+/// opened again: at once if they had said anything, otherwise after a backoff.
+async fn check(
+    mut client: HealthClient<Connection>,
+    service: Arc<str>,
+    backoff: super::Backoff,
+    health: watch::Sender<Health>,
+) {
+    let mut failures = 0;
+    loop {
+        let request = HealthCheckRequest { service: service.to_string() };
+        let mut status = Status::unavailable("the stream ended");
+        match client.watch(request).await {
+            Err(error) => status = error,
+            Ok(response) => {
+                let mut answers = response.into_inner();
+                loop {
+                    match answers.message().await {
+                        Ok(Some(answer)) => {
+                            failures = 0;
+                            health.send_replace(match answer.status() {
+                                ServingStatus::Serving => Health::Serving,
+                                other => Health::Failing(format!(
+                                    "the health service says {} of {service:?}",
+                                    other.as_str_name()
+                                )),
+                            });
+                        }
+                        Ok(None) => break,
+                        Err(error) => {
+                            status = error;
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        if status.code() == Code::Unimplemented {
+            tracing::warn!("a server has no health service: it counts as healthy");
+            health.send_replace(Health::Serving);
+            // The sender is kept: its end would look like news.
+            return std::future::pending().await;
+        }
+        health.send_replace(Health::Failing(format!("the health check fails: {}", status.message())));
+        if failures > 0 {
+            tokio::time::sleep(backoff.delay(failures, fastrand::f64())).await;
+        }
+        failures += 1;
+    }
+}
+
+/// One connection, as tonic's clients want it.
+#[derive(Clone)]
+struct Connection(Arc<Transport>);
+
+impl tower_service::Service<http::Request<Body>> for Connection {
+    type Response = http::Response<ResponseBody>;
+    type Error = Status;
+    type Future = BoxFuture<'static, Result<Self::Response, Status>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let transport = Arc::clone(&self.0);
+        let request = request.map(|body| ReplayBody::new(body).0);
+        Box::pin(async move {
+            match transport.send(request).await {
+                Ok(response) => Ok(response),
+                Err(SendError::NotSent(_)) => Err(Status::unavailable("the connection is gone")),
+                Err(SendError::Unprocessed { status, .. } | SendError::Failed(status)) => Err(status),
+            }
+        })
+    }
+}

@@ -1,0 +1,210 @@
+//! The task of one subconn: it alone drives the state machine and makes connections.
+
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, select_all};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::health::{Checkup, Health};
+use super::machine::{Machine, State};
+use super::transport::{Loss, Transport};
+use super::{Dialer, Pool, Shared};
+use crate::connectivity::ConnectivityState;
+
+/// What a subconn is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    Connect,
+    EnterIdle,
+    Shutdown,
+}
+
+/// Runs until SHUTDOWN. Sends the subconn's number to `events` whenever its state has changed.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    dialer: Dialer,
+    commands: mpsc::UnboundedReceiver<Command>,
+    events: mpsc::UnboundedSender<u32>,
+) {
+    let machine = Machine::new(dialer.options.backoff);
+    let mut task = Task { shared, dialer, commands, events, machine, connected: None };
+    loop {
+        match task.machine.state() {
+            State::Ready { .. } => task.serve().await,
+            State::Shutdown => {
+                task.announce(ConnectivityState::Shutdown, None);
+                return;
+            }
+            state => {
+                task.announce(state.into(), None);
+                task.advance(state).await;
+            }
+        }
+    }
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    dialer: Dialer,
+    commands: mpsc::UnboundedReceiver<Command>,
+    events: mpsc::UnboundedSender<u32>,
+    machine: Machine,
+    /// On its way from CONNECTING to READY.
+    connected: Option<Transport>,
+}
+
+impl Task {
+    /// Shows a state to those who look, and tells the balancer if it is another than before.
+    fn announce(&self, state: ConnectivityState, error: Option<String>) {
+        if state != ConnectivityState::Ready && !self.shared.pool.load().transports.is_empty() {
+            self.shared.set_pool(Pool::default());
+        }
+        let mut condition = self.shared.condition();
+        let changed = std::mem::replace(&mut condition.state, state) != state;
+        condition.error = error.or(condition.error.take());
+        drop(condition);
+        if changed {
+            // No one listens once the channel is gone, and then SHUTDOWN is near.
+            let _ = self.events.send(self.shared.id);
+        }
+    }
+
+    fn failed_with(&self, error: String) {
+        self.shared.condition().error = Some(error);
+    }
+
+    /// Waits for what ends a state other than READY.
+    async fn advance(&mut self, state: State) {
+        tokio::select! {
+            biased;
+            command = self.commands.recv() => self.obey(command),
+            dialled = dial(&self.shared, &self.dialer), if state == State::Connecting => match dialled {
+                Ok(transport) => {
+                    self.connected = Some(transport);
+                    self.machine.connected(Instant::now());
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "subconn failed");
+                    self.failed_with(error);
+                    self.machine.failed(Instant::now(), fastrand::f64());
+                }
+            },
+            () = until(state) => self.machine.tick(Instant::now()),
+        }
+    }
+
+    fn obey(&mut self, command: Option<Command>) {
+        match command {
+            Some(Command::Connect) => self.machine.connect(),
+            Some(Command::EnterIdle) => self.machine.enter_idle(),
+            Some(Command::Shutdown) | None => self.machine.shutdown(),
+        }
+    }
+
+    /// READY: keeps as many connections as are wanted, until the last of them is lost or given up.
+    async fn serve(&mut self) {
+        // READY without a connection cannot be: both are set together.
+        let Some(first) = self.connected.take() else { return self.machine.shutdown() };
+        let options = self.dialer.options;
+        let mut live = vec![Arc::new(first)];
+        let mut another: Option<Dialling> = None;
+        let mut failures = 0;
+        let mut checkup = Checkup::start(&live[0], &self.dialer, self.shared.origin());
+        while matches!(self.machine.state(), State::Ready { .. }) {
+            match checkup.health() {
+                Health::Serving => {
+                    // The pool first: who sees READY must be able to send.
+                    let may_grow = live.len() < options.max_connections && failures == 0;
+                    self.shared.set_pool(Pool { transports: live.clone(), may_grow });
+                    self.announce(ConnectivityState::Ready, None);
+                }
+                Health::Unknown => self.announce(ConnectivityState::Connecting, None),
+                Health::Failing(reason) => {
+                    self.announce(ConnectivityState::TransientFailure, Some(reason));
+                }
+            }
+            if live.len() < options.connections && another.is_none() {
+                another = Some(self.dial_another(failures));
+            }
+            let may_grow = live.len() < options.max_connections && another.is_none();
+            tokio::select! {
+                biased;
+                command = self.commands.recv() => self.obey(command),
+                (index, loss) = lost(&live) => {
+                    drop(live.remove(index));
+                    self.lost(&loss, live.is_empty());
+                    if let (0, Some(first)) = (index, live.first()) {
+                        checkup = Checkup::start(first, &self.dialer, self.shared.origin());
+                    }
+                }
+                () = checkup.changed() => {}
+                () = self.shared.grow.notified(), if may_grow => another = Some(self.dial_another(failures)),
+                dialled = finished(&mut another) => match dialled {
+                    Ok(transport) => {
+                        failures = 0;
+                        live.push(Arc::new(transport));
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "no further connection");
+                        failures += 1;
+                    }
+                },
+            }
+        }
+    }
+
+    /// A connection is gone; `last`: there is no other.
+    fn lost(&mut self, loss: &Loss, last: bool) {
+        let address = self.shared.endpoint.load().addresses()[0].to_string();
+        tracing::debug!(address, reason = loss.reason, "subconn lost");
+        if loss.too_many_pings {
+            let interval = &mut self.dialer.options.keep_alive_interval;
+            *interval = interval.map(|interval| interval.saturating_mul(2));
+        }
+        if last {
+            self.failed_with(format!("connection to {address} lost: {}", loss.reason));
+            self.machine.lost(Instant::now(), loss.answered, fastrand::f64());
+        }
+    }
+
+    /// One connection more, after the backoff for so many failures in a row.
+    fn dial_another(&self, failures: u32) -> Dialling {
+        let (shared, dialer) = (Arc::clone(&self.shared), self.dialer.clone());
+        Box::pin(async move {
+            if failures > 0 {
+                sleep(dialer.options.backoff.delay(failures, fastrand::f64())).await;
+            }
+            dial(&shared, &dialer).await
+        })
+    }
+}
+
+type Dialling = BoxFuture<'static, Result<Transport, String>>;
+
+/// Waits for the connection that is being made; for ever if none is. Cancel-safe.
+async fn finished(dialling: &mut Option<Dialling>) -> Result<Transport, String> {
+    let Some(current) = dialling else { return std::future::pending().await };
+    let result = current.await;
+    *dialling = None;
+    result
+}
+
+async fn dial(shared: &Shared, dialer: &Dialer) -> Result<Transport, String> {
+    shared.stats.dialled();
+    dialer.dial(&shared.endpoint.load_full()).await
+}
+
+/// Waits until the backoff is over; for ever if there is none.
+async fn until(state: State) {
+    match state {
+        State::TransientFailure { until } => sleep_until(until).await,
+        _ => std::future::pending().await,
+    }
+}
+
+/// Waits until one of the connections, of which there is at least one, is lost. Gives its index.
+async fn lost(live: &[Arc<Transport>]) -> (usize, Loss) {
+    let (loss, index, _) = select_all(live.iter().map(|transport| Box::pin(transport.lost()))).await;
+    (index, loss)
+}
