@@ -53,6 +53,15 @@ impl Activity {
         }
     }
 
+    /// Why there will be no picker any more.
+    pub(crate) fn why_closed(&self) -> Status {
+        if self.shut.load(Ordering::SeqCst) {
+            closed()
+        } else {
+            Status::unavailable("the channel's runtime has ended")
+        }
+    }
+
     /// Lets no new RPC in; those under way are being ended.
     pub(crate) fn close(&self) {
         self.shut.store(true, Ordering::SeqCst);
@@ -81,7 +90,7 @@ impl Drop for Active {
 }
 
 /// What RPCs of a closed channel end with, as in grpc-go.
-pub(crate) fn closed() -> Status {
+fn closed() -> Status {
     Status::cancelled("the channel is closed")
 }
 

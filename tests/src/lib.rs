@@ -1,10 +1,16 @@
-//! What the integration tests share: clusters of backends, directories of policies, policies in WAT.
+//! What the integration tests share: clusters of backends, directories of policies, policies in WAT, peers
+//! that were not written here, and peers that misbehave.
 
 mod cluster;
+pub mod fronts;
+mod native;
+pub mod peers;
 mod policies;
+pub mod raw;
 pub mod wat;
 
 pub use self::cluster::{Caller, Cluster, Load, Tally};
+pub use self::native::{Ledger, Native};
 pub use self::policies::{Policies, standard};
 
 use std::time::Duration;

@@ -169,7 +169,7 @@ fn a_channel_whose_runtime_is_gone_fails_its_rpcs() {
     });
     drop(first);
     let status = runtime().block_on(soon("the failure", caller.call())).expect_err("nothing serves");
-    assert_eq!((status.code(), status.message()), (Code::Unavailable, "the channel is closed"));
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "the channel's runtime has ended"));
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ mod server;
 
 pub use self::generated::echo_client::EchoClient;
 pub use self::generated::echo_server::{Echo, EchoServer};
-pub use self::server::Backend;
+pub use self::server::{Backend, BackendOptions};
 
 /// What is sent.
 #[derive(Clone, PartialEq, Eq, prost::Message)]

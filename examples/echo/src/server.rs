@@ -1,15 +1,22 @@
 //! A backend with a listener of its own.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
+use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_stream::{Stream, StreamExt as _};
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
 use tonic::{Request, Response, Status, Streaming};
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::{Echo, EchoRequest, EchoResponse, EchoServer};
 
@@ -21,7 +28,20 @@ pub struct Backend {
     address: SocketAddr,
     accepted: Arc<AtomicUsize>,
     drains: watch::Sender<usize>,
+    leave: CancellationToken,
+    left: CancellationToken,
+    health: Option<HealthReporter>,
     _tasks: JoinSet<()>,
+}
+
+/// What a backend may be beside an echo server.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct BackendOptions {
+    /// It has the health service, which at first says SERVING of no service.
+    pub health: bool,
+    /// How many streams it allows at once on a connection.
+    pub max_streams: Option<u32>,
 }
 
 impl Backend {
@@ -31,14 +51,47 @@ impl Backend {
     ///
     /// The address cannot be listened on.
     pub async fn start(name: &str, address: SocketAddr) -> std::io::Result<Self> {
+        Self::start_with(name, address, BackendOptions::default()).await
+    }
+
+    /// Starts a server with these options.
+    ///
+    /// # Errors
+    ///
+    /// The address cannot be listened on.
+    pub async fn start_with(
+        name: &str,
+        address: SocketAddr,
+        options: BackendOptions,
+    ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let accepted = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
-        let service = EchoServer::new(Service { name: name.to_owned() });
+        let echo = EchoServer::new(Service { name: name.to_owned() });
         let drains = watch::Sender::new(0);
-        tasks.spawn(serve(listener, service, Arc::clone(&accepted), drains.subscribe()));
-        Ok(Self { name: name.to_owned(), address, accepted, drains, _tasks: tasks })
+        let (leave, left) = (CancellationToken::new(), CancellationToken::new());
+        let server = Server {
+            accepted: Arc::clone(&accepted),
+            drains: drains.subscribe(),
+            leave: leave.clone(),
+            left: left.clone(),
+            options,
+        };
+        let health = options.health.then(HealthReporter::new);
+        let service =
+            health.clone().map(|reporter| HealthServer::new(HealthService::from_health_reporter(reporter)));
+        tasks.spawn(server.serve(listener, Both { echo, health: service }));
+        Ok(Self { name: name.to_owned(), address, accepted, drains, leave, left, health, _tasks: tasks })
+    }
+
+    /// Says whether a service is healthy, if there is a health service.
+    pub async fn set_serving(&self, service: &str, serving: bool) {
+        use tonic_health::ServingStatus::{NotServing, Serving};
+
+        if let Some(reporter) = &self.health {
+            reporter.set_service_status(service, if serving { Serving } else { NotServing }).await;
+        }
     }
 
     /// The name that it answers as.
@@ -59,6 +112,17 @@ impl Backend {
         self.drains.send_modify(|drains| *drains += 1);
     }
 
+    /// Ends in good order, as a server does on SIGTERM: takes no new connection, sends GOAWAY on each that
+    /// there is, and lets open streams go on.
+    pub fn leave(&self) {
+        self.leave.cancel();
+    }
+
+    /// Waits, after [`leave`](Self::leave), until the last connection has ended.
+    pub async fn left(&self) {
+        self.left.cancelled().await;
+    }
+
     /// How many connections it has accepted.
     #[must_use]
     pub fn accepted(&self) -> usize {
@@ -66,51 +130,101 @@ impl Backend {
     }
 }
 
-/// Serves until dropped. tonic spawns a task for each connection, which would outlive a drop of the
-/// server; each is therefore served here, in a set that ends with this task.
-async fn serve(
-    listener: TcpListener,
-    service: EchoServer<Service>,
+/// What serves the connections of a backend.
+struct Server {
     accepted: Arc<AtomicUsize>,
     drains: watch::Receiver<usize>,
-) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            incoming = listener.accept() => {
-                let Ok((stream, _)) = incoming else {
-                    // Out of file descriptors, most likely: to try again at once would spin.
-                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-                    continue;
-                };
-                accepted.fetch_add(1, Ordering::Relaxed);
-                let mut drains = drains.clone();
-                drains.mark_unchanged();
-                connections.spawn(serve_connection(stream, service.clone(), drains));
+    leave: CancellationToken,
+    left: CancellationToken,
+    options: BackendOptions,
+}
+
+impl Server {
+    /// Serves until dropped. tonic spawns a task for each connection, which would outlive a drop of the
+    /// server; each is therefore served here, in a set that ends with this task.
+    async fn serve(self, listener: TcpListener, service: Both) {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                incoming = listener.accept() => {
+                    let Ok((stream, _)) = incoming else {
+                        // Out of file descriptors, most likely: to try again at once would spin.
+                        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                        continue;
+                    };
+                    self.accepted.fetch_add(1, Ordering::Relaxed);
+                    let mut drains = self.drains.clone();
+                    drains.mark_unchanged();
+                    let (service, leave) = (service.clone(), self.leave.clone());
+                    connections.spawn(serve_connection(stream, service, drains, leave, self.options));
+                }
+                Some(_) = connections.join_next() => {}
+                () = self.leave.cancelled() => break,
             }
-            Some(_) = connections.join_next() => {}
         }
+        drop(listener);
+        while connections.join_next().await.is_some() {}
+        self.left.cancel();
     }
 }
 
 async fn serve_connection(
     stream: TcpStream,
-    service: EchoServer<Service>,
+    service: Both,
     mut drains: watch::Receiver<usize>,
+    leave: CancellationToken,
+    options: BackendOptions,
 ) {
     let _ = stream.set_nodelay(true);
     let service = hyper_util::service::TowerToHyperService::new(service);
-    let connection = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
-        .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
+    let mut server = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+    if let Some(max) = options.max_streams {
+        server.max_concurrent_streams(max);
+    }
+    let connection = server.serve_connection(hyper_util::rt::TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
+    let mut leaving = false;
     loop {
         tokio::select! {
             // The peer's going away is no news here.
             _ = &mut connection => return,
+            () = leave.cancelled(), if !leaving => {
+                leaving = true;
+                connection.as_mut().graceful_shutdown();
+            }
             Ok(()) = drains.changed() => connection.as_mut().graceful_shutdown(),
         }
     }
 }
+
+/// The echo service, and perhaps the health service beside it.
+#[derive(Clone)]
+struct Both {
+    echo: EchoServer<Service>,
+    health: Option<HealthServer<HealthService>>,
+}
+
+impl tower_service::Service<http::Request<Incoming>> for Both {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
+        match &mut self.health {
+            Some(health) if request.uri().path().starts_with("/grpc.health.v1.Health/") => {
+                health.call(request)
+            }
+            // Which answers UNIMPLEMENTED to what it does not know.
+            _ => self.echo.call(request),
+        }
+    }
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
 #[derive(Clone, Debug)]
 struct Service {

@@ -2,6 +2,7 @@
 
 mod build;
 mod demo;
+mod proxy;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,8 @@ struct Arguments {
 enum Command {
     /// Show policies being swapped under load: four backends, one channel, no lost RPC.
     Demo(demo::Arguments),
+    /// Balance the RPCs of other programs: a gRPC proxy on hotpick's channel.
+    Proxy(proxy::Arguments),
     /// Make components of policy crates, or of one .wat file.
     Build(build::Arguments),
 }
@@ -28,6 +31,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Demo(arguments) => demo::run(arguments),
+        Command::Proxy(arguments) => {
+            log_to_stderr("info");
+            proxy::run(arguments)
+        }
         Command::Build(arguments) => {
             log_to_stderr("warn");
             build::run(&arguments)

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use self::choice::{Choice, Chosen};
-use crate::activity::{self, Activity};
+use crate::activity::Activity;
 use crate::connectivity::ConnectivityState;
 use crate::picker::{
     Always, Picker, PickerBuilder, PickerCell, Placement, Policy as _, PolicyVersion, RoundRobin, StartError,
@@ -122,6 +122,7 @@ pub(crate) async fn run(mut inputs: Inputs, published: Arc<Published>, report: w
         wake: Arc::clone(&wake),
         builder: RoundRobin::builder(),
         starting: None,
+        activity: Arc::clone(&inputs.activity),
         published,
         report,
     };
@@ -200,7 +201,7 @@ impl Drop for Balancer {
         for member in &self.members {
             member.subconn.shutdown();
         }
-        self.published.cell.publish(Arc::new(Always::Drop(activity::closed())));
+        self.published.cell.publish(Arc::new(Always::Drop(self.activity.why_closed())));
         self.report.send_modify(|report| report.state = ConnectivityState::Shutdown);
     }
 }
@@ -231,6 +232,7 @@ struct Balancer {
     builder: Box<dyn PickerBuilder>,
     waiting_for_policy: bool,
     starting: Option<Starting>,
+    activity: Arc<Activity>,
     published: Arc<Published>,
     report: watch::Sender<Report>,
 }

@@ -6,10 +6,14 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
+use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Something that a peer said about the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,12 +128,49 @@ pin_project! {
         frames: FrameReader,
         seen: F,
         broken: Option<io::Error>,
+        cut: Cut,
+        // Tells that this is gone, and the connection with it.
+        _gone: DropGuard,
+    }
+}
+
+/// Ends a connection from outside. hyper drives it in a task of its own, out of our reach, which may go on
+/// for its old streams when all else has ended.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cut(Arc<CutState>);
+
+#[derive(Debug, Default)]
+struct CutState {
+    cut: AtomicBool,
+    reader: AtomicWaker,
+    gone: CancellationToken,
+}
+
+impl Cut {
+    /// Reads fail from now on.
+    pub(super) fn cut(&self) {
+        self.0.cut.store(true, Ordering::Release);
+        self.0.reader.wake();
+    }
+
+    /// Waits until the connection has ended in any way.
+    pub(super) async fn gone(&self) {
+        self.0.gone.cancelled().await;
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> io::Result<()> {
+        self.0.reader.register(cx.waker());
+        match self.0.cut.load(Ordering::Acquire) {
+            true => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
+            false => Ok(()),
+        }
     }
 }
 
 impl<T, F: FnMut(Seen)> Watched<T, F> {
-    pub(super) fn new(io: T, seen: F) -> Self {
-        Self { io, frames: FrameReader::new(), seen, broken: None }
+    pub(super) fn new(io: T, cut: Cut, seen: F) -> Self {
+        let _gone = cut.0.gone.clone().drop_guard();
+        Self { io, frames: FrameReader::new(), seen, broken: None, cut, _gone }
     }
 }
 
@@ -157,6 +198,7 @@ impl<T: AsyncWrite, F> Watched<T, F> {
 impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Watched<T, F> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
+        this.cut.poll(cx)?;
         let before = buf.filled().len();
         std::task::ready!(this.io.poll_read(cx, buf))?;
         let bytes = &buf.filled()[before..];
@@ -230,7 +272,7 @@ mod tests {
         drop(peer);
 
         let mut seen = Vec::new();
-        let mut watched = Watched::new(ours, |s| seen.push(s));
+        let mut watched = Watched::new(ours, Cut::default(), |s| seen.push(s));
         watched.write_all(b"a request").await.expect("as if it were sent");
         watched.flush().await.expect("as if it were sent");
         let mut read = Vec::new();

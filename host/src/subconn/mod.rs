@@ -272,7 +272,7 @@ impl Eq for SubConn {}
 enum Found {
     /// Send there, or nowhere if there is no connection.
     At(Option<Arc<Transport>>),
-    /// All are full, and there may be one more.
+    /// All are full: wait for room on any of them, or for one more.
     Full,
 }
 
@@ -300,7 +300,12 @@ impl Shared {
         let pool = self.pool.load();
         let ready = pool.transports.iter().filter(|transport| transport.is_ready());
         match ready.min_by_key(|transport| transport.link().in_flight()) {
-            Some(transport) if pool.may_grow && !transport.link().has_room() => Found::Full,
+            // On one connection, and if that is all there can be, hyper queues.
+            Some(transport)
+                if (pool.may_grow || pool.transports.len() > 1) && !transport.link().has_room() =>
+            {
+                Found::Full
+            }
             found => Found::At(found.cloned()),
         }
     }

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 
 use super::SubConnOptions;
 use super::dial::Io;
-use super::frames::{Seen, Watched};
+use super::frames::{Cut, Seen, Watched};
 use super::replay::ReplayBody;
 
 /// The body of a response as it comes from the connection.
@@ -35,6 +35,12 @@ pub(crate) enum SendError {
 }
 
 const A_DAY: Duration = Duration::from_secs(86_400);
+/// What a server may send ahead of what the caller takes, for each RPC.
+const WINDOW: u32 = 1 << 20;
+/// As much as there can be: an RPC whose caller does not read must not stop the others of its connection.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// Of a response; gRPC's peers send status details in trailers, which may be long.
+const MAX_HEADERS: u32 = 256 << 10;
 
 /// How far a connection is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,9 +95,13 @@ impl Transport {
     ) -> Result<Self, String> {
         let link = Arc::new(Link::new());
         let frames = Arc::clone(&link);
-        let io = TokioIo::new(Watched::new(io, move |seen| frames.seen(seen)));
+        let cut = Cut::default();
+        let io = TokioIo::new(Watched::new(io, cut.clone(), move |seen| frames.seen(seen)));
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(MAX_HEADERS)
             // hyper adds it to a clock.
             .keep_alive_interval(options.keep_alive_interval.map(|interval| interval.min(A_DAY)))
             .keep_alive_timeout(options.keep_alive_timeout.min(A_DAY))
@@ -108,6 +118,11 @@ impl Transport {
                 () = abort.cancelled() => "the channel is closed".to_owned(),
             };
             driven.0.closed(reason);
+            // Old streams may still run.
+            tokio::select! {
+                () = abort.cancelled() => cut.cut(),
+                () = cut.gone() => {}
+            }
         });
 
         let mut phase = link.phase.subscribe();

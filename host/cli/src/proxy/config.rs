@@ -1,0 +1,170 @@
+//! The configuration file of the proxy, and what becomes of each of its listeners.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use hotpick::service_config::ServiceConfig;
+use hotpick::tls::{ClientTls, ServerTls};
+use hotpick::{Channel, PolicyDir};
+use serde::Deserialize;
+
+/// ```toml
+/// policies = "/etc/hotpick/policies.d"
+///
+/// [[listeners]]
+/// listen = "127.0.0.1:9000"
+/// target = "dns:///echo.example:5001"
+/// policy = "color"
+/// policy_config = { unmatched = "any" }
+/// ```
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Config {
+    pub(super) policies: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) listeners: Vec<Entry>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Entry {
+    pub(super) listen: String,
+    pub(super) target: String,
+    policy: Option<String>,
+    policy_config: Option<serde_json::Value>,
+    /// gRPC's own JSON, as a table.
+    service_config: Option<serde_json::Value>,
+    /// The `:authority` that servers see; by default the target's.
+    authority: Option<String>,
+    #[serde(default)]
+    wait_for_ready: bool,
+    /// Towards clients.
+    tls: Option<Tls>,
+    /// Towards servers.
+    upstream_tls: Option<UpstreamTls>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tls {
+    cert: PathBuf,
+    key: PathBuf,
+    /// Clients must show a certificate of one of these.
+    client_ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpstreamTls {
+    /// Instead of the system's roots.
+    ca: Option<PathBuf>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    server_name: Option<String>,
+}
+
+impl Config {
+    pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("configuration {path:?}"))?;
+        toml::from_str(&text).with_context(|| format!("configuration {path:?}"))
+    }
+}
+
+impl Entry {
+    pub(super) fn of_flags(
+        listen: String,
+        target: String,
+        policy: Option<String>,
+        tls: Option<(PathBuf, PathBuf)>,
+    ) -> Self {
+        Self {
+            listen,
+            target,
+            policy,
+            policy_config: None,
+            service_config: None,
+            authority: None,
+            wait_for_ready: false,
+            tls: tls.map(|(cert, key)| Tls { cert, key, client_ca: None }),
+            upstream_tls: None,
+        }
+    }
+
+    /// The channel that the listener's RPCs go through.
+    pub(super) fn channel(&self, policies: Option<&PolicyDir>) -> anyhow::Result<Channel> {
+        let mut builder = Channel::builder(&self.target).wait_for_ready(self.wait_for_ready);
+        if let Some(policies) = policies {
+            builder = builder.policies(policies);
+        } else if let Some(policy) = &self.policy {
+            anyhow::bail!("policy {policy:?} has no directory to come from: give --policies");
+        }
+        if let Some(policy) = &self.policy {
+            builder = builder.policy(policy);
+        }
+        if let Some(config) = &self.policy_config {
+            builder = builder.policy_config(config.clone());
+        }
+        if let Some(config) = &self.service_config {
+            builder = builder.service_config(ServiceConfig::from_json(config.clone())?);
+        }
+        if let Some(authority) = &self.authority {
+            builder = builder.authority(authority);
+        }
+        if let Some(tls) = &self.upstream_tls {
+            builder = builder.tls(tls.client()?);
+        }
+        Ok(builder.connect()?)
+    }
+
+    pub(super) fn server_tls(&self) -> anyhow::Result<Option<ServerTls>> {
+        let tls =
+            self.tls.as_ref().map(|tls| ServerTls::from_files(&tls.cert, &tls.key, tls.client_ca.as_deref()));
+        Ok(tls.transpose()?)
+    }
+}
+
+impl UpstreamTls {
+    fn client(&self) -> anyhow::Result<ClientTls> {
+        let mut client = ClientTls::new();
+        if let Some(ca) = &self.ca {
+            client = client.ca_file(ca);
+        }
+        client = match (&self.cert, &self.key) {
+            (None, None) => client,
+            (Some(cert), Some(key)) => client.identity_files(cert, key),
+            _ => anyhow::bail!("upstream_tls has only one of cert and key: give both"),
+        };
+        if let Some(name) = &self.server_name {
+            client = client.server_name(name);
+        }
+        Ok(client)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_may_say_all_of_this() {
+        let config: Config = toml::from_str(
+            r#"
+            policies = "policies.d"
+            [[listeners]]
+            listen = "unix:/run/hotpick.sock"
+            target = "dns:///echo.example:5001"
+            policy = "color"
+            policy_config = { unmatched = "any" }
+            service_config = { methodConfig = [{ name = [{}], timeout = "1s" }] }
+            authority = "echo.example"
+            wait_for_ready = true
+            tls = { cert = "a.pem", key = "a.key", client_ca = "ca.pem" }
+            upstream_tls = { ca = "ca.pem", server_name = "echo" }
+            "#,
+        )
+        .expect("a configuration");
+        assert_eq!(config.listeners.len(), 1);
+        let error = toml::from_str::<Config>("[[listeners]]\nlisten = 'a:1'\ntarget = 'a:1'\npolice = 'x'");
+        assert!(error.expect_err("a typo").to_string().contains("unknown field `police`"));
+    }
+}

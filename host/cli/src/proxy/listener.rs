@@ -1,0 +1,166 @@
+//! Accepting connections, and ending them in good order.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hotpick::Channel;
+use hotpick::tls::ServerTls;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::forward::forward;
+
+/// A bound listener.
+pub(super) struct Listener {
+    socket: Socket,
+    tls: Option<ServerTls>,
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+/// How long a client may take for its TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// As many RPCs at once on a connection as a program may have; each costs the proxy its window at most.
+const MAX_STREAMS: u32 = 10_000;
+/// What a client may send ahead of what the server takes, for each RPC.
+const WINDOW: u32 = 1 << 20;
+/// An RPC that is not read must not stop the others of its connection.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+const MAX_HEADERS: u32 = 256 << 10;
+
+impl Listener {
+    /// Listens on `host:port` or `unix:/path`.
+    pub(super) async fn bind(address: &str, tls: Option<ServerTls>) -> anyhow::Result<Self> {
+        let failed = || format!("cannot listen on {address}");
+        let socket = match address.strip_prefix("unix:") {
+            Some(path) => {
+                let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
+                Socket::Unix(bind_unix(&path).await.with_context(failed)?, path)
+            }
+            None => Socket::Tcp(TcpListener::bind(address).await.with_context(failed)?),
+        };
+        Ok(Self { socket, tls })
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> String {
+        match &self.socket {
+            Socket::Tcp(listener) => {
+                listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
+            }
+            Socket::Unix(_, path) => format!("unix:{}", path.display()),
+        }
+    }
+
+    /// Serves until `drain`; then takes no new connection and no new RPC, and returns when those that are
+    /// open have ended.
+    pub(super) async fn serve(self, channel: Channel, drain: CancellationToken) {
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.socket.accept() => accepted,
+                () = drain.cancelled() => break,
+                Some(_) = connections.join_next() => continue,
+            };
+            match accepted {
+                Ok(io) => {
+                    let (tls, channel, drain) = (self.tls.clone(), channel.clone(), drain.clone());
+                    connections.spawn(async move {
+                        if let Err(error) = serve_connection(io, tls, channel, drain).await {
+                            tracing::debug!(error, "connection ended");
+                        }
+                    });
+                }
+                Err(error) => {
+                    // Out of file descriptors, most likely: to try again at once would spin.
+                    tracing::warn!(%error, "cannot accept");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        // New connections are refused from here on.
+        drop(self);
+        while connections.join_next().await.is_some() {}
+    }
+}
+
+impl Socket {
+    async fn accept(&self) -> io::Result<Box<dyn Io>> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Box::new(stream))
+            }
+            Self::Unix(listener, _) => Ok(Box::new(listener.accept().await?.0)),
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Self::Unix(_, path) = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Binds, in place of a socket that a dead process has left behind.
+async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    match UnixListener::bind(path) {
+        Err(error)
+            if error.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).await.is_err() =>
+        {
+            std::fs::remove_file(path)?;
+            UnixListener::bind(path)
+        }
+        bound => bound,
+    }
+}
+
+async fn serve_connection(
+    io: Box<dyn Io>,
+    tls: Option<ServerTls>,
+    channel: Channel,
+    drain: CancellationToken,
+) -> Result<(), String> {
+    let io: Box<dyn Io> = match tls {
+        None => io,
+        Some(tls) => {
+            let handshake = tokio::time::timeout(HANDSHAKE, tls.accept(io)).await;
+            let handshake = handshake.map_err(|_| "TLS handshake took too long".to_owned())?;
+            Box::new(handshake.map_err(|error| format!("TLS handshake: {error}"))?)
+        }
+    };
+    let service = service_fn(move |request| forward(channel.clone(), request));
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEADERS)
+        .serve_connection(TokioIo::new(io), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = drain.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    ended.map_err(|error| error.to_string())
+}

@@ -1,0 +1,127 @@
+//! `hotpick proxy`: the channel as a sidecar, for programs in any language.
+
+mod config;
+mod forward;
+mod listener;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hotpick::{Channel, PolicyDir};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::config::{Config, Entry};
+use self::listener::Listener;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Where to listen: host:port (port 0 takes a free one), or unix:/path.
+    #[arg(long, value_name = "ADDR", requires = "target")]
+    listen: Option<String>,
+    /// Where RPCs go, such as dns:///echo.example:5001.
+    #[arg(long, value_name = "URI", requires = "listen")]
+    target: Option<String>,
+    /// The directory of policies.
+    #[arg(long, value_name = "DIR")]
+    policies: Option<PathBuf>,
+    /// The policy that balances: NAME is NAME.wasm in the directory.
+    #[arg(long, value_name = "NAME", requires = "listen")]
+    policy: Option<String>,
+    /// The certificate chain to show to clients, in PEM form.
+    #[arg(long, value_name = "FILE", requires = "tls_key", requires = "listen")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// A TOML file with listeners, beside or instead of that of the flags.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How long RPCs may go on after SIGTERM.
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    grace: u64,
+}
+
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let grace = Duration::from_secs(arguments.grace);
+    let config = arguments.config()?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config, grace))
+}
+
+impl Arguments {
+    /// What the flags and the file say together.
+    fn config(self) -> anyhow::Result<Config> {
+        let mut config = self.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+        if self.policies.is_some() {
+            config.policies = self.policies;
+        }
+        if let Some((listen, target)) = self.listen.zip(self.target) {
+            config.listeners.push(Entry::of_flags(
+                listen,
+                target,
+                self.policy,
+                self.tls_cert.zip(self.tls_key),
+            ));
+        }
+        anyhow::ensure!(
+            !config.listeners.is_empty(),
+            "there is nothing to listen on: give --listen and --target, or --config with [[listeners]]"
+        );
+        Ok(config)
+    }
+}
+
+async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
+    let policies = config.policies.as_deref().map(PolicyDir::open).transpose()?;
+    let mut ends = Ends::new().context("listen to signals")?;
+    let drain = CancellationToken::new();
+    let mut serving = JoinSet::new();
+    let mut channels = Vec::new();
+    for entry in config.listeners {
+        let channel = entry.channel(policies.as_ref())?;
+        let listener = Listener::bind(&entry.listen, entry.server_tls()?).await?;
+        // A line that scripts can wait for.
+        println!("hotpick proxy: listening on {} for {}", listener.address(), entry.target);
+        serving.spawn(listener.serve(channel.clone(), drain.clone()));
+        channels.push(channel);
+    }
+
+    ends.next().await;
+    tracing::info!(?grace, "draining");
+    drain.cancel();
+    let drained = async {
+        while serving.join_next().await.is_some() {}
+        for channel in &channels {
+            channel.shutdown().await;
+        }
+    };
+    tokio::select! {
+        () = drained => return Ok(ExitCode::SUCCESS),
+        () = tokio::time::sleep(grace) => tracing::warn!(?grace, "RPCs are still open: they are ended"),
+        () = ends.next() => tracing::warn!("a second signal: open RPCs are ended"),
+    }
+    channels.iter().for_each(Channel::close);
+    Ok(ExitCode::FAILURE)
+}
+
+/// The signals that end a program.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

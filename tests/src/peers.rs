@@ -1,0 +1,292 @@
+//! Programs of others that the tests talk to: a DNS server, etcd, gRPC in Python.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// A process that is killed when this is dropped.
+#[derive(Debug)]
+pub struct Process(Child);
+
+impl Process {
+    /// Starts it. Its standard output can be [waited for](Self::line).
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    #[must_use]
+    pub fn start(command: &mut Command) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        Self(child.unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+
+    /// Waits for the next line that it prints.
+    ///
+    /// # Panics
+    ///
+    /// It ends without one.
+    pub fn line(&mut self) -> String {
+        let output = self.0.stdout.as_mut().expect("piped");
+        let mut line = String::new();
+        // A line at a time, and nothing more of what follows.
+        let mut byte = [0];
+        while std::io::Read::read(output, &mut byte).expect("readable") == 1 {
+            if byte[0] == b'\n' {
+                return line;
+            }
+            line.push(char::from(byte[0]));
+        }
+        panic!("the process ended and said no more than {line:?}: {:?}", self.0.wait());
+    }
+
+    /// The rest of what it prints, to the last line.
+    ///
+    /// # Panics
+    ///
+    /// It prints what is no text.
+    pub fn rest(&mut self) -> Vec<String> {
+        let output = self.0.stdout.as_mut().expect("piped");
+        BufReader::new(output).lines().map(|line| line.expect("text")).collect()
+    }
+
+    /// Sends it SIGTERM.
+    ///
+    /// # Panics
+    ///
+    /// There is no program `kill`.
+    pub fn terminate(&self) {
+        let status = Command::new("kill").arg(self.0.id().to_string()).status().expect("kill runs");
+        assert!(status.success(), "it is there to be told");
+    }
+
+    /// Kills it, and waits until it is gone.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be killed.
+    pub fn kill(&mut self) {
+        self.0.kill().expect("killed");
+        self.0.wait().expect("gone");
+    }
+
+    /// Waits for its end. The exit status, if it has one.
+    ///
+    /// # Panics
+    ///
+    /// It does not end within 30 s.
+    pub fn end(&mut self) -> Option<i32> {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().expect("a child") {
+                return status.code();
+            }
+            assert!(begin.elapsed() < Duration::from_secs(30), "the process does not end");
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Whether the peers are there; if not, `.ci/peers` installs them. False only if the environment variable
+/// `HOTPICK_NO_PEERS` asks to do without: the test that asked says so and ends.
+///
+/// # Panics
+///
+/// They cannot be installed.
+#[must_use]
+pub fn available() -> bool {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    if std::env::var_os("HOTPICK_NO_PEERS").is_some() {
+        eprintln!("not tested, because HOTPICK_NO_PEERS is set");
+        return false;
+    }
+    INSTALLED.get_or_init(|| {
+        let status = Command::new(root().join(".ci/peers")).status();
+        assert!(
+            status.is_ok_and(|status| status.success()),
+            "dnsmasq, etcd and grpcio cannot be installed by .ci/peers: \
+             install them, or set HOTPICK_NO_PEERS=1 to leave out the tests with them"
+        );
+    });
+    true
+}
+
+/// A real DNS server on loopback, whose answers can be changed.
+#[derive(Debug)]
+pub struct Dnsmasq {
+    directory: tempfile::TempDir,
+    port: u16,
+    process: Option<Process>,
+}
+
+impl Dnsmasq {
+    /// Starts a server with this configuration, beside that of its hosts.
+    #[must_use]
+    pub fn start(records: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(directory.path().join("hosts")).expect("made");
+        let mut server = Self { directory, port: free_port(), process: None };
+        server.restart(records);
+        server
+    }
+
+    /// Starts it anew, with another configuration, on the same port.
+    ///
+    /// # Panics
+    ///
+    /// It does not answer.
+    pub fn restart(&mut self, records: &[&str]) {
+        self.process = None;
+        let hosts = self.directory.path().join("hosts");
+        let mut command = Command::new("dnsmasq");
+        command.env("PATH", with_sbin()).args([
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+            "--bind-interfaces",
+            "--listen-address=127.0.0.1",
+            "--user=root",
+            "--local-ttl=1",
+            "--local=/test/",
+            "--pid-file=",
+        ]);
+        command.arg(format!("--port={}", self.port)).arg(format!("--hostsdir={}", hosts.display()));
+        command.args(records);
+        self.process = Some(Process::start(command.stderr(Stdio::null())));
+        // It listens on TCP, too.
+        wait_for_port(self.port);
+    }
+
+    /// The addresses of a name, from now on (or half a second later).
+    ///
+    /// # Panics
+    ///
+    /// They cannot be written.
+    pub fn set(&self, name: &str, addresses: &[&str]) {
+        let lines: String = addresses.iter().map(|address| format!("{address} {name}\n")).collect();
+        std::fs::write(self.directory.path().join("hosts").join(name), lines).expect("written");
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// Stops it.
+    pub fn stop(&mut self) {
+        self.process = None;
+    }
+}
+
+/// A real etcd.
+#[derive(Debug)]
+pub struct Etcd {
+    directory: tempfile::TempDir,
+    client: u16,
+    peer: u16,
+    process: Option<Process>,
+}
+
+impl Etcd {
+    /// Starts one with no data.
+    #[must_use]
+    pub fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut etcd = Self { directory, client: free_port(), peer: free_port(), process: None };
+        etcd.restart();
+        etcd
+    }
+
+    /// Kills it and starts it again, with the data it has.
+    pub fn restart(&mut self) {
+        self.stop();
+        let url = |port| format!("http://127.0.0.1:{port}");
+        let mut command = Command::new("etcd");
+        command.arg("--data-dir").arg(self.directory.path().join("data"));
+        command.args(["--name", "one", "--listen-client-urls", &url(self.client)]);
+        command.args(["--advertise-client-urls", &url(self.client), "--listen-peer-urls", &url(self.peer)]);
+        command.args(["--initial-advertise-peer-urls", &url(self.peer)]);
+        command.args(["--initial-cluster", &format!("one={}", url(self.peer))]);
+        command.env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH);
+        self.process = Some(Process::start(command.stderr(Stdio::null())));
+        wait_for_port(self.client);
+    }
+
+    /// Kills it.
+    pub fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// Where it serves clients: `host:port`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.client)
+    }
+}
+
+/// A Python program of this package's folder `python`, with grpcio.
+#[must_use]
+pub fn python(program: &str, arguments: &[&str]) -> Process {
+    let mut command = Command::new("python3");
+    command.env("PYTHONPATH", target().join("peers/python")).env("PYTHONUNBUFFERED", "1");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(program)).args(arguments);
+    Process::start(&mut command)
+}
+
+/// A program of this workspace: the command `hotpick`, or `examples/NAME`.
+///
+/// # Panics
+///
+/// It has not been built.
+#[must_use]
+pub fn built(program: &str) -> Command {
+    // This test is in target/PROFILE/deps.
+    let test = std::env::current_exe().expect("a path");
+    let profile = test.parent().and_then(Path::parent).expect("a build's folder");
+    let path = profile.join(program);
+    assert!(path.exists(), "{path:?} is not there: run cargo test --workspace, which builds it");
+    Command::new(path)
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn target() -> PathBuf {
+    root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+}
+
+/// Where Debian has dnsmasq, and only root looks.
+fn with_sbin() -> String {
+    format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default())
+}
+
+/// A port that nothing listens on, for UDP and TCP.
+fn free_port() -> u16 {
+    loop {
+        let tcp = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = tcp.local_addr().expect("an address");
+        if UdpSocket::bind(address).is_ok() {
+            return address.port();
+        }
+    }
+}
+
+fn wait_for_port(port: u16) {
+    let begin = Instant::now();
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "nothing listens on port {port}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
