@@ -84,6 +84,9 @@ impl Certificates {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let mut params = rcgen::CertificateParams::default();
+        // Each its own: verifiers look for the issuer by its name.
+        let name = format!("hotpick's tests, {}", directory.path().display());
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let key = rcgen::KeyPair::generate().expect("a key");
         let certificate = params.self_signed(&key).expect("a certificate");
@@ -109,7 +112,8 @@ impl Certificates {
     ///
     /// They cannot be written.
     pub fn issue(&self, stem: &str, name: &str) -> (PathBuf, PathBuf) {
-        let params = rcgen::CertificateParams::new([name.to_owned()]).expect("a name");
+        let mut params = rcgen::CertificateParams::new([name.to_owned()]).expect("a name");
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
         let key = rcgen::KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         let (pem, private) = (self.path(&format!("{stem}.pem")), self.path(&format!("{stem}.key")));

@@ -27,6 +27,18 @@ pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     }
 }
 
+/// What a process, `self` for this one, has in memory, in KiB.
+///
+/// # Panics
+///
+/// This is not Linux.
+#[must_use]
+pub fn resident(process: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("Linux");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line");
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+}
+
 /// The README's programs compile.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

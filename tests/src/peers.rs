@@ -62,6 +62,16 @@ impl Process {
         assert!(status.success(), "it is there to be told");
     }
 
+    /// What it has in memory, in KiB.
+    ///
+    /// # Panics
+    ///
+    /// This is not Linux.
+    #[must_use]
+    pub fn resident(&self) -> u64 {
+        crate::resident(&self.0.id().to_string())
+    }
+
     /// Kills it, and waits until it is gone.
     ///
     /// # Panics

@@ -349,6 +349,31 @@ async fn h06_picks_and_ends_are_equal_while_servers_stop() {
     assert_eq!(in_flight, 0);
 }
 
+/// hyper alone would go on with the request of an RPC whose response is given up.
+#[tokio::test]
+async fn h06_a_response_that_is_dropped_cancels_the_stream_though_the_request_is_open() {
+    let (_server, _channel, caller, mut peer) = raw_pair().await;
+    let (_send, receive) = mpsc::channel::<EchoRequest>(1);
+    let mut client = caller.client.clone();
+    let stream = tokio::spawn(async move { client.bidi(ReceiverStream::new(receive)).await });
+    let number = loop {
+        let frame = peer.frame().await.expect("a request");
+        if frame.kind == 1 {
+            break frame.stream;
+        }
+    };
+    peer.begin_answer(number).await;
+    drop(soon("the headers", stream).await.expect("no panic").expect("open"));
+    let reset = loop {
+        let frame = peer.frame().await.expect("the end of the stream");
+        if frame.kind == 3 {
+            break frame;
+        }
+    };
+    const CANCEL: [u8; 4] = 8u32.to_be_bytes();
+    assert_eq!((reset.stream, &reset.payload[..]), (number, &CANCEL[..]));
+}
+
 #[tokio::test]
 async fn h07_ready_is_only_after_settings_and_a_black_hole_fails_at_the_connect_deadline() {
     let silent = RawServer::bind().await;
@@ -882,7 +907,7 @@ async fn h20_ten_thousand_updates_of_the_endpoints_lose_no_rpc_and_no_memory() {
             soon("the update", channel.wait_for(|status| status.subconns.len() == count)).await;
         }
         if round % 2500 == 2499 {
-            memory.push(resident());
+            memory.push(hotpick_tests::resident("self"));
         }
     }
     let (calls, failed) = load.stop().await;
@@ -890,13 +915,6 @@ async fn h20_ten_thousand_updates_of_the_endpoints_lose_no_rpc_and_no_memory() {
     // In the same process other tests run, which have their own; so generously.
     let growth = memory[3].saturating_sub(memory[1]);
     assert!(growth < 64 << 10, "{growth} KiB more: {memory:?}");
-}
-
-/// What the process has in memory, in KiB.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line");
-    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }
 
 #[tokio::test]

@@ -2,5 +2,8 @@
 
 mod channel;
 mod conformance;
+mod interop;
 mod policies;
 mod reload;
+mod resolvers;
+mod tls;

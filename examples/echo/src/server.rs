@@ -250,7 +250,8 @@ impl Echo for Service {
 
     async fn server_stream(&self, request: Request<EchoRequest>) -> Result<Response<Responses>, Status> {
         let EchoRequest { text, count } = request.into_inner();
-        let answers: Vec<_> = (0..count).map(|_| Ok(self.answer(text.clone()))).collect();
+        let answer = self.answer(text);
+        let answers = (0..count).map(move |_| Ok(answer.clone()));
         Ok(Response::new(Box::pin(tokio_stream::iter(answers))))
     }
 

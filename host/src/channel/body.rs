@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};
 
 use crate::activity::Active;
-use crate::subconn::{Call, ResponseBody, status_of};
+use crate::subconn::{Call, Replay, ResponseBody, status_of};
 
 pin_project! {
     /// Passes the body on, and ends the [`Call`] exactly once: at the trailers, at an error, at the
@@ -20,6 +20,8 @@ pin_project! {
         #[pin]
         inner: ResponseBody,
         call: Call,
+        // The request ends with the response.
+        _replay: Replay,
         active: Active,
         #[pin]
         deadline: Option<Sleep>,
@@ -30,6 +32,7 @@ impl RpcBody {
     pub(super) fn wrap(
         response: http::Response<ResponseBody>,
         mut call: Call,
+        replay: Replay,
         active: Active,
         deadline: Option<Instant>,
     ) -> http::Response<tonic::body::Body> {
@@ -38,7 +41,13 @@ impl RpcBody {
             call.end(code, Some(response.headers()));
         }
         response.map(|inner| {
-            tonic::body::Body::new(Self { inner, call, active, deadline: deadline.map(sleep_until) })
+            tonic::body::Body::new(Self {
+                inner,
+                call,
+                _replay: replay,
+                active,
+                deadline: deadline.map(sleep_until),
+            })
         })
     }
 }

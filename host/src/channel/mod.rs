@@ -25,7 +25,7 @@ use crate::balancer::{Command, Published, Report};
 use crate::connectivity::ConnectivityState;
 use crate::picker::{Faults, PickInfo, PolicyVersion, StartError};
 use crate::service_config::MethodConfig;
-use crate::subconn::{Call, ReplayBody, ResponseBody, SendError, SubConn};
+use crate::subconn::{Call, Replay, ReplayBody, ResponseBody, SendError, SubConn};
 
 pub use self::builder::{ChannelBuilder, ConnectError};
 
@@ -216,8 +216,8 @@ impl Shared {
                 Err(_) => return Err(deadline_exceeded(last_error.as_ref())),
             },
         };
-        let (response, call) = sent.map_err(|status| active.blame(status))?;
-        Ok(RpcBody::wrap(response, call, active, deadline))
+        let (response, call, replay) = sent.map_err(|status| active.blame(status))?;
+        Ok(RpcBody::wrap(response, call, replay, active, deadline))
     }
 
     /// What the service config gives an RPC of this path. Until the target has been resolved for the first
@@ -239,7 +239,7 @@ impl Shared {
         request: Request<Body>,
         rpc: Rpc,
         last_error: &mut Option<Status>,
-    ) -> Result<(Response<ResponseBody>, Call), Status> {
+    ) -> Result<(Response<ResponseBody>, Call, Replay), Status> {
         let (mut head, body) = request.into_parts();
         // They end here, and would be cloned for each attempt.
         head.extensions.clear();
@@ -266,7 +266,7 @@ impl Shared {
             match pick.subconn.send(attempt, pick.done).await {
                 Ok((response, call)) => {
                     replay.commit();
-                    return Ok((response, call));
+                    return Ok((response, call, replay));
                 }
                 Err(SendError::NotSent(unsent)) => {
                     body = unsent.into_body();

@@ -10,7 +10,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{IntoStreamingRequest, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use crate::channel::Channel;
+use crate::channel::{Channel, WaitForReady};
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ResponseHeader {
@@ -120,6 +120,13 @@ pub(super) struct LeaseId {
 #[derive(Clone, Debug)]
 pub(super) struct Client(Grpc<Channel>);
 
+/// A server that registers itself outlasts a moment without etcd.
+fn patient<Q>(message: Q) -> Request<Q> {
+    let mut request = Request::new(message);
+    request.extensions_mut().insert(WaitForReady(true));
+    request
+}
+
 /// More keys than that are more than a channel should balance over.
 const LARGEST_ANSWER: usize = 64 << 20;
 
@@ -129,19 +136,19 @@ impl Client {
     }
 
     pub(super) async fn range(&mut self, request: RangeRequest) -> Result<RangeResponse, Status> {
-        self.unary("/etcdserverpb.KV/Range", request).await
+        self.unary("/etcdserverpb.KV/Range", Request::new(request)).await
     }
 
     pub(super) async fn put(&mut self, request: PutRequest) -> Result<Done, Status> {
-        self.unary("/etcdserverpb.KV/Put", request).await
+        self.unary("/etcdserverpb.KV/Put", patient(request)).await
     }
 
     pub(super) async fn grant(&mut self, ttl: i64) -> Result<Lease, Status> {
-        self.unary("/etcdserverpb.Lease/LeaseGrant", LeaseGrantRequest { ttl }).await
+        self.unary("/etcdserverpb.Lease/LeaseGrant", patient(LeaseGrantRequest { ttl })).await
     }
 
     pub(super) async fn revoke(&mut self, id: i64) -> Result<Done, Status> {
-        self.unary("/etcdserverpb.Lease/LeaseRevoke", LeaseId { id }).await
+        self.unary("/etcdserverpb.Lease/LeaseRevoke", patient(LeaseId { id })).await
     }
 
     /// Opens a watch. It stays open as long as `requests` does.
@@ -159,12 +166,11 @@ impl Client {
         self.streaming("/etcdserverpb.Lease/LeaseKeepAlive", requests).await
     }
 
-    async fn unary<Q, A>(&mut self, path: &'static str, request: Q) -> Result<A, Status>
+    async fn unary<Q, A>(&mut self, path: &'static str, mut request: Request<Q>) -> Result<A, Status>
     where
         Q: prost::Message + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
     {
-        let mut request = Request::new(request);
         request.set_timeout(super::PATIENCE);
         let path = PathAndQuery::from_static(path);
         self.0.unary(request, path, ProstCodec::default()).await.map(Response::into_inner)

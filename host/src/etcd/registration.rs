@@ -44,7 +44,7 @@ impl Registration {
     ///
     /// # Errors
     ///
-    /// etcd cannot be reached, or refuses.
+    /// etcd cannot be reached within 10 s, or refuses.
     pub async fn start(
         etcd: &Channel,
         key: impl Into<String>,

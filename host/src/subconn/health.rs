@@ -162,9 +162,13 @@ impl tower_service::Service<http::Request<Body>> for Connection {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let transport = Arc::clone(&self.0);
-        let request = request.map(|body| ReplayBody::new(body).0);
+        let (head, body) = request.into_parts();
+        let (body, replay) = ReplayBody::new(body);
         Box::pin(async move {
-            match transport.send(request).await {
+            let sent = transport.send(http::Request::from_parts(head, body)).await;
+            // Watch and Check have one message, which has gone by now.
+            drop(replay);
+            match sent {
                 Ok(response) => Ok(response),
                 Err(SendError::NotSent(_)) => Err(Status::unavailable("the connection is gone")),
                 Err(SendError::Unprocessed { status, .. } | SendError::Failed(status)) => Err(status),

@@ -35,7 +35,7 @@ pub(crate) use self::dial::Dialer;
 pub use self::machine::Backoff;
 pub(crate) use self::ready_set::Changes;
 pub use self::ready_set::ReadySet;
-pub(crate) use self::replay::ReplayBody;
+pub(crate) use self::replay::{Replay, ReplayBody};
 pub use self::stats::SubConnStats;
 pub(crate) use self::transport::{ResponseBody, SendError, status_of};
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -24,9 +24,21 @@ pub(crate) struct ReplayBody {
     at: usize,
 }
 
-/// What remains with the sender of a [`ReplayBody`], to make another of.
+/// What remains with the sender of a [`ReplayBody`], to make another of. When it is dropped, the sending
+/// is over: hyper would go on with the request of an RPC whose response no one reads any more.
 #[derive(Debug)]
 pub(crate) struct Replay(Arc<Shared>);
+
+/// Why a body ends early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// What the caller's own body failed with.
+    #[error("{0}")]
+    Caller(Status),
+    /// No one waits for this sending. The stream is reset with CANCEL, which hyper takes from here.
+    #[error("the request is given up")]
+    GivenUp(#[source] h2::Error),
+}
 
 #[derive(Debug)]
 struct Shared(Mutex<State>);
@@ -43,6 +55,8 @@ struct State {
     complete: bool,
     ended: bool,
     error: Option<Status>,
+    /// Of the connection that waits for the next frame.
+    waker: Option<Waker>,
 }
 
 #[derive(Clone, Debug)]
@@ -62,6 +76,7 @@ impl ReplayBody {
             size: 0,
             complete: true,
             error: None,
+            waker: None,
         };
         let shared = Arc::new(Shared(Mutex::new(state)));
         (Self { shared: Arc::clone(&shared), sending: 0, at: 0 }, Replay(shared))
@@ -72,9 +87,12 @@ impl Replay {
     /// The body from its beginning; `None` if more of it is gone than was kept. Ends the sending before.
     pub(crate) fn again(&self) -> Option<ReplayBody> {
         let mut state = self.0.lock();
-        state.sending += 1;
+        let before = state.next_sending();
         let sending = state.sending;
-        state.complete.then(|| ReplayBody { shared: Arc::clone(&self.0), sending, at: 0 })
+        let body = state.complete.then(|| ReplayBody { shared: Arc::clone(&self.0), sending, at: 0 });
+        drop(state);
+        before.into_iter().for_each(Waker::wake);
+        body
     }
 
     /// What the caller's body failed with, if that is what it did.
@@ -84,8 +102,24 @@ impl Replay {
 
     /// The peer has answered: nothing more need be kept. (What a second sending has yet to give out is
     /// given out first: a peer may answer before it has read the request.)
-    pub(crate) fn commit(self) {
+    pub(crate) fn commit(&self) {
         self.0.lock().complete = false;
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        if state.ended {
+            return;
+        }
+        let before = state.next_sending();
+        state.ended = true;
+        let rest = std::mem::take(&mut state.rest);
+        drop(state);
+        before.into_iter().for_each(Waker::wake);
+        // The caller's code, and not under the lock.
+        drop(rest);
     }
 }
 
@@ -96,6 +130,12 @@ impl Shared {
 }
 
 impl State {
+    /// Ends the sending before, and gives the waker of its connection.
+    fn next_sending(&mut self) -> Option<Waker> {
+        self.sending += 1;
+        self.waker.take()
+    }
+
     fn keep(&mut self, frame: Kept) {
         if let Kept::Data(data) = &frame {
             self.size += data.len();
@@ -115,16 +155,16 @@ impl State {
 
 impl Body for ReplayBody {
     type Data = Bytes;
-    type Error = Status;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
         if self.sending != state.sending {
-            return Poll::Ready(Some(Err(Status::cancelled("the request is being sent again"))));
+            return Poll::Ready(Some(Err(BodyError::GivenUp(h2::Reason::CANCEL.into()))));
         }
         if let Some(frame) = state.kept.get(self.at) {
             self.at += 1;
@@ -140,7 +180,15 @@ impl Body for ReplayBody {
         if state.ended {
             return Poll::Ready(None);
         }
-        let frame = std::task::ready!(Pin::new(&mut state.rest).poll_frame(cx));
+        let frame = match Pin::new(&mut state.rest).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    state.waker = Some(cx.waker().clone());
+                }
+                return Poll::Pending;
+            }
+        };
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
@@ -160,7 +208,7 @@ impl Body for ReplayBody {
             }
             None => state.ended = true,
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Caller)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,0 +1,421 @@
+//! Resolvers, each against the real thing.
+
+use std::time::Duration;
+
+use hotpick::Channel;
+use hotpick::channel::ChannelStatus;
+use hotpick::connectivity::ConnectivityState::{self, Ready, TransientFailure};
+use hotpick::etcd::Registration;
+use hotpick::resolver::{self, DnsResolver, Endpoint, ManualResolver, Resolver, Target, TargetError};
+use hotpick_echo::Backend;
+use hotpick_tests::peers::{self, Dnsmasq, Etcd, Process};
+use hotpick_tests::{Caller, Cluster, Policies, soon, standard};
+use serde_json::json;
+use tonic::{Code, Request};
+
+/// Backends on several loopback addresses, all on one port.
+async fn backends_on(hosts: &[&str]) -> (Vec<Backend>, u16) {
+    'ports: loop {
+        let first = Backend::start(hosts[0], format!("{}:0", hosts[0]).parse().expect("an address")).await;
+        let first = first.expect("a free port");
+        let port = first.address().port();
+        let mut backends = vec![first];
+        for host in &hosts[1..] {
+            match Backend::start(host, format!("{host}:{port}").parse().expect("an address")).await {
+                Ok(backend) => backends.push(backend),
+                Err(_) => continue 'ports,
+            }
+        }
+        return (backends, port);
+    }
+}
+
+/// A channel over DNS that asks again after 50 ms.
+fn dns(text: &str) -> Channel {
+    let target: Target = text.parse().expect("a target");
+    let resolver = DnsResolver::of(&target).expect("a resolver").min_interval(Duration::from_millis(50));
+    let mut options = hotpick::subconn::SubConnOptions::default();
+    options.backoff.base = Duration::from_millis(50);
+    Channel::builder(text).resolver(resolver).subconn_options(options).connect().expect("a channel")
+}
+
+/// Waits until a channel has just these endpoints, all READY.
+async fn settled(channel: &Channel, addresses: &[&str]) {
+    let mut wanted: Vec<_> = addresses.iter().map(|address| (*address).to_owned()).collect();
+    wanted.sort();
+    let so = |status: &ChannelStatus| {
+        let address = |subconn: &hotpick::subconn::SubConn| subconn.endpoint().addresses()[0].to_string();
+        let mut found: Vec<_> = status.subconns.iter().map(address).collect();
+        found.sort();
+        found == wanted && status.subconns.iter().all(|subconn| subconn.state() == Ready)
+    };
+    soon(&format!("the endpoints {addresses:?}"), channel.wait_for(so)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dns_names_are_resolved_and_followed_as_their_records_change() {
+    if !peers::available() {
+        return;
+    }
+    let (mut backends, port) = backends_on(&["127.0.0.1", "127.0.0.2", "127.0.0.3"]).await;
+    let at = |last: u8| format!("127.0.0.{last}:{port}");
+    let server = Dnsmasq::start(&[]);
+    server.set("echo.test", &["127.0.0.1", "127.0.0.2"]);
+    let channel = dns(&format!("dns://{}/echo.test:{port}", server.address()));
+    settled(&channel, &[&at(1), &at(2)]).await;
+    let caller = Caller::of(&channel);
+    assert_eq!(caller.tally(10).await.len(), 2);
+
+    // By time to live, which is one second.
+    server.set("echo.test", &["127.0.0.2", "127.0.0.3"]);
+    settled(&channel, &[&at(2), &at(3)]).await;
+    assert_eq!(backends[1].accepted(), 1);
+
+    // A server that loses its records, or is gone, leaves the endpoints as they are.
+    let mut server = server;
+    server.set("echo.test", &[]);
+    server.stop();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(caller.tally(10).await.len(), 2);
+
+    // And on the loss of a connection, when it is there again.
+    server.restart(&[]);
+    server.set("echo.test", &["127.0.0.1"]);
+    backends.remove(1);
+    settled(&channel, &[&at(1)]).await;
+    assert_eq!(caller.call().await.expect("served"), "127.0.0.1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dns_gives_ipv6_addresses_and_srv_records_too() {
+    if !peers::available() {
+        return;
+    }
+    let (_backends, port) = backends_on(&["127.0.0.1", "127.0.0.2"]).await;
+    let six = Backend::start("six", "[::1]:0".parse().expect("an address")).await.expect("IPv6 on loopback");
+    let srv = |host: &str, port: u16, priority: u8, weight: u8| {
+        format!("--srv-host=_grpc._tcp.echo.test,{host}.test,{port},{priority},{weight}")
+    };
+    let (first, second, third) =
+        (srv("one", port, 1, 3), srv("two", port, 2, 1), srv("six", six.address().port(), 1, 7));
+    let server = Dnsmasq::start(&[&first, &second, &third]);
+    for (name, address) in [("one.test", "127.0.0.1"), ("two.test", "127.0.0.2"), ("six.test", "::1")] {
+        server.set(name, &[address]);
+    }
+    let six = six.address().to_string();
+    let channel =
+        dns(&format!("dns://{}/six.test:{}", server.address(), six.rsplit(':').next().expect("a port")));
+    settled(&channel, &[&six]).await;
+    assert_eq!(Caller::of(&channel).call().await.expect("served"), "six");
+
+    // Of the records the best priority's, with their weights ...
+    let name = format!("dns://{}/_grpc._tcp.echo.test", server.address());
+    let channel = dns(&name);
+    let one = format!("127.0.0.1:{port}");
+    settled(&channel, &[&one, &six]).await;
+    let mut weights: Vec<_> = channel.status().subconns.iter().map(|s| s.endpoint().weight()).collect();
+    weights.sort_unstable();
+    assert_eq!(weights, [3, 7]);
+    // ... or all of them.
+    let channel = dns(&format!("{name}?priorities=all"));
+    settled(&channel, &[&one, &six, &format!("127.0.0.2:{port}")]).await;
+    let priorities: Vec<_> =
+        channel.status().subconns.iter().map(|s| s.endpoint().attributes()["priority"].clone()).collect();
+    assert_eq!(priorities, ["1", "1", "2"]);
+}
+
+#[tokio::test]
+async fn h17_while_dns_is_slow_an_rpc_waits_to_its_deadline() {
+    let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+    let server = silent.local_addr().expect("an address");
+    let channel = dns(&format!("dns://{server}/echo.test:1"));
+    let mut request = Request::new(hotpick_echo::EchoRequest::new("hello"));
+    request.set_timeout(Duration::from_millis(100));
+    let status = Caller::of(&channel).request(request).await.expect_err("nothing is resolved");
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!(channel.state(), ConnectivityState::Connecting);
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_exist_fails_rpcs_and_says_so() {
+    if !peers::available() {
+        return;
+    }
+    let server = Dnsmasq::start(&[]);
+    let channel = dns(&format!("dns://{}/nowhere.test:1", server.address()));
+    let status = soon("the answer", Caller::of(&channel).call()).await.expect_err("no such name");
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("could not be resolved: DNS lookup of \"nowhere.test\""), "{status}");
+}
+
+/// How often a DNS server, which knows no name, is asked.
+async fn queries(server: &tokio::net::UdpSocket, during: Duration) -> usize {
+    let mut count = 0;
+    let mut buffer = [0; 512];
+    let answering = async {
+        loop {
+            let (length, client) = server.recv_from(&mut buffer).await.expect("a query");
+            count += 1;
+            // The query again, as an answer: one A record, to a port where nothing listens.
+            let mut answer = buffer[..length].to_vec();
+            answer.truncate(query_end(&answer));
+            answer[2..4].copy_from_slice(&[0x84, 0]);
+            let is_a = answer[answer.len() - 3] == 1;
+            answer[6..12].copy_from_slice(&[0, u8::from(is_a), 0, 0, 0, 0]);
+            if is_a {
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0x0e, 0x10, 0, 4, 127, 0, 0, 1]);
+            }
+            server.send_to(&answer, client).await.expect("sent");
+        }
+    };
+    let _ = tokio::time::timeout(during, answering).await;
+    count
+}
+
+/// Where the one question of a DNS message ends.
+fn query_end(message: &[u8]) -> usize {
+    let mut at = 12;
+    while message[at] != 0 {
+        at += 1 + usize::from(message[at]);
+    }
+    at + 5
+}
+
+#[tokio::test]
+async fn h17_re_resolution_on_failure_is_rate_limited() {
+    let server = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+    let address = server.local_addr().expect("an address");
+    let text = format!("dns://{address}/echo.test:1");
+    let target: Target = text.parse().expect("a target");
+    let mut options = hotpick::subconn::SubConnOptions::default();
+    options.backoff.base = Duration::from_millis(10);
+    options.backoff.max = Duration::from_millis(10);
+    for (interval, least, most) in [(None, 2, 2), (Some(Duration::from_millis(100)), 10, 24)] {
+        let mut resolver = DnsResolver::of(&target).expect("a resolver");
+        if let Some(interval) = interval {
+            resolver = resolver.min_interval(interval);
+        }
+        // It is refused a hundred times a second; the records live an hour.
+        let channel = Channel::builder(&text).resolver(resolver).subconn_options(options).connect();
+        let count = queries(&server, Duration::from_secs(1)).await;
+        assert!((least..=most).contains(&count), "{count} queries with {interval:?}");
+        drop(channel);
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_endpoints_is_followed() {
+    let cluster = Cluster::start(&["red-1", "green-1"]).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let policies = Policies::with(&[("color.wasm", &standard("color"))]);
+    let path = folder.path().join("endpoints.json");
+    let endpoint = |at: usize| {
+        let backend = &cluster.backends[at];
+        json!({"address": backend.address().to_string(), "weight": at + 1, "color": backend.name().split('-').next()})
+    };
+    let write = |text: String| {
+        // As a careful program does it.
+        let new = folder.path().join("new");
+        std::fs::write(&new, text).expect("written");
+        std::fs::rename(new, &path).expect("renamed");
+    };
+    let channel =
+        Channel::builder(format!("file://{}", path.display())).policies(&policies.followed).policy("color");
+    let channel = channel.connect().expect("a channel");
+    let caller = Caller::of(&channel);
+    let status = caller.call().await.expect_err("no file yet");
+    assert!(status.message().contains("is not there"), "{status}");
+
+    write(json!({"endpoints": [endpoint(0), endpoint(1)]}).to_string());
+    let caller = Caller::ready(&channel, Some("color")).await;
+    assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
+    assert_eq!(caller.status().subconns[1].endpoint().weight(), 2);
+    // A bad one leaves all as it is; so does none.
+    write("{\"endpoints\": [".to_owned());
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    std::fs::remove_file(&path).expect("removed");
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    assert_eq!(caller.call_color("red").await.expect("served"), "red-1");
+    // With a service config: another policy, at run time.
+    let config = json!({"loadBalancingConfig": [{"no_such": {}}, {"round_robin": {}}]});
+    write(json!({"endpoints": [endpoint(0)], "service_config": config}).to_string());
+    let changed = |status: &ChannelStatus| status.policy.name == "round_robin" && status.subconns.len() == 1;
+    soon("the change", channel.wait_for(changed)).await;
+    assert_eq!(caller.call_color("green").await.expect("served"), "red-1");
+    assert_eq!(cluster.accepted(), 2);
+}
+
+#[tokio::test]
+async fn the_first_known_policy_of_a_service_config_balances_and_a_refused_one_leaves_the_old() {
+    let cluster = Cluster::start(&["red-1", "green-1"]).await;
+    let policies = Policies::with(&[("color.wasm", &standard("color")), ("bad.wasm", b"no wasm")]);
+    let with = |config: serde_json::Value| {
+        let config =
+            hotpick::service_config::ServiceConfig::from_json(json!({"loadBalancingConfig": config}));
+        let endpoints = resolver::ResolverUpdate::endpoints(cluster.endpoints());
+        cluster.resolver.update(endpoints.with_service_config(config));
+    };
+    with(json!([{"unknown": {}}, {"bad": {}}, {"color": {}}, {"round_robin": {}}]));
+    let channel = cluster.channel().policies(&policies.followed).connect().expect("a channel");
+    let caller = Caller::ready(&channel, Some("color")).await;
+    assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
+    // The same policy with a configuration that it refuses: the whole is refused, and the old one stays.
+    with(json!([{"color": {"unmatched": "explode"}}, {"round_robin": {}}]));
+    let refused = soon("the refusal", channel.wait_for(|status| status.refused.is_some())).await;
+    assert_eq!((refused.policy.name.as_str(), refused.swaps), ("color", 0));
+    assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
+    // One that it takes.
+    with(json!([{"color": {"attribute": "nothing", "unmatched": "any"}}]));
+    soon("the change", channel.wait_for(|status| status.swaps == 1 && status.refused.is_none())).await;
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..20 {
+        seen.insert(caller.call_color("green").await.expect("served"));
+    }
+    assert_eq!(seen.len(), 2);
+    // None that is known: as it is, and it says so.
+    with(json!([{"unknown": {}}]));
+    let refused = soon("the refusal", channel.wait_for(|status| status.refused.is_some())).await;
+    assert_eq!(refused.refused.expect("why").to_string(), "there is no policy of the name unknown");
+    // Until it is there.
+    policies.put("unknown.wasm", &standard("round_robin"));
+    soon("the policy", channel.wait_for(|status| status.policy.name == "unknown")).await;
+    assert_eq!(caller.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
+}
+
+#[tokio::test]
+async fn a_resolver_of_ones_own_is_used_by_its_scheme() {
+    let cluster = Cluster::start(&["a"]).await;
+    let address = cluster.backends[0].address();
+    resolver::register("book", move |target: &Target| -> Result<Box<dyn Resolver>, TargetError> {
+        match target.endpoint() {
+            "echo" => Ok(Box::new(ManualResolver::new([Endpoint::new(address.into())]))),
+            _ => Err(TargetError::invalid(target, "is not in the book")),
+        }
+    });
+    let channel = Channel::builder("book:///echo").connect().expect("a channel");
+    assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
+    let error = Channel::builder("book:///other").connect().expect_err("refused");
+    assert_eq!(error.to_string(), "target \"book:///other\": is not in the book");
+}
+
+async fn etcd_channel(etcd: &Etcd) -> Channel {
+    Channel::builder(format!("static:///{}", etcd.address())).connect().expect("a channel")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_endpoints_come_with_registrations_and_go_with_their_leases() {
+    if !peers::available() {
+        return;
+    }
+    let mut etcd = Etcd::start();
+    let cluster = Cluster::start(&["red-1", "green-1", "blue-1"]).await;
+    let client = etcd_channel(&etcd).await;
+    let ttl = Duration::from_secs(1);
+    let register = async |at: usize| {
+        let backend = &cluster.backends[at];
+        let (host, port) = (backend.address().ip().to_string(), backend.address().port());
+        let value = json!({"address": host, "port": port, "color": backend.name().split('-').next(), "weight": at + 1});
+        let key = format!("services/echo/{}", backend.name());
+        soon("the registration", Registration::start(&client, key, value, ttl)).await.expect("registered")
+    };
+    let [red, green, blue] = [0, 1, 2].map(|at| cluster.backends[at].address().to_string());
+    let first = register(0).await;
+    let policies = Policies::with(&[("color.wasm", &standard("color"))]);
+    let target = format!("etcd:///services/echo?endpoints={}", etcd.address());
+    let channel = Channel::builder(target).policies(&policies.followed).policy("color").connect();
+    let channel = channel.expect("a channel");
+    settled(&channel, &[&red]).await;
+
+    // One more, and a value that is none of ours.
+    let second = register(1).await;
+    settled(&channel, &[&red, &green]).await;
+    let caller = Caller::ready(&channel, Some("color")).await;
+    assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
+    assert_eq!(caller.status().subconns[0].endpoint().weight(), 2);
+
+    // One leaves in good order; the other's process dies, and its lease runs out.
+    second.revoke().await;
+    settled(&channel, &[&red]).await;
+    let third = register(2).await;
+    settled(&channel, &[&red, &blue]).await;
+    drop(first);
+    settled(&channel, &[&blue]).await;
+    assert_eq!(caller.call_color("blue").await.expect("served"), "blue-1");
+
+    // Kept alive beyond its time to live, and through a restart of etcd.
+    tokio::time::sleep(ttl * 2).await;
+    assert_eq!(caller.status().subconns.len(), 1);
+    etcd.stop();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(caller.call_color("blue").await.expect("served while etcd is gone"), "blue-1");
+    etcd.restart();
+    let fourth = register(0).await;
+    settled(&channel, &[&red, &blue]).await;
+    assert_eq!(cluster.backends[2].accepted(), 1);
+    third.revoke().await;
+    fourth.revoke().await;
+    soon("none", channel.wait_for(|status| status.state == TransientFailure)).await;
+}
+
+fn etcdctl(etcd: &Etcd, arguments: &[&str]) -> String {
+    let output = std::process::Command::new("etcdctl")
+        .env("ETCDCTL_API", "3")
+        .args(["--endpoints", &etcd.address()])
+        .args(arguments)
+        .output()
+        .expect("etcdctl runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_values_that_are_no_endpoints_and_compactions_cost_nothing() {
+    if !peers::available() {
+        return;
+    }
+    let mut etcd = Etcd::start();
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let [a, b] = [0, 1].map(|at| cluster.backends[at].address().to_string());
+    let put = |etcd: &Etcd, key: &str, address: &str| {
+        etcdctl(etcd, &["put", key, &json!({"address": address}).to_string()]);
+    };
+    put(&etcd, "services/echo/a", &a);
+    // Another service's, though it begins alike; and what is no endpoint.
+    put(&etcd, "services/echo2/x", "127.0.0.1:1");
+    etcdctl(&etcd, &["put", "services/echo/junk", "junk"]);
+    etcdctl(&etcd, &["put", "services/echo/none", "{\"port\": 1}"]);
+    let target = format!("etcd:///services/echo?endpoints={}", etcd.address());
+    let channel = Channel::builder(target).connect().expect("a channel");
+    settled(&channel, &[&a]).await;
+
+    // While the watch is broken the revision that it would go on from is compacted away.
+    etcd.restart();
+    put(&etcd, "services/echo/b", &b);
+    for _ in 0..5 {
+        put(&etcd, "services/echo/b", &b);
+    }
+    let said = etcdctl(&etcd, &["get", "services/echo/b", "-w", "json"]);
+    let revision =
+        serde_json::from_str::<serde_json::Value>(&said).expect("JSON")["header"]["revision"].clone();
+    etcdctl(&etcd, &["compact", &revision.to_string()]);
+    settled(&channel, &[&a, &b]).await;
+    etcdctl(&etcd, &["del", "services/echo/a"]);
+    settled(&channel, &[&b]).await;
+    assert_eq!(Caller::of(&channel).call().await.expect("served"), "b");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_example_of_colors_in_etcd_runs() {
+    if !peers::available() {
+        return;
+    }
+    let etcd = Etcd::start();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut command = peers::built("examples/color_etcd");
+    let mut example = Process::start(command.arg(etcd.address()).current_dir(root));
+    let said = example.rest();
+    assert_eq!(example.end(), Some(0), "{said:#?}");
+    assert!(said.iter().any(|line| line.contains("red: red-1 red-2 red-1 red-2")), "{said:#?}");
+    assert!(said.iter().any(|line| line.contains("green: green-1 green-1 green-1 green-1")), "{said:#?}");
+    assert_eq!(said.last().map(String::as_str), Some("0 failed"), "{said:#?}");
+}

@@ -1,0 +1,222 @@
+//! TLS: whom a channel trusts, what it shows, and what it says when it does not come to be.
+
+use std::path::Path;
+
+use hotpick::Channel;
+use hotpick::connectivity::ConnectivityState::TransientFailure;
+use hotpick::subconn::SubConnOptions;
+use hotpick::tls::{ClientTls, ServerTls};
+use hotpick_echo::Backend;
+use hotpick_tests::fronts::{self, Certificates, Front};
+use hotpick_tests::{Caller, soon};
+use tokio::net::TcpListener;
+
+/// A backend behind TLS.
+struct Secure {
+    certificates: Certificates,
+    backend: Backend,
+    port: u16,
+    _front: Front,
+}
+
+/// With a certificate made out to `localhost`; `mutual`: clients must show one, too.
+async fn secure(mutual: bool) -> Secure {
+    let certificates = Certificates::new();
+    let (cert, key) = certificates.issue("server", "localhost");
+    let ca = certificates.ca();
+    let tls = ServerTls::from_files(cert, key, mutual.then_some(ca.as_path())).expect("TLS");
+    let backend = Backend::start("a", "127.0.0.1:0".parse().expect("an address")).await.expect("a free port");
+    let (front, address) = fronts::tls(backend.address(), tls).await;
+    Secure { certificates, backend, port: address.port(), _front: front }
+}
+
+impl Secure {
+    fn channel(&self, host: &str, tls: ClientTls) -> Channel {
+        let builder = Channel::builder(format!("static:///{host}:{}", self.port));
+        builder.tls(tls).connect().expect("a channel")
+    }
+
+    fn trusting(&self) -> ClientTls {
+        ClientTls::new().ca_file(self.certificates.ca())
+    }
+}
+
+/// What RPCs of a channel fail with.
+async fn failure(channel: &Channel) -> String {
+    soon("the failure", channel.wait_for(|status| status.state == TransientFailure)).await;
+    Caller::of(channel).call().await.expect_err("it cannot be served").message().to_owned()
+}
+
+#[tokio::test]
+async fn a_server_whose_certificate_leads_to_a_given_root_is_trusted() {
+    let server = secure(false).await;
+    let channel = server.channel("localhost", server.trusting());
+    assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
+    // By its contents, too.
+    let pem = std::fs::read(server.certificates.ca()).expect("read");
+    let channel = server.channel("localhost", ClientTls::new().ca_pem(pem));
+    assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
+}
+
+#[tokio::test]
+async fn a_server_that_no_root_vouches_for_is_refused_with_a_reason() {
+    let server = secure(false).await;
+    let others = Certificates::new();
+    let channel = server.channel("localhost", ClientTls::new().ca_file(others.ca()));
+    let message = failure(&channel).await;
+    assert!(
+        message.contains("TLS handshake with \"localhost\" failed: invalid peer certificate"),
+        "{message}"
+    );
+    // Nor do the system's roots vouch for it, if it has any.
+    if let Ok(channel) =
+        Channel::builder(format!("static:///localhost:{}", server.port)).tls(ClientTls::new()).connect()
+    {
+        assert!(failure(&channel).await.contains("UnknownIssuer"));
+    }
+}
+
+#[tokio::test]
+async fn the_certificate_must_be_made_out_to_the_name() {
+    let server = secure(false).await;
+    let message = failure(&server.channel("127.0.0.1", server.trusting())).await;
+    assert!(message.contains("not valid for name"), "{message}");
+    // The name may be given, or be the authority's.
+    let channel = server.channel("127.0.0.1", server.trusting().server_name("localhost"));
+    assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
+    let channel = Channel::builder(format!("ipv4:127.0.0.1:{}", server.port))
+        .authority("localhost:1")
+        .tls(server.trusting())
+        .connect()
+        .expect("a channel");
+    assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
+}
+
+#[tokio::test]
+async fn with_mutual_tls_the_client_must_show_its_certificate() {
+    let server = secure(true).await;
+    let message = failure(&server.channel("localhost", server.trusting())).await;
+    assert!(message.contains("CertificateRequired") || message.contains("certificate required"), "{message}");
+    let (cert, key) = server.certificates.issue("client", "client");
+    let channel = server.channel("localhost", server.trusting().identity_files(cert, key));
+    assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_used_from_the_next_connection_on() {
+    let server = secure(true).await;
+    let others = Certificates::new();
+    // At first the client has one that the server does not know.
+    let (cert, key) = others.issue("client", "client");
+    let tls = server.trusting().identity_files(&cert, &key);
+    let mut options = SubConnOptions::default();
+    options.backoff.base = std::time::Duration::from_millis(20);
+    let channel = Channel::builder(format!("static:///localhost:{}", server.port))
+        .subconn_options(options)
+        .tls(tls)
+        .connect()
+        .expect("a channel");
+    let message = failure(&channel).await;
+    assert!(message.contains("received fatal alert"), "{message}");
+    // A file that is half written changes nothing.
+    std::fs::write(&cert, "-----BEGIN CERTIFICATE-----\n").expect("written");
+    let (new_cert, new_key) = server.certificates.issue("client", "client");
+    std::fs::rename(new_key, &key).expect("renamed");
+    std::fs::rename(new_cert, &cert).expect("renamed");
+    assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
+    // The server's, too: its new one is of an authority that the client does not know.
+    let (cert, key) = others.issue("server", "localhost");
+    std::fs::rename(cert, server.certificates.path("server.pem")).expect("renamed");
+    std::fs::rename(key, server.certificates.path("server.key")).expect("renamed");
+    server.backend.drain();
+    let message = failure(&channel).await;
+    assert!(message.contains("UnknownIssuer"), "{message}");
+}
+
+#[tokio::test]
+async fn a_peer_without_tls_is_refused_with_a_reason() {
+    let backend = Backend::start("a", "127.0.0.1:0".parse().expect("an address")).await.expect("a free port");
+    let certificates = Certificates::new();
+    let channel = Channel::builder(format!("ipv4:{}", backend.address()))
+        .tls(ClientTls::new().ca_file(certificates.ca()))
+        .connect()
+        .expect("a channel");
+    let message = failure(&channel).await;
+    assert!(message.contains("TLS handshake with \"127.0.0.1\" failed"), "{message}");
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_choose_http2_by_alpn_is_refused_with_a_reason() {
+    use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio_rustls::rustls::{ServerConfig, crypto::ring};
+
+    let certificates = Certificates::new();
+    let (cert, key) = certificates.issue("server", "localhost");
+    let cert = CertificateDer::from_pem_file(cert).expect("a certificate");
+    let key = PrivateKeyDer::from_pem_file(key).expect("a key");
+    let config = ServerConfig::builder_with_provider(ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![cert], key)
+        .expect("a pair");
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            open.push(acceptor.accept(stream).await);
+        }
+    });
+    let channel = Channel::builder(format!("static:///localhost:{port}"))
+        .tls(ClientTls::new().ca_file(certificates.ca()))
+        .connect()
+        .expect("a channel");
+    let message = failure(&channel).await;
+    assert!(message.contains("TLS peer \"localhost\" did not choose HTTP/2 by ALPN"), "{message}");
+}
+
+#[tokio::test]
+async fn certificates_that_cannot_be_used_are_refused_with_one_sentence() {
+    let certificates = Certificates::new();
+    let (cert, key) = certificates.issue("a", "a");
+    let (_, other_key) = certificates.issue("b", "b");
+    let empty = certificates.path("empty.pem");
+    std::fs::write(&empty, "").expect("written");
+    let shown = |path: &Path| format!("{path:?}");
+    let nowhere = certificates.path("nowhere.pem");
+    for (tls, sentence) in [
+        (
+            ClientTls::new().ca_file(&nowhere),
+            format!("TLS file {} cannot be read: No such file or directory (os error 2)", shown(&nowhere)),
+        ),
+        (
+            ClientTls::new().ca_file(&empty),
+            format!("TLS file {} holds no certificate in PEM form", shown(&empty)),
+        ),
+        (
+            ClientTls::new().ca_file(certificates.ca()).identity_files(&cert, &empty),
+            format!("TLS file {} holds no private key in PEM form", shown(&empty)),
+        ),
+        (
+            ClientTls::new().ca_file(certificates.ca()).identity_files(&cert, &other_key),
+            format!(
+                "certificate of TLS file {} cannot be used with its key: keys may not be consistent: KeyMismatch",
+                shown(&cert)
+            ),
+        ),
+        (
+            ClientTls::new().ca_file(&key),
+            format!("TLS file {} holds no certificate in PEM form", shown(&key)),
+        ),
+        (
+            ClientTls::new().ca_file(certificates.ca()).server_name("not a name"),
+            "TLS server name \"not a name\" is neither a DNS name nor an IP address".to_owned(),
+        ),
+    ] {
+        let error = Channel::builder("static:///localhost:1").tls(tls).connect().expect_err("refused");
+        assert_eq!(error.to_string(), sentence);
+    }
+}
