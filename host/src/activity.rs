@@ -35,8 +35,10 @@ impl Activity {
 
     /// Whether there was no RPC since this was last asked.
     pub(crate) fn was_quiet(&self) -> bool {
-        let recent = self.recent.swap(false, Ordering::Relaxed);
-        !recent && self.in_flight.load(Ordering::SeqCst) == 0
+        // In this order: one that ends in between is recent.
+        let idle = self.in_flight.load(Ordering::SeqCst) == 0;
+        let recent = self.recent.swap(false, Ordering::SeqCst);
+        idle && !recent
     }
 
     /// Lets no new RPC in, and waits for those under way.
@@ -80,8 +82,8 @@ impl Drop for Active {
     fn drop(&mut self) {
         let activity = &self.0;
         // The load keeps the line shared: this runs for every RPC.
-        if !activity.recent.load(Ordering::Relaxed) {
-            activity.recent.store(true, Ordering::Relaxed);
+        if !activity.recent.load(Ordering::SeqCst) {
+            activity.recent.store(true, Ordering::SeqCst);
         }
         if activity.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 && activity.shut.load(Ordering::SeqCst) {
             activity.done.notify_waiters();

@@ -73,6 +73,21 @@ pub(crate) fn read(path: &Path, expected: Fingerprint, limit: usize) -> Result<O
     Ok((bytes.len() == size && Fingerprint::at(path) == Some(expected)).then_some(bytes))
 }
 
+/// Reads a file as it is at this moment.
+pub(crate) fn read_now(path: &Path, limit: usize) -> Result<Vec<u8>, ReadError> {
+    let file = open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(ReadError::NotRegular);
+    }
+    let mut bytes = Vec::new();
+    file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > limit {
+        return Err(ReadError::TooLarge { size: bytes.len(), limit });
+    }
+    Ok(bytes)
+}
+
 #[cfg(unix)]
 fn open(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt as _;

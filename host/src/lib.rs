@@ -55,6 +55,7 @@ pub mod policy_dir;
 pub mod resolver;
 pub mod service_config;
 pub mod subconn;
+mod timeout;
 pub mod tls;
 
 pub use self::channel::Channel;

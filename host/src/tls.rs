@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::spawn_blocking;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject as _};
@@ -16,6 +17,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::files;
 
 /// TLS of a channel's connections: TLS 1.2 and 1.3, and HTTP/2 chosen by ALPN.
 ///
@@ -47,12 +50,12 @@ pub struct ServerTls(Arc<Reloading<ServerConfig>>);
 #[non_exhaustive]
 pub enum TlsError {
     /// A file cannot be read.
-    #[error("TLS file {path:?} cannot be read: {error}")]
+    #[error("TLS file {path:?} cannot be read: {reason}")]
     File {
         /// The file.
         path: PathBuf,
         /// Why.
-        error: io::Error,
+        reason: String,
     },
     /// A file, or a text given in code, holds no certificate or key in PEM form.
     #[error("{origin} holds no {what} in PEM form{detail}")]
@@ -61,8 +64,8 @@ pub enum TlsError {
         origin: String,
         /// What it should hold.
         what: &'static str,
-        /// What the reader says, if anything.
-        detail: String,
+        /// What is wrong with it, if it is there.
+        detail: &'static str,
     },
     /// Certificate and key are no pair, or are of a kind that is not supported.
     #[error("certificate of {origin} cannot be used with its key: {reason}")]
@@ -206,7 +209,8 @@ impl ServerTls {
         &self,
         io: T,
     ) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + use<T>> {
-        let stream = TlsAcceptor::from(self.0.current()).accept(io).await?;
+        let config = Reloading::current(&self.0).await.map_err(io::Error::other)?;
+        let stream = TlsAcceptor::from(config).accept(io).await?;
         if stream.get_ref().1.alpn_protocol() != Some(H2) {
             return Err(io::Error::other("the client did not offer HTTP/2 by ALPN"));
         }
@@ -215,6 +219,8 @@ impl ServerTls {
 }
 
 const H2: &[u8] = b"h2";
+/// Of a file of certificates, in bytes.
+const LARGEST: usize = 16 << 20;
 
 fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring::default_provider()));
@@ -235,7 +241,7 @@ fn system_roots() -> Result<Arc<RootCertStore>, TlsError> {
 /// Makes the client's part of TLS on a channel's connections.
 #[derive(Debug)]
 pub(crate) struct Connector {
-    config: Reloading<ClientConfig>,
+    config: Arc<Reloading<ClientConfig>>,
     server_name: Option<ServerName<'static>>,
 }
 
@@ -245,7 +251,8 @@ impl Connector {
     pub(crate) fn new(tls: ClientTls, authority: Option<&str>) -> Result<Self, TlsError> {
         let server_name = tls.server_name.as_deref().or(authority).map(server_name).transpose()?;
         let sources = tls.sources().cloned().collect();
-        Ok(Self { config: Reloading::new(sources, move || tls.config())?, server_name })
+        let config = Arc::new(Reloading::new(sources, move || tls.config())?);
+        Ok(Self { config, server_name })
     }
 
     pub(crate) async fn connect<T: AsyncRead + AsyncWrite + Unpin>(
@@ -258,7 +265,8 @@ impl Connector {
             None => server_name(host).map_err(|error| error.to_string())?,
         };
         let shown = name.to_str().into_owned();
-        let connector = TlsConnector::from(self.config.current());
+        let config = Reloading::current(&self.config).await?;
+        let connector = TlsConnector::from(config);
         let stream = connector
             .connect(name, io)
             .await
@@ -286,9 +294,8 @@ impl Pem {
     fn read(&self) -> Result<Vec<u8>, TlsError> {
         match self {
             Self::Given(bytes) => Ok(bytes.clone()),
-            Self::File(path) => {
-                std::fs::read(path).map_err(|error| TlsError::File { path: path.clone(), error })
-            }
+            Self::File(path) => files::read_now(path, LARGEST)
+                .map_err(|error| TlsError::File { path: path.clone(), reason: error.to_string() }),
         }
     }
 
@@ -300,9 +307,13 @@ impl Pem {
     }
 
     fn malformed(&self, what: &'static str, error: Option<&pem::Error>) -> TlsError {
+        // In words of our own: the library's may quote a line, and that line may be a key.
         let detail = match error {
-            None | Some(pem::Error::NoItemsFound) => String::new(),
-            Some(error) => format!(": {error}"),
+            None | Some(pem::Error::NoItemsFound) => "",
+            Some(pem::Error::MissingSectionEnd { .. }) => ": an END line is missing",
+            Some(pem::Error::IllegalSectionStart { .. }) => ": a BEGIN line is malformed",
+            Some(pem::Error::Base64Decode(_)) => ": its base64 is malformed",
+            Some(_) => ": it is malformed",
         };
         TlsError::Pem { origin: self.origin(), what, detail }
     }
@@ -355,35 +366,45 @@ struct Loaded<T> {
     /// What the sources held when they were looked at last.
     bytes: Vec<Vec<u8>>,
     config: Arc<T>,
+    /// What has been complained of, until it is mended.
+    complaint: Option<String>,
 }
 
-impl<T> Reloading<T> {
+impl<T: Send + Sync + 'static> Reloading<T> {
     fn new(
         sources: Vec<Pem>,
         load: impl Fn() -> Result<T, TlsError> + Send + Sync + 'static,
     ) -> Result<Self, TlsError> {
         let bytes = sources.iter().map(Pem::read).collect::<Result<_, _>>()?;
-        let current = Mutex::new(Loaded { bytes, config: Arc::new(load()?) });
+        let config = Arc::new(load()?);
+        let current = Mutex::new(Loaded { bytes, config, complaint: None });
         Ok(Self { sources, load: Box::new(load), current })
     }
 
-    /// The configuration of the files as they are. (They are small: reading them takes microseconds, and
-    /// happens once for each connection.)
-    fn current(&self) -> Arc<T> {
+    /// The configuration of the files as they are. They are small, and read once for each connection; but
+    /// they may lie anywhere, and so are read where it may block.
+    async fn current(this: &Arc<Self>) -> Result<Arc<T>, String> {
+        let this = Arc::clone(this);
+        spawn_blocking(move || this.load()).await.map_err(|error| error.to_string())
+    }
+
+    fn load(&self) -> Arc<T> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let read = self.sources.iter().map(Pem::read).collect::<Result<Vec<_>, _>>();
         let loaded = read.and_then(|bytes| {
-            if bytes == current.bytes {
-                return Ok(());
+            if bytes != current.bytes {
+                current.config = Arc::new((self.load)()?);
+                current.bytes = bytes;
+                tracing::info!(from = ?self.sources, "TLS certificates changed");
             }
-            // Remembered even if it is bad, so that it is complained of once.
-            current.bytes = bytes;
-            current.config = Arc::new((self.load)()?);
-            tracing::info!(from = ?self.sources, "TLS certificates changed");
             Ok(())
         });
-        if let Err(error) = loaded {
-            tracing::warn!(%error, "TLS certificates cannot be read anew: those before stay in use");
+        let complaint = loaded.err().map(|error| error.to_string());
+        if complaint != current.complaint {
+            if let Some(error) = &complaint {
+                tracing::warn!(error, "TLS certificates cannot be read anew: those before stay in use");
+            }
+            current.complaint = complaint;
         }
         Arc::clone(&current.config)
     }

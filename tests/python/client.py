@@ -2,6 +2,7 @@
 it should be."""
 
 import sys
+import threading
 
 import grpc
 from echo import SERVICE, fields, request
@@ -62,7 +63,11 @@ check("unknown method", error.code() == grpc.StatusCode.UNIMPLEMENTED)
 token = bytes(range(256))
 answer, call = unary.with_call(request("hello"), metadata=(("token-bin", token),), **PATIENCE)
 check("binary metadata", dict(call.trailing_metadata())["token-bin"] == token)
-check("initial metadata", dict(call.initial_metadata())["seen"] == "256")
+# Nothing that the server has not sent.
+check("initial metadata", [tuple(pair) for pair in call.initial_metadata()] == [("seen", "256")])
+check("trailing metadata", sorted(key for key, _ in call.trailing_metadata()) == ["token-bin", "who"])
+authority = texts([unary(request("which authority?"), **PATIENCE)])[0]
+check(f"authority {authority}", authority != sys.argv[1])
 
 left = float(texts([unary(request("how long?"), timeout=15, wait_for_ready=True)])[0])
 # The C core rounds it up.
@@ -71,9 +76,27 @@ error = failure(lambda: unary(request("sleep"), timeout=0.3))
 check("deadline kept", error.code() == grpc.StatusCode.DEADLINE_EXCEEDED)
 check("server told of the deadline", texts([unary(request("was one cancelled?"), **PATIENCE)]) == ["True"])
 call = unary.future(request("sleep"), **PATIENCE)
-texts([unary(request("between"), **PATIENCE)])
+check("the server sleeps", texts([unary(request("does one sleep?"), **PATIENCE)]) == ["True"])
 call.cancel()
 check("cancellation", call.code() == grpc.StatusCode.CANCELLED)
 check("server told of the cancellation", texts([unary(request("was one cancelled?"), **PATIENCE)]) == ["True"])
+for stream, what in ((bidi, "bidi"), (client_stream.future, "client stream")):
+    ready = threading.Event()
+
+    def endless():
+        yield request("first")
+        ready.set()
+        threading.Event().wait(60)
+
+    call = stream(endless(), **PATIENCE)
+    ready.wait(20)
+    if what == "bidi":
+        next(call)
+    check(f"{what} runs", texts([unary(request("does one stream?"), **PATIENCE)]) == ["True"])
+    call.cancel()
+    check(f"server told of the cancelled {what}", texts([unary(request("was one cancelled?"), **PATIENCE)]) == ["True"])
+call = bidi(endless(), timeout=0.5)
+error = failure(lambda: [None for _ in call])
+check("deadline in the middle of a stream", error.code() == grpc.StatusCode.DEADLINE_EXCEEDED)
 asker = texts([unary(request("who asks?"), **PATIENCE)])[0]
 check("user agent", asker.startswith("grpc-python/") and "hotpick/" in asker)

@@ -10,6 +10,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 NAME = sys.argv[1]
 cancelled = threading.Semaphore(0)
+sleeping = threading.Semaphore(0)
+streaming = threading.Semaphore(0)
 
 
 def unary(data, context):
@@ -24,11 +26,19 @@ def unary(data, context):
     if text == "sleep":
         done = threading.Event()
         context.add_callback(done.set)
+        sleeping.release()
         done.wait(30)
         cancelled.release()
         return response("", NAME)
     if text == "was one cancelled?":
         return response(str(cancelled.acquire(timeout=20)), NAME)
+    if text == "does one sleep?":
+        # The one whose deadline passed slept, too.
+        return response(str(sleeping.acquire(timeout=20) and sleeping.acquire(timeout=20)), NAME)
+    if text == "does one stream?":
+        return response(str(streaming.acquire(timeout=20)), NAME)
+    if text == "which authority?":
+        return response(context._rpc_event.call_details.host.decode(), NAME)
     if text == "how long?":
         return response(str(context.time_remaining()), NAME)
     if text == "who asks?":
@@ -48,12 +58,21 @@ def server_stream(data, context):
         context.abort(grpc.StatusCode.DATA_LOSS, "after the messages")
 
 
+def watched(requests, context):
+    """Tells of a message `first`, and of the end of its RPC."""
+    for data in requests:
+        if fields(data).get(1) == "first":
+            context.add_callback(cancelled.release)
+            streaming.release()
+        yield data
+
+
 def client_stream(requests, context):
-    return response("".join(fields(data).get(1, "") for data in requests), NAME)
+    return response("".join(fields(data).get(1, "") for data in watched(requests, context)), NAME)
 
 
 def bidi(requests, context):
-    for data in requests:
+    for data in watched(requests, context):
         yield response(fields(data).get(1, ""), NAME)
 
 

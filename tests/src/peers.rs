@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// A process that is killed when this is dropped.
@@ -94,7 +95,7 @@ impl Process {
                 return status.code();
             }
             assert!(begin.elapsed() < Duration::from_secs(30), "the process does not end");
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 }
@@ -248,10 +249,16 @@ impl Etcd {
 /// A Python program of this package's folder `python`, with grpcio.
 #[must_use]
 pub fn python(program: &str, arguments: &[&str]) -> Process {
+    Process::start(python_command(program).args(arguments))
+}
+
+/// The command of a Python program of this package's folder `python`.
+#[must_use]
+pub fn python_command(program: &str) -> Command {
     let mut command = Command::new("python3");
     command.env("PYTHONPATH", target().join("peers/python")).env("PYTHONUNBUFFERED", "1");
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(program)).args(arguments);
-    Process::start(&mut command)
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(program));
+    command
 }
 
 /// A program of this workspace: the command `hotpick`, or `examples/NAME`.
@@ -282,13 +289,15 @@ fn with_sbin() -> String {
     format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default())
 }
 
-/// A port that nothing listens on, for UDP and TCP.
+/// A port that nothing listens on, for UDP and TCP; and nothing will, as it is none of those that the system
+/// gives out by itself.
 fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 10_000).expect("small");
     loop {
-        let tcp = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = tcp.local_addr().expect("an address");
-        if UdpSocket::bind(address).is_ok() {
-            return address.port();
+        let port = 12_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+            return port;
         }
     }
 }

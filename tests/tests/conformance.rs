@@ -9,7 +9,7 @@ use hotpick::Channel;
 use hotpick::channel::{ChannelStatus, WaitForReady};
 use hotpick::connectivity::ConnectivityState::{self, Connecting, Idle, Ready, TransientFailure};
 use hotpick::picker::{Pick, PickResult};
-use hotpick::resolver::{Endpoint, ResolverUpdate};
+use hotpick::resolver::{Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target};
 use hotpick::service_config::ServiceConfig;
 use hotpick::subconn::{SubConn, SubConnOptions};
 use hotpick_echo::{Backend, BackendOptions, EchoRequest};
@@ -276,16 +276,21 @@ async fn h06_every_pick_is_told_its_end_exactly_once() {
     peer.request().await;
     waiting.abort();
     told(3).await;
+    // Its deadline passes before the headers.
+    let mut request = within(hello(), 50);
+    request.metadata_mut().insert("silent", tonic::metadata::MetadataValue::from_static("1"));
+    assert_eq!(caller.request(request).await.expect_err("too late").code(), Code::DeadlineExceeded);
+    told(4).await;
     // Given up in the middle.
     let (send, mut answers) = open(&caller).await;
     send.send(EchoRequest::new("one")).await.expect("open");
     answers.next().await.expect("an answer").expect("a good one");
     drop((send, answers));
-    told(4).await;
+    told(5).await;
     // The body dropped, of which nothing was read.
     let request = EchoRequest { text: "many".to_owned(), count: 1000 };
     drop(caller.client.clone().server_stream(request).await.expect("an answer"));
-    told(5).await;
+    told(6).await;
     // Its deadline passes underway.
     let (_send, receive) = mpsc::channel(1);
     let mut request = Request::new(ReceiverStream::new(receive));
@@ -293,7 +298,7 @@ async fn h06_every_pick_is_told_its_end_exactly_once() {
     let mut answers = caller.client.clone().bidi(request).await.expect("open").into_inner();
     let status = answers.next().await.expect("an item").expect_err("too late");
     assert_eq!(status.code(), Code::DeadlineExceeded);
-    told(6).await;
+    told(7).await;
     // The policy replaced meanwhile, and then the connection lost.
     let (_send, mut answers) = open(&caller).await;
     let round_robin: ServiceConfig =
@@ -305,10 +310,10 @@ async fn h06_every_pick_is_told_its_end_exactly_once() {
     cluster.backends.clear();
     let status = soon("the loss", answers.next()).await.expect("an item").expect_err("lost");
     assert_eq!(status.code(), Code::Unavailable);
-    told(7).await;
+    told(8).await;
 
     let gave_up = true;
-    assert_eq!(ledger.picks(), 7);
+    assert_eq!(ledger.picks(), 8);
     assert_eq!(
         ledger.ends(),
         [
@@ -316,6 +321,7 @@ async fn h06_every_pick_is_told_its_end_exactly_once() {
             (Some(Code::Cancelled), gave_up),
             (Some(Code::Cancelled), gave_up),
             (Some(Code::Cancelled), gave_up),
+            (Some(Code::DeadlineExceeded), gave_up),
             (Some(Code::DeadlineExceeded), gave_up),
             (Some(Code::Unimplemented), false),
             (Some(Code::Unavailable), false),
@@ -629,13 +635,18 @@ async fn h12_a_bad_service_config_keeps_the_one_before() {
     let channel = cluster.channel().connect().expect("a channel");
     let caller = Caller::of(&channel);
     assert_eq!(caller.call().await.expect_err("too late").code(), Code::DeadlineExceeded);
-    cluster.resolver.update(endpoints().with_service_config(bad()));
+    // It has been taken in when the endpoint that came with it is there.
+    let heavy = Endpoint::new(silent.address().into()).with_weight(9);
+    cluster.resolver.update(ResolverUpdate::endpoints([heavy]).with_service_config(bad()));
+    let taken = |status: &ChannelStatus| status.subconns[0].endpoint().weight() == 9;
+    soon("the update", channel.wait_for(taken)).await;
     assert_eq!(caller.call().await.expect_err("too late").code(), Code::DeadlineExceeded);
     // From the start it is as if there were none.
     let cluster = Cluster::start(&["a"]).await;
     cluster.resolver.update(ResolverUpdate::endpoints(cluster.endpoints()).with_service_config(bad()));
     let channel = cluster.channel().connect().expect("a channel");
-    assert_eq!(Caller::of(&channel).call().await.expect("served"), "a");
+    let answer = soon("the answer", Caller::of(&channel).call()).await;
+    assert_eq!(answer.expect("served"), "a");
 }
 
 #[tokio::test]
@@ -824,6 +835,56 @@ async fn h18_at_the_limit_of_streams_rpcs_wait_or_get_a_further_connection() {
 }
 
 #[tokio::test]
+async fn h18_rpcs_that_wait_for_a_stream_go_on_when_the_peer_allows_more() {
+    const MAX_CONCURRENT_STREAMS: u16 = 3;
+    let server = RawServer::bind().await;
+    let mut options = quick();
+    options.max_connections = 2;
+    let channel = to(server.address()).subconn_options(options).connect().expect("a channel");
+    let one = [(MAX_CONCURRENT_STREAMS, 1)];
+    let mut first = server.accept(&one).await;
+    state(&channel, Ready).await;
+    let caller = Caller::of(&channel);
+    let calls = [0; 3].map(|_| begin(&caller, hello()));
+    let stream = first.request().await;
+    let mut second = server.accept(&one).await;
+    let other = second.request().await;
+    // The third waits; neither connection is free.
+    first.settings(&[(MAX_CONCURRENT_STREAMS, 5)]).await;
+    let third = first.request().await;
+    for (peer, stream) in [(&mut first, third), (&mut second, other)] {
+        peer.answer(stream, "a").await;
+    }
+    first.answer(stream, "a").await;
+    for call in calls {
+        assert_eq!(soon("the answer", call).await.expect("no panic").expect("served"), "a");
+    }
+}
+
+#[tokio::test]
+async fn a_further_connection_that_does_not_last_is_made_again_with_a_backoff() {
+    let server = RawServer::bind().await;
+    let mut options = quick();
+    options.connections = 2;
+    options.backoff.base = Duration::from_millis(100);
+    options.backoff.max = Duration::from_millis(100);
+    options.backoff.jitter = 0.0;
+    let channel = to(server.address()).subconn_options(options).connect().expect("a channel");
+    let _first = server.accept(&[]).await;
+    let mut accepted = 0;
+    let flapping = async {
+        loop {
+            drop(server.accept(&[]).await);
+            accepted += 1;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(1), flapping).await;
+    // At once, and then every 100 ms.
+    assert!((2..=11).contains(&accepted), "{accepted} connections in a second");
+    assert_eq!(channel.state(), Ready);
+}
+
+#[tokio::test]
 async fn several_connections_to_an_endpoint_share_its_rpcs_and_are_made_again() {
     let mut cluster = Cluster::start(&["a"]).await;
     let mut options = quick();
@@ -872,6 +933,37 @@ async fn h19_a_channel_without_rpcs_goes_idle_and_an_rpc_wakes_it() {
     // Nor need there be an RPC.
     channel.connect();
     state(&channel, Ready).await;
+}
+
+/// Has no answer until it is watched for the second time.
+#[derive(Debug)]
+struct Later(std::sync::atomic::AtomicBool, Endpoint);
+
+impl Resolver for Later {
+    fn watch(&self, _: &Target, _: ResolveNow) -> ResolverStream {
+        match self.0.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            false => Box::pin(tokio_stream::pending()),
+            true => Box::pin(tokio_stream::once(ResolverUpdate::endpoints([self.1.clone()]))),
+        }
+    }
+}
+
+#[tokio::test]
+async fn h19_an_rpc_wakes_a_channel_that_went_idle_before_it_was_resolved() {
+    let cluster = Cluster::start(&["a"]).await;
+    for early in [true, false] {
+        let resolver = Later(Default::default(), cluster.endpoints().remove(0));
+        let channel = Channel::builder("static:///later").resolver(resolver).connect().expect("a channel");
+        let caller = Caller::of(&channel);
+        let rpc = early.then(|| begin(&caller, hello()));
+        tokio::task::yield_now().await;
+        channel.enter_idle();
+        if !early {
+            state(&channel, Idle).await;
+        }
+        let rpc = rpc.unwrap_or_else(|| begin(&caller, hello()));
+        assert_eq!(soon("the answer", rpc).await.expect("no panic").expect("served"), "a");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -934,8 +1026,8 @@ async fn a_graceful_shutdown_finishes_rpcs_and_takes_no_new_ones() {
     assert_eq!(answers.next().await.expect("an answer").expect("a good one").text, "last");
     assert!(!closing.is_finished());
     drop(send);
+    // At its end nothing of an RPC is left, though the answers are kept.
     assert!(answers.next().await.is_none());
-    drop(answers);
     soon("the shutdown", closing).await.expect("no panic");
     state(&channel, ConnectivityState::Shutdown).await;
 }

@@ -1,5 +1,6 @@
 //! Resolvers, each against the real thing.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use hotpick::Channel;
@@ -7,10 +8,14 @@ use hotpick::channel::ChannelStatus;
 use hotpick::connectivity::ConnectivityState::{self, Ready, TransientFailure};
 use hotpick::etcd::Registration;
 use hotpick::resolver::{self, DnsResolver, Endpoint, ManualResolver, Resolver, Target, TargetError};
+use hotpick::tls::{ClientTls, ServerTls};
 use hotpick_echo::Backend;
+use hotpick_tests::fronts::{self, Certificates};
 use hotpick_tests::peers::{self, Dnsmasq, Etcd, Process};
 use hotpick_tests::{Caller, Cluster, Policies, soon, standard};
 use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tonic::{Code, Request};
 
 /// Backends on several loopback addresses, all on one port.
@@ -71,14 +76,17 @@ async fn dns_names_are_resolved_and_followed_as_their_records_change() {
     settled(&channel, &[&at(2), &at(3)]).await;
     assert_eq!(backends[1].accepted(), 1);
 
-    // A server that loses its records, or is gone, leaves the endpoints as they are.
+    // A server that loses its records, or is gone, leaves the endpoints as they are. (Their time to live is a
+    // second: by then it has been asked again.)
     let mut server = server;
     server.set("echo.test", &[]);
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(caller.tally(10).await.len(), 2);
     server.stop();
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(caller.tally(10).await.len(), 2);
 
-    // And on the loss of a connection, when it is there again.
+    // When it is there again, it is asked again.
     server.restart(&[]);
     server.set("echo.test", &["127.0.0.1"]);
     backends.remove(1);
@@ -190,7 +198,8 @@ async fn h17_re_resolution_on_failure_is_rate_limited() {
     let mut options = hotpick::subconn::SubConnOptions::default();
     options.backoff.base = Duration::from_millis(10);
     options.backoff.max = Duration::from_millis(10);
-    for (interval, least, most) in [(None, 2, 2), (Some(Duration::from_millis(100)), 10, 24)] {
+    // A query each for A and AAAA. (The least that a busy machine manages.)
+    for (interval, least, most) in [(None, 2, 2), (Some(Duration::from_millis(100)), 4, 24)] {
         let mut resolver = DnsResolver::of(&target).expect("a resolver");
         if let Some(interval) = interval {
             resolver = resolver.min_interval(interval);
@@ -351,6 +360,9 @@ async fn etcd_endpoints_come_with_registrations_and_go_with_their_leases() {
     etcd.restart();
     let fourth = register(0).await;
     settled(&channel, &[&red, &blue]).await;
+    // Its lease is kept alive again, or has been replaced.
+    tokio::time::sleep(ttl * 5).await;
+    settled(&channel, &[&red, &blue]).await;
     assert_eq!(cluster.backends[2].accepted(), 1);
     third.revoke().await;
     fourth.revoke().await;
@@ -418,4 +430,108 @@ async fn the_example_of_colors_in_etcd_runs() {
     assert!(said.iter().any(|line| line.contains("red: red-1 red-2 red-1 red-2")), "{said:#?}");
     assert!(said.iter().any(|line| line.contains("green: green-1 green-1 green-1 green-1")), "{said:#?}");
     assert_eq!(said.last().map(String::as_str), Some("0 failed"), "{said:#?}");
+}
+
+/// An etcd of one key, `services/echo/a`, that treats each watch as it is told.
+async fn fake_etcd(
+    address: String,
+    watches: &'static [&'static str],
+    log: mpsc::UnboundedSender<&'static str>,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let at = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        let mut watches = watches.iter();
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+            // Watches that are left open.
+            let mut open = Vec::new();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let head = http::Response::builder().header("content-type", "application/grpc").body(());
+                let mut answer = respond.send_response(head.expect("a response"), false).expect("sent");
+                let mut send = |message: &[u8]| {
+                    let length = u32::try_from(message.len()).expect("short").to_be_bytes();
+                    let framed = [&[0], &length[..], message].concat();
+                    answer.send_data(framed.into(), false).expect("sent");
+                };
+                if request.uri().path().ends_with("/Range") {
+                    let _ = log.send("range");
+                    let value = format!("{{\"address\": \"{address}\"}}");
+                    let length = |bytes: &[u8]| u8::try_from(bytes.len()).expect("short");
+                    let kv = [&[0x0a, 1, b'a', 0x2a, length(value.as_bytes())], value.as_bytes()].concat();
+                    // The header with revision 7, and the key.
+                    send(&[&[0x0a, 2, 0x18, 7, 0x12, length(&kv)], &kv[..]].concat());
+                    let mut trailers = http::HeaderMap::new();
+                    trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+                    answer.send_trailers(trailers).expect("sent");
+                    continue;
+                }
+                let kind = watches.next().copied().unwrap_or("open");
+                let _ = log.send(kind);
+                match kind {
+                    // Made, and cancelled, because revision 9 has been compacted.
+                    "compacted" => {
+                        send(&[0x18, 1]);
+                        send(&[0x20, 1, 0x28, 9]);
+                    }
+                    // Ended at once, as by a member without a leader.
+                    "refused" => {
+                        let mut trailers = http::HeaderMap::new();
+                        trailers.insert("grpc-status", http::HeaderValue::from_static("14"));
+                        answer.send_trailers(trailers).expect("sent");
+                        continue;
+                    }
+                    _ => send(&[0x18, 1]),
+                }
+                open.push((answer, request));
+            }
+        }
+    });
+    at
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_watch_that_is_cancelled_is_followed_by_a_new_list_and_refusals_by_a_wait() {
+    let cluster = Cluster::start(&["a"]).await;
+    let address = cluster.backends[0].address().to_string();
+    let (log, mut logged) = mpsc::unbounded_channel();
+    let etcd = fake_etcd(address.clone(), &["compacted", "refused", "refused", "refused"], log).await;
+    let channel = Channel::builder(format!("etcd:///services/echo?endpoints={etcd}")).connect();
+    let channel = channel.expect("a channel");
+    settled(&channel, &[&address]).await;
+    let begin = std::time::Instant::now();
+    for expected in
+        ["range", "compacted", "range", "refused", "range", "refused", "range", "refused", "range", "open"]
+    {
+        assert_eq!(soon("the next request", logged.recv()).await, Some(expected));
+    }
+    // The second refusal is waited after for a second, the third for 1.6.
+    assert!(begin.elapsed() > Duration::from_millis(1600), "{:?}", begin.elapsed());
+    assert_eq!(Caller::of(&channel).call().await.expect("served"), "a");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn srv_records_do_not_choose_whom_tls_trusts() {
+    if !peers::available() {
+        return;
+    }
+    let backend = Backend::start("a", "127.0.0.1:0".parse().expect("an address")).await.expect("a free port");
+    let certificates = Certificates::new();
+    let issue = |name: &str| {
+        let (cert, key) = certificates.issue(name, name);
+        ServerTls::from_files(cert, key, None).expect("TLS")
+    };
+    let (_good, good) = fronts::tls(backend.address(), issue("echo.test")).await;
+    let (_bad, bad) = fronts::tls(backend.address(), issue("evil.test")).await;
+    for (address, is_good) in [(good, true), (bad, false)] {
+        let server =
+            Dnsmasq::start(&[&format!("--srv-host=_grpc._tcp.echo.test,evil.test,{},1,1", address.port())]);
+        server.set("evil.test", &["127.0.0.1"]);
+        let channel = Channel::builder(format!("dns://{}/_grpc._tcp.echo.test", server.address()))
+            .tls(ClientTls::new().ca_file(certificates.ca()))
+            .connect()
+            .expect("a channel");
+        let answer = soon("an answer", Caller::of(&channel).call()).await;
+        assert_eq!(answer.is_ok(), is_good, "{answer:?}");
+    }
 }

@@ -120,6 +120,16 @@ async fn a_renewed_certificate_is_used_from_the_next_connection_on() {
     assert!(message.contains("received fatal alert"), "{message}");
     // A file that is half written changes nothing.
     std::fs::write(&cert, "-----BEGIN CERTIFICATE-----\n").expect("written");
+    let dials = || channel.status().subconns[0].stats().dials;
+    let before = dials();
+    let again = async {
+        while dials() < before + 3 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    soon("further attempts", again).await;
+    let message = Caller::of(&channel).call().await.expect_err("not trusted");
+    assert!(message.message().contains("received fatal alert"), "{message}");
     let (new_cert, new_key) = server.certificates.issue("client", "client");
     std::fs::rename(new_key, &key).expect("renamed");
     std::fs::rename(new_cert, &cert).expect("renamed");
@@ -178,6 +188,10 @@ async fn a_peer_that_does_not_choose_http2_by_alpn_is_refused_with_a_reason() {
     assert!(message.contains("TLS peer \"localhost\" did not choose HTTP/2 by ALPN"), "{message}");
 }
 
+/// As it comes out of an environment variable that was written carelessly.
+const KEY_ON_ONE_LINE: &str =
+    r"-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49\n-----END PRIVATE KEY-----\n";
+
 #[tokio::test]
 async fn certificates_that_cannot_be_used_are_refused_with_one_sentence() {
     let certificates = Certificates::new();
@@ -210,6 +224,12 @@ async fn certificates_that_cannot_be_used_are_refused_with_one_sentence() {
         (
             ClientTls::new().ca_file(&key),
             format!("TLS file {} holds no certificate in PEM form", shown(&key)),
+        ),
+        (
+            ClientTls::new()
+                .ca_file(certificates.ca())
+                .identity_pem(std::fs::read(&cert).expect("read"), KEY_ON_ONE_LINE),
+            "the given PEM text holds no private key in PEM form: a BEGIN line is malformed".to_owned(),
         ),
         (
             ClientTls::new().ca_file(certificates.ca()).server_name("not a name"),

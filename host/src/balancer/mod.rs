@@ -98,20 +98,28 @@ impl Default for Report {
 }
 
 /// Balances until `closed`.
-pub(crate) async fn run(mut inputs: Inputs, published: Arc<Published>, report: watch::Sender<Report>) {
+///
+/// However it ends, with its channel, its runtime (before its first poll, even) or a panic, no RPC is left
+/// waiting: see [`Balancer`]'s drop.
+pub(crate) fn run(
+    inputs: Inputs,
+    published: Arc<Published>,
+    report: watch::Sender<Report>,
+) -> impl Future<Output = ()> + Send {
+    let Inputs { target, resolver, policies, config, patience, idle_timeout, .. } = inputs;
+    let Inputs { dialer, health, activity, mut commands, closed, .. } = inputs;
     let (events, mut changed) = mpsc::unbounded_channel();
     let wake = Arc::new(Notify::new());
-    let choice = Choice::new(&inputs.policies, &inputs.config.policies);
     let mut balancer = Balancer {
-        waiting_for_policy: !inputs.config.policies.is_empty(),
-        policies: inputs.config.policies.clone(),
-        known: inputs.policies,
-        choice,
+        waiting_for_policy: !config.policies.is_empty(),
+        choice: Choice::new(&policies, &config.policies),
+        policies: config.policies.clone(),
+        known: policies,
         in_force: None,
-        default_config: inputs.config,
-        target: inputs.target.to_string(),
-        dialer: inputs.dialer,
-        health: inputs.health,
+        default_config: config,
+        target: target.to_string(),
+        dialer,
+        health,
         events,
         members: Vec::new(),
         ready: ReadySet::default(),
@@ -122,57 +130,68 @@ pub(crate) async fn run(mut inputs: Inputs, published: Arc<Published>, report: w
         wake: Arc::clone(&wake),
         builder: RoundRobin::builder(),
         starting: None,
-        activity: Arc::clone(&inputs.activity),
+        activity: Arc::clone(&activity),
         published,
         report,
     };
-    let patience = sleep(inputs.patience);
-    tokio::pin!(patience);
-    let idle_timeout = inputs.idle_timeout.unwrap_or(Duration::MAX);
-    let idle_check = sleep(idle_timeout);
-    tokio::pin!(idle_check);
-    let watch = |balancer: &Balancer| inputs.resolver.watch(&inputs.target, balancer.resolve_now.clone());
-    let mut endpoints: Option<ResolverStream> = Some(watch(&balancer));
-
-    loop {
-        // First the end; then what is rare, so that a flood of the frequent cannot hold it up.
-        tokio::select! {
-            biased;
-            () = inputs.closed.cancelled() => break,
-            Some(command) = inputs.commands.recv() => match command {
-                Command::Connect => wake.notify_one(),
-                Command::EnterIdle => {
-                    endpoints = None;
-                    balancer.enter_idle();
+    async move {
+        let mut patience_ends = std::pin::pin!(sleep(patience));
+        let idle_timeout = idle_timeout.unwrap_or(Duration::MAX);
+        let mut idle_check = std::pin::pin!(sleep(idle_timeout));
+        let watch = |balancer: &Balancer| resolver.watch(&target, balancer.resolve_now.clone());
+        let mut endpoints: Option<ResolverStream> = Some(watch(&balancer));
+        loop {
+            let (mut sleeps, mut wakes) = (false, false);
+            let waited = balancer.waiting_for_policy;
+            // First the end; then what is rare, so that a flood of the frequent cannot hold it up.
+            tokio::select! {
+                biased;
+                () = closed.cancelled() => break,
+                Some(command) = commands.recv() => match command {
+                    Command::Connect => wakes = true,
+                    Command::EnterIdle => sleeps = true,
+                },
+                started = started(&mut balancer.starting) => balancer.started(started),
+                chosen = balancer.choice.next() => balancer.chosen(chosen),
+                update = next(&mut endpoints) => match update {
+                    Some(update) => balancer.resolved(update),
+                    None => {
+                        endpoints = None;
+                        if matches!(balancer.resolved, Resolved::NotYet) {
+                            let error = "the resolver ended without an answer";
+                            balancer.resolved(ResolverUpdate::error(error));
+                        }
+                    }
+                },
+                () = wake.notified() => wakes = true,
+                Some(_) = changed.recv() => while changed.try_recv().is_ok() {},
+                () = &mut patience_ends, if balancer.waiting_for_policy => {
+                    let policies = names(&balancer.policies);
+                    tracing::warn!(policies, "policy is not there in time: round robin serves until it is");
+                    balancer.waiting_for_policy = false;
                 }
-            },
-            started = started(&mut balancer.starting) => balancer.started(started),
-            chosen = balancer.choice.next() => balancer.chosen(chosen),
-            update = next(&mut endpoints) => match update {
-                Some(update) => balancer.resolved(update),
-                None => endpoints = None,
-            },
-            () = wake.notified() => if balancer.idle {
+                () = &mut idle_check, if !balancer.idle => {
+                    idle_check.as_mut().reset(later(idle_timeout));
+                    sleeps = activity.was_quiet();
+                    if !sleeps {
+                        continue;
+                    }
+                }
+            }
+            if balancer.waiting_for_policy && !waited {
+                // For another policy, which a resolver named late.
+                patience_ends.as_mut().reset(later(patience));
+            }
+            if sleeps {
+                endpoints = None;
+                balancer.enter_idle();
+            } else if wakes && balancer.idle {
                 endpoints = Some(watch(&balancer));
                 balancer.leave_idle();
                 idle_check.as_mut().reset(later(idle_timeout));
-            },
-            Some(_) = changed.recv() => while changed.try_recv().is_ok() {},
-            () = &mut patience, if balancer.waiting_for_policy => {
-                let policies = names(&balancer.policies);
-                tracing::warn!(policies, "policy is not there in time: round robin serves until it is");
-                balancer.waiting_for_policy = false;
             }
-            () = &mut idle_check, if !balancer.idle => {
-                idle_check.as_mut().reset(later(idle_timeout));
-                if !inputs.activity.was_quiet() {
-                    continue;
-                }
-                endpoints = None;
-                balancer.enter_idle();
-            }
+            balancer.publish();
         }
-        balancer.publish();
     }
 }
 
@@ -381,6 +400,10 @@ impl Balancer {
         tracing::debug!(target = self.target, "channel leaves idle");
         self.idle = false;
         self.resolved = Resolved::NotYet;
+        for member in &mut self.members {
+            // A new start: what failed long ago is no reason to fail now.
+            member.state = ConnectivityState::Idle;
+        }
     }
 
     fn resolved(&mut self, update: ResolverUpdate) {

@@ -1,7 +1,7 @@
 //! The body of a response, which learns how the RPC ended.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -14,18 +14,24 @@ use crate::activity::Active;
 use crate::subconn::{Call, Replay, ResponseBody, status_of};
 
 pin_project! {
-    /// Passes the body on, and ends the [`Call`] exactly once: at the trailers, at an error, at the
-    /// deadline, or when it is dropped.
+    /// Passes the body on, and ends the RPC exactly once: at the trailers, at an error, at the deadline, or
+    /// when it is dropped. From then on nothing of the RPC is left, though the body may be kept.
+    ///
+    /// The deadline is looked at when the body is polled, as everything of a future is.
     pub(super) struct RpcBody {
-        #[pin]
-        inner: ResponseBody,
-        call: Call,
-        // The request ends with the response.
-        _replay: Replay,
-        active: Active,
+        open: Option<Open>,
         #[pin]
         deadline: Option<Sleep>,
     }
+}
+
+/// What an RPC under way holds.
+struct Open {
+    inner: ResponseBody,
+    call: Call,
+    /// The request ends with the response.
+    _replay: Replay,
+    active: Active,
 }
 
 impl RpcBody {
@@ -41,13 +47,11 @@ impl RpcBody {
             call.end(code, Some(response.headers()));
         }
         response.map(|inner| {
-            tonic::body::Body::new(Self {
-                inner,
-                call,
-                _replay: replay,
-                active,
-                deadline: deadline.map(sleep_until),
-            })
+            if inner.is_end_stream() {
+                return tonic::body::Body::empty();
+            }
+            let open = Some(Open { inner, call, _replay: replay, active });
+            tonic::body::Body::new(Self { open, deadline: deadline.map(sleep_until) })
         })
     }
 }
@@ -63,38 +67,40 @@ impl Body for RpcBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.project();
+        let Some(open) = this.open else { return Poll::Ready(None) };
         // First, or a stream that is faster than its reader would never be late.
         if this.deadline.as_pin_mut().is_some_and(|deadline| deadline.poll(cx).is_ready()) {
-            this.call.give_up(Code::DeadlineExceeded);
+            open.call.give_up(Code::DeadlineExceeded);
+            *this.open = None;
             return Poll::Ready(Some(Err(super::deadline_exceeded(None))));
         }
-        if let Poll::Ready(frame) = this.inner.poll_frame(cx) {
-            return Poll::Ready(match frame {
-                Some(Ok(frame)) => {
-                    if let Some(trailers) = frame.trailers_ref() {
-                        this.call.end(grpc_code(trailers).unwrap_or(Code::Unknown), Some(trailers));
-                    }
+        let frame = match ready!(Pin::new(&mut open.inner).poll_frame(cx)) {
+            Some(Ok(frame)) => match frame.trailers_ref() {
+                None => return Poll::Ready(Some(Ok(frame))),
+                Some(trailers) => {
+                    open.call.end(grpc_code(trailers).unwrap_or(Code::Unknown), Some(trailers));
                     Some(Ok(frame))
                 }
-                Some(Err(error)) => {
-                    let status = this.active.blame(status_of(&error));
-                    this.call.end(status.code(), None);
-                    Some(Err(status))
-                }
-                None => {
-                    this.call.end(Code::Unknown, None);
-                    None
-                }
-            });
-        }
-        Poll::Pending
+            },
+            Some(Err(error)) => {
+                let status = open.active.blame(status_of(&error));
+                open.call.end(status.code(), None);
+                Some(Err(status))
+            }
+            None => {
+                open.call.end(Code::Unknown, None);
+                None
+            }
+        };
+        *this.open = None;
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.open.as_ref().is_none_or(|open| open.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.open.as_ref().map_or(SizeHint::with_exact(0), |open| open.inner.size_hint())
     }
 }

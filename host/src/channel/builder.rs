@@ -140,9 +140,9 @@ impl ChannelBuilder {
     }
 
     /// How long the channel may be without RPCs before it goes IDLE and gives up its connections, or twice
-    /// as long at most; by default 30 minutes, as in gRPC. None: never.
+    /// as long at most; by default 30 minutes, as in gRPC. None, or zero: never.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.idle_timeout = timeout.into();
+        self.idle_timeout = timeout.into().filter(|timeout| !timeout.is_zero());
         self
     }
 

@@ -2,7 +2,6 @@
 
 mod body;
 mod builder;
-mod timeout;
 
 use std::fmt;
 use std::pin::Pin;
@@ -19,13 +18,13 @@ use tonic::Status;
 use tonic::body::Body;
 
 use self::body::RpcBody;
-use self::timeout::{grpc_timeout, set_grpc_timeout};
 use crate::activity::Activity;
 use crate::balancer::{Command, Published, Report};
 use crate::connectivity::ConnectivityState;
 use crate::picker::{Faults, PickInfo, PolicyVersion, StartError};
 use crate::service_config::MethodConfig;
-use crate::subconn::{Call, Replay, ReplayBody, ResponseBody, SendError, SubConn};
+use crate::subconn::{Attempt, Call, Replay, ReplayBody, ResponseBody, SendError, SubConn};
+use crate::timeout::grpc_timeout;
 
 pub use self::builder::{ChannelBuilder, ConnectError};
 
@@ -207,7 +206,8 @@ impl Shared {
             Some(WaitForReady(wait)) => *wait,
             None => config.wait_for_ready.unwrap_or(self.wait_for_ready),
         };
-        let rpc = Rpc { deadline, wait_for_ready, tell_deadline: deadline != own };
+        let rpc =
+            Rpc { deadline, wait_for_ready, told: own.filter(|own| deadline == Some(*own)).map(|_| begin) };
         let mut last_error = None;
         let sent = match deadline {
             None => self.send(request, rpc, &mut last_error).await,
@@ -226,9 +226,22 @@ impl Shared {
         if let Some(methods) = &*self.published.methods.load() {
             return methods.of(path);
         }
-        let known = |report: &Report| report.resolved || report.state == ConnectivityState::Shutdown;
-        // Fails when the balancer has gone: then the picker says so.
-        let _ = self.report.clone().wait_for(known).await;
+        let mut report = self.report.clone();
+        loop {
+            // A channel can go idle before it has been resolved; this RPC is what it waits for.
+            let known = |report: &Report| {
+                report.resolved
+                    || matches!(report.state, ConnectivityState::Shutdown | ConnectivityState::Idle)
+            };
+            match report.wait_for(known).await.map(|report| (report.resolved, report.state)) {
+                Ok((false, ConnectivityState::Idle)) => {
+                    let _ = self.commands.send(Command::Connect);
+                    let _ = report.changed().await;
+                }
+                // The latter when the balancer has gone: then the picker says so.
+                Ok(_) | Err(_) => break,
+            }
+        }
         self.published.methods.load().as_ref().map(|methods| methods.of(path)).unwrap_or_default()
     }
 
@@ -253,17 +266,17 @@ impl Shared {
             info.wait_for_ready = rpc.wait_for_ready;
             info.tried = &tried;
             let (pick, generation) = self.published.cell.pick(&mut info, asked.take(), last_error).await?;
-            let has_waited = info.requeued || !tried.is_empty();
 
             // The head stays here: what the policy adds belongs to this attempt alone.
             let mut attempt = Request::from_parts(head.clone(), body);
             for (name, value) in pick.metadata {
                 attempt.headers_mut().append(name, value);
             }
-            if let Some(deadline) = rpc.deadline.filter(|_| has_waited || rpc.tell_deadline) {
-                set_grpc_timeout(attempt.headers_mut(), deadline.saturating_duration_since(Instant::now()));
-            }
-            match pick.subconn.send(attempt, pick.done).await {
+            match pick
+                .subconn
+                .send(attempt, Attempt { done: pick.done, deadline: rpc.deadline, told: rpc.told })
+                .await
+            {
                 Ok((response, call)) => {
                     replay.commit();
                     return Ok((response, call, replay));
@@ -295,8 +308,8 @@ impl Shared {
 struct Rpc {
     deadline: Option<Instant>,
     wait_for_ready: bool,
-    /// The request does not say it yet.
-    tell_deadline: bool,
+    /// Since when the request says how long there is; none if it does not.
+    told: Option<Instant>,
 }
 
 /// `user-agent`: the caller's own name, then ours, as gRPC's other implementations do.

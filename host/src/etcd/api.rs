@@ -74,6 +74,8 @@ pub(super) struct WatchCreate {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct WatchResponse {
+    #[prost(bool, tag = "3")]
+    pub(super) created: bool,
     #[prost(bool, tag = "4")]
     pub(super) canceled: bool,
     #[prost(int64, tag = "5")]
@@ -189,6 +191,9 @@ impl Client {
         // A member that has lost its leader would go on as if nothing happened.
         request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
         let path = PathAndQuery::from_static(path);
-        self.0.streaming(request, path, ProstCodec::default()).await.map(Response::into_inner)
+        let open = self.0.streaming(request, path, ProstCodec::default());
+        // The stream itself has no end, but the headers must come.
+        let opened = tokio::time::timeout(super::PATIENCE, open).await;
+        opened.map_err(|_| Status::deadline_exceeded("etcd does not answer"))?.map(Response::into_inner)
     }
 }

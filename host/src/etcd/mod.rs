@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::stream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use self::api::{Client, KeyValue, RangeRequest, WatchCreate, WatchRequest, WatchResponse};
@@ -22,7 +24,7 @@ use crate::channel::Channel;
 use crate::resolver::{
     Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target, TargetError, endpoint_of,
 };
-use crate::subconn::Backoff;
+use crate::subconn::{Backoff, SubConnOptions};
 
 pub use self::registration::Registration;
 
@@ -82,7 +84,12 @@ impl EtcdResolver {
         let channel = match &self.etcd {
             Etcd::Through(channel) => channel.clone(),
             Etcd::At(members) => {
-                Channel::builder(members.to_string()).connect().map_err(|error| error.to_string())?
+                let mut options = SubConnOptions::default();
+                // A member that is stuck, but whose TCP is not, would leave the watch without a word. etcd
+                // allows a PING every 5 s.
+                options.keep_alive_interval = Some(Duration::from_secs(10));
+                let builder = Channel::builder(members.to_string()).subconn_options(options);
+                builder.connect().map_err(|error| error.to_string())?
             }
         };
         Ok(Client::new(channel))
@@ -98,8 +105,13 @@ fn with_slash(mut prefix: String) -> String {
 
 impl Resolver for EtcdResolver {
     fn watch(&self, _target: &Target, _resolve_now: ResolveNow) -> ResolverStream {
-        let follow =
-            Follow { resolver: self.clone(), client: None, found: BTreeMap::new(), watch: None, failures: 0 };
+        let follow = Follow {
+            resolver: self.clone(),
+            client: None,
+            found: BTreeMap::new(),
+            next: Next::Read,
+            failures: 0,
+        };
         Box::pin(stream::unfold(follow, async |mut follow| {
             let update = follow.next().await;
             Some((update, follow))
@@ -112,86 +124,113 @@ struct Follow {
     client: Option<Client>,
     /// By key; none of a value that is malformed.
     found: BTreeMap<Vec<u8>, Option<Endpoint>>,
-    watch: Option<Watch>,
+    next: Next,
+    /// Attempts in a row that led to no watch.
     failures: u32,
+}
+
+/// What is to be done next.
+enum Next {
+    Read,
+    /// Watch, from this revision on.
+    Open(i64),
+    Listen(Watch),
 }
 
 struct Watch {
     answers: Streaming<WatchResponse>,
     /// The request stream ends with it, and the watch with that.
-    _open: tokio::sync::mpsc::Sender<WatchRequest>,
+    _open: mpsc::Sender<WatchRequest>,
 }
 
 impl Follow {
     async fn next(&mut self) -> ResolverUpdate {
         loop {
-            let Some(watch) = &mut self.watch else {
-                match self.read().await {
-                    Ok(()) => self.failures = 0,
-                    Err(error) => {
-                        let error = format!("etcd cannot be read: {error}");
-                        if self.failures > 0 {
-                            let wait = Backoff::default().delay(self.failures, fastrand::f64());
-                            tokio::time::sleep(wait).await;
-                        }
-                        self.failures += 1;
-                        return ResolverUpdate::error(error);
-                    }
+            let done = match &mut self.next {
+                Next::Read => self.read().await.map(Some),
+                Next::Open(revision) => {
+                    let revision = *revision;
+                    self.open(revision).await.map(|()| None)
                 }
-                return self.update();
+                Next::Listen(_) => self.listen().await,
             };
-            match watch.answers.message().await {
-                Ok(Some(answer)) if answer.canceled => {
-                    tracing::info!(
-                        reason = answer.cancel_reason,
-                        compacted = answer.compact_revision,
-                        "etcd ended the watch: reading anew"
-                    );
-                    self.watch = None;
-                }
-                // Of a watch that was made, or goes on.
-                Ok(Some(answer)) if answer.events.is_empty() => {}
-                Ok(Some(answer)) => {
-                    for event in answer.events {
-                        match event.kv {
-                            Some(kv) if event.kind == 0 => self.take(kv),
-                            Some(kv) => drop(self.found.remove(&kv.key)),
-                            None => {}
-                        }
+            match done {
+                Ok(Some(update)) => return update,
+                Ok(None) => {}
+                Err(error) => {
+                    self.next = Next::Read;
+                    self.failures += 1;
+                    // The first may be a member that restarts: the next has the same data.
+                    if self.failures > 1 {
+                        let wait = Backoff::default().delay(self.failures - 1, fastrand::f64());
+                        tokio::time::sleep(wait).await;
                     }
-                    return self.update();
-                }
-                ended => {
-                    tracing::info!(reason = ?ended.err().map(|status| status.to_string()), "etcd watch ended: reading anew");
-                    self.watch = None;
+                    return ResolverUpdate::error(format!("etcd cannot be followed: {error}"));
                 }
             }
         }
     }
 
-    /// Reads the whole list, and watches from there.
-    async fn read(&mut self) -> Result<(), String> {
-        let client = match &mut self.client {
-            Some(client) => client,
-            None => self.client.insert(self.resolver.client()?),
-        };
-        let said = |status: Status| status.message().to_owned();
-        let key = self.resolver.prefix.clone().into_bytes();
-        let range_end = end_of(&key);
-        let range = RangeRequest { key: key.clone(), range_end: range_end.clone() };
-        let list = client.range(range).await.map_err(said)?;
-        let start_revision = list.header.map_or(0, |header| header.revision) + 1;
+    fn client(&mut self) -> Result<&mut Client, String> {
+        match &mut self.client {
+            Some(client) => Ok(client),
+            none => Ok(none.insert(self.resolver.client()?)),
+        }
+    }
 
-        let (open, requests) = tokio::sync::mpsc::channel(1);
-        let create = Some(WatchCreate { key, range_end, start_revision });
-        // There is room for one.
-        let _ = open.try_send(WatchRequest { create });
-        let answers =
-            client.watch(tokio_stream::wrappers::ReceiverStream::new(requests)).await.map_err(said)?;
-        self.watch = Some(Watch { answers, _open: open });
+    fn range(&self) -> RangeRequest {
+        let key = self.resolver.prefix.clone().into_bytes();
+        RangeRequest { range_end: end_of(&key), key }
+    }
+
+    /// Reads the whole list.
+    async fn read(&mut self) -> Result<ResolverUpdate, String> {
+        let range = self.range();
+        let list = self.client()?.range(range).await.map_err(said)?;
         self.found.clear();
         list.kvs.into_iter().for_each(|kv| self.take(kv));
+        self.next = Next::Open(list.header.map_or(0, |header| header.revision) + 1);
+        Ok(self.update())
+    }
+
+    /// Begins to watch what comes after the list.
+    async fn open(&mut self, start_revision: i64) -> Result<(), String> {
+        let RangeRequest { key, range_end } = self.range();
+        let (open, requests) = mpsc::channel(1);
+        // There is room for one.
+        let _ = open.try_send(WatchRequest { create: Some(WatchCreate { key, range_end, start_revision }) });
+        let answers = self.client()?.watch(ReceiverStream::new(requests)).await.map_err(said)?;
+        self.next = Next::Listen(Watch { answers, _open: open });
         Ok(())
+    }
+
+    /// Takes in what the watch says next.
+    async fn listen(&mut self) -> Result<Option<ResolverUpdate>, String> {
+        let Next::Listen(watch) = &mut self.next else { return Ok(None) };
+        let answer = watch.answers.message().await.map_err(said)?;
+        let answer = answer.ok_or("the watch ended")?;
+        if answer.canceled {
+            tracing::info!(
+                reason = answer.cancel_reason,
+                compacted = answer.compact_revision,
+                "etcd watch cancelled"
+            );
+            return Err("the watch was cancelled".to_owned());
+        }
+        if answer.created {
+            self.failures = 0;
+        }
+        if answer.events.is_empty() {
+            return Ok(None);
+        }
+        for event in answer.events {
+            match event.kv {
+                Some(kv) if event.kind == 0 => self.take(kv),
+                Some(kv) => drop(self.found.remove(&kv.key)),
+                None => {}
+            }
+        }
+        Ok(Some(self.update()))
     }
 
     fn take(&mut self, kv: KeyValue) {
@@ -207,6 +246,10 @@ impl Follow {
     fn update(&self) -> ResolverUpdate {
         ResolverUpdate::endpoints(self.found.values().flatten().cloned().collect::<Vec<_>>())
     }
+}
+
+fn said(status: Status) -> String {
+    status.message().to_owned()
 }
 
 /// The first key that does not begin with `prefix`.

@@ -1,6 +1,6 @@
 //! The servers' side of discovery.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -55,16 +55,16 @@ impl Registration {
             client: Client::new(etcd.clone()),
             key: key.into(),
             value: endpoint.to_string(),
-            ttl: i64::try_from(ttl.as_secs().max(1)).unwrap_or(i64::MAX),
+            ttl: ttl.as_secs().clamp(1, LONGEST),
         };
-        let entry = Arc::new(entry);
         let lease = entry.put().await?;
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(keep(entry, lease, stopped));
         Ok(Self { stop: Some(stop), task })
     }
 
-    /// Takes the entry away, at once.
+    /// Takes the entry away, at once; if etcd cannot be reached within 10 s, the entry goes when its lease
+    /// runs out.
     pub async fn revoke(mut self) {
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
@@ -85,70 +85,82 @@ struct Entry {
     key: String,
     value: String,
     /// Seconds.
-    ttl: i64,
+    ttl: u64,
 }
+
+/// The longest lease that etcd gives, in seconds.
+const LONGEST: u64 = 9_000_000_000;
 
 impl Entry {
     /// Puts the entry with a new lease.
     async fn put(&self) -> Result<i64, Status> {
         let mut client = self.client.clone();
-        let lease = client.grant(self.ttl).await?.id;
-        let (key, value) = (self.key.clone().into_bytes(), self.value.clone().into_bytes());
-        client.put(PutRequest { key, value, lease }).await?;
-        Ok(lease)
+        let put = async {
+            let lease = client.grant(self.ttl.cast_signed()).await?.id;
+            let (key, value) = (self.key.clone().into_bytes(), self.value.clone().into_bytes());
+            client.put(PutRequest { key, value, lease }).await?;
+            Ok(lease)
+        };
+        timeout(PATIENCE, put)
+            .await
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("etcd does not answer")))
     }
 
-    /// Keeps a lease alive until it, or the stream, is lost.
-    async fn keep_alive(&self, lease: i64) -> Result<(), Status> {
-        let every = Duration::from_secs(self.ttl.unsigned_abs()) / 3;
+    /// Keeps a lease alive until it, or the stream, is lost; `alive` is called at each answer.
+    async fn keep_alive(&self, lease: i64, mut alive: impl FnMut()) -> Status {
+        let every = Duration::from_secs(self.ttl) / 3;
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let requests = IntervalStream::new(ticks).map(move |_| LeaseId { id: lease });
-        let mut answers = self.client.clone().keep_alive(requests).await?;
+        let mut answers = match self.client.clone().keep_alive(requests).await {
+            Ok(answers) => answers,
+            Err(status) => return status,
+        };
         loop {
-            let answer = timeout(every + PATIENCE, answers.message())
-                .await
-                .map_err(|_| Status::deadline_exceeded("etcd is silent"))?;
-            match answer? {
-                Some(lease) if lease.ttl > 0 => {}
-                _ => return Err(Status::not_found("the lease is gone")),
+            match timeout(every + PATIENCE, answers.message()).await {
+                Ok(Ok(Some(lease))) if lease.ttl > 0 => alive(),
+                Ok(Ok(_)) => return Status::not_found("the lease is gone"),
+                Ok(Err(status)) => return status,
+                Err(_) => return Status::deadline_exceeded("etcd does not answer"),
+            }
+        }
+    }
+
+    /// Keeps the entry there for ever. `lease` is always the one that it has.
+    async fn stay(&self, lease: &AtomicI64) {
+        let failures = AtomicU32::new(0);
+        loop {
+            let current = lease.load(Ordering::Relaxed);
+            let status = self.keep_alive(current, || failures.store(0, Ordering::Relaxed)).await;
+            tracing::warn!(key = self.key, %status, "etcd lease lost: registering again");
+            loop {
+                // The first may be a member that restarts: the next has the same data.
+                if let failed @ 1.. = failures.fetch_add(1, Ordering::Relaxed) {
+                    sleep(Backoff::default().delay(failed, fastrand::f64())).await;
+                }
+                // The old lease may still live; a new one costs nothing, and the key then follows it.
+                match self.put().await {
+                    Ok(new) => {
+                        lease.store(new, Ordering::Relaxed);
+                        break;
+                    }
+                    Err(status) => tracing::warn!(key = self.key, %status, "etcd cannot be written to"),
+                }
             }
         }
     }
 }
 
-async fn keep(entry: Arc<Entry>, mut lease: i64, mut stop: oneshot::Receiver<()>) {
-    let mut failures = 0;
-    loop {
-        tokio::select! {
-            asked = &mut stop => {
-                // Without a word, the value was dropped, and this task is being aborted.
-                if asked.is_ok() && let Err(error) = entry.client.clone().revoke(lease).await {
-                    tracing::warn!(key = entry.key, %error, "etcd lease cannot be revoked: it runs out by itself");
-                }
-                return;
-            }
-            kept = entry.keep_alive(lease) => if let Err(error) = kept {
-                tracing::warn!(key = entry.key, %error, "etcd lease lost: registering again");
-            },
-        }
-        // The old lease may still live; a new one costs nothing, and the key then follows it.
-        loop {
-            match entry.put().await {
-                Ok(new) => {
-                    failures = 0;
-                    lease = new;
-                    break;
-                }
-                Err(error) => {
-                    failures += 1;
-                    tracing::warn!(key = entry.key, %error, "etcd cannot be written to");
-                    tokio::select! {
-                        _ = &mut stop => return,
-                        () = sleep(Backoff::default().delay(failures, fastrand::f64())) => {}
-                    }
-                }
+async fn keep(entry: Entry, lease: i64, stop: oneshot::Receiver<()>) {
+    let lease = AtomicI64::new(lease);
+    tokio::select! {
+        asked = stop => {
+            // Without a word, the value was dropped, and this task is being aborted.
+            let lease = lease.load(Ordering::Relaxed);
+            if asked.is_ok() && let Err(status) = entry.client.clone().revoke(lease).await {
+                tracing::warn!(key = entry.key, %status, "etcd lease cannot be revoked: it runs out by itself");
             }
         }
+        () = entry.stay(&lease) => {}
     }
 }

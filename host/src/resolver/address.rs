@@ -1,6 +1,7 @@
 //! `host:port`, or `unix:/path`.
 
 use std::fmt;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -90,7 +91,12 @@ impl FromStr for Address {
         }
         let (host, port) = text.rsplit_once(':').ok_or_else(|| error("has no port"))?;
         let host = match host.strip_prefix('[') {
-            Some(rest) => rest.strip_suffix(']').ok_or_else(|| error("has an open bracket"))?,
+            Some(rest) => {
+                let inner = rest.strip_suffix(']').ok_or_else(|| error("has an open bracket"))?;
+                let ip = inner.split('%').next().unwrap_or_default();
+                ip.parse::<Ipv6Addr>().map_err(|_| error("has brackets around what is no IPv6 address"))?;
+                inner
+            }
             None if host.contains(':') => return Err(error("has an IPv6 host without brackets")),
             None => host,
         };
@@ -119,9 +125,13 @@ impl fmt::Display for Address {
     }
 }
 
-impl From<std::net::SocketAddr> for Address {
-    fn from(address: std::net::SocketAddr) -> Self {
-        Self(Kind::Tcp { host: address.ip().to_string(), port: address.port() })
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        let host = match address {
+            SocketAddr::V6(six) if six.scope_id() != 0 => format!("{}%{}", six.ip(), six.scope_id()),
+            _ => address.ip().to_string(),
+        };
+        Self(Kind::Tcp { host, port: address.port() })
     }
 }
 
@@ -137,6 +147,7 @@ mod tests {
             ("localhost", "has no port"),
             ("::1:80", "has an IPv6 host without brackets"),
             ("[::1:80", "has an open bracket"),
+            ("[10.0.0.1]:80", "has brackets around what is no IPv6 address"),
             (":80", "has no host"),
             ("a b:80", "has a character that no host name has"),
             ("a:http", "has a port that is not a number up to 65535"),

@@ -80,7 +80,8 @@ impl DnsResolver {
     /// The shortest time from one answer to the next query; by default 30 s.
     #[must_use]
     pub fn min_interval(mut self, interval: Duration) -> Self {
-        self.min_interval = interval;
+        // A clock may not go further than some years.
+        self.min_interval = interval.min(Duration::from_secs(86_400 * 365));
         self
     }
 
@@ -207,11 +208,16 @@ impl Resolver for DnsResolver {
     }
 
     fn authority(&self, target: &Target) -> Option<String> {
-        match &self.query {
-            Query::Host { .. } => Some(target.endpoint().to_owned()),
-            // The records' own names are the servers'.
-            Query::Srv { .. } => None,
-        }
+        let _ = target;
+        Some(match &self.query {
+            // As the target has it, but for an IPv6 address that it has without brackets.
+            Query::Host { name, port: DEFAULT_PORT } if name.contains(':') => format!("[{name}]"),
+            Query::Host { name, port: DEFAULT_PORT } => name.clone(),
+            Query::Host { name, port } if name.contains(':') => format!("[{name}]:{port}"),
+            Query::Host { name, port } => format!("{name}:{port}"),
+            // The service's own name: whoever answers for DNS must not choose whom TLS trusts.
+            Query::Srv { name, .. } => service_of(name).to_owned(),
+        })
     }
 }
 
@@ -281,6 +287,15 @@ impl Watch {
     }
 }
 
+/// `echo.example` of `_grpc._tcp.echo.example`.
+fn service_of(name: &str) -> &str {
+    let mut rest = name;
+    while let Some((_, after)) = rest.strip_prefix('_').and_then(|label| label.split_once('.')) {
+        rest = after;
+    }
+    rest.trim_start_matches('_')
+}
+
 /// Servers give records in another order each time: that is no news.
 fn same(some: &[Endpoint], others: &[Endpoint]) -> bool {
     some.len() == others.len() && some.iter().all(|endpoint| others.contains(endpoint))
@@ -312,6 +327,23 @@ mod tests {
         }
         let srv = Query::Srv { name: "_grpc._tcp.x".to_owned(), all_priorities: true };
         assert_eq!(of("dns:///_grpc._tcp.x?priorities=all").expect("a resolver").query, srv);
+    }
+
+    #[test]
+    fn the_authority_is_the_name() {
+        for (text, authority) in [
+            ("dns:///echo.example:50", "echo.example:50"),
+            ("dns:///echo.example", "echo.example"),
+            ("dns:///::2", "[::2]"),
+            ("::1", "[::1]"),
+            ("dns:///[::2]:7", "[::2]:7"),
+            ("dns:///_grpc._tcp.echo.example?priorities=all", "echo.example"),
+        ] {
+            let target: Target = text.parse().expect("a target");
+            let found = DnsResolver::of(&target).expect(text).authority(&target);
+            assert_eq!(found.as_deref(), Some(authority));
+            assert!(found.is_some_and(|text| text.parse::<http::uri::Authority>().is_ok()), "{text}");
+        }
     }
 
     #[test]

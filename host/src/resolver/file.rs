@@ -52,8 +52,7 @@ impl FileResolver {
             (_, "") => {
                 Err(TargetError::invalid(target, "names no file: write file:///path/to/endpoints.json"))
             }
-            // An absolute path, whose slash the target has taken as its own.
-            ("", path) => Ok(Self::new(format!("/{path}"))),
+            ("", _) => Ok(Self::new(target.path())),
             _ => Err(TargetError::invalid(target, "has a host: write file:///path, with three slashes")),
         }
     }
@@ -90,12 +89,18 @@ impl Follow {
             let found: BTreeMap<_, _> =
                 Fingerprint::at(&self.path).map(|found| (name.clone(), found)).into_iter().collect();
             if found.is_empty() && first {
-                return ResolverUpdate::error(format!("file {:?} is not there", self.path));
+                return ResolverUpdate::error(format!(
+                    "file {:?} is not there, or cannot be looked at",
+                    self.path
+                ));
             }
             match self.settling.observe(&found, QUIET).pop() {
                 None => {}
                 Some((_, None)) => {
-                    return ResolverUpdate::error(format!("file {:?} is gone", self.path));
+                    return ResolverUpdate::error(format!(
+                        "file {:?} is gone, or cannot be looked at any more",
+                        self.path
+                    ));
                 }
                 Some((_, Some(fingerprint))) => match files::read(&self.path, fingerprint, LIMIT) {
                     Ok(None) => self.settling.retry(&name, Duration::ZERO),
@@ -124,7 +129,10 @@ fn parse(path: &Path, bytes: &[u8]) -> ResolverUpdate {
     let content = || -> Result<(Vec<Endpoint>, Option<Value>), String> {
         let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
         let content: Content = if path.extension().is_some_and(|extension| extension == "toml") {
-            toml::from_str(text).map_err(|error| error.to_string())?
+            toml::from_str(text).map_err(|error| {
+                let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+                format!("{} at line {line}", error.message())
+            })?
         } else {
             serde_json::from_str(text).map_err(|error| error.to_string())?
         };

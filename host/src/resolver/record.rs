@@ -90,6 +90,10 @@ mod tests {
             (json!({}), "an endpoint has no address"),
             (json!({"address": "a"}), "has no port"),
             (json!({"address": "a:1", "tags": []}), "attribute \"tags\" is neither"),
+            (
+                json!({"address": "10.0.0.1:5001", "port": 5001}),
+                "has brackets around what is no IPv6 address",
+            ),
             (json!({"address": "a:1", "weight": -1}), "invalid value"),
             (json!([]), "invalid"),
         ] {

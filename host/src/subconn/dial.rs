@@ -10,7 +10,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::uri::Authority;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -37,18 +37,16 @@ pub(crate) struct Dialer {
     pub(crate) abort: CancellationToken,
 }
 
-/// One place to connect to.
-#[derive(Clone, Debug)]
-struct Candidate {
-    /// As the resolver wrote it, for messages and the server's name.
-    address: Address,
-    place: Place,
-}
-
+/// Where to try to connect to.
 #[derive(Clone, Debug)]
 enum Place {
     Tcp(SocketAddr),
     Unix(PathBuf),
+    /// A name, which may be of several addresses.
+    Name {
+        host: String,
+        port: u16,
+    },
 }
 
 impl Dialer {
@@ -65,63 +63,75 @@ impl Dialer {
     }
 
     /// Connects to the endpoint: to the first of its addresses that sends HTTP/2 SETTINGS (gRFC A61,
-    /// "happy eyeballs"). The error is one sentence that names the address that failed last.
-    pub(super) async fn dial(&self, endpoint: &Endpoint) -> Result<Transport, String> {
+    /// "happy eyeballs"). The error is one sentence that names the address that failed last. `room` is
+    /// told when the peer allows more streams.
+    pub(super) async fn dial(&self, endpoint: &Endpoint, room: &Arc<Notify>) -> Result<Transport, String> {
         let limit = self.options.connect_timeout;
-        let attempt = async {
-            let candidates = candidates(endpoint.addresses()).await?;
-            race(candidates, self.options.attempt_delay, |candidate| self.connect(candidate)).await
-        };
-        tokio::time::timeout(limit, attempt).await.unwrap_or_else(|_| {
+        let attempts = places(endpoint.addresses()).into_iter().map(|(address, place)| async move {
+            let connected = self.attempt(&address, place, room).await;
+            connected.map_err(|error| format!("connect to {address}: {error}"))
+        });
+        let race = race(attempts.collect(), self.options.attempt_delay);
+        tokio::time::timeout(limit, race).await.unwrap_or_else(|_| {
             let address = &endpoint.addresses()[0];
             Err(format!("connect to {address}: no HTTP/2 SETTINGS within {limit:?}"))
         })
     }
 
-    async fn connect(&self, Candidate { address, place }: Candidate) -> Result<Transport, String> {
-        let connected = async {
-            let io: Box<dyn Io> = match place {
-                Place::Tcp(socket) => {
-                    let tcp = TcpStream::connect(socket).await.map_err(|error| error.to_string())?;
-                    set_options(&tcp, self.options.dead_after).map_err(|error| error.to_string())?;
-                    Box::new(tcp)
-                }
-                Place::Unix(path) => {
-                    Box::new(UnixStream::connect(path).await.map_err(|error| error.to_string())?)
-                }
-            };
-            let io = match &self.tls {
-                None => io,
-                Some(tls) => Box::new(tls.connect(io, address.host()).await?),
-            };
-            Transport::start(io, &self.options, self.abort.clone()).await
+    async fn attempt(
+        &self,
+        address: &Address,
+        place: Place,
+        room: &Arc<Notify>,
+    ) -> Result<Transport, String> {
+        match place {
+            Place::Name { host, port } => {
+                let found = tokio::net::lookup_host((host, port)).await.map_err(|error| error.to_string())?;
+                let sockets = interleave(found.collect(), SocketAddr::is_ipv6);
+                let connect = |socket| self.connect(address, Place::Tcp(socket), room);
+                race(sockets.into_iter().map(connect).collect(), self.options.attempt_delay).await
+            }
+            place => self.connect(address, place, room).await,
+        }
+    }
+
+    async fn connect(
+        &self,
+        address: &Address,
+        place: Place,
+        room: &Arc<Notify>,
+    ) -> Result<Transport, String> {
+        let io: Box<dyn Io> = match place {
+            Place::Tcp(socket) => {
+                let tcp = TcpStream::connect(socket).await.map_err(|error| error.to_string())?;
+                set_options(&tcp, self.options.dead_after).map_err(|error| error.to_string())?;
+                Box::new(tcp)
+            }
+            Place::Unix(path) => {
+                Box::new(UnixStream::connect(path).await.map_err(|error| error.to_string())?)
+            }
+            Place::Name { host, .. } => return Err(format!("{host} is not resolved")),
         };
-        connected.await.map_err(|error| format!("connect to {address}: {error}"))
+        let io = match &self.tls {
+            None => io,
+            Some(tls) => Box::new(tls.connect(io, address.host()).await?),
+        };
+        Transport::start(io, &self.options, Arc::clone(room), self.abort.clone()).await
     }
 }
 
-/// The places behind an endpoint's addresses, in the order in which to try them: the resolver's, but with
-/// the address families taken in turns.
-async fn candidates(addresses: &[Address]) -> Result<Vec<Candidate>, String> {
-    let mut found = Vec::new();
-    let mut failed = None;
-    for address in addresses {
-        let candidate = |place| Candidate { address: address.clone(), place };
-        match (address.path(), address.host().parse::<IpAddr>(), address.port()) {
-            (Some(path), ..) => found.push(candidate(Place::Unix(path.to_owned()))),
-            (None, Ok(ip), Some(port)) => found.push(candidate(Place::Tcp(SocketAddr::new(ip, port)))),
-            (None, _, port) => {
-                match tokio::net::lookup_host((address.host(), port.unwrap_or_default())).await {
-                    Ok(sockets) => found.extend(sockets.map(|socket| candidate(Place::Tcp(socket)))),
-                    Err(error) => failed = Some(format!("connect to {address}: {error}")),
-                }
-            }
+/// The places of an endpoint's addresses, in the order in which to try them: the resolver's, but with the
+/// address families in turns.
+fn places(addresses: &[Address]) -> Vec<(Address, Place)> {
+    let place = |address: &Address| match (address.path(), address.host().parse::<IpAddr>()) {
+        (Some(path), _) => Place::Unix(path.to_owned()),
+        (None, Ok(ip)) => Place::Tcp(SocketAddr::new(ip, address.port().unwrap_or_default())),
+        (None, Err(_)) => {
+            Place::Name { host: address.host().to_owned(), port: address.port().unwrap_or_default() }
         }
-    }
-    if found.is_empty() {
-        return Err(failed.unwrap_or_else(|| format!("connect to {}: no address", addresses[0])));
-    }
-    Ok(interleave(found, |candidate| matches!(candidate.place, Place::Tcp(SocketAddr::V6(_)))))
+    };
+    let places = addresses.iter().map(|address| (address.clone(), place(address))).collect();
+    interleave(places, |(_, place)| matches!(place, Place::Tcp(SocketAddr::V6(_))))
 }
 
 /// The items of the first one's kind and those of the other kind in turns, each kind in its order.
@@ -137,18 +147,18 @@ fn interleave<T>(items: Vec<T>, kind: impl Fn(&T) -> bool) -> Vec<T> {
     mixed
 }
 
-/// Starts on the candidates in turn, on the next when one has failed or `delay` has passed, and gives the
+/// Starts on the attempts in turn, on the next when one has failed or `delay` has passed, and gives the
 /// first success, or the last error.
-async fn race<C, T, F>(candidates: Vec<C>, delay: Duration, attempt: impl Fn(C) -> F) -> Result<T, String>
-where
-    F: Future<Output = Result<T, String>>,
-{
-    let mut candidates = candidates.into_iter();
+async fn race<T>(
+    attempts: Vec<impl Future<Output = Result<T, String>>>,
+    delay: Duration,
+) -> Result<T, String> {
+    let mut attempts = attempts.into_iter();
     let mut running = FuturesUnordered::new();
-    let mut last = String::new();
+    let mut last = "it has no address".to_owned();
     loop {
-        match candidates.next() {
-            Some(candidate) => running.push(attempt(candidate)),
+        match attempts.next() {
+            Some(attempt) => running.push(attempt),
             None if running.is_empty() => return Err(last),
             None => {}
         }
@@ -158,7 +168,7 @@ where
                 Ok(connected) => return Ok(connected),
                 Err(error) => last = error,
             },
-            () = sleep(delay), if candidates.len() > 0 => {}
+            () = sleep(delay), if attempts.len() > 0 => {}
         }
     }
 }
@@ -193,7 +203,8 @@ mod tests {
 
     async fn raced(candidates: &[(&'static str, u64, bool)]) -> (Result<&'static str, String>, u128) {
         let start = Instant::now();
-        let winner = race(candidates.to_vec(), Duration::from_millis(250), attempt).await;
+        let winner =
+            race(candidates.iter().copied().map(attempt).collect(), Duration::from_millis(250)).await;
         (winner, start.elapsed().as_millis())
     }
 

@@ -160,10 +160,11 @@ impl Cut {
 
     fn poll(&self, cx: &Context<'_>) -> io::Result<()> {
         self.0.reader.register(cx.waker());
-        match self.0.cut.load(Ordering::Acquire) {
-            true => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
-            false => Ok(()),
-        }
+        if self.is_cut() { Err(io::Error::from(io::ErrorKind::ConnectionAborted)) } else { Ok(()) }
+    }
+
+    fn is_cut(&self) -> bool {
+        self.0.cut.load(Ordering::Acquire)
     }
 }
 
@@ -182,7 +183,8 @@ impl<T: AsyncWrite, F> Watched<T, F> {
         poll: impl FnOnce(Pin<&mut T>) -> Poll<io::Result<R>>,
     ) -> Poll<io::Result<R>> {
         let this = self.project();
-        if this.broken.is_some() {
+        // A reader that is cut off finds out by itself, once nothing is left to be written.
+        if this.broken.is_some() || this.cut.is_cut() {
             return Poll::Ready(Ok(otherwise));
         }
         match poll(this.io) {

@@ -14,7 +14,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::Dialer;
 use super::replay::ReplayBody;
-use super::transport::{ResponseBody, SendError, Transport};
+use super::transport::{InFlight, Link, ResponseBody, SendError, Transport};
 
 /// How the peer says that it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,6 @@ pub(super) enum Health {
 
 /// The watch on one connection, for the service that the channel's configuration names at the time.
 pub(super) struct Checkup {
-    /// Holds the connection's sender, weakly: the connection must be able to end.
     transport: std::sync::Weak<Transport>,
     origin: http::Uri,
     backoff: super::Backoff,
@@ -42,7 +41,13 @@ struct Running {
 }
 
 impl Checkup {
-    pub(super) fn start(transport: &Arc<Transport>, dialer: &Dialer, origin: http::Uri) -> Self {
+    /// Watches a connection; `health` is what is known of the peer until it speaks.
+    pub(super) fn start(
+        transport: &Arc<Transport>,
+        dialer: &Dialer,
+        origin: http::Uri,
+        health: Health,
+    ) -> Self {
         let mut checkup = Self {
             transport: Arc::downgrade(transport),
             origin,
@@ -50,7 +55,7 @@ impl Checkup {
             service: dialer.health.clone(),
             running: None,
         };
-        checkup.restart();
+        checkup.restart(health);
         checkup
     }
 
@@ -81,16 +86,17 @@ impl Checkup {
             () = health => false,
         };
         if restart {
-            self.restart();
+            self.restart(Health::Unknown);
         }
     }
 
-    fn restart(&mut self) {
+    fn restart(&mut self, health: Health) {
         let service = self.service.borrow_and_update().clone();
         self.running = service.zip(self.transport.upgrade()).map(|(service, transport)| {
-            let (sender, health) = watch::channel(Health::Unknown);
+            let (sender, health) = watch::channel(health.clone());
+            let link = Arc::clone(transport.link());
             let client = HealthClient::with_origin(Connection(transport), self.origin.clone());
-            let watching = check(client, service, self.backoff, sender);
+            let watching = check(client, link, service, self.backoff, sender);
             Running { health, _task: AbortOnDropHandle::new(tokio::spawn(watching)) }
         });
     }
@@ -100,12 +106,15 @@ impl Checkup {
 /// opened again: at once if they had said anything, otherwise after a backoff.
 async fn check(
     mut client: HealthClient<Connection>,
+    link: Arc<Link>,
     service: Arc<str>,
     backoff: super::Backoff,
     health: watch::Sender<Health>,
 ) {
     let mut failures = 0;
     loop {
+        // It takes one of the streams that the peer allows.
+        let stream = InFlight::on(&link);
         let request = HealthCheckRequest { service: service.to_string() };
         let mut status = Status::unavailable("the stream ended");
         match client.watch(request).await {
@@ -139,8 +148,11 @@ async fn check(
             // The sender is kept: its end would look like news.
             return std::future::pending().await;
         }
-        health.send_replace(Health::Failing(format!("the health check fails: {}", status.message())));
+        drop(stream);
+        // At the first failure it may be the connection that ends, which is not for us to tell.
         if failures > 0 {
+            let reason = format!("the health check fails: {}", status.message());
+            health.send_replace(Health::Failing(reason));
             tokio::time::sleep(backoff.delay(failures, fastrand::f64())).await;
         }
         failures += 1;
@@ -170,7 +182,10 @@ impl tower_service::Service<http::Request<Body>> for Connection {
             drop(replay);
             match sent {
                 Ok(response) => Ok(response),
-                Err(SendError::NotSent(_)) => Err(Status::unavailable("the connection is gone")),
+                // The connection is gone, and with it this watch.
+                Err(SendError::NotSent(_) | SendError::Unprocessed { refused: false, .. }) => {
+                    std::future::pending().await
+                }
                 Err(SendError::Unprocessed { status, .. } | SendError::Failed(status)) => Err(status),
             }
         })

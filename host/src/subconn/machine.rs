@@ -9,7 +9,7 @@
 //!   +----------------------------------+
 //! ```
 //!
-//! And CONNECTING or READY to IDLE when the channel goes idle; any to SHUTDOWN.
+//! And any to IDLE when the channel goes idle, and to SHUTDOWN.
 
 use std::time::Duration;
 
@@ -46,6 +46,9 @@ impl Default for Backoff {
     }
 }
 
+/// No wait is longer, whatever it is set to: a clock may not go further.
+const A_YEAR: Duration = Duration::from_secs(86_400 * 365);
+
 impl Backoff {
     /// The wait after `failures` failures in a row (at least 1). `random` is uniform in 0..1.
     pub(crate) fn delay(&self, failures: u32, random: f64) -> Duration {
@@ -53,7 +56,7 @@ impl Backoff {
         let seconds = self.base.as_secs_f64() * self.multiplier.max(1.0).powi(exponent);
         let seconds = seconds.min(self.max.as_secs_f64());
         let jitter = 1.0 + self.jitter.clamp(0.0, 1.0) * (2.0 * random - 1.0);
-        Duration::try_from_secs_f64(seconds * jitter).unwrap_or(self.max)
+        Duration::try_from_secs_f64(seconds * jitter).unwrap_or(A_YEAR).min(A_YEAR)
     }
 }
 
@@ -108,7 +111,7 @@ impl Machine {
     /// The connection was lost, or the peer sent GOAWAY. `answered`: it carried an answer to an RPC.
     pub(super) fn lost(&mut self, now: Instant, answered: bool, random: f64) {
         let State::Ready { since } = self.state else { return };
-        if answered || now.duration_since(since) >= self.backoff.proven_after {
+        if answered || self.has_proven(since, now) {
             self.failures = 0;
             self.state = State::Idle;
         } else if self.failures == 0 {
@@ -120,11 +123,20 @@ impl Machine {
         }
     }
 
-    /// No one wants the connection any more. A backoff is waited out all the same.
-    pub(super) fn enter_idle(&mut self) {
-        if matches!(self.state, State::Connecting | State::Ready { .. }) {
-            self.state = State::Idle;
+    /// No one wants the connection any more. A new start: the next attempt is made when it is asked for;
+    /// but unless the connection had proven itself, its failure is not the first. `answered`: it carried an
+    /// answer to an RPC.
+    pub(super) fn enter_idle(&mut self, now: Instant, answered: bool) {
+        match self.state {
+            State::Idle | State::Shutdown => return,
+            State::Ready { since } if answered || self.has_proven(since, now) => self.failures = 0,
+            State::Ready { .. } | State::Connecting | State::TransientFailure { .. } => {}
         }
+        self.state = State::Idle;
+    }
+
+    fn has_proven(&self, since: Instant, now: Instant) -> bool {
+        now.duration_since(since) >= self.backoff.proven_after
     }
 
     /// Leaves TRANSIENT_FAILURE once its backoff is over.
@@ -246,7 +258,7 @@ mod tests {
                     Event::Connected => machine.connected(now),
                     Event::Failed => machine.failed(now, random),
                     Event::Lost(answered) => machine.lost(now, answered, random),
-                    Event::EnterIdle => machine.enter_idle(),
+                    Event::EnterIdle => machine.enter_idle(now, false),
                     Event::Tick => machine.tick(now),
                     Event::Pass(ms) => now += Duration::from_millis(ms),
                 }

@@ -22,14 +22,16 @@ use arc_swap::{ArcSwap, ArcSwapAny};
 use http::Uri;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tonic::Code;
 
 use self::stats::Stats;
 use self::task::Command;
-use self::transport::{Link, Transport};
+use self::transport::{InFlight, Transport};
 use crate::connectivity::ConnectivityState;
 use crate::picker::{Done, DoneInfo};
 use crate::resolver::Endpoint;
+use crate::timeout::set_grpc_timeout;
 
 pub(crate) use self::dial::Dialer;
 pub use self::machine::Backoff;
@@ -99,7 +101,7 @@ struct Shared {
     /// An RPC found no room on any connection, and there may be one more.
     grow: Notify,
     /// For the RPCs that wait for room, of which there are so many.
-    room: Notify,
+    room: Arc<Notify>,
     waiting: AtomicU32,
 }
 
@@ -139,7 +141,7 @@ impl SubConn {
             stats: Stats::default(),
             commands,
             grow: Notify::new(),
-            room: Notify::new(),
+            room: Arc::new(Notify::new()),
             waiting: AtomicU32::new(0),
         });
         tokio::spawn(task::run(Arc::clone(&shared), dialer, receiver, events));
@@ -206,19 +208,26 @@ impl SubConn {
     }
 
     /// Sends a request, to its own authority or else the subconn's, and waits for the headers
-    /// of the response. The [`Call`] counts the RPC as under way until it is told or dropped; `done` is
-    /// told of the end once, whatever happens.
+    /// of the response. The [`Call`] counts the RPC as under way until it is told or dropped.
     pub(crate) async fn send(
         &self,
         mut request: http::Request<ReplayBody>,
-        done: Option<Done>,
+        attempt: Attempt,
     ) -> Result<(http::Response<ResponseBody>, Call), SendError> {
-        let mut call = Call::begin(Arc::clone(&self.0), done);
+        let Attempt { done, deadline, told } = attempt;
+        let mut call = Call::begin(Arc::clone(&self.0), done, deadline);
         let Some(transport) = self.transport().await else {
             call.not_sent();
             return Err(SendError::NotSent(Box::new(request)));
         };
         call.on(&transport);
+        if let Some(deadline) = deadline {
+            let now = Instant::now();
+            let since = told.map(|told| now.saturating_duration_since(told));
+            if since.is_none_or(|since| since > Duration::from_millis(1)) {
+                set_grpc_timeout(request.headers_mut(), deadline.saturating_duration_since(now));
+            }
+        }
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         parts.scheme = Some(self.0.scheme.clone());
         parts.authority = Some(parts.authority.unwrap_or_else(|| self.0.authority.clone()));
@@ -299,7 +308,11 @@ impl Shared {
     fn find(&self) -> Found {
         let pool = self.pool.load();
         let ready = pool.transports.iter().filter(|transport| transport.is_ready());
-        match ready.min_by_key(|transport| transport.link().in_flight()) {
+        let load = |transport: &&Arc<Transport>| {
+            let link = transport.link();
+            (!link.has_room(), link.in_flight())
+        };
+        match ready.min_by_key(load) {
             // On one connection, and if that is all there can be, hyper queues.
             Some(transport)
                 if (pool.may_grow || pool.transports.len() > 1) && !transport.link().has_room() =>
@@ -332,28 +345,38 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// What an attempt of an RPC is sent with.
+pub(crate) struct Attempt {
+    /// Told of the end once, whatever happens.
+    pub(crate) done: Option<Done>,
+    pub(crate) deadline: Option<Instant>,
+    /// Since when the request says how long there is to the deadline; none if it does not.
+    pub(crate) told: Option<Instant>,
+}
+
 /// An attempt of an RPC on a subconn. Ends once: [`end`](Self::end) says how, a drop means that the client
-/// gave up.
+/// gave up, or that the deadline has passed.
 pub(crate) struct Call {
     open: Option<Open>,
+    deadline: Option<Instant>,
 }
 
 struct Open {
     subconn: Arc<Shared>,
-    link: Option<Arc<Link>>,
+    /// None until it is on a connection.
+    stream: Option<InFlight>,
     done: Option<Done>,
 }
 
 impl Call {
-    fn begin(subconn: Arc<Shared>, done: Option<Done>) -> Self {
+    fn begin(subconn: Arc<Shared>, done: Option<Done>, deadline: Option<Instant>) -> Self {
         subconn.stats.begin();
-        Self { open: Some(Open { subconn, link: None, done }) }
+        Self { open: Some(Open { subconn, stream: None, done }), deadline }
     }
 
     fn on(&mut self, transport: &Transport) {
         if let Some(open) = &mut self.open {
-            transport.link().begin();
-            open.link = Some(Arc::clone(transport.link()));
+            open.stream = Some(InFlight::on(transport.link()));
         }
     }
 
@@ -385,13 +408,12 @@ impl Call {
 
 impl Open {
     fn finish(self, info: &DoneInfo<'_>) {
-        if let Some(link) = &self.link {
-            link.end();
+        let Self { subconn, stream, done } = self;
+        drop(stream);
+        if subconn.waiting.load(Ordering::SeqCst) > 0 {
+            subconn.room.notify_one();
         }
-        if self.subconn.waiting.load(Ordering::SeqCst) > 0 {
-            self.subconn.room.notify_waiters();
-        }
-        if let Some(done) = self.done {
+        if let Some(done) = done {
             done(info);
         }
     }
@@ -399,6 +421,13 @@ impl Open {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.give_up(Code::Cancelled);
+        match &self.open {
+            None => {}
+            Some(open) if open.stream.is_none() => self.not_sent(),
+            Some(_) if self.deadline.is_some_and(|at| at <= Instant::now()) => {
+                self.give_up(Code::DeadlineExceeded);
+            }
+            Some(_) => self.give_up(Code::Cancelled),
+        }
     }
 }

@@ -33,11 +33,16 @@ pub(crate) struct Replay(Arc<Shared>);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
     /// What the caller's own body failed with.
-    #[error("{0}")]
-    Caller(Status),
-    /// No one waits for this sending. The stream is reset with CANCEL, which hyper takes from here.
+    #[error("{status}")]
+    Caller { status: Status, source: h2::Error },
+    /// No one waits for this sending.
     #[error("the request is given up")]
-    GivenUp(#[source] h2::Error),
+    GivenUp { source: h2::Error },
+}
+
+/// What hyper is to reset the stream with: it looks for it among the causes of a body's error.
+fn cancel() -> h2::Error {
+    h2::Reason::CANCEL.into()
 }
 
 #[derive(Debug)]
@@ -51,6 +56,8 @@ struct State {
     rest: tonic::body::Body,
     kept: VecDeque<Kept>,
     size: usize,
+    /// How many of the kept frames the current sending has given out.
+    given: usize,
     /// Everything that was given out is in `kept`.
     complete: bool,
     ended: bool,
@@ -74,6 +81,7 @@ impl ReplayBody {
             rest: body,
             kept: VecDeque::new(),
             size: 0,
+            given: 0,
             complete: true,
             error: None,
             waker: None,
@@ -103,7 +111,11 @@ impl Replay {
     /// The peer has answered: nothing more need be kept. (What a second sending has yet to give out is
     /// given out first: a peer may answer before it has read the request.)
     pub(crate) fn commit(&self) {
-        self.0.lock().complete = false;
+        let mut state = self.0.lock();
+        state.complete = false;
+        if state.given == state.kept.len() {
+            state.forget();
+        }
     }
 }
 
@@ -133,6 +145,7 @@ impl State {
     /// Ends the sending before, and gives the waker of its connection.
     fn next_sending(&mut self) -> Option<Waker> {
         self.sending += 1;
+        self.given = 0;
         self.waker.take()
     }
 
@@ -164,11 +177,12 @@ impl Body for ReplayBody {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
         if self.sending != state.sending {
-            return Poll::Ready(Some(Err(BodyError::GivenUp(h2::Reason::CANCEL.into()))));
+            return Poll::Ready(Some(Err(BodyError::GivenUp { source: cancel() })));
         }
-        if let Some(frame) = state.kept.get(self.at) {
+        if let Some(frame) = state.kept.get(self.at).cloned() {
             self.at += 1;
-            return Poll::Ready(Some(Ok(match frame.clone() {
+            state.given = self.at;
+            return Poll::Ready(Some(Ok(match frame {
                 Kept::Data(data) => Frame::data(data),
                 Kept::Trailers(trailers) => Frame::trailers(trailers),
             })));
@@ -176,6 +190,7 @@ impl Body for ReplayBody {
         if !state.complete {
             state.forget();
             self.at = 0;
+            state.given = 0;
         }
         if state.ended {
             return Poll::Ready(None);
@@ -199,6 +214,7 @@ impl Body for ReplayBody {
                 state.ended |= state.rest.is_end_stream();
                 if state.complete {
                     self.at += 1;
+                    state.given = self.at;
                 }
             }
             // What failed once is not tried again.
@@ -208,7 +224,7 @@ impl Body for ReplayBody {
             }
             None => state.ended = true,
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Caller)))
+        Poll::Ready(frame.map(|frame| frame.map_err(|status| BodyError::Caller { status, source: cancel() })))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::health::{Checkup, Health};
 use super::machine::{Machine, State};
 use super::transport::{Loss, Transport};
-use super::{Dialer, Pool, Shared};
+use super::{Backoff, Dialer, Pool, Shared};
 use crate::connectivity::ConnectivityState;
 
 /// What a subconn is told.
@@ -32,10 +32,7 @@ pub(super) async fn run(
     loop {
         match task.machine.state() {
             State::Ready { .. } => task.serve().await,
-            State::Shutdown => {
-                task.announce(ConnectivityState::Shutdown, None);
-                return;
-            }
+            State::Shutdown => return,
             state => {
                 task.announce(state.into(), None);
                 task.advance(state).await;
@@ -74,30 +71,35 @@ impl Task {
         self.shared.condition().error = Some(error);
     }
 
-    /// Waits for what ends a state other than READY.
+    /// Waits for the end of a state other than READY.
     async fn advance(&mut self, state: State) {
-        tokio::select! {
-            biased;
-            command = self.commands.recv() => self.obey(command),
-            dialled = dial(&self.shared, &self.dialer), if state == State::Connecting => match dialled {
-                Ok(transport) => {
-                    self.connected = Some(transport);
-                    self.machine.connected(Instant::now());
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "subconn failed");
-                    self.failed_with(error);
-                    self.machine.failed(Instant::now(), fastrand::f64());
-                }
-            },
-            () = until(state) => self.machine.tick(Instant::now()),
+        let (shared, dialer) = (Arc::clone(&self.shared), self.dialer.clone());
+        // One attempt, however many commands come meanwhile.
+        let mut dialling = std::pin::pin!(dial(&shared, &dialer));
+        while self.machine.state() == state {
+            tokio::select! {
+                biased;
+                command = self.commands.recv() => self.obey(command),
+                dialled = &mut dialling, if state == State::Connecting => match dialled {
+                    Ok(transport) => {
+                        self.connected = Some(transport);
+                        self.machine.connected(Instant::now());
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "subconn failed");
+                        self.failed_with(error);
+                        self.machine.failed(Instant::now(), fastrand::f64());
+                    }
+                },
+                () = until(state) => self.machine.tick(Instant::now()),
+            }
         }
     }
 
     fn obey(&mut self, command: Option<Command>) {
         match command {
             Some(Command::Connect) => self.machine.connect(),
-            Some(Command::EnterIdle) => self.machine.enter_idle(),
+            Some(Command::EnterIdle) => self.machine.enter_idle(Instant::now(), false),
             Some(Command::Shutdown) | None => self.machine.shutdown(),
         }
     }
@@ -107,16 +109,19 @@ impl Task {
         // READY without a connection cannot be: both are set together.
         let Some(first) = self.connected.take() else { return self.machine.shutdown() };
         let options = self.dialer.options;
-        let mut live = vec![Arc::new(first)];
+        let mut live = vec![Live::new(first)];
         let mut another: Option<Dialling> = None;
+        // Of the further connections: attempts in a row that led to none that has proven itself.
         let mut failures = 0;
-        let mut checkup = Checkup::start(&live[0], &self.dialer, self.shared.origin());
+        let mut checkup =
+            Checkup::start(&live[0].transport, &self.dialer, self.shared.origin(), Health::Unknown);
         while matches!(self.machine.state(), State::Ready { .. }) {
             match checkup.health() {
                 Health::Serving => {
                     // The pool first: who sees READY must be able to send.
-                    let may_grow = live.len() < options.max_connections && failures == 0;
-                    self.shared.set_pool(Pool { transports: live.clone(), may_grow });
+                    let transports = live.iter().map(|live| Arc::clone(&live.transport)).collect();
+                    let may_grow = live.len() < options.max_connections;
+                    self.shared.set_pool(Pool { transports, may_grow });
                     self.announce(ConnectivityState::Ready, None);
                 }
                 Health::Unknown => self.announce(ConnectivityState::Connecting, None),
@@ -130,21 +135,36 @@ impl Task {
             let may_grow = live.len() < options.max_connections && another.is_none();
             tokio::select! {
                 biased;
-                command = self.commands.recv() => self.obey(command),
+                command = self.commands.recv() => match command {
+                    Some(Command::EnterIdle) => {
+                        let answered = live.iter().any(|live| live.transport.link().answered());
+                        self.machine.enter_idle(Instant::now(), answered);
+                    }
+                    command => self.obey(command),
+                },
                 (index, loss) = lost(&live) => {
-                    drop(live.remove(index));
+                    let gone = live.remove(index);
+                    if gone.has_proven(&loss, options.backoff) {
+                        failures = 0;
+                    } else {
+                        failures += 1;
+                    }
                     self.lost(&loss, live.is_empty());
                     if let (0, Some(first)) = (index, live.first()) {
-                        checkup = Checkup::start(first, &self.dialer, self.shared.origin());
+                        // It is the same server: what was said of it counts until it says otherwise.
+                        let health = checkup.health();
+                        checkup = Checkup::start(&first.transport, &self.dialer, self.shared.origin(), health);
                     }
                 }
                 () = checkup.changed() => {}
-                () = self.shared.grow.notified(), if may_grow => another = Some(self.dial_another(failures)),
-                dialled = finished(&mut another) => match dialled {
-                    Ok(transport) => {
-                        failures = 0;
-                        live.push(Arc::new(transport));
+                () = self.shared.grow.notified(), if may_grow => {
+                    // Unless there is room again.
+                    if live.iter().all(|live| !live.transport.link().has_room()) {
+                        another = Some(self.dial_another(failures));
                     }
+                }
+                dialled = finished(&mut another) => match dialled {
+                    Ok(transport) => live.push(Live::new(transport)),
                     Err(error) => {
                         tracing::debug!(%error, "no further connection");
                         failures += 1;
@@ -180,6 +200,29 @@ impl Task {
     }
 }
 
+/// One of the connections of a READY subconn.
+struct Live {
+    transport: Arc<Transport>,
+    since: Instant,
+}
+
+impl Live {
+    fn new(transport: Transport) -> Self {
+        Self { transport: Arc::new(transport), since: Instant::now() }
+    }
+
+    fn has_proven(&self, loss: &Loss, backoff: Backoff) -> bool {
+        loss.answered || self.since.elapsed() >= backoff.proven_after
+    }
+}
+
+/// However the task ends, with its runtime or a panic, no one goes on waiting for it.
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.announce(ConnectivityState::Shutdown, None);
+    }
+}
+
 type Dialling = BoxFuture<'static, Result<Transport, String>>;
 
 /// Waits for the connection that is being made; for ever if none is. Cancel-safe.
@@ -192,7 +235,7 @@ async fn finished(dialling: &mut Option<Dialling>) -> Result<Transport, String> 
 
 async fn dial(shared: &Shared, dialer: &Dialer) -> Result<Transport, String> {
     shared.stats.dialled();
-    dialer.dial(&shared.endpoint.load_full()).await
+    dialer.dial(&shared.endpoint.load_full(), &shared.room).await
 }
 
 /// Waits until the backoff is over; for ever if there is none.
@@ -204,7 +247,7 @@ async fn until(state: State) {
 }
 
 /// Waits until one of the connections, of which there is at least one, is lost. Gives its index.
-async fn lost(live: &[Arc<Transport>]) -> (usize, Loss) {
-    let (loss, index, _) = select_all(live.iter().map(|transport| Box::pin(transport.lost()))).await;
+async fn lost(live: &[Live]) -> (usize, Loss) {
+    let (loss, index, _) = select_all(live.iter().map(|live| Box::pin(live.transport.lost()))).await;
     (index, loss)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
@@ -81,6 +81,26 @@ pub(super) struct Link {
     in_flight: AtomicU32,
     /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS.
     max_streams: AtomicU32,
+    /// For those who wait for room on any of the endpoint's connections.
+    room: Arc<Notify>,
+}
+
+/// A stream that counts against the peer's limit, until it is dropped.
+#[derive(Debug)]
+pub(super) struct InFlight(Arc<Link>);
+
+impl InFlight {
+    pub(super) fn on(link: &Arc<Link>) -> Self {
+        // In one order with the look of who waits for room, and with the count of those who wait.
+        link.in_flight.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(link))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -91,9 +111,10 @@ impl Transport {
     pub(super) async fn start(
         io: Box<dyn Io>,
         options: &SubConnOptions,
+        room: Arc<Notify>,
         abort: CancellationToken,
     ) -> Result<Self, String> {
-        let link = Arc::new(Link::new());
+        let link = Arc::new(Link::new(room));
         let frames = Arc::clone(&link);
         let cut = Cut::default();
         let io = TokioIo::new(Watched::new(io, cut.clone(), move |seen| frames.seen(seen)));
@@ -189,11 +210,7 @@ impl Transport {
             Ok(Phase::Closed { reason }) => (reason.clone(), 0),
             Ok(Phase::Handshake | Phase::Ready) | Err(_) => ("closed".to_owned(), 0),
         };
-        Loss {
-            reason,
-            answered: self.link.answered.load(Ordering::Relaxed),
-            too_many_pings: code == ENHANCE_YOUR_CALM,
-        }
+        Loss { reason, answered: self.link.answered(), too_many_pings: code == ENHANCE_YOUR_CALM }
     }
 }
 
@@ -207,8 +224,9 @@ impl Drop for Driven {
 }
 
 impl Link {
-    fn new() -> Self {
+    fn new(room: Arc<Notify>) -> Self {
         Self {
+            room,
             phase: watch::Sender::new(Phase::Handshake),
             ready: AtomicBool::new(false),
             answered: AtomicBool::new(false),
@@ -217,23 +235,18 @@ impl Link {
         }
     }
 
-    /// An RPC begins.
-    pub(super) fn begin(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// It has ended.
-    pub(super) fn end(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-
     pub(super) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Whether it has carried an answer to an RPC.
+    pub(super) fn answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// How many streams the peer allows at once; `u32::MAX` if it has not said.
     pub(super) fn max_streams(&self) -> u32 {
-        self.max_streams.load(Ordering::Relaxed)
+        self.max_streams.load(Ordering::SeqCst)
     }
 
     /// Whether the peer allows one more stream.
@@ -243,7 +256,8 @@ impl Link {
 
     fn seen(&self, seen: Seen) {
         if let Seen::MaxStreams(max) = seen {
-            self.max_streams.store(max, Ordering::Relaxed);
+            self.max_streams.store(max, Ordering::SeqCst);
+            self.room.notify_waiters();
             return;
         }
         self.phase.send_if_modified(|phase| {

@@ -66,7 +66,10 @@ struct UpstreamTls {
 impl Config {
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("configuration {path:?}"))?;
-        toml::from_str(&text).with_context(|| format!("configuration {path:?}"))
+        toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            anyhow::anyhow!("configuration {path:?}, line {line}: {}", error.message())
+        })
     }
 }
 

@@ -10,7 +10,8 @@ use hotpick::tls::ServerTls;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, BufReader};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,12 @@ pub(super) struct Listener {
 
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix {
+        listener: UnixListener,
+        path: PathBuf,
+        /// Of the file that is ours to remove.
+        identity: Option<(u64, u64)>,
+    },
 }
 
 trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -34,13 +40,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// As many RPCs at once on a connection as a program may have; each costs the proxy its window at most.
-const MAX_STREAMS: u32 = 10_000;
+/// How many RPCs a connection may have at once.
+const MAX_STREAMS: u32 = 1000;
 /// What a client may send ahead of what the server takes, for each RPC.
-const WINDOW: u32 = 1 << 20;
-/// An RPC that is not read must not stop the others of its connection.
-const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-const MAX_HEADERS: u32 = 256 << 10;
+const WINDOW: u32 = 256 << 10;
+/// All of them: an RPC that is not taken must not stop the others of its connection.
+const CONNECTION_WINDOW: u32 = MAX_STREAMS * WINDOW;
+const MAX_HEADERS: u32 = 64 << 10;
+/// A client whose TCP acknowledges nothing for so long is gone.
+const DEAD_AFTER: Duration = Duration::from_secs(20);
 
 impl Listener {
     /// Listens on `host:port` or `unix:/path`.
@@ -49,7 +57,10 @@ impl Listener {
         let socket = match address.strip_prefix("unix:") {
             Some(path) => {
                 let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
-                Socket::Unix(bind_unix(&path).await.with_context(failed)?, path)
+                anyhow::ensure!(!path.as_os_str().is_empty(), "cannot listen on unix: without a path");
+                let listener = bind_unix(&path).await.with_context(failed)?;
+                let identity = identity(&path);
+                Socket::Unix { listener, path, identity }
             }
             None => Socket::Tcp(TcpListener::bind(address).await.with_context(failed)?),
         };
@@ -62,7 +73,7 @@ impl Listener {
             Socket::Tcp(listener) => {
                 listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
             }
-            Socket::Unix(_, path) => format!("unix:{}", path.display()),
+            Socket::Unix { path, .. } => format!("unix:{}", path.display()),
         }
     }
 
@@ -104,16 +115,23 @@ impl Socket {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
+                let probes = TcpKeepalive::new().with_time(DEAD_AFTER / 2).with_interval(DEAD_AFTER / 8);
+                let socket = SockRef::from(&stream);
+                socket.set_tcp_keepalive(&probes)?;
+                #[cfg(target_os = "linux")]
+                socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;
                 Ok(Box::new(stream))
             }
-            Self::Unix(listener, _) => Ok(Box::new(listener.accept().await?.0)),
+            Self::Unix { listener, .. } => Ok(Box::new(listener.accept().await?.0)),
         }
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if let Self::Unix(_, path) = self {
+        if let Self::Unix { path, identity, .. } = self
+            && self::identity(path) == *identity
+        {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -121,15 +139,26 @@ impl Drop for Socket {
 
 /// Binds, in place of a socket that a dead process has left behind.
 async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    match UnixListener::bind(path) {
-        Err(error)
-            if error.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).await.is_err() =>
-        {
-            std::fs::remove_file(path)?;
-            UnixListener::bind(path)
-        }
-        bound => bound,
+    use std::os::unix::fs::FileTypeExt as _;
+
+    let error = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
+        bound => return bound,
+    };
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    if is_socket && UnixStream::connect(path).await.is_err_and(refused) {
+        std::fs::remove_file(path)?;
+        return UnixListener::bind(path);
     }
+    Err(error)
+}
+
+/// Which file it is: device and inode.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+
+    std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 async fn serve_connection(
@@ -146,9 +175,22 @@ async fn serve_connection(
             Box::new(handshake.map_err(|error| format!("TLS handshake: {error}"))?)
         }
     };
+    // A connection without a word is no client yet: hyper would wait for it, even in a drain.
+    let mut io = BufReader::with_capacity(64, io);
+    tokio::select! {
+        first = tokio::time::timeout(HANDSHAKE, io.fill_buf()) => match first {
+            Ok(Ok(bytes)) if !bytes.is_empty() => {}
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => return Err("the client says nothing".to_owned()),
+        },
+        () = drain.cancelled() => return Ok(()),
+    }
     let service = service_fn(move |request| forward(channel.clone(), request));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
+        // The response's headers are the server's.
+        .auto_date_header(false)
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

@@ -4,6 +4,7 @@ mod config;
 mod forward;
 mod listener;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -48,8 +49,15 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let grace = Duration::from_secs(arguments.grace);
     let config = arguments.config()?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config, grace))
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let code = runtime.block_on(serve(config, grace));
+    // A name that is being looked up would hold it.
+    runtime.shutdown_timeout(LAST_WORDS);
+    code
 }
+
+/// How long the statuses of RPCs that were ended may take to their clients.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl Arguments {
     /// What the flags and the file say together.
@@ -81,10 +89,13 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
     let mut serving = JoinSet::new();
     let mut channels = Vec::new();
     for entry in config.listeners {
-        let channel = entry.channel(policies.as_ref())?;
-        let listener = Listener::bind(&entry.listen, entry.server_tls()?).await?;
-        // A line that scripts can wait for.
-        println!("hotpick proxy: listening on {} for {}", listener.address(), entry.target);
+        let which = || format!("listener {}", entry.listen);
+        let channel = entry.channel(policies.as_ref()).with_context(which)?;
+        let tls = entry.server_tls().with_context(which)?;
+        let listener = Listener::bind(&entry.listen, tls).await?;
+        // A line that scripts can wait for, if anyone listens.
+        let address = listener.address();
+        let _ = writeln!(std::io::stdout(), "hotpick proxy: listening on {address} for {}", entry.target);
         serving.spawn(listener.serve(channel.clone(), drain.clone()));
         channels.push(channel);
     }
@@ -92,18 +103,14 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
     ends.next().await;
     tracing::info!(?grace, "draining");
     drain.cancel();
-    let drained = async {
-        while serving.join_next().await.is_some() {}
-        for channel in &channels {
-            channel.shutdown().await;
-        }
-    };
+    let drained = async { while serving.join_next().await.is_some() {} };
     tokio::select! {
         () = drained => return Ok(ExitCode::SUCCESS),
         () = tokio::time::sleep(grace) => tracing::warn!(?grace, "RPCs are still open: they are ended"),
         () = ends.next() => tracing::warn!("a second signal: open RPCs are ended"),
     }
     channels.iter().for_each(Channel::close);
+    let _ = tokio::time::timeout(LAST_WORDS, async { while serving.join_next().await.is_some() {} }).await;
     Ok(ExitCode::FAILURE)
 }
 

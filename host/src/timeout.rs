@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue};
 
 /// The time that the caller gives the RPC, if the header says it (`doc/PROTOCOL-HTTP2.md`: at most 8
 /// digits and a unit). What is not well-formed is left for the server to refuse.
-pub(super) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -25,7 +25,7 @@ pub(super) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Tells the server the time that is left, for an RPC that has waited on this side.
-pub(super) fn set_grpc_timeout(headers: &mut HeaderMap, left: Duration) {
+pub(crate) fn set_grpc_timeout(headers: &mut HeaderMap, left: Duration) {
     // At most 8 digits: milliseconds up to a day, seconds up to three years.
     let (value, unit) = match left.as_millis() {
         millis @ ..=99_999_999 => (millis, 'm'),
