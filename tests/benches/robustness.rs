@@ -213,11 +213,11 @@ async fn rolling_restart(kind: Kind) -> Seen {
     let mut backends = backends(4).await;
     let load = kind.call(&addresses(&backends), 32, None).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    for at in 0..4 {
-        let (name, address) = (backends[at].name().to_owned(), backends[at].address());
-        backends[at].leave();
-        backends[at].left().await;
-        backends[at] = Backend::start(&name, address).await.expect("its port is free");
+    for backend in &mut backends {
+        let (name, address) = (backend.name().to_owned(), backend.address());
+        backend.leave();
+        backend.left().await;
+        *backend = Backend::start(&name, address).await.expect("its port is free");
         // Clients come back after their backoff.
         tokio::time::sleep(Duration::from_millis(2500)).await;
     }

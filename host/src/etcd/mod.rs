@@ -84,10 +84,10 @@ impl EtcdResolver {
         let channel = match &self.etcd {
             Etcd::Through(channel) => channel.clone(),
             Etcd::At(members) => {
-                let mut options = SubConnOptions::default();
                 // A member that is stuck, but whose TCP is not, would leave the watch without a word. etcd
                 // allows a PING every 5 s.
-                options.keep_alive_interval = Some(Duration::from_secs(10));
+                let keep_alive_interval = Some(Duration::from_secs(10));
+                let options = SubConnOptions { keep_alive_interval, ..SubConnOptions::default() };
                 let builder = Channel::builder(members.to_string()).subconn_options(options);
                 builder.connect().map_err(|error| error.to_string())?
             }
@@ -134,7 +134,7 @@ enum Next {
     Read,
     /// Watch, from this revision on.
     Open(i64),
-    Listen(Watch),
+    Listen(Box<Watch>),
 }
 
 struct Watch {
@@ -200,7 +200,7 @@ impl Follow {
         // There is room for one.
         let _ = open.try_send(WatchRequest { create: Some(WatchCreate { key, range_end, start_revision }) });
         let answers = self.client()?.watch(ReceiverStream::new(requests)).await.map_err(said)?;
-        self.next = Next::Listen(Watch { answers, _open: open });
+        self.next = Next::Listen(Box::new(Watch { answers, _open: open }));
         Ok(())
     }
 

@@ -105,7 +105,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics(text in any::<String>(), port in any::<u16>()) {
-            let _ = endpoint(&json!({"address": text.clone(), "port": port}));
+            let _ = endpoint(&json!({"address": text, "port": port}));
             let _ = endpoint(&json!({"address": text}));
         }
     }

@@ -74,7 +74,7 @@ impl Checkup {
                 // The task ends only with its runtime.
                 Some(running) => {
                     if running.health.changed().await.is_err() {
-                        std::future::pending().await
+                        std::future::pending::<()>().await;
                     }
                 }
                 None => std::future::pending().await,
