@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use hotpick::Channel;
+use hotpick::tls::{ClientTls, ServerTls};
 use hotpick_echo::{Backend, EchoClient, EchoRequest};
-use hotpick_tests::fronts::{Certificates, unix};
+use hotpick_tests::fronts::{self, Certificates, unix};
 use hotpick_tests::peers::{self, Process};
 use hotpick_tests::{Caller, Cluster, soon};
 use tokio_stream::StreamExt as _;
@@ -189,12 +190,77 @@ async fn the_proxy_drains_on_sigterm() {
     process.terminate();
     // No new stream, nor connection ...
     soon("the GOAWAY", channel.wait_for(|status| status.subconns[0].last_error().is_some())).await;
+    let refused = async { while tokio::net::TcpStream::connect(&address).await.is_ok() {} };
+    soon("the listener to close", refused).await;
     // ... and the open one goes on.
     send.send(EchoRequest::new("still")).await.expect("open");
     assert_eq!(soon("the answer", answers.next()).await.expect("one").expect("good").text, "still");
     drop(send);
     assert!(soon("the end", answers.next()).await.is_none());
     assert_eq!(process.end(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_grace_is_over_the_proxy_ends_what_is_open_with_cancelled() {
+    let cluster = Cluster::start(&["a"]).await;
+    let target = format!("ipv4:{}", cluster.backends[0].address());
+    let (mut process, address) = proxy(&["--listen", "127.0.0.1:0", "--target", &target, "--grace", "1"]);
+    let (_channel, caller) = through(&address).await;
+    let (_send, receive) = tokio::sync::mpsc::channel(1);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(receive);
+    let mut answers = caller.client.clone().bidi(requests).await.expect("open").into_inner();
+    process.terminate();
+    let status = soon("the end of the grace", answers.next()).await.expect("one").expect_err("ended");
+    assert_eq!((status.code(), status.message()), (Code::Cancelled, "the channel is closed"));
+    assert_eq!(process.end(), Some(1));
+}
+
+#[tokio::test]
+async fn a_connection_without_a_word_does_not_hold_the_drain() {
+    let cluster = Cluster::start(&["a"]).await;
+    let target = format!("ipv4:{}", cluster.backends[0].address());
+    let (mut process, address) = proxy(&["--listen", "127.0.0.1:0", "--target", &target]);
+    let _silent = tokio::net::TcpStream::connect(&address).await.expect("connected");
+    process.terminate();
+    // Long before the grace of 30 s, and as if all were well.
+    let begin = std::time::Instant::now();
+    assert_eq!(process.end(), Some(0));
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_proxy_speaks_mutual_tls_to_both_sides() {
+    let certificates = Certificates::new();
+    let backend = Backend::start("a", "127.0.0.1:0".parse().expect("an address")).await.expect("a free port");
+    let (cert, key) = certificates.issue("server", "server.test");
+    let tls = ServerTls::from_files(cert, key, Some(&certificates.ca())).expect("TLS");
+    let (_front, server) = fronts::tls(backend.address(), tls).await;
+    certificates.issue("proxy", "localhost");
+    let (cert, key) = certificates.issue("client", "client");
+    let file = |name: &str| certificates.path(name).display().to_string();
+    let config = certificates.path("proxy.toml");
+    let text = format!(
+        r#"
+        [[listeners]]
+        listen = "127.0.0.1:0"
+        target = "ipv4:{server}"
+        tls = {{ cert = "{proxy}.pem", key = "{proxy}.key", client_ca = "{ca}" }}
+        upstream_tls = {{ ca = "{ca}", cert = "{proxy}.pem", key = "{proxy}.key", server_name = "server.test" }}
+        "#,
+        proxy = file("proxy"),
+        ca = file("ca.pem"),
+    );
+    std::fs::write(&config, text).expect("written");
+    let (_process, address) = proxy(&["--config", config.to_str().expect("text")]);
+    let port = address.rsplit(':').next().expect("a port");
+    let target = format!("static:///localhost:{port}");
+    let tls = ClientTls::new().ca_file(certificates.ca());
+    // Without a certificate of its own a client is refused.
+    let stranger = Channel::builder(&target).tls(tls.clone()).connect().expect("a channel");
+    let status = soon("the refusal", Caller::of(&stranger).call()).await.expect_err("refused");
+    assert!(status.message().contains("received fatal alert"), "{status}");
+    let client = Channel::builder(&target).tls(tls.identity_files(cert, key)).connect().expect("a channel");
+    assert_eq!(soon("the answer", Caller::of(&client).call()).await.expect("served"), "a");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -260,12 +326,19 @@ fn what_the_proxy_cannot_do_it_says_in_one_sentence() {
             "cannot be used with its key",
         ),
         (vec!["--config", "none.toml"], "configuration \"none.toml\": No such file or directory"),
-        (vec!["--config", config], "unknown field `police`"),
+        (vec!["--config", config], "proxy.toml\", line 4: unknown field `police`"),
+        (vec!["--listen", "unix:", "--target", "a:1"], "cannot listen on unix: without a path"),
+        // What is no socket is not removed.
+        (vec!["--listen", &format!("unix:{config}"), "--target", "a:1"], "Address already in use"),
     ] {
         let output = peers::built("hotpick").arg("proxy").args(&arguments).output().expect("it runs");
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
-        assert!(said.contains(sentence), "{arguments:?}: {said}");
+        // Beside what the log says, one line.
+        let complaint: Vec<_> = said.lines().filter(|line| line.starts_with("hotpick: ")).collect();
+        assert_eq!(complaint.len(), 1, "{said}");
+        assert!(said.trim_end().ends_with(complaint[0]), "{said}");
+        assert!(complaint[0].contains(sentence), "{arguments:?}: {said}");
     }
 }
 
