@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use crate::subconn::{ReadySet, SubConn};
+use crate::subconn::{Done, DoneInfo, ReadySet, SubConn};
 
 pub(crate) use self::round_robin::Cursor;
 pub use self::round_robin::RoundRobin;
@@ -181,22 +181,6 @@ pub struct Pick {
     pub metadata: Vec<(HeaderName, HeaderValue)>,
     /// Told how this attempt of the RPC ended: exactly once, whatever happens.
     pub done: Option<Done>,
-}
-
-/// What a picker wants to be told the end of an attempt with. Called on the RPC's path: must not block.
-pub type Done = Box<dyn FnOnce(&DoneInfo<'_>) + Send>;
-
-/// How an attempt of an RPC ended.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct DoneInfo<'a> {
-    /// The RPC's status code. None: it never left, or the peer has not looked at it; it is picked again,
-    /// or ends without having been served.
-    pub code: Option<Code>,
-    /// The client gave up: it cancelled the RPC, or its deadline passed. That says little of the server.
-    pub client_ended: bool,
-    /// The trailers, if the RPC came so far.
-    pub trailers: Option<&'a http::HeaderMap>,
 }
 
 impl Pick {

@@ -8,21 +8,15 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::uri::Authority;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::SubConnOptions;
-use super::transport::Transport;
+use super::transport::{Io, Transport};
 use crate::resolver::{Address, Endpoint};
 use crate::tls::Connector;
-
-/// A connection before HTTP/2: TCP or Unix, with or without TLS.
-pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// How the connections of a channel are made.
 #[derive(Clone, Debug)]

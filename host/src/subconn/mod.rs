@@ -3,6 +3,7 @@
 //! A [`SubConn`] is a cheap handle. Behind it one task owns the connection, or connections, and their
 //! state machine; everyone else reads the state and sends requests.
 
+mod call;
 mod dial;
 mod frames;
 mod health;
@@ -23,16 +24,16 @@ use http::Uri;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
-use tonic::Code;
 
 use self::stats::Stats;
 use self::task::Command;
-use self::transport::{InFlight, Transport};
+use self::transport::Transport;
 use crate::connectivity::ConnectivityState;
-use crate::picker::{Done, DoneInfo};
 use crate::resolver::Endpoint;
 use crate::timeout::set_grpc_timeout;
 
+pub(crate) use self::call::{Attempt, Call};
+pub use self::call::{Done, DoneInfo};
 pub(crate) use self::dial::Dialer;
 pub use self::machine::Backoff;
 pub(crate) use self::ready_set::Changes;
@@ -342,92 +343,5 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// What an attempt of an RPC is sent with.
-pub(crate) struct Attempt {
-    /// Told of the end once, whatever happens.
-    pub(crate) done: Option<Done>,
-    pub(crate) deadline: Option<Instant>,
-    /// Since when the request says how long there is to the deadline; none if it does not.
-    pub(crate) told: Option<Instant>,
-}
-
-/// An attempt of an RPC on a subconn. Ends once: [`end`](Self::end) says how, a drop means that the client
-/// gave up, or that the deadline has passed.
-pub(crate) struct Call {
-    open: Option<Open>,
-    deadline: Option<Instant>,
-}
-
-struct Open {
-    subconn: Arc<Shared>,
-    /// None until it is on a connection.
-    stream: Option<InFlight>,
-    done: Option<Done>,
-}
-
-impl Call {
-    fn begin(subconn: Arc<Shared>, done: Option<Done>, deadline: Option<Instant>) -> Self {
-        subconn.stats.begin();
-        Self { open: Some(Open { subconn, stream: None, done }), deadline }
-    }
-
-    fn on(&mut self, transport: &Transport) {
-        if let Some(open) = &mut self.open {
-            open.stream = Some(InFlight::on(transport.link()));
-        }
-    }
-
-    /// It never left, or the peer has not looked at it.
-    fn not_sent(&mut self) {
-        if let Some(open) = self.open.take() {
-            open.subconn.stats.unsend();
-            open.finish(&DoneInfo { code: None, client_ended: false, trailers: None });
-        }
-    }
-
-    /// The RPC ended with this code, and these trailers if it came so far.
-    pub(crate) fn end(&mut self, code: Code, trailers: Option<&http::HeaderMap>) {
-        self.ended(&DoneInfo { code: Some(code), client_ended: false, trailers });
-    }
-
-    /// The client gave up, for this reason.
-    pub(crate) fn give_up(&mut self, code: Code) {
-        self.ended(&DoneInfo { code: Some(code), client_ended: true, trailers: None });
-    }
-
-    fn ended(&mut self, info: &DoneInfo<'_>) {
-        if let Some(open) = self.open.take() {
-            open.subconn.stats.end(info.code == Some(Code::Ok));
-            open.finish(info);
-        }
-    }
-}
-
-impl Open {
-    fn finish(self, info: &DoneInfo<'_>) {
-        let Self { subconn, stream, done } = self;
-        drop(stream);
-        if subconn.waiting.load(Ordering::SeqCst) > 0 {
-            subconn.room.notify_one();
-        }
-        if let Some(done) = done {
-            done(info);
-        }
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        match &self.open {
-            None => {}
-            Some(open) if open.stream.is_none() => self.not_sent(),
-            Some(_) if self.deadline.is_some_and(|at| at <= Instant::now()) => {
-                self.give_up(Code::DeadlineExceeded);
-            }
-            Some(_) => self.give_up(Code::Cancelled),
-        }
     }
 }

@@ -6,14 +6,19 @@ use std::time::Duration;
 
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::SubConnOptions;
-use super::dial::Io;
 use super::frames::{Cut, Seen, Watched};
 use super::replay::ReplayBody;
+
+/// A connection before HTTP/2: TCP or Unix, with or without TLS.
+pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// The body of a response as it comes from the connection.
 pub(crate) type ResponseBody = hyper::body::Incoming;
