@@ -24,16 +24,20 @@
 //!
 //! The names are gRPC's own.
 //!
-//! * [`Target`]: what a channel connects to. A [`Resolver`](resolver::Resolver) watches it and yields
-//!   [`Endpoint`](resolver::Endpoint)s: addresses with a weight and attributes.
+//! * [`Target`]: what a channel connects to: a DNS name, a file, a list, a prefix in etcd. A
+//!   [`Resolver`](resolver::Resolver) watches it and yields [`Endpoint`](resolver::Endpoint)s: addresses
+//!   with a weight and attributes.
 //! * [`SubConn`](subconn::SubConn): the connection to one endpoint, in one of five
-//!   [states](connectivity::ConnectivityState). The host owns it; no change of policy touches it.
+//!   [states](connectivity::ConnectivityState), by TCP or a Unix socket, with [TLS](tls) or without. The
+//!   host owns it; no change of policy touches it.
 //! * [`Picker`](picker::Picker): what is asked for a subconn, once for each attempt of each RPC. It is
 //!   immutable and built from a snapshot, the [`ReadySet`](subconn::ReadySet); the balancer replaces it
 //!   whenever an endpoint, a connection or the policy changes.
 //! * [`Policy`](picker::Policy): what makes pickers. [`WasmPolicy`](policy::WasmPolicy) is one in
 //!   WebAssembly, [`RoundRobin`](picker::RoundRobin) the native one that stands in when there is none.
 //! * [`PolicyDir`]: a directory of policies, followed as its files change.
+//! * [`ServiceConfig`](service_config::ServiceConfig): which policy is to balance, and what the RPCs of
+//!   each method are given; from the channel's builder, or from the resolver while RPCs run.
 //!
 //! # What a policy can do to you
 //!

@@ -907,6 +907,26 @@ async fn several_connections_to_an_endpoint_share_its_rpcs_and_are_made_again() 
     assert_eq!(caller.call().await.expect("served"), "a");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn goaways_on_one_of_several_connections_lose_nothing() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let mut options = quick();
+    options.connections = 3;
+    let channel = cluster.channel().subconn_options(options).connect().expect("a channel");
+    let caller = Caller::ready(&channel, None).await;
+    let three = |status: &ChannelStatus| status.subconns.iter().all(|s| s.stats().connections == 3);
+    let load = Load::start(&caller, 16, 4);
+    for round in 0..20 {
+        until("three connections each", || three(&channel.status())).await;
+        let backend = &cluster.backends[round % 2];
+        let before = backend.accepted();
+        backend.drain();
+        until("the next three", || backend.accepted() >= before + 3).await;
+    }
+    let (calls, failed) = load.stop().await;
+    assert!(failed.is_empty(), "{} of {calls} failed: {:?}", failed.len(), failed[0]);
+}
+
 #[tokio::test]
 async fn h19_a_channel_without_rpcs_goes_idle_and_an_rpc_wakes_it() {
     let cluster = Cluster::start(&["a", "b"]).await;

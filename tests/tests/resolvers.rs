@@ -292,6 +292,26 @@ async fn the_first_known_policy_of_a_service_config_balances_and_a_refused_one_l
 }
 
 #[tokio::test]
+async fn the_builders_service_config_counts_where_the_resolver_gives_none() {
+    let cluster = Cluster::start(&["red-1", "green-1"]).await;
+    let policies = Policies::with(&[("color.wasm", &standard("color"))]);
+    let list = |name: &str| format!(r#"{{"loadBalancingConfig": [{{"{name}": {{}}}}]}}"#).parse();
+    let config = list("color").expect("a config");
+    let channel = cluster.channel().policies(&policies.followed).service_config(config).connect();
+    let channel = channel.expect("a channel");
+    let caller = Caller::ready(&channel, Some("color")).await;
+    assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
+    let endpoints = || resolver::ResolverUpdate::endpoints(cluster.endpoints());
+    cluster.resolver.update(endpoints().with_service_config(list("round_robin")));
+    soon("the resolver's", channel.wait_for(|status| status.policy.name == "round_robin")).await;
+    cluster.resolver.update(endpoints());
+    soon("the builder's again", channel.wait_for(|status| status.policy.name == "color")).await;
+    assert_eq!(caller.call_color("red").await.expect("served"), "red-1");
+    // None of it has touched a connection.
+    assert_eq!((cluster.accepted(), channel.status().swaps), (2, 2));
+}
+
+#[tokio::test]
 async fn a_resolver_of_ones_own_is_used_by_its_scheme() {
     let cluster = Cluster::start(&["a"]).await;
     let address = cluster.backends[0].address();

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use self::stats::Stats;
 use self::task::Command;
-use self::transport::Transport;
+use self::transport::{Link, Transport};
 use crate::connectivity::ConnectivityState;
 use crate::resolver::Endpoint;
 use crate::timeout::set_grpc_timeout;
@@ -217,30 +217,38 @@ impl SubConn {
     ) -> Result<(http::Response<ResponseBody>, Call), SendError> {
         let Attempt { done, deadline, told } = attempt;
         let mut call = Call::begin(Arc::clone(&self.0), done, deadline);
-        let Some(transport) = self.transport().await else {
-            call.not_sent();
-            return Err(SendError::NotSent(Box::new(request)));
-        };
-        call.on(&transport);
-        if let Some(deadline) = deadline {
-            let now = Instant::now();
-            let since = told.map(|told| now.saturating_duration_since(told));
-            if since.is_none_or(|since| since > Duration::from_millis(1)) {
-                set_grpc_timeout(request.headers_mut(), deadline.saturating_duration_since(now));
-            }
-        }
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         parts.scheme = Some(self.0.scheme.clone());
         parts.authority = Some(parts.authority.unwrap_or_else(|| self.0.authority.clone()));
         *request.uri_mut() = Uri::from_parts(parts)
             .map_err(|error| SendError::Failed(tonic::Status::internal(error.to_string())))?;
-        let sent = transport.send(request).await;
-        match &sent {
-            Ok(_) => {}
-            Err(SendError::NotSent(_) | SendError::Unprocessed { .. }) => call.not_sent(),
-            Err(SendError::Failed(status)) => call.end(status.code(), None),
+        loop {
+            let Some(transport) = self.transport().await else {
+                call.not_sent();
+                return Err(SendError::NotSent(Box::new(request)));
+            };
+            call.on(&transport);
+            if let Some(deadline) = deadline {
+                let now = Instant::now();
+                let since = told.map(|told| now.saturating_duration_since(told));
+                if since.is_none_or(|since| since > Duration::from_millis(1)) {
+                    set_grpc_timeout(request.headers_mut(), deadline.saturating_duration_since(now));
+                }
+            }
+            let link = Arc::clone(transport.link());
+            match transport.send(request).await {
+                Ok(response) => return Ok((response, call)),
+                // Of several connections one was lost, and that is no change of state to wait for.
+                Err(SendError::NotSent(unsent)) if self.0.has_other(&link) => request = *unsent,
+                Err(error) => {
+                    match &error {
+                        SendError::NotSent(_) | SendError::Unprocessed { .. } => call.not_sent(),
+                        SendError::Failed(status) => call.end(status.code(), None),
+                    }
+                    return Err(error);
+                }
+            }
         }
-        Ok((sent?, call))
     }
 
     /// The connection for the next RPC, once there is room for it. None if there is none.
@@ -322,6 +330,13 @@ impl Shared {
             }
             found => Found::At(found.cloned()),
         }
+    }
+
+    /// Whether there is another connection that takes RPCs.
+    fn has_other(&self, link: &Arc<Link>) -> bool {
+        let pool = self.pool.load();
+        let other = |transport: &Arc<Transport>| !Arc::ptr_eq(transport.link(), link) && transport.is_ready();
+        pool.transports.iter().any(other)
     }
 
     fn set_pool(&self, pool: Pool) {
