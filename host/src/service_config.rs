@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// A service config (gRPC's `doc/service_config.md`), from [JSON](Self::parse).
+/// A service config (gRPC's `doc/service_config.md`), from JSON.
 ///
 /// Of it hotpick reads `loadBalancingConfig` (gRFC A24), `loadBalancingPolicy`, `methodConfig` (the
 /// members `name`, `timeout`, `waitForReady`) and `healthCheckConfig` (gRFC A17); as in gRPC everything
