@@ -11,7 +11,10 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Address, Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target, TargetError};
+use super::{
+    Address, DEFAULT_PORT, Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target,
+    TargetError,
+};
 use crate::subconn::Backoff;
 
 /// Endpoints of a DNS name: `dns:///name:port`, or `dns://server:53/name:port` to ask a certain server.
@@ -38,8 +41,6 @@ enum Query {
     Srv { name: String, all_priorities: bool },
 }
 
-/// What gRPC takes where a target names no port.
-const DEFAULT_PORT: u16 = 443;
 const DNS_PORT: u16 = 53;
 
 impl DnsResolver {

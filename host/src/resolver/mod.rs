@@ -6,6 +6,7 @@
 mod address;
 mod dns;
 mod file;
+mod lists;
 mod manual;
 mod record;
 mod registry;
@@ -28,6 +29,9 @@ pub use self::manual::ManualResolver;
 pub(crate) use self::record::endpoint as endpoint_of;
 pub use self::registry::{ResolverBuilder, register};
 pub use self::target::{Target, TargetError};
+
+/// What gRPC takes where a target names no port.
+const DEFAULT_PORT: u16 = 443;
 
 /// What [`Resolver::watch`] returns. It ends when the resolver will never say more; the channel then
 /// keeps what it knows.
