@@ -161,6 +161,11 @@ impl Settling {
         at_rest
     }
 
+    /// This file is still changing.
+    pub(crate) fn is_moving(&self, name: &str) -> bool {
+        self.files.get(name).is_some_and(|follow| follow.pending.is_some())
+    }
+
     /// Something is still changing.
     pub(crate) fn is_pending(&self) -> bool {
         let now = Instant::now();

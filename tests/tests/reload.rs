@@ -2,10 +2,12 @@
 
 use std::fs;
 
+use hotpick::channel::ChannelStatus;
 use hotpick::policy_dir::PolicyStatus;
 use hotpick::{Channel, PolicyDir};
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{Caller, Cluster, Load, Policies, soon, standard};
+use tonic::Code;
 
 async fn first_with(cluster: &Cluster, policies: &Policies) -> (Channel, Caller) {
     let channel = cluster.channel().policies(&policies.followed).policy("p").connect().expect("a channel");
@@ -176,4 +178,81 @@ fn a_path_that_is_no_directory_is_refused_with_one_sentence() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let error = PolicyDir::open(file.path()).expect_err("refused").to_string();
     assert_eq!(error, format!("policy directory {:?} is not a directory", file.path()));
+}
+
+const COLOR_ANY: &[u8] = b"[config]\nunmatched = 'any'\n";
+
+/// A channel of the policy `color` with settings beside it, and its caller.
+async fn color_with(cluster: &Cluster, policies: &Policies) -> (Channel, Caller) {
+    let channel = cluster.channel().policies(&policies.followed).policy("color").connect();
+    let channel = channel.expect("a channel");
+    let caller = Caller::ready(&channel, Some("color")).await;
+    (channel, caller)
+}
+
+#[tokio::test]
+async fn settings_configure_a_policy_and_a_change_of_them_is_a_swap() {
+    let cluster = Cluster::start(&["red-1", "green-1"]).await;
+    let policies = Policies::with(&[("color.wasm", &standard("color")), ("color.toml", COLOR_ANY)]);
+    let (channel, caller) = color_with(&cluster, &policies).await;
+    caller.call_color("blue").await.expect("any will do");
+    // Without settings it is the policy's own default: to fail.
+    fs::remove_file(policies.path().join("color.toml")).expect("removed");
+    soon("the swap", channel.wait_for(|status| status.swaps == 1)).await;
+    assert_eq!(caller.call_color("blue").await.expect_err("no such colour").code(), Code::Unavailable);
+    policies.put("color.toml", COLOR_ANY);
+    let status = soon("the swap", channel.wait_for(|status| status.swaps == 2)).await;
+    assert_eq!(status.policy.generation, 3);
+    caller.call_color("blue").await.expect("any will do");
+    // A channel's own configuration counts for more.
+    let own = cluster.channel().policies(&policies.followed).policy("color");
+    let own = own.policy_config(serde_json::json!({"unmatched": "fail"})).connect().expect("a channel");
+    let own = Caller::ready(&own, Some("color")).await;
+    own.call_color("blue").await.expect_err("no such colour");
+    assert_eq!(caller.dials(), 2);
+}
+
+#[tokio::test]
+async fn a_policy_that_is_disabled_is_gone_at_once_and_back_when_it_is_enabled() {
+    let cluster = Cluster::start(&["red-1", "green-1"]).await;
+    let policies = Policies::with(&[("color.wasm", &standard("color"))]);
+    let (channel, caller) = color_with(&cluster, &policies).await;
+    policies.put("color.toml", b"enabled = false\n");
+    let native = |status: &ChannelStatus| status.policy.name == "round_robin";
+    soon("round robin", channel.wait_for(native)).await;
+    assert_eq!(caller.tally(10).await.len(), 2);
+    assert!(!policies.followed.status()[0].enabled);
+    // As a new channel sees it.
+    let other = cluster.channel().policies(&policies.followed).policy("color").connect().expect("a channel");
+    Caller::ready(&other, None).await.call().await.expect("served");
+    assert_eq!(other.status().policy.name, "round_robin");
+    policies.put("color.toml", b"enabled = true\n");
+    soon("the policy", channel.wait_for(|status| status.policy.name == "color")).await;
+    assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_used_leave_the_version_in_force_and_say_why() {
+    let cluster = Cluster::start(&["red-1", "green-1"]).await;
+    let policies = Policies::with(&[("color.wasm", &standard("color")), ("color.toml", COLOR_ANY)]);
+    let (channel, caller) = color_with(&cluster, &policies).await;
+    for (settings, reason) in [
+        ("enabeld = true", "has settings that cannot be used: line 1: unknown field `enabeld`"),
+        ("[config", "has settings that cannot be used: line 1: "),
+        ("wasm-sha256 = '12'", ", but its settings ask for 12"),
+    ] {
+        policies.put("color.toml", settings.as_bytes());
+        let rejected = policies.wait_for("color", |policy| {
+            policy.rejected.as_ref().is_some_and(|error| error.to_string().contains(reason))
+        });
+        assert_eq!(rejected.await.version.map(|version| version.generation), Some(1));
+        caller.call_color("blue").await.expect("any will do, as before");
+    }
+    // The right digest; and the configuration is the one before, so nothing is new.
+    let digest = hotpick::policy::digest(&standard("color"));
+    let settings = format!("wasm-sha256 = '{digest}'\n{}", String::from_utf8_lossy(COLOR_ANY));
+    policies.put("color.toml", settings.as_bytes());
+    policies.wait_for("color", |policy| policy.rejected.is_none()).await;
+    caller.call_color("blue").await.expect("any will do");
+    assert_eq!(channel.status().swaps, 0);
 }

@@ -35,6 +35,8 @@ enum State {
     /// The directory has not been read.
     NotYet,
     Unknown,
+    /// It is known, and not to be used.
+    Disabled,
     Known(Arc<dyn Policy>),
 }
 
@@ -91,6 +93,7 @@ impl Choice {
         let candidate = &mut self.candidates[index];
         candidate.state = match (update, &candidate.state) {
             (PolicyUpdate::Loaded(policy), _) => State::Known(policy),
+            (PolicyUpdate::Disabled, _) => State::Disabled,
             // The directory has said why. The version in force stays: removal is not disabling.
             (PolicyUpdate::Rejected(_) | PolicyUpdate::Withdrawn, State::Known(_)) => return,
             _ => self.known.native(&candidate.config.name),
@@ -103,12 +106,16 @@ impl Choice {
         for Candidate { config, state } in &self.candidates {
             match state {
                 State::NotYet => return None,
-                State::Unknown => {}
+                State::Unknown | State::Disabled => {}
                 State::Known(policy) => {
                     let (policy, config) = (Arc::clone(policy), config.config.clone());
                     return Some(Chosen::Policy { policy, config });
                 }
             }
+        }
+        if self.candidates.iter().any(|candidate| matches!(candidate.state, State::Disabled)) {
+            // Who disables a policy wants it gone, now.
+            return Some(Chosen::Policy { policy: Arc::new(RoundRobin::default()), config: "{}".to_owned() });
         }
         let names: Vec<_> = self.candidates.iter().map(|candidate| candidate.config.name.as_str()).collect();
         (!names.is_empty()).then(|| Chosen::Nothing { names: names.join(", ") })

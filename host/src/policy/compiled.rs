@@ -10,6 +10,7 @@ use super::contract::{OPTIONAL, PACKAGE, PROVIDED, REQUIRED, VERSION, fits};
 use super::engine::Engine;
 use super::imports::State;
 use super::limits::Limits;
+use super::scan::scan;
 use crate::picker::PolicyVersion;
 
 /// A component that fits, ready to be instantiated.
@@ -36,6 +37,7 @@ impl Compiled {
             return Err(PolicyError::TooLarge { size: bytes.len(), limit: limits.component });
         }
         let engine = Engine::shared().map_err(PolicyError::Engine)?;
+        scan(bytes, &limits)?;
         let encoded;
         let bytes = match kind(bytes)? {
             Kind::Component => bytes,

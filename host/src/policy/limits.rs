@@ -20,6 +20,16 @@ pub struct Limits {
     pub table: usize,
     /// Bytes of the file.
     pub component: usize,
+    /// Functions, and types, in all of its modules.
+    pub functions: usize,
+    /// Bytes of one function's code.
+    pub function: usize,
+    /// How deep components lie within each other; 1 is a component in none.
+    pub nesting: usize,
+    /// Imports, and exports, of all of its modules and components.
+    pub names: usize,
+    /// Instances that it is made of.
+    pub instances: usize,
     /// Bytes of the configuration.
     pub config: usize,
     /// Metadata keys that a policy may declare, and that a pick may set.
@@ -44,6 +54,11 @@ impl Default for Limits {
             memory: 32 << 20,
             table: 100_000,
             component: 32 << 20,
+            functions: 100_000,
+            function: 512 << 10,
+            nesting: 16,
+            names: 10_000,
+            instances: 1000,
             config: 64 << 10,
             metadata_keys: 8,
             metadata_value: 8 << 10,

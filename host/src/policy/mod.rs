@@ -15,6 +15,7 @@ mod imports;
 mod instance;
 mod limits;
 mod picker;
+mod scan;
 
 use std::fmt;
 use std::sync::Arc;
@@ -46,6 +47,27 @@ pub enum PolicyError {
         size: usize,
         /// The limit.
         limit: usize,
+    },
+    /// There is so much of something in it that it would take too long to compile.
+    #[error("has {count} {what}, more than {limit}")]
+    TooComplex {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        count: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// The settings beside the file are malformed.
+    #[error("has settings that cannot be used: {0}")]
+    Settings(String),
+    /// The file is not the one that its settings ask for.
+    #[error("has the SHA-256 {found}, but its settings ask for {wanted}")]
+    Digest {
+        /// The file's.
+        found: String,
+        /// The settings'.
+        wanted: String,
     },
     /// The bytes do not begin as Wasm does.
     #[error("is not WebAssembly")]
@@ -87,7 +109,11 @@ pub enum PolicyError {
 
 /// A policy compiled from WebAssembly. Cheap to clone.
 #[derive(Clone)]
-pub struct WasmPolicy(Arc<Compiled>);
+pub struct WasmPolicy {
+    compiled: Arc<Compiled>,
+    /// For channels that give none.
+    config: Option<Arc<str>>,
+}
 
 impl WasmPolicy {
     /// Compiles a component, or a core module with a `component-type` section, and checks that it fits
@@ -102,37 +128,48 @@ impl WasmPolicy {
             return Err(PolicyError::Name(name.to_owned()));
         }
         let version = PolicyVersion::new(name, generation, digest(bytes));
-        Compiled::new(version, bytes, limits).map(|compiled| Self(Arc::new(compiled)))
+        let compiled = Arc::new(Compiled::new(version, bytes, limits)?);
+        Ok(Self { compiled, config: None })
+    }
+
+    /// The same policy, with a configuration (JSON) for channels that give it none of their own.
+    #[must_use]
+    pub fn with_config(self, config: impl Into<Arc<str>>) -> Self {
+        Self { config: Some(config.into()), ..self }
     }
 
     /// The interfaces of the contract that the policy imports: what it may ask of the host.
     #[must_use]
     pub fn imports(&self) -> &[String] {
-        &self.0.imports
+        &self.compiled.imports
     }
 
     /// The optional interfaces of the contract that the policy exports.
     #[must_use]
     pub fn optional_parts(&self) -> &[String] {
-        &self.0.optional
+        &self.compiled.optional
     }
 }
 
 impl Policy for WasmPolicy {
     fn version(&self) -> PolicyVersion {
-        self.0.version.clone()
+        self.compiled.version.clone()
     }
 
     fn start(&self, placement: &Placement, ready: &ReadySet) -> Result<Box<dyn PickerBuilder>, StartError> {
-        WasmPickerBuilder::start(&self.0, placement, ready)
+        let mut placement = placement.clone();
+        if let (Some(config), "{}") = (&self.config, placement.config.as_str()) {
+            placement.config = config.to_string();
+        }
+        WasmPickerBuilder::start(&self.compiled, &placement, ready)
             .map(|builder| Box::new(builder) as Box<dyn PickerBuilder>)
-            .map_err(|error| StartError::new(format!("policy {} {error}", self.0.version)))
+            .map_err(|error| StartError::new(format!("policy {} {error}", self.compiled.version)))
     }
 }
 
 impl fmt::Debug for WasmPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WasmPolicy({})", self.0.version)
+        write!(f, "WasmPolicy({})", self.compiled.version)
     }
 }
 

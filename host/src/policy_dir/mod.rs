@@ -3,10 +3,23 @@
 //! Events are hints, a scan of the whole directory is the truth. A file that has come to rest is read,
 //! compiled and checked on this module's own thread; the result goes to the channels that use the
 //! policy. A bad file changes nothing but the status and the log: the version in force stays.
+//!
+//! Beside `color.wasm` there may be `color.toml`, with what the operator says of the policy:
+//!
+//! ```toml
+//! enabled = true            # false: no channel uses it any more
+//! wasm-sha256 = "9f86d0..." # the file must have this digest
+//!
+//! [config]                  # for channels that give the policy no configuration of their own
+//! unmatched = "any"
+//! ```
+//!
+//! Code and settings are one: a change of either is a new version, by the same road.
 
+mod settings;
 mod watcher;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -19,6 +32,7 @@ use tokio::sync::watch;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::WatchStream;
 
+use self::settings::Settings;
 use self::watcher::Watcher;
 use crate::files::{self, Fingerprint, ReadError, Settling};
 use crate::picker::{Policy, PolicyVersion};
@@ -82,6 +96,8 @@ pub enum PolicyUpdate {
     Rejected(PolicyError),
     /// The file is gone. The version in force stays: removal is not disabling.
     Withdrawn,
+    /// Its settings say `enabled = false`: it is not to be used any more.
+    Disabled,
     /// There is no such file.
     Unknown,
 }
@@ -94,6 +110,8 @@ pub struct PolicyStatus {
     pub name: String,
     /// The last good version, if there was one.
     pub version: Option<PolicyVersion>,
+    /// Its settings do not say `enabled = false`.
+    pub enabled: bool,
     /// Why the file that lies there now is not in force.
     pub rejected: Option<PolicyError>,
     /// The file is there. If it is not, channels that used it go on with the last good version.
@@ -110,6 +128,8 @@ struct Snapshot {
 #[derive(Clone, Default)]
 struct Entry {
     policy: Option<WasmPolicy>,
+    /// With which the policy was loaded, or which disable it.
+    settings: Settings,
     rejected: Option<PolicyError>,
     present: bool,
     /// One more at each change of this entry.
@@ -157,6 +177,7 @@ impl PolicyDir {
             wake,
             watcher: Watcher::new(&absolute, dirty),
             settling: Settling::default(),
+            at_rest: BTreeMap::new(),
             snapshot: Snapshot::default(),
             unreadable: false,
         };
@@ -178,6 +199,7 @@ impl PolicyDir {
         let status = |(name, entry): (&String, &Entry)| PolicyStatus {
             name: name.clone(),
             version: entry.policy.as_ref().map(Policy::version),
+            enabled: entry.settings.enabled,
             rejected: entry.rejected.clone(),
             present: entry.present,
         };
@@ -210,6 +232,11 @@ impl Entry {
     /// The news for a watcher that has last been given this version. A good version comes before the bad
     /// file that lies there now: it is the one in force.
     fn update(&self, given: &mut PolicyVersion) -> PolicyUpdate {
+        if self.present && !self.settings.enabled {
+            // Enabled again, it is news.
+            *given = PolicyVersion::default();
+            return PolicyUpdate::Disabled;
+        }
         match (&self.policy, &self.rejected) {
             (Some(policy), rejected)
                 if self.present && (rejected.is_none() || policy.version() != *given) =>
@@ -245,6 +272,8 @@ struct Follower {
     wake: Receiver<()>,
     watcher: Watcher,
     settling: Settling,
+    /// What is there, of all that has come to rest.
+    at_rest: BTreeMap<String, Fingerprint>,
     snapshot: Snapshot,
     /// The directory could not be listed the last time.
     unreadable: bool,
@@ -283,18 +312,58 @@ impl Follower {
             }
         };
         self.unreadable = false;
+        let mut changed = BTreeSet::new();
         for (file, seen) in self.settling.observe(&present, self.options.quiet) {
+            changed.insert(stem(&file).to_owned());
             match seen {
-                Some(fingerprint) => self.load(&file, fingerprint),
-                None => self.withdraw(&file),
+                Some(fingerprint) => self.at_rest.insert(file, fingerprint),
+                None => self.at_rest.remove(&file),
+            };
+        }
+        for name in changed {
+            let (wasm, toml) = (format!("{name}.wasm"), format!("{name}.toml"));
+            if self.settling.is_moving(&wasm) || self.settling.is_moving(&toml) {
+                // The two are one: both are taken when the other has come to rest.
+                continue;
+            }
+            match self.at_rest.get(&wasm).copied() {
+                Some(fingerprint) => self.load(&name, &wasm, fingerprint, &toml),
+                None => self.withdraw(&name),
             }
         }
     }
 
-    fn load(&mut self, file: &str, fingerprint: Fingerprint) {
-        let name = stem(file);
+    /// What the operator says of a policy. None: the file is still changing.
+    fn settings(&mut self, file: &str) -> Result<Option<Settings>, PolicyError> {
+        let Some(fingerprint) = self.at_rest.get(file).copied() else { return Ok(Some(Settings::default())) };
+        match files::read(&self.directory.join(file), fingerprint, self.options.limits.config) {
+            Ok(Some(bytes)) => Settings::parse(&bytes).map(Some),
+            Ok(None) => {
+                self.settling.retry(file, Duration::ZERO);
+                Ok(None)
+            }
+            Err(error) => {
+                self.settling.retry(file, self.options.scan);
+                Err(PolicyError::Settings(format!("{file}: {error}")))
+            }
+        }
+    }
+
+    fn load(&mut self, name: &str, file: &str, fingerprint: Fingerprint, settings: &str) {
         if !is_policy_name(name) {
             return self.reject(name, PolicyError::Name(name.to_owned()));
+        }
+        let settings = match self.settings(settings) {
+            Ok(Some(settings)) => settings,
+            Ok(None) => return,
+            Err(error) => return self.reject(name, error),
+        };
+        if !settings.enabled {
+            tracing::warn!(policy = name, "policy disabled by its settings");
+            return self.change(name, |entry| {
+                entry.settings = settings;
+                entry.rejected = None;
+            });
         }
         let bytes = match files::read(&self.directory.join(file), fingerprint, self.options.limits.component)
         {
@@ -306,16 +375,28 @@ impl Follower {
                 return self.reject(name, error.into());
             }
         };
-        let current = self.snapshot.policies.get(name).and_then(|entry| entry.policy.as_ref());
-        let current = current.map(Policy::version).unwrap_or_default();
-        if current.digest == digest(&bytes) {
-            return self.change(name, |entry| entry.rejected = None);
+        let digest = digest(&bytes);
+        if let Err(error) = settings.check(&digest) {
+            return self.reject(name, error);
+        }
+        let entry = self.snapshot.policies.get(name);
+        let current = entry.and_then(|entry| entry.policy.as_ref()).map(Policy::version).unwrap_or_default();
+        if current.digest == digest && entry.is_some_and(|entry| entry.settings.config == settings.config) {
+            return self.change(name, |entry| {
+                entry.settings = settings;
+                entry.rejected = None;
+            });
         }
         match WasmPolicy::compile(name, current.generation + 1, &bytes, self.options.limits) {
             Ok(policy) => {
                 tracing::info!(policy = %policy.version(), "policy loaded");
+                let policy = match &settings.config {
+                    Some(config) => policy.with_config(serde_json::Value::Object(config.clone()).to_string()),
+                    None => policy,
+                };
                 self.change(name, |entry| {
                     entry.policy = Some(policy);
+                    entry.settings = settings;
                     entry.rejected = None;
                 });
             }
@@ -332,8 +413,7 @@ impl Follower {
         self.change(name, |entry| entry.rejected = Some(error));
     }
 
-    fn withdraw(&mut self, file: &str) {
-        let name = stem(file);
+    fn withdraw(&mut self, name: &str) {
         if self.snapshot.policies.contains_key(name) {
             tracing::warn!(policy = name, in_force = self.in_force(name), "policy file is gone");
             self.change(name, |entry| {
@@ -358,10 +438,10 @@ impl Follower {
 }
 
 fn stem(file: &str) -> &str {
-    file.strip_suffix(".wasm").unwrap_or(file)
+    file.strip_suffix(".wasm").or(file.strip_suffix(".toml")).unwrap_or(file)
 }
 
-/// The policy files in a directory, by name, each with its fingerprint: what ends in `.wasm` and is not
+/// The policy files in a directory, by name, each with its fingerprint: what ends in `.wasm` or `.toml` and is not
 /// an editor's, a tool's or a hidden file. What cannot be looked at (a dangling symlink) is not there.
 pub(crate) fn list(directory: &Path) -> io::Result<BTreeMap<String, Fingerprint>> {
     let mut files = BTreeMap::new();
@@ -369,7 +449,7 @@ pub(crate) fn list(directory: &Path) -> io::Result<BTreeMap<String, Fingerprint>
         let entry = entry?;
         // A name that is not UTF-8 cannot be a policy's; shown, it names itself in the refusal.
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".wasm")
+        if (name.ends_with(".wasm") || name.ends_with(".toml"))
             && !name.starts_with(['.', '_'])
             && let Some(fingerprint) = Fingerprint::at(&entry.path())
         {
@@ -402,6 +482,6 @@ mod tests {
         }
         std::fs::create_dir(directory.path().join("..data")).expect("made");
         let names: Vec<_> = list(directory.path()).expect("listed").into_keys().collect();
-        assert_eq!(names, ["B c.wasm", "a.wasm"]);
+        assert_eq!(names, ["B c.wasm", "a.toml", "a.wasm"]);
     }
 }
