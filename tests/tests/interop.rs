@@ -332,7 +332,10 @@ fn what_the_proxy_cannot_do_it_says_in_one_sentence() {
         ),
         (vec!["--config", "none.toml"], "configuration \"none.toml\": No such file or directory"),
         (vec!["--config", config], "proxy.toml\", line 4: unknown field `police`"),
-        (vec!["--listen", "unix:", "--target", "a:1"], "cannot listen on unix: without a path"),
+        (
+            vec!["--listen", "unix:", "--target", "a:1"],
+            "cannot listen on unix:: address \"unix:\" has no path",
+        ),
         // What is no socket is not removed.
         (vec!["--listen", &format!("unix:{config}"), "--target", "a:1"], "Address already in use"),
     ] {

@@ -27,11 +27,19 @@ pub struct Backend {
     name: String,
     address: SocketAddr,
     accepted: Arc<AtomicUsize>,
-    drains: watch::Sender<usize>,
-    leave: CancellationToken,
+    notice: watch::Sender<Notice>,
     left: CancellationToken,
     health: Option<HealthReporter>,
     _tasks: JoinSet<()>,
+}
+
+/// What a backend's connections are told.
+#[derive(Clone, Copy, Debug, Default)]
+struct Notice {
+    /// GOAWAY, so many times.
+    drains: usize,
+    /// And no new connection.
+    leave: bool,
 }
 
 /// What a backend may be beside an echo server.
@@ -69,12 +77,11 @@ impl Backend {
         let accepted = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
         let echo = EchoServer::new(Service { name: name.to_owned() });
-        let drains = watch::Sender::new(0);
-        let (leave, left) = (CancellationToken::new(), CancellationToken::new());
+        let notice = watch::Sender::new(Notice::default());
+        let left = CancellationToken::new();
         let server = Server {
             accepted: Arc::clone(&accepted),
-            drains: drains.subscribe(),
-            leave: leave.clone(),
+            notice: notice.subscribe(),
             left: left.clone(),
             options,
         };
@@ -82,7 +89,7 @@ impl Backend {
         let service =
             health.clone().map(|reporter| HealthServer::new(HealthService::from_health_reporter(reporter)));
         tasks.spawn(server.serve(listener, Both { echo, health: service }));
-        Ok(Self { name: name.to_owned(), address, accepted, drains, leave, left, health, _tasks: tasks })
+        Ok(Self { name: name.to_owned(), address, accepted, notice, left, health, _tasks: tasks })
     }
 
     /// Says whether a service is healthy, if there is a health service.
@@ -109,13 +116,13 @@ impl Backend {
     /// Sends GOAWAY on every connection, as a server does that is about to restart or that limits the age
     /// of connections. Streams that are open go on; new connections are accepted.
     pub fn drain(&self) {
-        self.drains.send_modify(|drains| *drains += 1);
+        self.notice.send_modify(|notice| notice.drains += 1);
     }
 
     /// Ends in good order, as a server does on SIGTERM: takes no new connection, sends GOAWAY on each that
     /// there is, and lets open streams go on.
     pub fn leave(&self) {
-        self.leave.cancel();
+        self.notice.send_modify(|notice| notice.leave = true);
     }
 
     /// Waits, after [`leave`](Self::leave), until the last connection has ended.
@@ -133,8 +140,7 @@ impl Backend {
 /// What serves the connections of a backend.
 struct Server {
     accepted: Arc<AtomicUsize>,
-    drains: watch::Receiver<usize>,
-    leave: CancellationToken,
+    notice: watch::Receiver<Notice>,
     left: CancellationToken,
     options: BackendOptions,
 }
@@ -144,6 +150,7 @@ impl Server {
     /// server; each is therefore served here, in a set that ends with this task.
     async fn serve(self, listener: TcpListener, service: Both) {
         let mut connections = JoinSet::new();
+        let mut notice = self.notice.clone();
         loop {
             tokio::select! {
                 incoming = listener.accept() => {
@@ -153,13 +160,11 @@ impl Server {
                         continue;
                     };
                     self.accepted.fetch_add(1, Ordering::Relaxed);
-                    let mut drains = self.drains.clone();
-                    drains.mark_unchanged();
-                    let (service, leave) = (service.clone(), self.leave.clone());
-                    connections.spawn(serve_connection(stream, service, drains, leave, self.options));
+                    let notice = self.notice.clone();
+                    connections.spawn(serve_connection(stream, service.clone(), notice, self.options));
                 }
                 Some(_) = connections.join_next() => {}
-                () = self.leave.cancelled() => break,
+                () = leaving(&mut notice) => break,
             }
         }
         drop(listener);
@@ -168,11 +173,15 @@ impl Server {
     }
 }
 
+/// Waits until the backend is to end.
+async fn leaving(notice: &mut watch::Receiver<Notice>) {
+    let _ = notice.wait_for(|notice| notice.leave).await;
+}
+
 async fn serve_connection(
     stream: TcpStream,
     service: Both,
-    mut drains: watch::Receiver<usize>,
-    leave: CancellationToken,
+    mut notice: watch::Receiver<Notice>,
     options: BackendOptions,
 ) {
     let _ = stream.set_nodelay(true);
@@ -183,16 +192,15 @@ async fn serve_connection(
     }
     let connection = server.serve_connection(hyper_util::rt::TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    let mut leaving = false;
+    // What was said before is for those that were there, but for the end.
+    if notice.borrow_and_update().leave {
+        connection.as_mut().graceful_shutdown();
+    }
     loop {
         tokio::select! {
             // The peer's going away is no news here.
             _ = &mut connection => return,
-            () = leave.cancelled(), if !leaving => {
-                leaving = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            Ok(()) = drains.changed() => connection.as_mut().graceful_shutdown(),
+            Ok(()) = notice.changed() => connection.as_mut().graceful_shutdown(),
         }
     }
 }

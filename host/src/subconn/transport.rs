@@ -136,15 +136,14 @@ impl Transport {
             .map_err(|error| describe(&error))?;
         let driven = Driven(Arc::clone(&link));
         tokio::spawn(async move {
-            let reason = tokio::select! {
-                ended = connection => match ended {
-                    Ok(()) => "closed by the peer".to_owned(),
-                    Err(error) => describe(&error),
-                },
-                () = abort.cancelled() => "the channel is closed".to_owned(),
+            let reason = match connection.await {
+                Ok(()) => "closed by the peer".to_owned(),
+                Err(error) => describe(&error),
             };
             driven.0.closed(reason);
-            // Old streams may still run.
+        });
+        // A task of its own: that of the connection wakes for every RPC, and ends before old streams do.
+        tokio::spawn(async move {
             tokio::select! {
                 () = abort.cancelled() => cut.cut(),
                 () = cut.gone() => {}

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use hotpick::Channel;
+use hotpick::resolver::Address;
 use hotpick::tls::ServerTls;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -54,10 +55,10 @@ impl Listener {
     /// Listens on `host:port` or `unix:/path`.
     pub(super) async fn bind(address: &str, tls: Option<ServerTls>) -> anyhow::Result<Self> {
         let failed = || format!("cannot listen on {address}");
-        let socket = match address.strip_prefix("unix:") {
+        let unix = address.starts_with("unix:").then(|| address.parse::<Address>()).transpose();
+        let socket = match unix.with_context(failed)?.as_ref().and_then(Address::path) {
             Some(path) => {
-                let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
-                anyhow::ensure!(!path.as_os_str().is_empty(), "cannot listen on unix: without a path");
+                let path = path.to_owned();
                 let listener = bind_unix(&path).await.with_context(failed)?;
                 let identity = identity(&path);
                 Socket::Unix { listener, path, identity }
