@@ -355,6 +355,22 @@ async fn h06_picks_and_ends_are_equal_while_servers_stop() {
     assert_eq!(in_flight, 0);
 }
 
+#[tokio::test]
+async fn h06_an_answer_without_a_status_is_the_servers_fault_and_not_the_clients() {
+    let server = RawServer::bind().await;
+    let native = Native::new(|ready, _| first_ready(ready));
+    let ledger = native.ledger();
+    let channel = to(server.address()).native_policy(native).connect().expect("a channel");
+    let mut peer = server.accept(&[]).await;
+    let caller = Caller::ready(&channel, Some("native")).await;
+    let call = begin(&caller, hello());
+    let stream = peer.request().await;
+    // HEADERS with END_HEADERS and END_STREAM, and nothing but `:status: 200`.
+    peer.send(1, 4 | 1, stream, &[0x88]).await;
+    soon("the end", call).await.expect("no panic").expect_err("no answer");
+    assert_eq!(ledger.ends(), [(Some(Code::Unknown), false)]);
+}
+
 /// hyper alone would go on with the request of an RPC whose response is given up.
 #[tokio::test]
 async fn h06_a_response_that_is_dropped_cancels_the_stream_though_the_request_is_open() {
@@ -944,7 +960,13 @@ async fn h19_a_channel_without_rpcs_goes_idle_and_an_rpc_wakes_it() {
     assert_eq!(caller.status().subconns.iter().map(SubConn::id).collect::<BTreeSet<_>>(), ids);
     // A stream that is open is no idleness.
     let (send, mut answers) = open(&caller).await;
-    tokio::time::sleep(Duration::from_millis(350)).await;
+    let other = cluster.channel().idle_timeout(Duration::from_millis(100)).connect().expect("a channel");
+    for _ in 0..2 {
+        // Long enough for one that has none.
+        state(&other, Ready).await;
+        state(&other, Idle).await;
+        other.connect();
+    }
     assert_eq!(channel.state(), Ready);
     send.send(EchoRequest::new("still here")).await.expect("open");
     answers.next().await.expect("an answer").expect("a good one");

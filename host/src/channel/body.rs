@@ -42,12 +42,16 @@ impl RpcBody {
         active: Active,
         deadline: Option<Instant>,
     ) -> http::Response<tonic::body::Body> {
-        // An RPC without messages can end in its headers ("trailers-only").
-        if let Some(code) = grpc_code(response.headers()) {
-            call.end(code, Some(response.headers()));
+        // An RPC without messages can end in its headers ("trailers-only"); a peer that ends it there without
+        // a word is no gRPC server, and no reader will come to find that out.
+        let is_over = response.body().is_end_stream();
+        match grpc_code(response.headers()) {
+            Some(code) => call.end(code, Some(response.headers())),
+            None if is_over => call.end(Code::Unknown, None),
+            None => {}
         }
         response.map(|inner| {
-            if inner.is_end_stream() {
+            if is_over {
                 return tonic::body::Body::empty();
             }
             let open = Some(Open { inner, call, _replay: replay, active });
