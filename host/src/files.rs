@@ -6,6 +6,7 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 /// Why a file cannot be read: a fragment of a sentence.
@@ -86,6 +87,14 @@ pub(crate) fn read_now(path: &Path, limit: usize) -> Result<Vec<u8>, ReadError> 
         return Err(ReadError::TooLarge { size: bytes.len(), limit });
     }
     Ok(bytes)
+}
+
+/// Reads TOML. The error is one line, which says where.
+pub(crate) fn from_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    toml::from_str(text).map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        format!("line {line}: {}", error.message())
+    })
 }
 
 #[cfg(unix)]

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use crate::files::from_toml;
 use crate::policy::PolicyError;
 
 /// The settings of a policy. Unknown keys are errors: a typing error must not pass for consent.
@@ -25,10 +26,7 @@ impl Settings {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, PolicyError> {
         let text = std::str::from_utf8(bytes)
             .map_err(|error| PolicyError::Settings(format!("they are not UTF-8: {error}")))?;
-        toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            PolicyError::Settings(format!("line {line}: {}", error.message()))
-        })
+        from_toml(text).map_err(PolicyError::Settings)
     }
 
     /// Refuses a file that is not the one that the settings ask for.

@@ -129,10 +129,7 @@ fn parse(path: &Path, bytes: &[u8]) -> ResolverUpdate {
     let content = || -> Result<(Vec<Endpoint>, Option<Value>), String> {
         let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
         let content: Content = if path.extension().is_some_and(|extension| extension == "toml") {
-            toml::from_str(text).map_err(|error| {
-                let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-                format!("{} at line {line}", error.message())
-            })?
+            files::from_toml(text)?
         } else {
             serde_json::from_str(text).map_err(|error| error.to_string())?
         };
