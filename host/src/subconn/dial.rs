@@ -34,13 +34,19 @@ pub(crate) struct Dialer {
 /// Where to try to connect to.
 #[derive(Clone, Debug)]
 enum Place {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
+    Socket(Socket),
     /// A name, which may be of several addresses.
     Name {
         host: String,
         port: u16,
     },
+}
+
+/// What a connection can be made to.
+#[derive(Clone, Debug)]
+enum Socket {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
 }
 
 impl Dialer {
@@ -82,29 +88,28 @@ impl Dialer {
             Place::Name { host, port } => {
                 let found = tokio::net::lookup_host((host, port)).await.map_err(|error| error.to_string())?;
                 let sockets = interleave(found.collect(), SocketAddr::is_ipv6);
-                let connect = |socket| self.connect(address, Place::Tcp(socket), room);
+                let connect = |socket| self.connect(address, Socket::Tcp(socket), room);
                 race(sockets.into_iter().map(connect).collect(), self.options.attempt_delay).await
             }
-            place => self.connect(address, place, room).await,
+            Place::Socket(socket) => self.connect(address, socket, room).await,
         }
     }
 
     async fn connect(
         &self,
         address: &Address,
-        place: Place,
+        socket: Socket,
         room: &Arc<Notify>,
     ) -> Result<Transport, String> {
-        let io: Box<dyn Io> = match place {
-            Place::Tcp(socket) => {
+        let io: Box<dyn Io> = match socket {
+            Socket::Tcp(socket) => {
                 let tcp = TcpStream::connect(socket).await.map_err(|error| error.to_string())?;
                 set_options(&tcp, self.options.dead_after).map_err(|error| error.to_string())?;
                 Box::new(tcp)
             }
-            Place::Unix(path) => {
+            Socket::Unix(path) => {
                 Box::new(UnixStream::connect(path).await.map_err(|error| error.to_string())?)
             }
-            Place::Name { host, .. } => return Err(format!("{host} is not resolved")),
         };
         let io = match &self.tls {
             None => io,
@@ -118,14 +123,14 @@ impl Dialer {
 /// address families in turns.
 fn places(addresses: &[Address]) -> Vec<(Address, Place)> {
     let place = |address: &Address| match (address.path(), address.host().parse::<IpAddr>()) {
-        (Some(path), _) => Place::Unix(path.to_owned()),
-        (None, Ok(ip)) => Place::Tcp(SocketAddr::new(ip, address.port().unwrap_or_default())),
+        (Some(path), _) => Place::Socket(Socket::Unix(path.to_owned())),
+        (None, Ok(ip)) => Place::Socket(Socket::Tcp(SocketAddr::new(ip, address.port().unwrap_or_default()))),
         (None, Err(_)) => {
             Place::Name { host: address.host().to_owned(), port: address.port().unwrap_or_default() }
         }
     };
     let places = addresses.iter().map(|address| (address.clone(), place(address))).collect();
-    interleave(places, |(_, place)| matches!(place, Place::Tcp(SocketAddr::V6(_))))
+    interleave(places, |(_, place)| matches!(place, Place::Socket(Socket::Tcp(SocketAddr::V6(_)))))
 }
 
 /// The items of the first one's kind and those of the other kind in turns, each kind in its order.
