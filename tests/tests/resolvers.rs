@@ -1,13 +1,18 @@
 //! Resolvers, each against the real thing.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hotpick::Channel;
 use hotpick::channel::ChannelStatus;
 use hotpick::connectivity::ConnectivityState::{self, Ready, TransientFailure};
 use hotpick::etcd::Registration;
-use hotpick::resolver::{self, DnsResolver, Endpoint, ManualResolver, Resolver, Target, TargetError};
+use hotpick::resolver::{
+    self, DnsResolver, Endpoint, FileResolver, ManualResolver, ResolveNow, Resolver, ResolverStream, Target,
+    TargetError,
+};
 use hotpick::tls::{ClientTls, ServerTls};
 use hotpick_echo::Backend;
 use hotpick_tests::fronts::{self, Certificates};
@@ -16,6 +21,7 @@ use hotpick_tests::{Caller, Cluster, Policies, soon, standard};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
 use tonic::{Code, Request};
 
 /// Backends on several loopback addresses, all on one port.
@@ -35,13 +41,61 @@ async fn backends_on(hosts: &[&str]) -> (Vec<Backend>, u16) {
     }
 }
 
+/// A resolver whose failures are counted.
+#[derive(Debug)]
+struct Counted<R> {
+    inner: R,
+    errors: Arc<AtomicUsize>,
+}
+
+impl<R: Resolver> Resolver for Counted<R> {
+    fn watch(&self, target: &Target, resolve_now: ResolveNow) -> ResolverStream {
+        let errors = Arc::clone(&self.errors);
+        Box::pin(self.inner.watch(target, resolve_now).map(move |update| {
+            errors.fetch_add(usize::from(update.endpoints.is_err()), Ordering::SeqCst);
+            update
+        }))
+    }
+}
+
+/// How often a resolver has failed.
+struct Errors(Arc<AtomicUsize>);
+
+impl Errors {
+    fn of<R>(inner: R) -> (Counted<R>, Self) {
+        let errors = Arc::<AtomicUsize>::default();
+        (Counted { inner, errors: Arc::clone(&errors) }, Self(errors))
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Waits for one more than so many. It is the channel's own task that counts, as it takes the failure in.
+    async fn after(&self, before: usize) {
+        let failing = async {
+            while self.count() <= before {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        soon("the resolver to fail", failing).await;
+    }
+}
+
 /// A channel over DNS that asks again after 50 ms.
 fn dns(text: &str) -> Channel {
+    counted_dns(text).0
+}
+
+/// The same, and how often it got no good answer.
+fn counted_dns(text: &str) -> (Channel, Errors) {
     let target: Target = text.parse().expect("a target");
     let resolver = DnsResolver::of(&target).expect("a resolver").min_interval(Duration::from_millis(50));
+    let (resolver, errors) = Errors::of(resolver);
     let mut options = hotpick::subconn::SubConnOptions::default();
     options.backoff.base = Duration::from_millis(50);
-    Channel::builder(text).resolver(resolver).subconn_options(options).connect().expect("a channel")
+    let channel = Channel::builder(text).resolver(resolver).subconn_options(options).connect();
+    (channel.expect("a channel"), errors)
 }
 
 /// Waits until a channel has just these endpoints, all READY.
@@ -66,7 +120,7 @@ async fn dns_names_are_resolved_and_followed_as_their_records_change() {
     let at = |last: u8| format!("127.0.0.{last}:{port}");
     let server = Dnsmasq::start(&[]);
     server.set("echo.test", &["127.0.0.1", "127.0.0.2"]);
-    let channel = dns(&format!("dns://{}/echo.test:{port}", server.address()));
+    let (channel, errors) = counted_dns(&format!("dns://{}/echo.test:{port}", server.address()));
     settled(&channel, &[&at(1), &at(2)]).await;
     let caller = Caller::of(&channel);
     assert_eq!(caller.tally(10).await.len(), 2);
@@ -76,14 +130,15 @@ async fn dns_names_are_resolved_and_followed_as_their_records_change() {
     settled(&channel, &[&at(2), &at(3)]).await;
     assert_eq!(backends[1].accepted(), 1);
 
-    // A server that loses its records, or is gone, leaves the endpoints as they are. (Their time to live is a
-    // second: by then it has been asked again.)
+    // A server that loses its records, or is gone, leaves the endpoints as they are.
     let mut server = server;
+    let before = errors.count();
     server.set("echo.test", &[]);
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    errors.after(before).await;
     assert_eq!(caller.tally(10).await.len(), 2);
     server.stop();
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let before = errors.count();
+    errors.after(before).await;
     assert_eq!(caller.tally(10).await.len(), 2);
 
     // When it is there again, it is asked again.
@@ -228,8 +283,11 @@ async fn a_file_of_endpoints_is_followed() {
         std::fs::write(&new, text).expect("written");
         std::fs::rename(new, &path).expect("renamed");
     };
-    let channel =
-        Channel::builder(format!("file://{}", path.display())).policies(&policies.followed).policy("color");
+    let (resolver, errors) = Errors::of(FileResolver::new(&path));
+    let channel = Channel::builder(format!("file://{}", path.display()))
+        .resolver(resolver)
+        .policies(&policies.followed)
+        .policy("color");
     let channel = channel.connect().expect("a channel");
     let caller = Caller::of(&channel);
     let status = caller.call().await.expect_err("no file yet");
@@ -240,10 +298,11 @@ async fn a_file_of_endpoints_is_followed() {
     assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
     assert_eq!(caller.status().subconns[1].endpoint().weight(), 2);
     // A bad one leaves all as it is; so does none.
+    let before = errors.count();
     write("{\"endpoints\": [".to_owned());
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    errors.after(before).await;
     std::fs::remove_file(&path).expect("removed");
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    errors.after(before + 1).await;
     assert_eq!(caller.call_color("red").await.expect("served"), "red-1");
     // With a service config: another policy, at run time.
     let config = json!({"loadBalancingConfig": [{"no_such": {}}, {"round_robin": {}}]});
@@ -371,18 +430,20 @@ async fn etcd_endpoints_come_with_registrations_and_go_with_their_leases() {
     settled(&channel, &[&blue]).await;
     assert_eq!(caller.call_color("blue").await.expect("served"), "blue-1");
 
-    // Kept alive beyond its time to live, and through a restart of etcd.
-    tokio::time::sleep(ttl * 2).await;
-    assert_eq!(caller.status().subconns.len(), 1);
+    // It has outlived the lease of the other, being kept alive; and now through a restart of etcd.
     etcd.stop();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    soon("the loss of etcd", client.wait_for(|status| status.state != Ready)).await;
     assert_eq!(caller.call_color("blue").await.expect("served while etcd is gone"), "blue-1");
     etcd.restart();
     let fourth = register(0).await;
     settled(&channel, &[&red, &blue]).await;
-    // Its lease is kept alive again, or has been replaced.
-    tokio::time::sleep(ttl * 5).await;
-    settled(&channel, &[&red, &blue]).await;
+    // Its lease is kept alive again, or has been replaced: it outlives others that are not.
+    for _ in 0..2 {
+        let other = register(1).await;
+        settled(&channel, &[&red, &green, &blue]).await;
+        drop(other);
+        settled(&channel, &[&red, &blue]).await;
+    }
     assert_eq!(cluster.backends[2].accepted(), 1);
     third.revoke().await;
     fourth.revoke().await;
