@@ -14,8 +14,11 @@ pub struct Wat<'a> {
     pub init: &'a str,
     /// What `changed` does.
     pub changed: &'a str,
+    /// What `ready` does, after it has taken the list in.
+    pub ready: &'a str,
     /// Body of `pick`: an expression of a pointer to a `pick-result`. `$call` is the number of the pick,
-    /// `$first` the first ready subconn; `(call $picked (i32))` makes a `pick`.
+    /// `$wait` whether the RPC is wait-for-ready, which trial picks are not; `$first` the first ready
+    /// subconn, -1 if there is none; `(call $picked (i32))` makes a `pick`, of -1 a `queue`.
     pub pick: &'a str,
 }
 
@@ -26,6 +29,7 @@ impl Default for Wat<'_> {
             exports: "",
             init: "(i32.const 0)",
             changed: "",
+            ready: "",
             pick: "(call $picked (global.get $first))",
         }
     }
@@ -39,13 +43,13 @@ impl Wat<'_> {
     /// The text is wrong.
     #[must_use]
     pub fn module(&self) -> Vec<u8> {
-        let Self { imports, exports, init, changed, pick } = self;
+        let Self { imports, exports, init, changed, ready, pick } = self;
         wat::parse_str(format!(
             r#"(module
                 {imports}
                 (memory (export "memory") 2)
                 (global $heap (mut i32) (i32.const 1024))
-                (global $first (mut i32) (i32.const 0))
+                (global $first (mut i32) (i32.const -1))
                 (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
                     (local $at i32)
                     (local.set $at (i32.and
@@ -54,7 +58,7 @@ impl Wat<'_> {
                     (global.set $heap (i32.add (local.get $at) (local.get 3)))
                     (local.get $at))
                 (func $picked (param i32) (result i32)
-                    (i32.store8 (i32.const 16) (i32.const 0))
+                    (i32.store8 (i32.const 16) (i32.eq (local.get 0) (i32.const -1)))
                     (i32.store (i32.const 20) (local.get 0))
                     (i32.const 16))
                 (func (export "hotpick:policy/lifecycle@0.1.0#init")
@@ -64,10 +68,14 @@ impl Wat<'_> {
                     {changed}
                     (global.set $heap (i32.const 1024)))
                 (func (export "hotpick:policy/endpoints@0.1.0#ready") (param $at i32) (param $n i32) (param i64)
-                    (if (local.get $n) (then (global.set $first (i32.load (local.get $at)))))
+                    (global.set $first
+                        (if (result i32) (local.get $n)
+                            (then (i32.load (local.get $at)))
+                            (else (i32.const -1))))
+                    {ready}
                     (global.set $heap (i32.const 1024)))
                 (func (export "hotpick:policy/picker@0.1.0#pick")
-                    (param $call i64) (param i32 i32 i64 i64 i64 i32 i32 i32) (result i32)
+                    (param $call i64) (param i32 i32 i64 i64 i64 i32) (param $wait i32) (param i32) (result i32)
                     {pick})
                 {exports})"#
         ))
@@ -112,13 +120,20 @@ impl Wat<'_> {
         Self::default().component()
     }
 
-    /// Does this at each `n`th pick of an instance, and picks the first ready subconn otherwise.
+    /// Does this at each `n`th pick of an instance, if the RPC is wait-for-ready, as no trial pick is; and
+    /// picks the first ready subconn otherwise.
     #[must_use]
     pub fn every(n: u32, what: &str) -> Vec<u8> {
-        let pick = format!(
-            "(if (i64.eqz (i64.rem_u (local.get $call) (i64.const {n}))) (then {what}))
+        Wat { pick: &Self::picks_but(n, what), ..Wat::default() }.component()
+    }
+
+    /// The body of [`every`](Self::every)'s `pick`.
+    #[must_use]
+    pub fn picks_but(n: u32, what: &str) -> String {
+        format!(
+            "(if (i32.and (local.get $wait) (i64.eqz (i64.rem_u (local.get $call) (i64.const {n}))))
+                 (then {what}))
              (call $picked (global.get $first))"
-        );
-        Wat { pick: &pick, ..Wat::default() }.component()
+        )
     }
 }

@@ -118,6 +118,9 @@ async fn an_unknown_policy_is_served_by_round_robin_until_it_is_there() {
     assert_eq!(caller.tally(10).await.get("a"), Some(&10));
 }
 
+/// So that a policy is replaced again and again, and not given up.
+const PATIENT: &[u8] = b"[limits]\nfaults-per-minute = 1000\n";
+
 /// Each: what happens at every tenth pick, and what the fault is called.
 #[tokio::test]
 async fn a_pick_that_goes_wrong_costs_no_rpc_and_the_instance_is_replaced() {
@@ -133,8 +136,10 @@ async fn a_pick_that_goes_wrong_costs_no_rpc_and_the_instance_is_replaced() {
         ("(return (i32.const -1))", "trapped: "),
     ] {
         let cluster = Cluster::start(&["a", "b"]).await;
-        let policies = Policies::with(&[("bad.wasm", &Wat::every(10, what))]);
-        let (channel, caller) = channel_with(&cluster, &policies, "bad").await;
+        let policies = Policies::with(&[("bad.wasm", &Wat::every(10, what)), ("bad.toml", PATIENT)]);
+        let channel = cluster.channel().policies(&policies.followed).policy("bad").wait_for_ready(true);
+        let channel = channel.connect().expect("a channel");
+        let caller = Caller::ready(&channel, Some("bad")).await;
         for _ in 0..3 {
             let before = caller.status().faults.count;
             while caller.status().faults.count == before {
@@ -155,9 +160,10 @@ async fn a_pick_that_goes_wrong_costs_no_rpc_and_the_instance_is_replaced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_that_always_traps_is_round_robin_under_load() {
     let cluster = Cluster::start(&["a", "b"]).await;
-    let bad = Wat { pick: "unreachable", ..Wat::default() }.component();
-    let policies = Policies::with(&[("bad.wasm", &bad)]);
-    let (channel, caller) = channel_with(&cluster, &policies, "bad").await;
+    let policies = Policies::with(&[("bad.wasm", &Wat::every(1, "unreachable")), ("bad.toml", PATIENT)]);
+    let channel = cluster.channel().policies(&policies.followed).policy("bad").wait_for_ready(true);
+    let channel = channel.connect().expect("a channel");
+    let caller = Caller::ready(&channel, Some("bad")).await;
     let load = Load::start(&caller, 8, 2);
     while channel.status().faults.count < 5 {
         tokio::task::yield_now().await;
@@ -185,11 +191,11 @@ async fn a_policy_that_fails_to_start_is_not_taken() {
         assert!(refused.starts_with("policy p #2 ") && refused.contains("failed to start: "), "{refused}");
         assert_eq!(status.policy.generation, 1);
         assert_eq!(caller.tally(10).await.get("a"), Some(&10));
-        policies.put("p.wasm", &Wat { pick: "(call $picked (i32.const 1))", ..Wat::default() }.component());
+        policies.put("p.wasm", &standard("round_robin"));
         soon("the third version", channel.wait_for(|status| status.policy.generation == 3)).await;
         assert_eq!(channel.status().swaps, 1);
         assert!(channel.status().refused.is_none());
-        assert_eq!(caller.tally(10).await.get("b"), Some(&10));
+        assert_eq!(caller.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
     }
 }
 
@@ -230,9 +236,10 @@ fn the_standard_policies_import_nothing_but_hotpicks_interfaces() {
 #[tokio::test]
 async fn a_queued_rpc_goes_on_with_the_next_version() {
     let cluster = Cluster::start(&["a"]).await;
-    let queue = "(i32.store8 (i32.const 16) (i32.const 1)) (i32.const 16)";
-    let policies = Policies::with(&[("p.wasm", &Wat { pick: queue, ..Wat::default() }.component())]);
-    let (_channel, caller) = channel_with(&cluster, &policies, "p").await;
+    let policies = Policies::with(&[("p.wasm", &Wat::every(1, "(return (call $picked (i32.const -1)))"))]);
+    let channel = cluster.channel().policies(&policies.followed).policy("p").wait_for_ready(true);
+    let channel = channel.connect().expect("a channel");
+    let caller = Caller::ready(&channel, Some("p")).await;
     let held = tokio::spawn({
         let caller = caller.clone();
         async move { caller.call().await }

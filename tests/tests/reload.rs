@@ -50,8 +50,8 @@ fn bad_files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("another WIT version", other_version, "this host speaks 0.1.x of hotpick:policy"),
         (
             "an import that is not there",
-            wants_stats(),
-            "imports hotpick:policy/stats, which this host does not provide",
+            wants_more(),
+            "does not fit the contract: ",
         ),
     ]
 }
@@ -69,10 +69,18 @@ fn wit_with_version(module: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn wants_stats() -> Vec<u8> {
+/// A function of the contract that there is not.
+fn wants_more() -> Vec<u8> {
     let imports =
         r#"(import "hotpick:policy/stats@0.1.0" "in-flight" (func $in_flight (param i32) (result i32)))"#;
-    Wat { imports, pick: "(call $picked (call $in_flight (i32.const 0)))", ..Wat::default() }.component()
+    let mut bytes =
+        Wat { imports, pick: "(call $picked (call $in_flight (i32.const 0)))", ..Wat::default() }.component();
+    let name = b"in-flight";
+    let places = bytes.windows(name.len()).enumerate().filter(|(_, window)| window == name);
+    for at in places.map(|(at, _)| at).collect::<Vec<_>>() {
+        bytes[at..at + name.len()].copy_from_slice(b"in-fright");
+    }
+    bytes
 }
 
 #[tokio::test]

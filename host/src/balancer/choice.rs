@@ -93,7 +93,7 @@ impl Choice {
         let candidate = &mut self.candidates[index];
         candidate.state = match (update, &candidate.state) {
             (PolicyUpdate::Loaded(policy), _) => State::Known(policy),
-            (PolicyUpdate::Disabled, _) => State::Disabled,
+            (PolicyUpdate::Disabled | PolicyUpdate::Quarantined(_), _) => State::Disabled,
             // The directory has said why. The version in force stays: removal is not disabling.
             (PolicyUpdate::Rejected(_) | PolicyUpdate::Withdrawn, State::Known(_)) => return,
             _ => self.known.native(&candidate.config.name),

@@ -152,7 +152,8 @@ pub(crate) fn run(
                     Command::EnterIdle => sleeps = true,
                 },
                 started = started(&mut balancer.starting) => balancer.started(started),
-                chosen = balancer.choice.next() => balancer.chosen(chosen),
+                // A policy is tried out on the endpoints before it is let at the RPCs.
+                chosen = balancer.choice.next(), if balancer.is_resolved() => balancer.chosen(chosen),
                 update = next(&mut endpoints) => match update {
                     Some(update) => balancer.resolved(update),
                     None => {
@@ -305,7 +306,9 @@ impl Balancer {
                     self.report.send_modify(|report| report.refused = None);
                     return;
                 }
-                let placement = Placement::new(self.target.clone(), config.clone());
+                let mut placement = Placement::new(self.target.clone(), config.clone());
+                placement.handover = self.builder.handover();
+                placement.resolve_now = self.resolve_now.clone();
                 let ready = self.ready.clone();
                 let task = tokio::task::spawn_blocking(move || policy.start(&placement, &ready));
                 // One that is still starting is overtaken.
@@ -457,8 +460,9 @@ impl Balancer {
     }
 
     fn publish(&mut self) {
-        let mut ready = Vec::new();
-        let connect = !self.idle && matches!(self.resolved, Resolved::Endpoints);
+        let lazy = self.builder.is_lazy();
+        let connect = !self.idle && !lazy && matches!(self.resolved, Resolved::Endpoints);
+        let mut states = Vec::with_capacity(self.members.len());
         for member in &mut self.members {
             let state = member.subconn.state();
             member.state = match (member.state, state) {
@@ -468,10 +472,9 @@ impl Balancer {
                 ) => ConnectivityState::TransientFailure,
                 _ => state,
             };
-            match state {
-                ConnectivityState::Ready => ready.push(member.subconn.clone()),
-                ConnectivityState::Idle if connect => member.subconn.connect(),
-                _ => {}
+            states.push((member.subconn.clone(), state));
+            if connect && state == ConnectivityState::Idle {
+                member.subconn.connect();
             }
             let lost =
                 member.last == ConnectivityState::Ready || state == ConnectivityState::TransientFailure;
@@ -488,13 +491,18 @@ impl Balancer {
                 ConnectivityState::aggregate(self.members.iter().map(|member| member.state))
             }
         };
-        let all: Vec<_> = self.members.iter().map(|member| member.subconn.clone()).collect();
-        self.ready = ReadySet::new(all.clone(), ready);
+        self.ready = ReadySet::new(states);
         // The picker is in place before the state is told: who waits for READY can pick.
         let mut picker = None;
         let cell = &self.published.cell;
         match state {
-            ConnectivityState::Ready if !self.waiting_for_policy => {
+            ConnectivityState::Idle if self.idle => {
+                cell.publish(Arc::new(Wakes(Arc::clone(&self.wake))));
+            }
+            _ if self.waiting_for_policy && state != ConnectivityState::TransientFailure => {
+                cell.publish(Arc::new(Always::Queue));
+            }
+            _ if state == ConnectivityState::Ready || (lazy && !self.members.is_empty()) => {
                 let built = self.builder.build(&self.ready);
                 cell.publish(Arc::clone(&built));
                 picker = Some(built);
@@ -502,20 +510,21 @@ impl Balancer {
             ConnectivityState::TransientFailure => {
                 cell.publish(Arc::new(Always::Fail(Status::unavailable(self.why_not()))));
             }
-            ConnectivityState::Idle if self.idle => {
-                cell.publish(Arc::new(Wakes(Arc::clone(&self.wake))));
-            }
             _ => cell.publish(Arc::new(Always::Queue)),
         }
         self.report.send_modify(|report| {
             report.state = state;
-            report.resolved |= !matches!(self.resolved, Resolved::NotYet);
-            report.subconns = all;
+            report.resolved |= self.is_resolved();
+            report.subconns = self.ready.all().to_vec();
             // While nothing is ready, the last one tells what the policy has done.
             if picker.is_some() {
                 report.picker = picker;
             }
         });
+    }
+
+    fn is_resolved(&self) -> bool {
+        !matches!(self.resolved, Resolved::NotYet)
     }
 
     /// Why no RPC can be served.

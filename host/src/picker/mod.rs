@@ -9,6 +9,7 @@ mod round_robin;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue};
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
+use crate::resolver::ResolveNow;
 use crate::subconn::{Done, DoneInfo, ReadySet, SubConn};
 
 pub(crate) use self::round_robin::Cursor;
@@ -74,34 +76,169 @@ pub struct Placement {
     pub target: String,
     /// The policy's configuration: JSON.
     pub config: String,
+    /// What the channel's policy before this one has to hand over.
+    pub handover: Option<Handover>,
+    /// Asks the channel's resolver for a new answer.
+    pub resolve_now: ResolveNow,
+    /// Of the random numbers that the policy sees.
+    pub(crate) seeds: Arc<AtomicU64>,
 }
 
 impl Placement {
     /// A placement in the channel to `target`, with a configuration in JSON.
     #[must_use]
     pub fn new(target: impl Into<String>, config: impl Into<String>) -> Self {
-        Self { target: target.into(), config: config.into() }
+        let (target, config) = (target.into(), config.into());
+        let seeds = Arc::new(AtomicU64::new(fastrand::u64(..)));
+        Self { target, config, handover: None, resolve_now: ResolveNow::default(), seeds }
+    }
+
+    /// The same, with random numbers that are the same each time: for tests and simulations.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seeds: Arc::new(AtomicU64::new(seed)), ..self }
+    }
+
+    /// A seed for one instance.
+    pub(crate) fn next_seed(&self) -> u64 {
+        let seed = self.seeds.fetch_add(1, Ordering::Relaxed);
+        fastrand::Rng::with_seed(seed).u64(..)
     }
 }
 
-/// Why a policy does not start for a channel: one sentence.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct StartError(String);
+/// The state of a policy at work, for the one that takes over.
+#[derive(Clone)]
+pub struct Handover(Arc<dyn Fn() -> Vec<Saved> + Send + Sync>);
+
+/// A policy's state, in a format of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Saved {
+    /// The number of the format.
+    pub schema: u32,
+    /// The state.
+    pub data: Vec<u8>,
+}
+
+impl Handover {
+    /// `save` may block. It is called when the successor starts, which may never be.
+    pub fn new(save: impl Fn() -> Vec<Saved> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(save))
+    }
+
+    /// The state at this moment; empty if there is none to be had.
+    #[must_use]
+    pub fn save(&self) -> Vec<Saved> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Handover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Handover")
+    }
+}
+
+impl Saved {
+    /// A state in this format.
+    #[must_use]
+    pub fn new(schema: u32, data: impl Into<Vec<u8>>) -> Self {
+        Self { schema, data: data.into() }
+    }
+}
+
+/// Why a policy does not start for a channel: the stage that it failed at, and one sentence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{sentence}")]
+pub struct StartError {
+    stage: Stage,
+    sentence: String,
+}
 
 impl StartError {
-    /// An error with this sentence.
+    /// An error of a policy's `init` with this sentence.
     #[must_use]
     pub fn new(sentence: impl Into<String>) -> Self {
-        Self(sentence.into())
+        Self::at(Stage::Init, sentence)
+    }
+
+    /// An error of this stage.
+    #[must_use]
+    pub fn at(stage: Stage, sentence: impl Into<String>) -> Self {
+        Self { stage, sentence: sentence.into() }
+    }
+
+    /// The stage that failed.
+    #[must_use]
+    pub const fn stage(&self) -> Stage {
+        self.stage
+    }
+}
+
+/// The stages on a policy's way from a file to the RPCs, in order. At each it can be refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Stage {
+    /// The file is read, once it has come to rest.
+    File,
+    /// The settings beside it, and the digest that they ask for.
+    Settings,
+    /// It is not too large.
+    Size,
+    /// There is not too much of anything in it.
+    Scan,
+    /// It is WebAssembly.
+    Parse,
+    /// It imports and exports what the contract has.
+    World,
+    /// It imports only what the operator grants.
+    Grants,
+    /// It is compiled.
+    Compile,
+    /// A channel makes an instance.
+    Instantiate,
+    /// The policy takes its configuration.
+    Init,
+    /// Trial picks.
+    PreFlight,
+}
+
+/// Prints as `pre-flight`.
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::File => "file",
+            Self::Settings => "settings",
+            Self::Size => "size",
+            Self::Scan => "scan",
+            Self::Parse => "parse",
+            Self::World => "world",
+            Self::Grants => "grants",
+            Self::Compile => "compile",
+            Self::Instantiate => "instantiate",
+            Self::Init => "init",
+            Self::PreFlight => "pre-flight",
+        })
     }
 }
 
 /// A policy at work in one channel.
 pub trait PickerBuilder: Send + fmt::Debug {
     /// Makes the picker for this snapshot. Called by the balancer, in order, whenever an endpoint or
-    /// the state of a subconn has changed; `ready` has at least one ready subconn.
+    /// the state of a subconn has changed; `ready` has at least one ready subconn, unless the policy
+    /// [is lazy](Self::is_lazy).
     fn build(&mut self, ready: &ReadySet) -> Arc<dyn Picker>;
+
+    /// Whether the policy decides when to connect. Then the channel connects nothing by itself, and has
+    /// the policy pick whatever the states of the subconns are.
+    fn is_lazy(&self) -> bool {
+        false
+    }
+
+    /// The state of the policy, for the one that will take over from it.
+    fn handover(&self) -> Option<Handover> {
+        None
+    }
 }
 
 /// What a policy has done wrong, and what became of the RPCs.

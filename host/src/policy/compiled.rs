@@ -1,94 +1,92 @@
 //! From bytes to a compiled component whose imports and exports fit the contract.
 
-use wasmtime::component::Component;
-use wasmtime::component::types::ComponentItem;
+use std::borrow::Cow;
+use std::panic::AssertUnwindSafe;
 
-use super::PolicyError;
-use super::bindings::PolicyPre;
+use wasmtime::component::{Component, InstancePre};
+
+use super::compiler::Compiler;
 use super::componentize::componentize_module;
-use super::contract::{OPTIONAL, PACKAGE, PROVIDED, REQUIRED, VERSION, fits};
+use super::contract::{Shape, WASI};
 use super::engine::Engine;
-use super::imports::State;
+use super::exports::Indices;
+use super::grants::Grants;
+use super::imports::{State, provide_wasi};
 use super::limits::Limits;
-use super::scan::scan;
-use crate::picker::PolicyVersion;
+use super::scan::{Outline, scan};
+use super::{PolicyError, digest};
 
 /// A component that fits, ready to be instantiated.
 pub(super) struct Compiled {
     pub(super) engine: &'static Engine,
-    pub(super) pre: PolicyPre<State>,
-    pub(super) version: PolicyVersion,
-    pub(super) limits: Limits,
-    /// The interfaces that it imports, by their short names.
-    pub(super) imports: Vec<String>,
-    /// The optional interfaces that it exports, by their short names.
-    pub(super) optional: Vec<String>,
+    pub(super) pre: InstancePre<State>,
+    pub(super) indices: Indices,
+    pub(super) shape: Shape,
+    /// SHA-256 of the file.
+    pub(super) digest: String,
+    /// Bytes of the file.
+    pub(super) size: usize,
 }
 
 impl Compiled {
-    pub(super) fn new(version: PolicyVersion, bytes: &[u8], limits: Limits) -> Result<Self, PolicyError> {
+    pub(super) fn new(
+        bytes: &[u8],
+        limits: &Limits,
+        grants: &Grants,
+        compiler: &Compiler,
+    ) -> Result<Self, PolicyError> {
         // Parsers and compilers of bytes from anywhere: a panic of theirs is one more way to be bad.
-        std::panic::catch_unwind(|| Self::compile(version, bytes, limits))
-            .unwrap_or_else(|_| Err(PolicyError::Invalid("the compiler panicked on it".to_owned())))
+        let checked = std::panic::catch_unwind(|| check(bytes, limits, grants));
+        let (component, shape) = checked.unwrap_or_else(|_| Err(panicked()))?;
+        let digest = digest(bytes);
+        let component = compiler.compile(&component, &digest, limits)?;
+        let size = bytes.len();
+        let link = AssertUnwindSafe(|| Self::link(&component, shape, digest, size));
+        std::panic::catch_unwind(link).unwrap_or_else(|_| Err(panicked()))
     }
 
-    fn compile(version: PolicyVersion, bytes: &[u8], limits: Limits) -> Result<Self, PolicyError> {
-        if bytes.len() > limits.component {
-            return Err(PolicyError::TooLarge { size: bytes.len(), limit: limits.component });
-        }
+    fn link(component: &Component, shape: Shape, digest: String, size: usize) -> Result<Self, PolicyError> {
         let engine = Engine::shared().map_err(PolicyError::Engine)?;
-        scan(bytes, &limits)?;
-        let encoded;
-        let bytes = match kind(bytes)? {
-            Kind::Component => bytes,
-            Kind::Module => {
-                encoded = componentize_module(bytes)?;
-                &encoded
-            }
-        };
-        let component = Component::from_binary(&engine.wasm, bytes)
-            .map_err(|error| PolicyError::Invalid(one_line(&error)))?;
-
-        let shape = component.component_type();
-        let imports: Vec<_> = shape
-            .imports(&engine.wasm)
-            .map(|(name, item)| {
-                fits(name).map(|short| (short, matches!(item.ty, ComponentItem::ComponentInstance(_))))
-            })
-            .collect::<Result<_, _>>()?;
-        for (short, is_interface) in &imports {
-            if !is_interface || !PROVIDED.contains(&short.as_str()) {
-                return Err(PolicyError::UnknownImport(format!("{PACKAGE}{short}")));
-            }
-        }
-        let mut missing = REQUIRED.to_vec();
-        let mut optional = Vec::new();
-        for (name, _) in shape.exports(&engine.wasm) {
-            if !name.starts_with(PACKAGE) {
-                tracing::info!(
-                    policy = version.name,
-                    export = name,
-                    "export is not part of the contract: ignored"
-                );
-                continue;
-            }
-            let short = fits(name)?;
-            if OPTIONAL.contains(&short.as_str()) {
-                optional.push(short);
-            } else {
-                missing.retain(|required| *required != short);
-            }
-        }
-        if let Some(first) = missing.first() {
-            return Err(PolicyError::MissingExport(format!("{PACKAGE}{first}@{VERSION}")));
-        }
-
         let misfit = |error: wasmtime::Error| PolicyError::Misfit(one_line(&error));
-        let pre = engine.linker.instantiate_pre(&component).map_err(misfit)?;
-        let pre = PolicyPre::new(pre).map_err(misfit)?;
-        let imports = imports.into_iter().map(|(short, _)| short).filter(|short| short != "types").collect();
-        Ok(Self { engine, pre, version, limits, imports, optional })
+        let pre = if shape.capabilities.iter().any(|name| name == WASI) {
+            let mut linker = engine.linker.clone();
+            provide_wasi(&mut linker, component).map_err(misfit)?;
+            linker.instantiate_pre(component)
+        } else {
+            engine.linker.instantiate_pre(component)
+        };
+        let pre = pre.map_err(misfit)?;
+        let indices = Indices::new(&pre, &shape.optional).map_err(misfit)?;
+        Ok(Self { engine, pre, indices, shape, digest, size })
     }
+}
+
+/// All that can be said of bytes without compiling them. Gives the component, and what it says of itself.
+fn check<'a>(
+    bytes: &'a [u8],
+    limits: &Limits,
+    grants: &Grants,
+) -> Result<(Cow<'a, [u8]>, Shape), PolicyError> {
+    if bytes.len() > limits.component {
+        return Err(PolicyError::TooLarge { size: bytes.len(), limit: limits.component });
+    }
+    let kind = kind(bytes)?;
+    let outline = scan(bytes, limits)?;
+    let (component, Outline { imports, exports }) = match kind {
+        Kind::Component => (Cow::Borrowed(bytes), outline),
+        Kind::Module => {
+            let component = componentize_module(bytes)?;
+            let outline = scan(&component, limits)?;
+            (Cow::Owned(component), outline)
+        }
+    };
+    let shape = Shape::of(&imports, &exports)?;
+    grants.allow(&shape.capabilities)?;
+    Ok((component, shape))
+}
+
+fn panicked() -> PolicyError {
+    PolicyError::Invalid("the parser panicked on it".to_owned())
 }
 
 enum Kind {

@@ -1,17 +1,27 @@
-//! One Store, one instance of a policy in it, and what it was last told.
+//! One Store, one instance of a policy in it, and the calls into it.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
 use wasmtime::Store;
 
-use super::bindings::Policy as Exports;
+use super::WasmPolicy;
 use super::bindings::exports::hotpick::policy::endpoints::Endpoint as WitEndpoint;
+use super::bindings::exports::hotpick::policy::handover::Saved as WitSaved;
 use super::bindings::exports::hotpick::policy::lifecycle::Placement as WitPlacement;
+use super::bindings::exports::hotpick::policy::outcomes::Outcome;
 use super::bindings::exports::hotpick::policy::picker::{
     PickInfo as WitPickInfo, PickResult as WitPickResult,
 };
-use super::bindings::hotpick::policy::types::{Attribute, FailCode};
-use super::compiled::Compiled;
-use super::imports::{self, State};
-use crate::picker::{Pick, PickInfo, PickResult, Placement};
+use super::bindings::hotpick::policy::types::{Attribute, ConnectivityState as WitState, FailCode};
+use super::exports::Exports;
+use super::imports::{self, Fittings, State, Wishes};
+use super::limits::Limits;
+use super::meter::Meter;
+use super::record::FaultKind;
+use crate::connectivity::ConnectivityState;
+use crate::picker::{Pick, PickInfo, PickResult, Placement, Saved, Stage};
+use crate::resolver::{Endpoint, ResolveNow};
 use crate::subconn::{Changes, ReadySet};
 
 /// An instance of a policy. After a [`Fault`] it must not be called again: wasmtime has poisoned its
@@ -19,8 +29,20 @@ use crate::subconn::{Changes, ReadySet};
 pub(super) struct Instance {
     store: Store<State>,
     exports: Exports,
-    told: ReadySet,
+    limits: Limits,
+    policy: String,
+    role: Role,
     calls: u64,
+    started_with: usize,
+}
+
+/// What an instance is for.
+#[derive(Clone)]
+pub(super) enum Role {
+    /// To pick for RPCs. It may ask for new endpoints here.
+    Serving(ResolveNow),
+    /// To be tried out: whatever it does has no effect.
+    Trial,
 }
 
 /// What ends an instance.
@@ -36,30 +58,101 @@ pub(super) enum Fault {
     UnknownSubConn(u32),
 }
 
+impl Fault {
+    pub(super) const fn kind(&self) -> FaultKind {
+        match self {
+            Self::Trap(_) => FaultKind::Trap,
+            Self::Deadline => FaultKind::Deadline,
+            Self::Memory => FaultKind::Memory,
+            Self::UnknownSubConn(_) => FaultKind::UnknownSubConn,
+        }
+    }
+}
+
 /// Why there is no instance.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum InitError {
+    #[error("failed to start: it cannot be instantiated: {0}")]
+    Instantiate(Fault),
     #[error("failed to start: {0}")]
     Fault(#[from] Fault),
     #[error("refused its configuration: {0}")]
     Refused(String),
     #[error("has a configuration of {0} bytes, more than {1}")]
     ConfigTooLong(usize, usize),
+    #[error("failed its trial picks: {0}")]
+    Trial(Fault),
+    #[error("only queues RPCs, though {0} endpoints are ready")]
+    OnlyQueues(usize),
+}
+
+impl InitError {
+    pub(super) const fn stage(&self) -> Stage {
+        match self {
+            Self::Instantiate(_) => Stage::Instantiate,
+            Self::Fault(_) | Self::Refused(_) | Self::ConfigTooLong(..) => Stage::Init,
+            Self::Trial(_) | Self::OnlyQueues(_) => Stage::PreFlight,
+        }
+    }
+}
+
+/// A pick, and what the end of the RPC will be told by.
+pub(super) struct Answer {
+    pub(super) result: PickResult,
+    pub(super) call: u64,
+    pub(super) method: u32,
 }
 
 impl Instance {
-    /// Instantiates the policy and calls its `init`.
-    pub(super) fn new(compiled: &Compiled, placement: &Placement) -> Result<Self, InitError> {
-        let limits = &compiled.limits;
+    /// Instantiates the policy and calls its `init`, and its `restore` with what the one before has saved.
+    /// A policy that cannot make use of that starts without.
+    pub(super) fn new(
+        policy: &WasmPolicy,
+        placement: &Placement,
+        role: Role,
+        parts: &[Saved],
+    ) -> Result<Self, InitError> {
+        let mut instance = Self::init(policy, placement, role.clone())?;
+        if parts.is_empty() || instance.exports.handover.is_none() {
+            return Ok(instance);
+        }
+        let restored = instance.restore(parts);
+        if let Ok(Ok(())) = restored {
+            return Ok(instance);
+        }
+        if matches!(role, Role::Serving(_)) {
+            let error = match &restored {
+                Ok(Err(error)) => error.clone(),
+                Err(fault) => fault.to_string(),
+                Ok(Ok(())) => String::new(),
+            };
+            tracing::warn!(policy = %policy.terms.version, error, "state not taken over: a cold start");
+        }
+        // Half of it may be there.
+        Self::init(policy, placement, role)
+    }
+
+    fn init(policy: &WasmPolicy, placement: &Placement, role: Role) -> Result<Self, InitError> {
+        let WasmPolicy { compiled, terms } = policy;
+        let limits = terms.limits;
         if placement.config.len() > limits.config {
             return Err(InitError::ConfigTooLong(placement.config.len(), limits.config));
         }
-        let seed = fastrand::u64(..);
-        let name = compiled.version.name.clone();
-        let state = State::new(name, seed, *limits, compiled.engine.tick());
+        let seed = placement.next_seed();
+        let is_trial = matches!(role, Role::Trial);
+        let meter = if is_trial { Meter::default().into() } else { terms.record.meter(&placement.target) };
+        let fittings = Fittings {
+            policy: terms.version.name.clone(),
+            seed,
+            limits,
+            grants: terms.grants.clone(),
+            meter,
+            silent: is_trial,
+        };
+        let state = State::new(fittings, compiled.engine.tick());
         let mut store = Store::new(&compiled.engine.wasm, state);
         store.limiter(|state| &mut state.memory);
-        store.set_hostcall_fuel(limits.handed_over);
+        store.set_hostcall_fuel(limits.handed_over.max(limits.saved.saturating_mul(2)));
         store.epoch_deadline_callback(|mut store| {
             Ok(if store.data_mut().watchdog.look() {
                 wasmtime::UpdateDeadline::Continue(1)
@@ -69,22 +162,23 @@ impl Instance {
         });
 
         arm(&mut store, limits.init);
-        let exports = compiled.pre.instantiate(&mut store).map_err(|error| fault(&store, &error))?;
-        let mut instance = Self { store, exports, told: ReadySet::default(), calls: 0 };
+        let instantiated = compiled.pre.instantiate(&mut store);
+        let instantiated = instantiated.and_then(|instance| compiled.indices.load(&mut store, &instance));
+        let exports = instantiated.map_err(|error| InitError::Instantiate(fault(&store, &error)))?;
+        let policy = terms.version.name.clone();
+        let mut instance = Self { store, exports, limits, policy, role, calls: 0, started_with: 0 };
         let place = WitPlacement {
             target: placement.target.clone(),
             shard: 0,
             shards: 1,
             seed,
-            generation: compiled.version.generation,
+            generation: terms.version.generation,
         };
         instance.store.data_mut().in_init = true;
-        let init = instance.exports.hotpick_policy_lifecycle().call_init(
-            &mut instance.store,
-            &placement.config,
-            &place,
-        );
+        let lifecycle = &instance.exports.lifecycle;
+        let init = lifecycle.call_init(&mut instance.store, &placement.config, &place);
         instance.store.data_mut().in_init = false;
+        instance.started_with = instance.memory();
         match init {
             Ok(Ok(())) => Ok(instance),
             Ok(Err(message)) => Err(InitError::Refused(imports::clip(&message, limits.log_line))),
@@ -93,41 +187,43 @@ impl Instance {
     }
 
     /// Tells the policy what has changed since it was last told.
-    pub(super) fn tell(&mut self, compiled: &Compiled, ready: &ReadySet) -> Result<(), Fault> {
-        let Changes { added, removed, ready: ready_changed } = ready.changes_since(&self.told);
+    pub(super) fn tell(&mut self, ready: &ReadySet) -> Result<(), Fault> {
+        let Self { store, exports, limits, .. } = self;
+        let Changes { added, removed, ready: ready_changed, states } =
+            ready.changes_since(&store.data().told);
+        // From now on numbers are those of the new list: what the policy asks for in these calls, too.
+        store.data_mut().told = ready.clone();
         let now = imports::now();
-        let store = &mut self.store;
-        let endpoints = self.exports.hotpick_policy_endpoints();
         if !added.is_empty() || !removed.is_empty() {
-            let added: Vec<_> = added
-                .iter()
-                .map(|(id, endpoint)| WitEndpoint {
-                    id: *id,
-                    addresses: endpoint.addresses().iter().map(ToString::to_string).collect(),
-                    weight: endpoint.weight(),
-                    attributes: endpoint
-                        .attributes()
-                        .iter()
-                        .map(|(key, value)| Attribute { key: key.clone(), value: value.clone() })
-                        .collect(),
-                })
-                .collect();
-            arm(store, compiled.limits.update_of(added.len() + removed.len()));
-            endpoints
-                .call_changed(&mut *store, &added, &removed, now)
-                .map_err(|error| fault(store, &error))?;
+            let added: Vec<_> = added.iter().map(|(id, endpoint)| wit_endpoint(*id, endpoint)).collect();
+            arm(store, limits.update_of(added.len() + removed.len()));
+            let told = exports.endpoints.call_changed(&mut *store, &added, &removed, now);
+            told.map_err(|error| fault(store, &error))?;
+        }
+        if let Some(connectivity) = &exports.connectivity
+            && !states.is_empty()
+        {
+            // All of these calls together: a policy must not take its time for each.
+            arm(store, limits.update_of(states.len()));
+            for (id, state) in states {
+                let error = ready.find(id).filter(|_| state == ConnectivityState::TransientFailure);
+                let message = error.and_then(|subconn| subconn.last_error()).unwrap_or_default();
+                let told = connectivity.call_changed(&mut *store, id, wit_state(state), &message, now);
+                told.map_err(|error| fault(store, &error))?;
+            }
         }
         if ready_changed {
             let ids: Vec<_> = ready.ready().iter().map(crate::subconn::SubConn::id).collect();
-            arm(store, compiled.limits.update_of(ids.len()));
-            endpoints.call_ready(&mut *store, &ids, now).map_err(|error| fault(store, &error))?;
+            arm(store, limits.update_of(ids.len()));
+            let told = exports.endpoints.call_ready(&mut *store, &ids, now);
+            told.map_err(|error| fault(store, &error))?;
         }
-        self.told = ready.clone();
+        self.grant_wishes();
         Ok(())
     }
 
     /// Asks the policy for a subconn, out of those that it was last told of.
-    pub(super) fn pick(&mut self, compiled: &Compiled, info: &PickInfo<'_>) -> Result<PickResult, Fault> {
+    pub(super) fn pick(&mut self, info: &PickInfo<'_>) -> Result<Answer, Fault> {
         self.calls += 1;
         let store = &mut self.store;
         let state = store.data_mut();
@@ -142,31 +238,170 @@ impl Instance {
             wait_for_ready: info.wait_for_ready,
             requeued: info.requeued,
         };
-        arm(store, compiled.limits.pick);
-        let answer = self.exports.hotpick_policy_picker().call_pick(&mut *store, asked);
+        arm(store, self.limits.pick);
+        let answer = self.exports.picker.call_pick(&mut *store, asked);
         let answer = answer.map_err(|error| fault(store, &error))?;
         let left = store.data_mut().end();
         let status = |code: FailCode, verb: &str| {
             let text = left.explanation.clone();
-            let text = text.unwrap_or_else(|| format!("{verb} by policy {:?}", compiled.version.name));
+            let text = text.unwrap_or_else(|| format!("{verb} by policy {:?}", self.policy));
             tonic::Status::new(grpc_code(code), text)
         };
-        Ok(match answer {
+        let result = match answer {
             WitPickResult::Pick(id) => {
-                let subconn = self.told.find(id).ok_or(Fault::UnknownSubConn(id))?;
+                let state = store.data_mut();
+                let subconn = state.told.find(id).ok_or(Fault::UnknownSubConn(id))?;
                 let mut pick = Pick::to(subconn.clone());
+                if state.lazy && subconn.state() == ConnectivityState::Idle {
+                    state.wishes.subconns.insert(id, true);
+                }
                 pick.metadata = left.added;
                 PickResult::Pick(pick)
             }
             WitPickResult::Queue => PickResult::Queue,
             WitPickResult::Fail(code) => PickResult::Fail(status(code, "failed")),
             WitPickResult::Drop(code) => PickResult::Drop(status(code, "dropped")),
-        })
+        };
+        self.grant_wishes();
+        Ok(Answer { result, call: asked.call, method: asked.method })
+    }
+
+    /// Whether the policy wants to be told how RPCs end.
+    pub(super) const fn wants_outcomes(&self) -> bool {
+        self.exports.outcomes.is_some()
+    }
+
+    /// Tells how RPCs ended.
+    pub(super) fn done(&mut self, batch: &[Outcome]) -> Result<(), Fault> {
+        let Self { store, exports, limits, .. } = self;
+        let Some(outcomes) = &exports.outcomes else { return Ok(()) };
+        arm(store, limits.update_of(batch.len()));
+        let told = outcomes.call_done(&mut *store, batch, imports::now());
+        told.map_err(|error| fault(store, &error))?;
+        self.grant_wishes();
+        Ok(())
+    }
+
+    /// When its next timer is due.
+    pub(super) fn next_timer(&self) -> Option<Instant> {
+        self.exports.alarms.as_ref().and_then(|_| self.store.data().timers.next())
+    }
+
+    /// Delivers the timers that are due.
+    pub(super) fn fire(&mut self) -> Result<(), Fault> {
+        let Self { store, exports, limits, .. } = self;
+        let Some(alarms) = &exports.alarms else { return Ok(()) };
+        while let Some(id) = store.data_mut().timers.take_due() {
+            arm(store, limits.update);
+            let told = alarms.call_fired(&mut *store, id, imports::now());
+            told.map_err(|error| fault(store, &error))?;
+        }
+        self.grant_wishes();
+        Ok(())
+    }
+
+    /// Whether the policy has a state to hand over.
+    pub(super) const fn can_save(&self) -> bool {
+        self.exports.handover.is_some()
+    }
+
+    /// The policy's state, if it has one that is not too large.
+    pub(super) fn save(&mut self) -> Result<Option<Saved>, Fault> {
+        let Self { store, exports, limits, .. } = self;
+        let Some(handover) = &exports.handover else { return Ok(None) };
+        arm(store, limits.save);
+        let WitSaved { schema, data } =
+            handover.call_save(&mut *store).map_err(|error| fault(store, &error))?;
+        self.grant_wishes();
+        let size = data.len();
+        if size > self.limits.saved {
+            let limit = self.limits.saved;
+            tracing::warn!(policy = self.policy, size, limit, "state too large: it is not kept");
+            return Ok(None);
+        }
+        Ok(Some(Saved { schema, data }))
+    }
+
+    fn restore(&mut self, parts: &[Saved]) -> Result<Result<(), String>, Fault> {
+        let Self { store, exports, limits, .. } = self;
+        let Some(handover) = &exports.handover else { return Ok(Ok(())) };
+        let part = |saved: &Saved| WitSaved { schema: saved.schema, data: saved.data.clone() };
+        let parts: Vec<_> = parts.iter().map(part).collect();
+        arm(store, limits.init);
+        let restored = handover.call_restore(&mut *store, &parts);
+        restored.map_err(|error| fault(store, &error))
+    }
+
+    /// What the policy says of itself: a summary, and the schema of its configuration.
+    pub(super) fn describe(&mut self) -> Result<Option<(String, String)>, Fault> {
+        let Self { store, exports, limits, .. } = self;
+        let Some(about) = &exports.about else { return Ok(None) };
+        arm(store, limits.init);
+        let said = about.call_describe(&mut *store).map_err(|error| fault(store, &error))?;
+        Ok(Some((said.summary, said.config_schema)))
+    }
+
+    /// What the policy has declared, and what it holds.
+    pub(super) fn state(&self) -> &State {
+        self.store.data()
+    }
+
+    /// Bytes of memory in use.
+    pub(super) fn memory(&self) -> usize {
+        self.store.data().memory.used()
+    }
+
+    /// There is little left of its memory, and a fresh one would have more.
+    pub(super) fn is_worn(&self) -> bool {
+        let memory = &self.store.data().memory;
+        memory.is_short() && self.started_with < self.limits.memory / 5 * 3
+    }
+
+    /// Does what the policy wants done to connections.
+    fn grant_wishes(&mut self) {
+        let state = self.store.data_mut();
+        if state.wishes.is_empty() {
+            return;
+        }
+        let Wishes { subconns, resolve_now } = std::mem::take(&mut state.wishes);
+        let Role::Serving(resolver) = &self.role else { return };
+        for (id, connect) in subconns {
+            match state.told.find(id) {
+                Some(subconn) if connect && subconn.state() == ConnectivityState::Idle => subconn.connect(),
+                Some(subconn) if !connect && subconn.state() != ConnectivityState::Idle => {
+                    subconn.enter_idle();
+                }
+                _ => {}
+            }
+        }
+        if resolve_now {
+            resolver.request();
+        }
+    }
+}
+
+fn wit_endpoint(id: u32, endpoint: &Endpoint) -> WitEndpoint {
+    let attribute = |(key, value): (&String, &String)| Attribute { key: key.clone(), value: value.clone() };
+    WitEndpoint {
+        id,
+        addresses: endpoint.addresses().iter().map(ToString::to_string).collect(),
+        weight: endpoint.weight(),
+        attributes: endpoint.attributes().iter().map(attribute).collect(),
+    }
+}
+
+const fn wit_state(state: ConnectivityState) -> WitState {
+    match state {
+        ConnectivityState::Idle => WitState::Idle,
+        ConnectivityState::Connecting => WitState::Connecting,
+        ConnectivityState::Ready => WitState::Ready,
+        ConnectivityState::TransientFailure => WitState::TransientFailure,
+        ConnectivityState::Shutdown => WitState::Shutdown,
     }
 }
 
 /// A call begins.
-fn arm(store: &mut Store<State>, limit: std::time::Duration) {
+fn arm(store: &mut Store<State>, limit: Duration) {
     store.data_mut().watchdog.arm(limit);
     store.set_epoch_deadline(1);
 }
@@ -181,7 +416,7 @@ fn fault(store: &Store<State>, error: &wasmtime::Error) -> Fault {
     }
 }
 
-fn grpc_code(code: FailCode) -> tonic::Code {
+const fn grpc_code(code: FailCode) -> tonic::Code {
     match code {
         FailCode::Cancelled => tonic::Code::Cancelled,
         FailCode::Unknown => tonic::Code::Unknown,

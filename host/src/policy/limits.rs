@@ -3,18 +3,23 @@
 use std::time::Duration;
 
 /// The limits of one policy.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Limits {
     /// CPU time of a pick, give or take a millisecond.
     pub pick: Duration,
-    /// CPU time of the calls that tell a policy of endpoints, and for each endpoint on top of that.
+    /// CPU time of the calls that tell a policy something (of endpoints, of outcomes, of a timer), and
+    /// for each thing that they tell on top of that.
     pub update: Duration,
     /// See [`update`](Self::update).
     pub update_each: Duration,
-    /// CPU time of instantiating and `init`.
+    /// CPU time of instantiating, of `init` and of `restore`.
     pub init: Duration,
-    /// Bytes of linear memory.
+    /// CPU time of `save`, while RPCs wait.
+    pub save: Duration,
+    /// Time that compiling may take.
+    pub compile: Duration,
+    /// Bytes of linear memory. An instance that has 80 % of them is replaced before it needs the rest.
     pub memory: usize,
     /// Elements of all tables together.
     pub table: usize,
@@ -42,6 +47,16 @@ pub struct Limits {
     pub log_lines: u32,
     /// Bytes that one call may hand to the host.
     pub handed_over: usize,
+    /// Bytes of the state that a policy saves.
+    pub saved: usize,
+    /// Instruments of its own.
+    pub instruments: usize,
+    /// Timers under way.
+    pub timers: usize,
+    /// The shortest delay of a timer; a shorter one is this long.
+    pub timer: Duration,
+    /// So many faults within a minute, over all channels, and the policy is not used any more.
+    pub faults: usize,
 }
 
 impl Default for Limits {
@@ -51,6 +66,8 @@ impl Default for Limits {
             update: Duration::from_millis(10),
             update_each: Duration::from_micros(50),
             init: Duration::from_secs(1),
+            save: Duration::from_millis(10),
+            compile: Duration::from_secs(60),
             memory: 32 << 20,
             table: 100_000,
             component: 32 << 20,
@@ -65,11 +82,40 @@ impl Default for Limits {
             log_line: 1 << 10,
             log_lines: 50,
             handed_over: 1 << 20,
+            saved: 256 << 10,
+            instruments: 32,
+            timers: 8,
+            timer: Duration::from_millis(10),
+            faults: 3,
         }
     }
 }
 
 impl Limits {
+    /// What the settings of a policy may raise its limits to, unless the host says otherwise.
+    #[must_use]
+    pub fn caps() -> Self {
+        Self {
+            pick: Duration::from_millis(50),
+            update: Duration::from_secs(1),
+            update_each: Duration::from_millis(1),
+            init: Duration::from_secs(60),
+            save: Duration::from_secs(1),
+            memory: 1 << 30,
+            table: 1_000_000,
+            metadata_keys: 64,
+            metadata_value: 64 << 10,
+            log_line: 16 << 10,
+            log_lines: 1000,
+            saved: 16 << 20,
+            instruments: 256,
+            timers: 64,
+            timer: Duration::from_millis(1),
+            faults: 1000,
+            ..Self::default()
+        }
+    }
+
     /// The limit of a call that names so many endpoints.
     pub(super) fn update_of(&self, endpoints: usize) -> Duration {
         let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);
@@ -82,6 +128,7 @@ impl Limits {
 pub(super) struct Memory {
     /// Bytes left, over all of the instance's memories.
     bytes: usize,
+    limit: usize,
     /// Elements left, over all of its tables.
     elements: usize,
     /// The last growth was.
@@ -89,8 +136,18 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    /// Bytes in use.
+    pub(super) const fn used(&self) -> usize {
+        self.limit - self.bytes
+    }
+
+    /// There is not much left.
+    pub(super) const fn is_short(&self) -> bool {
+        self.bytes < self.limit / 5
+    }
+
     pub(super) fn new(limits: &Limits) -> Self {
-        Self { bytes: limits.memory, elements: limits.table, refused: false }
+        Self { bytes: limits.memory, limit: limits.memory, elements: limits.table, refused: false }
     }
 }
 

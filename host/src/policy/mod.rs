@@ -6,16 +6,26 @@
 //! robin, and the instance is replaced.
 
 mod bindings;
+mod check;
 mod clock;
 mod compiled;
+mod compiler;
 mod componentize;
 mod contract;
 mod engine;
+mod exports;
+mod grants;
 mod imports;
 mod instance;
 mod limits;
+mod meter;
+mod orca;
+mod outcomes;
 mod picker;
+mod preflight;
+mod record;
 mod scan;
+mod seat;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,11 +34,18 @@ use sha2::{Digest as _, Sha256};
 
 use self::compiled::Compiled;
 use self::picker::WasmPickerBuilder;
-use crate::picker::{PickerBuilder, Placement, Policy, PolicyVersion, StartError};
+use crate::picker::{PickerBuilder, Placement, Policy, PolicyVersion, Stage, StartError};
 use crate::subconn::ReadySet;
 
+pub use self::check::Report;
+pub(crate) use self::compiler::Compiler;
+pub use self::compiler::{CompileOptions, precompile};
 pub use self::componentize::componentize;
+pub use self::grants::{Grants, OnFault};
 pub use self::limits::Limits;
+pub use self::meter::{Metric, MetricValue};
+pub use self::record::{FaultKind, Refusal, Totals, Use};
+pub(crate) use self::record::{Reading, Record};
 
 /// Why bytes are not a policy, stage by stage.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,6 +103,9 @@ pub enum PolicyError {
     /// It needs something that this host does not give.
     #[error("imports {0}, which this host does not provide")]
     UnknownImport(String),
+    /// It needs something that its operator does not grant.
+    #[error("imports the capability {0:?}, which its settings do not grant")]
+    NotGranted(String),
     /// It lacks something that every policy has.
     #[error("does not export {0}: it is not a policy")]
     MissingExport(String),
@@ -102,17 +122,57 @@ pub enum PolicyError {
     /// An import or export has another type than in the contract.
     #[error("does not fit the contract: {0}")]
     Misfit(String),
+    /// It is valid, but could not be compiled.
+    #[error("cannot be compiled: {0}")]
+    Compile(String),
     /// The engine itself could not be made.
     #[error("cannot be compiled on this machine: {0}")]
     Engine(String),
 }
 
-/// A policy compiled from WebAssembly. Cheap to clone.
+impl PolicyError {
+    /// The stage at which the policy was refused.
+    #[must_use]
+    pub const fn stage(&self) -> Stage {
+        match self {
+            Self::Name(_) | Self::Read(_) => Stage::File,
+            Self::Settings(_) | Self::Digest { .. } => Stage::Settings,
+            Self::TooLarge { .. } => Stage::Size,
+            Self::TooComplex { .. } => Stage::Scan,
+            Self::NotWasm | Self::NoComponentType | Self::Encode(_) | Self::Invalid(_) => Stage::Parse,
+            Self::UnknownImport(_) | Self::MissingExport(_) | Self::WrongVersion { .. } | Self::Misfit(_) => {
+                Stage::World
+            }
+            Self::NotGranted(_) => Stage::Grants,
+            Self::Compile(_) | Self::Engine(_) => Stage::Compile,
+        }
+    }
+}
+
+/// A policy compiled from WebAssembly, and the terms that it works on. Cheap to clone.
 #[derive(Clone)]
 pub struct WasmPolicy {
     compiled: Arc<Compiled>,
+    terms: Arc<Terms>,
+}
+
+/// What is said of a policy, other than by itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    pub(crate) version: PolicyVersion,
     /// For channels that give none.
-    config: Option<Arc<str>>,
+    pub(crate) config: Option<Arc<str>>,
+    pub(crate) limits: Limits,
+    pub(crate) grants: Arc<Grants>,
+    pub(crate) on_fault: OnFault,
+    pub(crate) record: Arc<Record>,
+}
+
+impl Terms {
+    pub(crate) fn new(version: PolicyVersion, limits: Limits) -> Self {
+        let (grants, record) = (Arc::default(), Arc::default());
+        Self { version, config: None, limits, grants, on_fault: OnFault::default(), record }
+    }
 }
 
 impl WasmPolicy {
@@ -124,52 +184,85 @@ impl WasmPolicy {
     ///
     /// The bytes are not a policy; the error says what they are.
     pub fn compile(name: &str, generation: u64, bytes: &[u8], limits: Limits) -> Result<Self, PolicyError> {
-        if !is_policy_name(name) {
-            return Err(PolicyError::Name(name.to_owned()));
-        }
         let version = PolicyVersion::new(name, generation, digest(bytes));
-        let compiled = Arc::new(Compiled::new(version, bytes, limits)?);
-        Ok(Self { compiled, config: None })
+        Self::load(bytes, Terms::new(version, limits), &compiler::alone())
+    }
+
+    /// The same on terms, and by a compiler that remembers.
+    pub(crate) fn load(bytes: &[u8], terms: Terms, compiler: &Compiler) -> Result<Self, PolicyError> {
+        if !is_policy_name(&terms.version.name) {
+            return Err(PolicyError::Name(terms.version.name));
+        }
+        let compiled = Compiled::new(bytes, &terms.limits, &terms.grants, compiler)?;
+        Ok(Self { compiled: Arc::new(compiled), terms: Arc::new(terms) })
     }
 
     /// The same policy, with a configuration (JSON) for channels that give it none of their own.
     #[must_use]
     pub fn with_config(self, config: impl Into<Arc<str>>) -> Self {
-        Self { config: Some(config.into()), ..self }
+        let terms = Terms { config: Some(config.into()), ..Terms::clone(&self.terms) };
+        Self { terms: Arc::new(terms), ..self }
     }
 
-    /// The interfaces of the contract that the policy imports: what it may ask of the host.
+    /// The same policy in another generation.
+    pub(crate) fn renumbered(&self, generation: u64) -> Self {
+        let mut terms = Terms::clone(&self.terms);
+        terms.version.generation = generation;
+        Self { terms: Arc::new(terms), ..self.clone() }
+    }
+
+    /// The interfaces of the contract that the policy imports: what it may ask of the host. `wasi` stands
+    /// for all of WASI.
     #[must_use]
     pub fn imports(&self) -> &[String] {
-        &self.compiled.imports
+        &self.compiled.shape.capabilities
     }
 
     /// The optional interfaces of the contract that the policy exports.
     #[must_use]
     pub fn optional_parts(&self) -> &[String] {
-        &self.compiled.optional
+        &self.compiled.shape.optional
+    }
+
+    /// What the policy exports beside: nobody calls it.
+    #[must_use]
+    pub fn ignored_exports(&self) -> &[String] {
+        &self.compiled.shape.ignored
     }
 }
 
 impl Policy for WasmPolicy {
     fn version(&self) -> PolicyVersion {
-        self.compiled.version.clone()
+        self.terms.version.clone()
     }
 
     fn start(&self, placement: &Placement, ready: &ReadySet) -> Result<Box<dyn PickerBuilder>, StartError> {
+        let placement = self.placement(placement);
+        WasmPickerBuilder::start(self, &placement, ready)
+            .map(|builder| Box::new(builder) as Box<dyn PickerBuilder>)
+            .map_err(|error| {
+                let version = &self.terms.version;
+                let error = StartError::at(error.stage(), format!("policy {version} {error}"));
+                self.terms.record.refused(&placement.target, version.generation, error.clone());
+                error
+            })
+    }
+}
+
+impl WasmPolicy {
+    /// With the configuration that counts.
+    fn placement(&self, placement: &Placement) -> Placement {
         let mut placement = placement.clone();
-        if let (Some(config), "{}") = (&self.config, placement.config.as_str()) {
+        if let (Some(config), "{}") = (&self.terms.config, placement.config.as_str()) {
             placement.config = config.to_string();
         }
-        WasmPickerBuilder::start(&self.compiled, &placement, ready)
-            .map(|builder| Box::new(builder) as Box<dyn PickerBuilder>)
-            .map_err(|error| StartError::new(format!("policy {} {error}", self.compiled.version)))
+        placement
     }
 }
 
 impl fmt::Debug for WasmPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WasmPolicy({})", self.compiled.version)
+        write!(f, "WasmPolicy({})", self.terms.version)
     }
 }
 
@@ -209,7 +302,8 @@ mod tests {
             SubConn::spawn(id, endpoint, Dialer::plain(), events.clone())
         };
         let all: Vec<_> = (0..10_000).map(subconn).collect();
-        let ready = ReadySet::new(all.clone(), all);
+        let ready = |subconn: SubConn| (subconn, crate::connectivity::ConnectivityState::Ready);
+        let ready = ReadySet::new(all.into_iter().map(ready));
         let placement = Placement::new("static:///many", "{}");
         let mut builder = policy.start(&placement, &ready).expect("started");
         let picker = builder.build(&ready);

@@ -8,10 +8,11 @@ use wasmparser::{Parser, Payload};
 use super::PolicyError;
 use super::limits::Limits;
 
-/// What there is of everything, over all modules and components in a file.
+/// What there is of everything, over all modules and components in a file; and the names of the outermost.
 #[derive(Debug, Default)]
 struct Count {
     depth: usize,
+    outline: Outline,
     functions: usize,
     imports: usize,
     exports: usize,
@@ -19,15 +20,47 @@ struct Count {
     types: usize,
 }
 
-/// Refuses bytes that would cost more than the limits allow. What does not parse is left to the compiler,
-/// which parses all of it before it compiles any, and says what is wrong.
-pub(super) fn scan(bytes: &[u8], limits: &Limits) -> Result<(), PolicyError> {
+/// What a component imports and exports, by name.
+#[derive(Debug, Default)]
+pub(super) struct Outline {
+    pub(super) imports: Vec<String>,
+    pub(super) exports: Vec<String>,
+}
+
+/// Refuses bytes that do not parse, or would cost more than the limits allow.
+pub(super) fn scan(bytes: &[u8], limits: &Limits) -> Result<Outline, PolicyError> {
     let mut count = Count::default();
     for payload in Parser::new(0).parse_all(bytes) {
-        let Ok(payload) = payload else { return Ok(()) };
+        let payload = payload.map_err(|error| invalid(&error))?;
         count.add(&payload, limits)?;
+        if count.depth == 1 {
+            count.outline.add(payload).map_err(|error| invalid(&error))?;
+        }
     }
-    Ok(())
+    Ok(count.outline)
+}
+
+fn invalid(error: &wasmparser::BinaryReaderError) -> PolicyError {
+    PolicyError::Invalid(error.to_string().replace('\n', " "))
+}
+
+impl Outline {
+    fn add(&mut self, payload: Payload<'_>) -> Result<(), wasmparser::BinaryReaderError> {
+        match payload {
+            Payload::ComponentImportSection(section) => {
+                for import in section {
+                    self.imports.push(import?.name.name.to_owned());
+                }
+            }
+            Payload::ComponentExportSection(section) => {
+                for export in section {
+                    self.exports.push(export?.name.name.to_owned());
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 impl Count {

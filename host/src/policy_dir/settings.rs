@@ -1,9 +1,12 @@
 //! `color.toml`, beside `color.wasm`: what the operator says of a policy.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use crate::files::from_toml;
-use crate::policy::PolicyError;
+use crate::policy::{Grants, Limits, OnFault, PolicyError};
 
 /// The settings of a policy. Unknown keys are errors: a typing error must not pass for consent.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -14,11 +17,57 @@ pub(super) struct Settings {
     pub(super) wasm_sha256: Option<String>,
     /// For channels that give the policy no configuration of their own.
     pub(super) config: Option<serde_json::Map<String, serde_json::Value>>,
+    grants: GrantSettings,
+    limits: LimitSettings,
+    on_fault: FaultSetting,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct GrantSettings {
+    capabilities: Option<BTreeSet<String>>,
+    metadata: Option<BTreeSet<String>>,
+    set_metadata: Option<BTreeSet<String>>,
+}
+
+/// With the unit in the name: no one has to look it up.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct LimitSettings {
+    pick_ms: Option<u64>,
+    update_ms: Option<u64>,
+    init_ms: Option<u64>,
+    save_ms: Option<u64>,
+    memory_mib: Option<usize>,
+    table_elements: Option<usize>,
+    metadata_keys: Option<usize>,
+    metadata_value_bytes: Option<usize>,
+    log_line_bytes: Option<usize>,
+    log_lines_per_second: Option<u32>,
+    saved_kib: Option<usize>,
+    instruments: Option<usize>,
+    timers: Option<usize>,
+    faults_per_minute: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum FaultSetting {
+    #[default]
+    RoundRobin,
+    Fail,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { enabled: true, wasm_sha256: None, config: None }
+        Self {
+            enabled: true,
+            wasm_sha256: None,
+            config: None,
+            grants: GrantSettings::default(),
+            limits: LimitSettings::default(),
+            on_fault: FaultSetting::default(),
+        }
     }
 }
 
@@ -38,6 +87,74 @@ impl Settings {
             _ => Ok(()),
         }
     }
+
+    /// Whether a version made with these settings is what the others ask for, too.
+    pub(super) fn are_the_same_terms(&self, other: &Self) -> bool {
+        let terms = |of: &Self| (of.config.clone(), of.grants.clone(), of.limits.clone(), of.on_fault);
+        terms(self) == terms(other)
+    }
+
+    pub(super) fn grants(&self) -> Result<Grants, PolicyError> {
+        let GrantSettings { capabilities, metadata, set_metadata } = self.grants.clone();
+        let grants = Grants { capabilities, metadata, set_metadata };
+        grants.check().map_err(PolicyError::Settings)?;
+        Ok(grants)
+    }
+
+    pub(super) const fn on_fault(&self) -> OnFault {
+        match self.on_fault {
+            FaultSetting::RoundRobin => OnFault::RoundRobin,
+            FaultSetting::Fail => OnFault::Fail,
+        }
+    }
+
+    /// The limits: the host's, but for what the settings say within the host's caps.
+    pub(super) fn limits(&self, host: &Limits, caps: &Limits) -> Result<Limits, PolicyError> {
+        let of = &self.limits;
+        let mut limits = *host;
+        let ms = |ms: Option<u64>| ms.map(Duration::from_millis);
+        let least = Duration::from_millis(1);
+        set("pick-ms", &mut limits.pick, ms(of.pick_ms), least, caps.pick)?;
+        set("update-ms", &mut limits.update, ms(of.update_ms), least, caps.update)?;
+        set("init-ms", &mut limits.init, ms(of.init_ms), least, caps.init)?;
+        set("save-ms", &mut limits.save, ms(of.save_ms), least, caps.save)?;
+        let mib = |mib: Option<usize>| mib.map(|mib| mib.saturating_mul(1 << 20));
+        let kib = |kib: Option<usize>| kib.map(|kib| kib.saturating_mul(1 << 10));
+        set("memory-mib", &mut limits.memory, mib(of.memory_mib), 1 << 20, caps.memory)?;
+        set("table-elements", &mut limits.table, of.table_elements, 0, caps.table)?;
+        set("metadata-keys", &mut limits.metadata_keys, of.metadata_keys, 0, caps.metadata_keys)?;
+        let value = &mut limits.metadata_value;
+        set("metadata-value-bytes", value, of.metadata_value_bytes, 0, caps.metadata_value)?;
+        set("log-line-bytes", &mut limits.log_line, of.log_line_bytes, 1, caps.log_line)?;
+        set("log-lines-per-second", &mut limits.log_lines, of.log_lines_per_second, 0, caps.log_lines)?;
+        set("saved-kib", &mut limits.saved, kib(of.saved_kib), 0, caps.saved)?;
+        set("instruments", &mut limits.instruments, of.instruments, 0, caps.instruments)?;
+        set("timers", &mut limits.timers, of.timers, 0, caps.timers)?;
+        set("faults-per-minute", &mut limits.faults, of.faults_per_minute, 1, caps.faults)?;
+        Ok(limits)
+    }
+}
+
+fn set<T: Copy + PartialOrd + std::fmt::Debug>(
+    key: &str,
+    limit: &mut T,
+    value: Option<T>,
+    least: T,
+    most: T,
+) -> Result<(), PolicyError> {
+    match value {
+        None => Ok(()),
+        Some(value) if value < least => {
+            Err(PolicyError::Settings(format!("limits.{key} is {value:?}, less than {least:?}")))
+        }
+        Some(value) if value > most => Err(PolicyError::Settings(format!(
+            "limits.{key} is {value:?}, and this host allows no more than {most:?}"
+        ))),
+        Some(value) => {
+            *limit = value;
+            Ok(())
+        }
+    }
 }
 
 #[cfg(test)]
@@ -47,7 +164,33 @@ mod tests {
     #[test]
     fn settings_may_say_all_of_this() {
         let settings = Settings::parse(
-            b"enabled = false\nwasm-sha256 = 'AB'\n[config]\nunmatched = 'any'\nweights = { a = 1 }\n",
+            br#"
+            enabled = false
+            wasm-sha256 = "AB"
+            on-fault = "fail"
+            [config]
+            unmatched = "any"
+            weights = { a = 1 }
+            [grants]
+            capabilities = ["env", "call"]
+            metadata = ["color"]
+            set-metadata = []
+            [limits]
+            pick-ms = 5
+            update-ms = 20
+            init-ms = 2000
+            save-ms = 20
+            memory-mib = 64
+            table-elements = 1000
+            metadata-keys = 1
+            metadata-value-bytes = 100
+            log-line-bytes = 200
+            log-lines-per-second = 1
+            saved-kib = 1
+            instruments = 0
+            timers = 1
+            faults-per-minute = 10
+            "#,
         )
         .expect("settings");
         assert!(!settings.enabled && settings.check("ab").is_ok());
@@ -57,7 +200,13 @@ mod tests {
             settings.check("cd").expect_err("another").to_string(),
             "has the SHA-256 cd, but its settings ask for AB"
         );
+        assert_eq!(settings.on_fault(), OnFault::Fail);
+        assert_eq!(settings.grants().expect("capabilities").capabilities.map(|names| names.len()), Some(2));
+        let limits = settings.limits(&Limits::default(), &Limits::caps()).expect("below the caps");
+        assert_eq!((limits.pick, limits.memory), (Duration::from_millis(5), 64 << 20));
         assert_eq!(Settings::parse(b"").expect("settings"), Settings::default());
+        let none = Settings::default().limits(&Limits::default(), &Limits::caps());
+        assert_eq!(none, Ok(Limits::default()));
     }
 
     #[test]
@@ -66,12 +215,29 @@ mod tests {
             ("enabled = true\nenable = false\n", "line 2: unknown field `enable`"),
             ("enabled = 'yes'", "line 1: invalid type: string \"yes\", expected a boolean"),
             ("[config", "line 1: "),
+            ("[limits]\nmemory = 3\n", "line 2: unknown field `memory`"),
+            ("on-fault = 'panic'", "line 1: unknown variant `panic`"),
         ] {
             let error = Settings::parse(text.as_bytes()).expect_err(text).to_string();
             assert!(
                 error.starts_with("has settings that cannot be used: ") && error.contains(sentence),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn what_the_host_does_not_allow_is_refused_by_name() {
+        for (text, sentence) in [
+            ("[limits]\npick-ms = 0", "limits.pick-ms is 0ns, less than 1ms"),
+            ("[limits]\npick-ms = 1000", "limits.pick-ms is 1s, and this host allows no more than 50ms"),
+            ("[limits]\ntimers = 65", "limits.timers is 65, and this host allows no more than 64"),
+            ("[grants]\ncapabilities = ['stat']", "\"stat\" is not a capability: there are env, stats, call"),
+        ] {
+            let settings = Settings::parse(text.as_bytes()).expect(text);
+            let limits = settings.limits(&Limits::default(), &Limits::caps());
+            let error = limits.map(drop).and(settings.grants().map(drop)).expect_err(text).to_string();
+            assert!(error.contains(sentence), "{error}");
         }
     }
 }

@@ -78,6 +78,36 @@ impl Watcher {
     }
 }
 
+/// Whether other machines may write to the directory, which causes no events here.
+#[cfg(target_os = "linux")]
+pub(super) fn is_on_a_network(directory: &Path) -> bool {
+    rustix::fs::statfs(directory).is_ok_and(|status| is_network(i64::from(status.f_type)))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_on_a_network(_directory: &Path) -> bool {
+    false
+}
+
+/// By the magic numbers of `statfs(2)`: NFS, SMB, CIFS, SMB2, 9P, FUSE, AFS, Ceph, OCFS2, Lustre, GPFS.
+#[cfg(target_os = "linux")]
+const fn is_network(magic: i64) -> bool {
+    matches!(
+        magic,
+        0x6969
+            | 0x517b
+            | 0xff53_4d42
+            | 0xfe53_4d42
+            | 0x0102_1997
+            | 0x6573_5546
+            | 0x5346_414f
+            | 0x00c3_6400
+            | 0x7461_636f
+            | 0x0bd0_0bd0
+            | 0x4750_4653
+    )
+}
+
 #[cfg(unix)]
 fn identity(directory: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt as _;
@@ -87,4 +117,21 @@ fn identity(directory: &Path) -> Option<(u64, u64)> {
 #[cfg(not(unix))]
 fn identity(directory: &Path) -> Option<(u64, u64)> {
     directory.is_dir().then_some((0, 0))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_systems_that_others_write_to_are_known() {
+        for network in [0x6969, 0xff53_4d42, 0x6573_5546] {
+            assert!(is_network(network));
+        }
+        // ext4, tmpfs, overlayfs.
+        for local in [0xef53, 0x0102_1994, 0x794c_7630] {
+            assert!(!is_network(local));
+        }
+        assert!(!is_on_a_network(Path::new("/proc")));
+    }
 }

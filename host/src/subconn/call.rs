@@ -46,12 +46,13 @@ struct Open {
     /// None until it is on a connection.
     stream: Option<InFlight>,
     done: Option<Done>,
+    begun: Instant,
 }
 
 impl Call {
     pub(super) fn begin(subconn: Arc<Shared>, done: Option<Done>, deadline: Option<Instant>) -> Self {
         subconn.stats.begin();
-        Self { open: Some(Open { subconn, stream: None, done }), deadline }
+        Self { open: Some(Open { subconn, stream: None, done, begun: Instant::now() }), deadline }
     }
 
     pub(super) fn on(&mut self, transport: &Transport) {
@@ -80,7 +81,7 @@ impl Call {
 
     fn ended(&mut self, info: &DoneInfo<'_>) {
         if let Some(open) = self.open.take() {
-            open.subconn.stats.end(info.code == Some(Code::Ok));
+            open.subconn.stats.end(info.code == Some(Code::Ok), info.client_ended, open.begun);
             open.finish(info);
         }
     }
@@ -88,7 +89,7 @@ impl Call {
 
 impl Open {
     fn finish(self, info: &DoneInfo<'_>) {
-        let Self { subconn, stream, done } = self;
+        let Self { subconn, stream, done, begun: _ } = self;
         drop(stream);
         if subconn.waiting.load(Ordering::SeqCst) > 0 {
             subconn.room.notify_one();

@@ -51,7 +51,6 @@ enum Socket {
 
 impl Dialer {
     /// Without anything that is not asked for.
-    #[cfg(test)]
     pub(crate) fn plain() -> Self {
         Self {
             options: SubConnOptions::default(),

@@ -188,6 +188,11 @@ impl SubConn {
         stats
     }
 
+    /// RPCs under way.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.0.stats.in_flight()
+    }
+
     /// Starts connecting if IDLE.
     pub(crate) fn connect(&self) {
         self.0.command(Command::Connect);

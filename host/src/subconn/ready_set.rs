@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::SubConn;
+use crate::connectivity::ConnectivityState;
 use crate::resolver::Endpoint;
 
 /// An immutable snapshot of a channel's subconns. Cheap to clone.
@@ -15,8 +16,16 @@ pub struct ReadySet(Arc<Inner>);
 struct Inner {
     all: Vec<SubConn>,
     ready: Vec<SubConn>,
-    /// `all`, by number, each with its endpoint at the time of the snapshot.
-    by_id: Vec<(SubConn, Arc<Endpoint>)>,
+    /// Of `all`, by number.
+    by_id: Vec<Entry>,
+}
+
+/// A subconn as it was at the time of the snapshot.
+#[derive(Clone, Debug)]
+struct Entry {
+    subconn: SubConn,
+    endpoint: Arc<Endpoint>,
+    state: ConnectivityState,
 }
 
 /// What became of a channel's endpoints between two snapshots.
@@ -27,14 +36,24 @@ pub(crate) struct Changes {
     pub(crate) removed: Vec<u32>,
     /// Which are ready, or their order, has changed.
     pub(crate) ready: bool,
+    /// Those in another state than before, in the resolver's order. One that was not there was IDLE.
+    pub(crate) states: Vec<(u32, ConnectivityState)>,
 }
 
 impl ReadySet {
-    /// A snapshot of these subconns, in the resolver's order; `ready` is a part of `all`.
-    pub(crate) fn new(all: Vec<SubConn>, ready: Vec<SubConn>) -> Self {
-        let mut by_id: Vec<_> = all.iter().map(|subconn| (subconn.clone(), subconn.endpoint())).collect();
-        by_id.sort_unstable_by_key(|(subconn, _)| subconn.id());
-        Self(Arc::new(Inner { all, ready, by_id }))
+    /// A snapshot of subconns, in the resolver's order, each in a state.
+    pub(crate) fn new(members: impl IntoIterator<Item = (SubConn, ConnectivityState)>) -> Self {
+        let mut inner = Inner::default();
+        for (subconn, state) in members {
+            inner.all.push(subconn.clone());
+            if state == ConnectivityState::Ready {
+                inner.ready.push(subconn.clone());
+            }
+            let endpoint = subconn.endpoint();
+            inner.by_id.push(Entry { subconn, endpoint, state });
+        }
+        inner.by_id.sort_unstable_by_key(|entry| entry.subconn.id());
+        Self(Arc::new(inner))
     }
 
     /// The ready subconns, in the resolver's order.
@@ -52,7 +71,13 @@ impl ReadySet {
     /// The subconn of this number, ready or not.
     #[must_use]
     pub fn find(&self, id: u32) -> Option<&SubConn> {
-        self.entry(id).map(|(subconn, _)| subconn)
+        self.entry(id).map(|entry| &entry.subconn)
+    }
+
+    /// The state of this subconn when the snapshot was made.
+    #[must_use]
+    pub fn state(&self, id: u32) -> Option<ConnectivityState> {
+        self.entry(id).map(|entry| entry.state)
     }
 
     /// Whether this is the very same snapshot.
@@ -65,25 +90,23 @@ impl ReadySet {
         if self.is(earlier) {
             return Changes::default();
         }
-        let changed = |(id, endpoint): &(u32, Arc<Endpoint>)| {
-            earlier.entry(*id).is_none_or(|(_, before)| !Arc::ptr_eq(before, endpoint))
-        };
-        let gone = |(subconn, _): &&(SubConn, Arc<Endpoint>)| self.find(subconn.id()).is_none();
-        Changes {
-            added: self
-                .all()
-                .iter()
-                .filter_map(|subconn| self.entry(subconn.id()))
-                .map(|(subconn, endpoint)| (subconn.id(), Arc::clone(endpoint)))
-                .filter(changed)
-                .collect(),
-            removed: earlier.0.by_id.iter().filter(gone).map(|(subconn, _)| subconn.id()).collect(),
-            ready: self.ready() != earlier.ready(),
+        let mut changes = Changes { ready: self.ready() != earlier.ready(), ..Changes::default() };
+        for entry in self.all().iter().filter_map(|subconn| self.entry(subconn.id())) {
+            let (id, before) = (entry.subconn.id(), earlier.entry(entry.subconn.id()));
+            if before.is_none_or(|before| !Arc::ptr_eq(&before.endpoint, &entry.endpoint)) {
+                changes.added.push((id, Arc::clone(&entry.endpoint)));
+            }
+            if before.map_or(ConnectivityState::Idle, |before| before.state) != entry.state {
+                changes.states.push((id, entry.state));
+            }
         }
+        let gone = |entry: &&Entry| self.find(entry.subconn.id()).is_none();
+        changes.removed = earlier.0.by_id.iter().filter(gone).map(|entry| entry.subconn.id()).collect();
+        changes
     }
 
-    fn entry(&self, id: u32) -> Option<&(SubConn, Arc<Endpoint>)> {
+    fn entry(&self, id: u32) -> Option<&Entry> {
         let by_id = &self.0.by_id;
-        by_id.binary_search_by_key(&id, |(subconn, _)| subconn.id()).ok().map(|at| &by_id[at])
+        by_id.binary_search_by_key(&id, |entry| entry.subconn.id()).ok().map(|at| &by_id[at])
     }
 }

@@ -1,6 +1,13 @@
 //! What the host counts of a subconn. It lives as long as the subconn, whatever policies come and go.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How fast an average forgets: after so long, what was before weighs 1/e.
+const MEMORY: Duration = Duration::from_secs(10);
 
 /// The counters, all relaxed: each is exact, but two read together may differ by an RPC.
 #[derive(Debug, Default)]
@@ -10,10 +17,38 @@ pub(crate) struct Stats {
     picked: AtomicU64,
     succeeded: AtomicU64,
     failed: AtomicU64,
+    averages: Mutex<Averages>,
+}
+
+/// Exponentially weighted by time: an answer counts for more the longer there was none.
+#[derive(Clone, Copy, Debug, Default)]
+struct Averages {
+    latency: Duration,
+    failure_rate: f64,
+    /// Of the last answer.
+    at: Option<Instant>,
+    ready_since: Option<Instant>,
+}
+
+impl Averages {
+    fn answered(&mut self, ok: bool, latency: Duration, now: Instant) {
+        let failed = f64::from(u8::from(!ok));
+        let Some(before) = self.at.replace(now) else {
+            (self.latency, self.failure_rate) = (latency, failed);
+            return;
+        };
+        // Of many answers at the same moment each must count.
+        let silence = now.saturating_duration_since(before).max(MEMORY / 1000);
+        let weight = 1.0 - (-silence.as_secs_f64() / MEMORY.as_secs_f64()).exp();
+        let mix = |before: f64, sample: f64| before + weight * (sample - before);
+        let mixed = mix(self.latency.as_secs_f64(), latency.as_secs_f64());
+        self.latency = Duration::try_from_secs_f64(mixed).unwrap_or_default();
+        self.failure_rate = mix(self.failure_rate, failed);
+    }
 }
 
 /// A reading of a subconn's counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct SubConnStats {
     /// Connections attempted.
@@ -31,6 +66,13 @@ pub struct SubConnStats {
     pub succeeded: u64,
     /// RPCs that ended in any other way, given up by the client too.
     pub failed: u64,
+    /// How long RPCs took, from when they were sent to their end; exponentially weighted over some 10 s.
+    /// Those that the client gave up do not count.
+    pub latency: Duration,
+    /// The part of RPCs that did not end with OK, 0 to 1, weighted like the latency.
+    pub failure_rate: f64,
+    /// Since when the subconn is READY; none if it is not.
+    pub ready_since: Option<Instant>,
 }
 
 impl Stats {
@@ -39,7 +81,11 @@ impl Stats {
     }
 
     pub(super) fn read(&self) -> SubConnStats {
+        let averages = *self.averages();
         SubConnStats {
+            latency: averages.latency,
+            failure_rate: averages.failure_rate,
+            ready_since: averages.ready_since,
             connections: 0,
             max_streams: None,
             dials: self.dials.load(Ordering::Relaxed),
@@ -55,15 +101,56 @@ impl Stats {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn end(&self, ok: bool) {
+    /// `client_ended`: the client gave up, which says little of the server.
+    pub(super) fn end(&self, ok: bool, client_ended: bool, begun: Instant) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         let outcome = if ok { &self.succeeded } else { &self.failed };
         outcome.fetch_add(1, Ordering::Relaxed);
+        if !client_ended {
+            let now = Instant::now();
+            self.averages().answered(ok, now.saturating_duration_since(begun), now);
+        }
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn ready(&self, ready: bool) {
+        let mut averages = self.averages();
+        match averages.ready_since {
+            Some(_) if ready => {}
+            _ => averages.ready_since = ready.then(Instant::now),
+        }
+    }
+
+    fn averages(&self) -> std::sync::MutexGuard<'_, Averages> {
+        self.averages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The RPC never left.
     pub(super) fn unsend(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.picked.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn averages_follow_what_is_new_and_forget_by_time() {
+        let mut averages = Averages::default();
+        let ms = Duration::from_millis;
+        averages.answered(true, ms(100), Instant::now());
+        assert_eq!((averages.latency, averages.failure_rate), (ms(100), 0.0));
+        // A minute later what was before is all but forgotten.
+        tokio::time::advance(MEMORY * 6).await;
+        averages.answered(false, ms(10), Instant::now());
+        assert!(averages.latency < ms(11) && averages.failure_rate > 0.99, "{averages:?}");
+        // One of many in the same moment moves it by a thousandth.
+        averages.answered(true, ms(1010), Instant::now());
+        assert!(averages.latency > ms(10) && averages.latency < ms(13), "{averages:?}");
     }
 }

@@ -61,6 +61,7 @@ impl Task {
         let changed = std::mem::replace(&mut condition.state, state) != state;
         condition.error = error.or(condition.error.take());
         drop(condition);
+        self.shared.stats.ready(state == ConnectivityState::Ready);
         if changed {
             // No one listens once the channel is gone, and then SHUTDOWN is near.
             let _ = self.events.send(self.shared.id);

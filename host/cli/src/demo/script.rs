@@ -41,8 +41,8 @@ pub(super) fn steps() -> anyhow::Result<Vec<Step>> {
         },
         Step {
             at: 0.55,
-            what: "a policy copied over active.wasm that traps at every 100th pick",
-            why_nothing_fails: "the RPC in hand gets a native round robin's pick, and the instance is replaced",
+            what: "a policy copied over active.wasm that traps at every 800th pick",
+            why_nothing_fails: "the RPC in hand gets a native round robin's pick; the version before it is back",
             bytes: traps,
         },
         Step {

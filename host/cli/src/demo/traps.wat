@@ -1,4 +1,5 @@
-;; A policy that works 99 times and traps at the hundredth pick: what a bug in production looks like.
+;; A policy that works 799 times and traps at the 800th pick: what a bug in production looks like. The host's
+;; trial picks end before.
 ;;
 ;; It is written by hand against the contract in wit/policy.wit: the exports are its functions, flattened
 ;; to numbers as the component model's canonical ABI says.
@@ -34,7 +35,7 @@
   ;; pick(info) -> pick-result: the tag at 16, the subconn at 20.
   (func (export "hotpick:policy/picker@0.1.0#pick")
     (param $call i64) (param i32 i32 i64 i64 i64 i32 i32 i32) (result i32)
-    (if (i64.eqz (i64.rem_u (local.get $call) (i64.const 100))) (then unreachable))
+    (if (i64.eqz (i64.rem_u (local.get $call) (i64.const 800))) (then unreachable))
     (global.set $next (i32.rem_u (i32.add (global.get $next) (i32.const 1)) (global.get $ready)))
     (i32.store8 (i32.const 16) (i32.const 0))
     (i32.store (i32.const 20)

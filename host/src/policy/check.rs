@@ -1,0 +1,120 @@
+//! A look at a policy without a channel: what it is, what it may do, what it costs.
+
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+use tokio::sync::mpsc;
+
+use super::WasmPolicy;
+use super::instance::{Instance, Role};
+use super::preflight::preflight;
+use crate::connectivity::ConnectivityState;
+use crate::picker::{PickInfo, Placement, StartError};
+use crate::resolver::Endpoint;
+use crate::subconn::{Dialer, ReadySet, SubConn};
+
+/// What is to be known of a policy.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// SHA-256 of the file, in hexadecimal.
+    pub digest: String,
+    /// Bytes of the file.
+    pub size: usize,
+    /// The capabilities that it imports.
+    pub imports: Vec<String>,
+    /// The optional interfaces that it exports.
+    pub optional_parts: Vec<String>,
+    /// What it exports beside.
+    pub ignored_exports: Vec<String>,
+    /// The metadata keys that it reads.
+    pub metadata: Vec<String>,
+    /// The one whose hash its picks are given.
+    pub affinity: Option<String>,
+    /// It decides when to connect.
+    pub lazy: bool,
+    /// What it says of itself.
+    pub summary: Option<String>,
+    /// The JSON Schema of its configuration.
+    pub config_schema: Option<String>,
+    /// Bytes of memory after some thousand picks.
+    pub memory: usize,
+    /// What a pick costs, among three endpoints, without metadata: the median of many short runs.
+    pub pick: Duration,
+}
+
+/// Enough picks for a median, and so many in each run.
+const RUNS: usize = 64;
+const PICKS: u32 = 128;
+
+impl WasmPolicy {
+    /// Starts the policy with a configuration (JSON; `{}` for none), on three endpoints that are not there,
+    /// and tries it out as a channel would. Within a tokio runtime, and off its workers: it blocks.
+    ///
+    /// # Errors
+    ///
+    /// A channel would not take the policy.
+    pub fn check(&self, config: &str) -> Result<Report, StartError> {
+        let placement = self.placement(&Placement::new("check:///", config));
+        let StandIns(ready) = &StandIns::new();
+        let failed = |error: super::instance::InitError| StartError::at(error.stage(), error.to_string());
+        drop(preflight(self, &placement, ready, &[]).map_err(failed)?);
+        let mut instance = Instance::new(self, &placement, Role::Trial, &[]).map_err(failed)?;
+        instance.tell(ready).map_err(|fault| failed(fault.into()))?;
+        let (metadata, mut runs) = (HeaderMap::new(), Vec::with_capacity(RUNS));
+        for _ in 0..RUNS {
+            let begin = Instant::now();
+            for _ in 0..PICKS {
+                let pick = instance.pick(&PickInfo::new("/hotpick.Check/Pick", &metadata));
+                pick.map_err(|fault| failed(super::instance::InitError::Trial(fault)))?;
+            }
+            runs.push(begin.elapsed() / PICKS);
+        }
+        runs.sort_unstable();
+        let memory = instance.memory();
+        let name = |key: &http::HeaderName| key.as_str().to_owned();
+        let state = instance.state();
+        let (metadata, affinity) = (state.keys().iter().map(name).collect(), state.affinity_key().map(name));
+        let lazy = state.lazy;
+        let said = instance.describe().map_err(|fault| failed(fault.into()))?;
+        let filled = |text: &String| !text.is_empty();
+        let (summary, config_schema) = said.unzip();
+        Ok(Report {
+            digest: self.compiled.digest.clone(),
+            size: self.compiled.size,
+            imports: self.imports().to_vec(),
+            optional_parts: self.optional_parts().to_vec(),
+            ignored_exports: self.ignored_exports().to_vec(),
+            metadata,
+            affinity,
+            lazy,
+            summary: summary.filter(filled),
+            config_schema: config_schema.filter(filled),
+            memory,
+            pick: runs[RUNS / 2],
+        })
+    }
+}
+
+/// Three endpoints, as if they were ready. Nothing is sent there, and nothing connected.
+struct StandIns(ReadySet);
+
+impl Drop for StandIns {
+    fn drop(&mut self) {
+        self.0.all().iter().for_each(SubConn::shutdown);
+    }
+}
+
+impl StandIns {
+    fn new() -> Self {
+        let (events, _) = mpsc::unbounded_channel();
+        let endpoints = (0u16..3).map(|number| {
+            // Of the block for documentation (RFC 5737).
+            let address = std::net::SocketAddr::from(([192, 0, 2, 1], 1 + number));
+            let endpoint = Endpoint::new(address.into());
+            let subconn = SubConn::spawn(number.into(), endpoint, Dialer::plain(), events.clone());
+            (subconn, ConnectivityState::Ready)
+        });
+        Self(ReadySet::new(endpoints))
+    }
+}

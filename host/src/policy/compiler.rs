@@ -1,0 +1,327 @@
+//! Compiling: one component at a time, with low priority, within a time; at best not at all, because it has
+//! been done before.
+//!
+//! wasmtime bounds what compiled code does, but not what compiling costs. [`scan`](super::scan) keeps the
+//! worst away; what remains is bounded by a time limit here, and by a child process where there is a
+//! program to be one.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use wasmtime::component::Component;
+
+use super::compiled::one_line;
+use super::engine::Engine;
+use super::limits::Limits;
+use super::{PolicyError, digest};
+
+/// How policies are compiled.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct CompileOptions {
+    /// A directory for what has been compiled, so that it need not be done again. Made if it is not there,
+    /// for its owner alone; refused if others may write to it, as what lies there is trusted. None: nothing
+    /// is kept beyond the process.
+    pub cache: Option<PathBuf>,
+    /// A program that compiles, and its arguments: it reads a component from its standard input, and
+    /// writes what [`precompile`] makes of it to its standard output. It is ended after the time limit.
+    /// None: a thread of this process compiles, which cannot be ended, only given up.
+    pub command: Option<Vec<std::ffi::OsString>>,
+}
+
+/// Compiles, and remembers.
+#[derive(Debug, Default)]
+pub(crate) struct Compiler {
+    options: CompileOptions,
+    recent: Mutex<Recent>,
+}
+
+/// The components compiled last, by the digest of their file.
+#[derive(Default)]
+struct Recent(VecDeque<(String, Component)>);
+
+/// Enough for a rollback, or an operator who tries some settings.
+const REMEMBERED: usize = 8;
+/// How many compiled components lie in the cache directory at most.
+const CACHED: usize = 64;
+
+impl Compiler {
+    pub(crate) fn new(options: CompileOptions) -> Self {
+        let mut options = options;
+        if let Some(directory) = &options.cache
+            && let Err(error) = prepare(directory)
+        {
+            let directory = directory.display();
+            tracing::warn!(%directory, %error, "no cache of compiled policies");
+            options.cache = None;
+        }
+        Self { options, recent: Mutex::default() }
+    }
+
+    /// Compiles a component that is made of the file with this digest.
+    pub(super) fn compile(
+        &self,
+        component: &[u8],
+        digest: &str,
+        limits: &Limits,
+    ) -> Result<Component, PolicyError> {
+        if let Some((_, component)) = self.recent().0.iter().find(|(known, _)| known == digest) {
+            return Ok(component.clone());
+        }
+        let engine = Engine::shared().map_err(PolicyError::Engine)?;
+        let file = self.options.cache.as_deref().map(|cache| cache.join(file_name(digest, engine)));
+        let compiled = match file.as_deref().and_then(|file| cached(engine, file)) {
+            Some(component) => component,
+            None => {
+                let component = match &self.options.command {
+                    Some(command) => in_child(engine, command, component, limits.compile)?,
+                    None => in_thread(engine, component, limits.compile)?,
+                };
+                if let Some(file) = &file
+                    && let Err(error) = store(&component, file)
+                {
+                    tracing::warn!(file = %file.display(), error, "a compiled policy could not be kept");
+                }
+                component
+            }
+        };
+        let mut recent = self.recent();
+        recent.0.truncate(REMEMBERED - 1);
+        recent.0.push_front((digest.to_owned(), compiled.clone()));
+        Ok(compiled)
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Recent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(digest, _)| digest)).finish()
+    }
+}
+
+/// Compiles a component for [`CompileOptions::command`]: what a child process is to write out. It is machine
+/// code: whoever reads it trusts whoever wrote it.
+///
+/// # Errors
+///
+/// The bytes are no component that can be compiled.
+pub fn precompile(component: &[u8]) -> Result<Vec<u8>, PolicyError> {
+    let engine = Engine::shared().map_err(PolicyError::Engine)?;
+    engine.wasm.precompile_component(component).map_err(|error| PolicyError::Invalid(one_line(&error)))
+}
+
+/// Only one at a time, over all directories of the process.
+static ONE: Mutex<()> = Mutex::new(());
+
+fn in_thread(engine: &'static Engine, component: &[u8], limit: Duration) -> Result<Component, PolicyError> {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (done, result) = sync_channel(1);
+    let component = component.to_vec();
+    let work = move || {
+        if component.len() > LARGE {
+            lower_priority();
+        }
+        let compile = || Component::from_binary(&engine.wasm, &component);
+        let compiled = std::panic::catch_unwind(AssertUnwindSafe(compile))
+            .unwrap_or_else(|_| Err(wasmtime::Error::msg("the compiler panicked on it")));
+        // Nobody waits if it took too long.
+        let _ = done.send(compiled);
+    };
+    std::thread::Builder::new()
+        .name("hotpick-compile".to_owned())
+        // Deeply nested code: what the compiler needs must not end the process.
+        .stack_size(64 << 20)
+        .spawn(work)
+        .map_err(|error| PolicyError::Compile(format!("there is no thread for it: {error}")))?;
+    match result.recv_timeout(limit) {
+        Ok(compiled) => compiled.map_err(|error| PolicyError::Invalid(one_line(&error))),
+        Err(RecvTimeoutError::Timeout) => Err(took_longer(limit)),
+        Err(RecvTimeoutError::Disconnected) => {
+            Err(PolicyError::Compile("the compiler ended without a word".to_owned()))
+        }
+    }
+}
+
+fn took_longer(limit: Duration) -> PolicyError {
+    PolicyError::Compile(format!("it takes longer than {limit:?}"))
+}
+
+/// What is larger takes seconds to compile.
+const LARGE: usize = 1 << 20;
+
+/// Compiling for seconds must not take the processor from RPCs.
+fn lower_priority() {
+    #[cfg(target_os = "linux")]
+    // On Linux this is the thread's own.
+    let _ = rustix::process::setpriority_process(None, 10);
+}
+
+fn in_child(
+    engine: &Engine,
+    command: &[std::ffi::OsString],
+    component: &[u8],
+    limit: Duration,
+) -> Result<Component, PolicyError> {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let failed = |error: std::io::Error| PolicyError::Compile(format!("the compiler does not run: {error}"));
+    let (program, arguments) =
+        command.split_first().ok_or_else(|| failed(std::io::ErrorKind::InvalidInput.into()))?;
+    let child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let output = converse(child, component, limit).map_err(failed)?.ok_or_else(|| took_longer(limit))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = super::imports::clip(said.trim(), 500);
+        return Err(match said.strip_prefix("is not valid: ") {
+            Some(said) => PolicyError::Invalid(said.to_owned()),
+            None => PolicyError::Compile(format!("the compiler ended with {}: {said}", output.status)),
+        });
+    }
+    deserialize(engine, &output.stdout).map_err(|error| {
+        PolicyError::Compile(format!("what came of it cannot be used: {}", one_line(&error)))
+    })
+}
+
+/// Feeds a child and reads what it has to say. None: it took too long, and was ended.
+fn converse(
+    mut child: Child,
+    input: &[u8],
+    limit: Duration,
+) -> std::io::Result<Option<std::process::Output>> {
+    let deadline = Instant::now() + limit;
+    let (mut stdin, mut stdout, mut stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    std::thread::scope(|scope| {
+        // A child that ends early does not read on; that it failed is seen from its status.
+        scope.spawn(|| stdin.take().map(|mut stdin| stdin.write_all(input)));
+        let read = scope.spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = stdout.as_mut().map(|stdout| stdout.read_to_end(&mut bytes));
+            bytes
+        });
+        let said = scope.spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = stderr.as_mut().map(|stderr| stderr.take(64 << 10).read_to_end(&mut bytes));
+            bytes
+        });
+        let mut pause = Duration::from_millis(1);
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if Instant::now() >= deadline {
+                child.kill()?;
+                child.wait()?;
+                return Ok(None);
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        };
+        let (stdout, stderr) = (read.join().unwrap_or_default(), said.join().unwrap_or_default());
+        Ok(Some(std::process::Output { status, stdout, stderr }))
+    })
+}
+
+/// Whose bytes these are, the caller has made sure of: our own child's, or our own directory's.
+#[allow(unsafe_code, reason = "machine code from ourselves")]
+fn deserialize(engine: &Engine, bytes: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: what `precompile` or `serialize` of this program made, in a process or a file of the same
+    // user; wasmtime checks that it is for this engine.
+    unsafe { Component::deserialize(&engine.wasm, bytes) }
+}
+
+/// By what was compiled, and by which compiler with which options for which machine.
+fn file_name(digest: &str, engine: &Engine) -> String {
+    use std::hash::{Hash as _, Hasher as _};
+    let mut hasher = twox_hash::XxHash64::with_seed(0);
+    engine.wasm.precompile_compatibility_hash().hash(&mut hasher);
+    format!("{digest}-{:016x}.cwasm", hasher.finish())
+}
+
+/// A compiled component out of the cache. One that is not whole, or not for this engine, is as if it were
+/// not there.
+fn cached(engine: &Engine, file: &Path) -> Option<Component> {
+    let bytes = fs::read(file).ok()?;
+    let (seal, code) = bytes.split_at_checked(64)?;
+    if digest(code).as_bytes() != seal {
+        let _ = fs::remove_file(file);
+        return None;
+    }
+    let component = deserialize(engine, code).ok()?;
+    // So that what is used is not what is thrown away.
+    let _ = fs::File::options().append(true).open(file).and_then(|file| file.set_modified(now()));
+    Some(component)
+}
+
+fn now() -> std::time::SystemTime {
+    std::time::SystemTime::now()
+}
+
+/// Keeps a compiled component: whole, or not at all.
+fn store(component: &Component, file: &Path) -> Result<(), String> {
+    let code = component.serialize().map_err(|error| one_line(&error))?;
+    let part = file.with_extension(format!("{}.part", std::process::id()));
+    let write = || {
+        let mut out = fs::File::create(&part)?;
+        out.write_all(digest(&code).as_bytes())?;
+        out.write_all(&code)?;
+        fs::rename(&part, file)
+    };
+    write().map_err(|error| error.to_string())?;
+    if let Some(directory) = file.parent() {
+        prune(directory);
+    }
+    Ok(())
+}
+
+/// Throws away what has not been used for longest.
+fn prune(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    let mut files: Vec<_> = entries
+        .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "cwasm"))
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    files.sort();
+    let surplus = files.len().saturating_sub(CACHED);
+    for (_, file) in &files[..surplus] {
+        let _ = fs::remove_file(file);
+    }
+}
+
+/// Makes the cache directory, for its owner alone, and refuses one that others may write to.
+#[cfg(unix)]
+fn prepare(directory: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let metadata = fs::symlink_metadata(directory)?;
+    let ours = metadata.uid() == rustix::process::geteuid().as_raw();
+    if metadata.is_dir() && ours && metadata.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(std::io::Error::other("it is not a directory that only its owner, which is us, may write to"))
+}
+
+#[cfg(not(unix))]
+fn prepare(directory: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(directory)
+}
+
+/// For policies that are compiled outside of a directory.
+pub(super) fn alone() -> Arc<Compiler> {
+    Arc::new(Compiler::default())
+}

@@ -1,0 +1,185 @@
+//! The interface `call`: the RPC being picked.
+
+use base64::Engine as _;
+use http::{HeaderName, HeaderValue};
+use tokio::time::Instant;
+use twox_hash::XxHash64;
+
+use super::{State, clip, nanos};
+use crate::picker::PickInfo;
+use crate::policy::bindings::hotpick::policy::call;
+
+/// The RPC being picked. Empty between picks.
+#[derive(Default)]
+pub(super) struct CurrentCall {
+    pub(super) active: bool,
+    /// Key and value, for each value of a declared key. The values are shared with the request.
+    metadata: Vec<(usize, HeaderValue)>,
+    tried: Vec<u32>,
+    deadline: Option<Instant>,
+    explanation: Option<String>,
+    added: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What a pick left behind.
+pub(in crate::policy) struct Leavings {
+    pub(in crate::policy) explanation: Option<String>,
+    pub(in crate::policy) added: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl CurrentCall {
+    fn values(&self, key: usize) -> impl Iterator<Item = &HeaderValue> {
+        self.metadata.iter().filter(move |(index, _)| *index == key).map(|(_, value)| value)
+    }
+
+    fn first(&self, key: usize) -> Option<&HeaderValue> {
+        self.values(key).next()
+    }
+}
+
+fn hash(value: &HeaderValue) -> u64 {
+    XxHash64::oneshot(0, value.as_bytes())
+}
+
+impl State {
+    /// A pick begins: keeps of the RPC what the policy declared that it reads.
+    pub(in crate::policy) fn begin(&mut self, info: &PickInfo<'_>) {
+        let call = &mut self.call;
+        call.active = true;
+        for (index, key) in self.keys.iter().enumerate() {
+            call.metadata.extend(info.metadata.get_all(key).iter().map(|value| (index, value.clone())));
+        }
+        call.tried.extend_from_slice(info.tried);
+        call.deadline = info.deadline;
+    }
+
+    /// The pick is over, and with it all that the policy may know of the RPC.
+    pub(in crate::policy) fn end(&mut self) -> Leavings {
+        let call = &mut self.call;
+        call.active = false;
+        call.metadata.clear();
+        call.tried.clear();
+        Leavings { explanation: call.explanation.take(), added: std::mem::take(&mut call.added) }
+    }
+
+    /// The hash of the declared affinity key's value, if the RPC has one.
+    pub(in crate::policy) fn affinity(&self) -> Option<u64> {
+        self.affinity.and_then(|key| self.call.first(key)).map(hash)
+    }
+}
+
+impl call::Host for State {
+    fn declare_metadata(&mut self, key: String) -> Result<u32, String> {
+        if !self.in_init {
+            return Err("metadata keys are declared in init".to_owned());
+        }
+        let name = header_name(&key)?;
+        if !self.grants.may_read(name.as_str()) {
+            return Err(format!("the operator does not grant metadata key {key:?}"));
+        }
+        let index = match self.keys.iter().position(|known| *known == name) {
+            Some(index) => index,
+            None if self.keys.len() == self.limits.metadata_keys => {
+                return Err(format!("at most {} metadata keys", self.limits.metadata_keys));
+            }
+            None => {
+                self.keys.push(name);
+                self.keys.len() - 1
+            }
+        };
+        u32::try_from(index).map_err(|error| error.to_string())
+    }
+
+    fn declare_affinity(&mut self, key: u32) -> Result<(), String> {
+        if !self.in_init {
+            return Err("the affinity key is declared in init".to_owned());
+        }
+        let key = key as usize;
+        if key >= self.keys.len() {
+            return Err(format!("{key} is not a declared metadata key"));
+        }
+        self.affinity = Some(key);
+        Ok(())
+    }
+
+    fn metadata(&mut self, key: u32) -> Option<String> {
+        let value = self.call.first(key as usize)?;
+        value.to_str().ok().filter(|text| text.len() <= self.limits.metadata_value).map(str::to_owned)
+    }
+
+    fn metadata_all(&mut self, key: u32) -> Vec<Vec<u8>> {
+        let binary = self.keys.get(key as usize).is_some_and(is_binary);
+        let fits = |bytes: &Vec<u8>| bytes.len() <= self.limits.metadata_value;
+        let decode = |value: &HeaderValue| {
+            if binary { BASE64.decode(value.as_bytes()).ok() } else { Some(value.as_bytes().to_vec()) }
+        };
+        self.call.values(key as usize).filter_map(decode).filter(fits).collect()
+    }
+
+    fn metadata_hash(&mut self, key: u32) -> Option<u64> {
+        self.call.first(key as usize).map(hash)
+    }
+
+    fn set_metadata(&mut self, key: String, value: Vec<u8>) -> Result<(), String> {
+        if !self.call.active {
+            return Err("metadata is set in pick".to_owned());
+        }
+        let name = header_name(&key)?;
+        if is_reserved(&name) {
+            return Err(format!("metadata key {key:?} is gRPC's own"));
+        }
+        if !self.grants.may_set(name.as_str()) {
+            return Err(format!("the operator does not grant metadata key {key:?}"));
+        }
+        if value.len() > self.limits.metadata_value {
+            return Err(format!("a value of more than {} bytes", self.limits.metadata_value));
+        }
+        if self.call.added.len() == self.limits.metadata_keys {
+            return Err(format!("at most {} metadata keys", self.limits.metadata_keys));
+        }
+        let value = if is_binary(&name) { BASE64.encode(value).into_bytes() } else { value };
+        let value = HeaderValue::from_bytes(&value)
+            .map_err(|_| format!("metadata {key:?} has a value that no header may have"))?;
+        self.call.added.push((name, value));
+        Ok(())
+    }
+
+    fn tried(&mut self, id: u32) -> bool {
+        self.call.tried.contains(&id)
+    }
+
+    fn time_left(&mut self) -> Option<u64> {
+        let deadline = self.call.deadline.filter(|_| self.call.active)?;
+        Some(nanos(deadline.saturating_duration_since(Instant::now())))
+    }
+
+    fn explain(&mut self, message: String) {
+        if self.call.active {
+            self.call.explanation = Some(clip(&message, self.limits.log_line));
+        }
+    }
+}
+
+/// `-bin` values, with or without padding, as gRPC takes them.
+pub(in crate::policy) const BASE64: base64::engine::GeneralPurpose = base64::engine::GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    base64::engine::GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
+);
+
+fn header_name(key: &str) -> Result<HeaderName, String> {
+    HeaderName::from_lowercase(key.as_bytes())
+        .map_err(|_| format!("{key:?} is not a metadata key: use a-z, 0-9, '-', '_' and '.'"))
+}
+
+fn is_binary(name: &HeaderName) -> bool {
+    name.as_str().ends_with("-bin")
+}
+
+/// Headers that make a request what it is.
+fn is_reserved(name: &HeaderName) -> bool {
+    let hop_by_hop =
+        ["te", "content-type", "content-length", "host", "connection", "transfer-encoding", "upgrade"];
+    name.as_str().starts_with("grpc-") || hop_by_hop.contains(&name.as_str())
+}

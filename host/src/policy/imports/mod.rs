@@ -1,0 +1,244 @@
+//! What a policy may call: a file for each interface of the contract, and the state behind them.
+
+mod call;
+mod connections;
+mod metrics;
+mod stats;
+mod timers;
+mod wasi;
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use http::HeaderName;
+use tokio::time::Instant;
+use wasmtime::component::{HasSelf, Linker};
+
+use self::call::CurrentCall;
+use self::timers::Timers;
+use super::bindings::hotpick::policy::types;
+use super::bindings::hotpick::policy::{
+    call as call_bindings, connections as connections_bindings, env, metrics as metrics_bindings,
+    stats as stats_bindings, timers as timers_bindings,
+};
+use super::clock::{Ticking, Watchdog};
+use super::grants::Grants;
+use super::limits::{Limits, Memory};
+use super::meter::{Instrument, Meter};
+use crate::subconn::ReadySet;
+
+pub(super) use self::call::BASE64;
+pub(super) use self::connections::Wishes;
+pub(super) use self::wasi::provide as provide_wasi;
+
+/// Everything that the contract has to import.
+pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    env::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
+    stats_bindings::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
+    call_bindings::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
+    metrics_bindings::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
+    timers_bindings::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
+    connections_bindings::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
+    Ok(())
+}
+
+/// What an instance is made with.
+pub(super) struct Fittings {
+    pub(super) policy: String,
+    pub(super) seed: u64,
+    pub(super) limits: Limits,
+    pub(super) grants: Arc<Grants>,
+    pub(super) meter: Arc<Meter>,
+    /// An instance that is only tried out: what it logs goes nowhere.
+    pub(super) silent: bool,
+}
+
+/// What the host keeps for one instance.
+pub(super) struct State {
+    pub(super) watchdog: Watchdog,
+    pub(super) memory: Memory,
+    pub(super) random: fastrand::Rng,
+    /// Declarations are taken only while `init` runs.
+    pub(super) in_init: bool,
+    /// What the policy was last told. Numbers mean what they mean here.
+    pub(super) told: ReadySet,
+    pub(super) timers: Timers,
+    pub(super) wishes: Wishes,
+    /// The policy decides when to connect.
+    pub(super) lazy: bool,
+    limits: Limits,
+    policy: String,
+    grants: Arc<Grants>,
+    meter: Arc<Meter>,
+    instruments: Vec<Arc<Instrument>>,
+    silent: bool,
+    keys: Vec<HeaderName>,
+    affinity: Option<usize>,
+    methods: Methods,
+    call: CurrentCall,
+    log: LogBudget,
+    /// What was written to WASI's output since the last end of a line.
+    line: Vec<u8>,
+    _ticking: Ticking,
+}
+
+impl State {
+    pub(super) fn new(fittings: Fittings, ticking: Ticking) -> Self {
+        let Fittings { policy, seed, limits, grants, meter, silent } = fittings;
+        Self {
+            watchdog: Watchdog::default(),
+            memory: Memory::new(&limits),
+            random: fastrand::Rng::with_seed(seed),
+            in_init: false,
+            told: ReadySet::default(),
+            timers: Timers::default(),
+            wishes: Wishes::default(),
+            lazy: false,
+            limits,
+            policy,
+            grants,
+            meter,
+            instruments: Vec::new(),
+            silent,
+            keys: Vec::new(),
+            affinity: None,
+            methods: Methods::default(),
+            call: CurrentCall::default(),
+            log: LogBudget::default(),
+            line: Vec::new(),
+            _ticking: ticking,
+        }
+    }
+
+    pub(super) fn method(&mut self, name: &str) -> u32 {
+        self.methods.number(name)
+    }
+
+    /// The metadata keys that the policy has declared.
+    pub(super) fn keys(&self) -> &[HeaderName] {
+        &self.keys
+    }
+
+    /// The declared key whose hash picks are given.
+    pub(super) fn affinity_key(&self) -> Option<&HeaderName> {
+        self.affinity.and_then(|key| self.keys.get(key))
+    }
+
+    fn write(&mut self, level: env::Level, message: &str) {
+        if self.silent || !self.log.take(self.limits.log_lines) {
+            return;
+        }
+        let (policy, message) = (&self.policy, clip(message, self.limits.log_line));
+        match level {
+            env::Level::Trace => tracing::trace!(target: "hotpick::policy::log", policy, "{message}"),
+            env::Level::Debug => tracing::debug!(target: "hotpick::policy::log", policy, "{message}"),
+            env::Level::Info => tracing::info!(target: "hotpick::policy::log", policy, "{message}"),
+            env::Level::Warn => tracing::warn!(target: "hotpick::policy::log", policy, "{message}"),
+            env::Level::Error => tracing::error!(target: "hotpick::policy::log", policy, "{message}"),
+        }
+    }
+}
+
+/// Nanoseconds since an arbitrary moment.
+pub(super) fn now() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    // Not from zero: a policy may look some time back without minding that it cannot.
+    nanos(START.elapsed() + Duration::from_secs(3600))
+}
+
+pub(super) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Texts of a policy that go to logs and statuses: bounded, and on one line.
+pub(super) fn clip(text: &str, limit: usize) -> String {
+    let end = text.floor_char_boundary(limit);
+    text[..end].replace(['\n', '\r'], " ")
+}
+
+/// Numbers for method names. Callers may make names up (a proxy's can), so there are only so many.
+#[derive(Default)]
+struct Methods {
+    numbers: HashMap<String, u32>,
+    names: Vec<String>,
+}
+
+impl Methods {
+    const MOST: usize = 4096;
+    /// Stands for every method beyond the most.
+    const OTHER: u32 = u32::MAX;
+
+    fn number(&mut self, name: &str) -> u32 {
+        if let Some(number) = self.numbers.get(name) {
+            return *number;
+        }
+        if self.names.len() == Self::MOST {
+            return Self::OTHER;
+        }
+        let number = u32::try_from(self.names.len()).unwrap_or(Self::OTHER);
+        self.names.push(name.to_owned());
+        self.numbers.insert(name.to_owned(), number);
+        number
+    }
+
+    fn name(&self, number: u32) -> String {
+        usize::try_from(number).ok().and_then(|at| self.names.get(at)).cloned().unwrap_or_default()
+    }
+}
+
+/// How many lines an instance may still log in this second.
+struct LogBudget {
+    second: u64,
+    left: u32,
+}
+
+impl Default for LogBudget {
+    fn default() -> Self {
+        Self { second: u64::MAX, left: 0 }
+    }
+}
+
+impl LogBudget {
+    fn take(&mut self, per_second: u32) -> bool {
+        let second = now() / 1_000_000_000;
+        if self.second != second {
+            *self = Self { second, left: per_second };
+        }
+        let granted = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        granted
+    }
+}
+
+impl types::Host for State {}
+
+impl env::Host for State {
+    fn method_name(&mut self, id: u32) -> String {
+        self.methods.name(id)
+    }
+
+    fn now(&mut self) -> u64 {
+        now()
+    }
+
+    fn random(&mut self) -> u64 {
+        self.random.u64(..)
+    }
+
+    fn log(&mut self, level: env::Level, message: String) {
+        if self.level_enabled(level) {
+            self.write(level, &message);
+        }
+    }
+
+    fn level_enabled(&mut self, level: env::Level) -> bool {
+        match level {
+            env::Level::Trace => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::TRACE),
+            env::Level::Debug => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::DEBUG),
+            env::Level::Info => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::INFO),
+            env::Level::Warn => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::WARN),
+            env::Level::Error => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::ERROR),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! The interface `stats`: what the host knows of each subconn.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{State, nanos, now};
+use crate::policy::bindings::hotpick::policy::stats;
+use crate::subconn::{SubConn, SubConnStats};
+
+impl stats::Host for State {
+    fn in_flight(&mut self, id: u32) -> u32 {
+        self.told.find(id).map_or(0, SubConn::in_flight)
+    }
+
+    fn least(&mut self, among: Vec<u32>, by: stats::Measure) -> Option<u32> {
+        let known = among.into_iter().filter_map(|id| self.told.find(id).map(|subconn| (id, subconn)));
+        let least = match by {
+            stats::Measure::InFlight => known.min_by_key(|(_, subconn)| subconn.in_flight()),
+            stats::Measure::LatencyEwma => known.min_by_key(|(_, subconn)| subconn.stats().latency),
+            stats::Measure::FailureRateEwma => known
+                .min_by(|(_, a), (_, b)| f64::total_cmp(&a.stats().failure_rate, &b.stats().failure_rate)),
+        };
+        least.map(|(id, _)| id)
+    }
+
+    fn read(&mut self, id: u32) -> Option<stats::Summary> {
+        self.told.find(id).map(|subconn| summary(&subconn.stats()))
+    }
+}
+
+fn summary(stats: &SubConnStats) -> stats::Summary {
+    stats::Summary {
+        in_flight: stats.in_flight,
+        max_streams: stats.max_streams.unwrap_or(u32::MAX),
+        picked: stats.picked,
+        succeeded: stats.succeeded,
+        failed: stats.failed,
+        latency_ewma: nanos(stats.latency),
+        ready_since: stats.ready_since.map_or(0, at),
+    }
+}
+
+/// A moment that has been, in the policies' time.
+fn at(moment: Instant) -> u64 {
+    let ago = Instant::now().saturating_duration_since(moment);
+    now().saturating_sub(nanos(ago.max(Duration::ZERO)))
+}

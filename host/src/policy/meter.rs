@@ -1,0 +1,208 @@
+//! Instruments that policies make.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::limits::Limits;
+
+/// The instruments of one policy in channels to one target. They outlive instances and versions.
+#[derive(Debug, Default)]
+pub(super) struct Meter(Mutex<BTreeMap<String, Arc<Instrument>>>);
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+    /// The upper bounds of its buckets, ascending.
+    Histogram(Vec<f64>),
+}
+
+#[derive(Debug)]
+pub(super) struct Instrument {
+    help: String,
+    kind: Kind,
+    value: Mutex<Value>,
+}
+
+#[derive(Debug, Default)]
+struct Value {
+    count: u64,
+    /// Of a gauge its value, of a histogram the sum.
+    sum: f64,
+    buckets: Vec<u64>,
+}
+
+/// A reading of an instrument that a policy has made.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Metric {
+    /// Its name, as the policy gave it: `[a-z_][a-z0-9_]*`.
+    pub name: String,
+    /// What it is.
+    pub help: String,
+    /// The target of the channels that it is of.
+    pub target: String,
+    /// What it shows.
+    pub value: MetricValue,
+}
+
+/// What an instrument shows.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum MetricValue {
+    /// A number that only grows.
+    Counter(u64),
+    /// A number.
+    Gauge(f64),
+    /// How many values there were, their sum, and how many were at most each bound (but above the one before).
+    Histogram {
+        /// All values.
+        count: u64,
+        /// Of all values.
+        sum: f64,
+        /// Upper bounds, and the number of values in each bucket. Values above the last bound are in none.
+        buckets: Vec<(f64, u64)>,
+    },
+}
+
+/// The longest name, and the longest help.
+const LONGEST: usize = 200;
+const MOST_BUCKETS: usize = 64;
+
+impl Meter {
+    /// The instrument of this name, made if it is not there.
+    pub(super) fn make(
+        &self,
+        name: &str,
+        help: &str,
+        kind: Kind,
+        limits: &Limits,
+    ) -> Result<Arc<Instrument>, String> {
+        let plain = |c: char| c.is_ascii_lowercase() || c == '_';
+        let is_name = name.starts_with(plain) && name.chars().all(|c| plain(c) || c.is_ascii_digit());
+        if !is_name || name.len() > LONGEST {
+            return Err(format!(
+                "{:?} is not the name of an instrument: use a-z, 0-9 and '_'",
+                super::imports::clip(name, LONGEST)
+            ));
+        }
+        if let Kind::Histogram(bounds) = &kind {
+            let ascending = bounds.windows(2).all(|pair| pair[0] < pair[1]);
+            if !ascending || bounds.len() > MOST_BUCKETS || !bounds.iter().all(|bound| bound.is_finite()) {
+                return Err(format!("{name} needs at most {MOST_BUCKETS} buckets, ascending and finite"));
+            }
+        }
+        let mut instruments = self.lock();
+        if let Some(known) = instruments.get(name) {
+            return if known.kind == kind {
+                Ok(Arc::clone(known))
+            } else {
+                Err(format!("{name} is an instrument of another kind already"))
+            };
+        }
+        if instruments.len() >= limits.instruments {
+            return Err(format!("at most {} instruments", limits.instruments));
+        }
+        let buckets = if let Kind::Histogram(bounds) = &kind { vec![0; bounds.len()] } else { Vec::new() };
+        let value = Mutex::new(Value { buckets, ..Value::default() });
+        let help = super::imports::clip(help, LONGEST);
+        let instrument = Arc::new(Instrument { help, kind, value });
+        instruments.insert(name.to_owned(), Arc::clone(&instrument));
+        Ok(instrument)
+    }
+
+    pub(super) fn read(&self, target: &str) -> Vec<Metric> {
+        let metric = |(name, instrument): (&String, &Arc<Instrument>)| Metric {
+            name: name.clone(),
+            help: instrument.help.clone(),
+            target: target.to_owned(),
+            value: instrument.read(),
+        };
+        self.lock().iter().map(metric).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Instrument>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Instrument {
+    /// Adds to a counter. Of another kind nothing becomes of it.
+    pub(super) fn add(&self, delta: u64) {
+        if self.kind == Kind::Counter {
+            let mut value = self.lock();
+            value.count = value.count.saturating_add(delta);
+        }
+    }
+
+    /// Sets a gauge, or puts a value into a histogram.
+    pub(super) fn observe(&self, sample: f64) {
+        match &self.kind {
+            Kind::Counter => {}
+            Kind::Gauge => self.lock().sum = sample,
+            // It would make a sum that is none for ever.
+            Kind::Histogram(_) if !sample.is_finite() => {}
+            Kind::Histogram(bounds) => {
+                let mut value = self.lock();
+                value.count += 1;
+                value.sum += sample;
+                let at = bounds.partition_point(|bound| *bound < sample);
+                if let Some(bucket) = value.buckets.get_mut(at) {
+                    *bucket += 1;
+                }
+            }
+        }
+    }
+
+    fn read(&self) -> MetricValue {
+        let value = self.lock();
+        match &self.kind {
+            Kind::Counter => MetricValue::Counter(value.count),
+            Kind::Gauge => MetricValue::Gauge(value.sum),
+            Kind::Histogram(bounds) => MetricValue::Histogram {
+                count: value.count,
+                sum: value.sum,
+                buckets: bounds.iter().copied().zip(value.buckets.iter().copied()).collect(),
+            },
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Value> {
+        self.value.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instruments_are_made_once_and_refused_by_name() {
+        let meter = Meter::default();
+        let limits = Limits { instruments: 2, ..Limits::default() };
+        let make = |name: &str, kind| meter.make(name, "help", kind, &limits).map(|_| ());
+        assert_eq!(make("picks", Kind::Counter), Ok(()));
+        assert_eq!(make("picks", Kind::Counter), Ok(()));
+        assert_eq!(
+            make("picks", Kind::Gauge),
+            Err("picks is an instrument of another kind already".to_owned())
+        );
+        assert_eq!(make("load", Kind::Gauge), Ok(()));
+        assert_eq!(make("third", Kind::Gauge), Err("at most 2 instruments".to_owned()));
+        assert!(make("Bad-Name", Kind::Gauge).expect_err("no name").contains("Bad-Name"));
+        assert!(make("h", Kind::Histogram(vec![2.0, 1.0])).expect_err("not ascending").contains("ascending"));
+    }
+
+    #[test]
+    fn a_histogram_counts_values_by_bucket() {
+        let meter = Meter::default();
+        let histogram = meter.make("h", "", Kind::Histogram(vec![1.0, 10.0]), &Limits::default());
+        let histogram = histogram.expect("made");
+        for value in [0.5, 1.0, 5.0, 50.0, f64::NAN] {
+            histogram.observe(value);
+        }
+        histogram.add(7);
+        let value = MetricValue::Histogram { count: 4, sum: 56.5, buckets: vec![(1.0, 2), (10.0, 1)] };
+        assert_eq!(meter.read("t")[0].value, value);
+    }
+}

@@ -1,0 +1,97 @@
+//! How RPCs ended, on the way to the policy that picked for them.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::bindings::exports::hotpick::policy::outcomes::{Load, Outcome};
+use super::bindings::hotpick::policy::types::StatusCode;
+use super::imports::nanos;
+use super::orca;
+use crate::subconn::DoneInfo;
+
+/// Outcomes that wait to be told.
+#[derive(Default)]
+pub(super) struct Outcomes {
+    waiting: Vec<(u64, Outcome)>,
+    /// Of the first of them.
+    since: Option<Instant>,
+}
+
+/// So many are told at once, or as many as there are after [`PATIENCE`].
+const BATCH: usize = 64;
+const PATIENCE: Duration = Duration::from_millis(5);
+/// A policy that cannot be told so many, as it is being replaced, will do without.
+const MOST: usize = 16 * 1024;
+
+impl Outcomes {
+    /// Takes in how an RPC ended that the instance of this serial number picked for. Gives whether there is
+    /// something to do for the keeper now.
+    pub(super) fn push(&mut self, serial: u64, outcome: Outcome) -> bool {
+        if self.waiting.len() == MOST {
+            return false;
+        }
+        self.waiting.push((serial, outcome));
+        let first = self.since.is_none();
+        self.since.get_or_insert_with(Instant::now);
+        first || self.waiting.len() == BATCH
+    }
+
+    /// Those of this instance, if it is time; those of others are dropped.
+    pub(super) fn take_due(&mut self, serial: u64) -> Vec<Outcome> {
+        if self.due_at().is_none_or(|at| at > Instant::now()) {
+            return Vec::new();
+        }
+        self.since = None;
+        let ours = |(of, outcome): (u64, Outcome)| (of == serial).then_some(outcome);
+        self.waiting.drain(..).filter_map(ours).collect()
+    }
+
+    /// When they are to be told.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        let since = self.since?;
+        Some(if self.waiting.len() >= BATCH { since } else { since + PATIENCE })
+    }
+}
+
+/// What a policy is told of the end of an RPC that began at `begun`.
+pub(super) fn outcome(call: u64, subconn: u32, method: u32, begun: Instant, end: &DoneInfo<'_>) -> Outcome {
+    Outcome {
+        call,
+        subconn,
+        method,
+        code: end.code.map_or(StatusCode::Unavailable, wit_code),
+        not_sent: end.code.is_none(),
+        client_ended: end.client_ended,
+        latency: nanos(begun.elapsed()),
+        load: end.trailers.and_then(orca::per_call).map(|report| Load {
+            application: report.application_utilization,
+            cpu: report.cpu_utilization,
+            memory: report.mem_utilization,
+            rps: report.rps_fractional,
+            eps: report.eps,
+        }),
+    }
+}
+
+const fn wit_code(code: tonic::Code) -> StatusCode {
+    match code {
+        tonic::Code::Ok => StatusCode::Ok,
+        tonic::Code::Cancelled => StatusCode::Cancelled,
+        tonic::Code::Unknown => StatusCode::Unknown,
+        tonic::Code::InvalidArgument => StatusCode::InvalidArgument,
+        tonic::Code::DeadlineExceeded => StatusCode::DeadlineExceeded,
+        tonic::Code::NotFound => StatusCode::NotFound,
+        tonic::Code::AlreadyExists => StatusCode::AlreadyExists,
+        tonic::Code::PermissionDenied => StatusCode::PermissionDenied,
+        tonic::Code::ResourceExhausted => StatusCode::ResourceExhausted,
+        tonic::Code::FailedPrecondition => StatusCode::FailedPrecondition,
+        tonic::Code::Aborted => StatusCode::Aborted,
+        tonic::Code::OutOfRange => StatusCode::OutOfRange,
+        tonic::Code::Unimplemented => StatusCode::Unimplemented,
+        tonic::Code::Internal => StatusCode::Internal,
+        tonic::Code::Unavailable => StatusCode::Unavailable,
+        tonic::Code::DataLoss => StatusCode::DataLoss,
+        tonic::Code::Unauthenticated => StatusCode::Unauthenticated,
+    }
+}

@@ -1,0 +1,389 @@
+//! Where a channel's instance sits while it works, and while it is being replaced.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::WasmPolicy;
+use super::bindings::exports::hotpick::policy::outcomes::Outcome;
+use super::grants::OnFault;
+use super::instance::{Fault, InitError, Instance, Role};
+use super::outcomes::Outcomes;
+use super::preflight::preflight;
+use super::record::{Counters, FaultKind};
+use crate::picker::{Cursor, Faults, Handover, Pick, PickResult, Placement, Saved};
+use crate::subconn::ReadySet;
+
+/// One channel's use of a policy.
+pub(super) struct Seat {
+    pub(super) policy: WasmPolicy,
+    placement: Placement,
+    pub(super) lazy: bool,
+    occupant: Mutex<Occupant>,
+    outcomes: Mutex<Outcomes>,
+    pub(super) counters: Arc<Counters>,
+    fallback: Cursor,
+    /// Something has come up for the [keeper](keep).
+    wake: Arc<Notify>,
+}
+
+pub(super) struct Occupant {
+    /// None while it is being replaced: the fallback picks.
+    pub(super) instance: Option<Box<Instance>>,
+    /// Of this instance among all that sat here.
+    pub(super) serial: u64,
+    /// What the instance, or the next one, has to know.
+    pub(super) ready: ReadySet,
+    /// When there is to be another instance.
+    replace_at: Option<Instant>,
+    /// The instance is to be replaced while it still works.
+    pub(super) worn: bool,
+    /// Not before this, as that has just failed.
+    renew_after: Instant,
+    seated: Instant,
+    /// Faults in a row, each less than [`SETTLED`] after the one before.
+    streak: u32,
+    faults: Faults,
+    /// What the policy last saved, and when it is to save again.
+    saved: Vec<Saved>,
+    save_at: Option<Instant>,
+    /// Instances that have ended. To give their memory back takes longer than a pick.
+    dead: Vec<Box<Instance>>,
+}
+
+/// An instance that worked this long without a fault is replaced at once if it has one.
+const SETTLED: Duration = Duration::from_secs(10);
+/// The wait before the second replacement in a row; each further one doubles it.
+const FIRST_WAIT: Duration = Duration::from_millis(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How often a policy saves its state, for when it fails.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
+/// How often a thread looks whether the instance is free, before it lets other tasks run. About as long
+/// as a few picks take.
+const SPINS: u32 = 64;
+
+impl Seat {
+    /// Tries the policy out, and seats an instance of it.
+    pub(super) fn take(
+        policy: &WasmPolicy,
+        placement: &Placement,
+        ready: &ReadySet,
+    ) -> Result<Arc<Self>, InitError> {
+        let saved = placement.handover.as_ref().map(Handover::save).unwrap_or_default();
+        drop(preflight(policy, placement, ready, &saved)?);
+        let role = Role::Serving(placement.resolve_now.clone());
+        let mut instance = Instance::new(policy, placement, role, &saved)?;
+        instance.tell(ready)?;
+        let now = Instant::now();
+        let version = &policy.terms.version;
+        let counters = policy.terms.record.counters(&placement.target, version.generation);
+        counters.memory(instance.memory());
+        let wake = Arc::new(Notify::new());
+        let seat = Arc::new(Self {
+            lazy: instance.state().lazy,
+            policy: policy.clone(),
+            // What was handed over has been.
+            placement: Placement { handover: None, ..placement.clone() },
+            outcomes: Mutex::default(),
+            counters,
+            fallback: Cursor::random(),
+            wake: Arc::clone(&wake),
+            occupant: Mutex::new(Occupant {
+                save_at: instance.can_save().then(|| now + SAVE_EVERY),
+                instance: Some(Box::new(instance)),
+                serial: 1,
+                ready: ready.clone(),
+                replace_at: None,
+                worn: false,
+                renew_after: now,
+                seated: now,
+                streak: 0,
+                faults: Faults::default(),
+                saved,
+                dead: Vec::new(),
+            }),
+        });
+        tokio::spawn(keep(Arc::downgrade(&seat), wake));
+        Ok(seat)
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Occupant> {
+        // Were there a panic inside, the instance would be as good as before: it is wasmtime's to guard.
+        self.occupant.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lock, unless another thread holds it for longer than a few picks take.
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Occupant>> {
+        for _ in 0..SPINS {
+            match self.occupant.try_lock() {
+                Ok(guard) => return Some(guard),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+            }
+        }
+        None
+    }
+
+    /// Tells the instance of a new snapshot, or the next one if there is none.
+    pub(super) fn tell(&self, ready: &ReadySet) {
+        // The longest that anyone holds the lock is the time limit of a call.
+        let mut occupant = self.lock();
+        occupant.ready = ready.clone();
+        if let Some(instance) = &mut occupant.instance {
+            let told = instance.tell(ready);
+            self.after(&mut occupant, told);
+        }
+    }
+
+    /// A call into the instance has returned.
+    fn after(&self, occupant: &mut Occupant, result: Result<(), Fault>) {
+        match result {
+            Err(fault) => self.retire(occupant, &fault),
+            Ok(()) => {
+                let Some(instance) = &occupant.instance else { return };
+                self.counters.memory(instance.memory());
+                // It may have set a timer.
+                if instance.next_timer().is_some() {
+                    self.wake.notify_one();
+                }
+            }
+        }
+    }
+
+    /// The instance has used most of its memory: it is to be replaced before it runs out.
+    pub(super) fn wear_out(&self, occupant: &mut Occupant) {
+        if !occupant.worn && Instant::now() >= occupant.renew_after {
+            occupant.worn = true;
+            self.wake.notify_one();
+        }
+    }
+
+    /// A pick has set a timer.
+    pub(super) fn look_at_timers(&self) {
+        self.wake.notify_one();
+    }
+
+    pub(super) fn fall_back(&self, ready: &ReadySet) -> PickResult {
+        self.counters.fallback();
+        match self.policy.terms.on_fault {
+            OnFault::RoundRobin => {
+                let next = self.fallback.next(ready);
+                next.map_or(PickResult::Queue, |subconn| PickResult::Pick(Pick::to(subconn)))
+            }
+            OnFault::Fail => PickResult::Fail(tonic::Status::unavailable(format!(
+                "policy {} failed, and its settings say on-fault = \"fail\"",
+                self.policy.terms.version
+            ))),
+        }
+    }
+
+    pub(super) fn faults(&self) -> Faults {
+        let mut faults = self.lock().faults.clone();
+        faults.fallback_picks = self.counters.fallback_picks();
+        faults
+    }
+
+    /// The state of the policy at this moment, or else the last that it saved.
+    pub(super) fn save(&self) -> Vec<Saved> {
+        let mut occupant = self.lock();
+        self.save_now(&mut occupant);
+        occupant.saved.clone()
+    }
+
+    fn save_now(&self, occupant: &mut Occupant) {
+        let Some(instance) = &mut occupant.instance else { return };
+        match instance.save() {
+            Ok(Some(saved)) => occupant.saved = vec![saved],
+            Ok(None) => {}
+            Err(fault) => self.retire(occupant, &fault),
+        }
+    }
+
+    /// Ends the instance for its fault, and has it replaced; unless the policy has had its day.
+    pub(super) fn retire(&self, occupant: &mut Occupant, fault: &Fault) {
+        occupant.dead.extend(occupant.instance.take());
+        occupant.worn = false;
+        occupant.streak =
+            if occupant.seated.elapsed() < SETTLED { occupant.streak.saturating_add(1) } else { 1 };
+        self.faulted(occupant, fault.kind(), fault.to_string(), wait(occupant.streak));
+    }
+
+    fn faulted(&self, occupant: &mut Occupant, kind: FaultKind, text: String, wait: Duration) {
+        let terms = &self.policy.terms;
+        let condemned = terms.record.fault(terms.version.generation, kind, &text, &terms.limits);
+        let (policy, fault) = (&terms.version, &text);
+        if condemned {
+            tracing::warn!(%policy, fault, "policy failed too often: it is not used any more");
+        } else {
+            tracing::warn!(%policy, fault, ?wait, "policy failed: the fallback picks until it is replaced");
+        }
+        occupant.replace_at = (!condemned).then(|| Instant::now() + wait);
+        occupant.faults.count += 1;
+        occupant.faults.last = Some(text);
+        self.wake.notify_one();
+    }
+
+    /// An RPC that an instance has picked for has ended.
+    pub(super) fn ended(&self, serial: u64, outcome: Outcome) {
+        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        if outcomes.push(serial, outcome) {
+            self.wake.notify_one();
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        // The keeper finds that there is nothing left to keep.
+        self.wake.notify_one();
+    }
+}
+
+/// How long to wait before the replacement after this many faults in a row.
+fn wait(streak: u32) -> Duration {
+    match streak.checked_sub(2) {
+        None => Duration::ZERO,
+        Some(doublings) => FIRST_WAIT.saturating_mul(1 << doublings.min(16)).min(LONGEST_WAIT),
+    }
+}
+
+/// Does what has to be done beside the picks, for as long as the seat is used.
+async fn keep(seat: Weak<Seat>, wake: Arc<Notify>) {
+    loop {
+        let Some(strong) = seat.upgrade() else { return };
+        let next = strong.tend().await;
+        drop(strong);
+        match next {
+            None => wake.notified().await,
+            Some(at) => {
+                tokio::select! {
+                    () = wake.notified() => {}
+                    () = sleep_until(at) => {}
+                }
+            }
+        }
+    }
+}
+
+impl Seat {
+    /// Does what is due. Gives when there will be more to do.
+    async fn tend(self: &Arc<Self>) -> Option<Instant> {
+        let dead = std::mem::take(&mut self.lock().dead);
+        drop(dead);
+        let now = Instant::now();
+        let (due, worn) = {
+            let occupant = self.lock();
+            (occupant.replace_at.is_some_and(|at| at <= now), occupant.worn)
+        };
+        if due || worn {
+            let seat = Arc::clone(self);
+            // `init` may take long, and compiled code needs a stack of its own size: off the workers.
+            let reseated = tokio::task::spawn_blocking(move || seat.reseat(worn)).await;
+            // An error: the runtime is shutting down.
+            reseated.ok()?;
+        }
+        self.deliver()
+    }
+
+    /// Delivers outcomes and timers, and saves, as far as these are due. All of it takes microseconds, and
+    /// at most the time limit of a call.
+    fn deliver(&self) -> Option<Instant> {
+        let mut occupant = self.lock();
+        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        let batch = outcomes.take_due(occupant.serial);
+        let outcomes_at = outcomes.due_at();
+        drop(outcomes);
+        if let Some(instance) = &mut occupant.instance
+            && !batch.is_empty()
+        {
+            let done = instance.done(&batch);
+            self.after_kept(&mut occupant, done);
+        }
+        if let Some(instance) = &mut occupant.instance
+            && instance.next_timer().is_some_and(|at| at <= Instant::now())
+        {
+            let fired = instance.fire();
+            self.after_kept(&mut occupant, fired);
+        }
+        if occupant.save_at.is_some_and(|at| at <= Instant::now()) {
+            self.save_now(&mut occupant);
+            occupant.save_at = Some(Instant::now() + SAVE_EVERY);
+        }
+        let timer = occupant.instance.as_ref().and_then(|instance| instance.next_timer());
+        let save = occupant.save_at.filter(|_| occupant.instance.is_some());
+        [outcomes_at, timer, save, occupant.replace_at].into_iter().flatten().min()
+    }
+
+    /// As [`after`](Self::after), for calls of the keeper, which looks at the timers anyway.
+    fn after_kept(&self, occupant: &mut Occupant, result: Result<(), Fault>) {
+        match (result, &occupant.instance) {
+            (Err(fault), _) => self.retire(occupant, &fault),
+            (Ok(()), Some(instance)) => {
+                self.counters.memory(instance.memory());
+                if instance.is_worn() {
+                    self.wear_out(occupant);
+                }
+            }
+            (Ok(()), None) => {}
+        }
+    }
+
+    /// Makes an instance, and seats it once it knows all there is to know. RPCs go on meanwhile: only the
+    /// last look is taken under the lock.
+    fn fresh(&self, saved: &[Saved]) -> Result<MutexGuard<'_, Occupant>, InitError> {
+        let role = Role::Serving(self.placement.resolve_now.clone());
+        let mut instance = Instance::new(&self.policy, &self.placement, role, saved)?;
+        loop {
+            let ready = self.lock().ready.clone();
+            instance.tell(&ready)?;
+            let mut occupant = self.lock();
+            if occupant.ready.is(&ready) {
+                self.counters.memory(instance.memory());
+                let before = occupant.instance.replace(Box::new(instance));
+                occupant.dead.extend(before);
+                occupant.serial += 1;
+                return Ok(occupant);
+            }
+        }
+    }
+
+    /// Replaces the instance; `worn`: it still works, and can hand over its latest state.
+    fn reseat(&self, worn: bool) {
+        let saved = if worn { self.save() } else { self.lock().saved.clone() };
+        match self.fresh(&saved) {
+            Ok(mut occupant) => {
+                occupant.replace_at = None;
+                occupant.worn = false;
+                occupant.seated = Instant::now();
+                if worn {
+                    self.counters.renewed();
+                    let policy = &self.policy.terms.version;
+                    tracing::debug!(%policy, "instance replaced: it had used most of its memory");
+                }
+            }
+            Err(error) => {
+                let mut occupant = self.lock();
+                occupant.worn = false;
+                occupant.renew_after = Instant::now() + LONGEST_WAIT;
+                occupant.streak = occupant.streak.saturating_add(1);
+                let wait = wait(occupant.streak).max(FIRST_WAIT);
+                if occupant.instance.is_none() {
+                    self.faulted(&mut occupant, FaultKind::Start, error.to_string(), wait);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_replacement_is_at_once_and_the_others_wait_longer_and_longer() {
+        let waits: Vec<_> = [1, 2, 3, 4, 11, 12, 1000].map(wait).iter().map(Duration::as_millis).collect();
+        assert_eq!(waits, [0, 10, 20, 40, 5000, 5000, 5000]);
+    }
+}

@@ -1,0 +1,471 @@
+//! The thread that follows a directory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::loader::{Job, Loaded, Loader};
+use super::settings::Settings;
+use super::watcher::{Watcher, is_on_a_network};
+use super::{Entry, PolicyDirOptions, Quarantine, Shared, Snapshot};
+use crate::files::{self, Fingerprint, ReadError, Settling};
+use crate::picker::{Policy as _, PolicyVersion};
+use crate::policy::{PolicyError, Record, Terms, WasmPolicy, digest, is_policy_name};
+
+pub(super) struct Follower {
+    shared: Weak<Shared>,
+    directory: PathBuf,
+    options: PolicyDirOptions,
+    wake: Receiver<()>,
+    dirty: SyncSender<()>,
+    watcher: Watcher,
+    loader: Loader,
+    settling: Settling,
+    /// What is there, of all that has come to rest.
+    at_rest: BTreeMap<String, Fingerprint>,
+    policies: BTreeMap<String, Versions>,
+    snapshot: Snapshot,
+    /// The directory could not be listed the last time.
+    unreadable: bool,
+    /// No events come from elsewhere.
+    on_a_network: bool,
+}
+
+/// The versions of one policy.
+#[derive(Default)]
+struct Versions {
+    /// The last that was given.
+    generation: u64,
+    /// Of the last job.
+    ticket: u64,
+    /// What is being made, or was made last: of which bytes, with which settings.
+    made_of: Option<(String, Settings)>,
+    /// The settings of the job.
+    job: Option<Settings>,
+    /// Versions that were in force, the last one last.
+    earlier: Vec<Earlier>,
+}
+
+struct Earlier {
+    policy: WasmPolicy,
+    settings: Settings,
+    /// It was beyond its probation.
+    proven: bool,
+}
+
+/// How many versions are kept to go back to.
+const EARLIER: usize = 3;
+/// How often a directory is scanned that other machines write to: they cause no events.
+const NETWORK_SCAN: Duration = Duration::from_secs(1);
+
+impl Follower {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        options: PolicyDirOptions,
+        dirty: SyncSender<()>,
+        wake: Receiver<()>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            shared: Arc::downgrade(shared),
+            directory: shared.path.clone(),
+            wake,
+            watcher: Watcher::new(&shared.path, dirty.clone()),
+            loader: Loader::start(options.compile.clone(), dirty.clone())?,
+            options,
+            dirty,
+            settling: Settling::default(),
+            at_rest: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            snapshot: Snapshot::default(),
+            unreadable: false,
+            on_a_network: false,
+        })
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            // Armed first: what changes during the scan is then an event.
+            self.watcher.arm();
+            self.scan();
+            self.take_loaded();
+            self.judge();
+            let Some(shared) = self.shared.upgrade() else { return };
+            // The first picture is complete when nothing in it is still moving.
+            self.snapshot.complete |= !self.settling.is_pending();
+            shared.snapshot.send_replace(self.snapshot.clone());
+            drop(shared);
+            match self.wake.recv_timeout(self.pause()) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// How long until the next scan, if nothing happens.
+    fn pause(&self) -> Duration {
+        if self.settling.is_pending() {
+            self.options.quiet / 3
+        } else if self.on_a_network {
+            self.options.scan.min(NETWORK_SCAN)
+        } else {
+            self.options.scan
+        }
+    }
+
+    fn scan(&mut self) {
+        let on_a_network = is_on_a_network(&self.directory);
+        if on_a_network && !std::mem::replace(&mut self.on_a_network, on_a_network) {
+            let directory = self.directory.display();
+            tracing::info!(%directory, every = ?NETWORK_SCAN, "policy directory is on a network: it is polled");
+        }
+        let present = match list(&self.directory) {
+            Ok(present) => present,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => {
+                // That it cannot be seen does not mean that nothing is there.
+                if !std::mem::replace(&mut self.unreadable, true) {
+                    let directory = self.directory.display();
+                    tracing::warn!(%directory, %error, "policy directory cannot be read: all stays as it is");
+                }
+                return;
+            }
+        };
+        self.unreadable = false;
+        let mut changed = BTreeSet::new();
+        for (file, seen) in self.settling.observe(&present, self.options.quiet) {
+            changed.insert(stem(&file).to_owned());
+            match seen {
+                Some(fingerprint) => self.at_rest.insert(file, fingerprint),
+                None => self.at_rest.remove(&file),
+            };
+        }
+        for name in changed {
+            let (wasm, toml) = (format!("{name}.wasm"), format!("{name}.toml"));
+            if self.settling.is_moving(&wasm) || self.settling.is_moving(&toml) {
+                // The two are one: both are taken when the other has come to rest.
+                continue;
+            }
+            match self.at_rest.get(&wasm).copied() {
+                Some(fingerprint) => {
+                    if let Err(error) = self.take_in(&name, &wasm, fingerprint, &toml) {
+                        self.reject(&name, error);
+                    }
+                }
+                None => self.withdraw(&name),
+            }
+        }
+    }
+
+    /// What the operator says of a policy. None: the file is still changing.
+    fn settings(&mut self, file: &str) -> Result<Option<Settings>, PolicyError> {
+        let Some(fingerprint) = self.at_rest.get(file).copied() else { return Ok(Some(Settings::default())) };
+        match files::read(&self.directory.join(file), fingerprint, self.options.limits.config) {
+            Ok(Some(bytes)) => Settings::parse(&bytes).map(Some),
+            Ok(None) => {
+                self.settling.retry(file, Duration::ZERO);
+                Ok(None)
+            }
+            Err(error) => {
+                self.settling.retry(file, self.options.scan);
+                Err(PolicyError::Settings(format!("{file}: {error}")))
+            }
+        }
+    }
+
+    /// Files that have come to rest: reads them, and has a version made of them if they are news.
+    fn take_in(
+        &mut self,
+        name: &str,
+        file: &str,
+        fingerprint: Fingerprint,
+        settings: &str,
+    ) -> Result<(), PolicyError> {
+        if !is_policy_name(name) {
+            return Err(PolicyError::Name(name.to_owned()));
+        }
+        let Some(settings) = self.settings(settings)? else { return Ok(()) };
+        if !settings.enabled {
+            tracing::warn!(policy = name, "policy disabled by its settings");
+            self.forget_job(name);
+            self.change(name, |entry| {
+                entry.settings = settings;
+                entry.rejected = None;
+            });
+            return Ok(());
+        }
+        let bytes = match files::read(&self.directory.join(file), fingerprint, self.options.limits.component)
+        {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => {
+                self.settling.retry(file, Duration::ZERO);
+                return Ok(());
+            }
+            Err(error) => {
+                // What could not be read may be good, and not change: it is tried again.
+                self.settling.retry(file, self.options.scan);
+                return Err(error.into());
+            }
+        };
+        let digest = digest(&bytes);
+        settings.check(&digest)?;
+        let limits = settings.limits(&self.options.limits, &self.options.caps)?;
+        let grants = settings.grants()?;
+
+        let entry = self.entry(name);
+        let in_force = entry.policy.as_ref().map(|policy| policy.version().digest);
+        if in_force.is_some_and(|in_force| in_force == digest) && entry.settings.are_the_same_terms(&settings)
+        {
+            self.forget_job(name);
+            self.change(name, |entry| {
+                entry.settings = settings;
+                entry.rejected = None;
+                entry.quarantined = None;
+            });
+            return Ok(());
+        }
+        let versions = self.policies.entry(name.to_owned()).or_default();
+        let is_made = versions
+            .made_of
+            .as_ref()
+            .is_some_and(|(made_of, with)| *made_of == digest && with.are_the_same_terms(&settings));
+        if is_made {
+            // On its way, or quarantined: as it was.
+            self.change(name, |entry| entry.rejected = None);
+            return Ok(());
+        }
+        versions.ticket += 1;
+        versions.made_of = Some((digest.clone(), settings.clone()));
+        versions.job = Some(settings.clone());
+        let ticket = versions.ticket;
+        // Its number it gets when it comes into force.
+        let version = PolicyVersion::new(name, 0, digest);
+        let size = bytes.len();
+        tracing::debug!(policy = name, size, "policy is being compiled");
+        self.change(name, |entry| entry.loading = true);
+        let mut terms = Terms::new(version, limits);
+        terms.config = settings
+            .config
+            .as_ref()
+            .map(|config| serde_json::Value::Object(config.clone()).to_string().into());
+        terms.grants = Arc::new(grants);
+        terms.on_fault = settings.on_fault();
+        terms.record = self.record(name);
+        self.loader.load(Job { name: name.to_owned(), ticket, bytes, terms });
+        Ok(())
+    }
+
+    /// What the loader has made.
+    fn take_loaded(&mut self) {
+        for Loaded { name, ticket, result } in self.loader.take() {
+            let Some(versions) = self.policies.get_mut(&name).filter(|versions| versions.ticket == ticket)
+            else {
+                continue;
+            };
+            let settings = versions.job.take().unwrap_or_default();
+            match result {
+                Ok(policy) => self.put_in_force(&name, policy, settings),
+                Err(error) => self.reject(&name, error),
+            }
+        }
+    }
+
+    fn put_in_force(&mut self, name: &str, policy: WasmPolicy, settings: Settings) {
+        let ignored = policy.ignored_exports();
+        if !ignored.is_empty() {
+            tracing::info!(policy = name, exports = ignored.join(", "), "exports that nobody calls: ignored");
+        }
+        let record = self.record(name);
+        let entry = self.entry(name);
+        let before = entry.policy.clone().map(|policy| (policy, entry.settings.clone()));
+        let versions = self.policies.entry(name.to_owned()).or_default();
+        if let Some((policy, settings)) = before {
+            versions.keep(Earlier { policy, settings, proven: record.has_proven_itself() });
+        }
+        versions.generation += 1;
+        let policy = policy.renumbered(versions.generation);
+        tracing::info!(policy = %policy.version(), "policy loaded");
+        record.begin(versions.generation, !versions.earlier.is_empty());
+        let previous = versions.previous();
+        self.change(name, |entry| {
+            entry.policy = Some(policy);
+            entry.settings = settings;
+            entry.rejected = None;
+            entry.quarantined = None;
+            entry.loading = false;
+            entry.previous = previous;
+        });
+    }
+
+    /// Takes versions out of force that have failed too often.
+    fn judge(&mut self) {
+        let verdict = |(name, entry): (&String, &Entry)| {
+            let version = entry.policy.as_ref()?.version();
+            let reason = entry.record.verdict(version.generation)?;
+            Some((name.clone(), Quarantine { version, reason }))
+        };
+        let condemned: Vec<_> = self.snapshot.policies.iter().filter_map(verdict).collect();
+        for (name, quarantine) in condemned {
+            self.go_back(&name, quarantine);
+        }
+    }
+
+    fn go_back(&mut self, name: &str, quarantine: Quarantine) {
+        let record = self.record(name);
+        let versions = self.policies.entry(name.to_owned()).or_default();
+        let earlier = versions.earlier.pop().map(|earlier| {
+            versions.generation += 1;
+            (earlier.policy.renumbered(versions.generation), earlier.settings)
+        });
+        let previous = versions.previous();
+        let (policy, reason) = (&quarantine.version, &quarantine.reason);
+        match &earlier {
+            Some((earlier, _)) => {
+                let back_to = earlier.version();
+                tracing::warn!(%policy, reason, %back_to, "policy quarantined: the one before it is in force");
+                // It has had its probation.
+                record.begin(back_to.generation, false);
+            }
+            None => {
+                tracing::warn!(%policy, reason, "policy quarantined: there is none to go back to, round robin serves");
+            }
+        }
+        self.change(name, |entry| {
+            entry.policy = None;
+            if let Some((earlier, settings)) = earlier {
+                entry.policy = Some(earlier);
+                entry.settings = settings;
+            }
+            entry.quarantined = Some(quarantine);
+            entry.previous = previous;
+        });
+    }
+
+    fn reject(&mut self, name: &str, error: PolicyError) {
+        self.forget_job(name);
+        if self.snapshot.policies.get(name).and_then(|entry| entry.rejected.as_ref()) == Some(&error) {
+            return;
+        }
+        let (in_force, stage) = (self.in_force(name), error.stage());
+        tracing::warn!(policy = name, %stage, %error, in_force, "policy rejected");
+        self.record(name).rejected(stage);
+        self.change(name, |entry| entry.rejected = Some(error));
+    }
+
+    /// What is being made of a policy's files is out of date. What is in force counts as made.
+    fn forget_job(&mut self, name: &str) {
+        let Some(entry) = self.snapshot.policies.get_mut(name) else { return };
+        entry.loading = false;
+        let versions = self.policies.entry(name.to_owned()).or_default();
+        versions.ticket += 1;
+        versions.job = None;
+        let in_force = entry.policy.as_ref().map(|policy| policy.version().digest);
+        versions.made_of = in_force.map(|digest| (digest, entry.settings.clone()));
+    }
+
+    fn withdraw(&mut self, name: &str) {
+        if self.snapshot.policies.contains_key(name) {
+            tracing::warn!(policy = name, in_force = self.in_force(name), "policy file is gone");
+            self.forget_job(name);
+            self.change(name, |entry| {
+                entry.present = false;
+                entry.rejected = None;
+                entry.quarantined = None;
+            });
+        }
+    }
+
+    /// What channels that use the policy go on with.
+    fn in_force(&self, name: &str) -> String {
+        let policy = self.snapshot.policies.get(name).and_then(|entry| entry.policy.as_ref());
+        policy.map_or_else(|| "round robin".to_owned(), |policy| policy.version().to_string())
+    }
+
+    fn record(&mut self, name: &str) -> Arc<Record> {
+        Arc::clone(&self.entry(name).record)
+    }
+
+    fn entry(&mut self, name: &str) -> &mut Entry {
+        let dirty = &self.dirty;
+        self.snapshot.policies.entry(name.to_owned()).or_insert_with(|| {
+            let dirty = dirty.clone();
+            let record = Record::new(move || {
+                let _ = dirty.try_send(());
+            });
+            Entry::new(Arc::new(record))
+        })
+    }
+
+    fn change(&mut self, name: &str, change: impl FnOnce(&mut Entry)) {
+        let entry = self.entry(name);
+        entry.present = true;
+        change(entry);
+        entry.revision += 1;
+    }
+}
+
+impl Versions {
+    /// Keeps a version to go back to. Of too many, those go first that have proven nothing.
+    fn keep(&mut self, earlier: Earlier) {
+        self.earlier.push(earlier);
+        if self.earlier.len() > EARLIER {
+            let unproven = self.earlier.iter().position(|earlier| !earlier.proven);
+            self.earlier.remove(unproven.unwrap_or(0));
+        }
+    }
+
+    fn previous(&self) -> Option<String> {
+        self.earlier.last().map(|earlier| earlier.policy.version().digest)
+    }
+}
+
+fn stem(file: &str) -> &str {
+    file.strip_suffix(".wasm").or(file.strip_suffix(".toml")).unwrap_or(file)
+}
+
+/// The policy files in a directory, by name, each with its fingerprint: what ends in `.wasm` or `.toml` and is not
+/// an editor's, a tool's or a hidden file. What cannot be looked at (a dangling symlink) is not there.
+fn list(directory: &Path) -> io::Result<BTreeMap<String, Fingerprint>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        // A name that is not UTF-8 cannot be a policy's; shown, it names itself in the refusal.
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if (name.ends_with(".wasm") || name.ends_with(".toml"))
+            && !name.starts_with(['.', '_'])
+            && let Some(fingerprint) = Fingerprint::at(&entry.path())
+        {
+            files.insert(name, fingerprint);
+        }
+    }
+    Ok(files)
+}
+
+impl From<ReadError> for PolicyError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::TooLarge { size, limit } => Self::TooLarge { size, limit },
+            ReadError::Io(_) | ReadError::NotRegular => Self::Read(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_files_are_passed_over() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for name in
+            ["a.wasm", ".a.wasm", "_a.wasm", "a.wasm~", "a.wasm.tmp", "a.toml", "a.wasm.swp", "B c.wasm"]
+        {
+            std::fs::write(directory.path().join(name), "x").expect("written");
+        }
+        std::fs::create_dir(directory.path().join("..data")).expect("made");
+        let names: Vec<_> = list(directory.path()).expect("listed").into_keys().collect();
+        assert_eq!(names, ["B c.wasm", "a.toml", "a.wasm"]);
+    }
+}
