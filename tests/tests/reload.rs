@@ -48,11 +48,7 @@ fn bad_files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("a core module", Wat::default().module(), "is a core module without a component-type section"),
         ("another component", b"\0asm\x0d\0\x01\0".to_vec(), "it is not a policy"),
         ("another WIT version", other_version, "this host speaks 0.1.x of hotpick:policy"),
-        (
-            "an import that is not there",
-            wants_more(),
-            "does not fit the contract: ",
-        ),
+        ("an import that is not there", wants_more(), "does not fit the contract: "),
     ]
 }
 

@@ -15,7 +15,6 @@ use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use hotpick::channel::ChannelStatus;
 use hotpick::picker::PolicyVersion;
-use hotpick::policy::PolicyError;
 use hotpick::resolver::{Endpoint, ManualResolver};
 use hotpick::{Channel, PolicyDir};
 use hotpick_echo::Backend;
@@ -118,7 +117,8 @@ struct Show {
     /// Microseconds of all unary RPCs.
     all: Histogram<u64>,
     seen: Option<PolicyVersion>,
-    rejected: Option<PolicyError>,
+    /// What was last said of a version that is not in force.
+    complaint: Option<String>,
     draw: Interval,
     /// When a file was last copied in.
     copied: Option<Instant>,
@@ -139,7 +139,7 @@ impl Show {
             recent: VecDeque::from([(Instant::now(), 0, vec![0; BACKENDS.len()])]),
             all: Histogram::new(3)?,
             seen: None,
-            rejected: None,
+            complaint: None,
             draw,
             copied: None,
             interrupted: false,
@@ -193,7 +193,8 @@ impl Show {
 
     /// Says what has become of the policy.
     fn look(&mut self) -> anyhow::Result<()> {
-        let version = self.channel.status().policy;
+        let status = self.channel.status();
+        let version = status.policy;
         if self.seen.as_ref() != Some(&version) {
             let copied = self.copied.take().map(|at| at.elapsed().as_millis());
             let after = copied.map(|millis| format!(", {millis} ms after the copy")).unwrap_or_default();
@@ -201,13 +202,22 @@ impl Show {
             self.seen = Some(version);
         }
         let policies = self.policies.status();
-        let rejected = policies.into_iter().find(|policy| policy.name == script::NAME);
-        let rejected = rejected.and_then(|policy| policy.rejected);
-        if rejected != self.rejected {
-            if let Some(error) = &rejected {
-                self.say(&format!("active.wasm {error}"))?;
+        let policy = policies.into_iter().find(|policy| policy.name == script::NAME);
+        let complaint = policy.and_then(|policy| {
+            let rejected = policy.rejected.map(|error| format!("active.wasm {error}"));
+            let quarantined = || {
+                policy.quarantined.map(|quarantine| {
+                    format!("policy {} is quarantined: {}", quarantine.version, quarantine.reason)
+                })
+            };
+            rejected.or_else(quarantined)
+        });
+        let complaint = complaint.or_else(|| status.refused.map(|error| error.to_string()));
+        if complaint != self.complaint {
+            if let Some(complaint) = &complaint {
+                self.say(complaint)?;
             }
-            self.rejected = rejected;
+            self.complaint = complaint;
         }
         Ok(())
     }

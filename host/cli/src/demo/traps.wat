@@ -36,6 +36,9 @@
   (func (export "hotpick:policy/picker@0.1.0#pick")
     (param $call i64) (param i32 i32 i64 i64 i64 i32 i32 i32) (result i32)
     (if (i64.eqz (i64.rem_u (local.get $call) (i64.const 800))) (then unreachable))
+    ;; With nothing to pick, the RPC waits: `queue` is case 1.
+    (if (i32.eqz (global.get $ready))
+      (then (i32.store8 (i32.const 16) (i32.const 1)) (return (i32.const 16))))
     (global.set $next (i32.rem_u (i32.add (global.get $next) (i32.const 1)) (global.get $ready)))
     (i32.store8 (i32.const 16) (i32.const 0))
     (i32.store (i32.const 20)
