@@ -3,7 +3,15 @@
 use std::marker::PhantomData;
 
 use crate::bindings::exports::hotpick::policy::{endpoints, lifecycle, picker};
-use crate::{Endpoint, Nanos, PickInfo, PickResult, Placement, Policy, SubConn};
+use crate::parts::about::exports::hotpick::policy::about;
+use crate::parts::alarms::exports::hotpick::policy::alarms;
+use crate::parts::connectivity::exports::hotpick::policy::connectivity;
+use crate::parts::handover::exports::hotpick::policy::handover;
+use crate::parts::outcomes::exports::hotpick::policy::outcomes;
+use crate::{
+    About, Alarms, Connectivity, ConnectivityState, Description, Endpoint, Handover, Nanos, Outcome,
+    Outcomes, PickInfo, PickResult, Placement, Policy, Saved, SubConn,
+};
 
 /// A policy with a place to live in. Implemented by [`export!`](crate::export).
 pub trait Exported: Policy {
@@ -38,5 +46,40 @@ impl<P: Exported> endpoints::Guest for Component<P> {
 impl<P: Exported> picker::Guest for Component<P> {
     fn pick(info: PickInfo) -> PickResult {
         P::with(|policy| policy.as_mut().map_or(PickResult::Queue, |policy| policy.pick(&info)))
+    }
+}
+
+impl<P: Exported + Outcomes> outcomes::Guest for Component<P> {
+    fn done(batch: Vec<Outcome>, now: Nanos) {
+        P::with(|policy| policy.as_mut().map(|policy| policy.done(&batch, now)));
+    }
+}
+
+impl<P: Exported + Connectivity> connectivity::Guest for Component<P> {
+    fn changed(id: SubConn, state: ConnectivityState, message: String, now: Nanos) {
+        P::with(|policy| policy.as_mut().map(|policy| policy.connectivity(id, state, &message, now)));
+    }
+}
+
+impl<P: Exported + Alarms> alarms::Guest for Component<P> {
+    fn fired(id: u32, now: Nanos) {
+        P::with(|policy| policy.as_mut().map(|policy| policy.fired(id, now)));
+    }
+}
+
+impl<P: Exported + Handover> handover::Guest for Component<P> {
+    fn save() -> Saved {
+        let empty = || Saved { schema: 0, data: Vec::new() };
+        P::with(|policy| policy.as_mut().map_or_else(empty, Handover::save))
+    }
+
+    fn restore(parts: Vec<Saved>) -> Result<(), String> {
+        P::with(|policy| policy.as_mut().map_or(Ok(()), |policy| policy.restore(parts)))
+    }
+}
+
+impl<P: Exported + About> about::Guest for Component<P> {
+    fn describe() -> Description {
+        P::describe()
     }
 }

@@ -2,8 +2,10 @@
 //! [`FakeHost::start`](crate::testing::FakeHost::start).
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use crate::bindings::hotpick::policy::env::Level;
+use crate::bindings::hotpick::policy::stats::{Measure, Summary};
 use crate::{Nanos, SubConn};
 
 /// What the fake host knows.
@@ -20,6 +22,15 @@ pub(crate) struct Host {
     pub(crate) rpc: Option<Rpc>,
     pub(crate) explanation: Option<String>,
     pub(crate) added: Vec<(String, Vec<u8>)>,
+    pub(crate) stats: BTreeMap<SubConn, Summary>,
+    /// When each is due.
+    pub(crate) timers: BTreeMap<u32, Nanos>,
+    pub(crate) lazy: bool,
+    /// True to connect, false to disconnect; in the order asked for.
+    pub(crate) connects: Vec<(SubConn, bool)>,
+    pub(crate) resolves: u32,
+    /// By name: the sum of what was added, or the last that was observed.
+    pub(crate) instruments: Vec<(String, f64)>,
 }
 
 /// An RPC, as a pick sees it.
@@ -159,4 +170,97 @@ pub(crate) fn log(level: Level, message: &str) {
 
 pub(crate) fn level_enabled(_level: Level) -> bool {
     true
+}
+
+pub(crate) fn in_flight(id: SubConn) -> u32 {
+    read(id).map_or(0, |summary| summary.in_flight)
+}
+
+pub(crate) fn read(id: SubConn) -> Option<Summary> {
+    with(|host| host.stats.get(&id).copied())
+}
+
+pub(crate) fn least(among: &[SubConn], by: Measure) -> Option<SubConn> {
+    let measure = |id: &SubConn| {
+        let summary = read(*id)?;
+        let ended = (summary.succeeded + summary.failed).max(1);
+        Some(match by {
+            Measure::InFlight => u128::from(summary.in_flight),
+            Measure::LatencyEwma => u128::from(summary.latency_ewma),
+            // The fake keeps no average of late: the share of all must do.
+            Measure::FailureRateEwma => u128::from(summary.failed) * 1_000_000 / u128::from(ended),
+        })
+    };
+    let known = among.iter().filter_map(|id| measure(id).map(|measure| (measure, *id)));
+    known.min_by_key(|(measure, _)| *measure).map(|(_, id)| id)
+}
+
+pub(crate) fn schedule(id: u32, delay: Nanos) -> Result<(), String> {
+    with(|host| {
+        host.timers.insert(id, host.now.saturating_add(delay));
+        Ok(())
+    })
+}
+
+pub(crate) fn cancel(id: u32) {
+    with(|host| host.timers.remove(&id));
+}
+
+pub(crate) fn declare_lazy() {
+    with(|host| host.lazy |= host.in_init);
+}
+
+pub(crate) fn connect(id: SubConn) {
+    with(|host| host.connects.push((id, true)));
+}
+
+pub(crate) fn disconnect(id: SubConn) {
+    with(|host| host.connects.push((id, false)));
+}
+
+pub(crate) fn resolve_now() {
+    with(|host| host.resolves += 1);
+}
+
+fn instrument(name: &str) -> Result<u32, String> {
+    with(|host| {
+        if !host.in_init {
+            return Err("instruments are made in init".to_owned());
+        }
+        let at = host.instruments.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+            host.instruments.push((name.to_owned(), 0.0));
+            host.instruments.len() - 1
+        });
+        u32::try_from(at).map_err(|error| error.to_string())
+    })
+}
+
+pub(crate) fn counter(name: &str, _help: &str) -> Result<u32, String> {
+    instrument(name)
+}
+
+pub(crate) fn gauge(name: &str, _help: &str) -> Result<u32, String> {
+    instrument(name)
+}
+
+pub(crate) fn histogram(name: &str, _help: &str, _buckets: &[f64]) -> Result<u32, String> {
+    instrument(name)
+}
+
+fn measure(id: u32, change: impl FnOnce(&mut f64)) {
+    with(|host| {
+        let at = usize::try_from(id).ok();
+        if let Some((_, value)) = at.and_then(|at| host.instruments.get_mut(at)) {
+            change(value);
+        }
+    });
+}
+
+#[expect(clippy::cast_precision_loss, reason = "tests do not count so far")]
+pub(crate) fn add(id: u32, delta: u64) {
+    measure(id, |value| *value += delta as f64);
+}
+
+pub(crate) fn observe(id: u32, observed: f64) {
+    measure(id, |value| *value = observed);
 }

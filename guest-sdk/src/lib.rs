@@ -48,16 +48,24 @@ extern crate self as hotpick_guest;
 #[doc(hidden)]
 #[path = "bindings.rs"]
 pub mod __bindings;
+#[doc(hidden)]
+#[path = "parts.rs"]
+pub mod __parts;
 pub mod call;
 #[cfg(target_arch = "wasm32")]
 mod component;
+pub mod connections;
 pub mod env;
 #[cfg(not(target_arch = "wasm32"))]
 mod fake;
+pub mod metrics;
+pub mod stats;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+pub mod timers;
 
 use self::__bindings as bindings;
+use self::__parts as parts;
 
 // What `export!` and the generated code name in a policy's crate.
 #[cfg(target_arch = "wasm32")]
@@ -66,6 +74,12 @@ pub use self::bindings::__export_policy as __export;
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
 pub use self::component::{Component as __Component, Exported as __Exported};
+#[cfg(target_arch = "wasm32")]
+#[doc(hidden)]
+pub use self::parts::{
+    about::__export_about, alarms::__export_alarms, connectivity::__export_connectivity,
+    handover::__export_handover, outcomes::__export_outcomes,
+};
 #[doc(hidden)]
 pub use wit_bindgen as __wit_bindgen;
 
@@ -74,7 +88,10 @@ pub use self::bindings::exports::hotpick::policy::lifecycle::Placement;
 pub use self::bindings::exports::hotpick::policy::picker::{
     FailCode, Nanos, PickInfo, PickResult, Subconn as SubConn,
 };
-pub use self::bindings::hotpick::policy::types::Attribute;
+pub use self::bindings::hotpick::policy::types::{Attribute, ConnectivityState, StatusCode};
+pub use self::parts::about::exports::hotpick::policy::about::Description;
+pub use self::parts::handover::exports::hotpick::policy::handover::Saved;
+pub use self::parts::outcomes::exports::hotpick::policy::outcomes::{Load, Outcome};
 
 /// A load-balancing policy. One instance serves one channel.
 pub trait Policy: Sized + 'static {
@@ -101,10 +118,50 @@ pub trait Policy: Sized + 'static {
     fn pick(&mut self, info: &PickInfo) -> PickResult;
 }
 
-/// Makes the component's exports of a [`Policy`]. Once in a crate; nothing natively.
+/// A policy that is told how its RPCs end.
+pub trait Outcomes: Policy {
+    /// RPCs that this instance has picked for have ended; each is told once. The host waits some
+    /// milliseconds for more of them.
+    fn done(&mut self, batch: &[Outcome], now: Nanos);
+}
+
+/// A policy that is told the state of each subconn.
+pub trait Connectivity: Policy {
+    /// A subconn is in another state than before; a new one begins as idle. `message` explains
+    /// transient-failure. Called after [`Policy::endpoints`], and before [`Policy::ready`].
+    fn connectivity(&mut self, id: SubConn, state: ConnectivityState, message: &str, now: Nanos);
+}
+
+/// A policy with timers.
+pub trait Alarms: Policy {
+    /// The timer of this number, which [`timers::schedule`] has set, is due.
+    fn fired(&mut self, id: u32, now: Nanos);
+}
+
+/// A policy that hands its state to the next version, or to the instance that replaces it after a fault.
+pub trait Handover: Policy {
+    /// The state now. Called before a swap, and from time to time; RPCs wait meanwhile.
+    fn save(&mut self) -> Saved;
+
+    /// Takes over what the one before has saved. Called right after [`Policy::init`].
+    ///
+    /// # Errors
+    ///
+    /// The state cannot be used: then the policy is started anew, without it.
+    fn restore(&mut self, parts: Vec<Saved>) -> Result<(), String>;
+}
+
+/// A policy that documents itself to tools.
+pub trait About: Policy {
+    /// What it does, and what its configuration may be.
+    fn describe() -> Description;
+}
+
+/// Makes the component's exports of a [`Policy`], and of the optional parts that are named:
+/// `export!(Mine)`, `export!(Mine: Outcomes, Handover)`. Once in a crate; nothing natively.
 #[macro_export]
 macro_rules! export {
-    ($policy:ty) => {
+    ($policy:ty $(: $($part:ident),+ $(,)?)?) => {
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             ::std::thread_local! {
@@ -117,15 +174,48 @@ macro_rules! export {
             }
             type Component = $crate::__Component<$policy>;
             $crate::__export!(Component with_types_in $crate::__bindings);
+            $($($crate::__export_part!($part Component);)+)?
         };
         #[cfg(not(target_arch = "wasm32"))]
-        const _: () = $crate::__is_policy::<$policy>();
+        const _: () = {
+            $crate::__is_policy::<$policy>();
+            $($($crate::__is_part!($part $policy);)+)?
+        };
     };
 }
 
 /// What [`export!`] checks natively.
 #[doc(hidden)]
 pub const fn __is_policy<P: Policy>() {}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_part {
+    (Outcomes $component:ident) => {
+        $crate::__export_outcomes!($component with_types_in $crate::__parts::outcomes);
+    };
+    (Connectivity $component:ident) => {
+        $crate::__export_connectivity!($component with_types_in $crate::__parts::connectivity);
+    };
+    (Alarms $component:ident) => {
+        $crate::__export_alarms!($component with_types_in $crate::__parts::alarms);
+    };
+    (Handover $component:ident) => {
+        $crate::__export_handover!($component with_types_in $crate::__parts::handover);
+    };
+    (About $component:ident) => {
+        $crate::__export_about!($component with_types_in $crate::__parts::about);
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __is_part {
+    ($part:ident $policy:ty) => {{
+        const fn is_part<P: $crate::$part>() {}
+        is_part::<$policy>();
+    }};
+}
 
 /// Reads a configuration. Unknown and missing fields are named in the error, if the type has
 /// `#[serde(deny_unknown_fields)]`.

@@ -2,7 +2,11 @@
 
 use crate::env::Level;
 pub use crate::fake::Rpc;
-use crate::{Attribute, Endpoint, PickInfo, PickResult, Placement, Policy, SubConn, fake};
+use crate::stats::Summary;
+use crate::{
+    Alarms, Attribute, Connectivity, ConnectivityState, Endpoint, Handover, Outcome, Outcomes, PickInfo,
+    PickResult, Placement, Policy, Saved, StatusCode, SubConn, fake,
+};
 
 /// A policy and a host around it, for this thread. Deterministic: random numbers start from the same
 /// seed each time, and the clock stands still until it is [moved](Self::advance).
@@ -22,6 +26,21 @@ pub fn endpoint(id: SubConn, attributes: &[(&str, &str)]) -> Endpoint {
         addresses: vec![format!("10.0.0.{id}:80")],
         weight: 1,
         attributes: attributes.iter().map(attribute).collect(),
+    }
+}
+
+/// An RPC that ended like this, for [`FakeHost::done`].
+#[must_use]
+pub fn outcome(subconn: SubConn, code: StatusCode, latency: std::time::Duration) -> Outcome {
+    Outcome {
+        call: 0,
+        subconn,
+        method: 0,
+        code,
+        not_sent: false,
+        client_ended: false,
+        latency: u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX),
+        load: None,
     }
 }
 
@@ -101,6 +120,35 @@ impl<P: Policy> FakeHost<P> {
             .collect()
     }
 
+    /// What [`stats`](crate::stats) says of a subconn from now on.
+    pub fn set_stats(&mut self, id: SubConn, summary: Summary) {
+        fake::with(|host| host.stats.insert(id, summary));
+    }
+
+    /// Whether the policy has declared that it decides when to connect.
+    #[must_use]
+    pub fn is_lazy(&self) -> bool {
+        fake::with(|host| host.lazy)
+    }
+
+    /// What the policy has asked for since the last look: to connect a subconn (true) or to give its
+    /// connection up.
+    pub fn take_connects(&mut self) -> Vec<(SubConn, bool)> {
+        fake::with(|host| std::mem::take(&mut host.connects))
+    }
+
+    /// How often the policy has asked for a new answer of the resolver.
+    #[must_use]
+    pub fn resolves(&self) -> u32 {
+        fake::with(|host| host.resolves)
+    }
+
+    /// The sum that was added to a counter, or what a gauge or a histogram was last given.
+    #[must_use]
+    pub fn measured(&self, name: &str) -> Option<f64> {
+        fake::with(|host| host.instruments.iter().find(|(known, _)| known == name).map(|(_, value)| *value))
+    }
+
     /// Moves the clock on.
     pub fn advance(&mut self, by: std::time::Duration) {
         fake::with(|host| host.now += u64::try_from(by.as_nanos()).unwrap_or(u64::MAX));
@@ -122,5 +170,165 @@ impl<P: Policy> FakeHost<P> {
     #[must_use]
     pub fn log(&self) -> Vec<(Level, String)> {
         fake::with(|host| host.log.clone())
+    }
+}
+
+impl<P: Outcomes> FakeHost<P> {
+    /// RPCs have ended.
+    pub fn done(&mut self, batch: &[Outcome]) {
+        self.policy.done(batch, crate::env::now());
+    }
+}
+
+impl<P: Connectivity> FakeHost<P> {
+    /// A subconn is in another state.
+    pub fn connectivity(&mut self, id: SubConn, state: ConnectivityState, message: &str) {
+        self.policy.connectivity(id, state, message, crate::env::now());
+    }
+}
+
+impl<P: Alarms> FakeHost<P> {
+    /// Moves the clock on, and delivers the timers that are due, in order.
+    pub fn run(&mut self, by: std::time::Duration) {
+        let end = crate::env::now() + u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        loop {
+            let due = fake::with(|host| {
+                let (id, at) = host.timers.iter().map(|(id, at)| (*id, *at)).min_by_key(|(_, at)| *at)?;
+                (at <= end).then(|| {
+                    host.timers.remove(&id);
+                    host.now = host.now.max(at);
+                    id
+                })
+            });
+            match due {
+                Some(id) => self.policy.fired(id, crate::env::now()),
+                None => return fake::with(|host| host.now = end),
+            }
+        }
+    }
+}
+
+impl<P: Handover> FakeHost<P> {
+    /// What the policy hands over.
+    pub fn save(&mut self) -> Saved {
+        self.policy.save()
+    }
+
+    /// Hands a state over to the policy, which has just been started.
+    ///
+    /// # Errors
+    ///
+    /// What the policy says.
+    pub fn restore(&mut self, parts: Vec<Saved>) -> Result<(), String> {
+        self.policy.restore(parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{Nanos, StatusCode, connections, metrics, stats, timers};
+
+    /// Uses a bit of everything.
+    struct Everything {
+        ready: Vec<SubConn>,
+        failed: metrics::Counter,
+        fired: u32,
+    }
+
+    impl Policy for Everything {
+        fn init(_config: &str, _placement: &Placement) -> Result<Self, String> {
+            connections::declare_lazy();
+            timers::schedule(1, 1_000)?;
+            Ok(Self { ready: Vec::new(), failed: metrics::Counter::new("failed", "")?, fired: 0 })
+        }
+
+        fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
+            self.ready = ready.to_vec();
+        }
+
+        fn pick(&mut self, _info: &PickInfo) -> PickResult {
+            let least = stats::least(&self.ready, stats::Measure::InFlight);
+            least.map_or(PickResult::Queue, PickResult::Pick)
+        }
+    }
+
+    impl Outcomes for Everything {
+        fn done(&mut self, batch: &[Outcome], _now: Nanos) {
+            let failed = batch.iter().filter(|outcome| outcome.code != StatusCode::Ok).count();
+            self.failed.add(failed as u64);
+        }
+    }
+
+    impl Connectivity for Everything {
+        fn connectivity(&mut self, id: SubConn, state: ConnectivityState, _message: &str, _now: Nanos) {
+            if state == ConnectivityState::Idle {
+                connections::connect(id);
+            }
+        }
+    }
+
+    impl Alarms for Everything {
+        fn fired(&mut self, id: u32, _now: Nanos) {
+            self.fired += 1;
+            timers::schedule(id, 1_000).expect("a timer");
+        }
+    }
+
+    impl Handover for Everything {
+        fn save(&mut self) -> Saved {
+            Saved { schema: 1, data: self.fired.to_le_bytes().to_vec() }
+        }
+
+        fn restore(&mut self, parts: Vec<Saved>) -> Result<(), String> {
+            let part = parts.first().filter(|part| part.schema == 1).ok_or("another format")?;
+            let bytes = part.data.first_chunk().ok_or("too short")?;
+            self.fired = u32::from_le_bytes(*bytes);
+            Ok(())
+        }
+    }
+
+    crate::export!(Everything: Outcomes, Connectivity, Alarms, Handover);
+
+    fn idle(in_flight: u32) -> Summary {
+        Summary {
+            in_flight,
+            max_streams: 100,
+            picked: 0,
+            succeeded: 0,
+            failed: 0,
+            latency_ewma: 0,
+            ready_since: 0,
+        }
+    }
+
+    #[test]
+    fn every_part_of_the_contract_has_its_side_in_the_fake_host() {
+        let mut host = FakeHost::<Everything>::start("{}").expect("started");
+        assert!(host.is_lazy());
+        host.set_stats(4, idle(7));
+        host.set_stats(5, idle(3));
+        host.ready(&[4, 5]);
+        assert_eq!(host.picks(1), [5]);
+        host.connectivity(4, ConnectivityState::Idle, "");
+        assert_eq!(host.take_connects(), [(4, true)]);
+        host.done(&[
+            outcome(4, StatusCode::Ok, Duration::ZERO),
+            outcome(5, StatusCode::Unavailable, Duration::ZERO),
+        ]);
+        assert_eq!(host.measured("failed"), Some(1.0));
+        host.run(Duration::from_nanos(3_500));
+        let saved = host.save();
+        assert_eq!(saved.data, [3, 0, 0, 0]);
+        let mut next = FakeHost::<Everything>::start("{}").expect("started");
+        assert_eq!(
+            next.restore(vec![Saved { schema: 2, data: Vec::new() }]),
+            Err("another format".to_owned())
+        );
+        next.restore(vec![saved]).expect("taken over");
+        next.run(Duration::from_nanos(1_000));
+        assert_eq!(next.save().data, [4, 0, 0, 0]);
     }
 }

@@ -7,7 +7,11 @@ use hotpick::policy::componentize;
 pub struct Wat<'a> {
     /// What the module imports.
     pub imports: &'a str,
-    /// More of what the module exports.
+    /// Pages of memory.
+    pub memory: u32,
+    /// What `cabi_realloc` does first.
+    pub realloc: &'a str,
+    /// More of what the module exports, or has.
     pub exports: &'a str,
     /// Body of `init`; what is on the stack at its end is a pointer to a `result<_, string>`. At 0 lies
     /// an `ok`.
@@ -26,6 +30,8 @@ impl Default for Wat<'_> {
     fn default() -> Self {
         Self {
             imports: "",
+            memory: 2,
+            realloc: "",
             exports: "",
             init: "(i32.const 0)",
             changed: "",
@@ -43,15 +49,16 @@ impl Wat<'_> {
     /// The text is wrong.
     #[must_use]
     pub fn module(&self) -> Vec<u8> {
-        let Self { imports, exports, init, changed, ready, pick } = self;
+        let Self { imports, memory, realloc, exports, init, changed, ready, pick } = self;
         wat::parse_str(format!(
             r#"(module
                 {imports}
-                (memory (export "memory") 2)
+                (memory (export "memory") {memory})
                 (global $heap (mut i32) (i32.const 1024))
                 (global $first (mut i32) (i32.const -1))
                 (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
                     (local $at i32)
+                    {realloc}
                     (local.set $at (i32.and
                         (i32.add (global.get $heap) (i32.sub (local.get 2) (i32.const 1)))
                         (i32.sub (i32.const 0) (local.get 2))))

@@ -1,6 +1,8 @@
 //! The command `hotpick`.
 
 mod build;
+mod check;
+mod compile;
 mod demo;
 mod proxy;
 
@@ -26,6 +28,10 @@ enum Command {
     Proxy(proxy::Arguments),
     /// Make components of policy crates, or of one .wat file.
     Build(build::Arguments),
+    /// Try policies out: what they are, may do and cost, or why a channel would not take them.
+    Check(check::Arguments),
+    #[command(hide = true)]
+    CompilePolicy(compile::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +46,11 @@ fn main() -> ExitCode {
             log_to_stderr("warn");
             build::run(&arguments)
         }
+        Command::Check(arguments) => {
+            log_to_stderr("warn");
+            check::run(&arguments)
+        }
+        Command::CompilePolicy(arguments) => compile::run(&arguments),
     };
     match result {
         Ok(code) => code,

@@ -202,6 +202,8 @@ impl ChannelBuilder {
         let (health, health_of) = watch::channel(None);
         let (closed, abort) = (CancellationToken::new(), CancellationToken::new());
         let activity = Arc::new(Activity::default());
+        let connections = Arc::default();
+        let name = target.to_string();
         let inputs = Inputs {
             target,
             resolver,
@@ -215,6 +217,7 @@ impl ChannelBuilder {
                 authority,
                 health: health_of,
                 abort: abort.clone(),
+                counters: Arc::clone(&connections),
             },
             health,
             activity: Arc::clone(&activity),
@@ -225,9 +228,11 @@ impl ChannelBuilder {
         let wait_for_ready = self.wait_for_ready;
         let _dropped = closed.clone().drop_guard();
         Ok(Channel(Arc::new(Shared {
+            target: name,
             published,
             report,
             activity,
+            connections,
             commands,
             wait_for_ready,
             abort,

@@ -23,7 +23,9 @@ use crate::balancer::{Command, Published, Report};
 use crate::connectivity::ConnectivityState;
 use crate::picker::{Faults, PickInfo, PolicyVersion, StartError};
 use crate::service_config::MethodConfig;
-use crate::subconn::{Attempt, Call, Replay, ReplayBody, ResponseBody, SendError, SubConn};
+use crate::subconn::{
+    Attempt, Call, ConnectionCounters, Connections, Replay, ReplayBody, ResponseBody, SendError, SubConn,
+};
 use crate::timeout::grpc_timeout;
 
 pub use self::builder::{ChannelBuilder, ConnectError};
@@ -37,9 +39,11 @@ pub use self::builder::{ChannelBuilder, ConnectError};
 pub struct Channel(Arc<Shared>);
 
 struct Shared {
+    target: String,
     published: Arc<Published>,
     report: watch::Receiver<Report>,
     activity: Arc<Activity>,
+    connections: Arc<ConnectionCounters>,
     commands: mpsc::UnboundedSender<Command>,
     /// Of RPCs that do not say, and whose method's config does not.
     wait_for_ready: bool,
@@ -54,6 +58,8 @@ struct Shared {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ChannelStatus {
+    /// The channel's target.
+    pub target: String,
     /// The aggregate of the subconns' states.
     pub state: ConnectivityState,
     /// The policy in force.
@@ -67,6 +73,8 @@ pub struct ChannelStatus {
     pub refused: Option<StartError>,
     /// The subconns, in the resolver's order.
     pub subconns: Vec<SubConn>,
+    /// The connections of all subconns that there were.
+    pub connections: Connections,
 }
 
 /// A request extension: whether the RPC is held while nothing is ready, instead of failing. It counts
@@ -141,12 +149,14 @@ impl Channel {
     pub fn status(&self) -> ChannelStatus {
         let report = self.0.report.borrow().clone();
         ChannelStatus {
+            target: self.0.target.clone(),
             state: report.state,
             policy: report.policy,
             swaps: report.swaps,
             faults: report.picker.map(|picker| picker.faults()).unwrap_or_default(),
             refused: report.refused,
             subconns: report.subconns,
+            connections: self.0.connections.read(),
         }
     }
 

@@ -13,7 +13,7 @@ use super::watcher::{Watcher, is_on_a_network};
 use super::{Entry, PolicyDirOptions, Quarantine, Shared, Snapshot};
 use crate::files::{self, Fingerprint, ReadError, Settling};
 use crate::picker::{Policy as _, PolicyVersion};
-use crate::policy::{PolicyError, Record, Terms, WasmPolicy, digest, is_policy_name};
+use crate::policy::{PolicyError, Record, WasmPolicy, digest, is_policy_name};
 
 pub(super) struct Follower {
     shared: Weak<Shared>,
@@ -211,8 +211,10 @@ impl Follower {
         };
         let digest = digest(&bytes);
         settings.check(&digest)?;
-        let limits = settings.limits(&self.options.limits, &self.options.caps)?;
-        let grants = settings.grants()?;
+        // Its number it gets when it comes into force.
+        let version = PolicyVersion::new(name, 0, digest.clone());
+        let record = self.record(name);
+        let terms = settings.terms(version, &self.options, record)?;
 
         let entry = self.entry(name);
         let in_force = entry.policy.as_ref().map(|policy| policy.version().digest);
@@ -237,22 +239,12 @@ impl Follower {
             return Ok(());
         }
         versions.ticket += 1;
-        versions.made_of = Some((digest.clone(), settings.clone()));
-        versions.job = Some(settings.clone());
+        versions.made_of = Some((digest, settings.clone()));
+        versions.job = Some(settings);
         let ticket = versions.ticket;
-        // Its number it gets when it comes into force.
-        let version = PolicyVersion::new(name, 0, digest);
         let size = bytes.len();
         tracing::debug!(policy = name, size, "policy is being compiled");
         self.change(name, |entry| entry.loading = true);
-        let mut terms = Terms::new(version, limits);
-        terms.config = settings
-            .config
-            .as_ref()
-            .map(|config| serde_json::Value::Object(config.clone()).to_string().into());
-        terms.grants = Arc::new(grants);
-        terms.on_fault = settings.on_fault();
-        terms.record = self.record(name);
         self.loader.load(Job { name: name.to_owned(), ticket, bytes, terms });
         Ok(())
     }

@@ -38,8 +38,9 @@ use tokio_stream::wrappers::WatchStream;
 
 use self::follower::Follower;
 use self::settings::Settings;
+use crate::files::{self, ReadError};
 use crate::picker::{Policy, PolicyVersion};
-use crate::policy::{CompileOptions, Limits, PolicyError, Record, WasmPolicy};
+use crate::policy::{CompileOptions, Compiler, Limits, PolicyError, Record, WasmPolicy, digest};
 
 pub use self::status::{PolicyState, PolicyStatus, Quarantine};
 
@@ -142,6 +143,31 @@ struct Entry {
     record: Arc<Record>,
     /// One more at each change of this entry.
     revision: u64,
+}
+
+/// Loads one file, with the settings beside it, as a directory would.
+///
+/// # Errors
+///
+/// It is no policy, or is disabled; the error says why.
+pub fn load(file: impl AsRef<Path>, options: &PolicyDirOptions) -> Result<WasmPolicy, PolicyError> {
+    let file = file.as_ref();
+    let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let bytes = files::read_now(file, options.limits.component)?;
+    let beside = if file.extension().is_some_and(|extension| extension == "wasm") {
+        files::read_now(&file.with_extension("toml"), options.limits.config)
+    } else {
+        Ok(Vec::new())
+    };
+    let settings = match beside {
+        Ok(bytes) => Settings::parse(&bytes)?,
+        Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Settings::default(),
+        Err(error) => return Err(PolicyError::Settings(error.to_string())),
+    };
+    let digest = digest(&bytes);
+    settings.check(&digest)?;
+    let terms = settings.terms(PolicyVersion::new(name, 1, digest), options, Arc::default())?;
+    WasmPolicy::load(&bytes, terms, &Compiler::new(options.compile.clone()))
 }
 
 impl PolicyDir {

@@ -1,12 +1,15 @@
 //! `color.toml`, beside `color.wasm`: what the operator says of a policy.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::PolicyDirOptions;
 use crate::files::from_toml;
-use crate::policy::{Grants, Limits, OnFault, PolicyError};
+use crate::picker::PolicyVersion;
+use crate::policy::{Grants, Limits, OnFault, PolicyError, Record, Terms};
 
 /// The settings of a policy. Unknown keys are errors: a typing error must not pass for consent.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -94,14 +97,30 @@ impl Settings {
         terms(self) == terms(other)
     }
 
-    pub(super) fn grants(&self) -> Result<Grants, PolicyError> {
+    /// What a version made with these settings works on.
+    pub(super) fn terms(
+        &self,
+        version: PolicyVersion,
+        options: &PolicyDirOptions,
+        record: Arc<Record>,
+    ) -> Result<Terms, PolicyError> {
+        let mut terms = Terms::new(version, self.limits(&options.limits, &options.caps)?);
+        let json = |config| serde_json::Value::Object(config).to_string().into();
+        terms.config = self.config.clone().map(json);
+        terms.grants = Arc::new(self.grants()?);
+        terms.on_fault = self.on_fault();
+        terms.record = record;
+        Ok(terms)
+    }
+
+    fn grants(&self) -> Result<Grants, PolicyError> {
         let GrantSettings { capabilities, metadata, set_metadata } = self.grants.clone();
         let grants = Grants { capabilities, metadata, set_metadata };
         grants.check().map_err(PolicyError::Settings)?;
         Ok(grants)
     }
 
-    pub(super) const fn on_fault(&self) -> OnFault {
+    const fn on_fault(&self) -> OnFault {
         match self.on_fault {
             FaultSetting::RoundRobin => OnFault::RoundRobin,
             FaultSetting::Fail => OnFault::Fail,
@@ -109,7 +128,7 @@ impl Settings {
     }
 
     /// The limits: the host's, but for what the settings say within the host's caps.
-    pub(super) fn limits(&self, host: &Limits, caps: &Limits) -> Result<Limits, PolicyError> {
+    fn limits(&self, host: &Limits, caps: &Limits) -> Result<Limits, PolicyError> {
         let of = &self.limits;
         let mut limits = *host;
         let ms = |ms: Option<u64>| ms.map(Duration::from_millis);

@@ -13,8 +13,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::SubConnOptions;
 use super::transport::{Io, Transport};
+use super::{ConnectionCounters, SubConnOptions};
 use crate::resolver::{Address, Endpoint};
 use crate::tls::Connector;
 
@@ -29,6 +29,7 @@ pub(crate) struct Dialer {
     pub(crate) health: watch::Receiver<Option<Arc<str>>>,
     /// Ends every connection at once.
     pub(crate) abort: CancellationToken,
+    pub(crate) counters: Arc<ConnectionCounters>,
 }
 
 /// Where to try to connect to.
@@ -58,6 +59,7 @@ impl Dialer {
             authority: None,
             health: watch::channel(None).1,
             abort: CancellationToken::new(),
+            counters: Arc::default(),
         }
     }
 

@@ -39,7 +39,8 @@ pub use self::machine::Backoff;
 pub(crate) use self::ready_set::Changes;
 pub use self::ready_set::ReadySet;
 pub(crate) use self::replay::{Replay, ReplayBody};
-pub use self::stats::SubConnStats;
+pub(crate) use self::stats::ConnectionCounters;
+pub use self::stats::{Connections, SubConnStats};
 pub(crate) use self::transport::{ResponseBody, SendError, status_of};
 
 /// How subconns connect.

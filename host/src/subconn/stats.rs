@@ -1,7 +1,8 @@
 //! What the host counts of a subconn. It lives as long as the subconn, whatever policies come and go.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -18,6 +19,69 @@ pub(crate) struct Stats {
     succeeded: AtomicU64,
     failed: AtomicU64,
     averages: Mutex<Averages>,
+}
+
+/// The connections of a channel, over all of its subconns since it began (gRFC A94).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Connections {
+    /// Attempts that led to one.
+    pub attempts_succeeded: u64,
+    /// Attempts that did not.
+    pub attempts_failed: u64,
+    /// Those that are open.
+    pub open: u64,
+    /// Those that have ended, by why: `GOAWAY` with its code, `connection lost`, or `subchannel shutdown`
+    /// for those that the channel gave up.
+    pub disconnections: BTreeMap<String, u64>,
+}
+
+/// What the subconns of a channel count together.
+#[derive(Debug, Default)]
+pub(crate) struct ConnectionCounters(Mutex<Connections>);
+
+impl ConnectionCounters {
+    pub(crate) fn read(&self) -> Connections {
+        self.lock().clone()
+    }
+
+    pub(super) fn failed(&self) {
+        self.lock().attempts_failed += 1;
+    }
+
+    pub(super) fn opened(self: &Arc<Self>) -> OpenConnection {
+        let mut connections = self.lock();
+        connections.attempts_succeeded += 1;
+        connections.open += 1;
+        OpenConnection { counters: Arc::clone(self), end: None }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connections> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that is counted as open until this is dropped.
+#[derive(Debug)]
+pub(super) struct OpenConnection {
+    counters: Arc<ConnectionCounters>,
+    end: Option<String>,
+}
+
+impl OpenConnection {
+    /// Why it ends, if not because it was given up.
+    pub(super) fn ends(&mut self, why: String) {
+        self.end = Some(why);
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        let mut connections = self.counters.lock();
+        connections.open = connections.open.saturating_sub(1);
+        let why = self.end.take().unwrap_or_else(|| "subchannel shutdown".to_owned());
+        *connections.disconnections.entry(why).or_default() += 1;
+    }
 }
 
 /// Exponentially weighted by time: an answer counts for more the longer there was none.
@@ -124,7 +188,7 @@ impl Stats {
         }
     }
 
-    fn averages(&self) -> std::sync::MutexGuard<'_, Averages> {
+    fn averages(&self) -> MutexGuard<'_, Averages> {
         self.averages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::health::{Checkup, Health};
 use super::machine::{Machine, State};
+use super::stats::OpenConnection;
 use super::transport::{Loss, Transport};
 use super::{Backoff, Dialer, Pool, Shared};
 use crate::connectivity::ConnectivityState;
@@ -48,7 +49,7 @@ struct Task {
     events: mpsc::UnboundedSender<u32>,
     machine: Machine,
     /// On its way from CONNECTING to READY.
-    connected: Option<Transport>,
+    connected: Option<Dialled>,
 }
 
 impl Task {
@@ -82,8 +83,8 @@ impl Task {
                 biased;
                 command = self.commands.recv() => self.obey(command),
                 dialled = &mut dialling, if state == State::Connecting => match dialled {
-                    Ok(transport) => {
-                        self.connected = Some(transport);
+                    Ok(dialled) => {
+                        self.connected = Some(dialled);
                         self.machine.connected(Instant::now());
                     }
                     Err(error) => {
@@ -144,7 +145,8 @@ impl Task {
                     command => self.obey(command),
                 },
                 (index, loss) = lost(&live) => {
-                    let gone = live.remove(index);
+                    let mut gone = live.remove(index);
+                    gone.open.ends(loss.kind.clone());
                     if gone.has_proven(&loss, options.backoff) {
                         failures = 0;
                     } else {
@@ -165,7 +167,7 @@ impl Task {
                     }
                 }
                 dialled = finished(&mut another) => match dialled {
-                    Ok(transport) => live.push(Live::new(transport)),
+                    Ok(dialled) => live.push(Live::new(dialled)),
                     Err(error) => {
                         tracing::debug!(%error, "no further connection");
                         failures += 1;
@@ -204,12 +206,13 @@ impl Task {
 /// One of the connections of a READY subconn.
 struct Live {
     transport: Arc<Transport>,
+    open: OpenConnection,
     since: Instant,
 }
 
 impl Live {
-    fn new(transport: Transport) -> Self {
-        Self { transport: Arc::new(transport), since: Instant::now() }
+    fn new((transport, open): Dialled) -> Self {
+        Self { transport: Arc::new(transport), open, since: Instant::now() }
     }
 
     fn has_proven(&self, loss: &Loss, backoff: Backoff) -> bool {
@@ -224,19 +227,27 @@ impl Drop for Task {
     }
 }
 
-type Dialling = BoxFuture<'static, Result<Transport, String>>;
+/// A connection, and what counts it.
+type Dialled = (Transport, OpenConnection);
+type Dialling = BoxFuture<'static, Result<Dialled, String>>;
 
 /// Waits for the connection that is being made; for ever if none is. Cancel-safe.
-async fn finished(dialling: &mut Option<Dialling>) -> Result<Transport, String> {
+async fn finished(dialling: &mut Option<Dialling>) -> Result<Dialled, String> {
     let Some(current) = dialling else { return std::future::pending().await };
     let result = current.await;
     *dialling = None;
     result
 }
 
-async fn dial(shared: &Shared, dialer: &Dialer) -> Result<Transport, String> {
+async fn dial(shared: &Shared, dialer: &Dialer) -> Result<Dialled, String> {
     shared.stats.dialled();
-    dialer.dial(&shared.endpoint.load_full(), &shared.room).await
+    match dialer.dial(&shared.endpoint.load_full(), &shared.room).await {
+        Ok(transport) => Ok((transport, dialer.counters.opened())),
+        Err(error) => {
+            dialer.counters.failed();
+            Err(error)
+        }
+    }
 }
 
 /// Waits until the backoff is over; for ever if there is none.

@@ -60,6 +60,8 @@ enum Phase {
 #[derive(Debug)]
 pub(super) struct Loss {
     pub(super) reason: String,
+    /// The same in few words, of which there are few.
+    pub(super) kind: String,
     /// It carried at least one answer to an RPC.
     pub(super) answered: bool,
     /// The peer found us too eager (ENHANCE_YOUR_CALM).
@@ -209,12 +211,19 @@ impl Transport {
         let lost = phase.wait_for(|phase| !matches!(phase, Phase::Handshake | Phase::Ready)).await;
         let (reason, code) = match lost.as_deref() {
             Ok(Phase::GoingAway { code }) => {
-                (format!("the peer sent GOAWAY ({})", h2::Reason::from(*code)), *code)
+                (format!("the peer sent GOAWAY ({})", h2::Reason::from(*code)), Some(*code))
             }
-            Ok(Phase::Closed { reason }) => (reason.clone(), 0),
-            Ok(Phase::Handshake | Phase::Ready) | Err(_) => ("closed".to_owned(), 0),
+            Ok(Phase::Closed { reason }) => (reason.clone(), None),
+            Ok(Phase::Handshake | Phase::Ready) | Err(_) => ("closed".to_owned(), None),
         };
-        Loss { reason, answered: self.link.answered(), too_many_pings: code == ENHANCE_YOUR_CALM }
+        let kind = match code {
+            // By its name; a peer may send any number.
+            Some(code) if code <= ENHANCE_YOUR_CALM + 2 => format!("GOAWAY {:?}", h2::Reason::from(code)),
+            Some(_) => "GOAWAY".to_owned(),
+            None => "connection lost".to_owned(),
+        };
+        let code = code.unwrap_or_default();
+        Loss { reason, kind, answered: self.link.answered(), too_many_pings: code == ENHANCE_YOUR_CALM }
     }
 }
 

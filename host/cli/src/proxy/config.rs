@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 /// ```toml
 /// policies = "/etc/hotpick/policies.d"
+/// admin = "127.0.0.1:9901"
 ///
 /// [[listeners]]
 /// listen = "127.0.0.1:9000"
@@ -21,6 +22,10 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
     pub(super) policies: Option<PathBuf>,
+    /// Of compiled policies.
+    pub(super) cache: Option<PathBuf>,
+    /// Where to tell of policies, and count.
+    pub(super) admin: Option<String>,
     #[serde(default)]
     pub(super) listeners: Vec<Entry>,
 }
@@ -153,6 +158,8 @@ mod tests {
         let config: Config = toml::from_str(
             r#"
             policies = "policies.d"
+            cache = "/var/cache/hotpick"
+            admin = "127.0.0.1:9901"
             [[listeners]]
             listen = "unix:/run/hotpick.sock"
             target = "dns:///echo.example:5001"

@@ -1,20 +1,25 @@
 //! `hotpick proxy`: the channel as a sidecar, for programs in any language.
 
+mod admin;
 mod config;
 mod forward;
 mod listener;
+mod metrics;
+mod status;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use hotpick::policy_dir::PolicyDirOptions;
 use hotpick::{Channel, PolicyDir};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::admin::{Admin, Subjects};
 use self::config::{Config, Entry};
 use self::listener::Listener;
 
@@ -38,6 +43,12 @@ pub(crate) struct Arguments {
     /// Its private key.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Where to tell of policies (GET /policies) and count (GET /metrics): host:port.
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<String>,
+    /// Where compiled policies are kept; by default hotpick/ in the user's cache directory.
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
     /// A TOML file with listeners, beside or instead of that of the flags.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -66,6 +77,12 @@ impl Arguments {
         if self.policies.is_some() {
             config.policies = self.policies;
         }
+        if self.admin.is_some() {
+            config.admin = self.admin;
+        }
+        if self.cache.is_some() {
+            config.cache = self.cache;
+        }
         if let Some((listen, target)) = self.listen.zip(self.target) {
             config.listeners.push(Entry::of_flags(
                 listen,
@@ -83,7 +100,7 @@ impl Arguments {
 }
 
 async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
-    let policies = config.policies.as_deref().map(PolicyDir::open).transpose()?;
+    let policies = config.policies.as_deref().map(|path| open(path, config.cache)).transpose()?;
     let mut ends = Ends::new().context("listen to signals")?;
     let drain = CancellationToken::new();
     let mut serving = JoinSet::new();
@@ -99,6 +116,11 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
         serving.spawn(listener.serve(channel.clone(), drain.clone()));
         channels.push(channel);
     }
+    if let Some(address) = config.admin {
+        let admin = Admin::bind(&address).await.context("admin")?;
+        let _ = writeln!(std::io::stdout(), "hotpick proxy: admin on {}", admin.address());
+        tokio::spawn(admin.serve(Subjects { policies, channels: channels.clone() }));
+    }
 
     ends.next().await;
     tracing::info!(?grace, "draining");
@@ -112,6 +134,23 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
     channels.iter().for_each(Channel::close);
     let _ = tokio::time::timeout(LAST_WORDS, async { while serving.join_next().await.is_some() {} }).await;
     Ok(ExitCode::FAILURE)
+}
+
+/// Follows the directory. No file in it can take the proxy with it: a process of its own compiles.
+fn open(path: &Path, cache: Option<PathBuf>) -> anyhow::Result<PolicyDir> {
+    let mut options = PolicyDirOptions::default();
+    options.compile.cache = cache.or_else(user_cache);
+    options.compile.command = Some(crate::compile::command().context("find the compiler")?);
+    Ok(PolicyDir::open_with(path, options)?)
+}
+
+/// As the XDG base directory specification has it.
+fn user_cache() -> Option<PathBuf> {
+    let directory = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+    let absolute = |path: &PathBuf| path.is_absolute();
+    let base = directory("XDG_CACHE_HOME").filter(absolute);
+    let base = base.or_else(|| directory("HOME").filter(absolute).map(|home| home.join(".cache")))?;
+    Some(base.join("hotpick"))
 }
 
 /// The signals that end a program.

@@ -1,0 +1,48 @@
+//! `hotpick compile-policy`: compiles one component for another process, within limits that the system
+//! enforces. Whatever the component does to the compiler, it does to this process alone.
+
+use std::io::{Read as _, Write as _};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, setpriority_process, setrlimit};
+
+/// Used by the proxy; not meant for people.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Seconds of CPU.
+    #[arg(long, default_value_t = 60)]
+    cpu_seconds: u64,
+    /// MiB of address space.
+    #[arg(long, default_value_t = 4096)]
+    memory_mib: u64,
+}
+
+/// The command line that the proxy compiles by.
+pub(crate) fn command() -> std::io::Result<Vec<std::ffi::OsString>> {
+    Ok(vec![std::env::current_exe()?.into(), "compile-policy".into()])
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let limit = |most: u64| Rlimit { current: Some(most), maximum: Some(most) };
+    setrlimit(Resource::Cpu, limit(arguments.cpu_seconds)).context("limit the CPU time")?;
+    setrlimit(Resource::As, limit(arguments.memory_mib.saturating_mul(1 << 20)))
+        .context("limit the memory")?;
+    let mut component = Vec::new();
+    std::io::stdin().read_to_end(&mut component).context("read the component")?;
+    // What takes seconds must not take the processor from RPCs.
+    if component.len() > 1 << 20 {
+        setpriority_process(None, 10).context("lower the priority")?;
+    }
+    match hotpick::policy::precompile(&component) {
+        Ok(code) => {
+            std::io::stdout().write_all(&code).context("write the compiled component")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            // Read by the proxy.
+            eprintln!("{error}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}

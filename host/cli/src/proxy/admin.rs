@@ -1,0 +1,86 @@
+//! The admin listener: what policies and channels do, for people and for Prometheus.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use hotpick::{Channel, PolicyDir};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tonic::body::Body;
+
+use super::{metrics, status};
+
+/// What is to be told of.
+pub(super) struct Subjects {
+    pub(super) policies: Option<PolicyDir>,
+    pub(super) channels: Vec<Channel>,
+}
+
+/// A bound admin listener.
+pub(super) struct Admin(TcpListener);
+
+impl Admin {
+    /// Listens on `host:port`. Whoever reaches it can read, and nothing else.
+    pub(super) async fn bind(address: &str) -> anyhow::Result<Self> {
+        TcpListener::bind(address).await.map(Self).with_context(|| format!("cannot listen on {address}"))
+    }
+
+    pub(super) fn address(&self) -> String {
+        self.0.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
+    }
+
+    /// Serves for ever.
+    pub(super) async fn serve(self, subjects: Subjects) {
+        let subjects = Arc::new(subjects);
+        loop {
+            let stream = match self.0.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept");
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let subjects = Arc::clone(&subjects);
+            tokio::spawn(async move {
+                let service = service_fn(|request| {
+                    let answer = answer(&subjects, &request);
+                    async move { Ok::<_, Infallible>(answer) }
+                });
+                let mut server = http1::Builder::new();
+                let connection =
+                    server.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "admin connection ended");
+                }
+            });
+        }
+    }
+}
+
+const JSON: &str = "application/json";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+fn answer(subjects: &Subjects, request: &Request<Incoming>) -> Response<Body> {
+    let (status, kind, text) = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/policies") => (StatusCode::OK, JSON, format!("{:#}\n", status::json(subjects))),
+        (&Method::GET, "/metrics") => match metrics::text(subjects) {
+            Ok(text) => (StatusCode::OK, OPEN_METRICS, text),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+        },
+        (&Method::GET, _) => (StatusCode::NOT_FOUND, TEXT, "there are /policies and /metrics\n".to_owned()),
+        _ => (StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".to_owned()),
+    };
+    let mut response = Response::new(Body::new(Full::new(Bytes::from(text))));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+}

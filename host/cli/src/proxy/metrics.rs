@@ -1,0 +1,246 @@
+//! `GET /metrics`: counters for Prometheus, in the OpenMetrics text format.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use hotpick::policy::{Metric, MetricValue};
+use hotpick::policy_dir::PolicyStatus;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::admin::Subjects;
+
+/// All there is to be counted.
+pub(super) fn text(subjects: &Subjects) -> Result<String, fmt::Error> {
+    let policies = subjects.policies.iter().flat_map(hotpick::PolicyDir::status).collect();
+    let channels = subjects.channels.iter().map(hotpick::Channel::status).collect();
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Snapshot { policies, channels }));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    policies: Vec<PolicyStatus>,
+    channels: Vec<hotpick::channel::ChannelStatus>,
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+/// One family: a name, what it is, and its values.
+struct Family<T> {
+    name: &'static str,
+    help: &'static str,
+    values: Vec<(Labels, T)>,
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for family in self.policy_counters().into_iter().chain(self.channel_counters()) {
+            encode(&mut encoder, family, MetricType::Counter, |value| ConstCounter::new(value))?;
+        }
+        for family in self.gauges() {
+            encode(&mut encoder, family, MetricType::Gauge, |value| ConstGauge::new(value))?;
+        }
+        self.own_metrics(&mut encoder)
+    }
+}
+
+fn encode<T, M: EncodeMetric>(
+    encoder: &mut DescriptorEncoder<'_>,
+    Family { name, help, values }: Family<T>,
+    kind: MetricType,
+    metric: impl Fn(T) -> M,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+    for (labels, value) in values {
+        metric(value).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+impl Snapshot {
+    /// One value for each policy.
+    fn each<T>(&self, value: impl Fn(&PolicyStatus) -> T) -> Vec<(Labels, T)> {
+        self.policies.iter().map(|policy| (vec![("policy", policy.name.clone())], value(policy))).collect()
+    }
+
+    /// Several values for each policy, told apart by a label.
+    fn many<T>(
+        &self,
+        label: &'static str,
+        values: impl Fn(&PolicyStatus) -> Vec<(String, T)>,
+    ) -> Vec<(Labels, T)> {
+        let of = |policy: &PolicyStatus| {
+            let name = policy.name.clone();
+            let labelled = move |(value, count)| (vec![("policy", name.clone()), (label, value)], count);
+            values(policy).into_iter().map(labelled).collect::<Vec<_>>()
+        };
+        self.policies.iter().flat_map(of).collect()
+    }
+
+    fn policy_counters(&self) -> Vec<Family<u64>> {
+        let family = |name, help, values| Family { name, help, values };
+        vec![
+            family(
+                "hotpick_policy_picks",
+                "Picks that were asked of the policy",
+                self.each(|p| p.totals.picks),
+            ),
+            family(
+                "hotpick_policy_fallback_picks",
+                "Picks that the fallback made instead of the policy",
+                self.each(|p| p.totals.fallback_picks),
+            ),
+            family(
+                "hotpick_policy_renewals",
+                "Instances replaced because they had used most of their memory",
+                self.each(|p| p.totals.renewals),
+            ),
+            family("hotpick_policy_loads", "Versions that came into force", self.each(|p| p.loads)),
+            family(
+                "hotpick_policy_faults",
+                "What went wrong with instances",
+                self.many("kind", |p| {
+                    p.faults.iter().map(|(kind, count)| (kind.name().to_owned(), *count)).collect()
+                }),
+            ),
+            family(
+                "hotpick_policy_rejections",
+                "Versions that were refused, by the stage at which they were",
+                self.many("stage", |p| {
+                    p.rejections.iter().map(|(stage, count)| (stage.to_string(), *count)).collect()
+                }),
+            ),
+        ]
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+    fn gauges(&self) -> Vec<Family<f64>> {
+        let family = |name, help, values| Family { name, help, values };
+        let open = self.channels.iter().map(|c| (target(c), c.connections.open as f64)).collect();
+        vec![
+            family(
+                "hotpick_policy_state",
+                "1 for the state that the policy is in",
+                self.many("state", |p| vec![(p.state.to_string(), 1.0)]),
+            ),
+            family(
+                "hotpick_policy_generation",
+                "The version in force",
+                self.each(|p| p.version.as_ref().map_or(0.0, |version| version.generation as f64)),
+            ),
+            family(
+                "hotpick_policy_memory_bytes",
+                "Memory of the instances of all channels",
+                self.each(|p| p.uses.iter().map(|one| one.memory as f64).sum()),
+            ),
+            family(
+                "hotpick_policy_pick_seconds",
+                "What a pick costs of late",
+                self.many("target", |p| {
+                    let cost = |one: &hotpick::policy::Use| {
+                        one.pick_nanos.map(|nanos| (one.target.clone(), nanos as f64 / 1e9))
+                    };
+                    // Several channels may have one target.
+                    p.uses.iter().filter_map(cost).collect::<BTreeMap<_, _>>().into_iter().collect()
+                }),
+            ),
+            family("grpc_subchannel_open_connections", "Connections that are open", merged(open)),
+        ]
+    }
+
+    /// Those of gRFC A94.
+    fn channel_counters(&self) -> Vec<Family<u64>> {
+        let family = |name, help, values| Family { name, help, values };
+        let each = |value: fn(&hotpick::channel::ChannelStatus) -> u64| {
+            merged(self.channels.iter().map(|channel| (target(channel), value(channel))).collect())
+        };
+        let disconnections = self.channels.iter().flat_map(|channel| {
+            channel.connections.disconnections.iter().map(|(why, count)| {
+                let mut labels = target(channel);
+                labels.push(("grpc_disconnect_error", why.clone()));
+                (labels, *count)
+            })
+        });
+        vec![
+            family(
+                "grpc_subchannel_connection_attempts_succeeded",
+                "Attempts to connect that succeeded",
+                each(|channel| channel.connections.attempts_succeeded),
+            ),
+            family(
+                "grpc_subchannel_connection_attempts_failed",
+                "Attempts to connect that failed",
+                each(|channel| channel.connections.attempts_failed),
+            ),
+            family(
+                "grpc_subchannel_disconnections",
+                "Connections that have ended",
+                merged(disconnections.collect()),
+            ),
+        ]
+    }
+
+    /// What policies measure themselves. Of a name that two policies use in two ways the first counts.
+    fn own_metrics(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut families: BTreeMap<&str, Vec<(&str, &Metric)>> = BTreeMap::new();
+        for policy in &self.policies {
+            for metric in &policy.metrics {
+                families.entry(&metric.name).or_default().push((&policy.name, metric));
+            }
+        }
+        for (name, metrics) in families {
+            let (_, first) = metrics[0];
+            let name = format!("hotpick_policy_{name}");
+            let mut family = encoder.encode_descriptor(&name, &first.help, None, kind(&first.value))?;
+            for (policy, metric) in &metrics {
+                let labels = vec![("policy", (*policy).to_owned()), ("target", metric.target.clone())];
+                match (&first.value, &metric.value) {
+                    (MetricValue::Counter(_), MetricValue::Counter(value)) => {
+                        ConstCounter::new(*value).encode(family.encode_family(&labels)?)?;
+                    }
+                    (MetricValue::Gauge(_), MetricValue::Gauge(value)) => {
+                        ConstGauge::new(*value).encode(family.encode_family(&labels)?)?;
+                    }
+                    (MetricValue::Histogram { .. }, MetricValue::Histogram { count, sum, buckets }) => {
+                        let mut all = buckets.clone();
+                        let above = count.saturating_sub(buckets.iter().map(|(_, count)| count).sum());
+                        all.push((f64::INFINITY, above));
+                        let mut histogram = family.encode_family(&labels)?;
+                        histogram.encode_histogram::<NoLabelSet>(*sum, *count, &all, None)?;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+const fn kind(value: &MetricValue) -> MetricType {
+    match value {
+        MetricValue::Counter(_) => MetricType::Counter,
+        MetricValue::Gauge(_) => MetricType::Gauge,
+        _ => MetricType::Histogram,
+    }
+}
+
+fn target(channel: &hotpick::channel::ChannelStatus) -> Labels {
+    vec![("grpc_target", channel.target.clone())]
+}
+
+/// Channels to one target count together: a series must not be there twice.
+fn merged<T: std::ops::AddAssign + Copy>(values: Vec<(Labels, T)>) -> Vec<(Labels, T)> {
+    let mut merged = BTreeMap::new();
+    for (labels, value) in values {
+        merged.entry(labels).and_modify(|sum| *sum += value).or_insert(value);
+    }
+    merged.into_iter().collect()
+}

@@ -1,0 +1,192 @@
+//! `probe`: a policy that uses every part of the contract, and tells by its instruments what it was told.
+
+use std::collections::BTreeMap;
+
+use hotpick_guest::stats::Measure;
+use hotpick_guest::{
+    About, Alarms, Connectivity, ConnectivityState, Description, FailCode, Handover, Nanos, Outcome,
+    Outcomes, PickInfo, PickResult, Placement, Policy, Saved, StatusCode, SubConn, call, connections,
+    metrics, parse_config, stats, timers,
+};
+
+/// Milliseconds between two alarms.
+const PERIOD: Nanos = 20_000_000;
+
+struct Probe {
+    mode: Mode,
+    leak: usize,
+    /// Every subconn, in the order in which they came, and its state.
+    states: BTreeMap<SubConn, ConnectivityState>,
+    ready: Vec<SubConn>,
+    /// Over all instances and versions.
+    picks: u64,
+    leaked: Vec<Vec<u8>>,
+    done: metrics::Counter,
+    failed: metrics::Counter,
+    not_sent: metrics::Counter,
+    alarms: metrics::Counter,
+    restored: metrics::Gauge,
+    cpu: metrics::Gauge,
+    latency: metrics::Histogram,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Mode {
+    /// The ready subconn with the fewest RPCs under way.
+    Least,
+    /// The first subconn, lazily; the next one when it fails.
+    PickFirst,
+    /// Each attempt of an RPC on another subconn, and what the host says of it in its metadata.
+    Tell,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    #[serde(default = "least")]
+    mode: Mode,
+    /// Bytes to lose at each pick.
+    #[serde(default)]
+    leak: usize,
+}
+
+const fn least() -> Mode {
+    Mode::Least
+}
+
+impl Policy for Probe {
+    fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
+        let Config { mode, leak } = parse_config(config)?;
+        if mode == Mode::PickFirst {
+            connections::declare_lazy();
+        }
+        timers::schedule(1, PERIOD)?;
+        Ok(Self {
+            mode,
+            leak,
+            states: BTreeMap::new(),
+            ready: Vec::new(),
+            picks: 0,
+            leaked: Vec::new(),
+            done: metrics::Counter::new("probe_done", "RPCs that have ended")?,
+            failed: metrics::Counter::new("probe_failed", "RPCs that have failed")?,
+            not_sent: metrics::Counter::new("probe_not_sent", "RPCs that never left")?,
+            alarms: metrics::Counter::new("probe_alarms", "timers that were due")?,
+            restored: metrics::Gauge::new("probe_restored", "picks of the versions before")?,
+            cpu: metrics::Gauge::new("probe_cpu", "what a server last said of its CPU")?,
+            latency: metrics::Histogram::new("probe_latency", "seconds of an RPC", &[0.001, 0.01, 0.1, 1.0])?,
+        })
+    }
+
+    fn endpoints(&mut self, added: &[hotpick_guest::Endpoint], removed: &[SubConn], _now: Nanos) {
+        for endpoint in added {
+            self.states.entry(endpoint.id).or_insert(ConnectivityState::Idle);
+        }
+        for id in removed {
+            self.states.remove(id);
+        }
+    }
+
+    fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
+        self.ready = ready.to_vec();
+    }
+
+    fn pick(&mut self, info: &PickInfo) -> PickResult {
+        self.picks += 1;
+        if self.leak > 0 {
+            self.leaked.push(vec![1; self.leak]);
+        }
+        let picked = match self.mode {
+            Mode::Least => stats::least(&self.ready, Measure::InFlight),
+            Mode::PickFirst => return self.pick_first(),
+            Mode::Tell => {
+                let told = format!(
+                    "attempt={} deadline={} in-flight={:?}",
+                    info.attempt,
+                    call::time_left().is_some(),
+                    self.ready.iter().map(|id| stats::in_flight(*id)).collect::<Vec<_>>(),
+                );
+                if let Err(error) = call::set_metadata("x-probe", told.as_bytes()) {
+                    call::explain(&error);
+                    return PickResult::Fail(FailCode::Internal);
+                }
+                self.ready.iter().copied().find(|id| !call::tried(*id))
+            }
+        };
+        picked.map_or(PickResult::Queue, PickResult::Pick)
+    }
+}
+
+impl Probe {
+    fn pick_first(&self) -> PickResult {
+        let usable = |state: &ConnectivityState| *state != ConnectivityState::TransientFailure;
+        let best = self.ready.first().copied();
+        let next = || self.states.iter().find(|(_, state)| usable(state)).map(|(id, _)| *id);
+        match best.or_else(next) {
+            Some(id) => PickResult::Pick(id),
+            None => {
+                call::explain("every endpoint has failed");
+                PickResult::Fail(FailCode::Unavailable)
+            }
+        }
+    }
+}
+
+impl Outcomes for Probe {
+    fn done(&mut self, batch: &[Outcome], _now: Nanos) {
+        for outcome in batch {
+            self.done.add(1);
+            self.failed.add(u64::from(outcome.code != StatusCode::Ok && !outcome.not_sent));
+            self.not_sent.add(u64::from(outcome.not_sent));
+            if let Some(load) = outcome.load {
+                self.cpu.set(load.cpu);
+            }
+            #[expect(clippy::cast_precision_loss, reason = "seconds")]
+            self.latency.observe(outcome.latency as f64 / 1e9);
+        }
+    }
+}
+
+impl Connectivity for Probe {
+    fn connectivity(&mut self, id: SubConn, state: ConnectivityState, _message: &str, _now: Nanos) {
+        self.states.insert(id, state);
+        if state == ConnectivityState::TransientFailure {
+            connections::resolve_now();
+        }
+    }
+}
+
+impl Alarms for Probe {
+    fn fired(&mut self, id: u32, _now: Nanos) {
+        self.alarms.add(1);
+        // A timer that has been delivered has made room for this one.
+        let _ = timers::schedule(id, PERIOD);
+    }
+}
+
+impl Handover for Probe {
+    fn save(&mut self) -> Saved {
+        Saved { schema: 1, data: self.picks.to_le_bytes().to_vec() }
+    }
+
+    fn restore(&mut self, parts: Vec<Saved>) -> Result<(), String> {
+        let part = parts.iter().find(|part| part.schema == 1).ok_or("no part in format 1")?;
+        let bytes = part.data.first_chunk().ok_or("a part that is too short")?;
+        self.picks = u64::from_le_bytes(*bytes);
+        #[expect(clippy::cast_precision_loss, reason = "tests do not count so far")]
+        self.restored.set(self.picks as f64);
+        Ok(())
+    }
+}
+
+impl About for Probe {
+    fn describe() -> Description {
+        Description {
+            summary: "Uses every part of the contract.".to_owned(),
+            config_schema: r#"{"type":"object","properties":{"mode":{"enum":["least","pick_first","tell"]},"leak":{"type":"integer"}},"additionalProperties":false}"#.to_owned(),
+        }
+    }
+}
+
+hotpick_guest::export!(Probe: Outcomes, Connectivity, Alarms, Handover, About);
