@@ -2,6 +2,7 @@
 //! that were not written here, and peers that misbehave.
 
 mod cluster;
+pub mod corpus;
 pub mod fronts;
 mod native;
 pub mod peers;

@@ -121,6 +121,23 @@ impl Wat<'_> {
         componentize(&self.module()).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// The component, in a world that this WIT describes: its first package, with the packages that it needs.
+    ///
+    /// # Panics
+    ///
+    /// The module does not fit the world.
+    #[must_use]
+    pub fn component_with(&self, packages: &str) -> Vec<u8> {
+        let mut module = self.module();
+        let mut wit = wit_parser::Resolve::default();
+        wit.push_source("policy.wit", include_str!("../../wit/policy.wit")).expect("the contract");
+        let package = wit.push_source("world.wit", packages).unwrap_or_else(|error| panic!("{error:?}"));
+        let world = wit.select_world(&[package], None).expect("one world");
+        let encoding = wit_component::StringEncoding::UTF8;
+        wit_component::embed_component_metadata(&mut module, &wit, world, encoding).expect("embedded");
+        componentize(&module).unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// Picks the first ready subconn, and nothing but this.
     #[must_use]
     pub fn first() -> Vec<u8> {

@@ -2,6 +2,7 @@
 
 mod channel;
 mod conformance;
+mod corpus;
 mod interop;
 mod policies;
 mod reload;

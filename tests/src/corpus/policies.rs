@@ -1,0 +1,425 @@
+//! Policies that are valid, and do what they should not.
+
+use hotpick::picker::Stage;
+
+use super::{Bad, End, bad, wat};
+use crate::wat::Wat;
+
+const TRAP: &str = "trapped: ";
+const LOOP: &str = "ran past its limit of time";
+const MEMORY: &str = "asked for more memory than its limit";
+const SPIN: &str = "(loop (br 0))";
+
+/// What fails before it is asked for anything.
+pub(super) fn bad_starts() -> Vec<Bad> {
+    use End::Refused;
+    let with = |init| Wat { init, ..Wat::default() };
+    let text = |at: &str, length: &str| {
+        format!(
+            "(i32.store8 (i32.const 16) (i32.const 1)) (i32.store (i32.const 20) (i32.const {at}))
+             (i32.store (i32.const 24) (i32.const {length})) (i32.const 16)"
+        )
+    };
+    let recursion =
+        "(func $deep (param i64) (result i64) (i64.add (i64.const 1) (call $deep (local.get 0))))";
+    vec![
+        wat(
+            "loops in a start function",
+            &Wat { exports: "(func $spin (loop (br 0))) (start $spin)", ..Wat::default() },
+            Refused(Stage::Instantiate, LOOP),
+        ),
+        wat(
+            "traps in a start function",
+            &Wat { exports: "(func $trap unreachable) (start $trap)", ..Wat::default() },
+            Refused(Stage::Instantiate, TRAP),
+        ),
+        wat(
+            "has more memory than it may from the start",
+            &Wat { memory: 60_000, ..Wat::default() },
+            Refused(Stage::Instantiate, "memory"),
+        ),
+        wat(
+            "has a table of ten million",
+            &Wat { exports: "(table 10000000 funcref)", ..Wat::default() },
+            Refused(Stage::Instantiate, "failed to start"),
+        ),
+        wat(
+            "has data beyond its memory",
+            &Wat { exports: r#"(data (i32.const 200000) "x")"#, ..Wat::default() },
+            Refused(Stage::Instantiate, TRAP),
+        ),
+        wat("loops in init", &with("(loop (br 0)) (i32.const 0)"), Refused(Stage::Init, LOOP)),
+        wat("traps in init", &with("unreachable"), Refused(Stage::Init, TRAP)),
+        wat(
+            "recurses without end in init",
+            &Wat {
+                exports: recursion,
+                init: "(drop (call $deep (i64.const 0))) (i32.const 0)",
+                ..Wat::default()
+            },
+            Refused(Stage::Init, "stack"),
+        ),
+        wat(
+            "grows without end in init",
+            &with("(loop (br_if 0 (i32.ne (memory.grow (i32.const 64)) (i32.const -1)))) unreachable"),
+            Refused(Stage::Init, MEMORY),
+        ),
+        wat(
+            "loops in realloc",
+            &Wat { realloc: SPIN, changed: "", ..Wat::default() },
+            Refused(Stage::Init, LOOP),
+        ),
+        wat(
+            "traps in realloc",
+            &Wat { realloc: "unreachable", ..Wat::default() },
+            Refused(Stage::Init, TRAP),
+        ),
+        wat(
+            "gives memory that it does not have",
+            &Wat { realloc: "(return (i32.const 0x7ffffff0))", ..Wat::default() },
+            Refused(Stage::Init, TRAP),
+        ),
+        wat(
+            "gives memory at an odd address",
+            &Wat { realloc: "(return (i32.add (i32.const 2049) (i32.const 0)))", ..Wat::default() },
+            Refused(Stage::Init, TRAP),
+        ),
+        wat(
+            "refuses its configuration",
+            &with(&text("1000", "0")),
+            Refused(Stage::Init, "refused its configuration"),
+        ),
+        wat(
+            "says why in what is no UTF-8",
+            &Wat {
+                init: &text("1000", "4"),
+                exports: r#"(data (i32.const 1000) "\ff\fe\ff\fe")"#,
+                ..Wat::default()
+            },
+            Refused(Stage::Init, TRAP),
+        ),
+        wat(
+            "says why at an address that it does not have",
+            &with(&text("0x7fffff00", "64")),
+            Refused(Stage::Init, TRAP),
+        ),
+        wat("says why in two gigabytes", &with(&text("0", "0x7fffffff")), Refused(Stage::Init, TRAP)),
+        wat(
+            "says why in a hundred thousand lines",
+            &Wat { init: &text("65536", "100000"), memory: 4, ..Wat::default() },
+            Refused(Stage::Init, "refused its configuration"),
+        ),
+        wat(
+            "answers init with what is no result",
+            &with("(i32.store8 (i32.const 16) (i32.const 7)) (i32.const 16)"),
+            Refused(Stage::Init, TRAP),
+        ),
+        wat(
+            "loops when told of endpoints",
+            &Wat { changed: SPIN, ..Wat::default() },
+            Refused(Stage::Init, LOOP),
+        ),
+        wat(
+            "traps when told of endpoints",
+            &Wat { changed: "unreachable", ..Wat::default() },
+            Refused(Stage::Init, TRAP),
+        ),
+        wat(
+            "loops when told what is ready",
+            &Wat { ready: SPIN, ..Wat::default() },
+            Refused(Stage::Init, LOOP),
+        ),
+        wat(
+            "traps when nothing is ready",
+            &Wat { ready: "(if (i32.eqz (local.get $n)) (then unreachable))", ..Wat::default() },
+            Refused(Stage::PreFlight, TRAP),
+        ),
+    ]
+}
+
+/// What its trial picks show.
+pub(super) fn bad_picks() -> Vec<Bad> {
+    use End::Refused;
+    let picks = |pick| Wat { pick, ..Wat::default() };
+    let trial = |words| Refused(Stage::PreFlight, words);
+    vec![
+        wat("loops in pick", &picks("(loop (br 0)) (i32.const 0)"), trial(LOOP)),
+        wat("traps in pick", &picks("unreachable"), trial(TRAP)),
+        wat("divides by zero", &picks("(i32.div_u (i32.const 1) (i32.const 0))"), trial(TRAP)),
+        wat(
+            "traps at the hundredth pick",
+            &picks(
+                "(if (i64.eq (local.get $call) (i64.const 100)) (then unreachable)) (call $picked (global.get $first))",
+            ),
+            trial(TRAP),
+        ),
+        wat(
+            "recurses in pick",
+            &Wat {
+                exports: "(func $deep (param i64) (result i64) (i64.add (i64.const 1) (call $deep (local.get 0))))",
+                pick: "(drop (call $deep (i64.const 0))) (i32.const 0)",
+                ..Wat::default()
+            },
+            trial("stack"),
+        ),
+        wat(
+            "picks what does not exist",
+            &picks("(call $picked (i32.const 77))"),
+            trial("picked subconn 77, which does not exist"),
+        ),
+        wat(
+            "picks the first that it ever saw",
+            &Wat {
+                exports: "(global $ever (mut i32) (i32.const -1))",
+                ready: "(if (i32.eq (global.get $ever) (i32.const -1)) (then (global.set $ever (global.get $first))))",
+                pick: "(call $picked (global.get $ever))",
+                ..Wat::default()
+            },
+            trial("which does not exist"),
+        ),
+        wat("only queues", &picks("(call $picked (i32.const -1))"), trial("only queues RPCs, though")),
+        wat("answers at an address that it does not have", &picks("(i32.const -4)"), trial(TRAP)),
+        wat("answers at an odd address", &picks("(i32.const 17)"), trial(TRAP)),
+        wat(
+            "answers with a case that there is not",
+            &picks("(i32.store8 (i32.const 16) (i32.const 9)) (i32.const 16)"),
+            trial(TRAP),
+        ),
+        wat(
+            "fails with a code that there is not",
+            &picks(
+                "(i32.store8 (i32.const 16) (i32.const 2)) (i32.store8 (i32.const 20) (i32.const 200)) (i32.const 16)",
+            ),
+            trial(TRAP),
+        ),
+        wat(
+            "asks the host without end",
+            &Wat {
+                imports: RANDOM,
+                pick: "(loop (drop (call $random)) (br 0)) (i32.const 0)",
+                ..Wat::default()
+            },
+            trial(LOOP),
+        ),
+        wat(
+            "logs two megabytes at once",
+            &Wat {
+                imports: LOG,
+                memory: 40,
+                pick: "(call $log (i32.const 2) (i32.const 0) (i32.const 2000000)) (call $picked (global.get $first))",
+                ..Wat::default()
+            },
+            trial(TRAP),
+        ),
+        wat(
+            "logs what is no UTF-8",
+            &Wat {
+                imports: LOG,
+                exports: r#"(data (i32.const 1000) "\ff\fe")"#,
+                pick: "(call $log (i32.const 2) (i32.const 1000) (i32.const 2)) (call $picked (global.get $first))",
+                ..Wat::default()
+            },
+            trial(TRAP),
+        ),
+        wat(
+            "logs at a level that there is not",
+            &Wat {
+                imports: LOG,
+                pick: "(call $log (i32.const 99) (i32.const 0) (i32.const 1)) (call $picked (global.get $first))",
+                ..Wat::default()
+            },
+            trial(TRAP),
+        ),
+    ]
+}
+
+/// What its trial picks do not show: they are not wait-for-ready.
+pub(super) fn bad_in_service() -> Vec<Bad> {
+    use End::Quarantined;
+    let every = |name, n, what: &str, end| bad(name, Wat::every(n, what), end);
+    vec![
+        every("traps at every pick, in service", 1, "unreachable", Quarantined(TRAP)),
+        every("traps at every tenth pick, in service", 10, "unreachable", Quarantined(TRAP)),
+        every("loops, in service", 1, SPIN, Quarantined(LOOP)),
+        every(
+            "picks what does not exist, in service",
+            1,
+            "(return (call $picked (i32.const 1000)))",
+            Quarantined("picked subconn 1000"),
+        ),
+        every(
+            "asks for all memory, in service",
+            1,
+            "(if (i32.eq (memory.grow (i32.const 60000)) (i32.const -1)) (then unreachable))",
+            Quarantined(MEMORY),
+        ),
+        every("answers nonsense, in service", 1, "(return (i32.const -4))", Quarantined(TRAP)),
+    ]
+}
+
+const RANDOM: &str = r#"(import "hotpick:policy/env@0.1.0" "random" (func $random (result i64)))"#;
+const LOG: &str = r#"(import "hotpick:policy/env@0.1.0" "log" (func $log (param i32 i32 i32)))"#;
+const SCHEDULE: &str =
+    r#"(import "hotpick:policy/timers@0.1.0" "schedule" (func $schedule (param i32 i64 i32)))"#;
+
+/// What goes wrong in the optional parts.
+pub(super) fn bad_parts() -> Vec<Bad> {
+    let exports = |exports| Wat { exports, ..Wat::default() };
+    let saves = |save: &str, restore: &str| {
+        format!(
+            r#"(func (export "hotpick:policy/handover@0.1.0#save") (result i32) {save})
+               (func (export "hotpick:policy/handover@0.1.0#restore") (param i32 i32) (result i32) {restore})"#
+        )
+    };
+    let nothing =
+        "(i32.store (i32.const 32) (i32.const 1)) (i64.store (i32.const 36) (i64.const 0)) (i32.const 32)";
+    let large = "(i32.store (i32.const 32) (i32.const 1)) (i32.store (i32.const 36) (i32.const 65536))
+                 (i32.store (i32.const 40) (i32.const 400000)) (i32.const 32)";
+    vec![
+        wat(
+            "traps when told of outcomes",
+            &exports(
+                r#"(func (export "hotpick:policy/outcomes@0.1.0#done") (param i32 i32 i64) unreachable)"#,
+            ),
+            End::Quarantined(TRAP),
+        ),
+        wat(
+            "loops when told of outcomes",
+            &exports(
+                r#"(func (export "hotpick:policy/outcomes@0.1.0#done") (param i32 i32 i64) (loop (br 0)))"#,
+            ),
+            End::Quarantined(LOOP),
+        ),
+        wat(
+            "traps when told of a state",
+            &exports(
+                r#"(func (export "hotpick:policy/connectivity@0.1.0#changed") (param i32 i32 i32 i32 i64) unreachable)"#,
+            ),
+            End::Refused(Stage::Init, TRAP),
+        ),
+        wat(
+            "traps when its timer is due",
+            &Wat {
+                imports: SCHEDULE,
+                init: "(call $schedule (i32.const 1) (i64.const 10000000) (i32.const 64)) (i32.const 0)",
+                exports: r#"(func (export "hotpick:policy/alarms@0.1.0#fired") (param i32 i64) unreachable)"#,
+                ..Wat::default()
+            },
+            End::Quarantined(TRAP),
+        ),
+        wat("traps when it is to hand over", &exports(&saves("unreachable", "(i32.const 0)")), End::Harmless),
+        wat(
+            "loops when it is to hand over",
+            &exports(&saves("(loop (br 0)) unreachable", "(i32.const 0)")),
+            End::Harmless,
+        ),
+        wat(
+            "hands over more than it may",
+            &Wat { memory: 8, exports: &saves(large, "(i32.const 0)"), ..Wat::default() },
+            End::Harmless,
+        ),
+        wat(
+            "hands over what it does not have",
+            &exports(&saves(
+                "(i32.store (i32.const 36) (i32.const -8)) (i32.store (i32.const 40) (i32.const 64)) (i32.const 32)",
+                "(i32.const 0)",
+            )),
+            End::Harmless,
+        ),
+        wat("traps when it is to take over", &exports(&saves(nothing, "unreachable")), End::Harmless),
+    ]
+}
+
+/// What is a nuisance, and no more.
+pub(super) fn nuisances() -> Vec<Bad> {
+    let harmless = |name, policy: &Wat<'_>| wat(name, policy, End::Harmless);
+    let first = "(call $picked (global.get $first))";
+    let repeat = |times: u32, what: &str| {
+        format!(
+            "(local $n i32) (loop {what} (local.set $n (i32.add (local.get $n) (i32.const 1)))
+             (br_if 0 (i32.lt_u (local.get $n) (i32.const {times})))) {first}"
+        )
+    };
+    // Two letters, of the number.
+    let name = "(i32.store8 (i32.const 1000) (i32.add (i32.const 0x61) (i32.rem_u (local.get $n) (i32.const 26))))
+                (i32.store8 (i32.const 1001) (i32.add (i32.const 0x61) (i32.div_u (local.get $n) (i32.const 26))))";
+    let init = |times: u32, what: &str| repeat(times, what).replace(first, "(i32.const 0)");
+    vec![
+        // 32 MiB are 512 pages: it is replaced before they are used up.
+        bad("leaks 64 KiB at each pick", Wat::every(1, "(drop (memory.grow (i32.const 1)))"), End::Harmless),
+        harmless(
+            "asks for a table without end",
+            &Wat {
+                exports: "(table $t 1 funcref)",
+                pick: "(drop (table.grow $t (ref.null func) (i32.const 60000))) (call $picked (global.get $first))",
+                ..Wat::default()
+            },
+        ),
+        harmless(
+            "logs a hundred lines at each pick",
+            &Wat {
+                imports: LOG,
+                pick: &repeat(100, "(call $log (i32.const 2) (i32.const 0) (i32.const 10))"),
+                ..Wat::default()
+            },
+        ),
+        harmless(
+            "declares six hundred keys",
+            &Wat {
+                imports: r#"(import "hotpick:policy/call@0.1.0" "declare-metadata" (func $declare (param i32 i32 i32)))"#,
+                init: &init(
+                    600,
+                    &format!("{name} (call $declare (i32.const 1000) (i32.const 2) (i32.const 64))"),
+                ),
+                ..Wat::default()
+            },
+        ),
+        harmless(
+            "makes six hundred instruments",
+            &Wat {
+                imports: r#"(import "hotpick:policy/metrics@0.1.0" "counter" (func $counter (param i32 i32 i32 i32 i32)))"#,
+                init: &init(
+                    600,
+                    &format!(
+                        "{name} (call $counter (i32.const 1000) (i32.const 2) (i32.const 0) (i32.const 0) (i32.const 64))"
+                    ),
+                ),
+                ..Wat::default()
+            },
+        ),
+        harmless(
+            "sets a hundred timers at each pick",
+            &Wat {
+                imports: SCHEDULE,
+                pick: &repeat(100, "(call $schedule (local.get $n) (i64.const 0) (i32.const 64)) (global.set $heap (i32.const 1024))"),
+                ..Wat::default()
+            },
+        ),
+        harmless(
+            "asks a hundred times at each pick to connect and to resolve",
+            &Wat {
+                imports: r#"(import "hotpick:policy/connections@0.1.0" "connect" (func $connect (param i32)))
+                        (import "hotpick:policy/connections@0.1.0" "resolve-now" (func $resolve))"#,
+                pick: &repeat(100, "(call $connect (local.get $n)) (call $resolve)"),
+                ..Wat::default()
+            },
+        ),
+        harmless(
+            "sets metadata that there cannot be",
+            &Wat {
+                imports: r#"(import "hotpick:policy/call@0.1.0" "set-metadata" (func $set (param i32 i32 i32 i32 i32)))"#,
+                exports: r#"(data (i32.const 1000) "grpc-status") (data (i32.const 1020) "Host") (data (i32.const 1040) "x")"#,
+                pick:
+                    "(call $set (i32.const 1000) (i32.const 11) (i32.const 1040) (i32.const 1) (i32.const 64))
+                   (call $set (i32.const 1020) (i32.const 4) (i32.const 1040) (i32.const 1) (i32.const 64))
+                   (call $set (i32.const 1040) (i32.const 1) (i32.const 16) (i32.const 8) (i32.const 64))
+                   (call $picked (global.get $first))",
+                ..Wat::default()
+            },
+        ),
+        harmless(
+            "exports what nobody calls",
+            &Wat { exports: r#"(global (export "unused") i32 (i32.const 1))"#, ..Wat::default() },
+        ),
+    ]
+}

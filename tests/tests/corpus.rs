@@ -1,0 +1,187 @@
+//! Every bad file that we could think of, under load: no RPC fails, the last good version is in force, and
+//! the reason can be read.
+
+use hotpick::channel::ChannelStatus;
+use hotpick::policy::digest;
+use hotpick::policy_dir::{PolicyState, PolicyStatus};
+use hotpick::{Channel, PolicyDir};
+use hotpick_tests::corpus::{Bad, End, File, corpus, truncations, with_wasi};
+use hotpick_tests::wat::Wat;
+use hotpick_tests::{Caller, Cluster, Load, Policies, soon};
+
+/// A channel with a good policy in force, and callers whose RPCs are wait-for-ready.
+struct Subject {
+    cluster: Cluster,
+    policies: Policies,
+    channel: Channel,
+    caller: Caller,
+}
+
+impl Subject {
+    async fn new() -> Self {
+        let cluster = Cluster::start(&["a", "b"]).await;
+        let policies = Policies::with(&[("p.wasm", &Wat::first())]);
+        let channel = cluster.channel().policies(&policies.followed).policy("p").wait_for_ready(true);
+        let channel = channel.connect().expect("a channel");
+        let caller = Caller::ready(&channel, Some("p")).await;
+        Self { cluster, policies, channel, caller }
+    }
+
+    fn put(&self, file: &File) {
+        file.put(&self.policies.path().join("p.wasm"));
+    }
+
+    fn good() -> File {
+        File::Bytes(Wat::first())
+    }
+
+    /// Waits until a version with this digest balances.
+    async fn in_force(&self, digest: &str) -> ChannelStatus {
+        soon("a version in force", self.channel.wait_for(|status| status.policy.digest == digest)).await
+    }
+
+    async fn status(&self, condition: impl Fn(&PolicyStatus) -> bool) -> PolicyStatus {
+        self.policies.wait_for("p", condition).await
+    }
+
+    /// Puts a bad file there, waits for what must come of it, and puts the good one back.
+    async fn meet(&self, bad: &Bad) {
+        let name = bad.name;
+        let good = digest(&Wat::first());
+        self.put(&bad.file);
+        match (bad.end, &bad.file) {
+            (End::Rejected(stage, words), _) => {
+                let status = self.status(|policy| policy.rejected.is_some()).await;
+                let error = status.rejected.expect("a reason");
+                assert_eq!(error.stage(), stage, "{name}: {error}");
+                expect_words(name, &error.to_string(), words);
+                assert_eq!(status.state, PolicyState::Rejected, "{name}");
+            }
+            (End::Refused(stage, words), _) => {
+                let status = soon(name, self.channel.wait_for(|status| status.refused.is_some())).await;
+                let error = status.refused.expect("a reason");
+                assert_eq!(error.stage(), stage, "{name}: {error}");
+                expect_words(name, &error.to_string(), words);
+                let status = self.status(|policy| !policy.refusals.is_empty()).await;
+                assert!(status.rejections.contains_key(&stage), "{name}: {:?}", status.rejections);
+            }
+            (End::Quarantined(words), File::Bytes(bytes)) => {
+                let status = self.status(|policy| policy.quarantined.is_some()).await;
+                let quarantine = status.quarantined.expect("a reason");
+                assert_eq!(quarantine.version.digest, digest(bytes), "{name}");
+                expect_words(name, &quarantine.reason, words);
+                assert!(status.totals.fallback_picks > 0 || !status.faults.is_empty(), "{name}");
+                self.in_force(&good).await;
+            }
+            (End::Harmless, File::Bytes(bytes)) => {
+                self.in_force(&digest(bytes)).await;
+                let before = self.status(|_| true).await.totals.picks;
+                let status = self.status(|policy| policy.totals.picks > before + 1000).await;
+                assert!(status.quarantined.is_none(), "{name}: {:?}", status.quarantined);
+            }
+            (End::Gone, _) => {
+                self.status(|policy| policy.state == PolicyState::Withdrawn).await;
+            }
+            (end, _) => panic!("{name}: {end:?} is not for what is no file"),
+        }
+        if !matches!(bad.end, End::Harmless) {
+            assert_eq!(self.channel.status().policy.digest, good, "{name}");
+        }
+        // From a FIFO back to a file, too.
+        self.put(&Self::good());
+        let at_rest = |policy: &PolicyStatus| {
+            matches!(policy.state, PolicyState::Active | PolicyState::Probation)
+                && policy.version.as_ref().is_some_and(|version| version.digest == good)
+        };
+        self.status(at_rest).await;
+        let as_before = |status: &ChannelStatus| status.policy.digest == good && status.refused.is_none();
+        soon("all as before", self.channel.wait_for(as_before)).await;
+    }
+}
+
+fn expect_words(name: &str, said: &str, words: &str) {
+    assert!(said.contains(words), "{name}: {said}");
+    assert!(!said.contains('\n') && said.len() < 2000, "{name}: one line, not {said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_bad_file_costs_an_rpc() {
+    let subject = Subject::new().await;
+    let corpus = corpus();
+    assert!(corpus.len() >= 60, "{}", corpus.len());
+    for bad in &corpus {
+        let load = Load::start(&subject.caller, 4, 1);
+        eprintln!("{bad:?}");
+        subject.meet(bad).await;
+        let (calls, failed) = load.stop().await;
+        assert!(failed.is_empty(), "{bad:?}: {} of {calls} failed: {:?}", failed.len(), failed[0]);
+    }
+    assert_eq!(subject.cluster.accepted(), 2, "no connection was made for a file");
+}
+
+/// At the end of each section, where what is left may be valid, and at 200 other places.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_part_of_a_policy_is_a_policy() {
+    let subject = Subject::new().await;
+    let load = Load::start(&subject.caller, 2, 1);
+    let names = (0..).map(|n| format!("cut-{n}"));
+    let cut: Vec<_> = names.zip(truncations(200, 7)).collect();
+    for (name, bytes) in &cut {
+        subject.policies.put(&format!("{name}.wasm"), bytes);
+    }
+    for (name, bytes) in &cut {
+        let seen = subject.policies.wait_for(name, |policy| policy.rejected.is_some()).await;
+        assert!(seen.version.is_none(), "{name}, of {} bytes", bytes.len());
+    }
+    let (calls, failed) = load.stop().await;
+    assert!(failed.is_empty(), "{} of {calls} failed: {:?}", failed.len(), failed[0]);
+}
+
+/// A file that is written again and again, now with this, now with that, and read meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_replaced_while_it_is_read_is_read_whole_or_not_at_all() {
+    let subject = Subject::new().await;
+    let load = Load::start(&subject.caller, 4, 1);
+    let other = Wat { pick: "(call $picked (global.get $first)) (nop)", ..Wat::default() }.component();
+    let (one, two) = (Wat::first(), other);
+    let path = subject.policies.path().join("p.wasm");
+    let writer = std::thread::spawn({
+        let (one, two) = (one.clone(), two.clone());
+        move || {
+            for n in 0..2000 {
+                std::fs::write(&path, if n % 2 == 0 { &two } else { &one }).expect("written");
+            }
+            std::fs::write(&path, &two).expect("written");
+        }
+    });
+    subject.in_force(&digest(&two)).await;
+    writer.join().expect("no panic");
+    subject.in_force(&digest(&two)).await;
+    let status = subject.status(|policy| policy.rejected.is_none()).await;
+    assert!(status.rejections.is_empty(), "{:?}", status.rejections);
+    let (calls, failed) = load.stop().await;
+    assert!(failed.is_empty(), "{} of {calls} failed: {:?}", failed.len(), failed[0]);
+}
+
+#[tokio::test]
+async fn a_policy_that_needs_wasi_runs_and_prints_into_the_log() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let policies = Policies::with(&[("p.wasm", &with_wasi())]);
+    let channel = cluster.channel().policies(&policies.followed).policy("p").connect().expect("a channel");
+    let caller = Caller::ready(&channel, Some("p")).await;
+    assert_eq!(caller.tally(10).await.get("a"), Some(&10));
+    // Which the operator may not want.
+    let without = b"[grants]\ncapabilities = ['env']\n";
+    let refusing = Policies::with(&[("q.wasm", &with_wasi()), ("q.toml", without)]);
+    let status = refusing.wait_for("q", |policy| policy.rejected.is_some()).await;
+    let said = status.rejected.expect("a reason").to_string();
+    assert_eq!(said, "imports the capability \"wasi\", which its settings do not grant");
+}
+
+#[test]
+fn an_empty_path_is_no_policy() {
+    let options = hotpick::policy_dir::PolicyDirOptions::default();
+    let error = hotpick::policy_dir::load("nowhere.wasm", &options).expect_err("nothing is there");
+    assert!(error.to_string().starts_with("cannot be read: "), "{error}");
+    drop(PolicyDir::open("/nowhere/at/all").expect("missing is no error"));
+}
