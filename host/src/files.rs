@@ -18,6 +18,8 @@ pub(crate) enum ReadError {
     NotRegular,
     #[error("it has {size} bytes, and the limit is {limit}")]
     TooLarge { size: usize, limit: usize },
+    #[error("someone is writing to it")]
+    BeingWritten,
 }
 
 /// What shows that a file is another than before, whatever the events say.
@@ -57,7 +59,8 @@ impl Fingerprint {
     }
 }
 
-/// Reads a file whole, if it stayed as `expected` all the while. `None`: it did not.
+/// Reads a file whole, if it stayed as `expected` all the while, and no one has it open to write to it.
+/// `None`: it did not.
 pub(crate) fn read(path: &Path, expected: Fingerprint, limit: usize) -> Result<Option<Vec<u8>>, ReadError> {
     let mut file = open(path)?;
     let metadata = file.metadata()?;
@@ -67,6 +70,9 @@ pub(crate) fn read(path: &Path, expected: Fingerprint, limit: usize) -> Result<O
     let size = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
     if size > limit {
         return Err(ReadError::TooLarge { size, limit });
+    }
+    if is_being_written(&file) {
+        return Err(ReadError::BeingWritten);
     }
     let mut bytes = Vec::with_capacity(size);
     // One more than there should be: a file that grows is not at rest.
@@ -95,6 +101,33 @@ pub(crate) fn from_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
         let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
         format!("line {line}: {}", error.message())
     })
+}
+
+/// Whether someone has the file open to write to it: a copy may pause for longer than any quiet time, and
+/// be valid so far. Where that cannot be asked for (a file of another user, a file system without leases)
+/// the quiet time must do.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "leases are in no safe interface")]
+fn is_being_written(file: &File) -> bool {
+    use std::os::fd::AsRawFd as _;
+    /// `linux/fcntl.h`.
+    const F_SETSIG: libc::c_int = 10;
+    let file = file.as_raw_fd();
+    // SAFETY: these calls take numbers, and the descriptor is open. Whoever opens the file to write while
+    // we have the lease sends us a signal: for the moment until it is given back, one that is ignored.
+    unsafe {
+        libc::fcntl(file, F_SETSIG, libc::SIGURG);
+        if libc::fcntl(file, libc::F_SETLEASE, libc::F_RDLCK) == 0 {
+            libc::fcntl(file, libc::F_SETLEASE, libc::F_UNLCK);
+            return false;
+        }
+    }
+    io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_being_written(_file: &File) -> bool {
+    false
 }
 
 #[cfg(unix)]
@@ -202,6 +235,23 @@ mod tests {
 
     fn files(sizes: &[(&str, u64)]) -> BTreeMap<String, Fingerprint> {
         sizes.iter().map(|(name, size)| ((*name).to_owned(), fingerprint(*size))).collect()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_that_someone_writes_to_is_not_read() {
+        use std::io::Write as _;
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a.wasm");
+        let mut writer = File::create(&path).expect("made");
+        writer.write_all(b"half").expect("written");
+        let seen = || Fingerprint::at(&path).expect("there");
+        let error = read(&path, seen(), 100).expect_err("it is not whole");
+        assert_eq!(error.to_string(), "someone is writing to it");
+        writer.write_all(b" and half").expect("written");
+        drop(writer);
+        let whole = read(&path, seen(), 100).expect("read");
+        assert_eq!(whole.as_deref(), Some(&b"half and half"[..]));
     }
 
     #[tokio::test(start_paused = true)]

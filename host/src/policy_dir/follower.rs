@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::loader::{Job, Loaded, Loader};
 use super::settings::Settings;
@@ -27,6 +27,8 @@ pub(super) struct Follower {
     /// What is there, of all that has come to rest.
     at_rest: BTreeMap<String, Fingerprint>,
     policies: BTreeMap<String, Versions>,
+    /// Since when someone has been seen to write to a file.
+    writing: BTreeMap<String, Instant>,
     snapshot: Snapshot,
     /// The directory could not be listed the last time.
     unreadable: bool,
@@ -58,6 +60,8 @@ struct Earlier {
 
 /// How many versions are kept to go back to.
 const EARLIER: usize = 3;
+/// Who writes to a file for longer than this is told of.
+const LONG_WRITE: Duration = Duration::from_secs(5);
 /// How often a directory is scanned that other machines write to: they cause no events.
 const NETWORK_SCAN: Duration = Duration::from_secs(1);
 
@@ -79,6 +83,7 @@ impl Follower {
             settling: Settling::default(),
             at_rest: BTreeMap::new(),
             policies: BTreeMap::new(),
+            writing: BTreeMap::new(),
             snapshot: Snapshot::default(),
             unreadable: false,
             on_a_network: false,
@@ -168,11 +173,21 @@ impl Follower {
                 self.settling.retry(file, Duration::ZERO);
                 Ok(None)
             }
-            Err(error) => {
-                self.settling.retry(file, self.options.scan);
-                Err(PolicyError::Settings(format!("{file}: {error}")))
-            }
+            Err(error) if self.is_worth_waiting(file, &error) => Ok(None),
+            Err(error) => Err(PolicyError::Settings(format!("{file}: {error}"))),
         }
+    }
+
+    /// A file could not be read. It is tried again; but whether that is worth a word?
+    fn is_worth_waiting(&mut self, file: &str, error: &ReadError) -> bool {
+        if !matches!(error, ReadError::BeingWritten) {
+            self.writing.remove(file);
+            self.settling.retry(file, self.options.scan);
+            return false;
+        }
+        self.settling.retry(file, self.options.quiet);
+        let since = *self.writing.entry(file.to_owned()).or_insert_with(Instant::now);
+        since.elapsed() < LONG_WRITE
     }
 
     /// Files that have come to rest: reads them, and has a version made of them if they are news.
@@ -203,12 +218,11 @@ impl Follower {
                 self.settling.retry(file, Duration::ZERO);
                 return Ok(());
             }
-            Err(error) => {
-                // What could not be read may be good, and not change: it is tried again.
-                self.settling.retry(file, self.options.scan);
-                return Err(error.into());
-            }
+            // What could not be read may be good, and not change.
+            Err(error) if self.is_worth_waiting(file, &error) => return Ok(()),
+            Err(error) => return Err(error.into()),
         };
+        self.writing.remove(file);
         let digest = digest(&bytes);
         settings.check(&digest)?;
         // Its number it gets when it comes into force.
@@ -439,7 +453,7 @@ impl From<ReadError> for PolicyError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::TooLarge { size, limit } => Self::TooLarge { size, limit },
-            ReadError::Io(_) | ReadError::NotRegular => Self::Read(error.to_string()),
+            ReadError::Io(_) | ReadError::NotRegular | ReadError::BeingWritten => Self::Read(error.to_string()),
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use super::{Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target, TargetError, record};
-use crate::files::{self, Fingerprint, Settling};
+use crate::files::{self, Fingerprint, ReadError, Settling};
 use crate::service_config::ServiceConfig;
 
 /// Endpoints in a file of JSON, or of TOML if its name ends in `.toml`. The file is looked at twice a
@@ -104,6 +104,7 @@ impl Follow {
                 }
                 Some((_, Some(fingerprint))) => match files::read(&self.path, fingerprint, LIMIT) {
                     Ok(None) => self.settling.retry(&name, Duration::ZERO),
+                    Err(ReadError::BeingWritten) => self.settling.retry(&name, LOOK),
                     Ok(Some(bytes)) => return parse(&self.path, &bytes),
                     Err(error) => {
                         self.settling.retry(&name, LOOK * 10);

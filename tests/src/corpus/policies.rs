@@ -410,7 +410,8 @@ pub(super) fn nuisances() -> Vec<Bad> {
                 imports: r#"(import "hotpick:policy/call@0.1.0" "set-metadata" (func $set (param i32 i32 i32 i32 i32)))"#,
                 exports: r#"(data (i32.const 1000) "grpc-status") (data (i32.const 1020) "Host") (data (i32.const 1040) "x")"#,
                 pick:
-                    "(call $set (i32.const 1000) (i32.const 11) (i32.const 1040) (i32.const 1) (i32.const 64))
+                    "(global.set $heap (i32.const 1024))
+                   (call $set (i32.const 1000) (i32.const 11) (i32.const 1040) (i32.const 1) (i32.const 64))
                    (call $set (i32.const 1020) (i32.const 4) (i32.const 1040) (i32.const 1) (i32.const 64))
                    (call $set (i32.const 1040) (i32.const 1) (i32.const 16) (i32.const 8) (i32.const 64))
                    (call $picked (global.get $first))",
