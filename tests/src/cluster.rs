@@ -136,6 +136,12 @@ impl Caller {
         tally
     }
 
+    /// The channel.
+    #[must_use]
+    pub const fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
     /// The channel's status.
     #[must_use]
     pub fn status(&self) -> ChannelStatus {

@@ -30,6 +30,17 @@ impl Policies {
         Self { directory, followed }
     }
 
+    /// Follows this directory, which may not be there yet, with options as they are by default but for the
+    /// quiet time: 20 ms.
+    ///
+    /// # Panics
+    ///
+    /// It is something else.
+    #[must_use]
+    pub fn follow(path: &Path) -> PolicyDir {
+        PolicyDir::open_with(path, quick()).expect("a directory")
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -66,6 +77,17 @@ fn quick() -> PolicyDirOptions {
     let mut options = PolicyDirOptions::default();
     options.quiet = Duration::from_millis(20);
     options
+}
+
+/// The policy of `tests/probe`, which uses every part of the contract.
+///
+/// # Panics
+///
+/// It is not there.
+#[must_use]
+pub fn probe() -> Vec<u8> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("probe/dist/probe.wasm");
+    std::fs::read(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"))
 }
 
 /// A standard policy as it is shipped, or from the directory that `HOTPICK_POLICIES` names.

@@ -111,6 +111,11 @@ impl RawPeer {
 
     /// A whole response of the echo service: "hello", from this backend.
     pub async fn answer(&mut self, stream: u32, backend: &str) {
+        self.answer_with(stream, backend, &[]).await;
+    }
+
+    /// The same, with more trailers.
+    pub async fn answer_with(&mut self, stream: u32, backend: &str, more: &[(&str, &str)]) {
         self.begin_answer(stream).await;
         let mut message = b"\x0a\x05hello\x12".to_vec();
         message.push(u8::try_from(backend.len()).expect("a short name"));
@@ -118,7 +123,10 @@ impl RawPeer {
         let length = u32::try_from(message.len()).expect("short").to_be_bytes();
         let framed = [&[0], &length[..], &message].concat();
         self.send(DATA, 0, stream, &framed).await;
-        let trailers = literal("grpc-status", "0");
+        let mut trailers = literal("grpc-status", "0");
+        for (name, value) in more {
+            trailers.extend(literal(name, value));
+        }
         self.send(HEADERS, END_HEADERS | END_STREAM, stream, &trailers).await;
     }
 

@@ -3,7 +3,10 @@
 mod channel;
 mod conformance;
 mod corpus;
+mod directory;
+mod faults;
 mod interop;
+mod parts;
 mod policies;
 mod reload;
 mod resolvers;

@@ -461,7 +461,9 @@ impl Balancer {
 
     fn publish(&mut self) {
         let lazy = self.builder.is_lazy();
-        let connect = !self.idle && !lazy && matches!(self.resolved, Resolved::Endpoints);
+        // The policy that is to come may want to decide itself when to connect.
+        let connect =
+            !self.idle && !lazy && !self.waiting_for_policy && matches!(self.resolved, Resolved::Endpoints);
         let mut states = Vec::with_capacity(self.members.len());
         for member in &mut self.members {
             let state = member.subconn.state();

@@ -453,7 +453,9 @@ impl From<ReadError> for PolicyError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::TooLarge { size, limit } => Self::TooLarge { size, limit },
-            ReadError::Io(_) | ReadError::NotRegular | ReadError::BeingWritten => Self::Read(error.to_string()),
+            ReadError::Io(_) | ReadError::NotRegular | ReadError::BeingWritten => {
+                Self::Read(error.to_string())
+            }
         }
     }
 }

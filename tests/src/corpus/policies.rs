@@ -391,7 +391,10 @@ pub(super) fn nuisances() -> Vec<Bad> {
             "sets a hundred timers at each pick",
             &Wat {
                 imports: SCHEDULE,
-                pick: &repeat(100, "(call $schedule (local.get $n) (i64.const 0) (i32.const 64)) (global.set $heap (i32.const 1024))"),
+                pick: &repeat(
+                    100,
+                    "(call $schedule (local.get $n) (i64.const 0) (i32.const 64)) (global.set $heap (i32.const 1024))",
+                ),
                 ..Wat::default()
             },
         ),
@@ -409,8 +412,7 @@ pub(super) fn nuisances() -> Vec<Bad> {
             &Wat {
                 imports: r#"(import "hotpick:policy/call@0.1.0" "set-metadata" (func $set (param i32 i32 i32 i32 i32)))"#,
                 exports: r#"(data (i32.const 1000) "grpc-status") (data (i32.const 1020) "Host") (data (i32.const 1040) "x")"#,
-                pick:
-                    "(global.set $heap (i32.const 1024))
+                pick: "(global.set $heap (i32.const 1024))
                    (call $set (i32.const 1000) (i32.const 11) (i32.const 1040) (i32.const 1) (i32.const 64))
                    (call $set (i32.const 1020) (i32.const 4) (i32.const 1040) (i32.const 1) (i32.const 64))
                    (call $set (i32.const 1040) (i32.const 1) (i32.const 16) (i32.const 8) (i32.const 64))

@@ -1,0 +1,164 @@
+//! What becomes of a version that goes wrong while it serves.
+
+use hotpick::channel::ChannelStatus;
+use hotpick::policy::{FaultKind, digest};
+use hotpick::policy_dir::{PolicyState, PolicyStatus};
+use hotpick::{Channel, PolicyDir};
+use hotpick_tests::wat::Wat;
+use hotpick_tests::{Caller, Cluster, Load, Policies, soon, standard};
+use tonic::Code;
+
+/// A channel of the policy `p`, whose RPCs are wait-for-ready unless they say otherwise.
+fn patient(cluster: &Cluster, policies: &PolicyDir) -> Channel {
+    cluster.channel().policies(policies).policy("p").wait_for_ready(true).connect().expect("a channel")
+}
+
+fn digest_is(wanted: &str) -> impl Fn(&ChannelStatus) -> bool + '_ {
+    move |status| status.policy.digest == wanted
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_fails_goes_back_to_the_one_before_and_stays_away() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let (good, bad) = (standard("round_robin"), Wat::every(1, "unreachable"));
+    let policies = Policies::with(&[("p.wasm", &good)]);
+    let channel = patient(&cluster, &policies.followed);
+    let caller = Caller::ready(&channel, Some("p")).await;
+    let load = Load::start(&caller, 4, 1);
+    policies.put("p.wasm", &bad);
+    let status = policies.wait_for("p", |policy| policy.state == PolicyState::Quarantined).await;
+    soon("the version before", channel.wait_for(digest_is(&digest(&good)))).await;
+    let quarantine = status.quarantined.clone().expect("a reason");
+    assert_eq!((quarantine.version.generation, &quarantine.version.digest), (2, &digest(&bad)));
+    assert_eq!(status.version.as_ref().map(|version| version.generation), Some(3), "a number of its own");
+    assert!(status.faults[&FaultKind::Trap] >= 1 && status.totals.fallback_picks >= 1);
+    // The same file, touched: it is what it was.
+    policies.put("p.wasm", &bad);
+    policies.put("q.wasm", &good);
+    policies.wait_for("q", |policy| policy.version.is_some()).await;
+    assert_eq!(channel.status().policy.generation, 3);
+    let status = policies.wait_for("p", |_| true).await;
+    assert_eq!((status.state, status.loads), (PolicyState::Quarantined, 3));
+    // Its settings change: it has another chance, and fails again.
+    policies.put("p.toml", b"[limits]\ntimers = 1\n");
+    policies.wait_for("p", |policy| policy.loads == 5).await;
+    soon("the version before", channel.wait_for(|status| status.policy.generation == 5)).await;
+    // A file that is good.
+    policies.put("p.wasm", &standard("random"));
+    soon("the good one", channel.wait_for(digest_is(&digest(&standard("random"))))).await;
+    let status = policies.wait_for("p", |policy| policy.quarantined.is_none()).await;
+    assert_eq!(status.state, PolicyState::Probation);
+    let (calls, failed) = load.stop().await;
+    assert!(failed.is_empty(), "{} of {calls} failed: {:?}", failed.len(), failed[0]);
+    assert_eq!(caller.dials(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_nothing_to_go_back_to_round_robin_serves_after_three_faults() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let policies = Policies::with(&[("p.wasm", &Wat::every(1, "unreachable"))]);
+    let channel = patient(&cluster, &policies.followed);
+    let caller = Caller::ready(&channel, Some("p")).await;
+    let load = Load::start(&caller, 4, 1);
+    let native = |status: &ChannelStatus| status.policy.name == "round_robin";
+    soon("round robin", channel.wait_for(native)).await;
+    let status = policies.wait_for("p", |policy| policy.state == PolicyState::Quarantined).await;
+    assert_eq!(status.faults[&FaultKind::Trap], 3);
+    let reason = status.quarantined.expect("a reason").reason;
+    assert!(reason.starts_with("3 faults within a minute, the last: trapped: "), "{reason}");
+    let (calls, failed) = load.stop().await;
+    assert!(failed.is_empty(), "{} of {calls} failed: {:?}", failed.len(), failed[0]);
+    // A channel that is made now does not meet it.
+    let late = patient(&cluster, &policies.followed);
+    let late = Caller::ready(&late, None).await;
+    assert_eq!(late.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
+    policies.put("p.wasm", &Wat::first());
+    soon("the good one", channel.wait_for(digest_is(&digest(&Wat::first())))).await;
+}
+
+#[tokio::test]
+async fn an_operator_may_have_rpcs_fail_rather_than_go_anywhere() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let settings = b"on-fault = 'fail'\n[limits]\nfaults-per-minute = 1000\n";
+    let policies = Policies::with(&[("p.wasm", &Wat::every(1, "unreachable")), ("p.toml", settings)]);
+    let channel = cluster.channel().policies(&policies.followed).policy("p").connect().expect("a channel");
+    let caller = Caller::ready(&channel, Some("p")).await;
+    caller.tally(10).await;
+    let mut request = tonic::Request::new(hotpick_echo::EchoRequest::new("hello"));
+    request.extensions_mut().insert(hotpick::channel::WaitForReady(true));
+    request.set_timeout(std::time::Duration::from_millis(300));
+    // This one is wait-for-ready: it waits, in vain, as the instance traps at each of its picks.
+    let status = caller.request(request).await.expect_err("it traps");
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(status.message().contains("on-fault"), "{status:?}");
+}
+
+#[tokio::test]
+async fn grants_and_limits_of_the_settings_count() {
+    let asks = Wat {
+        imports: r#"(import "hotpick:policy/call@0.1.0" "declare-metadata" (func $declare (param i32 i32 i32)))"#,
+        exports: r#"(data (i32.const 1000) "color")"#,
+        // Hands the host's answer on: the same type, a result with a text.
+        init: "(call $declare (i32.const 1000) (i32.const 5) (i32.const 64)) (i32.const 64)",
+        ..Wat::default()
+    };
+    let cluster = Cluster::start(&["a", "b"]).await;
+    for (settings, reason) in [
+        ("[grants]\nmetadata = ['tenant']\n", "the operator does not grant metadata key \"color\""),
+        ("[limits]\nmetadata-keys = 0\n", "at most 0 metadata keys"),
+    ] {
+        let policies = Policies::with(&[("p.wasm", &asks.component()), ("p.toml", settings.as_bytes())]);
+        let channel = patient(&cluster, &policies.followed);
+        let status = soon("the refusal", channel.wait_for(|status| status.refused.is_some())).await;
+        let refused = status.refused.expect("a reason").to_string();
+        assert!(refused.contains(reason), "{refused}");
+    }
+    let policies = Policies::with(&[
+        ("p.wasm", &asks.component()),
+        ("p.toml", b"[grants]\ncapabilities = ['env', 'stats']\n"),
+    ]);
+    let status = policies.wait_for("p", |policy: &PolicyStatus| policy.rejected.is_some()).await;
+    let said = status.rejected.expect("a reason").to_string();
+    assert_eq!(said, "imports the capability \"call\", which its settings do not grant");
+    policies.put("p.toml", b"[limits]\nmemory-mib = 4096\n");
+    let host = |policy: &PolicyStatus| {
+        policy.rejected.as_ref().is_some_and(|error| error.to_string().contains("limits.memory-mib"))
+    };
+    policies.wait_for("p", host).await;
+    policies.put("p.toml", b"[grants]\nmetadata = ['color']\n");
+    policies.wait_for("p", |policy| policy.version.is_some()).await;
+}
+
+/// What was compiled once is not compiled again: not for other settings, not by another process.
+#[tokio::test]
+async fn a_cache_outlives_the_process_and_is_no_way_in() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let (files, home) =
+        (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    std::fs::write(files.path().join("p.wasm"), standard("color")).expect("written");
+    let cache = home.path().join("cache");
+    let mut options = hotpick::policy_dir::PolicyDirOptions::default();
+    options.compile.cache = Some(cache.clone());
+    let load = || hotpick::policy_dir::load(files.path().join("p.wasm"), &options).expect("a policy");
+    drop(load());
+    assert_eq!(std::fs::metadata(&cache).expect("made").mode() & 0o777, 0o700);
+    let cached = || std::fs::read_dir(&cache).expect("a cache").flatten().next().expect("a file").path();
+    let (file, whole) = (cached(), std::fs::read(cached()).expect("read"));
+    // From the cache it takes no compiler: time alone cannot show that here, but the file's own time can.
+    let before = std::fs::metadata(&file).expect("there").modified().expect("a time");
+    drop(load());
+    assert!(std::fs::metadata(&file).expect("there").modified().expect("a time") > before, "it was used");
+    // One that is damaged is made anew.
+    let mut damaged = whole.clone();
+    let last = damaged.len() - 1;
+    damaged[last] ^= 1;
+    std::fs::write(&file, &damaged).expect("written");
+    drop(load());
+    assert_eq!(std::fs::read(cached()).expect("read").len(), whole.len());
+    assert_ne!(std::fs::read(cached()).expect("read"), damaged);
+    // A directory that others may write to is not used.
+    std::fs::remove_file(cached()).expect("removed");
+    std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o777)).expect("changed");
+    drop(load());
+    assert_eq!(std::fs::read_dir(&cache).expect("a cache").count(), 0);
+}
