@@ -157,6 +157,8 @@ struct Follow {
     pending: Option<(Option<Fingerprint>, Instant)>,
     /// When to return the file once more, even if it stays as it is.
     again: Option<Instant>,
+    /// What was last returned as about to come to rest.
+    foreseen: Option<Fingerprint>,
 }
 
 impl Settling {
@@ -193,7 +195,7 @@ impl Settling {
                 && follow.pending.is_none()
                 && seen.is_some_and(|seen| seen.is_old(quiet));
             if old || now.duration_since(since) >= quiet {
-                *follow = Follow { settled: seen, pending: None, again: None };
+                *follow = Follow { settled: seen, ..Follow::default() };
                 at_rest.push((name.clone(), seen));
             } else {
                 follow.pending = Some((seen, since));
@@ -201,6 +203,22 @@ impl Settling {
         }
         self.files.retain(|_, follow| follow.settled.is_some() || follow.pending.is_some());
         at_rest
+    }
+
+    /// The files that have stayed the same for a part of the quiet time, each once: they may well be what they
+    /// will be when it is over.
+    pub(crate) fn foresee(&mut self, part: Duration) -> Vec<(String, Fingerprint)> {
+        let now = Instant::now();
+        let mut foreseen = Vec::new();
+        for (name, follow) in &mut self.files {
+            if let Some((Some(seen), since)) = follow.pending
+                && now.duration_since(since) >= part
+                && follow.foreseen.replace(seen) != Some(seen)
+            {
+                foreseen.push((name.clone(), seen));
+            }
+        }
+        foreseen
     }
 
     /// This file is still changing.
@@ -267,6 +285,24 @@ mod tests {
         assert_eq!(settling.observe(&files(&[("a.wasm", 9)]), QUIET), rest);
         assert!(!settling.is_pending());
         assert_eq!(settling.observe(&files(&[("a.wasm", 9)]), QUIET), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_file_will_be_is_foreseen_once() {
+        let mut settling = Settling::default();
+        let foreseen = [("a.wasm".to_owned(), fingerprint(1))];
+        settling.observe(&files(&[("a.wasm", 1)]), QUIET);
+        assert_eq!(settling.foresee(QUIET / 3), []);
+        tokio::time::advance(QUIET / 3).await;
+        settling.observe(&files(&[("a.wasm", 1)]), QUIET);
+        assert_eq!(settling.foresee(QUIET / 3), foreseen);
+        assert_eq!(settling.foresee(QUIET / 3), []);
+        // It changes: what was foreseen is not what it will be.
+        settling.observe(&files(&[("a.wasm", 2)]), QUIET);
+        assert_eq!(settling.foresee(QUIET / 3), []);
+        tokio::time::advance(QUIET / 3).await;
+        settling.observe(&files(&[("a.wasm", 2)]), QUIET);
+        assert_eq!(settling.foresee(QUIET / 3), [("a.wasm".to_owned(), fingerprint(2))]);
     }
 
     #[tokio::test(start_paused = true)]

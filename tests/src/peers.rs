@@ -54,12 +54,18 @@ impl Process {
     }
 
     /// Sends it SIGTERM.
+    pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends it a signal: `STOP`.
     ///
     /// # Panics
     ///
     /// There is no program `kill`.
-    pub fn terminate(&self) {
-        let status = Command::new("kill").arg(self.0.id().to_string()).status().expect("kill runs");
+    pub fn signal(&self, name: &str) {
+        let mut kill = Command::new("kill");
+        let status = kill.args(["-s", name]).arg(self.0.id().to_string()).status().expect("kill runs");
         assert!(status.success(), "it is there to be told");
     }
 

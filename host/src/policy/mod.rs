@@ -197,6 +197,12 @@ impl WasmPolicy {
         Ok(Self { compiled: Arc::new(compiled), terms: Arc::new(terms) })
     }
 
+    /// Has the compiler remember a component, if these bytes are one.
+    pub(crate) fn compile_ahead(bytes: &[u8], limits: &Limits, compiler: &Compiler) {
+        // What is wrong with them is said when they are loaded.
+        drop(Compiled::new(bytes, limits, &Grants::default(), compiler));
+    }
+
     /// The same policy, with a configuration (JSON) for channels that give it none of their own.
     #[must_use]
     pub fn with_config(self, config: impl Into<Arc<str>>) -> Self {

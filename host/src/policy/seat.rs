@@ -50,7 +50,7 @@ pub(super) struct Occupant {
     saved: Vec<Saved>,
     save_at: Option<Instant>,
     /// Instances that have ended. To give their memory back takes longer than a pick.
-    dead: Vec<Box<Instance>>,
+    dead: Vec<Instance>,
 }
 
 /// An instance that worked this long without a fault is replaced at once if it has one.
@@ -203,7 +203,7 @@ impl Seat {
 
     /// Ends the instance for its fault, and has it replaced; unless the policy has had its day.
     pub(super) fn retire(&self, occupant: &mut Occupant, fault: &Fault) {
-        occupant.dead.extend(occupant.instance.take());
+        occupant.dead.extend(occupant.instance.take().map(|instance| *instance));
         occupant.worn = false;
         occupant.streak =
             if occupant.seated.elapsed() < SETTLED { occupant.streak.saturating_add(1) } else { 1 };
@@ -342,7 +342,7 @@ impl Seat {
             if occupant.ready.is(&ready) {
                 self.counters.memory(instance.memory());
                 let before = occupant.instance.replace(Box::new(instance));
-                occupant.dead.extend(before);
+                occupant.dead.extend(before.map(|instance| *instance));
                 occupant.serial += 1;
                 return Ok(occupant);
             }

@@ -58,8 +58,12 @@ struct Earlier {
     proven: bool,
 }
 
+/// How often a file is looked at within the quiet time.
+const LOOKS: u32 = 6;
 /// How many versions are kept to go back to.
 const EARLIER: usize = 3;
+/// What is larger takes seconds to compile: a head start is worth nothing there.
+const AHEAD: usize = 1 << 20;
 /// Who writes to a file for longer than this is told of.
 const LONG_WRITE: Duration = Duration::from_secs(5);
 /// How often a directory is scanned that other machines write to: they cause no events.
@@ -112,7 +116,7 @@ impl Follower {
     /// How long until the next scan, if nothing happens.
     fn pause(&self) -> Duration {
         if self.settling.is_pending() {
-            self.options.quiet / 3
+            self.options.quiet / LOOKS
         } else if self.on_a_network {
             self.options.scan.min(NETWORK_SCAN)
         } else {
@@ -146,6 +150,14 @@ impl Follower {
                 Some(fingerprint) => self.at_rest.insert(file, fingerprint),
                 None => self.at_rest.remove(&file),
             };
+        }
+        // The quiet time is not lost: what the file will be, most likely, is compiled meanwhile.
+        for (file, fingerprint) in self.settling.foresee(self.options.quiet / LOOKS) {
+            if file.ends_with(".wasm")
+                && let Ok(Some(bytes)) = files::read(&self.directory.join(&file), fingerprint, AHEAD)
+            {
+                self.loader.compile_ahead(bytes, self.options.limits);
+            }
         }
         for name in changed {
             let (wasm, toml) = (format!("{name}.wasm"), format!("{name}.toml"));

@@ -4,7 +4,13 @@
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 
-use crate::policy::{CompileOptions, Compiler, PolicyError, Terms, WasmPolicy};
+use crate::policy::{CompileOptions, Compiler, Limits, PolicyError, Terms, WasmPolicy};
+
+enum Task {
+    /// Bytes that may be a policy soon: compiled now, they need not be then.
+    CompileAhead(Vec<u8>, Limits),
+    Load(Job),
+}
 
 /// What is to be made a policy.
 pub(super) struct Job {
@@ -24,18 +30,25 @@ pub(super) struct Loaded {
 
 /// Ends when it is dropped.
 pub(super) struct Loader {
-    jobs: Sender<Job>,
+    tasks: Sender<Task>,
     loaded: Receiver<Loaded>,
 }
 
 impl Loader {
     /// Starts the thread. It sends to `dirty` whenever it has made something of a job.
     pub(super) fn start(options: CompileOptions, dirty: SyncSender<()>) -> io::Result<Self> {
-        let (jobs, todo) = channel::<Job>();
+        let (tasks, todo) = channel::<Task>();
         let (done, loaded) = channel();
         let work = move || {
             let compiler = Compiler::new(options);
-            while let Ok(Job { name, ticket, bytes, terms }) = todo.recv() {
+            while let Ok(task) = todo.recv() {
+                let Job { name, ticket, bytes, terms } = match task {
+                    Task::Load(job) => job,
+                    Task::CompileAhead(bytes, limits) => {
+                        WasmPolicy::compile_ahead(&bytes, &limits, &compiler);
+                        continue;
+                    }
+                };
                 let result = WasmPolicy::load(&bytes, terms, &compiler);
                 if done.send(Loaded { name, ticket, result }).is_err() {
                     return;
@@ -44,12 +57,17 @@ impl Loader {
             }
         };
         std::thread::Builder::new().name("hotpick-loader".to_owned()).spawn(work)?;
-        Ok(Self { jobs, loaded })
+        Ok(Self { tasks, loaded })
     }
 
     pub(super) fn load(&self, job: Job) {
         // The thread ends with this.
-        let _ = self.jobs.send(job);
+        let _ = self.tasks.send(Task::Load(job));
+    }
+
+    /// Has bytes compiled that may be loaded soon.
+    pub(super) fn compile_ahead(&self, bytes: Vec<u8>, limits: Limits) {
+        let _ = self.tasks.send(Task::CompileAhead(bytes, limits));
     }
 
     /// What has been made since the last time.

@@ -200,7 +200,7 @@ impl PolicyDir {
         }
         let (dirty, wake) = sync_channel(1);
         let shared = Arc::new(Shared {
-            path: absolute.clone(),
+            path: absolute,
             snapshot: watch::Sender::new(Snapshot::default()),
             dirty: dirty.clone(),
         });

@@ -81,7 +81,7 @@ impl Watcher {
 /// Whether other machines may write to the directory, which causes no events here.
 #[cfg(target_os = "linux")]
 pub(super) fn is_on_a_network(directory: &Path) -> bool {
-    rustix::fs::statfs(directory).is_ok_and(|status| is_network(i64::from(status.f_type)))
+    rustix::fs::statfs(directory).is_ok_and(|status| is_network(status.f_type))
 }
 
 #[cfg(not(target_os = "linux"))]

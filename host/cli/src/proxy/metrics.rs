@@ -43,10 +43,10 @@ struct Family<T> {
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         for family in self.policy_counters().into_iter().chain(self.channel_counters()) {
-            encode(&mut encoder, family, MetricType::Counter, |value| ConstCounter::new(value))?;
+            encode(&mut encoder, family, MetricType::Counter, ConstCounter::new)?;
         }
         for family in self.gauges() {
-            encode(&mut encoder, family, MetricType::Gauge, |value| ConstGauge::new(value))?;
+            encode(&mut encoder, family, MetricType::Gauge, ConstGauge::new)?;
         }
         self.own_metrics(&mut encoder)
     }
