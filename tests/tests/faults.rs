@@ -87,10 +87,53 @@ async fn an_operator_may_have_rpcs_fail_rather_than_go_anywhere() {
     let mut request = tonic::Request::new(hotpick_echo::EchoRequest::new("hello"));
     request.extensions_mut().insert(hotpick::channel::WaitForReady(true));
     request.set_timeout(std::time::Duration::from_millis(300));
-    // This one is wait-for-ready: it waits, in vain, as the instance traps at each of its picks.
+    // This one is wait-for-ready: it is picked for again by each new instance, which traps.
     let status = caller.request(request).await.expect_err("it traps");
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert!(status.message().contains("on-fault"), "{status:?}");
+    assert!(channel.status().faults.count > 1, "it was asked again when there was an instance again");
+}
+
+#[tokio::test]
+async fn rpcs_that_must_not_go_anywhere_do_not_when_there_is_no_policy_left() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let traps = Wat::every(1, "unreachable");
+    let policies = Policies::with(&[("p.wasm", &traps), ("p.toml", b"on-fault = 'fail'\n")]);
+    let channel = patient(&cluster, &policies.followed);
+    let caller = Caller::ready(&channel, Some("p")).await;
+    let held = tokio::spawn({
+        let caller = caller.clone();
+        async move { caller.call().await }
+    });
+    soon("quarantine", channel.wait_for(|status| status.policy.name == "refuses")).await;
+    let mut request = tonic::Request::new(hotpick_echo::EchoRequest::new("hello"));
+    request.extensions_mut().insert(hotpick::channel::WaitForReady(false));
+    let status = caller.request(request).await.expect_err("nothing is to pick for it");
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("is quarantined"), "{status:?}");
+    policies.put("p.wasm", &Wat::first());
+    soon("the RPC that was held", held).await.expect("no panic").expect("served by what came then");
+}
+
+/// Nothing happens to the endpoints: it is the policy that changes its mind.
+#[tokio::test]
+async fn an_rpc_that_is_held_is_picked_for_again_when_the_policy_has_learned_something() {
+    let cluster = Cluster::start(&["a"]).await;
+    let patience = Wat {
+        imports: r#"(import "hotpick:policy/timers@0.1.0" "schedule" (func $schedule (param i32 i64 i32)))"#,
+        init: "(call $schedule (i32.const 1) (i64.const 100000000) (i32.const 64)) (i32.const 0)",
+        exports: r#"(global $open (mut i32) (i32.const 0))
+                    (func (export "hotpick:policy/alarms@0.1.0#fired") (param i32 i64)
+                        (global.set $open (i32.const 1)))"#,
+        pick: "(if (i32.and (local.get $wait) (i32.eqz (global.get $open)))
+                   (then (return (call $picked (i32.const -1)))))
+               (call $picked (global.get $first))",
+        ..Wat::default()
+    };
+    let policies = Policies::with(&[("p.wasm", &patience.component())]);
+    let channel = patient(&cluster, &policies.followed);
+    let caller = Caller::ready(&channel, Some("p")).await;
+    assert_eq!(soon("the RPC", caller.call()).await.expect("served"), "a");
 }
 
 #[tokio::test]

@@ -101,3 +101,71 @@ fn bad_input_is_answered_with_one_sentence() {
     let said = complaint(&["build", "guest-sdk"]);
     assert!(said.contains("has no policy crate"), "{said}");
 }
+
+#[test]
+fn a_policy_that_is_checked_says_what_it_is_and_may_do() {
+    let output = hotpick(&["check", "policies/dist/color.wasm", "tests/probe/dist/probe.wasm"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = stdout(&output);
+    for line in [
+        "policies/dist/color.wasm",
+        "  imports    call, env",
+        "  metadata   color",
+        "  affinity   color",
+        "  summary    Uses every part of the contract.",
+        "  parts      about, alarms, connectivity, handover, outcomes",
+    ] {
+        assert!(said.lines().any(|said| said == line), "no {line:?} in\n{said}");
+    }
+    assert!(said.lines().any(|line| line.starts_with("  pick       ") && line.ends_with(" ns")), "{said}");
+}
+
+#[test]
+fn a_check_is_for_programs_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bad = folder.path().join("bad.wasm");
+    fs::write(&bad, "junk").expect("written");
+    let bad = bad.to_str().expect("a path in UTF-8");
+    let output = hotpick(&["check", "--json", "policies/dist/random.wasm", bad]);
+    assert_eq!(output.status.code(), Some(1));
+    let said: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let good = &said[0];
+    assert_eq!((&good["ok"], &good["imports"]), (&true.into(), &serde_json::json!(["env"])));
+    for number in ["size", "memory", "pick_ns"] {
+        assert!(good[number].as_u64().is_some_and(|number| number > 0), "{number}: {good}");
+    }
+    assert_eq!(
+        said[1],
+        serde_json::json!({"file": bad, "ok": false, "stage": "parse", "reason": "is not WebAssembly"})
+    );
+}
+
+#[test]
+fn a_check_names_the_stage_and_the_reason() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).expect("written");
+        path.to_str().expect("a path in UTF-8").to_owned()
+    };
+    let color = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policies/dist/color.wasm"));
+    let color = color.expect("a built policy");
+    let good = write("color.wasm", &color);
+    let said = complaint(&["check", &good, "--config", r#"{"colour": "red"}"#]);
+    assert!(
+        said.contains("color.wasm: init: refused its configuration: ") && said.contains("colour"),
+        "{said}"
+    );
+    let half = write("half.wasm", &color[..color.len() / 2]);
+    let said = complaint(&["check", &half]);
+    assert!(said.contains("half.wasm: parse: is not valid: "), "{said}");
+    let said = complaint(&["check", "nowhere.wasm"]);
+    assert!(said.contains("nowhere.wasm: file: cannot be read: No such file"), "{said}");
+    // The settings beside it count, as in a directory.
+    write("color.toml", b"[grants]\ncapabilities = ['env']\n");
+    let said = complaint(&["check", &good]);
+    assert!(
+        said.contains("grants: imports the capability \"call\", which its settings do not grant"),
+        "{said}"
+    );
+}

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tokio_stream::{StreamExt as _, StreamMap};
 
 use super::PolicyStream;
-use crate::picker::{Policy, RoundRobin};
+use crate::picker::{Policy, Refuses, RoundRobin};
+use crate::policy::OnFault;
 use crate::policy_dir::{PolicyDir, PolicyUpdate};
 use crate::service_config::PolicyConfig;
 
@@ -93,7 +94,14 @@ impl Choice {
         let candidate = &mut self.candidates[index];
         candidate.state = match (update, &candidate.state) {
             (PolicyUpdate::Loaded(policy), _) => State::Known(policy),
-            (PolicyUpdate::Disabled | PolicyUpdate::Quarantined(_), _) => State::Disabled,
+            (PolicyUpdate::Disabled, _) => State::Disabled,
+            (PolicyUpdate::Quarantined(quarantine), _) => match quarantine.on_fault {
+                OnFault::RoundRobin => State::Disabled,
+                OnFault::Fail => State::Known(Arc::new(Refuses::new(format!(
+                    "policy {} is quarantined, and its settings say on-fault = \"fail\": {}",
+                    quarantine.version, quarantine.reason
+                )))),
+            },
             // The directory has said why. The version in force stays: removal is not disabling.
             (PolicyUpdate::Rejected(_) | PolicyUpdate::Withdrawn, State::Known(_)) => return,
             _ => self.known.native(&candidate.config.name),

@@ -22,8 +22,8 @@ use self::choice::{Choice, Chosen};
 use crate::activity::Activity;
 use crate::connectivity::ConnectivityState;
 use crate::picker::{
-    Always, Picker, PickerBuilder, PickerCell, Placement, Policy as _, PolicyVersion, RoundRobin, StartError,
-    Wakes,
+    Always, PickAgain, Picker, PickerBuilder, PickerCell, Placement, Policy as _, PolicyVersion, RoundRobin,
+    StartError, Wakes,
 };
 use crate::policy_dir::PolicyUpdate;
 use crate::resolver::{Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target};
@@ -126,6 +126,7 @@ pub(crate) fn run(
         next_id: 0,
         resolved: Resolved::NotYet,
         resolve_now: ResolveNow::default(),
+        pick_again: PickAgain::default(),
         idle: false,
         wake: Arc::clone(&wake),
         builder: RoundRobin::builder(),
@@ -136,6 +137,7 @@ pub(crate) fn run(
     };
     async move {
         let mut patience_ends = std::pin::pin!(sleep(patience));
+        let pick_again = balancer.pick_again.clone();
         let idle_timeout = idle_timeout.unwrap_or(Duration::MAX);
         let mut idle_check = std::pin::pin!(sleep(idle_timeout));
         let watch = |balancer: &Balancer| resolver.watch(&target, balancer.resolve_now.clone());
@@ -165,6 +167,7 @@ pub(crate) fn run(
                     }
                 },
                 () = wake.notified() => wakes = true,
+                () = pick_again.requested() => {}
                 Some(_) = changed.recv() => while changed.try_recv().is_ok() {},
                 () = &mut patience_ends, if balancer.waiting_for_policy => {
                     let policies = names(&balancer.policies);
@@ -245,6 +248,7 @@ struct Balancer {
     next_id: u32,
     resolved: Resolved,
     resolve_now: ResolveNow,
+    pick_again: PickAgain,
     /// No connections, and no resolver, until an RPC comes.
     idle: bool,
     /// An RPC has come to an idle channel.
@@ -309,6 +313,7 @@ impl Balancer {
                 let mut placement = Placement::new(self.target.clone(), config.clone());
                 placement.handover = self.builder.handover();
                 placement.resolve_now = self.resolve_now.clone();
+                placement.pick_again = self.pick_again.clone();
                 let ready = self.ready.clone();
                 let task = tokio::task::spawn_blocking(move || policy.start(&placement, &ready));
                 // One that is still starting is overtaken.
@@ -494,6 +499,8 @@ impl Balancer {
             }
         };
         self.ready = ReadySet::new(states);
+        // The policy is told of everything, even while there is nothing to pick from.
+        let built = matches!(self.resolved, Resolved::Endpoints).then(|| self.builder.build(&self.ready));
         // The picker is in place before the state is told: who waits for READY can pick.
         let mut picker = None;
         let cell = &self.published.cell;
@@ -505,9 +512,8 @@ impl Balancer {
                 cell.publish(Arc::new(Always::Queue));
             }
             _ if state == ConnectivityState::Ready || (lazy && !self.members.is_empty()) => {
-                let built = self.builder.build(&self.ready);
-                cell.publish(Arc::clone(&built));
-                picker = Some(built);
+                picker = built;
+                cell.publish(picker.clone().unwrap_or_else(|| Arc::new(Always::Queue)));
             }
             ConnectivityState::TransientFailure => {
                 cell.publish(Arc::new(Always::Fail(Status::unavailable(self.why_not()))));

@@ -275,6 +275,7 @@ impl Shared {
             info.deadline = rpc.deadline;
             info.wait_for_ready = rpc.wait_for_ready;
             info.tried = &tried;
+            info.requeued = asked.is_some();
             let (pick, generation) = self.published.cell.pick(&mut info, asked.take(), last_error).await?;
 
             // The head stays here: what the policy adds belongs to this attempt alone.
@@ -304,11 +305,11 @@ impl Shared {
                         None => return Err(status),
                     }
                     attempts_left -= 1;
+                    tried.push(pick.subconn.id());
                 }
                 // What the caller's own body failed with says more than how the stream then ended.
                 Err(SendError::Failed(status)) => return Err(replay.take_error().unwrap_or(status)),
             }
-            tried.push(pick.subconn.id());
         }
     }
 }

@@ -80,6 +80,8 @@ pub struct Placement {
     pub handover: Option<Handover>,
     /// Asks the channel's resolver for a new answer.
     pub resolve_now: ResolveNow,
+    /// Has the RPCs that the policy holds picked for again.
+    pub pick_again: PickAgain,
     /// Of the random numbers that the policy sees.
     pub(crate) seeds: Arc<AtomicU64>,
 }
@@ -90,7 +92,14 @@ impl Placement {
     pub fn new(target: impl Into<String>, config: impl Into<String>) -> Self {
         let (target, config) = (target.into(), config.into());
         let seeds = Arc::new(AtomicU64::new(fastrand::u64(..)));
-        Self { target, config, handover: None, resolve_now: ResolveNow::default(), seeds }
+        Self {
+            target,
+            config,
+            handover: None,
+            resolve_now: ResolveNow::default(),
+            pick_again: PickAgain::default(),
+            seeds,
+        }
     }
 
     /// The same, with random numbers that are the same each time: for tests and simulations.
@@ -103,6 +112,23 @@ impl Placement {
     pub(crate) fn next_seed(&self) -> u64 {
         let seed = self.seeds.fetch_add(1, Ordering::Relaxed);
         fastrand::Rng::with_seed(seed).u64(..)
+    }
+}
+
+/// For a policy whose answer may be another one now, though nothing has changed but itself: the RPCs that it
+/// holds are picked for again.
+#[derive(Clone, Debug, Default)]
+pub struct PickAgain(Arc<Notify>);
+
+impl PickAgain {
+    /// Asks for it. Several requests in a row count as one.
+    pub fn request(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits until it is asked for. Cancel-safe.
+    pub(crate) async fn requested(&self) {
+        self.0.notified().await;
     }
 }
 
@@ -225,8 +251,8 @@ impl fmt::Display for Stage {
 /// A policy at work in one channel.
 pub trait PickerBuilder: Send + fmt::Debug {
     /// Makes the picker for this snapshot. Called by the balancer, in order, whenever an endpoint or
-    /// the state of a subconn has changed; `ready` has at least one ready subconn, unless the policy
-    /// [is lazy](Self::is_lazy).
+    /// the state of a subconn has changed. The picker is asked for RPCs if at least one subconn is ready, or
+    /// the policy [is lazy](Self::is_lazy).
     fn build(&mut self, ready: &ReadySet) -> Arc<dyn Picker>;
 
     /// Whether the policy decides when to connect. Then the channel connects nothing by itself, and has
@@ -389,9 +415,13 @@ impl PickerCell {
             }
             match generation.picker.pick(info) {
                 PickResult::Pick(pick) => return Ok((pick, generation)),
-                PickResult::Queue => after = Some(generation),
+                PickResult::Queue => {
+                    info.requeued = true;
+                    after = Some(generation);
+                }
                 PickResult::Fail(status) if info.wait_for_ready => {
                     *last_error = Some(status);
+                    info.requeued = true;
                     after = Some(generation);
                 }
                 PickResult::Fail(status) | PickResult::Drop(status) => return Err(restrict(status)),
@@ -441,6 +471,32 @@ impl Picker for Always {
             Self::Fail(status) => PickResult::Fail(status.clone()),
             Self::Drop(status) => PickResult::Drop(status.clone()),
         }
+    }
+}
+
+/// A policy that fails every RPC with UNAVAILABLE, for this reason.
+#[derive(Clone, Debug)]
+pub(crate) struct Refuses(String);
+
+impl Refuses {
+    pub(crate) const fn new(reason: String) -> Self {
+        Self(reason)
+    }
+}
+
+impl Policy for Refuses {
+    fn version(&self) -> PolicyVersion {
+        PolicyVersion::new("refuses", 0, "")
+    }
+
+    fn start(&self, _: &Placement, _: &ReadySet) -> Result<Box<dyn PickerBuilder>, StartError> {
+        Ok(Box::new(self.clone()))
+    }
+}
+
+impl PickerBuilder for Refuses {
+    fn build(&mut self, _ready: &ReadySet) -> Arc<dyn Picker> {
+        Arc::new(Always::Fail(Status::unavailable(self.0.clone())))
     }
 }
 

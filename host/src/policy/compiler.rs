@@ -176,7 +176,11 @@ fn in_child(
     let failed = |error: std::io::Error| PolicyError::Compile(format!("the compiler does not run: {error}"));
     let (program, arguments) =
         command.split_first().ok_or_else(|| failed(std::io::ErrorKind::InvalidInput.into()))?;
-    let child = Command::new(program)
+    let mut compiler = Command::new(program);
+    #[cfg(unix)]
+    // A group of its own, so that it can be ended with all that it starts.
+    std::os::unix::process::CommandExt::process_group(&mut compiler, 0);
+    let child = compiler
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -220,20 +224,33 @@ fn converse(
         });
         let mut pause = Duration::from_millis(1);
         let status = loop {
-            if let Some(status) = child.try_wait()? {
+            let status = child.try_wait();
+            if let Ok(Some(status)) = status {
                 break status;
             }
-            if Instant::now() >= deadline {
-                child.kill()?;
+            if status.is_err() || Instant::now() >= deadline {
+                // Whatever happens: those who read wait for the end of what it writes.
+                end(&mut child);
                 child.wait()?;
-                return Ok(None);
+                return status.map(|_| None);
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(20));
         };
+        // What it has left behind must not hold its output open.
+        end(&mut child);
         let (stdout, stderr) = (read.join().unwrap_or_default(), said.join().unwrap_or_default());
         Ok(Some(std::process::Output { status, stdout, stderr }))
     })
+}
+
+/// Ends a child, and all that it has started.
+fn end(child: &mut Child) {
+    #[cfg(unix)]
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let _ = child.kill();
 }
 
 /// Whose bytes these are, the caller has made sure of: our own child's, or our own directory's.

@@ -34,6 +34,8 @@ pub(super) struct Instance {
     role: Role,
     calls: u64,
     started_with: usize,
+    /// It has been told what is ready, at least once.
+    told: bool,
 }
 
 /// What an instance is for.
@@ -147,12 +149,13 @@ impl Instance {
             limits,
             grants: terms.grants.clone(),
             meter,
+            generation: terms.version.generation,
             silent: is_trial,
         };
         let state = State::new(fittings, compiled.engine.tick());
         let mut store = Store::new(&compiled.engine.wasm, state);
         store.limiter(|state| &mut state.memory);
-        store.set_hostcall_fuel(limits.handed_over.max(limits.saved.saturating_mul(2)));
+        store.set_hostcall_fuel(limits.handed_over);
         store.epoch_deadline_callback(|mut store| {
             Ok(if store.data_mut().watchdog.look() {
                 wasmtime::UpdateDeadline::Continue(1)
@@ -166,7 +169,8 @@ impl Instance {
         let instantiated = instantiated.and_then(|instance| compiled.indices.load(&mut store, &instance));
         let exports = instantiated.map_err(|error| InitError::Instantiate(fault(&store, &error)))?;
         let policy = terms.version.name.clone();
-        let mut instance = Self { store, exports, limits, policy, role, calls: 0, started_with: 0 };
+        let mut instance =
+            Self { store, exports, limits, policy, role, calls: 0, started_with: 0, told: false };
         let place = WitPlacement {
             target: placement.target.clone(),
             shard: 0,
@@ -178,7 +182,6 @@ impl Instance {
         let lifecycle = &instance.exports.lifecycle;
         let init = lifecycle.call_init(&mut instance.store, &placement.config, &place);
         instance.store.data_mut().in_init = false;
-        instance.started_with = instance.memory();
         match init {
             Ok(Ok(())) => Ok(instance),
             Ok(Err(message)) => Err(InitError::Refused(imports::clip(&message, limits.log_line))),
@@ -193,6 +196,8 @@ impl Instance {
             ready.changes_since(&store.data().told);
         // From now on numbers are those of the new list: what the policy asks for in these calls, too.
         store.data_mut().told = ready.clone();
+        // The first time even if there is nothing to be told: no pick comes before.
+        let ready_changed = ready_changed || !std::mem::replace(&mut self.told, true);
         let now = imports::now();
         if !added.is_empty() || !removed.is_empty() {
             let added: Vec<_> = added.iter().map(|(id, endpoint)| wit_endpoint(*id, endpoint)).collect();
@@ -275,7 +280,7 @@ impl Instance {
     pub(super) fn done(&mut self, batch: &[Outcome]) -> Result<(), Fault> {
         let Self { store, exports, limits, .. } = self;
         let Some(outcomes) = &exports.outcomes else { return Ok(()) };
-        arm(store, limits.update_of(batch.len()));
+        arm(store, limits.update);
         let told = outcomes.call_done(&mut *store, batch, imports::now());
         told.map_err(|error| fault(store, &error))?;
         self.grant_wishes();
@@ -291,8 +296,11 @@ impl Instance {
     pub(super) fn fire(&mut self) -> Result<(), Fault> {
         let Self { store, exports, limits, .. } = self;
         let Some(alarms) = &exports.alarms else { return Ok(()) };
-        while let Some(id) = store.data_mut().timers.take_due() {
-            arm(store, limits.update);
+        // Once each, and all together in the time of one: a policy that sets them anew must not be at it for
+        // ever.
+        let due = store.data_mut().timers.take_due();
+        arm(store, limits.update);
+        for id in due {
             let told = alarms.call_fired(&mut *store, id, imports::now());
             told.map_err(|error| fault(store, &error))?;
         }
@@ -310,8 +318,10 @@ impl Instance {
         let Self { store, exports, limits, .. } = self;
         let Some(handover) = &exports.handover else { return Ok(None) };
         arm(store, limits.save);
-        let WitSaved { schema, data } =
-            handover.call_save(&mut *store).map_err(|error| fault(store, &error))?;
+        store.set_hostcall_fuel(limits.handed_over.max(limits.saved.saturating_mul(2)));
+        let saved = handover.call_save(&mut *store);
+        store.set_hostcall_fuel(limits.handed_over);
+        let WitSaved { schema, data } = saved.map_err(|error| fault(store, &error))?;
         self.grant_wishes();
         let size = data.len();
         if size > self.limits.saved {
@@ -351,6 +361,12 @@ impl Instance {
         self.store.data().memory.used()
     }
 
+    /// It knows all there is to know: what it has now, a fresh one would have, too.
+    pub(super) fn settled(mut self) -> Self {
+        self.started_with = self.memory();
+        self
+    }
+
     /// There is little left of its memory, and a fresh one would have more.
     pub(super) fn is_worn(&self) -> bool {
         let memory = &self.store.data().memory;
@@ -368,7 +384,14 @@ impl Instance {
         for (id, connect) in subconns {
             match state.told.find(id) {
                 Some(subconn) if connect && subconn.state() == ConnectivityState::Idle => subconn.connect(),
-                Some(subconn) if !connect && subconn.state() != ConnectivityState::Idle => {
+                // One in backoff stays there: it is not the policy's to cut short.
+                Some(subconn)
+                    if !connect
+                        && matches!(
+                            subconn.state(),
+                            ConnectivityState::Connecting | ConnectivityState::Ready
+                        ) =>
+                {
                     subconn.enter_idle();
                 }
                 _ => {}

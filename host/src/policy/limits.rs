@@ -64,7 +64,7 @@ impl Default for Limits {
         Self {
             pick: Duration::from_millis(2),
             update: Duration::from_millis(10),
-            update_each: Duration::from_micros(50),
+            update_each: Duration::from_micros(20),
             init: Duration::from_secs(1),
             save: Duration::from_millis(10),
             compile: Duration::from_secs(60),

@@ -1,6 +1,7 @@
 //! Instruments that policies make.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::limits::Limits;
@@ -21,6 +22,8 @@ pub(super) enum Kind {
 pub(super) struct Instrument {
     help: String,
     kind: Kind,
+    /// The version of the policy that made it, or made it anew.
+    generation: AtomicU64,
     value: Mutex<Value>,
 }
 
@@ -65,6 +68,22 @@ pub enum MetricValue {
     },
 }
 
+/// What the host itself counts of policies: `hotpick_policy_<this>`, with what is appended to it.
+const TAKEN: [&str; 10] = [
+    "fallback_picks",
+    "faults",
+    "generation",
+    "loads",
+    "memory_bytes",
+    "pick_seconds",
+    "picks",
+    "rejections",
+    "renewals",
+    "state",
+];
+/// What the text format appends to the names of counters and histograms.
+const SUFFIXES: [&str; 6] = ["_bucket", "_count", "_created", "_info", "_sum", "_total"];
+
 /// The longest name, and the longest help.
 const LONGEST: usize = 200;
 const MOST_BUCKETS: usize = 64;
@@ -77,6 +96,7 @@ impl Meter {
         help: &str,
         kind: Kind,
         limits: &Limits,
+        generation: u64,
     ) -> Result<Arc<Instrument>, String> {
         let plain = |c: char| c.is_ascii_lowercase() || c == '_';
         let is_name = name.starts_with(plain) && name.chars().all(|c| plain(c) || c.is_ascii_digit());
@@ -86,6 +106,9 @@ impl Meter {
                 super::imports::clip(name, LONGEST)
             ));
         }
+        if TAKEN.contains(&name) || SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) {
+            return Err(format!("{name} is a name of the host's own: take another one"));
+        }
         if let Kind::Histogram(bounds) = &kind {
             let ascending = bounds.windows(2).all(|pair| pair[0] < pair[1]);
             if !ascending || bounds.len() > MOST_BUCKETS || !bounds.iter().all(|bound| bound.is_finite()) {
@@ -93,22 +116,35 @@ impl Meter {
             }
         }
         let mut instruments = self.lock();
-        if let Some(known) = instruments.get(name) {
-            return if known.kind == kind {
-                Ok(Arc::clone(known))
-            } else {
-                Err(format!("{name} is an instrument of another kind already"))
-            };
+        let is_ours = |known: &Arc<Instrument>| known.generation.load(Ordering::Relaxed) == generation;
+        match instruments.get(name) {
+            Some(known) if known.kind == kind => {
+                known.generation.store(generation, Ordering::Relaxed);
+                return Ok(Arc::clone(known));
+            }
+            Some(known) if is_ours(known) => {
+                return Err(format!("{name} is an instrument of another kind already"));
+            }
+            // An earlier version's: it has had its time.
+            Some(_) | None => {}
+        }
+        if instruments.values().filter(|known| is_ours(known)).count() >= limits.instruments {
+            return Err(format!("at most {} instruments", limits.instruments));
         }
         if instruments.len() >= limits.instruments {
-            return Err(format!("at most {} instruments", limits.instruments));
+            instruments.retain(|_, known| is_ours(known));
         }
         let buckets = if let Kind::Histogram(bounds) = &kind { vec![0; bounds.len()] } else { Vec::new() };
         let value = Mutex::new(Value { buckets, ..Value::default() });
         let help = super::imports::clip(help, LONGEST);
-        let instrument = Arc::new(Instrument { help, kind, value });
+        let generation = AtomicU64::new(generation);
+        let instrument = Arc::new(Instrument { help, kind, generation, value });
         instruments.insert(name.to_owned(), Arc::clone(&instrument));
         Ok(instrument)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
     }
 
     pub(super) fn read(&self, target: &str) -> Vec<Metric> {
@@ -180,15 +216,23 @@ mod tests {
     fn instruments_are_made_once_and_refused_by_name() {
         let meter = Meter::default();
         let limits = Limits { instruments: 2, ..Limits::default() };
-        let make = |name: &str, kind| meter.make(name, "help", kind, &limits).map(|_| ());
-        assert_eq!(make("picks", Kind::Counter), Ok(()));
-        assert_eq!(make("picks", Kind::Counter), Ok(()));
+        let make = |name: &str, kind| meter.make(name, "help", kind, &limits, 1).map(|_| ());
+        assert_eq!(make("moves", Kind::Counter), Ok(()));
+        assert_eq!(make("moves", Kind::Counter), Ok(()));
+        for taken in ["picks", "moves_total", "x_sum"] {
+            assert!(make(taken, Kind::Counter).expect_err("taken").starts_with(taken));
+        }
         assert_eq!(
-            make("picks", Kind::Gauge),
-            Err("picks is an instrument of another kind already".to_owned())
+            make("moves", Kind::Gauge),
+            Err("moves is an instrument of another kind already".to_owned())
         );
         assert_eq!(make("load", Kind::Gauge), Ok(()));
         assert_eq!(make("third", Kind::Gauge), Err("at most 2 instruments".to_owned()));
+        // The next version may want it otherwise.
+        let next = |name: &str, kind| meter.make(name, "help", kind, &limits, 2).map(|_| ());
+        assert_eq!(next("moves", Kind::Gauge), Ok(()));
+        assert_eq!(next("third", Kind::Gauge), Ok(()));
+        assert!(meter.read("t").iter().all(|metric| metric.name != "load"));
         assert!(make("Bad-Name", Kind::Gauge).expect_err("no name").contains("Bad-Name"));
         assert!(make("h", Kind::Histogram(vec![2.0, 1.0])).expect_err("not ascending").contains("ascending"));
     }
@@ -196,7 +240,7 @@ mod tests {
     #[test]
     fn a_histogram_counts_values_by_bucket() {
         let meter = Meter::default();
-        let histogram = meter.make("h", "", Kind::Histogram(vec![1.0, 10.0]), &Limits::default());
+        let histogram = meter.make("h", "", Kind::Histogram(vec![1.0, 10.0]), &Limits::default(), 1);
         let histogram = histogram.expect("made");
         for value in [0.5, 1.0, 5.0, 50.0, f64::NAN] {
             histogram.observe(value);

@@ -210,6 +210,11 @@ impl WasmPolicy {
         Self { terms: Arc::new(terms), ..self }
     }
 
+    /// What becomes of the RPC in hand when it fails.
+    pub(crate) fn on_fault(&self) -> OnFault {
+        self.terms.on_fault
+    }
+
     /// The same policy in another generation.
     pub(crate) fn renumbered(&self, generation: u64) -> Self {
         let mut terms = Terms::clone(&self.terms);

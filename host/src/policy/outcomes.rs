@@ -18,8 +18,10 @@ pub(super) struct Outcomes {
     since: Option<Instant>,
 }
 
-/// So many are told at once, or as many as there are after [`PATIENCE`].
+/// So many are told as soon as there are; fewer after [`PATIENCE`].
 const BATCH: usize = 64;
+/// So many are told at once at most.
+const LARGEST: usize = 256;
 const PATIENCE: Duration = Duration::from_millis(5);
 /// A policy that cannot be told so many, as it is being replaced, will do without.
 const MOST: usize = 16 * 1024;
@@ -37,14 +39,18 @@ impl Outcomes {
         first || self.waiting.len() == BATCH
     }
 
-    /// Those of this instance, if it is time; those of others are dropped.
+    /// The first of them, if it is time; those of other instances are dropped.
     pub(super) fn take_due(&mut self, serial: u64) -> Vec<Outcome> {
         if self.due_at().is_none_or(|at| at > Instant::now()) {
             return Vec::new();
         }
-        self.since = None;
         let ours = |(of, outcome): (u64, Outcome)| (of == serial).then_some(outcome);
-        self.waiting.drain(..).filter_map(ours).collect()
+        let count = self.waiting.len().min(LARGEST);
+        let batch = self.waiting.drain(..count).filter_map(ours).collect();
+        if self.waiting.is_empty() {
+            self.since = None;
+        }
+        batch
     }
 
     /// When they are to be told.

@@ -77,6 +77,9 @@ impl Picker for WasmPicker {
                 }
                 let serial = occupant.serial;
                 drop(occupant);
+                if matches!(answer.result, PickResult::Queue | PickResult::Fail(_)) {
+                    seat.holds();
+                }
                 if has_timer != had_timer {
                     seat.look_at_timers();
                 }

@@ -279,7 +279,9 @@ impl Record {
 impl Inner {
     /// Keeps the numbers of channels that are gone, and nothing else of them.
     fn fold(&mut self) {
-        let Self { at_work, past, trial, .. } = self;
+        let Self { meters, at_work, past, trial, .. } = self;
+        // Of targets whose channels have gone, and that nothing was measured of.
+        meters.retain(|_, meter| Arc::strong_count(meter) > 1 || !meter.is_empty());
         at_work.retain(|counters| {
             let gone = Arc::strong_count(counters) == 1;
             if gone {

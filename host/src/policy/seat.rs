@@ -1,5 +1,6 @@
 //! Where a channel's instance sits while it works, and while it is being replaced.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub(super) struct Seat {
     outcomes: Mutex<Outcomes>,
     pub(super) counters: Arc<Counters>,
     fallback: Cursor,
+    /// RPCs have been held since they were last picked for again.
+    holds: AtomicBool,
     /// Something has come up for the [keeper](keep).
     wake: Arc<Notify>,
 }
@@ -58,6 +61,8 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// The wait before the second replacement in a row; each further one doubles it.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// At least so long between two replacements of instances that work.
+const RENEWAL: Duration = Duration::from_millis(100);
 /// How often a policy saves its state, for when it fails.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// How often a thread looks whether the instance is free, before it lets other tasks run. About as long
@@ -76,6 +81,7 @@ impl Seat {
         let role = Role::Serving(placement.resolve_now.clone());
         let mut instance = Instance::new(policy, placement, role, &saved)?;
         instance.tell(ready)?;
+        let instance = instance.settled();
         let now = Instant::now();
         let version = &policy.terms.version;
         let counters = policy.terms.record.counters(&placement.target, version.generation);
@@ -89,6 +95,7 @@ impl Seat {
             outcomes: Mutex::default(),
             counters,
             fallback: Cursor::random(),
+            holds: AtomicBool::new(false),
             wake: Arc::clone(&wake),
             occupant: Mutex::new(Occupant {
                 save_at: instance.can_save().then(|| now + SAVE_EVERY),
@@ -165,8 +172,28 @@ impl Seat {
         self.wake.notify_one();
     }
 
+    /// An RPC is held: it is to be picked for again when the policy has learned something, or there is an
+    /// instance again.
+    pub(super) fn holds(&self) {
+        self.holds.store(true, Ordering::Relaxed);
+    }
+
+    fn pick_again(&self) {
+        if self.holds.swap(false, Ordering::Relaxed) {
+            self.placement.pick_again.request();
+        }
+    }
+
     pub(super) fn fall_back(&self, ready: &ReadySet) -> PickResult {
         self.counters.fallback();
+        let picked = self.fallback_pick(ready);
+        if !matches!(picked, PickResult::Pick(_)) {
+            self.holds();
+        }
+        picked
+    }
+
+    fn fallback_pick(&self, ready: &ReadySet) -> PickResult {
         match self.policy.terms.on_fault {
             OnFault::RoundRobin => {
                 let next = self.fallback.next(ready);
@@ -280,9 +307,16 @@ impl Seat {
         if due || worn {
             let seat = Arc::clone(self);
             // `init` may take long, and compiled code needs a stack of its own size: off the workers.
-            let reseated = tokio::task::spawn_blocking(move || seat.reseat(worn)).await;
-            // An error: the runtime is shutting down.
-            reseated.ok()?;
+            match tokio::task::spawn_blocking(move || seat.reseat(worn && !due)).await {
+                Ok(()) => {}
+                Err(error) if error.is_panic() => {
+                    let mut occupant = self.lock();
+                    let text = "the host panicked while it was replaced".to_owned();
+                    self.faulted(&mut occupant, FaultKind::Start, text, LONGEST_WAIT);
+                }
+                // The runtime is shutting down.
+                Err(_) => return None,
+            }
         }
         self.deliver()
     }
@@ -300,12 +334,14 @@ impl Seat {
         {
             let done = instance.done(&batch);
             self.after_kept(&mut occupant, done);
+            self.pick_again();
         }
         if let Some(instance) = &mut occupant.instance
             && instance.next_timer().is_some_and(|at| at <= Instant::now())
         {
             let fired = instance.fire();
             self.after_kept(&mut occupant, fired);
+            self.pick_again();
         }
         if occupant.save_at.is_some_and(|at| at <= Instant::now()) {
             self.save_now(&mut occupant);
@@ -332,19 +368,24 @@ impl Seat {
 
     /// Makes an instance, and seats it once it knows all there is to know. RPCs go on meanwhile: only the
     /// last look is taken under the lock.
-    fn fresh(&self, saved: &[Saved]) -> Result<MutexGuard<'_, Occupant>, InitError> {
+    ///
+    /// `worn`: in place of one that works. None: that one has failed meanwhile, which is another matter.
+    fn fresh(&self, saved: &[Saved], worn: bool) -> Result<Option<MutexGuard<'_, Occupant>>, InitError> {
         let role = Role::Serving(self.placement.resolve_now.clone());
         let mut instance = Instance::new(&self.policy, &self.placement, role, saved)?;
         loop {
             let ready = self.lock().ready.clone();
             instance.tell(&ready)?;
             let mut occupant = self.lock();
+            if worn && occupant.instance.is_none() {
+                return Ok(None);
+            }
             if occupant.ready.is(&ready) {
                 self.counters.memory(instance.memory());
-                let before = occupant.instance.replace(Box::new(instance));
+                let before = occupant.instance.replace(Box::new(instance.settled()));
                 occupant.dead.extend(before.map(|instance| *instance));
                 occupant.serial += 1;
-                return Ok(occupant);
+                return Ok(Some(occupant));
             }
         }
     }
@@ -352,11 +393,17 @@ impl Seat {
     /// Replaces the instance; `worn`: it still works, and can hand over its latest state.
     fn reseat(&self, worn: bool) {
         let saved = if worn { self.save() } else { self.lock().saved.clone() };
-        match self.fresh(&saved) {
-            Ok(mut occupant) => {
+        match self.fresh(&saved, worn) {
+            Ok(None) => {}
+            Ok(Some(mut occupant)) => {
                 occupant.replace_at = None;
                 occupant.worn = false;
                 occupant.seated = Instant::now();
+                occupant.renew_after = occupant.seated + RENEWAL;
+                let dead = std::mem::take(&mut occupant.dead);
+                drop(occupant);
+                drop(dead);
+                self.pick_again();
                 if worn {
                     self.counters.renewed();
                     let policy = &self.policy.terms.version;

@@ -320,9 +320,10 @@ impl Follower {
     /// Takes versions out of force that have failed too often.
     fn judge(&mut self) {
         let verdict = |(name, entry): (&String, &Entry)| {
-            let version = entry.policy.as_ref()?.version();
+            let policy = entry.policy.as_ref()?;
+            let (version, on_fault) = (policy.version(), policy.on_fault());
             let reason = entry.record.verdict(version.generation)?;
-            Some((name.clone(), Quarantine { version, reason }))
+            Some((name.clone(), Quarantine { version, reason, on_fault }))
         };
         let condemned: Vec<_> = self.snapshot.policies.iter().filter_map(verdict).collect();
         for (name, quarantine) in condemned {
@@ -347,7 +348,7 @@ impl Follower {
                 record.begin(back_to.generation, false);
             }
             None => {
-                tracing::warn!(%policy, reason, "policy quarantined: there is none to go back to, round robin serves");
+                tracing::warn!(%policy, reason, "policy quarantined: there is none to go back to");
             }
         }
         self.change(name, |entry| {

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::Entry;
 use crate::picker::{Policy as _, PolicyVersion, Stage};
-use crate::policy::{FaultKind, Metric, PolicyError, Reading, Refusal, Totals, Use};
+use crate::policy::{FaultKind, Metric, OnFault, PolicyError, Reading, Refusal, Totals, Use};
 
 /// One policy of a directory, over all channels that use it.
 #[derive(Clone, Debug)]
@@ -89,6 +89,8 @@ pub struct Quarantine {
     pub version: PolicyVersion,
     /// What it did.
     pub reason: String,
+    /// What is to become of RPCs, if there is no version to go back to.
+    pub on_fault: OnFault,
 }
 
 impl PolicyStatus {

@@ -119,9 +119,7 @@ async fn h04_a_drop_ends_the_rpc_with_exactly_its_code_and_is_not_retried() {
 async fn h05_a_pick_of_a_subconn_that_is_gone_is_told_once_and_picked_again() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let native = Native::new(|ready, info| match ready.all() {
-        [first, ..] if !info.requeued && !info.tried.contains(&first.id()) => {
-            PickResult::Pick(Pick::to(first.clone()))
-        }
+        [first, ..] if !info.requeued => PickResult::Pick(Pick::to(first.clone())),
         _ => ready.ready().last().map_or(PickResult::Queue, |last| PickResult::Pick(Pick::to(last.clone()))),
     });
     let ledger = native.ledger();
@@ -145,10 +143,12 @@ async fn h05_a_pick_of_a_subconn_that_is_gone_is_told_once_and_picked_again() {
 
     // Removed meanwhile: a picker that remembers a subconn of long ago.
     let old: SubConn = caller.status().subconns[1].clone();
-    let stale = Native::new(move |ready, info| match info.tried {
-        [] => PickResult::Pick(Pick::to(old.clone())),
-        _ => first_ready(ready),
-    });
+    let stale =
+        Native::new(
+            move |ready, info| {
+                if info.requeued { first_ready(ready) } else { PickResult::Pick(Pick::to(old.clone())) }
+            },
+        );
     let ledger = stale.ledger();
     let other = Cluster::start(&["c"]).await;
     let channel = other.channel().native_policy(stale).connect().expect("a channel");

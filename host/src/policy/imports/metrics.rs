@@ -1,5 +1,7 @@
 //! The interface `metrics`: instruments of the policy's own.
 
+use std::sync::Arc;
+
 use super::State;
 use crate::policy::bindings::hotpick::policy::metrics;
 use crate::policy::meter::Kind;
@@ -9,9 +11,13 @@ impl State {
         if !self.in_init {
             return Err("instruments are made in init".to_owned());
         }
-        let instrument = self.meter.make(name, help, kind, &self.limits)?;
-        self.instruments.push(instrument);
-        u32::try_from(self.instruments.len() - 1).map_err(|error| error.to_string())
+        let instrument = self.meter.make(name, help, kind, &self.limits, self.generation)?;
+        let known = self.instruments.iter().position(|known| Arc::ptr_eq(known, &instrument));
+        let at = known.unwrap_or_else(|| {
+            self.instruments.push(instrument);
+            self.instruments.len() - 1
+        });
+        u32::try_from(at).map_err(|error| error.to_string())
     }
 }
 

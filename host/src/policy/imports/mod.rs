@@ -50,6 +50,7 @@ pub(super) struct Fittings {
     pub(super) limits: Limits,
     pub(super) grants: Arc<Grants>,
     pub(super) meter: Arc<Meter>,
+    pub(super) generation: u64,
     /// An instance that is only tried out: what it logs goes nowhere.
     pub(super) silent: bool,
 }
@@ -71,6 +72,7 @@ pub(super) struct State {
     policy: String,
     grants: Arc<Grants>,
     meter: Arc<Meter>,
+    generation: u64,
     instruments: Vec<Arc<Instrument>>,
     silent: bool,
     keys: Vec<HeaderName>,
@@ -85,7 +87,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(fittings: Fittings, ticking: Ticking) -> Self {
-        let Fittings { policy, seed, limits, grants, meter, silent } = fittings;
+        let Fittings { policy, seed, limits, grants, meter, generation, silent } = fittings;
         Self {
             watchdog: Watchdog::default(),
             memory: Memory::new(&limits),
@@ -99,6 +101,7 @@ impl State {
             policy,
             grants,
             meter,
+            generation,
             instruments: Vec::new(),
             silent,
             keys: Vec::new(),

@@ -14,14 +14,18 @@ impl stats::Host for State {
     }
 
     fn least(&mut self, among: Vec<u32>, by: stats::Measure) -> Option<u32> {
-        let known = among.into_iter().filter_map(|id| self.told.find(id).map(|subconn| (id, subconn)));
-        let least = match by {
-            stats::Measure::InFlight => known.min_by_key(|(_, subconn)| subconn.in_flight()),
-            stats::Measure::LatencyEwma => known.min_by_key(|(_, subconn)| subconn.stats().latency),
-            stats::Measure::FailureRateEwma => known
-                .min_by(|(_, a), (_, b)| f64::total_cmp(&a.stats().failure_rate, &b.stats().failure_rate)),
-        };
-        least.map(|(id, _)| id)
+        // There are no more than these, whatever the list says.
+        let among = among.into_iter().take(self.told.all().len());
+        let known = among.filter_map(|id| self.told.find(id).map(|subconn| (id, subconn)));
+        let measured = known.map(|(id, subconn)| {
+            let measure = match by {
+                stats::Measure::InFlight => f64::from(subconn.in_flight()),
+                stats::Measure::LatencyEwma => subconn.stats().latency.as_secs_f64(),
+                stats::Measure::FailureRateEwma => subconn.stats().failure_rate,
+            };
+            (id, measure)
+        });
+        measured.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(id, _)| id)
     }
 
     fn read(&mut self, id: u32) -> Option<stats::Summary> {

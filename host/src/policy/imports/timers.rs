@@ -18,13 +18,14 @@ impl Timers {
         self.0.values().min().copied()
     }
 
-    /// Takes one that is due.
-    pub(in crate::policy) fn take_due(&mut self) -> Option<u32> {
+    /// Takes those that are due now, the earliest first.
+    pub(in crate::policy) fn take_due(&mut self) -> Vec<u32> {
         let now = Instant::now();
-        let (id, _) = self.0.iter().filter(|(_, at)| **at <= now).min_by_key(|(_, at)| **at)?;
-        let id = *id;
-        self.0.remove(&id);
-        Some(id)
+        let mut due: Vec<_> =
+            self.0.iter().filter(|(_, at)| **at <= now).map(|(id, at)| (*at, *id)).collect();
+        due.sort_unstable();
+        self.0.retain(|_, at| *at > now);
+        due.into_iter().map(|(_, id)| id).collect()
     }
 }
 

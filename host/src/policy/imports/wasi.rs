@@ -212,7 +212,7 @@ fn wall_clock() -> Datetime {
 impl State {
     /// What a policy prints is a line of the log at its end, or when it has become too long for one.
     fn print(&mut self, bytes: &[u8]) {
-        for byte in bytes {
+        for byte in bytes.iter().take(usize::try_from(MOST).unwrap_or(usize::MAX)) {
             if *byte == b'\n' || self.line.len() >= self.limits.log_line {
                 let line = std::mem::take(&mut self.line);
                 self.write(env::Level::Info, &String::from_utf8_lossy(&line));
