@@ -53,6 +53,11 @@ impl Fingerprint {
         fs::metadata(path).ok().map(|metadata| Self::of(&metadata))
     }
 
+    /// Of the symlink at this path, if it is one.
+    pub(crate) fn of_link(path: &Path) -> Option<Self> {
+        fs::symlink_metadata(path).ok().map(|metadata| Self::of(&metadata))
+    }
+
     /// Whether the file was last written longer ago than `quiet`.
     fn is_old(&self, quiet: Duration) -> bool {
         self.modified.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > quiet)
@@ -226,10 +231,10 @@ impl Settling {
         self.files.get(name).is_some_and(|follow| follow.pending.is_some())
     }
 
-    /// Something is still changing.
-    pub(crate) fn is_pending(&self) -> bool {
-        let now = Instant::now();
-        let due = |follow: &Follow| follow.again.is_some_and(|at| at <= now);
+    /// Something is still changing, or is to be looked at again within this time.
+    pub(crate) fn is_pending(&self, within: Duration) -> bool {
+        let soon = Instant::now() + within;
+        let due = |follow: &Follow| follow.again.is_some_and(|at| at <= soon);
         self.files.values().any(|follow| follow.pending.is_some() || due(follow))
     }
 
@@ -279,11 +284,11 @@ mod tests {
             assert_eq!(settling.observe(&files(&[("a.wasm", size)]), QUIET), []);
             tokio::time::advance(QUIET / 2).await;
         }
-        assert!(settling.is_pending());
+        assert!(settling.is_pending(Duration::ZERO));
         tokio::time::advance(QUIET / 2).await;
         let rest = [("a.wasm".to_owned(), Some(fingerprint(9)))];
         assert_eq!(settling.observe(&files(&[("a.wasm", 9)]), QUIET), rest);
-        assert!(!settling.is_pending());
+        assert!(!settling.is_pending(Duration::ZERO));
         assert_eq!(settling.observe(&files(&[("a.wasm", 9)]), QUIET), []);
     }
 
@@ -329,10 +334,10 @@ mod tests {
         tokio::time::advance(QUIET).await;
         assert_eq!(settling.observe(&present, QUIET), rest);
         settling.retry("a.wasm", QUIET * 9);
-        assert!(!settling.is_pending());
+        assert!(!settling.is_pending(Duration::ZERO));
         assert_eq!(settling.observe(&present, QUIET), []);
         tokio::time::advance(QUIET * 9).await;
-        assert!(settling.is_pending());
+        assert!(settling.is_pending(Duration::ZERO));
         assert_eq!(settling.observe(&present, QUIET), rest);
         settling.retry("a.wasm", QUIET * 9);
         settling.observe(&files(&[]), QUIET);

@@ -30,6 +30,18 @@ impl Policies {
         Self { directory, followed }
     }
 
+    /// Follows this directory by looking at it often: for changes that cause no events.
+    ///
+    /// # Panics
+    ///
+    /// It is something else.
+    #[must_use]
+    pub fn scan(path: &Path) -> PolicyDir {
+        let mut options = quick();
+        options.scan = Duration::from_millis(200);
+        PolicyDir::open_with(path, options).expect("a directory")
+    }
+
     /// Follows this directory, which may not be there yet, with options as they are by default but for the
     /// quiet time: 20 ms.
     ///
@@ -76,6 +88,8 @@ impl Policies {
 fn quick() -> PolicyDirOptions {
     let mut options = PolicyDirOptions::default();
     options.quiet = Duration::from_millis(20);
+    // Events must do.
+    options.scan = Duration::from_secs(3600);
     options
 }
 

@@ -1,8 +1,10 @@
 //! Every bad file that we could think of, under load: no RPC fails, the last good version is in force, and
 //! the reason can be read.
 
+use std::collections::BTreeMap;
+
 use hotpick::channel::ChannelStatus;
-use hotpick::policy::digest;
+use hotpick::policy::{FaultKind, digest};
 use hotpick::policy_dir::{PolicyState, PolicyStatus};
 use hotpick::{Channel, PolicyDir};
 use hotpick_tests::corpus::{Bad, End, File, corpus, truncations, with_wasi};
@@ -70,7 +72,6 @@ impl Subject {
                 let quarantine = status.quarantined.expect("a reason");
                 assert_eq!(quarantine.version.digest, digest(bytes), "{name}");
                 expect_words(name, &quarantine.reason, words);
-                assert!(status.totals.fallback_picks > 0 || !status.faults.is_empty(), "{name}");
                 self.in_force(&good).await;
             }
             (End::Harmless, File::Bytes(bytes)) => {
@@ -79,12 +80,23 @@ impl Subject {
                 let status = self.status(|policy| policy.totals.picks > before + 1000).await;
                 assert!(status.quarantined.is_none(), "{name}: {:?}", status.quarantined);
             }
+            (End::CannotHandOver(kinds), File::Bytes(bytes)) => {
+                self.in_force(&digest(bytes)).await;
+                let before = self.status(|_| true).await.faults;
+                self.put(&Self::good());
+                self.in_force(&good).await;
+                let more = |policy: &PolicyStatus| {
+                    let count = |faults: &BTreeMap<FaultKind, u64>, kind| faults.get(kind).copied();
+                    kinds.iter().all(|kind| count(&policy.faults, kind) > count(&before, kind))
+                };
+                self.status(more).await;
+            }
             (End::Gone, _) => {
                 self.status(|policy| policy.state == PolicyState::Withdrawn).await;
             }
             (end, _) => panic!("{name}: {end:?} is not for what is no file"),
         }
-        if !matches!(bad.end, End::Harmless) {
+        if !matches!(bad.end, End::Harmless | End::CannotHandOver(_)) {
             assert_eq!(self.channel.status().policy.digest, good, "{name}");
         }
         // From a FIFO back to a file, too.

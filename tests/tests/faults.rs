@@ -31,7 +31,8 @@ async fn a_version_that_fails_goes_back_to_the_one_before_and_stays_away() {
     let quarantine = status.quarantined.clone().expect("a reason");
     assert_eq!((quarantine.version.generation, &quarantine.version.digest), (2, &digest(&bad)));
     assert_eq!(status.version.as_ref().map(|version| version.generation), Some(3), "a number of its own");
-    assert!(status.faults[&FaultKind::Trap] >= 1 && status.totals.fallback_picks >= 1);
+    assert!(status.faults[&FaultKind::Trap] >= 1);
+    policies.wait_for("p", |policy| policy.totals.fallback_picks >= 1).await;
     // The same file, touched: it is what it was.
     policies.put("p.wasm", &bad);
     policies.put("q.wasm", &good);
@@ -204,4 +205,33 @@ async fn a_cache_outlives_the_process_and_is_no_way_in() {
     std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o777)).expect("changed");
     drop(load());
     assert_eq!(std::fs::read_dir(&cache).expect("a cache").count(), 0);
+}
+
+/// What every channel has is what new channels get, and where a version that fails later goes back to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_every_channel_refuses_is_taken_back() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let (good, refused) = (standard("random"), Wat { init: "unreachable", ..Wat::default() }.component());
+    let policies = Policies::with(&[("p.wasm", &good)]);
+    let channel = patient(&cluster, &policies.followed);
+    let caller = Caller::ready(&channel, Some("p")).await;
+    let load = Load::start(&caller, 4, 1);
+    policies.put("p.wasm", &refused);
+    let status = policies.wait_for("p", |policy| policy.rejected.is_some()).await;
+    let error = status.rejected.expect("a reason");
+    assert_eq!(error.stage(), hotpick::picker::Stage::Init, "{error}");
+    assert_eq!(status.version.map(|version| version.digest), Some(digest(&good)));
+    let late = patient(&cluster, &policies.followed);
+    Caller::ready(&late, Some("p")).await;
+    assert_eq!(late.status().policy.digest, digest(&good));
+    // It never left here.
+    assert_eq!((channel.status().swaps, channel.status().policy.generation), (0, 1));
+    // One that fails in service goes back past the one that no one took.
+    policies.put("p.wasm", &Wat { changed: "unreachable", ..Wat::default() }.component());
+    policies.wait_for("p", |policy| policy.loads > 3).await;
+    policies.put("p.wasm", &Wat::every(1, "unreachable"));
+    policies.wait_for("p", |policy| policy.state == PolicyState::Quarantined).await;
+    soon("the first version", channel.wait_for(digest_is(&digest(&good)))).await;
+    let (calls, failed) = load.stop().await;
+    assert!(failed.is_empty(), "{} of {calls} failed: {:?}", failed.len(), failed[0]);
 }

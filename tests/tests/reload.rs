@@ -260,3 +260,60 @@ async fn settings_that_cannot_be_used_leave_the_version_in_force_and_say_why() {
     caller.call_color("blue").await.expect("any will do");
     assert_eq!(channel.status().swaps, 0);
 }
+
+#[tokio::test]
+async fn a_policy_that_is_enabled_again_has_the_settings_that_lie_there() {
+    let cluster = Cluster::start(&["red-1", "green-1"]).await;
+    let policies = Policies::with(&[("color.wasm", &standard("color")), ("color.toml", COLOR_ANY)]);
+    let (channel, caller) = color_with(&cluster, &policies).await;
+    let native = |status: &ChannelStatus| status.policy.name == "round_robin";
+    let color = |status: &ChannelStatus| status.policy.name == "color";
+    let disable = async || {
+        policies.put("color.toml", b"enabled = false\n");
+        soon("round robin", channel.wait_for(native)).await;
+    };
+    // As before.
+    disable().await;
+    policies.put("color.toml", COLOR_ANY);
+    soon("the policy", channel.wait_for(color)).await;
+    caller.call_color("blue").await.expect("any will do");
+    // Without its configuration: as the policy has it, which is to fail.
+    disable().await;
+    policies.put("color.toml", b"enabled = true\n");
+    soon("the policy", channel.wait_for(color)).await;
+    let failing = async { while caller.call_color("blue").await.is_ok() {} };
+    soon("no configuration", failing).await;
+    // With a file that is bad: the last good version.
+    disable().await;
+    policies.put("color.wasm", b"junk");
+    policies.put("color.toml", b"");
+    soon("the policy", channel.wait_for(color)).await;
+    policies.wait_for("color", |policy| policy.rejected.is_some() && policy.enabled).await;
+    assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
+}
+
+#[tokio::test]
+async fn a_policy_whose_file_is_gone_can_be_disabled() {
+    let cluster = Cluster::start(&["red-1", "green-1"]).await;
+    let policies = Policies::with(&[("color.wasm", &standard("color"))]);
+    let (channel, _caller) = color_with(&cluster, &policies).await;
+    fs::remove_file(policies.path().join("color.wasm")).expect("removed");
+    policies.wait_for("color", |policy| !policy.present).await;
+    policies.put("color.toml", b"enabled = false\n");
+    let native = |status: &ChannelStatus| status.policy.name == "round_robin";
+    soon("round robin", channel.wait_for(native)).await;
+    policies.put("color.wasm", &standard("color"));
+    policies.put("color.toml", b"enabled = true\n");
+    soon("the policy", channel.wait_for(|status| status.policy.name == "color")).await;
+}
+
+/// What cannot be read may say that the policy is not to be used.
+#[tokio::test]
+async fn settings_that_lead_nowhere_are_not_as_if_there_were_none() {
+    let policies = Policies::with(&[("color.wasm", &standard("color"))]);
+    policies.wait_for("color", |policy| policy.version.is_some()).await;
+    std::os::unix::fs::symlink("nowhere", policies.path().join("color.toml")).expect("linked");
+    let status = policies.wait_for("color", |policy| policy.rejected.is_some()).await;
+    let said = status.rejected.expect("a reason").to_string();
+    assert!(said.starts_with("has settings that cannot be used: color.toml: No such file"), "{said}");
+}

@@ -54,7 +54,7 @@ fn check(file: &Path, config: &str) -> Result<Report, StartError> {
 fn to_json(file: &Path, result: &Result<Report, StartError>) -> Value {
     match result {
         Err(error) => json!({
-            "file": file,
+            "file": file.to_string_lossy(),
             "ok": false,
             "stage": error.stage().to_string(),
             "reason": error.to_string(),
@@ -64,7 +64,7 @@ fn to_json(file: &Path, result: &Result<Report, StartError>) -> Value {
             let schema = report.config_schema.as_ref();
             let schema = schema.map(|text| serde_json::from_str(text).unwrap_or_else(|_| json!(text)));
             json!({
-                "file": file,
+                "file": file.to_string_lossy(),
                 "ok": true,
                 "digest": report.digest,
                 "size": report.size,
@@ -86,7 +86,9 @@ fn to_json(file: &Path, result: &Result<Report, StartError>) -> Value {
 fn to_text(file: &Path, report: &Report) -> String {
     let list = |names: &[String]| if names.is_empty() { "-".to_owned() } else { names.join(", ") };
     let mut lines = vec![format!("{}", file.display())];
-    let mut line = |name: &str, value: String| lines.push(format!("  {name:<10} {value}"));
+    // What a policy says of itself must not talk to the terminal.
+    let plain = |text: &str| text.replace(char::is_control, " ");
+    let mut line = |name: &str, value: String| lines.push(format!("  {name:<10} {}", plain(&value)));
     if let Some(summary) = &report.summary {
         line("summary", summary.clone());
     }

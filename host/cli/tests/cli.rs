@@ -46,8 +46,10 @@ fn the_demo_loses_no_rpc() {
 
 #[test]
 fn the_committed_policies_are_what_their_sources_give() {
-    let output = hotpick(&["build", "policies", "--check"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for folder in ["policies", "tests/probe"] {
+        let output = hotpick(&["build", folder, "--check"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ use self::choice::{Choice, Chosen};
 use crate::activity::Activity;
 use crate::connectivity::ConnectivityState;
 use crate::picker::{
-    Always, PickAgain, Picker, PickerBuilder, PickerCell, Placement, Policy as _, PolicyVersion, RoundRobin,
+    Always, PickAgain, Picker, PickerBuilder, PickerCell, Placement, Policy, PolicyVersion, RoundRobin,
     StartError, Wakes,
 };
 use crate::policy_dir::PolicyUpdate;
@@ -131,6 +131,7 @@ pub(crate) fn run(
         wake: Arc::clone(&wake),
         builder: RoundRobin::builder(),
         starting: None,
+        next: None,
         activity: Arc::clone(&activity),
         published,
         report,
@@ -256,6 +257,8 @@ struct Balancer {
     builder: Box<dyn PickerBuilder>,
     waiting_for_policy: bool,
     starting: Option<Starting>,
+    /// To be started when that has ended.
+    next: Option<(Arc<dyn Policy>, String)>,
     activity: Arc<Activity>,
     published: Arc<Published>,
     report: watch::Sender<Report>,
@@ -280,11 +283,15 @@ struct Starting {
     version: PolicyVersion,
     config: String,
     task: JoinHandle<Result<Box<dyn PickerBuilder>, StartError>>,
+    /// It is not wanted any more. It cannot be stopped: what comes next waits for its end, so that a policy
+    /// that takes its time takes no more than one thread.
+    overtaken: bool,
 }
 
 struct Started {
     version: PolicyVersion,
     config: String,
+    overtaken: bool,
     result: Result<Box<dyn PickerBuilder>, StartError>,
 }
 
@@ -293,9 +300,10 @@ async fn started(starting: &mut Option<Starting>) -> Started {
     let Some(current) = starting else { return std::future::pending().await };
     let result = (&mut current.task).await;
     let (version, config) = (std::mem::take(&mut current.version), std::mem::take(&mut current.config));
+    let overtaken = current.overtaken;
     *starting = None;
     let failed = |error| Err(StartError::new(format!("policy could not be started: {error}")));
-    Started { version, config, result: result.unwrap_or_else(failed) }
+    Started { version, config, overtaken, result: result.unwrap_or_else(failed) }
 }
 
 impl Balancer {
@@ -305,19 +313,16 @@ impl Balancer {
                 let version = policy.version();
                 if self.in_force.as_ref() == Some(&(version.clone(), config.clone())) {
                     // A bad file, or a bad configuration, gave way to what is in force.
-                    self.starting = None;
+                    self.overtake(None);
                     self.waiting_for_policy = false;
                     self.report.send_modify(|report| report.refused = None);
                     return;
                 }
-                let mut placement = Placement::new(self.target.clone(), config.clone());
-                placement.handover = self.builder.handover();
-                placement.resolve_now = self.resolve_now.clone();
-                placement.pick_again = self.pick_again.clone();
-                let ready = self.ready.clone();
-                let task = tokio::task::spawn_blocking(move || policy.start(&placement, &ready));
-                // One that is still starting is overtaken.
-                self.starting = Some(Starting { version, config, task });
+                if self.starting.is_some() {
+                    self.overtake(Some((policy, config)));
+                } else {
+                    self.start(policy, config);
+                }
             }
             Chosen::Nothing { names } => {
                 let in_force = self.report.borrow().policy.to_string();
@@ -333,7 +338,31 @@ impl Balancer {
         }
     }
 
-    fn started(&mut self, Started { version, config, result }: Started) {
+    fn start(&mut self, policy: Arc<dyn Policy>, config: String) {
+        let mut placement = Placement::new(self.target.clone(), config.clone());
+        placement.handover = self.builder.handover();
+        placement.resolve_now = self.resolve_now.clone();
+        placement.pick_again = self.pick_again.clone();
+        let (version, ready) = (policy.version(), self.ready.clone());
+        let task = tokio::task::spawn_blocking(move || policy.start(&placement, &ready));
+        self.starting = Some(Starting { version, config, task, overtaken: false });
+    }
+
+    /// The policy that is being started, if one is, is not wanted any more; then this one is to be started.
+    fn overtake(&mut self, next: Option<(Arc<dyn Policy>, String)>) {
+        if let Some(starting) = &mut self.starting {
+            starting.overtaken = true;
+        }
+        self.next = next;
+    }
+
+    fn started(&mut self, Started { version, config, overtaken, result }: Started) {
+        if let Some((policy, config)) = self.next.take() {
+            self.start(policy, config);
+        }
+        if overtaken {
+            return;
+        }
         self.waiting_for_policy = false;
         match result {
             Ok(builder) => {
@@ -372,7 +401,7 @@ impl Balancer {
         if *policies != self.policies {
             self.policies.clone_from(policies);
             self.choice = Choice::new(&self.known, &self.policies);
-            self.starting = None;
+            self.overtake(None);
             self.waiting_for_policy = self.in_force.is_none() && !self.policies.is_empty();
         }
     }

@@ -6,12 +6,14 @@ use http::HeaderMap;
 use tokio::sync::mpsc;
 
 use super::WasmPolicy;
-use super::instance::{Instance, Role};
+use super::bindings::exports::hotpick::policy::outcomes::Outcome;
+use super::instance::{InitError, Instance, Role};
+use super::outcomes::outcome;
 use super::preflight::preflight;
 use crate::connectivity::ConnectivityState;
 use crate::picker::{PickInfo, Placement, StartError};
 use crate::resolver::Endpoint;
-use crate::subconn::{Dialer, ReadySet, SubConn};
+use crate::subconn::{Dialer, DoneInfo, ReadySet, SubConn};
 
 /// What is to be known of a policy.
 #[derive(Clone, Debug)]
@@ -57,7 +59,7 @@ impl WasmPolicy {
     pub fn check(&self, config: &str) -> Result<Report, StartError> {
         let placement = self.placement(&Placement::new("check:///", config));
         let StandIns(ready) = &StandIns::new();
-        let failed = |error: super::instance::InitError| StartError::at(error.stage(), error.to_string());
+        let failed = |error: InitError| StartError::at(error.stage(), error.to_string());
         drop(preflight(self, &placement, ready, &[]).map_err(failed)?);
         let mut instance = Instance::new(self, &placement, Role::Trial, &[]).map_err(failed)?;
         instance.tell(ready).map_err(|fault| failed(fault.into()))?;
@@ -66,11 +68,18 @@ impl WasmPolicy {
             let begin = Instant::now();
             for _ in 0..PICKS {
                 let pick = instance.pick(&PickInfo::new("/hotpick.Check/Pick", &metadata));
-                pick.map_err(|fault| failed(super::instance::InitError::Trial(fault)))?;
+                pick.map_err(|fault| failed(InitError::Trial(fault)))?;
             }
             runs.push(begin.elapsed() / PICKS);
         }
         runs.sort_unstable();
+        // What is not asked for a pick, but will be.
+        let ended = stand_in_outcome(ready);
+        instance.done(&[ended]).map_err(|fault| failed(InitError::Trial(fault)))?;
+        let saved = instance.save().map_err(|fault| failed(InitError::Trial(fault)))?;
+        if let Some(saved) = saved {
+            drop(Instance::new(self, &placement, Role::Trial, &[saved]).map_err(failed)?);
+        }
         let memory = instance.memory();
         let name = |key: &http::HeaderName| key.as_str().to_owned();
         let state = instance.state();
@@ -94,6 +103,13 @@ impl WasmPolicy {
             pick: runs[RUNS / 2],
         })
     }
+}
+
+/// An RPC that ended well.
+fn stand_in_outcome(ready: &ReadySet) -> Outcome {
+    let subconn = ready.ready().first().map_or(0, SubConn::id);
+    let end = DoneInfo { code: Some(tonic::Code::Ok), client_ended: false, trailers: None };
+    outcome(1, subconn, 0, tokio::time::Instant::now(), &end)
 }
 
 /// Three endpoints, as if they were ready. Nothing is sent there, and nothing connected.

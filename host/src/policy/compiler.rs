@@ -124,10 +124,13 @@ pub fn precompile(component: &[u8]) -> Result<Vec<u8>, PolicyError> {
 static ONE: Mutex<()> = Mutex::new(());
 
 fn in_thread(engine: &'static Engine, component: &[u8], limit: Duration) -> Result<Component, PolicyError> {
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (done, result) = sync_channel(1);
+    let (begin, begun) = sync_channel(1);
     let component = component.to_vec();
     let work = move || {
+        // Held for as long as it takes, even if no one waits any more.
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = begin.send(());
         if component.len() > LARGE {
             lower_priority();
         }
@@ -143,6 +146,8 @@ fn in_thread(engine: &'static Engine, component: &[u8], limit: Duration) -> Resu
         .stack_size(64 << 20)
         .spawn(work)
         .map_err(|error| PolicyError::Compile(format!("there is no thread for it: {error}")))?;
+    // The time limit is for this one, not for the one before.
+    let _ = begun.recv();
     match result.recv_timeout(limit) {
         Ok(compiled) => compiled.map_err(|error| PolicyError::Invalid(one_line(&error))),
         Err(RecvTimeoutError::Timeout) => Err(took_longer(limit)),

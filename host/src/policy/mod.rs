@@ -125,6 +125,9 @@ pub enum PolicyError {
     /// It is valid, but could not be compiled.
     #[error("cannot be compiled: {0}")]
     Compile(String),
+    /// No channel took it.
+    #[error(transparent)]
+    Refused(StartError),
     /// The engine itself could not be made.
     #[error("cannot be compiled on this machine: {0}")]
     Engine(String),
@@ -145,6 +148,7 @@ impl PolicyError {
             }
             Self::NotGranted(_) => Stage::Grants,
             Self::Compile(_) | Self::Engine(_) => Stage::Compile,
+            Self::Refused(error) => error.stage(),
         }
     }
 }

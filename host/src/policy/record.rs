@@ -54,8 +54,8 @@ impl FaultKind {
 /// A policy's record. Shared by all that the policy does in this process.
 pub(crate) struct Record {
     inner: Mutex<Inner>,
-    /// Called when a version is condemned. Must not block.
-    on_verdict: Box<dyn Fn() + Send + Sync>,
+    /// Called when there is something to be decided: a version is condemned, or refused. Must not block.
+    on_news: Box<dyn Fn() + Send + Sync>,
 }
 
 #[derive(Default)]
@@ -86,6 +86,10 @@ struct Probation {
     faults: u64,
     recent: VecDeque<Instant>,
     verdict: Option<String>,
+    /// A channel has taken it.
+    taken: bool,
+    /// It has been through its probation before.
+    proven: bool,
 }
 
 /// What one channel's use of a version comes to. Written by whoever holds the instance, read by anyone.
@@ -158,15 +162,18 @@ impl Default for Record {
 }
 
 impl Record {
-    pub(crate) fn new(on_verdict: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { inner: Mutex::default(), on_verdict: Box::new(on_verdict) }
+    pub(crate) fn new(on_news: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { inner: Mutex::default(), on_news: Box::new(on_news) }
     }
 
-    /// This version is in force from now on. `strict`: there is one to go back to.
-    pub(crate) fn begin(&self, generation: u64, strict: bool) {
+    /// This version is in force from now on. `strict`: there is one to go back to; `proven`: it has been in
+    /// force before, and has done well.
+    pub(crate) fn begin(&self, generation: u64, strict: bool, proven: bool) {
         let mut inner = self.lock();
         let since = Some(Instant::now());
-        inner.trial = Probation { generation, since, strict, ..Probation::default() };
+        // One that is back may never have left its channels.
+        let taken = inner.at_work.iter().any(|counters| counters.generation == generation);
+        inner.trial = Probation { generation, since, strict, proven, taken, ..Probation::default() };
         inner.refusals.clear();
         inner.loads += 1;
     }
@@ -186,6 +193,27 @@ impl Record {
     pub(crate) fn has_proven_itself(&self) -> bool {
         let inner = self.lock();
         !inner.on_probation() && inner.trial.verdict.is_none()
+    }
+
+    /// Whether any channel uses the policy.
+    pub(crate) fn is_used(&self) -> bool {
+        let mut inner = self.lock();
+        inner.fold();
+        !inner.at_work.is_empty()
+    }
+
+    /// Whether a channel has taken the version in force.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.lock().trial.taken
+    }
+
+    /// Why no channel has taken the version in force, though some have tried for longer than this.
+    pub(crate) fn refused_by_all(&self, patience: Duration) -> Option<StartError> {
+        let inner = self.lock();
+        let waited = inner.trial.since.is_some_and(|since| since.elapsed() >= patience);
+        let of_trial = |refusal: &&Refusal| refusal.generation == inner.trial.generation;
+        let refusal = inner.refusals.values().find(of_trial).filter(|_| waited && !inner.trial.taken);
+        refusal.map(|refusal| refusal.error.clone())
     }
 
     pub(crate) fn read(&self) -> Reading {
@@ -222,6 +250,7 @@ impl Record {
         let mut inner = self.lock();
         inner.fold();
         inner.refusals.remove(target);
+        inner.trial.taken |= inner.trial.generation == generation;
         inner.at_work.push(Arc::clone(&counters));
         counters
     }
@@ -230,6 +259,8 @@ impl Record {
         let mut inner = self.lock();
         *inner.rejections.entry(error.stage()).or_default() += 1;
         inner.refusals.insert(target.to_owned(), Refusal { generation, error });
+        drop(inner);
+        (self.on_news)();
     }
 
     /// A fault of an instance. Gives whether the version is not to be used any more.
@@ -266,7 +297,7 @@ impl Record {
         let condemned = trial.verdict.is_some();
         drop(inner);
         if condemned {
-            (self.on_verdict)();
+            (self.on_news)();
         }
         condemned
     }
@@ -301,7 +332,7 @@ impl Inner {
     }
 
     fn on_probation(&self) -> bool {
-        let Some(since) = self.trial.since else { return false };
+        let Some(since) = self.trial.since.filter(|_| !self.trial.proven) else { return false };
         let picks = self.trial_picks();
         // Time alone proves nothing.
         picks < PROBATION_PICKS && (since.elapsed() < PROBATION || picks == 0)
@@ -375,7 +406,7 @@ mod tests {
 
     fn record(strict: bool) -> (Record, Arc<Counters>) {
         let record = Record::default();
-        record.begin(FIRST, strict);
+        record.begin(FIRST, strict, false);
         let counters = record.counters("t", FIRST);
         (record, counters)
     }

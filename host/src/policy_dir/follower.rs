@@ -12,7 +12,7 @@ use super::settings::Settings;
 use super::watcher::{Watcher, is_on_a_network};
 use super::{Entry, PolicyDirOptions, Quarantine, Shared, Snapshot};
 use crate::files::{self, Fingerprint, ReadError, Settling};
-use crate::picker::{Policy as _, PolicyVersion};
+use crate::picker::{Policy as _, PolicyVersion, StartError};
 use crate::policy::{PolicyError, Record, WasmPolicy, digest, is_policy_name};
 
 pub(super) struct Follower {
@@ -66,6 +66,8 @@ const EARLIER: usize = 3;
 const AHEAD: usize = 1 << 20;
 /// Who writes to a file for longer than this is told of.
 const LONG_WRITE: Duration = Duration::from_secs(5);
+/// How long a version may be refused by every channel that has tried, until it is taken back.
+const JUDGEMENT: Duration = Duration::from_secs(1);
 /// How often a directory is scanned that other machines write to: they cause no events.
 const NETWORK_SCAN: Duration = Duration::from_secs(1);
 
@@ -103,7 +105,7 @@ impl Follower {
             self.judge();
             let Some(shared) = self.shared.upgrade() else { return };
             // The first picture is complete when nothing in it is still moving.
-            self.snapshot.complete |= !self.settling.is_pending();
+            self.snapshot.complete |= !self.settling.is_pending(self.options.quiet);
             shared.snapshot.send_replace(self.snapshot.clone());
             drop(shared);
             match self.wake.recv_timeout(self.pause()) {
@@ -115,8 +117,10 @@ impl Follower {
 
     /// How long until the next scan, if nothing happens.
     fn pause(&self) -> Duration {
-        if self.settling.is_pending() {
+        if self.settling.is_pending(self.options.quiet) {
             self.options.quiet / LOOKS
+        } else if self.is_refused_somewhere() {
+            JUDGEMENT / 4
         } else if self.on_a_network {
             self.options.scan.min(NETWORK_SCAN)
         } else {
@@ -153,7 +157,9 @@ impl Follower {
         }
         // The quiet time is not lost: what the file will be, most likely, is compiled meanwhile.
         for (file, fingerprint) in self.settling.foresee(self.options.quiet / LOOKS) {
+            // Whatever is said of it beside: that may be that it is not wanted.
             if file.ends_with(".wasm")
+                && self.may_compile_ahead(&file)
                 && let Ok(Some(bytes)) = files::read(&self.directory.join(&file), fingerprint, AHEAD)
             {
                 self.loader.compile_ahead(bytes, self.options.limits);
@@ -171,8 +177,40 @@ impl Follower {
                         self.reject(&name, error);
                     }
                 }
-                None => self.withdraw(&name),
+                None => self.withdraw(&name, &toml),
             }
+        }
+        self.forget_the_gone();
+    }
+
+    /// Of policies whose file is gone nothing is kept once no channel uses them: there may be any number of
+    /// names.
+    fn forget_the_gone(&mut self) {
+        let Self { snapshot, policies, .. } = self;
+        snapshot.policies.retain(|name, entry| {
+            let keep = entry.present || !entry.enabled || entry.record.is_used();
+            if !keep {
+                policies.remove(name);
+            }
+            keep
+        });
+    }
+
+    /// A version waits for its judgement: a channel has refused it, and none has taken it.
+    fn is_refused_somewhere(&self) -> bool {
+        let refused = |(name, entry): (&String, &Entry)| {
+            let can_go_back = self.policies.get(name).is_some_and(|versions| !versions.earlier.is_empty());
+            can_go_back && entry.record.refused_by_all(Duration::ZERO).is_some()
+        };
+        self.snapshot.policies.iter().any(refused)
+    }
+
+    /// Whether nothing that is known so far speaks against a file.
+    fn may_compile_ahead(&self, file: &str) -> bool {
+        let toml = self.directory.join(format!("{}.toml", stem(file)));
+        match files::read_now(&toml, self.options.limits.config) {
+            Ok(bytes) => Settings::parse(&bytes).is_ok_and(|settings| settings.enabled),
+            Err(_) => true,
         }
     }
 
@@ -180,7 +218,10 @@ impl Follower {
     fn settings(&mut self, file: &str) -> Result<Option<Settings>, PolicyError> {
         let Some(fingerprint) = self.at_rest.get(file).copied() else { return Ok(Some(Settings::default())) };
         match files::read(&self.directory.join(file), fingerprint, self.options.limits.config) {
-            Ok(Some(bytes)) => Settings::parse(&bytes).map(Some),
+            Ok(Some(bytes)) => {
+                self.writing.remove(file);
+                Settings::parse(&bytes).map(Some)
+            }
             Ok(None) => {
                 self.settling.retry(file, Duration::ZERO);
                 Ok(None)
@@ -215,13 +256,13 @@ impl Follower {
         }
         let Some(settings) = self.settings(settings)? else { return Ok(()) };
         if !settings.enabled {
-            tracing::warn!(policy = name, "policy disabled by its settings");
-            self.forget_job(name);
-            self.change(name, |entry| {
-                entry.settings = settings;
-                entry.rejected = None;
-            });
+            self.disable(name);
+            self.change(name, |entry| entry.present = true);
             return Ok(());
+        }
+        if !std::mem::replace(&mut self.entry(name).enabled, true) {
+            tracing::info!(policy = name, "policy enabled");
+            self.change(name, |entry| entry.present = true);
         }
         let bytes = match files::read(&self.directory.join(file), fingerprint, self.options.limits.component)
         {
@@ -248,6 +289,7 @@ impl Follower {
         {
             self.forget_job(name);
             self.change(name, |entry| {
+                entry.present = true;
                 entry.settings = settings;
                 entry.rejected = None;
                 entry.quarantined = None;
@@ -261,7 +303,10 @@ impl Follower {
             .is_some_and(|(made_of, with)| *made_of == digest && with.are_the_same_terms(&settings));
         if is_made {
             // On its way, or quarantined: as it was.
-            self.change(name, |entry| entry.rejected = None);
+            self.change(name, |entry| {
+                entry.present = true;
+                entry.rejected = None;
+            });
             return Ok(());
         }
         versions.ticket += 1;
@@ -270,7 +315,11 @@ impl Follower {
         let ticket = versions.ticket;
         let size = bytes.len();
         tracing::debug!(policy = name, size, "policy is being compiled");
-        self.change(name, |entry| entry.loading = true);
+        self.change(name, |entry| {
+            entry.present = true;
+            entry.loading = true;
+            entry.rejected = None;
+        });
         self.loader.load(Job { name: name.to_owned(), ticket, bytes, terms });
         Ok(())
     }
@@ -299,13 +348,14 @@ impl Follower {
         let entry = self.entry(name);
         let before = entry.policy.clone().map(|policy| (policy, entry.settings.clone()));
         let versions = self.policies.entry(name.to_owned()).or_default();
-        if let Some((policy, settings)) = before {
+        // To one that no channel has taken there is no way back.
+        if let Some((policy, settings)) = before.filter(|_| record.is_taken()) {
             versions.keep(Earlier { policy, settings, proven: record.has_proven_itself() });
         }
         versions.generation += 1;
         let policy = policy.renumbered(versions.generation);
         tracing::info!(policy = %policy.version(), "policy loaded");
-        record.begin(versions.generation, !versions.earlier.is_empty());
+        record.begin(versions.generation, !versions.earlier.is_empty(), false);
         let previous = versions.previous();
         self.change(name, |entry| {
             entry.policy = Some(policy);
@@ -329,6 +379,30 @@ impl Follower {
         for (name, quarantine) in condemned {
             self.go_back(&name, quarantine);
         }
+        let refused = |(name, entry): (&String, &Entry)| {
+            entry.record.refused_by_all(JUDGEMENT).map(|error| (name.clone(), error))
+        };
+        let refused: Vec<_> = self.snapshot.policies.iter().filter_map(refused).collect();
+        for (name, error) in refused {
+            self.take_back(&name, error);
+        }
+    }
+
+    /// No channel has taken the version in force: the one before, which they all have, is what new channels
+    /// are to get.
+    fn take_back(&mut self, name: &str, error: StartError) {
+        let record = self.record(name);
+        let versions = self.policies.entry(name.to_owned()).or_default();
+        let Some(Earlier { policy, settings, proven }) = versions.earlier.pop() else { return };
+        let previous = versions.previous();
+        tracing::warn!(policy = name, stage = %error.stage(), %error, back_to = %policy.version(), "no channel took it");
+        record.begin(policy.version().generation, false, proven);
+        self.change(name, |entry| {
+            entry.policy = Some(policy);
+            entry.settings = settings;
+            entry.rejected = Some(PolicyError::Refused(error));
+            entry.previous = previous;
+        });
     }
 
     fn go_back(&mut self, name: &str, quarantine: Quarantine) {
@@ -336,16 +410,15 @@ impl Follower {
         let versions = self.policies.entry(name.to_owned()).or_default();
         let earlier = versions.earlier.pop().map(|earlier| {
             versions.generation += 1;
-            (earlier.policy.renumbered(versions.generation), earlier.settings)
+            (earlier.policy.renumbered(versions.generation), earlier.settings, earlier.proven)
         });
         let previous = versions.previous();
         let (policy, reason) = (&quarantine.version, &quarantine.reason);
         match &earlier {
-            Some((earlier, _)) => {
+            Some((earlier, _, proven)) => {
                 let back_to = earlier.version();
                 tracing::warn!(%policy, reason, %back_to, "policy quarantined: the one before it is in force");
-                // It has had its probation.
-                record.begin(back_to.generation, false);
+                record.begin(back_to.generation, false, *proven);
             }
             None => {
                 tracing::warn!(%policy, reason, "policy quarantined: there is none to go back to");
@@ -353,7 +426,7 @@ impl Follower {
         }
         self.change(name, |entry| {
             entry.policy = None;
-            if let Some((earlier, settings)) = earlier {
+            if let Some((earlier, settings, _)) = earlier {
                 entry.policy = Some(earlier);
                 entry.settings = settings;
             }
@@ -370,7 +443,10 @@ impl Follower {
         let (in_force, stage) = (self.in_force(name), error.stage());
         tracing::warn!(policy = name, %stage, %error, in_force, "policy rejected");
         self.record(name).rejected(stage);
-        self.change(name, |entry| entry.rejected = Some(error));
+        self.change(name, |entry| {
+            entry.present = true;
+            entry.rejected = Some(error);
+        });
     }
 
     /// What is being made of a policy's files is out of date. What is in force counts as made.
@@ -384,8 +460,24 @@ impl Follower {
         versions.made_of = in_force.map(|digest| (digest, entry.settings.clone()));
     }
 
-    fn withdraw(&mut self, name: &str) {
+    /// No channel uses the policy from now on.
+    fn disable(&mut self, name: &str) {
+        self.forget_job(name);
+        if std::mem::replace(&mut self.entry(name).enabled, false) {
+            tracing::warn!(policy = name, "policy disabled by its settings");
+        }
+        self.change(name, |entry| entry.rejected = None);
+    }
+
+    fn withdraw(&mut self, name: &str, settings: &str) {
         if self.snapshot.policies.contains_key(name) {
+            self.writing.remove(&format!("{name}.wasm"));
+            // It is in force where it is used, and can be disabled there.
+            match self.settings(settings) {
+                Ok(Some(settings)) if !settings.enabled => self.disable(name),
+                Ok(Some(_)) => self.entry(name).enabled = true,
+                Ok(None) | Err(_) => {}
+            }
             tracing::warn!(policy = name, in_force = self.in_force(name), "policy file is gone");
             self.forget_job(name);
             self.change(name, |entry| {
@@ -419,7 +511,6 @@ impl Follower {
 
     fn change(&mut self, name: &str, change: impl FnOnce(&mut Entry)) {
         let entry = self.entry(name);
-        entry.present = true;
         change(entry);
         entry.revision += 1;
     }
@@ -435,8 +526,10 @@ impl Versions {
         }
     }
 
+    /// The digest of the last one that has done well.
     fn previous(&self) -> Option<String> {
-        self.earlier.last().map(|earlier| earlier.policy.version().digest)
+        let proven = self.earlier.iter().rev().find(|earlier| earlier.proven);
+        proven.map(|earlier| earlier.policy.version().digest)
     }
 }
 
@@ -454,12 +547,19 @@ fn list(directory: &Path) -> io::Result<BTreeMap<String, Fingerprint>> {
         let name = entry.file_name().to_string_lossy().into_owned();
         if (name.ends_with(".wasm") || name.ends_with(".toml"))
             && !name.starts_with(['.', '_'])
-            && let Some(fingerprint) = Fingerprint::at(&entry.path())
+            && let Some(fingerprint) = fingerprint(&entry)
         {
             files.insert(name, fingerprint);
         }
     }
     Ok(files)
+}
+
+/// Settings that cannot be looked at are there nevertheless: they may say that the policy is not to be used.
+fn fingerprint(entry: &std::fs::DirEntry) -> Option<Fingerprint> {
+    let path = entry.path();
+    let is_settings = path.extension().is_some_and(|extension| extension == "toml");
+    Fingerprint::at(&path).or_else(|| if is_settings { Fingerprint::of_link(&path) } else { None })
 }
 
 impl From<ReadError> for PolicyError {

@@ -2,6 +2,8 @@
 //! look at the directory.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 
 use crate::policy::{CompileOptions, Compiler, Limits, PolicyError, Terms, WasmPolicy};
@@ -32,6 +34,8 @@ pub(super) struct Loaded {
 pub(super) struct Loader {
     tasks: Sender<Task>,
     loaded: Receiver<Loaded>,
+    /// Tasks that are not done.
+    open: Arc<AtomicUsize>,
 }
 
 impl Loader {
@@ -39,6 +43,8 @@ impl Loader {
     pub(super) fn start(options: CompileOptions, dirty: SyncSender<()>) -> io::Result<Self> {
         let (tasks, todo) = channel::<Task>();
         let (done, loaded) = channel();
+        let open = Arc::new(AtomicUsize::new(0));
+        let done_with = Arc::clone(&open);
         let work = move || {
             let compiler = Compiler::new(options);
             while let Ok(task) = todo.recv() {
@@ -46,10 +52,12 @@ impl Loader {
                     Task::Load(job) => job,
                     Task::CompileAhead(bytes, limits) => {
                         WasmPolicy::compile_ahead(&bytes, &limits, &compiler);
+                        done_with.fetch_sub(1, Ordering::Relaxed);
                         continue;
                     }
                 };
                 let result = WasmPolicy::load(&bytes, terms, &compiler);
+                done_with.fetch_sub(1, Ordering::Relaxed);
                 if done.send(Loaded { name, ticket, result }).is_err() {
                     return;
                 }
@@ -57,17 +65,24 @@ impl Loader {
             }
         };
         std::thread::Builder::new().name("hotpick-loader".to_owned()).spawn(work)?;
-        Ok(Self { tasks, loaded })
+        Ok(Self { tasks, loaded, open })
     }
 
     pub(super) fn load(&self, job: Job) {
-        // The thread ends with this.
-        let _ = self.tasks.send(Task::Load(job));
+        self.send(Task::Load(job));
     }
 
-    /// Has bytes compiled that may be loaded soon.
+    /// Has bytes compiled that may be loaded soon, if there is nothing else to do.
     pub(super) fn compile_ahead(&self, bytes: Vec<u8>, limits: Limits) {
-        let _ = self.tasks.send(Task::CompileAhead(bytes, limits));
+        if self.open.load(Ordering::Relaxed) == 0 {
+            self.send(Task::CompileAhead(bytes, limits));
+        }
+    }
+
+    fn send(&self, task: Task) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        // The thread ends with this.
+        let _ = self.tasks.send(task);
     }
 
     /// What has been made since the last time.

@@ -131,8 +131,10 @@ struct Snapshot {
 struct Entry {
     /// The version in force.
     policy: Option<WasmPolicy>,
-    /// With which the policy was loaded, or which disable it.
+    /// With which the policy was loaded.
     settings: Settings,
+    /// The settings that lie there do not say `enabled = false`.
+    enabled: bool,
     rejected: Option<PolicyError>,
     quarantined: Option<Quarantine>,
     /// A version is being made.
@@ -250,6 +252,7 @@ impl Entry {
         Self {
             policy: None,
             settings: Settings::default(),
+            enabled: true,
             rejected: None,
             quarantined: None,
             loading: false,
@@ -263,7 +266,7 @@ impl Entry {
     /// The news for a watcher that has last been given this version. A good version comes before the bad
     /// file that lies there now: it is the one in force.
     fn update(&self, given: &mut PolicyVersion) -> Option<PolicyUpdate> {
-        if self.present && !self.settings.enabled {
+        if !self.enabled {
             // Enabled again, it is news.
             *given = PolicyVersion::default();
             return Some(PolicyUpdate::Disabled);

@@ -51,6 +51,10 @@ struct LimitSettings {
     instruments: Option<usize>,
     timers: Option<usize>,
     faults_per_minute: Option<usize>,
+    timer_ms: Option<u64>,
+    result_kib: Option<usize>,
+    config_kib: Option<usize>,
+    compile_seconds: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
@@ -140,6 +144,11 @@ impl Settings {
         let mib = |mib: Option<usize>| mib.map(|mib| mib.saturating_mul(1 << 20));
         let kib = |kib: Option<usize>| kib.map(|kib| kib.saturating_mul(1 << 10));
         set("memory-mib", &mut limits.memory, mib(of.memory_mib), 1 << 20, caps.memory)?;
+        set("result-kib", &mut limits.handed_over, kib(of.result_kib), 1 << 10, caps.handed_over)?;
+        set("config-kib", &mut limits.config, kib(of.config_kib), 1 << 10, caps.config)?;
+        let seconds = of.compile_seconds.map(Duration::from_secs);
+        set("compile-seconds", &mut limits.compile, seconds, Duration::from_secs(1), caps.compile)?;
+        set("timer-ms", &mut limits.timer, ms(of.timer_ms), caps.timer, Duration::MAX)?;
         set("table-elements", &mut limits.table, of.table_elements, 0, caps.table)?;
         set("metadata-keys", &mut limits.metadata_keys, of.metadata_keys, 0, caps.metadata_keys)?;
         let value = &mut limits.metadata_value;
@@ -209,6 +218,10 @@ mod tests {
             instruments = 0
             timers = 1
             faults-per-minute = 10
+            timer-ms = 5
+            result-kib = 64
+            config-kib = 1
+            compile-seconds = 5
             "#,
         )
         .expect("settings");

@@ -99,8 +99,10 @@ impl PolicyStatus {
             entry.record.read();
         let version = entry.policy.as_ref().map(|policy| policy.version());
         let state = match () {
-            () if entry.present && !entry.settings.enabled => PolicyState::Disabled,
-            () if entry.rejected.is_some() => PolicyState::Rejected,
+            () if !entry.enabled => PolicyState::Disabled,
+            () if entry.rejected.is_some() || (uses.is_empty() && !refusals.is_empty()) => {
+                PolicyState::Rejected
+            }
             () if entry.loading => PolicyState::Loading,
             () if entry.quarantined.is_some() => PolicyState::Quarantined,
             () if !entry.present || version.is_none() => PolicyState::Withdrawn,
@@ -115,7 +117,7 @@ impl PolicyStatus {
             name: name.to_owned(),
             state,
             version,
-            enabled: entry.settings.enabled,
+            enabled: entry.enabled,
             present: entry.present,
             rejected: entry.rejected.clone(),
             quarantined: entry.quarantined.clone(),

@@ -11,7 +11,7 @@ pub(super) struct Watcher {
     directory: PathBuf,
     inner: Option<RecommendedWatcher>,
     /// What is watched now: `directory` when it had this identity.
-    watched: Option<(u64, u64)>,
+    watched: Option<Identity>,
 }
 
 impl Watcher {
@@ -108,15 +108,20 @@ const fn is_network(magic: i64) -> bool {
     )
 }
 
+/// Of a directory. With its birth: the number of one that is removed may be that of the next.
+type Identity = (u64, u64, Option<std::time::SystemTime>);
+
 #[cfg(unix)]
-fn identity(directory: &Path) -> Option<(u64, u64)> {
+fn identity(directory: &Path) -> Option<Identity> {
     use std::os::unix::fs::MetadataExt as _;
-    std::fs::metadata(directory).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+    let metadata = std::fs::metadata(directory).ok()?;
+    Some((metadata.dev(), metadata.ino(), metadata.created().ok()))
 }
 
 #[cfg(not(unix))]
-fn identity(directory: &Path) -> Option<(u64, u64)> {
-    directory.is_dir().then_some((0, 0))
+fn identity(directory: &Path) -> Option<Identity> {
+    let metadata = std::fs::metadata(directory).ok()?;
+    metadata.is_dir().then(|| (0, 0, metadata.created().ok()))
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -84,7 +84,7 @@ impl Follow {
         loop {
             let first = !std::mem::replace(&mut self.looked, true);
             if !first {
-                sleep(if self.settling.is_pending() { QUIET } else { LOOK }).await;
+                sleep(if self.settling.is_pending(QUIET) { QUIET } else { LOOK }).await;
             }
             let found: BTreeMap<_, _> =
                 Fingerprint::at(&self.path).map(|found| (name.clone(), found)).into_iter().collect();

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use hotpick::picker::Stage;
+use hotpick::policy::FaultKind;
 
 use crate::wat::Wat;
 
@@ -45,6 +46,8 @@ pub enum End {
     Quarantined(&'static str),
     /// It is taken, and does no harm.
     Harmless,
+    /// It is taken; when it is replaced these faults come of it, and its state is lost.
+    CannotHandOver(&'static [FaultKind]),
     /// It is as if there were no file.
     Gone,
 }

@@ -1,6 +1,7 @@
 //! Policies that are valid, and do what they should not.
 
 use hotpick::picker::Stage;
+use hotpick::policy::FaultKind;
 
 use super::{Bad, End, bad, wat};
 use crate::wat::Wat;
@@ -307,16 +308,42 @@ pub(super) fn bad_parts() -> Vec<Bad> {
             },
             End::Quarantined(TRAP),
         ),
-        wat("traps when it is to hand over", &exports(&saves("unreachable", "(i32.const 0)")), End::Harmless),
+        wat(
+            "loops when its timer is due",
+            &Wat {
+                imports: SCHEDULE,
+                init: "(call $schedule (i32.const 1) (i64.const 10000000) (i32.const 64)) (i32.const 0)",
+                exports: r#"(func (export "hotpick:policy/alarms@0.1.0#fired") (param i32 i64) (loop (br 0)))"#,
+                ..Wat::default()
+            },
+            End::Quarantined(LOOP),
+        ),
+        wat(
+            "loops when told of a state",
+            &exports(
+                r#"(func (export "hotpick:policy/connectivity@0.1.0#changed") (param i32 i32 i32 i32 i64) (loop (br 0)))"#,
+            ),
+            End::Refused(Stage::Init, LOOP),
+        ),
+        wat(
+            "loops when it is to take over",
+            &exports(&saves(nothing, "(loop (br 0)) unreachable")),
+            End::CannotHandOver(&[]),
+        ),
+        wat(
+            "traps when it is to hand over",
+            &exports(&saves("unreachable", "(i32.const 0)")),
+            End::CannotHandOver(&[FaultKind::Trap]),
+        ),
         wat(
             "loops when it is to hand over",
             &exports(&saves("(loop (br 0)) unreachable", "(i32.const 0)")),
-            End::Harmless,
+            End::CannotHandOver(&[FaultKind::Deadline]),
         ),
         wat(
             "hands over more than it may",
             &Wat { memory: 8, exports: &saves(large, "(i32.const 0)"), ..Wat::default() },
-            End::Harmless,
+            End::CannotHandOver(&[]),
         ),
         wat(
             "hands over what it does not have",
@@ -324,9 +351,13 @@ pub(super) fn bad_parts() -> Vec<Bad> {
                 "(i32.store (i32.const 36) (i32.const -8)) (i32.store (i32.const 40) (i32.const 64)) (i32.const 32)",
                 "(i32.const 0)",
             )),
-            End::Harmless,
+            End::CannotHandOver(&[FaultKind::Trap]),
         ),
-        wat("traps when it is to take over", &exports(&saves(nothing, "unreachable")), End::Harmless),
+        wat(
+            "traps when it is to take over",
+            &exports(&saves(nothing, "unreachable")),
+            End::CannotHandOver(&[]),
+        ),
     ]
 }
 

@@ -24,7 +24,7 @@ pub(super) fn json(subjects: &Subjects) -> Value {
         })
     });
     json!({
-        "directory": subjects.policies.as_ref().map(hotpick::PolicyDir::path),
+        "directory": subjects.policies.as_ref().map(|directory| directory.path().to_string_lossy().into_owned()),
         "policies": policies.map(|policy| policy_json(&policy)).collect::<Vec<_>>(),
         "channels": channels.collect::<Vec<_>>(),
     })

@@ -157,7 +157,7 @@ pub(super) fn nanos(duration: Duration) -> u64 {
 /// Texts of a policy that go to logs and statuses: bounded, and on one line.
 pub(super) fn clip(text: &str, limit: usize) -> String {
     let end = text.floor_char_boundary(limit);
-    text[..end].replace(['\n', '\r'], " ")
+    text[..end].replace(char::is_control, " ")
 }
 
 /// Numbers for method names. Callers may make names up (a proxy's can), so there are only so many.
