@@ -253,6 +253,7 @@ impl Policy for WasmPolicy {
 
     fn start(&self, placement: &Placement, ready: &ReadySet) -> Result<Box<dyn PickerBuilder>, StartError> {
         let placement = self.placement(placement);
+        let _trying = self.terms.record.trying(self.terms.version.generation);
         WasmPickerBuilder::start(self, &placement, ready)
             .map(|builder| Box::new(builder) as Box<dyn PickerBuilder>)
             .map_err(|error| {

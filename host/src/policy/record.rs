@@ -54,7 +54,8 @@ impl FaultKind {
 /// A policy's record. Shared by all that the policy does in this process.
 pub(crate) struct Record {
     inner: Mutex<Inner>,
-    /// Called when there is something to be decided: a version is condemned, or refused. Must not block.
+    /// Called when there may be something to be decided: a version is condemned, or has been tried. Must not
+    /// block.
     on_news: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -88,6 +89,9 @@ struct Probation {
     verdict: Option<String>,
     /// A channel has taken it.
     taken: bool,
+    /// Channels that are trying it.
+    trying: u32,
+    refused_at: Option<Instant>,
     /// It has been through its probation before.
     proven: bool,
 }
@@ -207,10 +211,11 @@ impl Record {
         self.lock().trial.taken
     }
 
-    /// Why no channel has taken the version in force, though some have tried for longer than this.
+    /// Why no channel has taken the version in force, though some have tried; none of them within this time.
     pub(crate) fn refused_by_all(&self, patience: Duration) -> Option<StartError> {
         let inner = self.lock();
-        let waited = inner.trial.since.is_some_and(|since| since.elapsed() >= patience);
+        let trial = &inner.trial;
+        let waited = trial.trying == 0 && trial.refused_at.is_some_and(|at| at.elapsed() >= patience);
         let of_trial = |refusal: &&Refusal| refusal.generation == inner.trial.generation;
         let refusal = inner.refusals.values().find(of_trial).filter(|_| waited && !inner.trial.taken);
         refusal.map(|refusal| refusal.error.clone())
@@ -255,12 +260,22 @@ impl Record {
         counters
     }
 
+    /// A channel tries a version, until the guard is dropped.
+    pub(super) fn trying(self: &Arc<Self>, generation: u64) -> Trying {
+        let mut inner = self.lock();
+        if inner.trial.generation == generation {
+            inner.trial.trying += 1;
+        }
+        Trying { record: Arc::clone(self), generation }
+    }
+
     pub(super) fn refused(&self, target: &str, generation: u64, error: StartError) {
         let mut inner = self.lock();
         *inner.rejections.entry(error.stage()).or_default() += 1;
+        if inner.trial.generation == generation {
+            inner.trial.refused_at = Some(Instant::now());
+        }
         inner.refusals.insert(target.to_owned(), Refusal { generation, error });
-        drop(inner);
-        (self.on_news)();
     }
 
     /// A fault of an instance. Gives whether the version is not to be used any more.
@@ -304,6 +319,24 @@ impl Record {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`Record::trying`].
+pub(super) struct Trying {
+    record: Arc<Record>,
+    generation: u64,
+}
+
+impl Drop for Trying {
+    fn drop(&mut self) {
+        let mut inner = self.record.lock();
+        let trial = &mut inner.trial;
+        if trial.generation == self.generation {
+            trial.trying = trial.trying.saturating_sub(1);
+        }
+        drop(inner);
+        (self.record.on_news)();
     }
 }
 

@@ -66,8 +66,8 @@ const EARLIER: usize = 3;
 const AHEAD: usize = 1 << 20;
 /// Who writes to a file for longer than this is told of.
 const LONG_WRITE: Duration = Duration::from_secs(5);
-/// How long a version may be refused by every channel that has tried, until it is taken back.
-const JUDGEMENT: Duration = Duration::from_secs(1);
+/// How long after the last refusal a version is taken back that no channel has taken.
+const JUDGEMENT: Duration = Duration::from_millis(200);
 /// How often a directory is scanned that other machines write to: they cause no events.
 const NETWORK_SCAN: Duration = Duration::from_secs(1);
 
