@@ -42,9 +42,11 @@
 //! # What a policy can do to you
 //!
 //! Route, hold and fail RPCs, as is its office; nothing else. A file that is no policy, or that the contract (`wit/policy.wit`)
-//! does not fit, leaves the version in force. A policy that traps, loops, or picks what does not exist
-//! ends its instance: the RPC in hand is picked by the native round robin, and a fresh instance starts.
-//! The reasons are in the log ([`tracing`]) and in [`Channel::status`] and [`PolicyDir::status`].
+//! does not fit, leaves the version in force, and so does one whose trial picks go wrong. A policy that
+//! traps, loops, or picks what does not exist ends its instance: the RPC in hand is picked by the native round
+//! robin, and a fresh instance starts with the state that was saved last; if that happens too often the
+//! version before is back. The reasons are in the log ([`tracing`]) and in [`Channel::status`] and
+//! [`PolicyDir::status`]; `docs/operating.md` has all of it.
 
 mod activity;
 mod balancer;

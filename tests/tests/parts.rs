@@ -121,31 +121,59 @@ async fn least_in_flight_is_what_the_host_counts() {
     drop(send);
 }
 
+/// A server that refuses the first stream unseen, answers the second, and gives what both said of `x-probe`.
+async fn refuses_once(listener: tokio::net::TcpListener, said: tokio::sync::mpsc::UnboundedSender<String>) {
+    let (stream, _) = listener.accept().await.expect("accepted");
+    let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+    let mut refuse = true;
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        let probe = request.headers().get("x-probe").expect("the policy adds it");
+        said.send(probe.to_str().expect("text").to_owned()).expect("the test waits");
+        if std::mem::take(&mut refuse) {
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+            continue;
+        }
+        let response = http::Response::builder()
+            .header("content-type", "application/grpc")
+            .header("grpc-status", "7")
+            .body(())
+            .expect("a response");
+        respond.send_response(response, true).expect("sent");
+    }
+}
+
 #[tokio::test]
 async fn a_pick_may_add_metadata_and_knows_the_attempts_and_the_deadline() {
-    let server = RawServer::bind().await;
+    let mut addresses = Vec::new();
+    let (said, mut hear) = tokio::sync::mpsc::unbounded_channel();
+    for _ in 0..2 {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        addresses.push(listener.local_addr().expect("an address").to_string());
+        tokio::spawn(refuses_once(listener, said.clone()));
+    }
     let policies = probing("mode = 'tell'");
-    let target = format!("static:///{}", server.address());
+    let target = format!("static:///{}", addresses.join(","));
     let channel = Channel::builder(target).policies(&policies.followed).policy("probe").connect();
     let channel = channel.expect("a channel");
-    let mut peer = server.accept(&[]).await;
     let caller = Caller::ready(&channel, Some("probe")).await;
-    let asking = tokio::spawn(async move {
-        let mut request = Request::new(EchoRequest::new("hello"));
-        request.set_timeout(std::time::Duration::from_secs(30));
-        caller.request(request).await
-    });
-    let block = loop {
-        let frame = peer.frame().await.expect("a request");
-        if frame.kind == 1 {
-            break frame.payload;
-        }
-    };
-    // Uncompressed as it is new, though Huffman-coded: what it says is too long to be anything else.
-    assert!(block.len() > 60, "{}", block.len());
-    peer.answer(1, "raw").await;
-    assert_eq!(soon("an answer", asking).await.expect("no panic").expect("answered"), "raw");
+    let mut request = Request::new(EchoRequest::new("hello"));
+    request.set_timeout(std::time::Duration::from_secs(30));
+    let status = soon("an answer", caller.request(request)).await.expect_err("refused twice, unseen");
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    // The second attempt went to the other one: each of them refuses its first stream.
+    let mut heard = Vec::new();
+    for _ in 0..2 {
+        heard.push(soon("a request", hear.recv()).await.expect("said"));
+    }
+    assert_eq!(
+        heard,
+        ["attempt=0 deadline=true in-flight=[0, 0]", "attempt=1 deadline=true in-flight=[0, 0]"]
+    );
+    assert_eq!(caller.call().await.expect_err("as they answer").code(), Code::PermissionDenied);
+    assert_eq!(hear.recv().await.expect("said"), "attempt=0 deadline=false in-flight=[0, 0]");
+    let picked = |id: usize| channel.status().subconns[id].stats().picked;
     assert_eq!(channel.status().faults.count, 0);
+    assert_eq!(picked(0) + picked(1), 1, "what was refused unseen is not counted");
 }
 
 #[tokio::test]
