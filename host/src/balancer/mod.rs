@@ -310,8 +310,9 @@ impl Balancer {
     fn chosen(&mut self, chosen: Chosen) {
         match chosen {
             Chosen::Policy { policy, config } => {
-                let version = policy.version();
-                if self.in_force.as_ref() == Some(&(version.clone(), config.clone())) {
+                let is_ours =
+                    |(version, own): &(PolicyVersion, String)| *version == policy.version() && *own == config;
+                if self.in_force.as_ref().is_some_and(is_ours) {
                     // A bad file, or a bad configuration, gave way to what is in force.
                     self.overtake(None);
                     self.waiting_for_policy = false;
