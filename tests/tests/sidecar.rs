@@ -179,6 +179,26 @@ async fn policies_measure_what_they_want() {
     assert!(text.contains("hotpick_policy_probe_latency_bucket{le=\"+Inf\""), "{text}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_policy_prints_is_in_the_log_and_there_is_not_too_much_of_it() {
+    let cluster = Cluster::start(&["a"]).await;
+    let wasi = hotpick_tests::corpus::with_wasi();
+    let sidecar = Sidecar::start(&cluster, &[("p.wasm", &wasi)]);
+    sidecar.wait_for(|p| p["uses"].as_array().is_some_and(|uses| !uses.is_empty())).await;
+    let lines = || {
+        let log = sidecar.log();
+        log.lines()
+            .filter(|line| line.contains("hello from a policy") && line.contains("policy=\"p\""))
+            .count()
+    };
+    assert_eq!(lines(), 1, "of `init`, and none of the instance that was tried out: {}", sidecar.log());
+    let begin = std::time::Instant::now();
+    sidecar.caller().await.tally(300).await;
+    let seconds = usize::try_from(begin.elapsed().as_secs()).expect("a few");
+    let most = 1 + 50 * (seconds + 2);
+    assert!((2..=most).contains(&lines()), "{} lines in {seconds} s", lines());
+}
+
 /// A compiler that ends, hangs, is killed or talks nonsense costs no more than the policy.
 #[test]
 fn whatever_becomes_of_the_compiler_it_is_another_process() {

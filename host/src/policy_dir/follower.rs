@@ -302,10 +302,11 @@ impl Follower {
             .as_ref()
             .is_some_and(|(made_of, with)| *made_of == digest && with.are_the_same_terms(&settings));
         if is_made {
-            // On its way, or quarantined: as it was.
+            // On its way, quarantined, or refused by every channel: as it was.
             self.change(name, |entry| {
                 entry.present = true;
-                entry.rejected = None;
+                entry.rejected =
+                    entry.rejected.take().filter(|error| matches!(error, PolicyError::Refused(_)));
             });
             return Ok(());
         }
