@@ -118,7 +118,7 @@ impl ChannelBuilder {
     }
 
     /// How long RPCs wait for the policy's first version to be loaded before round robin serves them;
-    /// by default 5 s.
+    /// by default 5 s. Nothing is connected before: the policy may be one that decides when to connect.
     pub fn policy_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 
 use wasmtime::component::{Component, InstancePre};
 
-use super::compiler::Compiler;
+use super::compiler::{Compiler, one_line};
 use super::componentize::componentize_module;
 use super::contract::{Shape, WASI};
 use super::engine::Engine;
@@ -103,9 +103,4 @@ fn kind(bytes: &[u8]) -> Result<Kind, PolicyError> {
         }
         _ => Err(PolicyError::NotWasm),
     }
-}
-
-/// An error with its causes, in one line.
-pub(super) fn one_line(error: &wasmtime::Error) -> String {
-    format!("{error:#}").replace('\n', " ")
 }

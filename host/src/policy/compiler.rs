@@ -17,9 +17,8 @@ use std::time::{Duration, Instant};
 
 use wasmtime::component::Component;
 
-use super::compiled::one_line;
 use super::engine::Engine;
-use super::limits::Limits;
+use super::limits::{Limits, clip};
 use super::{PolicyError, digest};
 
 /// How policies are compiled.
@@ -195,7 +194,7 @@ fn in_child(
     let output = converse(child, component, limit).map_err(failed)?.ok_or_else(|| took_longer(limit))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        let said = super::imports::clip(said.trim(), 500);
+        let said = clip(said.trim(), 500);
         return Err(match said.strip_prefix("is not valid: ") {
             Some(said) => PolicyError::Invalid(said.to_owned()),
             None => PolicyError::Compile(format!("the compiler ended with {}: {said}", output.status)),
@@ -346,4 +345,9 @@ fn prepare(directory: &Path) -> std::io::Result<()> {
 /// For policies that are compiled outside of a directory.
 pub(super) fn alone() -> Arc<Compiler> {
     Arc::new(Compiler::default())
+}
+
+/// An error with its causes, in one line.
+pub(super) fn one_line(error: &wasmtime::Error) -> String {
+    format!("{error:#}").replace('\n', " ")
 }

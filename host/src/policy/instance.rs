@@ -16,7 +16,7 @@ use super::bindings::exports::hotpick::policy::picker::{
 use super::bindings::hotpick::policy::types::{Attribute, ConnectivityState as WitState, FailCode};
 use super::exports::Exports;
 use super::imports::{self, Fittings, State, Wishes};
-use super::limits::Limits;
+use super::limits::{Limits, clip};
 use super::meter::Meter;
 use super::record::FaultKind;
 use crate::connectivity::ConnectivityState;
@@ -184,7 +184,7 @@ impl Instance {
         instance.store.data_mut().in_init = false;
         match init {
             Ok(Ok(())) => Ok(instance),
-            Ok(Err(message)) => Err(InitError::Refused(imports::clip(&message, limits.log_line))),
+            Ok(Err(message)) => Err(InitError::Refused(clip(&message, limits.log_line))),
             Err(error) => Err(fault(&instance.store, &error).into()),
         }
     }
@@ -435,7 +435,7 @@ fn fault(store: &Store<State>, error: &wasmtime::Error) -> Fault {
         // Most languages answer a refused growth by trapping.
         _ if store.data().memory.refused => Fault::Memory,
         Some(trap) => Fault::Trap(trap.to_string()),
-        None => Fault::Trap(imports::clip(&error.root_cause().to_string(), 200)),
+        None => Fault::Trap(clip(&error.root_cause().to_string(), 200)),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::limits::Limits;
+use super::limits::{Limits, clip};
 
 /// The instruments of one policy in channels to one target. They outlive instances and versions.
 #[derive(Debug, Default)]
@@ -103,7 +103,7 @@ impl Meter {
         if !is_name || name.len() > LONGEST {
             return Err(format!(
                 "{:?} is not the name of an instrument: use a-z, 0-9 and '_'",
-                super::imports::clip(name, LONGEST)
+                clip(name, LONGEST)
             ));
         }
         if TAKEN.contains(&name) || SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) {
@@ -136,7 +136,7 @@ impl Meter {
         }
         let buckets = if let Kind::Histogram(bounds) = &kind { vec![0; bounds.len()] } else { Vec::new() };
         let value = Mutex::new(Value { buckets, ..Value::default() });
-        let help = super::imports::clip(help, LONGEST);
+        let help = clip(help, LONGEST);
         let generation = AtomicU64::new(generation);
         let instrument = Arc::new(Instrument { help, kind, generation, value });
         instruments.insert(name.to_owned(), Arc::clone(&instrument));

@@ -129,8 +129,8 @@ impl Follower {
     }
 
     fn scan(&mut self) {
-        let on_a_network = is_on_a_network(&self.directory);
-        if on_a_network && !std::mem::replace(&mut self.on_a_network, on_a_network) {
+        let before = std::mem::replace(&mut self.on_a_network, is_on_a_network(&self.directory));
+        if self.on_a_network && !before {
             let directory = self.directory.display();
             tracing::info!(%directory, every = ?NETWORK_SCAN, "policy directory is on a network: it is polled");
         }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use hotpick::{Channel, PolicyDir};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -15,13 +14,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tonic::body::Body;
 
-use super::{metrics, status};
-
-/// What is to be told of.
-pub(super) struct Subjects {
-    pub(super) policies: Option<PolicyDir>,
-    pub(super) channels: Vec<Channel>,
-}
+use super::metrics;
+use super::status::{self, Subjects};
 
 /// A bound admin listener.
 pub(super) struct Admin(TcpListener);

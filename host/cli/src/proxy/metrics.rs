@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::admin::Subjects;
+use super::status::Subjects;
 
 /// All there is to be counted.
 pub(super) fn text(subjects: &Subjects) -> Result<String, fmt::Error> {

@@ -19,9 +19,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::admin::{Admin, Subjects};
+use self::admin::Admin;
 use self::config::{Config, Entry};
 use self::listener::Listener;
+use self::status::Subjects;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {

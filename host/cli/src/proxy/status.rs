@@ -1,13 +1,18 @@
 //! `GET /policies`: the policies as JSON.
 
 use hotpick::policy_dir::PolicyStatus;
+use hotpick::{Channel, PolicyDir};
 use serde_json::{Map, Value, json};
 
-use super::admin::Subjects;
+/// What is to be told of.
+pub(super) struct Subjects {
+    pub(super) policies: Option<PolicyDir>,
+    pub(super) channels: Vec<Channel>,
+}
 
 /// All policies of the directory, and what each channel has in force.
 pub(super) fn json(subjects: &Subjects) -> Value {
-    let policies = subjects.policies.iter().flat_map(hotpick::PolicyDir::status);
+    let policies = subjects.policies.iter().flat_map(PolicyDir::status);
     let channels = subjects.channels.iter().map(|channel| {
         let status = channel.status();
         json!({

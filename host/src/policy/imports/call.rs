@@ -5,9 +5,10 @@ use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 use twox_hash::XxHash64;
 
-use super::{State, clip, nanos};
+use super::{State, nanos};
 use crate::picker::PickInfo;
 use crate::policy::bindings::hotpick::policy::call;
+use crate::policy::limits::clip;
 
 /// The RPC being picked. Empty between picks.
 #[derive(Default)]

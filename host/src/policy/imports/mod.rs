@@ -24,7 +24,7 @@ use super::bindings::hotpick::policy::{
 };
 use super::clock::{Ticking, Watchdog};
 use super::grants::Grants;
-use super::limits::{Limits, Memory};
+use super::limits::{Limits, Memory, clip};
 use super::meter::{Instrument, Meter};
 use crate::subconn::ReadySet;
 
@@ -152,12 +152,6 @@ pub(super) fn now() -> u64 {
 
 pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Texts of a policy that go to logs and statuses: bounded, and on one line.
-pub(super) fn clip(text: &str, limit: usize) -> String {
-    let end = text.floor_char_boundary(limit);
-    text[..end].replace(char::is_control, " ")
 }
 
 /// Numbers for method names. Callers may make names up (a proxy's can), so there are only so many.
