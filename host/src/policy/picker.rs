@@ -58,10 +58,8 @@ impl Picker for WasmPicker {
     fn pick(&self, info: &PickInfo<'_>) -> PickResult {
         let seat = &self.seat;
         let Some(mut occupant) = seat.try_lock() else { return PickResult::Busy };
-        let Some(instance) = &mut occupant.instance else {
-            drop(occupant);
-            return seat.fall_back(&self.ready);
-        };
+        // That an RPC is held is noted under the lock: what would free it comes after.
+        let Some(instance) = &mut occupant.instance else { return seat.fall_back(&self.ready) };
         let timed = (seat.counters.pick() % TIMED == FIRST_TIMED).then(std::time::Instant::now);
         let had_timer = instance.next_timer();
         match instance.pick(info) {
@@ -75,11 +73,11 @@ impl Picker for WasmPicker {
                 if worn {
                     seat.wear_out(&mut occupant);
                 }
-                let serial = occupant.serial;
-                drop(occupant);
                 if matches!(answer.result, PickResult::Queue | PickResult::Fail(_)) {
                     seat.holds();
                 }
+                let serial = occupant.serial;
+                drop(occupant);
                 if has_timer != had_timer {
                     seat.look_at_timers();
                 }
@@ -87,7 +85,6 @@ impl Picker for WasmPicker {
             }
             Err(fault) => {
                 seat.retire(&mut occupant, &fault);
-                drop(occupant);
                 seat.fall_back(&self.ready)
             }
         }
