@@ -243,6 +243,24 @@ async fn state_is_handed_over() {
     assert_eq!(caller.dials(), 2);
 }
 
+/// What was saved last, within the last five seconds, is what the next instance has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn state_outlives_a_fault() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let policies = probing("trap_at = 1500");
+    let (channel, caller) = channel_with(&cluster, &policies).await;
+    caller.tally(1000).await;
+    policies.wait_for("probe", |status| counter(status, "probe_saves") > 0).await;
+    let before = channel.status().faults.count;
+    while channel.status().faults.count == before {
+        caller.call().await.expect("no RPC fails");
+    }
+    let status = policies.wait_for("probe", |status| gauge(status, "probe_restored") > 0.0).await;
+    let restored = gauge(&status, "probe_restored");
+    assert!((1000.0..1500.0).contains(&restored), "{restored}");
+    assert!(status.last_fault.is_some_and(|fault| fault.contains("unreachable")));
+}
+
 /// 40 KiB a pick: an instance lasts for some 600 picks of its 32 MiB, and is replaced before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_is_replaced_before_its_memory_is_used_up_and_its_state_goes_on() {

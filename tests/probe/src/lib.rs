@@ -15,6 +15,7 @@ const PERIOD: Nanos = 20_000_000;
 struct Probe {
     mode: Mode,
     leak: usize,
+    trap_at: Option<u64>,
     /// Every subconn, in the order in which they came, and its state.
     states: BTreeMap<SubConn, ConnectivityState>,
     ready: Vec<SubConn>,
@@ -25,6 +26,7 @@ struct Probe {
     failed: metrics::Counter,
     not_sent: metrics::Counter,
     alarms: metrics::Counter,
+    saves: metrics::Counter,
     restored: metrics::Gauge,
     cpu: metrics::Gauge,
     latency: metrics::Histogram,
@@ -49,6 +51,8 @@ struct Config {
     /// Bytes to lose at each pick.
     #[serde(default)]
     leak: usize,
+    /// The pick, over all instances that could hand over, that goes wrong.
+    trap_at: Option<u64>,
 }
 
 const fn least() -> Mode {
@@ -57,7 +61,7 @@ const fn least() -> Mode {
 
 impl Policy for Probe {
     fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
-        let Config { mode, leak } = parse_config(config)?;
+        let Config { mode, leak, trap_at } = parse_config(config)?;
         if mode == Mode::PickFirst {
             connections::declare_lazy();
         }
@@ -65,6 +69,7 @@ impl Policy for Probe {
         Ok(Self {
             mode,
             leak,
+            trap_at,
             states: BTreeMap::new(),
             ready: Vec::new(),
             picks: 0,
@@ -73,6 +78,7 @@ impl Policy for Probe {
             failed: metrics::Counter::new("probe_failed", "RPCs that have failed")?,
             not_sent: metrics::Counter::new("probe_not_sent", "RPCs that never left")?,
             alarms: metrics::Counter::new("probe_alarms", "timers that were due")?,
+            saves: metrics::Counter::new("probe_saves", "how often it has saved its state")?,
             restored: metrics::Gauge::new("probe_restored", "picks of the versions before")?,
             cpu: metrics::Gauge::new("probe_cpu", "what a server last said of its CPU")?,
             latency: metrics::Histogram::new("probe_latency", "seconds of an RPC", &[0.001, 0.01, 0.1, 1.0])?,
@@ -94,6 +100,7 @@ impl Policy for Probe {
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
         self.picks += 1;
+        assert!(Some(self.picks) != self.trap_at, "as configured");
         if self.leak > 0 {
             self.leaked.push(vec![1; self.leak]);
         }
@@ -167,6 +174,7 @@ impl Alarms for Probe {
 
 impl Handover for Probe {
     fn save(&mut self) -> Saved {
+        self.saves.add(1);
         Saved { schema: 1, data: self.picks.to_le_bytes().to_vec() }
     }
 
