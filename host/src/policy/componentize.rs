@@ -14,7 +14,35 @@ pub(super) fn componentize_module(module: &[u8]) -> Result<Vec<u8>, PolicyError>
     if !has_component_type(module)? {
         return Err(PolicyError::NoComponentType);
     }
-    encode(module)
+    // That it says something is believed; not what it says. There are sections that wit-parser follows in a
+    // circle until the stack of the process ends, and the contract is known here.
+    embed(without_component_types(module))
+}
+
+/// The module, but for what it says of components.
+fn without_component_types(module: &[u8]) -> Vec<u8> {
+    let mut kept = module[..module.len().min(HEADER)].to_vec();
+    let mut rest = &module[kept.len()..];
+    while let Some((section, name, after)) = section(rest) {
+        if !name.starts_with(b"component-type") {
+            kept.extend_from_slice(section);
+        }
+        rest = after;
+    }
+    kept
+}
+
+/// Magic number and version.
+const HEADER: usize = 8;
+
+/// The first of these sections, its name if it is a custom one, and those after it.
+fn section(sections: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let mut reader = wasmparser::BinaryReader::new(sections, 0);
+    let id = reader.read_u8().ok()?;
+    let size = usize::try_from(reader.read_var_u32().ok()?).ok()?;
+    let (section, after) = sections.split_at_checked(reader.current_position().checked_add(size)?)?;
+    let name = if id == 0 { reader.read_string().ok()?.as_bytes() } else { b"" };
+    Some((section, name, after))
 }
 
 /// Makes a component of a core module, for tools that build policies.
@@ -30,7 +58,11 @@ pub fn componentize(module: &[u8]) -> Result<Vec<u8>, PolicyError> {
     if has_component_type(module)? {
         return encode(module);
     }
-    let mut module = module.to_vec();
+    embed(module.to_vec())
+}
+
+/// Makes a component of a module that says nothing of components.
+fn embed(mut module: Vec<u8>) -> Result<Vec<u8>, PolicyError> {
     let mut resolve = Resolve::default();
     let embed = |resolve: &mut Resolve, module: &mut Vec<u8>| -> Result<(), Box<dyn std::error::Error>> {
         resolve.push_source("policy.wit", WIT)?;

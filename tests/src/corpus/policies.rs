@@ -451,6 +451,12 @@ pub(super) fn nuisances() -> Vec<Bad> {
                 ..Wat::default()
             },
         ),
+        // Its packages need each other: found by damaging a good one at random.
+        bad(
+            "has a component-type section that leads in a circle",
+            include_bytes!("circle.wasm").to_vec(),
+            End::Harmless,
+        ),
         harmless(
             "exports what nobody calls",
             &Wat { exports: r#"(global (export "unused") i32 (i32.const 1))"#, ..Wat::default() },
