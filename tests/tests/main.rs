@@ -4,6 +4,7 @@ mod channel;
 mod conformance;
 mod corpus;
 mod directory;
+mod etcd;
 mod faults;
 mod fuzz;
 mod interop;
