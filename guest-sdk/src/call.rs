@@ -19,6 +19,20 @@ pub fn declare_metadata(key: &str) -> Result<Key, String> {
     host::declare_metadata(key).map(Key)
 }
 
+/// The same, of a key that stands in a field of the configuration: the error begins with its name.
+///
+/// # Errors
+///
+/// As [`declare_metadata`].
+pub fn declare(key: &str, field: &str) -> Result<Key, String> {
+    declare_metadata(key).map_err(|error| {
+        let mut sentence = String::from(field);
+        sentence.push_str(": ");
+        sentence.push_str(&error);
+        sentence
+    })
+}
+
 /// In [`Policy::init`](crate::Policy::init): has the host hash the first value of this key into
 /// [`PickInfo::affinity`](crate::PickInfo::affinity) of each RPC. Costs less than to read it.
 ///

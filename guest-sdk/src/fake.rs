@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::bindings::hotpick::policy::env::Level;
 use crate::bindings::hotpick::policy::stats::{Measure, Summary};
+use crate::random::Random;
 use crate::{Nanos, SubConn};
 
 /// What the fake host knows.
@@ -15,7 +16,7 @@ pub(crate) struct Host {
     pub(crate) keys: Vec<String>,
     pub(crate) affinity: Option<u32>,
     pub(crate) methods: Vec<String>,
-    pub(crate) random: u64,
+    pub(crate) random: Random,
     pub(crate) now: Nanos,
     pub(crate) log: Vec<(Level, String)>,
     /// The RPC being picked.
@@ -71,13 +72,8 @@ pub(crate) fn with<R>(run: impl FnOnce(&mut Host) -> R) -> R {
 }
 
 impl Host {
-    /// SplitMix64: the same numbers for the same seed.
     pub(crate) fn next_random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.random.next()
     }
 
     pub(crate) fn values(&self, key: u32) -> Vec<Vec<u8>> {

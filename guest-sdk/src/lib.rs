@@ -54,11 +54,20 @@ pub mod __parts;
 pub mod call;
 #[cfg(target_arch = "wasm32")]
 mod component;
+pub mod config;
 pub mod connections;
 pub mod env;
 #[cfg(not(target_arch = "wasm32"))]
 mod fake;
+pub mod group;
+mod json;
+pub mod key;
+mod map;
 pub mod metrics;
+pub mod random;
+pub mod ring;
+mod set;
+pub mod states;
 pub mod stats;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
@@ -83,20 +92,28 @@ pub use self::parts::{
 #[doc(hidden)]
 pub use wit_bindgen as __wit_bindgen;
 
+pub use std::time::Duration;
+
 pub use self::bindings::exports::hotpick::policy::endpoints::Endpoint;
 pub use self::bindings::exports::hotpick::policy::lifecycle::Placement;
 pub use self::bindings::exports::hotpick::policy::picker::{
     FailCode, Nanos, PickInfo, PickResult, Subconn as SubConn,
 };
 pub use self::bindings::hotpick::policy::types::{Attribute, ConnectivityState, StatusCode};
+pub use self::map::SubConnMap;
 pub use self::parts::about::exports::hotpick::policy::about::Description;
 pub use self::parts::handover::exports::hotpick::policy::handover::Saved;
 pub use self::parts::outcomes::exports::hotpick::policy::outcomes::{Load, Outcome};
+pub use self::set::SubConnSet;
+
+/// A hash map whose hasher is small and fast. The standard library's is made for keys that an enemy chooses: mix a
+/// seed into those.
+pub type Map<K, V> = std::collections::HashMap<K, V, rustc_hash::FxBuildHasher>;
 
 /// A load-balancing policy. One instance serves one channel.
 pub trait Policy: Sized + 'static {
     /// Starts the policy. Called first, off the request path. `config` is JSON, `{}` if none is given;
-    /// see [`parse_config`]. Metadata keys are declared here ([`call::declare_metadata`]).
+    /// see [`config`]. Metadata keys are declared here ([`call::declare_metadata`]).
     ///
     /// # Errors
     ///
@@ -217,16 +234,6 @@ macro_rules! __is_part {
     }};
 }
 
-/// Reads a configuration. Unknown and missing fields are named in the error, if the type has
-/// `#[serde(deny_unknown_fields)]`.
-///
-/// # Errors
-///
-/// The JSON does not fit `T`.
-pub fn parse_config<T: serde::de::DeserializeOwned>(config: &str) -> Result<T, String> {
-    serde_json::from_str(config).map_err(|error| format!("configuration: {error}"))
-}
-
 /// The hash that the host makes of metadata values ([`PickInfo::affinity`], [`call::metadata_hash`]):
 /// a policy that hashes an attribute with it can compare the two.
 #[must_use]
@@ -245,4 +252,56 @@ pub fn hash(value: &[u8]) -> u64 {
 pub fn below(bound: usize, random: u64) -> usize {
     // The upper half of the product (Lemire, 2019): no division, and no bias that could be measured.
     ((random as u128 * bound as u128) >> 64) as usize
+}
+
+/// A duration as the contract has it; the longest that there is, if it is longer.
+#[must_use]
+pub fn nanos(duration: Duration) -> Nanos {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Endpoint {
+    /// The value of an attribute.
+    #[must_use]
+    pub fn attribute(&self, key: &str) -> Option<&str> {
+        self.attributes
+            .iter()
+            .find(|attribute| attribute.key == key)
+            .map(|attribute| attribute.value.as_str())
+    }
+
+    /// What stands for the endpoint in consistent hashing: its attribute `hash_key` (gRFC A76), or else its
+    /// first address.
+    #[must_use]
+    pub fn hash_key(&self) -> &str {
+        let address = || self.addresses.first().map_or("", String::as_str);
+        self.attribute("hash_key").unwrap_or_else(address)
+    }
+}
+
+impl Description {
+    /// A summary, and the schema of the configuration.
+    #[must_use]
+    pub fn of<C: config::Config>(summary: &str) -> Self {
+        Self { summary: summary.to_owned(), config_schema: C::json_schema() }
+    }
+}
+
+impl Outcome {
+    /// The RPC says that something is wrong with the server, rather than with the request: the codes that
+    /// go-zero and others count so.
+    #[must_use]
+    pub const fn is_failure(&self) -> bool {
+        !self.not_sent
+            && matches!(
+                self.code,
+                StatusCode::Unavailable
+                    | StatusCode::DeadlineExceeded
+                    | StatusCode::Internal
+                    | StatusCode::Unknown
+                    | StatusCode::DataLoss
+                    | StatusCode::ResourceExhausted
+                    | StatusCode::Unimplemented
+            )
+    }
 }

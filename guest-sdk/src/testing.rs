@@ -2,6 +2,7 @@
 
 use crate::env::Level;
 pub use crate::fake::Rpc;
+use crate::random::Random;
 use crate::stats::Summary;
 use crate::{
     Alarms, Attribute, Connectivity, ConnectivityState, Endpoint, Handover, Outcome, Outcomes, PickInfo,
@@ -39,8 +40,63 @@ pub fn outcome(subconn: SubConn, code: StatusCode, latency: std::time::Duration)
         code,
         not_sent: false,
         client_ended: false,
-        latency: u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX),
+        latency: crate::nanos(latency),
         load: None,
+    }
+}
+
+/// What [`stats`](crate::stats) has of a subconn that has done nothing yet.
+#[must_use]
+pub const fn summary() -> Summary {
+    Summary {
+        in_flight: 0,
+        max_streams: 100,
+        picked: 0,
+        succeeded: 0,
+        failed: 0,
+        latency_ewma: 0,
+        ready_since: 0,
+    }
+}
+
+/// How far counts are from what was expected. From [`chi_square`].
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct ChiSquare {
+    /// The statistic.
+    pub value: f64,
+    /// Degrees of freedom.
+    pub freedom: u32,
+}
+
+/// Pearson's test of counts against shares; these need not add up to 1.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "tests do not count so far")]
+pub fn chi_square(counts: &[usize], shares: &[f64]) -> ChiSquare {
+    let scale = counts.iter().sum::<usize>() as f64 / shares.iter().sum::<f64>();
+    let (mut value, mut kinds) = (0.0, 0u32);
+    for (count, share) in counts.iter().zip(shares) {
+        if *share > 0.0 {
+            kinds += 1;
+            value += (*count as f64 - share * scale).powi(2) / (share * scale);
+        } else if *count > 0 {
+            value = f64::INFINITY;
+        }
+    }
+    ChiSquare { value, freedom: kinds.saturating_sub(1) }
+}
+
+impl ChiSquare {
+    /// Chance alone would be as far away in more than 1 of 1,000 cases (by the approximation of Wilson and
+    /// Hilferty, 1931).
+    #[must_use]
+    pub fn is_likely(&self) -> bool {
+        if self.freedom == 0 {
+            return self.value < 1e-9;
+        }
+        let ninths = 2.0 / (9.0 * f64::from(self.freedom));
+        // 3.09 deviations of a normal distribution.
+        self.value <= f64::from(self.freedom) * (1.0 - ninths + 3.09 * ninths.sqrt()).powi(3)
     }
 }
 
@@ -60,7 +116,9 @@ impl<P: Policy> FakeHost<P> {
     ///
     /// What the policy's `init` says.
     pub fn start_with_seed(config: &str, seed: u64) -> Result<Self, String> {
-        fake::with(|host| *host = fake::Host { in_init: true, random: seed, ..fake::Host::default() });
+        fake::with(|host| {
+            *host = fake::Host { in_init: true, random: Random::new(seed), ..fake::Host::default() }
+        });
         let placement = Placement { target: "fake:///".to_owned(), shard: 0, shards: 1, seed, generation: 1 };
         let policy = P::init(config, &placement);
         fake::with(|host| host.in_init = false);
@@ -114,10 +172,26 @@ impl<P: Policy> FakeHost<P> {
 
     /// Picks `n` times for RPCs without metadata. An answer that is no subconn is left out.
     pub fn picks(&mut self, n: usize) -> Vec<SubConn> {
-        let rpc = Rpc::default();
+        self.picks_for(&Rpc::default(), n)
+    }
+
+    /// Picks `n` times for such RPCs. An answer that is no subconn is left out.
+    pub fn picks_for(&mut self, rpc: &Rpc, n: usize) -> Vec<SubConn> {
         (0..n)
-            .filter_map(|_| if let PickResult::Pick(id) = self.pick(&rpc) { Some(id) } else { None })
+            .filter_map(|_| if let PickResult::Pick(id) = self.pick(rpc) { Some(id) } else { None })
             .collect()
+    }
+
+    /// How many of `n` picks for RPCs without metadata go to each of these.
+    pub fn counts(&mut self, ids: &[SubConn], n: usize) -> Vec<usize> {
+        let picks = self.picks(n);
+        ids.iter().map(|id| picks.iter().filter(|picked| *picked == id).count()).collect()
+    }
+
+    /// The policy itself, for what it keeps.
+    #[must_use]
+    pub const fn policy(&self) -> &P {
+        &self.policy
     }
 
     /// What [`stats`](crate::stats) says of a subconn from now on.
@@ -151,7 +225,7 @@ impl<P: Policy> FakeHost<P> {
 
     /// Moves the clock on.
     pub fn advance(&mut self, by: std::time::Duration) {
-        fake::with(|host| host.now += u64::try_from(by.as_nanos()).unwrap_or(u64::MAX));
+        fake::with(|host| host.now += crate::nanos(by));
     }
 
     /// What the last pick explained.
@@ -190,7 +264,7 @@ impl<P: Connectivity> FakeHost<P> {
 impl<P: Alarms> FakeHost<P> {
     /// Moves the clock on, and delivers the timers that are due, in order.
     pub fn run(&mut self, by: std::time::Duration) {
-        let end = crate::env::now() + u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        let end = crate::env::now() + crate::nanos(by);
         loop {
             let due = fake::with(|host| {
                 let (id, at) = host.timers.iter().map(|(id, at)| (*id, *at)).min_by_key(|(_, at)| *at)?;
@@ -293,15 +367,7 @@ mod tests {
     crate::export!(Everything: Outcomes, Connectivity, Alarms, Handover);
 
     fn idle(in_flight: u32) -> Summary {
-        Summary {
-            in_flight,
-            max_streams: 100,
-            picked: 0,
-            succeeded: 0,
-            failed: 0,
-            latency_ewma: 0,
-            ready_since: 0,
-        }
+        Summary { in_flight, ..summary() }
     }
 
     #[test]

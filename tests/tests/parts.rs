@@ -247,7 +247,7 @@ async fn state_is_handed_over() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn state_outlives_a_fault() {
     let cluster = Cluster::start(&["a", "b"]).await;
-    let policies = probing("trap_at = 1500");
+    let policies = probing("trapAt = 1500");
     let (channel, caller) = channel_with(&cluster, &policies).await;
     caller.tally(1000).await;
     policies.wait_for("probe", |status| counter(status, "probe_saves") > 0).await;

@@ -16,15 +16,15 @@ pub(super) fn componentize_module(module: &[u8]) -> Result<Vec<u8>, PolicyError>
     }
     // That it says something is believed; not what it says. There are sections that wit-parser follows in a
     // circle until the stack of the process ends, and the contract is known here.
-    embed(without_component_types(module))
+    embed(without(module, b"component-type"))
 }
 
-/// The module, but for what it says of components.
-fn without_component_types(module: &[u8]) -> Vec<u8> {
-    let mut kept = module[..module.len().min(HEADER)].to_vec();
-    let mut rest = &module[kept.len()..];
+/// A module or a component, but for its custom sections whose names begin like this.
+fn without(wasm: &[u8], custom: &[u8]) -> Vec<u8> {
+    let mut kept = wasm[..wasm.len().min(HEADER)].to_vec();
+    let mut rest = &wasm[kept.len()..];
     while let Some((section, name, after)) = section(rest) {
-        if !name.starts_with(b"component-type") {
+        if !name.starts_with(custom) {
             kept.extend_from_slice(section);
         }
         rest = after;
@@ -80,6 +80,8 @@ fn encode(module: &[u8]) -> Result<Vec<u8>, PolicyError> {
         .validate(true)
         .module(module)
         .and_then(|mut encoder| encoder.encode())
+        // The encoder's names for its own glue: 2 KB that nothing reads.
+        .map(|component| without(&component, b"component-name"))
         .map_err(|error| PolicyError::Encode(format!("{error:#}").replace('\n', " ")))
 }
 

@@ -1,153 +1,343 @@
 //! `color`: an RPC goes to the endpoints of its colour.
 //!
-//! The value of a metadata key of the RPC is compared with an attribute of the endpoints; among the
-//! ready endpoints that match, RPCs go round robin. It is the custom picker that most users of grpc-go
-//! write first; the usual example always takes the group's first endpoint, which this one does not.
+//! The values of metadata keys of the RPC are compared with attributes of the endpoints; among the ready endpoints
+//! that match, RPCs are balanced. It is the custom picker that most users of grpc-go write first; the usual
+//! example always takes the group's first endpoint, which this one does not.
 //!
-//! ```json
-//! { "metadata": "color", "attribute": "color", "missing": "any", "unmatched": "fail" }
-//! ```
-//!
-//! `missing` is for RPCs without the key, `unmatched` for those whose value no ready endpoint has:
-//! `"fail"` ends them with UNAVAILABLE, `"any"` sends them to any ready endpoint, round robin.
+//! An endpoint's attribute is the value itself, or a prefix of it, or a regular expression for it. An RPC that has
+//! some of several keys is routed by those that it has. If it has none of them, or no ready endpoint matches, a chain
+//! of fallbacks is gone through.
 
-use std::collections::HashMap;
+mod pattern;
 
+use hotpick_guest::config::{Config as _, Range, Refused, Setting, Value};
+use hotpick_guest::group::{Balance, Group};
+use hotpick_guest::random::mix;
 use hotpick_guest::{
-    Endpoint, FailCode, Nanos, PickInfo, PickResult, Placement, Policy, SubConn, below, call, env, hash,
-    parse_config,
+    About, Description, Endpoint, FailCode, Map, Nanos, PickInfo, PickResult, Placement, Policy, SubConn,
+    SubConnMap, call, env, hash,
 };
 
-#[derive(Debug, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Config {
-    metadata: String,
-    attribute: String,
-    missing: Otherwise,
-    unmatched: Otherwise,
+use self::pattern::Pattern;
+
+hotpick_guest::config! {
+    /// RPCs go to the endpoints whose attributes match their metadata.
+    struct Config {
+        /// What is compared; all of it must match.
+        #[range(1..=4)]
+        keys: Vec<Key> = vec![Key::default()],
+        /// For RPCs with none of the keys, the first of these that there is: "any" ready endpoint, one that is
+        /// "unlabelled" (without the attributes), one that matches {"values": [...]}, or "fail".
+        #[range(1..=8)]
+        missing: Vec<Fallback> = vec![Fallback::Any],
+        /// The same for RPCs that no ready endpoint matches.
+        #[range(1..=8)]
+        unmatched: Vec<Fallback> = vec![Fallback::Fail],
+        /// How RPCs are spread over the endpoints that match.
+        balance: Balance = Balance::RoundRobin,
+    }
+}
+
+hotpick_guest::config! {
+    /// A metadata key and an attribute.
+    struct Key {
+        /// The metadata key of RPCs.
+        metadata: String = "color".to_owned(),
+        /// The attribute of endpoints.
+        attribute: String = "color".to_owned(),
+        /// What the attribute is to the metadata's value.
+        matching: Matching = Matching::Exact,
+    }
+}
+
+hotpick_guest::config! {
+    /// What an attribute is to the value that an RPC has.
+    enum Matching {
+        /// The same.
+        Exact,
+        /// A prefix of it; the longest one wins.
+        Prefix,
+        /// A regular expression for the whole of it.
+        Regex,
+    }
+}
+
+impl Default for Key {
+    fn default() -> Self {
+        Self { metadata: "color".to_owned(), attribute: "color".to_owned(), matching: Matching::Exact }
+    }
 }
 
 /// What to do with an RPC that asks for no colour, or for one that is not there.
-#[derive(Clone, Copy, Debug, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Otherwise {
-    Fail,
+#[derive(Clone, Debug)]
+enum Fallback {
     Any,
+    Unlabelled,
+    Fail,
+    /// As if it had asked for these: one for each key.
+    Values(Vec<String>),
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            metadata: "color".to_owned(),
-            attribute: "color".to_owned(),
-            missing: Otherwise::Any,
-            unmatched: Otherwise::Fail,
+impl Setting for Fallback {
+    fn read(value: &Value, range: Range) -> Result<Self, Refused> {
+        let expected = "\"any\", \"unlabelled\", \"fail\" or {\"values\": [...]}";
+        match value {
+            Value::String(text) if text == "any" => Ok(Self::Any),
+            Value::String(text) if text == "unlabelled" => Ok(Self::Unlabelled),
+            Value::String(text) if text == "fail" => Ok(Self::Fail),
+            Value::Object(fields) => match &fields[..] {
+                [(name, values)] if name == "values" => {
+                    let values = Vec::read(values, range).map_err(|refused| refused.within("values"))?;
+                    Ok(Self::Values(values))
+                }
+                _ => Err(Refused::kind(expected, value)),
+            },
+            other => Err(Refused::kind(expected, other)),
+        }
+    }
+
+    fn schema(_range: Range, out: &mut String) {
+        out.push_str("\"anyOf\":[{\"enum\":[\"any\",\"unlabelled\",\"fail\"]},{\"type\":\"object\",\"properties\":{\"values\":{");
+        Vec::<String>::schema(Range::ALL, out);
+        out.push_str("}},\"required\":[\"values\"],\"additionalProperties\":false}]");
+    }
+
+    fn write(&self, out: &mut String) {
+        match self {
+            Self::Any => out.push_str("\"any\""),
+            Self::Unlabelled => out.push_str("\"unlabelled\""),
+            Self::Fail => out.push_str("\"fail\""),
+            Self::Values(values) => {
+                out.push_str("{\"values\":");
+                values.write(out);
+                out.push('}');
+            }
         }
     }
 }
 
+/// So many combinations of values are remembered with their group.
+const GROUPS: usize = 1_024;
+/// A longer value matches no regular expression: picks have little time.
+const LONGEST: usize = 256;
+
 #[derive(Debug)]
 struct Color {
     config: Config,
-    key: call::Key,
-    /// Each endpoint's colour, hashed as the host hashes metadata, so that no pick reads a string.
-    colors: HashMap<SubConn, u64>,
-    groups: HashMap<u64, Rotation>,
-    all: Rotation,
-}
-
-/// Round robin from a random start.
-#[derive(Debug, Default)]
-struct Rotation {
+    keys: Vec<call::Key>,
+    /// For each key what the attributes are: each once.
+    labels: Vec<Vec<Label>>,
+    /// Of each endpoint, for each key: its label's place.
+    labels_of: SubConnMap<Vec<Option<usize>>>,
     ready: Vec<SubConn>,
-    next: usize,
+    /// By the hashes of their values.
+    groups: Map<u64, Group>,
+    all: Group,
+    unlabelled: Group,
 }
 
-impl Rotation {
-    fn new(ready: Vec<SubConn>) -> Self {
-        let next = below(ready.len(), env::random());
-        Self { ready, next }
-    }
+/// An attribute's value.
+#[derive(Debug)]
+struct Label {
+    text: String,
+    pattern: Option<Pattern>,
+}
 
-    fn pick(&mut self) -> Option<SubConn> {
-        let picked = *self.ready.get(self.next)?;
-        self.next = if self.next + 1 == self.ready.len() { 0 } else { self.next + 1 };
-        Some(picked)
+impl Label {
+    /// How well it matches; 0 is not at all.
+    fn matches(&self, matching: Matching, value: &str) -> usize {
+        match matching {
+            Matching::Exact => (self.text == value).into(),
+            Matching::Prefix if value.starts_with(&self.text) => self.text.len() + 1,
+            Matching::Prefix => 0,
+            Matching::Regex if value.len() > LONGEST => 0,
+            Matching::Regex => self.pattern.as_ref().is_some_and(|pattern| pattern.matches(value)).into(),
+        }
     }
 }
 
 impl Policy for Color {
     fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
-        let config: Config = parse_config(config)?;
-        let key = call::declare_metadata(&config.metadata).map_err(|error| format!("metadata: {error}"))?;
-        call::declare_affinity(key)?;
-        if config.attribute.is_empty() {
-            return Err("attribute: must not be empty".to_owned());
+        let config = Config::parse(config)?;
+        let declare =
+            |(at, key): (usize, &Key)| call::declare(&key.metadata, &format!("keys[{at}].metadata"));
+        let keys: Vec<_> = config.keys.iter().enumerate().map(declare).collect::<Result<_, _>>()?;
+        call::declare_affinity(keys[0])?;
+        for (name, chain) in [("missing", &config.missing), ("unmatched", &config.unmatched)] {
+            for (at, step) in chain.iter().enumerate() {
+                if let Fallback::Values(values) = step
+                    && values.len() != keys.len()
+                {
+                    return Err(format!("{name}[{at}].values: must be one for each of keys, {}", keys.len()));
+                }
+            }
         }
-        Ok(Self { config, key, colors: HashMap::new(), groups: HashMap::new(), all: Rotation::default() })
+        let empty = || Group::new(config.balance, Vec::new());
+        Ok(Self {
+            labels: keys.iter().map(|_| Vec::new()).collect(),
+            labels_of: SubConnMap::default(),
+            ready: Vec::new(),
+            groups: Map::default(),
+            all: empty(),
+            unlabelled: empty(),
+            keys,
+            config,
+        })
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
         for id in removed {
-            self.colors.remove(id);
+            self.labels_of.remove(*id);
         }
         for endpoint in added {
-            let color = endpoint.attributes.iter().find(|attribute| attribute.key == self.config.attribute);
-            match color {
-                Some(color) => self.colors.insert(endpoint.id, hash(color.value.as_bytes())),
-                None => self.colors.remove(&endpoint.id),
-            };
+            let labels = (0..self.keys.len()).map(|at| self.label(at, endpoint)).collect();
+            self.labels_of.insert(endpoint.id, labels);
         }
         // An endpoint may have changed its colour and stayed ready.
-        let ready = std::mem::take(&mut self.all.ready);
-        self.regroup(ready);
+        self.regroup();
     }
 
     fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
-        self.regroup(ready.to_vec());
+        self.ready = ready.to_vec();
+        self.regroup();
     }
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
-        let (group, otherwise) = match info.affinity {
-            Some(color) => (self.groups.get_mut(&color), self.config.unmatched),
-            None => (None, self.config.missing),
-        };
-        if let Some(picked) = group.and_then(Rotation::pick) {
-            return PickResult::Pick(picked);
+        let (mut asked, mut combined) = (false, 0);
+        for at in 0..self.keys.len() {
+            let value = if at == 0 { info.affinity } else { call::metadata_hash(self.keys[at]) };
+            asked |= value.is_some();
+            combined = combine(combined, value);
         }
-        match otherwise {
-            Otherwise::Any => self.all.pick().map_or(PickResult::Queue, PickResult::Pick),
-            Otherwise::Fail => {
-                self.explain();
-                PickResult::Fail(FailCode::Unavailable)
+        if asked {
+            if !self.groups.contains_key(&combined) {
+                let values: Vec<_> = self.keys.iter().map(|key| call::metadata(*key)).collect();
+                self.remember(combined, &values);
+            }
+            if let Some(picked) = self.groups.get_mut(&combined).and_then(|group| group.pick(info.random)) {
+                return PickResult::Pick(picked);
             }
         }
+        self.fall_back(asked, info.random)
     }
+}
+
+/// The hash of one more value, which may be missing.
+fn combine(others: u64, value: Option<u64>) -> u64 {
+    mix(others.wrapping_add(value.map_or(0, |value| value | 1)).wrapping_add(0x9e37_79b9_7f4a_7c15))
 }
 
 impl Color {
-    fn regroup(&mut self, ready: Vec<SubConn>) {
-        let mut groups: HashMap<u64, Vec<SubConn>> = HashMap::new();
-        for id in &ready {
-            if let Some(color) = self.colors.get(id) {
-                groups.entry(*color).or_default().push(*id);
+    /// The place of an endpoint's label for a key.
+    fn label(&mut self, at: usize, endpoint: &Endpoint) -> Option<usize> {
+        let Key { attribute, matching, .. } = &self.config.keys[at];
+        let text = endpoint.attribute(attribute)?;
+        let labels = &mut self.labels[at];
+        if let Some(known) = labels.iter().position(|label| label.text == text) {
+            return Some(known);
+        }
+        let pattern = match matching {
+            Matching::Regex => Pattern::new(text).map(Some),
+            _ => Ok(None),
+        };
+        let pattern = pattern.unwrap_or_else(|error| {
+            let name = endpoint.hash_key();
+            let warning = format!(
+                "{attribute}={text} of {name} is no regular expression ({error}): it matches nothing"
+            );
+            env::log(env::Level::Warn, &warning);
+            None
+        });
+        labels.push(Label { text: text.to_owned(), pattern });
+        Some(labels.len() - 1)
+    }
+
+    fn regroup(&mut self) {
+        self.groups.clear();
+        self.all.update(self.ready.clone());
+        let labelled =
+            |id: &SubConn| self.labels_of.get(*id).is_some_and(|labels| labels.iter().any(Option::is_some));
+        let unlabelled = self.ready.iter().copied().filter(|id| !labelled(id)).collect();
+        self.unlabelled.update(unlabelled);
+        // The fallbacks' groups are always there.
+        let steps = self.config.missing.iter().chain(&self.config.unmatched);
+        let values = steps
+            .filter_map(|step| if let Fallback::Values(values) = step { Some(values.clone()) } else { None });
+        for values in values.collect::<Vec<_>>() {
+            self.remember(combined(&values), &values.into_iter().map(Some).collect::<Vec<_>>());
+        }
+    }
+
+    /// Finds the ready endpoints for values that were not asked for before.
+    fn remember(&mut self, combined: u64, values: &[Option<String>]) {
+        if self.groups.len() >= GROUPS {
+            self.regroup();
+        }
+        let mut members = self.ready.clone();
+        for (at, value) in values.iter().enumerate() {
+            let Some(value) = value else { continue };
+            let matching = self.config.keys[at].matching;
+            let scores: Vec<_> = self.labels[at].iter().map(|label| label.matches(matching, value)).collect();
+            let score = |id: &SubConn| {
+                let label = self.labels_of.get(*id).and_then(|labels| labels[at]);
+                label.map_or(0, |label| scores[label])
+            };
+            let best = members.iter().map(score).max().unwrap_or(0).max(1);
+            members.retain(|id| score(id) == best);
+        }
+        self.groups.insert(combined, Group::new(self.config.balance, members));
+    }
+
+    fn fall_back(&mut self, asked: bool, random: u64) -> PickResult {
+        if self.ready.is_empty() {
+            return PickResult::Queue;
+        }
+        for step in if asked { &self.config.unmatched } else { &self.config.missing } {
+            let group = match step {
+                Fallback::Any => Some(&mut self.all),
+                Fallback::Unlabelled => Some(&mut self.unlabelled),
+                Fallback::Values(values) => self.groups.get_mut(&combined(values)),
+                Fallback::Fail => break,
+            };
+            if let Some(picked) = group.and_then(|group| group.pick(random)) {
+                return PickResult::Pick(picked);
             }
         }
-        self.groups = groups.into_iter().map(|(color, ready)| (color, Rotation::new(ready))).collect();
-        self.all = Rotation::new(ready);
+        self.explain(asked);
+        PickResult::Fail(FailCode::Unavailable)
     }
 
     /// Leaves a text for the caller; only RPCs that fail pay for it.
-    fn explain(&self) {
-        let Config { metadata, attribute, .. } = &self.config;
-        call::explain(&match call::metadata(self.key) {
-            Some(value) => format!("no ready endpoint has {attribute}={value}"),
-            None => format!("the RPC has no metadata {metadata:?} to choose an endpoint by"),
-        });
+    fn explain(&self, asked: bool) {
+        let mut text = String::from(if asked { "no ready endpoint has" } else { "the RPC has no metadata" });
+        for (at, (key, config)) in self.keys.iter().zip(&self.config.keys).enumerate() {
+            let value = call::metadata(*key);
+            if asked && value.is_none() {
+                continue;
+            }
+            text.push_str(if at > 0 { ", " } else { " " });
+            text.push_str(if asked { &config.attribute } else { &config.metadata });
+            if let Some(value) = value {
+                text.push('=');
+                text.push_str(&value);
+            }
+        }
+        call::explain(&text);
     }
 }
 
-hotpick_guest::export!(Color);
+/// As [`combine`] would have it of the metadata.
+fn combined(values: &[String]) -> u64 {
+    values.iter().fold(0, |others, value| combine(others, Some(hash(value.as_bytes()))))
+}
+
+impl About for Color {
+    fn describe() -> Description {
+        Description::of::<Config>("RPCs go to the endpoints whose attributes match their metadata.")
+    }
+}
+
+hotpick_guest::export!(Color: About);
 
 #[cfg(test)]
 mod tests {
@@ -168,77 +358,140 @@ mod tests {
     }
 
     fn picks(host: &mut FakeHost<Color>, rpc: &Rpc, n: usize) -> Vec<SubConn> {
-        let pick = |_| match host.pick(rpc) {
-            PickResult::Pick(id) => id,
-            other => panic!("{other:?}"),
-        };
-        let mut picks: Vec<_> = (0..n).map(pick).collect();
+        let mut picks = host.picks_for(rpc, n);
+        assert_eq!(picks.len(), n);
         picks.sort_unstable();
         picks
+    }
+
+    fn color(value: &str) -> Rpc {
+        Rpc::with_metadata("color", value)
     }
 
     #[test]
     fn a_colour_is_shared_by_its_endpoints_round_robin() {
         let mut host = start("{}");
-        assert_eq!(picks(&mut host, &Rpc::with_metadata("color", "red"), 6), [1, 1, 1, 3, 3, 3]);
-        assert_eq!(picks(&mut host, &Rpc::with_metadata("color", "blue"), 2), [2, 2]);
+        assert_eq!(picks(&mut host, &color("red"), 6), [1, 1, 1, 3, 3, 3]);
+        assert_eq!(picks(&mut host, &color("blue"), 2), [2, 2]);
     }
 
     #[test]
     fn a_colour_that_is_not_there_fails_and_says_so() {
         let mut host = start("{}");
-        let green = Rpc::with_metadata("color", "green");
-        assert_eq!(host.pick(&green), PickResult::Fail(FailCode::Unavailable));
+        assert_eq!(host.pick(&color("green")), PickResult::Fail(FailCode::Unavailable));
         assert_eq!(host.explanation().as_deref(), Some("no ready endpoint has color=green"));
-    }
-
-    #[test]
-    fn a_colour_whose_endpoints_are_not_ready_is_not_there() {
-        let mut host = start("{}");
-        host.ready(&[2, 3, 4]);
-        assert_eq!(picks(&mut host, &Rpc::with_metadata("color", "red"), 2), [3, 3]);
         host.ready(&[2, 4]);
-        let red = Rpc::with_metadata("color", "red");
-        assert_eq!(host.pick(&red), PickResult::Fail(FailCode::Unavailable));
+        assert_eq!(host.pick(&color("red")), PickResult::Fail(FailCode::Unavailable));
+        host.ready(&[2, 3, 4]);
+        assert_eq!(picks(&mut host, &color("red"), 2), [3, 3]);
+        host.ready(&[]);
+        assert_eq!(host.pick(&color("red")), PickResult::Queue);
     }
 
     #[test]
-    fn the_configuration_says_what_happens_otherwise() {
-        let mut host = start(r#"{"unmatched":"any"}"#);
-        assert_eq!(picks(&mut host, &Rpc::with_metadata("color", "green"), 4), [1, 2, 3, 4]);
+    fn without_the_key_it_may_be_any_or_none() {
         let mut host = start("{}");
         assert_eq!(picks(&mut host, &Rpc::default(), 4), [1, 2, 3, 4]);
-        let mut host = start(r#"{"missing":"fail"}"#);
+        let mut host = start(r#"{"missing":["fail"]}"#);
         assert_eq!(host.pick(&Rpc::default()), PickResult::Fail(FailCode::Unavailable));
-        let text = host.explanation().expect("a text");
-        assert_eq!(text, r#"the RPC has no metadata "color" to choose an endpoint by"#);
+        assert_eq!(host.explanation().as_deref(), Some("the RPC has no metadata color"));
     }
 
     #[test]
-    fn key_and_attribute_are_configuration() {
-        let mut host = start(r#"{"metadata":"x-zone","attribute":"zone"}"#);
+    fn fallbacks_are_gone_through_in_order() {
+        let config = r#"{"unmatched":[{"values":["green"]},{"values":["blue"]},"unlabelled","fail"],"missing":["unlabelled"]}"#;
+        let mut host = start(config);
+        assert_eq!(picks(&mut host, &color("pink"), 2), [2, 2]);
+        assert_eq!(picks(&mut host, &Rpc::default(), 2), [4, 4]);
+        host.ready(&[1, 3, 4]);
+        assert_eq!(picks(&mut host, &color("pink"), 2), [4, 4]);
+        host.ready(&[1, 3]);
+        assert_eq!(host.pick(&color("pink")), PickResult::Fail(FailCode::Unavailable));
+        assert_eq!(host.pick(&Rpc::default()), PickResult::Fail(FailCode::Unavailable));
+    }
+
+    #[test]
+    fn several_keys_must_all_match_as_far_as_the_rpc_has_them() {
+        let mut host = start(r#"{"keys":[{},{"metadata":"x-zone","attribute":"zone"}]}"#);
+        assert_eq!(picks(&mut host, &color("red").and_metadata("x-zone", "b"), 2), [3, 3]);
         assert_eq!(picks(&mut host, &Rpc::with_metadata("x-zone", "b"), 4), [3, 3, 4, 4]);
+        assert_eq!(picks(&mut host, &color("red"), 4), [1, 1, 3, 3]);
+        let none = color("red").and_metadata("x-zone", "a");
+        assert_eq!(host.pick(&none), PickResult::Fail(FailCode::Unavailable));
+        assert_eq!(host.explanation().as_deref(), Some("no ready endpoint has color=red, zone=a"));
+    }
+
+    #[test]
+    fn an_attribute_can_be_a_prefix_and_the_longest_wins() {
+        let mut host =
+            FakeHost::start(r#"{"keys":[{"metadata":"tenant","attribute":"tenants","matching":"prefix"}]}"#)
+                .expect("started");
+        host.endpoints(&[
+            endpoint(1, &[("tenants", "a")]),
+            endpoint(2, &[("tenants", "acme-")]),
+            endpoint(3, &[("tenants", "acme-")]),
+            endpoint(4, &[]),
+        ]);
+        assert_eq!(picks(&mut host, &Rpc::with_metadata("tenant", "acme-7"), 4), [2, 2, 3, 3]);
+        assert_eq!(picks(&mut host, &Rpc::with_metadata("tenant", "abc"), 2), [1, 1]);
+        assert_eq!(host.pick(&Rpc::with_metadata("tenant", "x")), PickResult::Fail(FailCode::Unavailable));
+    }
+
+    #[test]
+    fn an_attribute_can_be_a_regular_expression() {
+        let mut host = FakeHost::start(r#"{"keys":[{"matching":"regex"}]}"#).expect("started");
+        host.endpoints(&[
+            endpoint(1, &[("color", "(light|dark)red")]),
+            endpoint(2, &[("color", "[^r].*")]),
+            endpoint(3, &[("color", "(")]),
+        ]);
+        assert_eq!(picks(&mut host, &color("lightred"), 2), [1, 2]);
+        assert_eq!(picks(&mut host, &color("blue"), 2), [2, 2]);
+        assert_eq!(host.pick(&color("red")), PickResult::Fail(FailCode::Unavailable));
+        assert_eq!(host.pick(&color(&"b".repeat(300))), PickResult::Fail(FailCode::Unavailable));
+        let (_, warning) = &host.log()[0];
+        assert!(warning.contains("of 10.0.0.3:80 is no regular expression"), "{warning}");
     }
 
     #[test]
     fn an_endpoint_can_change_its_colour_while_it_is_ready() {
         let mut host = start("{}");
+        assert_eq!(picks(&mut host, &color("blue"), 2), [2, 2]);
         host.change(&[endpoint(4, &[("color", "blue")]), endpoint(2, &[])], &[]);
-        assert_eq!(picks(&mut host, &Rpc::with_metadata("color", "blue"), 2), [4, 4]);
+        assert_eq!(picks(&mut host, &color("blue"), 2), [4, 4]);
+    }
+
+    #[test]
+    fn any_number_of_values_takes_bounded_memory() {
+        let mut host = start("{}");
+        for n in 0..5_000 {
+            host.pick(&color(&format!("c{n}")));
+            assert!(host.policy().groups.len() <= GROUPS);
+        }
+        assert_eq!(picks(&mut host, &color("blue"), 1), [2]);
     }
 
     #[test]
     fn bad_configuration_is_refused_by_the_name_of_its_field() {
-        for (config, name) in [
-            (r#"{"colour":"x"}"#, "colour"),
-            (r#"{"metadata":"Color"}"#, "metadata"),
-            (r#"{"metadata":7}"#, "7"),
-            (r#"{"attribute":""}"#, "attribute"),
-            (r#"{"unmatched":"ignore"}"#, "ignore"),
-            ("[", "configuration"),
+        for (config, field) in [
+            (r#"{"colour":"x"}"#, "colour: no such field"),
+            (r#"{"keys":[{"metadata":"Color"}]}"#, "keys[0].metadata: "),
+            (r#"{"keys":[{},{"metadata":7}]}"#, "keys[1].metadata: must be a string, not a number"),
+            (r#"{"keys":[{"attribute":""}]}"#, "keys[0].attribute: "),
+            (r#"{"keys":[{"matching":"glob"}]}"#, "keys[0].matching: must be one of exact, prefix, regex"),
+            (r#"{"keys":[]}"#, "keys: "),
+            (r#"{"keys":[{},{},{},{},{}]}"#, "keys: must be an array, 1 to 4 items long, not 5"),
+            (r#"{"unmatched":["ignore"]}"#, "unmatched[0]: must be \"any\""),
+            (r#"{"unmatched":"any"}"#, "unmatched: must be an array, not a string"),
+            (
+                r#"{"unmatched":[{"values":["a","b"]}]}"#,
+                "unmatched[0].values: must be one for each of keys, 1",
+            ),
+            (r#"{"missing":[{"value":["a"]}]}"#, "missing[0]: "),
+            ("[", "configuration: not JSON"),
         ] {
             let error = FakeHost::<Color>::start(config).expect_err(config);
-            assert!(error.contains(name), "{config}: {error}");
+            assert!(error.starts_with(field), "{config}: {error}");
         }
     }
 }

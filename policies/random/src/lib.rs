@@ -1,56 +1,138 @@
-//! `random`: any ready subconn, each with the same chance. It has no configuration.
+//! `random`: any ready subconn, with chances after the weights of the endpoints.
 
-use hotpick_guest::{Nanos, PickInfo, PickResult, Placement, Policy, SubConn, below, parse_config};
+use hotpick_guest::config::Config as _;
+use hotpick_guest::random::Alias;
+use hotpick_guest::{
+    About, Description, Endpoint, Nanos, PickInfo, PickResult, Placement, Policy, SubConn, SubConnMap, below,
+};
+
+hotpick_guest::config! {
+    /// Any ready endpoint.
+    struct Config {
+        /// Whether an endpoint's chance is as its weight; otherwise all are alike.
+        weighted: bool = true,
+    }
+}
 
 #[derive(Debug)]
 struct Random {
+    config: Config,
     ready: Vec<SubConn>,
+    /// Other than 1.
+    weights: SubConnMap<u32>,
+    /// If the weights of the ready ones differ.
+    shares: Option<Alias>,
 }
-
-#[derive(Debug, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Config {}
 
 impl Policy for Random {
     fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
-        let Config {} = parse_config(config)?;
-        Ok(Self { ready: Vec::new() })
+        let config = Config::parse(config)?;
+        Ok(Self { config, ready: Vec::new(), weights: SubConnMap::default(), shares: None })
+    }
+
+    fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
+        if !self.config.weighted {
+            return;
+        }
+        for id in removed {
+            self.weights.remove(*id);
+        }
+        for endpoint in added {
+            match endpoint.weight {
+                1 => self.weights.remove(endpoint.id),
+                weight => self.weights.insert(endpoint.id, weight),
+            };
+        }
+        self.share();
     }
 
     fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
         self.ready = ready.to_vec();
+        self.share();
     }
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
-        let at = below(self.ready.len(), info.random);
+        let at = match &self.shares {
+            Some(shares) => shares.choose(info.random),
+            None => below(self.ready.len(), info.random),
+        };
         self.ready.get(at).map_or(PickResult::Queue, |picked| PickResult::Pick(*picked))
     }
 }
 
-hotpick_guest::export!(Random);
+impl Random {
+    fn share(&mut self) {
+        let weight = |id: &SubConn| f64::from(self.weights.get(*id).copied().unwrap_or(1));
+        let weights: Vec<f64> = self.ready.iter().map(weight).collect();
+        let differ = weights.windows(2).any(|pair| pair[0] != pair[1]);
+        self.shares = differ.then(|| Alias::new(&weights));
+    }
+}
+
+impl About for Random {
+    fn describe() -> Description {
+        Description::of::<Config>("Any ready endpoint, with chances after the weights.")
+    }
+}
+
+hotpick_guest::export!(Random: About);
 
 #[cfg(test)]
 mod tests {
-    use hotpick_guest::testing::FakeHost;
+    use hotpick_guest::testing::{FakeHost, chi_square, endpoint};
 
     use super::*;
 
+    fn weighted(weights: &[u32]) -> Vec<Endpoint> {
+        weights
+            .iter()
+            .zip(0..)
+            .map(|(weight, id)| Endpoint { weight: *weight, ..endpoint(id, &[]) })
+            .collect()
+    }
+
     #[test]
     fn the_shares_are_even() {
-        let mut host = FakeHost::<Random>::start("{}").expect("no configuration is needed");
-        host.ready(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
-        let mut counts = [0f64; 10];
-        for picked in host.picks(100_000) {
-            counts[picked as usize] += 1.0;
+        for n in [1, 3, 10, 100, 1_000] {
+            let mut host = FakeHost::<Random>::start("{}").expect("no configuration is needed");
+            let ids: Vec<SubConn> = (0..n).collect();
+            host.ready(&ids);
+            let mut counts = vec![0; ids.len()];
+            host.picks(100 * ids.len()).into_iter().for_each(|id| counts[id as usize] += 1);
+            assert!(chi_square(&counts, &vec![1.0; ids.len()]).is_likely(), "{n}: {counts:?}");
         }
-        let chi_square: f64 = counts.iter().map(|count| (count - 10_000.0).powi(2) / 10_000.0).sum();
-        // 9 degrees of freedom: more than 27.9 has a chance of 0.1 %, and the seed is fixed.
-        assert!(chi_square < 27.9, "chi-square {chi_square}, counts {counts:?}");
+    }
+
+    #[test]
+    fn the_shares_are_as_the_weights_also_after_flaps() {
+        let mut host = FakeHost::<Random>::start("{}").expect("started");
+        host.endpoints(&weighted(&[1, 2, 3, 4]));
+        assert!(chi_square(&host.counts(&[0, 1, 2, 3], 10_000), &[1.0, 2.0, 3.0, 4.0]).is_likely());
+        host.ready(&[3, 1]);
+        assert!(chi_square(&host.counts(&[1, 3], 10_000), &[2.0, 4.0]).is_likely());
+        host.ready(&[0, 1, 2, 3]);
+        host.change(&weighted(&[5]), &[]);
+        assert!(chi_square(&host.counts(&[0, 1, 2, 3], 10_000), &[5.0, 2.0, 3.0, 4.0]).is_likely());
+    }
+
+    #[test]
+    fn weights_can_be_ignored() {
+        let mut host = FakeHost::<Random>::start(r#"{"weighted":false}"#).expect("started");
+        host.endpoints(&weighted(&[1, 100]));
+        assert!(chi_square(&host.counts(&[0, 1], 10_000), &[1.0, 1.0]).is_likely());
     }
 
     #[test]
     fn with_nothing_ready_rpcs_are_queued() {
         let mut host = FakeHost::<Random>::start("{}").expect("no configuration is needed");
         assert_eq!(host.pick(&Default::default()), PickResult::Queue);
+    }
+
+    #[test]
+    fn bad_configuration_is_refused_by_the_name_of_its_field() {
+        for config in [r#"{"weighted":1}"#, r#"{"weights":true}"#] {
+            let error = FakeHost::<Random>::start(config).expect_err(config);
+            assert!(error.starts_with("weight"), "{config}: {error}");
+        }
     }
 }

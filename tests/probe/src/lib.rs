@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use hotpick_guest::config::Config as _;
 use hotpick_guest::stats::Measure;
 use hotpick_guest::{
     About, Alarms, Connectivity, ConnectivityState, Description, FailCode, Handover, Nanos, Outcome,
     Outcomes, PickInfo, PickResult, Placement, Policy, Saved, StatusCode, SubConn, call, connections,
-    metrics, parse_config, stats, timers,
+    metrics, stats, timers,
 };
 
 /// Milliseconds between two alarms.
@@ -14,8 +15,8 @@ const PERIOD: Nanos = 20_000_000;
 
 struct Probe {
     mode: Mode,
-    leak: usize,
-    trap_at: Option<u64>,
+    leak: u32,
+    trap_at: Option<u32>,
     /// Every subconn, in the order in which they came, and its state.
     states: BTreeMap<SubConn, ConnectivityState>,
     ready: Vec<SubConn>,
@@ -32,36 +33,33 @@ struct Probe {
     latency: metrics::Histogram,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Mode {
-    /// The ready subconn with the fewest RPCs under way.
-    Least,
-    /// The first subconn, lazily; the next one when it fails.
-    PickFirst,
-    /// Each attempt of an RPC on another subconn, and what the host says of it in its metadata.
-    Tell,
+hotpick_guest::config! {
+    /// How it picks.
+    enum Mode {
+        /// The ready subconn with the fewest RPCs under way.
+        Least,
+        /// The first subconn, lazily; the next one when it fails.
+        PickFirst,
+        /// Each attempt of an RPC on another subconn, and what the host says of it in its metadata.
+        Tell,
+    }
 }
 
-#[derive(Debug, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Config {
-    #[serde(default = "least")]
-    mode: Mode,
-    /// Bytes to lose at each pick.
-    #[serde(default)]
-    leak: usize,
-    /// The pick, over all instances that could hand over, that goes wrong.
-    trap_at: Option<u64>,
-}
-
-const fn least() -> Mode {
-    Mode::Least
+hotpick_guest::config! {
+    /// How it picks, and what it does wrong.
+    struct Config {
+        /// How it picks.
+        mode: Mode = Mode::Least,
+        /// Bytes to lose at each pick.
+        leak: u32 = 0,
+        /// The pick, over all instances that could hand over, that goes wrong.
+        trap_at: Option<u32>,
+    }
 }
 
 impl Policy for Probe {
     fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
-        let Config { mode, leak, trap_at } = parse_config(config)?;
+        let Config { mode, leak, trap_at } = Config::parse(config)?;
         if mode == Mode::PickFirst {
             connections::declare_lazy();
         }
@@ -100,9 +98,9 @@ impl Policy for Probe {
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
         self.picks += 1;
-        assert!(Some(self.picks) != self.trap_at, "as configured");
+        assert!(Some(self.picks) != self.trap_at.map(u64::from), "as configured");
         if self.leak > 0 {
-            self.leaked.push(vec![1; self.leak]);
+            self.leaked.push(vec![1; self.leak as usize]);
         }
         let picked = match self.mode {
             Mode::Least => stats::least(&self.ready, Measure::InFlight),
@@ -190,10 +188,7 @@ impl Handover for Probe {
 
 impl About for Probe {
     fn describe() -> Description {
-        Description {
-            summary: "Uses every part of the contract.".to_owned(),
-            config_schema: r#"{"type":"object","properties":{"mode":{"enum":["least","pick_first","tell"]},"leak":{"type":"integer"}},"additionalProperties":false}"#.to_owned(),
-        }
+        Description::of::<Config>("Uses every part of the contract.")
     }
 }
 

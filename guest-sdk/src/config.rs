@@ -1,0 +1,742 @@
+//! Typed configurations: [`config!`](crate::config) makes of one declaration the type, its reader and its JSON
+//! Schema, so that they cannot differ.
+//!
+//! ```
+//! use hotpick_guest::{Duration, config::Config as _};
+//!
+//! hotpick_guest::config! {
+//!     /// Picks, with some pause.
+//!     struct Config {
+//!         /// How many are looked at.
+//!         #[range(2..=10)]
+//!         choice_count: u32 = 2,
+//!         /// How long to wait.
+//!         pause: Duration = Duration::from_secs(10),
+//!         /// Where this client is.
+//!         zone: String,
+//!     }
+//! }
+//!
+//! let config = Config::parse(r#"{ "zone": "a", "pause": "0.5s" }"#)?;
+//! assert_eq!((config.choice_count, config.pause.as_millis(), config.zone.as_str()), (2, 500, "a"));
+//!
+//! let refused = |config| Config::parse(config).expect_err("wrong");
+//! assert_eq!(refused(r#"{ "choiceCount": 1 }"#), "choiceCount: must be a whole number, 2 to 10, not 1");
+//! assert_eq!(refused(r#"{ "zone": "a", "size": 1 }"#), "size: no such field: there are choiceCount, pause, zone");
+//! assert_eq!(refused("{}"), "zone: must be given");
+//! # Ok::<(), String>(())
+//! ```
+//!
+//! Names are lowerCamelCase, as in gRPC's service configs; durations are texts like `"1.5s"`, as protobuf has
+//! them in JSON.
+
+use std::time::Duration;
+
+pub use crate::json::Value;
+use crate::json::{self, write_number, write_string};
+
+/// What a configuration, and each of its fields, can be.
+pub trait Setting: Sized {
+    /// Reads a value.
+    ///
+    /// # Errors
+    ///
+    /// It is another kind of value, or out of range.
+    fn read(value: &Value, range: Range) -> Result<Self, Refused>;
+
+    /// Writes the JSON Schema of such values, but for the braces around it.
+    fn schema(range: Range, out: &mut String);
+
+    /// Writes this value as JSON.
+    fn write(&self, out: &mut String);
+
+    /// What a field is that is not there and has no default.
+    fn absent() -> Option<Self> {
+        None
+    }
+}
+
+/// A whole configuration. [`config!`](crate::config) implements it for structs.
+pub trait Config: Setting {
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that begins with the field that is wrong.
+    fn parse(config: &str) -> Result<Self, String> {
+        let value = json::parse(config).map_err(|error| Refused::because(&error));
+        value.and_then(|value| Self::read(&value, Range::ALL)).map_err(Refused::into_sentence)
+    }
+
+    /// The JSON Schema (draft 2020-12) of the configuration.
+    #[must_use]
+    fn json_schema() -> String {
+        let mut schema = String::from("{\"$schema\":\"https://json-schema.org/draft/2020-12/schema\",");
+        Self::schema(Range::ALL, &mut schema);
+        schema.push('}');
+        schema
+    }
+}
+
+/// Bounds, both included: of a number, of a duration's seconds, of the length of a text or a list.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Range {
+    least: f64,
+    most: f64,
+}
+
+impl Range {
+    /// No bounds but those of the type.
+    pub const ALL: Self = Self { least: f64::MIN, most: f64::MAX };
+
+    fn within(self, least: f64, most: f64) -> Self {
+        Self { least: self.least.max(least), most: self.most.min(most) }
+    }
+
+    fn has(self, value: f64) -> bool {
+        self.least <= value && value <= self.most
+    }
+
+    /// What must be so: `a whole number, 2 to 10`.
+    #[inline(never)]
+    fn refuse(self, what: &str, unit: &str, given: &str) -> Refused {
+        let mut text = String::from(what);
+        if self != Self::ALL {
+            text.push_str(", ");
+            write_number(&mut text, self.least);
+            if self.most == f64::MAX {
+                text.push_str(" or more");
+            } else {
+                text.push_str(" to ");
+                write_number(&mut text, self.most);
+            }
+            text.push_str(unit);
+        }
+        Refused::not("must be ", &text, given)
+    }
+
+    fn schema(self, least: &str, most: &str, out: &mut String) {
+        for (name, bound) in [(least, self.least), (most, self.most)] {
+            if bound.abs() < f64::MAX {
+                out.push_str(",\"");
+                out.push_str(name);
+                out.push_str("\":");
+                write_number(out, bound);
+            }
+        }
+    }
+}
+
+impl From<std::ops::RangeInclusive<f64>> for Range {
+    fn from(range: std::ops::RangeInclusive<f64>) -> Self {
+        Self { least: *range.start(), most: *range.end() }
+    }
+}
+
+impl From<std::ops::RangeInclusive<u32>> for Range {
+    fn from(range: std::ops::RangeInclusive<u32>) -> Self {
+        Self { least: (*range.start()).into(), most: (*range.end()).into() }
+    }
+}
+
+/// Why a value is not taken: where it is, a colon, and what it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused(String);
+
+impl Refused {
+    /// For this reason: `must be even`.
+    #[must_use]
+    pub fn because(what: &str) -> Self {
+        let mut text = String::from(": ");
+        text.push_str(what);
+        Self(text)
+    }
+
+    /// Because it is another kind of value: `must be {expected}, not a string`.
+    #[must_use]
+    pub fn kind(expected: &str, given: &Value) -> Self {
+        Self::not("must be ", expected, given.kind())
+    }
+
+    #[inline(never)]
+    fn not(must: &str, expected: &str, given: &str) -> Self {
+        let mut what = String::from(must);
+        what.push_str(expected);
+        what.push_str(", not ");
+        what.push_str(given);
+        Self::because(&what)
+    }
+
+    /// The same, of a value inside of this field.
+    #[must_use]
+    #[inline(never)]
+    pub fn within(self, field: &str) -> Self {
+        let mut path = String::from(field);
+        if !matches!(self.0.as_bytes().first(), Some(b':' | b'[')) {
+            path.push('.');
+        }
+        path.push_str(&self.0);
+        Self(path)
+    }
+
+    fn into_sentence(self) -> String {
+        if self.0.starts_with(':') { self.within("configuration").0 } else { self.0 }
+    }
+}
+
+fn shown(value: &Value) -> String {
+    let mut text = String::new();
+    match value {
+        Value::Number(number) if number.abs() < 1e18 => write_number(&mut text, *number),
+        Value::Number(_) => text.push_str("a number that large"),
+        Value::String(given) => write_string(&mut text, given),
+        other => text.push_str(other.kind()),
+    }
+    text
+}
+
+impl Setting for bool {
+    fn read(value: &Value, _range: Range) -> Result<Self, Refused> {
+        match value {
+            Value::Bool(value) => Ok(*value),
+            other => Err(Refused::kind("true or false", other)),
+        }
+    }
+
+    fn schema(_range: Range, out: &mut String) {
+        out.push_str("\"type\":\"boolean\"");
+    }
+
+    fn write(&self, out: &mut String) {
+        out.push_str(if *self { "true" } else { "false" });
+    }
+}
+
+impl Setting for u32 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within its range")]
+    fn read(value: &Value, range: Range) -> Result<Self, Refused> {
+        let range = range.within(0.0, Self::MAX.into());
+        match value {
+            Value::Number(value) if range.has(*value) && value % 1.0 == 0.0 => Ok(*value as Self),
+            other => Err(range.refuse("a whole number", "", &shown(other))),
+        }
+    }
+
+    fn schema(range: Range, out: &mut String) {
+        out.push_str("\"type\":\"integer\"");
+        range.within(0.0, Self::MAX.into()).schema("minimum", "maximum", out);
+    }
+
+    fn write(&self, out: &mut String) {
+        write_number(out, (*self).into());
+    }
+}
+
+impl Setting for f64 {
+    fn read(value: &Value, range: Range) -> Result<Self, Refused> {
+        match value {
+            Value::Number(value) if range.has(*value) => Ok(*value),
+            other => Err(range.refuse("a number", "", &shown(other))),
+        }
+    }
+
+    fn schema(range: Range, out: &mut String) {
+        out.push_str("\"type\":\"number\"");
+        range.schema("minimum", "maximum", out);
+    }
+
+    fn write(&self, out: &mut String) {
+        write_number(out, *self);
+    }
+}
+
+/// The longest that there is a use for, in seconds: some hundred years, as nanoseconds in 64 bits.
+const LONGEST: f64 = 3e9;
+
+impl Setting for Duration {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within its range")]
+    fn read(value: &Value, range: Range) -> Result<Self, Refused> {
+        let range = range.within(0.0, LONGEST);
+        let text = if let Value::String(text) = value { text.strip_suffix('s') } else { None };
+        match text.map(json::parse) {
+            Some(Ok(Value::Number(seconds))) if range.has(seconds) => {
+                Ok(Self::from_nanos((seconds * 1e9) as u64))
+            }
+            _ => Err(range.refuse("a duration like \"1.5s\"", " seconds", &shown(value))),
+        }
+    }
+
+    fn schema(_range: Range, out: &mut String) {
+        out.push_str("\"type\":\"string\",\"pattern\":\"^[0-9]+(\\\\.[0-9]+)?s$\"");
+    }
+
+    fn write(&self, out: &mut String) {
+        out.push('"');
+        write_number(out, self.as_secs_f64());
+        out.push_str("s\"");
+    }
+}
+
+/// Of 1 to 256 bytes, if no other range is given.
+impl Setting for String {
+    #[expect(clippy::cast_precision_loss, reason = "a length")]
+    fn read(value: &Value, range: Range) -> Result<Self, Refused> {
+        let range = range.within(1.0, 256.0);
+        match value {
+            Value::String(text) if range.has(text.len() as f64) => Ok(text.clone()),
+            Value::String(_) => Err(range.refuse("a string", " bytes long", &shown(value))),
+            other => Err(Refused::kind("a string", other)),
+        }
+    }
+
+    fn schema(range: Range, out: &mut String) {
+        out.push_str("\"type\":\"string\"");
+        range.within(1.0, 256.0).schema("minLength", "maxLength", out);
+    }
+
+    fn write(&self, out: &mut String) {
+        write_string(out, self);
+    }
+}
+
+/// The range is that of the value, if there is one.
+impl<T: Setting> Setting for Option<T> {
+    fn read(value: &Value, range: Range) -> Result<Self, Refused> {
+        if matches!(value, Value::Null) { Ok(None) } else { T::read(value, range).map(Some) }
+    }
+
+    fn schema(range: Range, out: &mut String) {
+        T::schema(range, out);
+    }
+
+    fn write(&self, out: &mut String) {
+        match self {
+            None => out.push_str("null"),
+            Some(value) => value.write(out),
+        }
+    }
+
+    fn absent() -> Option<Self> {
+        Some(None)
+    }
+}
+
+/// The range is that of the list's length.
+impl<T: Setting> Setting for Vec<T> {
+    #[expect(clippy::cast_precision_loss, reason = "a length")]
+    fn read(value: &Value, range: Range) -> Result<Self, Refused> {
+        let Value::Array(items) = value else { return Err(Refused::kind("an array", value)) };
+        if !range.has(items.len() as f64) {
+            let mut given = String::new();
+            write_number(&mut given, items.len() as f64);
+            return Err(range.refuse("an array", " items long", &given));
+        }
+        let item = |(at, item): (usize, &Value)| {
+            T::read(item, Range::ALL).map_err(|refused| {
+                let mut field = String::from("[");
+                write_number(&mut field, at as f64);
+                field.push(']');
+                refused.within(&field)
+            })
+        };
+        items.iter().enumerate().map(item).collect()
+    }
+
+    fn schema(range: Range, out: &mut String) {
+        out.push_str("\"type\":\"array\",\"items\":{");
+        T::schema(Range::ALL, out);
+        out.push('}');
+        range.schema("minItems", "maxItems", out);
+    }
+
+    fn write(&self, out: &mut String) {
+        out.push('[');
+        for (at, item) in self.iter().enumerate() {
+            if at > 0 {
+                out.push(',');
+            }
+            item.write(out);
+        }
+        out.push(']');
+    }
+}
+
+/// `minRingSize` of `min_ring_size`.
+fn camel(field: &str) -> String {
+    let mut name = String::with_capacity(field.len());
+    let mut up = false;
+    for byte in field.bytes() {
+        if byte == b'_' {
+            up = true;
+        } else {
+            name.push(if std::mem::take(&mut up) { byte.to_ascii_uppercase() } else { byte }.into());
+        }
+    }
+    name
+}
+
+/// `round_robin` of `RoundRobin`.
+fn snake(variant: &str) -> String {
+    let mut name = String::with_capacity(variant.len() + 2);
+    for byte in variant.bytes() {
+        if byte.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(byte.to_ascii_lowercase().into());
+    }
+    name
+}
+
+/// What [`config!`](crate::config) is made with.
+#[doc(hidden)]
+pub mod __making {
+    use super::{Range, Refused, Setting, Value, camel, snake, write_string};
+
+    fn listed(names: &[&str], style: fn(&str) -> String) -> String {
+        let mut list = String::new();
+        for name in names {
+            if !list.is_empty() {
+                list.push_str(", ");
+            }
+            list.push_str(&style(name));
+        }
+        list
+    }
+
+    /// The fields of an object, if there are no others than these.
+    pub fn fields<'a>(value: &'a Value, known: &[&str]) -> Result<&'a [(String, Value)], Refused> {
+        let Value::Object(fields) = value else { return Err(Refused::kind("an object", value)) };
+        for (name, _) in fields {
+            if !known.iter().any(|field| camel(field) == *name) {
+                let mut what = String::from("no such field: there ");
+                what.push_str(if known.is_empty() { "are none" } else { "are " });
+                what.push_str(&listed(known, camel));
+                return Err(Refused::because(&what).within(name));
+            }
+        }
+        Ok(fields)
+    }
+
+    fn find<'a>(fields: &'a [(String, Value)], name: &str) -> Option<&'a Value> {
+        let name = camel(name);
+        fields.iter().find(|(field, _)| *field == name).map(|(_, value)| value)
+    }
+
+    #[inline(never)]
+    fn within(refused: Refused, name: &str) -> Refused {
+        refused.within(&camel(name))
+    }
+
+    pub fn field<T: Setting>(
+        fields: &[(String, Value)],
+        name: &str,
+        range: Range,
+        default: Option<T>,
+    ) -> Result<T, Refused> {
+        let read = match find(fields, name) {
+            Some(value) => T::read(value, range),
+            None => default.or_else(T::absent).ok_or_else(|| Refused::because("must be given")),
+        };
+        read.map_err(|refused| within(refused, name))
+    }
+
+    /// Documentation has a blank before each line.
+    fn trimmed(doc: &str) -> &str {
+        doc.strip_prefix(' ').unwrap_or(doc)
+    }
+
+    const OBJECT: &str = "\"type\":\"object\",\"description\":";
+
+    pub fn object_schema(doc: &str, out: &mut String) {
+        out.push_str(OBJECT);
+        write_string(out, trimmed(doc));
+        out.push_str(",\"additionalProperties\":false,\"properties\":{");
+    }
+
+    pub fn written<T: Setting>(value: &T) -> String {
+        let mut out = String::new();
+        value.write(&mut out);
+        out
+    }
+
+    /// `default` is JSON.
+    pub fn field_schema(
+        name: &str,
+        doc: &str,
+        range: Range,
+        schema: fn(Range, &mut String),
+        default: Option<String>,
+        out: &mut String,
+    ) {
+        comma(out);
+        write_string(out, &camel(name));
+        out.push_str(":{");
+        let from = out.len();
+        schema(range, out);
+        // A type's own description makes room for what it is here.
+        let is_described = out.as_bytes()[from..].starts_with(OBJECT.as_bytes());
+        if !doc.is_empty() && !is_described {
+            out.push_str(",\"description\":");
+            write_string(out, trimmed(doc));
+        }
+        if let Some(default) = default {
+            out.push_str(",\"default\":");
+            out.push_str(&default);
+        }
+        out.push('}');
+    }
+
+    fn comma(out: &mut String) {
+        if !out.ends_with(['{', '[']) {
+            out.push(',');
+        }
+    }
+
+    pub fn required(names: &[&str], out: &mut String) {
+        out.push('}');
+        if !names.is_empty() {
+            out.push_str(",\"required\":");
+            strings(names, camel, out);
+        }
+    }
+
+    fn strings(names: &[&str], style: fn(&str) -> String, out: &mut String) {
+        out.push('[');
+        for name in names {
+            comma(out);
+            write_string(out, &style(name));
+        }
+        out.push(']');
+    }
+
+    pub fn write_field(name: &str, value: &str, out: &mut String) {
+        comma(out);
+        write_string(out, &camel(name));
+        out.push(':');
+        out.push_str(value);
+    }
+
+    /// Which of these names it is.
+    pub fn variant(value: &Value, names: &[&str]) -> Result<usize, Refused> {
+        let given = if let Value::String(given) = value { given.as_str() } else { "" };
+        let refused = || Refused::not("must be one of ", &listed(names, snake), &super::shown(value));
+        names.iter().position(|name| snake(name) == given).ok_or_else(refused)
+    }
+
+    pub fn enum_schema(names: &[&str], out: &mut String) {
+        out.push_str("\"enum\":");
+        strings(names, snake, out);
+    }
+
+    pub fn write_variant(name: &str, out: &mut String) {
+        write_string(out, &snake(name));
+    }
+}
+
+/// Declares a configuration; see [the module](crate::config).
+///
+/// A struct's fields have a default, or must be given if they have none; `#[range(...)]` before a field bounds
+/// its number, its seconds or its length. An enum's variants are given by name, in snake_case.
+#[macro_export]
+macro_rules! config {
+    (
+        $(#[doc = $doc:literal])*
+        $vis:vis struct $name:ident {
+            $(
+                $(#[doc = $field_doc:literal])*
+                $(#[range($range:expr)])?
+                $field_vis:vis $field:ident: $type:ty $(= $default:expr)?
+            ),* $(,)?
+        }
+    ) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Debug)]
+        $vis struct $name {
+            $($(#[doc = $field_doc])* $field_vis $field: $type,)*
+        }
+
+        impl $crate::config::Setting for $name {
+            fn read(
+                value: &$crate::config::Value,
+                _range: $crate::config::Range,
+            ) -> Result<Self, $crate::config::Refused> {
+                let _fields = $crate::config::__making::fields(value, &[$(stringify!($field)),*])?;
+                Ok(Self {
+                    $($field: $crate::config::__making::field(
+                        _fields,
+                        stringify!($field),
+                        $crate::config!(@range $($range)?),
+                        $crate::config!(@default $($default)?),
+                    )?,)*
+                })
+            }
+
+            fn schema(_range: $crate::config::Range, out: &mut String) {
+                $crate::config::__making::object_schema(concat!($($doc),*), out);
+                $($crate::config::__making::field_schema(
+                    stringify!($field),
+                    concat!($($field_doc),*),
+                    $crate::config!(@range $($range)?),
+                    <$type as $crate::config::Setting>::schema,
+                    $crate::config!(@written $type $(= $default)?),
+                    out,
+                );)*
+                let mut _required: Vec<&str> = Vec::new();
+                $(if $crate::config!(@is_required $type $(= $default)?) { _required.push(stringify!($field)); })*
+                $crate::config::__making::required(&_required, out);
+            }
+
+            fn write(&self, out: &mut String) {
+                out.push('{');
+                $($crate::config::__making::write_field(
+                    stringify!($field),
+                    &$crate::config::__making::written(&self.$field),
+                    out,
+                );)*
+                out.push('}');
+            }
+        }
+
+        impl $crate::config::Config for $name {}
+    };
+
+    (
+        $(#[doc = $doc:literal])*
+        $vis:vis enum $name:ident {
+            $($(#[doc = $variant_doc:literal])* $variant:ident),+ $(,)?
+        }
+    ) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        $vis enum $name {
+            $($(#[doc = $variant_doc])* $variant,)+
+        }
+
+        impl $crate::config::Setting for $name {
+            fn read(
+                value: &$crate::config::Value,
+                _range: $crate::config::Range,
+            ) -> Result<Self, $crate::config::Refused> {
+                const VARIANTS: &[$name] = &[$($name::$variant),+];
+                let at = $crate::config::__making::variant(value, &[$(stringify!($variant)),+])?;
+                Ok(VARIANTS[at])
+            }
+
+            fn schema(_range: $crate::config::Range, out: &mut String) {
+                $crate::config::__making::enum_schema(&[$(stringify!($variant)),+], out);
+            }
+
+            fn write(&self, out: &mut String) {
+                let name = match self { $(Self::$variant => stringify!($variant),)+ };
+                $crate::config::__making::write_variant(name, out);
+            }
+        }
+    };
+
+    (@range) => { $crate::config::Range::ALL };
+    (@range $range:expr) => { $crate::config::Range::from($range) };
+    (@default) => { None };
+    (@default $default:expr) => { Some($default) };
+    (@written $type:ty) => { None };
+    (@written $type:ty = $default:expr) => { Some($crate::config::__making::written::<$type>(&$default)) };
+    (@is_required $type:ty = $default:expr) => { false };
+    (@is_required $type:ty) => { <$type as $crate::config::Setting>::absent().is_none() };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::config! {
+        /// An inner one.
+        struct Inner {
+            /// A share.
+            #[range(0.0..=1.0)]
+            share: f64 = 0.25,
+        }
+    }
+
+    crate::config! {
+        /// How.
+        enum Mode {
+            /// First.
+            RoundRobin,
+            /// Second.
+            P2c,
+        }
+    }
+
+    crate::config! {
+        /// All
+        /// kinds.
+        struct All {
+            /// A number.
+            #[range(1..=100)]
+            min_size: u32 = 10,
+            #[range(0.1..=60.0)]
+            wait_time: Duration = Duration::from_millis(1_500),
+            mode: Mode = Mode::P2c,
+            inner: Option<Inner>,
+            #[range(1..=2)]
+            keys: Vec<String> = vec!["color".to_owned()],
+            on: bool = true,
+        }
+    }
+
+    #[test]
+    fn everything_can_be_given_or_left_out() {
+        let all = All::parse("{}").expect("defaults");
+        assert_eq!((all.min_size, all.mode, all.inner.is_none(), all.on), (10, Mode::P2c, true, true));
+        let text = r#"{"minSize":1,"waitTime":"0.1s","mode":"round_robin","inner":{"share":1},"keys":["a","b"],"on":false}"#;
+        let all = All::parse(text).expect("good");
+        assert_eq!((all.min_size, all.mode, all.on), (1, Mode::RoundRobin, false));
+        assert_eq!((all.wait_time, all.keys.len()), (Duration::from_millis(100), 2));
+        assert_eq!(all.inner.as_ref().map(|inner| inner.share), Some(1.0));
+        let mut written = String::new();
+        all.write(&mut written);
+        assert_eq!(written, text);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (config, sentence) in [
+            ("[]", "configuration: must be an object, not an array"),
+            ("{", "configuration: not JSON: no field name in quotes at byte 1"),
+            (r#"{"minSize":0}"#, "minSize: must be a whole number, 1 to 100, not 0"),
+            (r#"{"minSize":-1}"#, "minSize: must be a whole number, 1 to 100, not -1"),
+            (r#"{"minSize":1e300}"#, "minSize: must be a whole number, 1 to 100, not a number that large"),
+            (r#"{"minSize":1.5}"#, "minSize: must be a whole number, 1 to 100, not 1.5"),
+            (r#"{"minSize":"1"}"#, "minSize: must be a whole number, 1 to 100, not \"1\""),
+            (r#"{"waitTime":10}"#, "waitTime: must be a duration like \"1.5s\", 0.1 to 60 seconds, not 10"),
+            (
+                r#"{"waitTime":"-1s"}"#,
+                "waitTime: must be a duration like \"1.5s\", 0.1 to 60 seconds, not \"-1s\"",
+            ),
+            (r#"{"mode":"random"}"#, "mode: must be one of round_robin, p2c, not \"random\""),
+            (r#"{"inner":{"share":2}}"#, "inner.share: must be a number, 0 to 1, not 2"),
+            (r#"{"inner":{"chare":2}}"#, "inner.chare: no such field: there are share"),
+            (r#"{"keys":[]}"#, "keys: must be an array, 1 to 2 items long, not 0"),
+            (r#"{"keys":["a",7]}"#, "keys[1]: must be a string, not a number"),
+            (r#"{"keys":[""]}"#, "keys[0]: must be a string, 1 to 256 bytes long, not \"\""),
+            (r#"{"on":1}"#, "on: must be true or false, not a number"),
+            (r#"{"on":null}"#, "on: must be true or false, not null"),
+        ] {
+            assert_eq!(All::parse(config).expect_err(config), sentence);
+        }
+    }
+
+    #[test]
+    fn the_schema_is_of_the_same_declaration() {
+        let schema: serde_json::Value = serde_json::from_str(&All::json_schema()).expect("JSON");
+        let fields = &schema["properties"];
+        assert_eq!(schema["description"], "All kinds.");
+        assert_eq!(fields["minSize"]["maximum"], 100);
+        assert_eq!(fields["minSize"]["default"], 10);
+        assert_eq!(fields["minSize"]["description"], "A number.");
+        assert_eq!(fields["waitTime"]["default"], "1.5s");
+        assert_eq!(fields["mode"]["enum"][0], "round_robin");
+        assert_eq!(fields["inner"]["properties"]["share"]["default"], 0.25);
+        assert_eq!(fields["keys"]["items"]["minLength"], 1);
+        assert_eq!(schema["additionalProperties"], false);
+    }
+}

@@ -1,0 +1,212 @@
+//! `bounded_hash`: consistent hashing with bounded loads. An RPC goes to the owner of its key, if that has not more
+//! than its share of the RPCs under way; otherwise to the next one on the ring that has not.
+//!
+//! After Mirrokni, Thorup and Zadimoghaddam (2016): no endpoint has more than (1 + epsilon) times the mean, rounded
+//! up, and with n endpoints a key has its owner but for O(1/epsilon^2) of them. What is counted are the RPCs that
+//! this policy has picked for and that have not ended, as far as it has been told: some milliseconds late.
+
+use hotpick_guest::config::Config as _;
+use hotpick_guest::key::{HashOn, Key};
+use hotpick_guest::ring::Ring;
+use hotpick_guest::{
+    About, Description, Endpoint, Nanos, Outcome, Outcomes, PickInfo, PickResult, Placement, Policy, SubConn,
+    SubConnMap,
+};
+
+hotpick_guest::config! {
+    /// Consistent hashing with bounded loads.
+    struct Config {
+        /// What is hashed: "metadata:" and a key, "method", or "random".
+        hash_on: HashOn = HashOn::hash_key(),
+        /// How far above the mean an endpoint's load may be: 0.25 is a quarter.
+        #[range(0.01..=100.0)]
+        epsilon: f64 = 0.25,
+        /// The ring has at least so many points.
+        #[range(1..=1_048_576)]
+        min_ring_size: u32 = 1_024,
+        /// And at most so many, however many endpoints there are.
+        #[range(1..=1_048_576)]
+        max_ring_size: u32 = 65_536,
+    }
+}
+
+#[derive(Debug)]
+struct BoundedHash {
+    config: Config,
+    key: Key,
+    endpoints: SubConnMap<Endpoint>,
+    ring: Ring,
+    /// RPCs under way to each ready endpoint.
+    loads: SubConnMap<u32>,
+    /// And to all of them.
+    total: u32,
+}
+
+impl Policy for BoundedHash {
+    fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
+        let config = Config::parse(config)?;
+        if config.min_ring_size > config.max_ring_size {
+            return Err("minRingSize: must not be more than maxRingSize".to_owned());
+        }
+        let key = Key::declare(config.hash_on.clone(), "hashOn")?;
+        let (endpoints, loads) = (SubConnMap::default(), SubConnMap::default());
+        Ok(Self { config, key, endpoints, ring: Ring::default(), loads, total: 0 })
+    }
+
+    fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
+        for id in removed {
+            self.endpoints.remove(*id);
+        }
+        for endpoint in added {
+            self.endpoints.insert(endpoint.id, endpoint.clone());
+        }
+        let Config { min_ring_size, max_ring_size, .. } = self.config;
+        self.ring = Ring::new(self.endpoints.values(), min_ring_size, max_ring_size);
+    }
+
+    fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
+        // RPCs to one whose connection is lost end with it.
+        let load = |id: &SubConn| (*id, self.loads.get(*id).copied().unwrap_or(0));
+        self.loads = ready.iter().map(load).collect();
+        self.total = self.loads.values().sum();
+    }
+
+    fn pick(&mut self, info: &PickInfo) -> PickResult {
+        let hash = self.key.of(info).unwrap_or(info.random);
+        let capacity = self.capacity();
+        // Those that are not ready have no capacity.
+        let loads = &self.loads;
+        let has_room = |id: &SubConn| loads.get(*id).is_some_and(|load| *load < capacity);
+        let Some(picked) = self.ring.from(hash).find(has_room).or_else(|| self.least_loaded()) else {
+            return PickResult::Queue;
+        };
+        *self.loads.get_or_insert_with(picked, || 0) += 1;
+        self.total += 1;
+        PickResult::Pick(picked)
+    }
+}
+
+impl BoundedHash {
+    /// How many RPCs an endpoint may have, the next one included.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "RPCs under way")]
+    #[expect(clippy::cast_precision_loss, reason = "a number of endpoints")]
+    fn capacity(&self) -> u32 {
+        let mean = f64::from(self.total + 1) / self.loads.len().max(1) as f64;
+        // What a share of a third is short of a whole number by its representation is not another RPC.
+        (mean * (1.0 + self.config.epsilon) - 1e-9).ceil() as u32
+    }
+
+    /// For a ring on which no ready endpoint with room has a point: `maxRingSize` is less than there are endpoints.
+    fn least_loaded(&self) -> Option<SubConn> {
+        self.loads.iter().min_by_key(|(id, load)| (**load, *id)).map(|(id, _)| id)
+    }
+}
+
+impl Outcomes for BoundedHash {
+    fn done(&mut self, batch: &[Outcome], _now: Nanos) {
+        for outcome in batch {
+            if let Some(load) = self.loads.get_mut(outcome.subconn).filter(|load| **load > 0) {
+                *load -= 1;
+                self.total -= 1;
+            }
+        }
+    }
+}
+
+impl About for BoundedHash {
+    fn describe() -> Description {
+        Description::of::<Config>("Consistent hashing, but no endpoint has much more than the mean.")
+    }
+}
+
+hotpick_guest::export!(BoundedHash: Outcomes, About);
+
+#[cfg(test)]
+mod tests {
+    use hotpick_guest::random::Random;
+    use hotpick_guest::testing::{FakeHost, Rpc, endpoint, outcome};
+    use hotpick_guest::{Duration, StatusCode};
+
+    use super::*;
+
+    fn start(config: &str, n: u32) -> FakeHost<BoundedHash> {
+        let mut host = FakeHost::start(config).expect("started");
+        host.endpoints(&(0..n).map(|id| endpoint(id, &[])).collect::<Vec<_>>());
+        host
+    }
+
+    fn rpc(key: usize) -> Rpc {
+        Rpc::with_metadata("hash-key", &format!("user-{key}"))
+    }
+
+    fn end(host: &mut FakeHost<BoundedHash>, id: SubConn) {
+        host.done(&[outcome(id, StatusCode::Ok, Duration::ZERO)]);
+    }
+
+    #[test]
+    fn a_key_has_its_owner_as_long_as_there_is_room() {
+        let mut host = start("{}", 5);
+        let owner = host.picks_for(&rpc(1), 1)[0];
+        end(&mut host, owner);
+        for _ in 0..10 {
+            assert_eq!(host.picks_for(&rpc(1), 1), [owner]);
+            end(&mut host, owner);
+        }
+        // The second of two at a time may not be there: 2 of 2 is more than 1.25 times 2/5, rounded up.
+        let two = host.picks_for(&rpc(1), 2);
+        assert!(two[0] == owner && two[1] != owner);
+    }
+
+    #[test]
+    fn no_endpoint_has_more_than_its_bound_whatever_comes() {
+        for (epsilon, n) in [(0.1, 3u32), (0.25, 10), (1.0, 10), (0.25, 100)] {
+            let mut host = start(&format!(r#"{{"epsilon":{epsilon}}}"#), n);
+            let (mut random, mut under_way) = (Random::new(n.into()), Vec::new());
+            for round in 0..5_000 {
+                // One key in three is the same: what plain hashing would send to one endpoint.
+                let key = if random.below(3) == 0 { 0 } else { random.below(1_000) };
+                under_way.extend(host.picks_for(&rpc(key), 1));
+                assert_eq!(host.policy().total as usize, under_way.len());
+                let bound = (under_way.len() as f64 / f64::from(n) * (1.0 + epsilon) - 1e-9).ceil() as u32;
+                let picked = under_way.last().expect("picked");
+                assert!(host.policy().loads.get(*picked).is_some_and(|load| *load <= bound), "round {round}");
+                // Around 200 at a time.
+                if under_way.len() > random.below(400) {
+                    let ended = under_way.swap_remove(random.below(under_way.len()));
+                    end(&mut host, ended);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_is_not_ready_is_passed_over_and_its_load_forgotten() {
+        let mut host = start("{}", 3);
+        let owner = host.picks_for(&rpc(1), 1)[0];
+        let others: Vec<_> = (0..3).filter(|id| *id != owner).collect();
+        host.ready(&others);
+        assert_eq!(host.policy().total, 0);
+        assert_ne!(host.picks_for(&rpc(1), 1), [owner]);
+        // What ends then is not counted twice.
+        end(&mut host, owner);
+        assert_eq!(host.policy().total, 1);
+        host.ready(&[]);
+        assert_eq!(host.pick(&rpc(1)), PickResult::Queue);
+    }
+
+    #[test]
+    fn bad_configuration_is_refused_by_the_name_of_its_field() {
+        for (config, field) in [
+            (r#"{"epsilon":0}"#, "epsilon: must be a number, 0.01 to 100, not 0"),
+            (r#"{"epsilon":-0.5}"#, "epsilon: "),
+            (r#"{"epsilon":1e308}"#, "epsilon: "),
+            (r#"{"epsilon":"0.25"}"#, "epsilon: "),
+            (r#"{"minRingSize":100000}"#, "minRingSize: must not be more than maxRingSize"),
+            (r#"{"hashOn":""}"#, "hashOn: "),
+            (r#"{"eps":1}"#, "eps: no such field"),
+        ] {
+            let error = FakeHost::<BoundedHash>::start(config).expect_err(config);
+            assert!(error.starts_with(field), "{config}: {error}");
+        }
+    }
+}

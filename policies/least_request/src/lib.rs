@@ -1,0 +1,219 @@
+//! `least_request`: the ready subconn with the fewest RPCs under way, of some that are chosen at random, or of
+//! all.
+//!
+//! After gRFC A48 and Envoy's least request balancer: with two choices the load of the fullest falls
+//! exponentially (Mitzenmacher, 2001), and no client runs after the one endpoint that all of them find empty.
+//! The counts are the host's: they are of all RPCs of the channel, and outlive a swap.
+//!
+//! An endpoint whose connection has no free stream (the peer's MAX_CONCURRENT_STREAMS) is not picked as long as
+//! another one has; if none has, RPCs wait for the first to become free.
+
+use hotpick_guest::config::Config as _;
+use hotpick_guest::random::{Random, two_below};
+use hotpick_guest::{
+    About, Description, Endpoint, Nanos, Outcome, Outcomes, PickInfo, PickResult, Placement, Policy, SubConn,
+    SubConnMap, below, stats,
+};
+
+hotpick_guest::config! {
+    /// The ready endpoint with the fewest RPCs under way.
+    struct Config {
+        /// How the candidates are found.
+        selection_method: Selection = Selection::NChoices,
+        /// How many endpoints n_choices looks at.
+        #[range(2..=100)]
+        choice_count: u32 = 2,
+    }
+}
+
+hotpick_guest::config! {
+    /// How the candidates are found, as Envoy names it.
+    enum Selection {
+        /// Some at random.
+        NChoices,
+        /// All: exact, and slow if there are many.
+        FullScan,
+    }
+}
+
+#[derive(Debug)]
+struct LeastRequest {
+    config: Config,
+    ready: Vec<SubConn>,
+    /// Other than 1.
+    weights: SubConnMap<u32>,
+}
+
+/// An endpoint that could be picked.
+#[derive(Clone, Copy)]
+struct Candidate {
+    id: SubConn,
+    /// RPCs, this one included.
+    rpcs: u64,
+    weight: u64,
+}
+
+impl Candidate {
+    /// Fewer RPCs for its weight.
+    const fn is_better_than(self, other: Self) -> bool {
+        self.rpcs * other.weight < other.rpcs * self.weight
+    }
+}
+
+impl Policy for LeastRequest {
+    fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
+        let config = Config::parse(config)?;
+        Ok(Self { config, ready: Vec::new(), weights: SubConnMap::default() })
+    }
+
+    fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
+        for id in removed {
+            self.weights.remove(*id);
+        }
+        for endpoint in added {
+            match endpoint.weight {
+                1 => self.weights.remove(endpoint.id),
+                weight => self.weights.insert(endpoint.id, weight),
+            };
+        }
+    }
+
+    fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
+        self.ready = ready.to_vec();
+    }
+
+    fn pick(&mut self, info: &PickInfo) -> PickResult {
+        let n = self.ready.len();
+        let best = match self.config.selection_method {
+            Selection::NChoices if n > self.config.choice_count as usize => {
+                self.choose(info.random).or_else(|| self.scan(info.random))
+            }
+            _ => self.scan(info.random),
+        };
+        best.map_or(PickResult::Queue, |best| PickResult::Pick(best.id))
+    }
+}
+
+impl LeastRequest {
+    /// The best of some.
+    fn choose(&self, random: u64) -> Option<Candidate> {
+        let n = self.ready.len();
+        if self.config.choice_count == 2 {
+            let (first, second) = two_below(n, random);
+            return self.best([first, second].into_iter());
+        }
+        // With repetition, as in gRFC A48.
+        let mut random = Random::new(random);
+        self.best((0..self.config.choice_count).map(|_| random.below(n)))
+    }
+
+    /// The best of all, from a random one on: of equal ones none is preferred.
+    fn scan(&self, random: u64) -> Option<Candidate> {
+        let n = self.ready.len();
+        let first = below(n, random);
+        self.best((first..n).chain(0..first))
+    }
+
+    /// The best of these that have a free stream; the first one if they are equal.
+    fn best(&self, among: impl Iterator<Item = usize>) -> Option<Candidate> {
+        let free = among.filter_map(|at| self.candidate(self.ready[at]));
+        free.reduce(|best, other| if other.is_better_than(best) { other } else { best })
+    }
+
+    fn candidate(&self, id: SubConn) -> Option<Candidate> {
+        let known = stats::read(id)?;
+        let weight = self.weights.get(id).copied().unwrap_or(1);
+        let candidate = Candidate { id, rpcs: u64::from(known.in_flight) + 1, weight: weight.into() };
+        (known.in_flight < known.max_streams).then_some(candidate)
+    }
+}
+
+/// There is nothing to learn here: but after an RPC has ended those that wait for a stream are picked for again.
+impl Outcomes for LeastRequest {
+    fn done(&mut self, _batch: &[Outcome], _now: Nanos) {}
+}
+
+impl About for LeastRequest {
+    fn describe() -> Description {
+        Description::of::<Config>("The ready endpoint with the fewest RPCs under way, of some or of all.")
+    }
+}
+
+hotpick_guest::export!(LeastRequest: Outcomes, About);
+
+#[cfg(test)]
+mod tests {
+    use hotpick_guest::stats::Summary;
+    use hotpick_guest::testing::{FakeHost, chi_square, endpoint, summary};
+
+    use super::*;
+
+    fn start(config: &str, in_flight: &[u32]) -> FakeHost<LeastRequest> {
+        let mut host = FakeHost::start(config).expect("started");
+        let ids: Vec<SubConn> = in_flight.iter().zip(0..).map(|(_, id)| id).collect();
+        for (in_flight, id) in in_flight.iter().zip(0..) {
+            host.set_stats(id, Summary { in_flight: *in_flight, ..summary() });
+        }
+        host.ready(&ids);
+        host
+    }
+
+    #[test]
+    fn of_two_at_random_the_one_with_fewer_rpcs() {
+        let mut host = start("{}", &[0, 1, 2, 3]);
+        // Of the six pairs the least loaded wins three, the next one two, the next one one.
+        let counts = host.counts(&[0, 1, 2, 3], 6_000);
+        assert!(chi_square(&counts, &[3.0, 2.0, 1.0, 0.0]).is_likely(), "{counts:?}");
+    }
+
+    #[test]
+    fn of_all_the_one_with_fewest_and_equal_ones_alike() {
+        let mut host = start(r#"{"selectionMethod":"full_scan"}"#, &[5, 2, 7, 2, 2]);
+        let counts = host.counts(&[0, 1, 2, 3, 4], 3_000);
+        // From 0 or 1 on it is 1, from 2 or 3 on it is 3.
+        assert!(chi_square(&counts, &[0.0, 2.0, 0.0, 2.0, 1.0]).is_likely(), "{counts:?}");
+    }
+
+    #[test]
+    fn more_choices_are_more_often_right() {
+        let mut host = start(r#"{"choiceCount":3}"#, &[0, 9, 9, 9, 9, 9, 9, 9, 9, 9]);
+        let counts = host.counts(&[0], 10_000);
+        let shares = [1.0 - 0.9f64.powi(3), 0.9f64.powi(3)];
+        assert!(chi_square(&[counts[0], 10_000 - counts[0]], &shares).is_likely(), "{counts:?}");
+    }
+
+    #[test]
+    fn a_connection_without_a_free_stream_is_left_out() {
+        let mut host = start("{}", &[0, 0, 0]);
+        for id in [0, 1] {
+            host.set_stats(id, Summary { in_flight: 1, max_streams: 1, ..summary() });
+        }
+        host.set_stats(2, Summary { in_flight: 50, ..summary() });
+        assert_eq!(host.counts(&[2], 100), [100]);
+        host.set_stats(2, Summary { in_flight: 100, ..summary() });
+        assert_eq!(host.pick(&Default::default()), PickResult::Queue);
+    }
+
+    #[test]
+    fn an_endpoint_of_twice_the_weight_has_twice_the_rpcs() {
+        let mut host = start(r#"{"selectionMethod":"full_scan"}"#, &[3, 2]);
+        host.change(&[Endpoint { weight: 2, ..endpoint(0, &[]) }], &[]);
+        assert_eq!(host.counts(&[0, 1], 10), [10, 0]);
+        host.set_stats(0, Summary { in_flight: 6, ..summary() });
+        assert_eq!(host.counts(&[0, 1], 10), [0, 10]);
+    }
+
+    #[test]
+    fn bad_configuration_is_refused_by_the_name_of_its_field() {
+        for (config, field) in [
+            (r#"{"choiceCount":1}"#, "choiceCount: must be a whole number, 2 to 100, not 1"),
+            (r#"{"choiceCount":-2}"#, "choiceCount: "),
+            (r#"{"choiceCount":1e9}"#, "choiceCount: "),
+            (r#"{"selectionMethod":"all"}"#, "selectionMethod: must be one of n_choices, full_scan"),
+            (r#"{"choices":2}"#, "choices: no such field"),
+        ] {
+            let error = FakeHost::<LeastRequest>::start(config).expect_err(config);
+            assert!(error.starts_with(field), "{config}: {error}");
+        }
+    }
+}

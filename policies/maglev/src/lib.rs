@@ -1,0 +1,190 @@
+//! `maglev`: consistent hashing by a table. Each endpoint has the same share of the keys, to one entry, and a pick
+//! costs one look; when an endpoint comes or goes a few keys more than its own move.
+//!
+//! After Maglev (Eisenbud et al., NSDI 2016) and Envoy's balancer of that name. The table is of all endpoints; the
+//! entries of those that are not ready are taken by whoever has the next entry, until they are back: a flap moves
+//! the keys of one endpoint, and no others.
+
+mod table;
+
+use hotpick_guest::config::Config as _;
+use hotpick_guest::key::{HashOn, Key};
+use hotpick_guest::{
+    About, Description, Endpoint, Nanos, PickInfo, PickResult, Placement, Policy, SubConn, SubConnMap,
+    SubConnSet, below,
+};
+
+use self::table::{Table, is_prime};
+
+hotpick_guest::config! {
+    /// Consistent hashing by a table.
+    struct Config {
+        /// What is hashed: "metadata:" and a key, "method", or "random".
+        hash_on: HashOn = HashOn::hash_key(),
+        /// Entries of the table: a prime number, some hundred times the number of endpoints.
+        #[range(2..=1_000_003)]
+        table_size: u32 = 65_537,
+    }
+}
+
+#[derive(Debug)]
+struct Maglev {
+    config: Config,
+    key: Key,
+    endpoints: SubConnMap<Endpoint>,
+    /// Of all endpoints.
+    table: Table,
+    /// The same, of the ready ones; empty if there are none.
+    ready: Vec<SubConn>,
+    /// Those that are ready.
+    now: SubConnSet,
+}
+
+impl Policy for Maglev {
+    fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
+        let config = Config::parse(config)?;
+        if !is_prime(config.table_size) {
+            return Err(format!("tableSize: must be a prime number, not {}", config.table_size));
+        }
+        let key = Key::declare(config.hash_on.clone(), "hashOn")?;
+        Ok(Self {
+            config,
+            key,
+            endpoints: SubConnMap::default(),
+            table: Table::default(),
+            ready: Vec::new(),
+            now: SubConnSet::default(),
+        })
+    }
+
+    fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
+        let ready = std::mem::take(&mut self.now);
+        for id in removed {
+            self.endpoints.remove(*id);
+        }
+        for endpoint in added {
+            self.endpoints.insert(endpoint.id, endpoint.clone());
+        }
+        self.table = Table::new(self.endpoints.values(), self.config.table_size);
+        self.fill(ready);
+    }
+
+    fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
+        self.fill(ready.into());
+    }
+
+    fn pick(&mut self, info: &PickInfo) -> PickResult {
+        let size = self.ready.len();
+        if size == 0 {
+            return PickResult::Queue;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "less than the size")]
+        let at =
+            self.key.of(info).map_or_else(|| below(size, info.random), |hash| (hash % size as u64) as usize);
+        PickResult::Pick(self.ready[at])
+    }
+}
+
+impl Maglev {
+    /// Makes the table of the ready ones.
+    fn fill(&mut self, now: SubConnSet) {
+        let Table { owners, entries } = &self.table;
+        let is_ready: Vec<_> = owners.iter().map(|id| now.has(*id)).collect();
+        self.now = now;
+        self.ready.clear();
+        let ready = |owner: &&u32| is_ready[**owner as usize];
+        let Some(mut taker) = entries.iter().find(ready) else { return };
+        self.ready.resize(entries.len(), 0);
+        // From the end: what is beyond the last is the first.
+        for (entry, owner) in self.ready.iter_mut().zip(entries).rev() {
+            if ready(&owner) {
+                taker = owner;
+            }
+            *entry = owners[*taker as usize];
+        }
+    }
+}
+
+impl About for Maglev {
+    fn describe() -> Description {
+        Description::of::<Config>("Consistent hashing by a table: the same key goes to the same endpoint.")
+    }
+}
+
+hotpick_guest::export!(Maglev: About);
+
+#[cfg(test)]
+mod tests {
+    use hotpick_guest::testing::{FakeHost, Rpc, chi_square, endpoint};
+
+    use super::*;
+
+    fn start(n: u32) -> FakeHost<Maglev> {
+        let mut host = FakeHost::start(r#"{"tableSize":8009}"#).expect("started");
+        host.endpoints(&(0..n).map(|id| endpoint(id, &[])).collect::<Vec<_>>());
+        host
+    }
+
+    fn owners(host: &mut FakeHost<Maglev>) -> Vec<SubConn> {
+        let rpc = |key| Rpc::with_metadata("hash-key", &format!("user-{key}"));
+        (0..2_000).flat_map(|key| host.picks_for(&rpc(key), 1)).collect()
+    }
+
+    #[test]
+    fn the_same_key_goes_to_the_same_endpoint_and_the_shares_are_even() {
+        let mut host = start(10);
+        let owners_before = owners(&mut host);
+        assert_eq!(owners(&mut host), owners_before);
+        let mut counts = vec![0; 10];
+        owners_before.iter().for_each(|id| counts[*id as usize] += 1);
+        assert!(chi_square(&counts, &[1.0; 10]).is_likely(), "{counts:?}");
+    }
+
+    #[test]
+    fn a_flap_moves_the_keys_of_one_endpoint_and_to_all_others() {
+        let mut host = start(10);
+        let before = owners(&mut host);
+        host.ready(&[0, 1, 2, 3, 4, 5, 6, 8, 9]);
+        let after = owners(&mut host);
+        let mut takers = vec![0; 10];
+        for (before, after) in before.iter().zip(&after) {
+            assert!(before == after || *before == 7);
+            takers[*after as usize] += usize::from(*before == 7);
+        }
+        let shares: Vec<f64> = (0..10).map(|id| if id == 7 { 0.0 } else { 1.0 }).collect();
+        assert!(chi_square(&takers, &shares).is_likely(), "{takers:?}");
+        host.ready(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(owners(&mut host), before);
+    }
+
+    #[test]
+    fn rpcs_without_the_key_go_anywhere() {
+        let mut host = start(4);
+        let counts = host.counts(&[0, 1, 2, 3], 4_000);
+        assert!(chi_square(&counts, &[1.0; 4]).is_likely(), "{counts:?}");
+    }
+
+    #[test]
+    fn with_nothing_ready_rpcs_are_queued() {
+        let mut host = start(4);
+        host.ready(&[]);
+        assert_eq!(host.pick(&Rpc::default()), PickResult::Queue);
+        host.change(&[], &[0, 1, 2, 3]);
+        assert_eq!(host.pick(&Rpc::default()), PickResult::Queue);
+    }
+
+    #[test]
+    fn bad_configuration_is_refused_by_the_name_of_its_field() {
+        for (config, field) in [
+            (r#"{"tableSize":65536}"#, "tableSize: must be a prime number, not 65536"),
+            (r#"{"tableSize":0}"#, "tableSize: must be a whole number, 2 to 1000003, not 0"),
+            (r#"{"tableSize":-7}"#, "tableSize: "),
+            (r#"{"tableSize":1e15}"#, "tableSize: "),
+            (r#"{"hashOn":"metadata:UPPER"}"#, "hashOn: "),
+            (r#"{"size":7}"#, "size: no such field"),
+        ] {
+            let error = FakeHost::<Maglev>::start(config).expect_err(config);
+            assert!(error.starts_with(field), "{config}: {error}");
+        }
+    }
+}

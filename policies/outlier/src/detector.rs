@@ -1,0 +1,161 @@
+//! Which endpoints are outliers: the algorithms of gRFC A50.
+
+use hotpick_guest::random::Random;
+use hotpick_guest::{Nanos, SubConn, SubConnMap, nanos};
+
+use super::{Config, FailurePercentage, SuccessRate};
+
+/// What is known of each endpoint.
+#[derive(Debug)]
+pub(crate) struct Detector {
+    endpoints: SubConnMap<Endpoint>,
+    random: Random,
+}
+
+#[derive(Debug, Default)]
+struct Endpoint {
+    /// Since the last look.
+    successes: u32,
+    failures: u32,
+    ejected_at: Option<Nanos>,
+    /// How often it was ejected of late: it is left out that much longer.
+    multiplier: u32,
+}
+
+impl Endpoint {
+    const fn requests(&self) -> u32 {
+        self.successes + self.failures
+    }
+
+    fn percentage(&self, part: u32) -> f64 {
+        f64::from(part) * 100.0 / f64::from(self.requests())
+    }
+}
+
+impl Detector {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { endpoints: SubConnMap::default(), random: Random::new(seed) }
+    }
+
+    pub(crate) fn add(&mut self, id: SubConn) {
+        self.endpoints.get_or_insert_with(id, Endpoint::default);
+    }
+
+    pub(crate) fn remove(&mut self, id: SubConn) {
+        self.endpoints.remove(id);
+    }
+
+    pub(crate) fn ended(&mut self, id: SubConn, well: bool) {
+        if let Some(endpoint) = self.endpoints.get_mut(id) {
+            let count = if well { &mut endpoint.successes } else { &mut endpoint.failures };
+            *count = count.saturating_add(1);
+        }
+    }
+
+    pub(crate) fn is_ejected(&self, id: SubConn) -> bool {
+        self.endpoints.get(id).is_some_and(|endpoint| endpoint.ejected_at.is_some())
+    }
+
+    pub(crate) fn ejected(&self) -> usize {
+        self.endpoints.values().filter(|endpoint| endpoint.ejected_at.is_some()).count()
+    }
+
+    /// Looks at what has happened since the last look. Gives how many were ejected.
+    pub(crate) fn look(&mut self, config: &Config, now: Nanos) -> u64 {
+        let mut outliers = Vec::new();
+        if let Some(rate) = &config.success_rate_ejection {
+            outliers
+                .extend(self.by_success_rate(rate).into_iter().map(|id| (id, rate.enforcement_percentage)));
+        }
+        if let Some(rate) = &config.failure_percentage_ejection {
+            outliers.extend(self.by_failures(rate).into_iter().map(|id| (id, rate.enforcement_percentage)));
+        }
+        let mut count = 0;
+        for (id, enforcement) in outliers {
+            count += u64::from(self.eject(id, enforcement, config.max_ejection_percent, now));
+        }
+        for endpoint in self.endpoints.values_mut() {
+            (endpoint.successes, endpoint.failures) = (0, 0);
+            let Some(at) = endpoint.ejected_at else {
+                endpoint.multiplier = endpoint.multiplier.saturating_sub(1);
+                continue;
+            };
+            let most = config.base_ejection_time.max(config.max_ejection_time);
+            let time = config.base_ejection_time.saturating_mul(endpoint.multiplier).min(most);
+            if now >= at.saturating_add(nanos(time)) {
+                endpoint.ejected_at = None;
+            }
+        }
+        count
+    }
+
+    /// Those with enough requests; none if they are too few to compare.
+    fn counted(&self, volume: u32, hosts: u32) -> Vec<(SubConn, &Endpoint)> {
+        let endpoints = self.endpoints.iter();
+        let counted: Vec<_> =
+            endpoints.filter(|(_, endpoint)| endpoint.requests() >= volume.max(1)).collect();
+        if counted.len() < hosts as usize { Vec::new() } else { counted }
+    }
+
+    /// Those whose success rate is so many standard deviations below the mean.
+    #[expect(clippy::cast_precision_loss, reason = "a number of endpoints")]
+    fn by_success_rate(&self, rate: &SuccessRate) -> Vec<SubConn> {
+        let counted = self.counted(rate.request_volume, rate.minimum_hosts);
+        let n = counted.len() as f64;
+        let rates = || counted.iter().map(|(id, endpoint)| (*id, endpoint.percentage(endpoint.successes)));
+        let mean = rates().map(|(_, rate)| rate).sum::<f64>() / n;
+        let variance = rates().map(|(_, rate)| (rate - mean) * (rate - mean)).sum::<f64>() / n;
+        let threshold = mean - variance.sqrt() * f64::from(rate.stdev_factor) / 1_000.0;
+        rates().filter(|(_, rate)| *rate < threshold).map(|(id, _)| id).collect()
+    }
+
+    fn by_failures(&self, rate: &FailurePercentage) -> Vec<SubConn> {
+        let counted = self.counted(rate.request_volume, rate.minimum_hosts).into_iter();
+        let fails = |endpoint: &Endpoint| endpoint.percentage(endpoint.failures) > rate.threshold.into();
+        counted.filter(|(_, endpoint)| fails(endpoint)).map(|(id, _)| id).collect()
+    }
+
+    fn eject(&mut self, id: SubConn, enforcement: u32, most: u32, now: Nanos) -> bool {
+        if self.ejected() * 100 >= most as usize * self.endpoints.len() {
+            return false;
+        }
+        let enforced = self.random.below(100) < enforcement as usize;
+        match self.endpoints.get_mut(id) {
+            Some(endpoint) if endpoint.ejected_at.is_none() && enforced => {
+                endpoint.ejected_at = Some(now);
+                endpoint.multiplier = endpoint.multiplier.saturating_add(1);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Who is ejected, since when, and how often of late: sixteen bytes each.
+    pub(crate) fn save(&self) -> Vec<u8> {
+        let mut data = Vec::new();
+        for (id, endpoint) in self.endpoints.iter().filter(|(_, endpoint)| endpoint.multiplier > 0) {
+            data.extend(id.to_le_bytes());
+            data.extend(endpoint.multiplier.to_le_bytes());
+            data.extend(endpoint.ejected_at.map_or(0, |at| at.max(1)).to_le_bytes());
+        }
+        data
+    }
+
+    /// Takes in what was saved.
+    pub(crate) fn restore(&mut self, data: &[u8]) -> Result<(), String> {
+        for entry in data.chunks(16) {
+            let parts = entry.split_first_chunk().and_then(|(id, rest)| {
+                let (multiplier, at) = rest.split_first_chunk()?;
+                Some((
+                    u32::from_le_bytes(*id),
+                    u32::from_le_bytes(*multiplier),
+                    Nanos::from_le_bytes(*at.first_chunk()?),
+                ))
+            });
+            let (id, multiplier, at) = parts.ok_or("half an endpoint")?;
+            let ejected_at = (at > 0).then_some(at);
+            self.endpoints.insert(id, Endpoint { multiplier, ejected_at, ..Endpoint::default() });
+        }
+        Ok(())
+    }
+}

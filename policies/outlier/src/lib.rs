@@ -1,0 +1,336 @@
+//! `outlier`: endpoints that fail more than the others get no RPCs for a while; among the rest they are balanced as
+//! configured.
+//!
+//! After gRFC A50 (outlier detection), with the names and defaults of its configuration. Each interval the RPCs of each
+//! endpoint are counted: one whose success rate is far below the mean, or that fails more than a part of its RPCs, is
+//! ejected; longer each time. Never are more than a part of them out; and if none of those that are ready is in, all
+//! are. What is out stays out at a swap.
+
+mod detector;
+
+use hotpick_guest::config::Config as _;
+use hotpick_guest::group::{Balance, Group};
+use hotpick_guest::metrics::{Counter, Gauge};
+use hotpick_guest::{
+    About, Alarms, Description, Duration, Endpoint, Handover, Nanos, Outcome, Outcomes, PickInfo, PickResult,
+    Placement, Policy, Saved, StatusCode, SubConn, nanos, timers,
+};
+
+use self::detector::Detector;
+
+hotpick_guest::config! {
+    /// Endpoints that fail more than the others are left out for a while.
+    struct Config {
+        /// How often the endpoints are looked at.
+        #[range(0.1..=3600.0)]
+        interval: Duration = Duration::from_secs(10),
+        /// How long an endpoint is out the first time; the second time twice as long, and so on.
+        #[range(0.1..=86_400.0)]
+        base_ejection_time: Duration = Duration::from_secs(30),
+        /// How long it is out at most.
+        #[range(0.1..=86_400.0)]
+        max_ejection_time: Duration = Duration::from_secs(300),
+        /// What part of the endpoints may be out; the one that reaches it still goes.
+        #[range(0..=100)]
+        max_ejection_percent: u32 = 10,
+        /// By success rate; null for not at all.
+        success_rate_ejection: Option<SuccessRate> = Some(SuccessRate::default()),
+        /// By the percentage of failures; null for not at all.
+        failure_percentage_ejection: Option<FailurePercentage> = None,
+        /// How RPCs are spread over the others.
+        balance: Balance = Balance::RoundRobin,
+    }
+}
+
+hotpick_guest::config! {
+    /// Endpoints whose success rate is so far below the mean.
+    struct SuccessRate {
+        /// How many thousandths of a standard deviation below: 1900 is 1.9.
+        #[range(0..=100_000)]
+        stdev_factor: u32 = 1_900,
+        /// Of 100 that are found, so many are ejected.
+        #[range(0..=100)]
+        enforcement_percentage: u32 = 100,
+        /// So many endpoints must have the volume.
+        #[range(1..=1_000_000)]
+        minimum_hosts: u32 = 5,
+        /// So many RPCs in an interval.
+        #[range(1..=1_000_000)]
+        request_volume: u32 = 100,
+    }
+}
+
+hotpick_guest::config! {
+    /// Endpoints that fail more than so many RPCs of 100.
+    struct FailurePercentage {
+        /// More than this.
+        #[range(0..=100)]
+        threshold: u32 = 85,
+        /// Of 100 that are found, so many are ejected.
+        #[range(0..=100)]
+        enforcement_percentage: u32 = 100,
+        /// So many endpoints must have the volume.
+        #[range(1..=1_000_000)]
+        minimum_hosts: u32 = 5,
+        /// So many RPCs in an interval.
+        #[range(1..=1_000_000)]
+        request_volume: u32 = 50,
+    }
+}
+
+impl Default for SuccessRate {
+    fn default() -> Self {
+        Self { stdev_factor: 1_900, enforcement_percentage: 100, minimum_hosts: 5, request_volume: 100 }
+    }
+}
+
+/// The timer to look at the endpoints.
+const LOOK: u32 = 0;
+/// The format of what is handed over.
+const SCHEMA: u32 = 1;
+
+#[derive(Debug)]
+struct Outlier {
+    config: Config,
+    detector: Detector,
+    ready: Vec<SubConn>,
+    group: Group,
+    ejected: Gauge,
+    ejections: Counter,
+}
+
+impl Policy for Outlier {
+    fn init(config: &str, placement: &Placement) -> Result<Self, String> {
+        let config = Config::parse(config)?;
+        timers::schedule(LOOK, nanos(config.interval))?;
+        Ok(Self {
+            detector: Detector::new(placement.seed),
+            ready: Vec::new(),
+            group: Group::new(config.balance, Vec::new()),
+            ejected: Gauge::new("ejected", "Endpoints that are left out now.")?,
+            ejections: Counter::new("ejections", "How often an endpoint was left out.")?,
+            config,
+        })
+    }
+
+    fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
+        added.iter().for_each(|endpoint| self.detector.add(endpoint.id));
+        removed.iter().for_each(|id| self.detector.remove(*id));
+    }
+
+    fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
+        self.ready = ready.to_vec();
+        self.regroup();
+    }
+
+    fn pick(&mut self, info: &PickInfo) -> PickResult {
+        self.group.pick(info.random).map_or(PickResult::Queue, PickResult::Pick)
+    }
+}
+
+impl Outlier {
+    fn regroup(&mut self) {
+        let mut members = self.ready.clone();
+        members.retain(|id| !self.detector.is_ejected(*id));
+        // An endpoint that fails is better than none.
+        self.group.update(if members.is_empty() { self.ready.clone() } else { members });
+        #[expect(clippy::cast_precision_loss, reason = "a number of endpoints")]
+        self.ejected.set(self.detector.ejected() as f64);
+    }
+}
+
+impl Outcomes for Outlier {
+    fn done(&mut self, batch: &[Outcome], _now: Nanos) {
+        for outcome in batch.iter().filter(|outcome| !outcome.not_sent && !outcome.client_ended) {
+            self.detector.ended(outcome.subconn, outcome.code == StatusCode::Ok);
+        }
+    }
+}
+
+impl Alarms for Outlier {
+    fn fired(&mut self, _id: u32, now: Nanos) {
+        self.ejections.add(self.detector.look(&self.config, now));
+        self.regroup();
+        let _ = timers::schedule(LOOK, nanos(self.config.interval));
+    }
+}
+
+impl Handover for Outlier {
+    fn save(&mut self) -> Saved {
+        Saved { schema: SCHEMA, data: self.detector.save() }
+    }
+
+    fn restore(&mut self, parts: Vec<Saved>) -> Result<(), String> {
+        parts.iter().try_for_each(|part| match part.schema {
+            SCHEMA => self.detector.restore(&part.data),
+            other => Err(format!("ejections in format {other}, not {SCHEMA}")),
+        })
+    }
+}
+
+impl About for Outlier {
+    fn describe() -> Description {
+        Description::of::<Config>("Endpoints that fail more than the others get no RPCs for a while.")
+    }
+}
+
+hotpick_guest::export!(Outlier: Outcomes, Alarms, Handover, About);
+
+#[cfg(test)]
+mod tests {
+    use hotpick_guest::testing::{FakeHost, endpoint, outcome};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn start(config: &str, n: u32) -> FakeHost<Outlier> {
+        let mut host = FakeHost::start(config).expect("started");
+        host.endpoints(&(0..n).map(|id| endpoint(id, &[])).collect::<Vec<_>>());
+        host
+    }
+
+    /// An interval in which each endpoint has a hundred RPCs, so many of which fail.
+    fn interval(host: &mut FakeHost<Outlier>, failures: &[usize]) {
+        for (failures, id) in failures.iter().zip(0..) {
+            let code = |n| if n < *failures { StatusCode::Internal } else { StatusCode::Ok };
+            host.done(&(0..100).map(|n| outcome(id, code(n), SECOND)).collect::<Vec<_>>());
+        }
+        host.run(10 * SECOND);
+    }
+
+    fn picked(host: &mut FakeHost<Outlier>) -> Vec<SubConn> {
+        let mut picked = host.picks(100);
+        picked.sort_unstable();
+        picked.dedup();
+        picked
+    }
+
+    #[test]
+    fn the_one_that_fails_most_is_out_and_longer_each_time() {
+        let mut host = start("{}", 10);
+        let bad = [0, 0, 1, 50, 0, 2, 0, 0, 1, 0];
+        interval(&mut host, &bad);
+        assert_eq!(picked(&mut host), [0, 1, 2, 4, 5, 6, 7, 8, 9]);
+        assert_eq!((host.measured("ejected"), host.measured("ejections")), (Some(1.0), Some(1.0)));
+        // 30 s, as of the first look after them.
+        host.run(29 * SECOND);
+        assert_eq!(picked(&mut host).len(), 9);
+        host.run(SECOND);
+        assert_eq!(picked(&mut host).len(), 10);
+        // It fails again: 60 s.
+        interval(&mut host, &bad);
+        host.run(59 * SECOND);
+        assert_eq!(picked(&mut host).len(), 9);
+        host.run(SECOND);
+        assert_eq!(picked(&mut host).len(), 10);
+        assert_eq!(host.measured("ejected"), Some(0.0));
+        // Good intervals count for it: the next time it is 30 s again.
+        host.run(20 * SECOND);
+        interval(&mut host, &bad);
+        host.run(30 * SECOND);
+        assert_eq!(picked(&mut host).len(), 10);
+    }
+
+    #[test]
+    fn where_all_fail_alike_none_is_an_outlier() {
+        let mut host = start("{}", 10);
+        interval(&mut host, &[50; 10]);
+        assert_eq!(picked(&mut host).len(), 10);
+    }
+
+    #[test]
+    fn too_few_endpoints_or_rpcs_are_not_compared() {
+        let mut host = start("{}", 4);
+        interval(&mut host, &[100, 0, 0, 0]);
+        assert_eq!(picked(&mut host).len(), 4);
+        let mut host = start(r#"{"successRateEjection":{"requestVolume":101}}"#, 10);
+        interval(&mut host, &[100, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(picked(&mut host).len(), 10);
+    }
+
+    #[test]
+    fn by_failures_and_never_more_than_a_part() {
+        let config = r#"{"successRateEjection":null,"failurePercentageEjection":{"threshold":40},"maxEjectionPercent":30}"#;
+        let mut host = start(config, 10);
+        interval(&mut host, &[90, 40, 41, 90, 90, 90, 90, 0, 0, 0]);
+        assert_eq!(host.measured("ejected"), Some(3.0));
+        let picked = picked(&mut host);
+        assert!(picked.len() == 7 && [1, 7, 8, 9].iter().all(|well| picked.contains(well)), "{picked:?}");
+    }
+
+    #[test]
+    fn if_none_is_left_all_are_in() {
+        let config = r#"{"failurePercentageEjection":{"minimumHosts":1},"maxEjectionPercent":100}"#;
+        let mut host = start(config, 3);
+        interval(&mut host, &[100, 100, 100]);
+        assert_eq!(host.measured("ejected"), Some(3.0));
+        assert_eq!(picked(&mut host), [0, 1, 2]);
+        interval(&mut host, &[]);
+        host.ready(&[]);
+        assert_eq!(host.pick(&Default::default()), PickResult::Queue);
+    }
+
+    #[test]
+    fn enforcement_is_by_chance() {
+        let config = r#"{"failurePercentageEjection":{"enforcementPercentage":25},"successRateEjection":null,"maxEjectionPercent":100}"#;
+        let mut host = start(config, 400);
+        interval(&mut host, &[100; 400]);
+        let ejected = host.measured("ejected").expect("a gauge");
+        assert!((65.0..135.0).contains(&ejected), "{ejected}");
+    }
+
+    #[test]
+    fn what_the_client_ended_or_never_left_says_nothing() {
+        let mut host = start("{}", 10);
+        for _ in 0..100 {
+            let ended = outcome(3, StatusCode::Cancelled, SECOND);
+            host.done(&[Outcome { client_ended: true, ..ended }, Outcome { not_sent: true, ..ended }]);
+        }
+        interval(&mut host, &[0; 10]);
+        assert_eq!(picked(&mut host).len(), 10);
+    }
+
+    #[test]
+    fn what_is_out_stays_out_at_a_swap() {
+        let mut host = start("{}", 10);
+        interval(&mut host, &[0, 0, 0, 80, 0, 0, 0, 0, 0, 0]);
+        let saved = host.save();
+        let mut next = FakeHost::<Outlier>::start("{}").expect("started");
+        next.advance(10 * SECOND);
+        next.restore(vec![saved]).expect("taken over");
+        next.endpoints(&(0..10).map(|id| endpoint(id, &[])).collect::<Vec<_>>());
+        assert!(!picked(&mut next).contains(&3));
+        next.run(30 * SECOND);
+        assert!(picked(&mut next).contains(&3));
+        assert!(next.restore(vec![Saved { schema: 1, data: vec![0; 17] }]).is_err());
+        assert!(next.restore(vec![Saved { schema: 2, data: Vec::new() }]).is_err());
+    }
+
+    #[test]
+    fn bad_configuration_is_refused_by_the_name_of_its_field() {
+        for (config, field) in [
+            (
+                r#"{"interval":"0s"}"#,
+                "interval: must be a duration like \"1.5s\", 0.1 to 3600 seconds, not \"0s\"",
+            ),
+            (r#"{"baseEjectionTime":30}"#, "baseEjectionTime: "),
+            (r#"{"maxEjectionTime":"-1s"}"#, "maxEjectionTime: "),
+            (
+                r#"{"maxEjectionPercent":101}"#,
+                "maxEjectionPercent: must be a whole number, 0 to 100, not 101",
+            ),
+            (r#"{"successRateEjection":{"stdevFactor":-1}}"#, "successRateEjection.stdevFactor: "),
+            (r#"{"successRateEjection":{"minimumHosts":0}}"#, "successRateEjection.minimumHosts: "),
+            (r#"{"failurePercentageEjection":{"threshold":1e10}}"#, "failurePercentageEjection.threshold: "),
+            (
+                r#"{"failurePercentageEjection":{"volume":1}}"#,
+                "failurePercentageEjection.volume: no such field",
+            ),
+            (r#"{"childPolicy":[]}"#, "childPolicy: no such field"),
+        ] {
+            let error = FakeHost::<Outlier>::start(config).expect_err(config);
+            assert!(error.starts_with(field), "{config}: {error}");
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! `pick_first`: one connection, to the first endpoint that can be reached.
+//!
+//! After grpc-go's `pick_first` and gRFCs A61 and A62. The endpoints are tried in the resolver's order, or in a random
+//! one; the next one when one fails, or after 250 ms beside it (happy eyeballs). When all have failed RPCs fail until
+//! one is reached: each is tried again after its backoff. The connection that is made first stays, also if a better one
+//! could be made later; when it is lost, the next RPC begins anew with the first endpoint.
+
+use hotpick_guest::config::Config as _;
+use hotpick_guest::random::Random;
+use hotpick_guest::states::States;
+use hotpick_guest::{
+    About, Alarms, Connectivity, ConnectivityState, Description, Duration, Endpoint, FailCode, Nanos,
+    PickInfo, PickResult, Placement, Policy, SubConn, SubConnSet, call, connections, env, nanos, timers,
+};
+
+hotpick_guest::config! {
+    /// One connection, to the first endpoint that can be reached.
+    struct Config {
+        /// Whether the endpoints are tried in random order, so that many clients do not all choose the same (gRFC A62).
+        shuffle_address_list: bool = false,
+        /// How long an attempt may take before the next endpoint is tried beside it.
+        #[range(0.1..=60.0)]
+        connection_attempt_delay: Duration = Duration::from_millis(250),
+    }
+}
+
+/// The timer to try the next endpoint beside the one that takes long.
+const NEXT: u32 = 0;
+
+#[derive(Debug)]
+struct PickFirst {
+    config: Config,
+    /// In the order in which they are tried.
+    list: Vec<SubConn>,
+    states: States,
+    phase: Phase,
+    error: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Phase {
+    /// Not connected: an RPC begins.
+    Idle,
+    /// So many of the list have been tried.
+    Trying(usize),
+    Ready(SubConn),
+    /// All have been tried in vain.
+    Failed,
+}
+
+impl Policy for PickFirst {
+    fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
+        let config = Config::parse(config)?;
+        connections::declare_lazy();
+        let (list, states, error) = (Vec::new(), States::default(), String::new());
+        Ok(Self { config, list, states, phase: Phase::Idle, error })
+    }
+
+    fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
+        removed.iter().for_each(|id| self.states.remove(*id));
+        let gone = SubConnSet::from(removed);
+        self.list.retain(|id| !gone.has(*id));
+        // What has changed, but for its place, is not new.
+        let known = SubConnSet::from(&self.list[..]);
+        self.list.extend(added.iter().map(|endpoint| endpoint.id).filter(|id| !known.has(*id)));
+        if self.config.shuffle_address_list {
+            Random::new(env::random()).shuffle(&mut self.list);
+        }
+        // The connection stays, if its endpoint does.
+        if !matches!(self.phase, Phase::Ready(id) if self.list.contains(&id)) {
+            self.begin();
+        }
+    }
+
+    fn ready(&mut self, _ready: &[SubConn], _now: Nanos) {}
+
+    fn pick(&mut self, _info: &PickInfo) -> PickResult {
+        match self.phase {
+            Phase::Ready(id) => return PickResult::Pick(id),
+            Phase::Idle => self.begin(),
+            Phase::Failed => {
+                call::explain(&self.error);
+                return PickResult::Fail(FailCode::Unavailable);
+            }
+            Phase::Trying(_) => {}
+        }
+        PickResult::Queue
+    }
+}
+
+impl PickFirst {
+    /// From the first one on.
+    fn begin(&mut self) {
+        self.phase = if self.list.is_empty() { Phase::Idle } else { Phase::Trying(0) };
+        self.try_next();
+    }
+
+    /// Connects the next one that may be reached.
+    fn try_next(&mut self) {
+        while let Phase::Trying(tried) = self.phase {
+            let Some(id) = self.list.get(tried).copied() else { break };
+            self.phase = Phase::Trying(tried + 1);
+            match self.states.of(id) {
+                ConnectivityState::Ready => return self.take(id),
+                // It is in its backoff, or in an attempt after that.
+                ConnectivityState::TransientFailure => {}
+                _ => {
+                    connections::connect(id);
+                    drop(timers::schedule(NEXT, nanos(self.config.connection_attempt_delay)));
+                    return;
+                }
+            }
+        }
+        self.give_up_if_all_have_failed();
+    }
+
+    fn give_up_if_all_have_failed(&mut self) {
+        if matches!(self.phase, Phase::Trying(_)) && self.list.iter().all(|id| self.states.has_failed(*id)) {
+            self.phase = Phase::Failed;
+            timers::cancel(NEXT);
+            connections::resolve_now();
+            // Those whose backoff is over; the others follow when theirs is.
+            self.list.iter().copied().for_each(connections::connect);
+        }
+    }
+
+    /// This is the one.
+    fn take(&mut self, id: SubConn) {
+        self.phase = Phase::Ready(id);
+        timers::cancel(NEXT);
+        for other in self.list.iter().copied().filter(|other| *other != id) {
+            self.states.remove(other);
+            connections::disconnect(other);
+        }
+    }
+}
+
+impl Connectivity for PickFirst {
+    fn connectivity(&mut self, id: SubConn, state: ConnectivityState, message: &str, _now: Nanos) {
+        let before = self.states.note(id, state);
+        match (self.phase, state) {
+            (Phase::Ready(selected), ConnectivityState::Ready) if selected != id => {
+                self.states.remove(id);
+                connections::disconnect(id);
+            }
+            // The connection is lost: perhaps there is news.
+            (Phase::Ready(selected), ConnectivityState::Idle | ConnectivityState::TransientFailure)
+                if selected == id =>
+            {
+                self.phase = Phase::Idle;
+                connections::resolve_now();
+            }
+            (Phase::Trying(_) | Phase::Failed | Phase::Idle, ConnectivityState::Ready) => self.take(id),
+            (Phase::Trying(_), ConnectivityState::TransientFailure) => {
+                self.error = format!("no endpoint can be reached; the last error: {message}");
+                self.try_next();
+            }
+            (Phase::Failed, ConnectivityState::TransientFailure) => {
+                self.error = format!("no endpoint can be reached; the last error: {message}");
+            }
+            (Phase::Failed, ConnectivityState::Idle) if before == ConnectivityState::TransientFailure => {
+                connections::connect(id);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Alarms for PickFirst {
+    fn fired(&mut self, _id: u32, _now: Nanos) {
+        self.try_next();
+    }
+}
+
+impl About for PickFirst {
+    fn describe() -> Description {
+        Description::of::<Config>("One connection, to the first endpoint that can be reached.")
+    }
+}
+
+hotpick_guest::export!(PickFirst: Connectivity, Alarms, About);
+
+#[cfg(test)]
+mod tests {
+    use hotpick_guest::ConnectivityState::{Connecting, Idle, Ready, TransientFailure};
+    use hotpick_guest::testing::{FakeHost, Rpc, chi_square, endpoint};
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn start(config: &str) -> FakeHost<PickFirst> {
+        let mut host = FakeHost::start(config).expect("started");
+        assert!(host.is_lazy());
+        host.change(&(0..3).map(|id| endpoint(id, &[])).collect::<Vec<_>>(), &[]);
+        host
+    }
+
+    fn connected(host: &mut FakeHost<PickFirst>) -> Vec<SubConn> {
+        host.take_connects().into_iter().filter(|(_, connect)| *connect).map(|(id, _)| id).collect()
+    }
+
+    fn given_up(host: &mut FakeHost<PickFirst>) -> Vec<SubConn> {
+        host.take_connects().into_iter().filter(|(_, connect)| !*connect).map(|(id, _)| id).collect()
+    }
+
+    #[test]
+    fn the_first_one_is_connected_and_no_other() {
+        let mut host = start("{}");
+        assert_eq!(connected(&mut host), [0]);
+        assert_eq!(host.pick(&Rpc::default()), PickResult::Queue);
+        host.connectivity(0, Connecting, "");
+        host.connectivity(0, Ready, "");
+        host.run(10_000 * MS);
+        assert!(connected(&mut host).is_empty());
+        assert_eq!(host.counts(&[0], 10), [10]);
+    }
+
+    #[test]
+    fn the_next_one_is_tried_when_one_fails_or_takes_long() {
+        let mut host = start("{}");
+        connected(&mut host);
+        host.connectivity(0, TransientFailure, "refused");
+        assert_eq!(connected(&mut host), [1]);
+        host.run(249 * MS);
+        assert!(connected(&mut host).is_empty());
+        host.run(MS);
+        assert_eq!(connected(&mut host), [2]);
+        // The first to be ready is it, and the others are let go.
+        host.connectivity(2, Ready, "");
+        let mut others = given_up(&mut host);
+        others.sort_unstable();
+        assert_eq!(others, [0, 1]);
+        host.connectivity(1, Ready, "");
+        assert_eq!(given_up(&mut host), [1]);
+        assert_eq!(host.counts(&[2], 5), [5]);
+    }
+
+    #[test]
+    fn a_failure_is_sticky_until_one_is_ready() {
+        let mut host = start("{}");
+        for id in 0..3 {
+            host.connectivity(id, TransientFailure, "connection refused");
+        }
+        assert_eq!(host.resolves(), 1);
+        connected(&mut host);
+        for state in [Idle, Connecting] {
+            host.connectivity(1, state, "");
+            assert_eq!(host.pick(&Rpc::default()), PickResult::Fail(FailCode::Unavailable));
+            let text = "no endpoint can be reached; the last error: connection refused";
+            assert_eq!(host.explanation().as_deref(), Some(text));
+        }
+        assert_eq!(connected(&mut host), [1]);
+        host.connectivity(1, Ready, "");
+        assert_eq!(host.counts(&[1], 5), [5]);
+    }
+
+    #[test]
+    fn when_the_connection_is_lost_the_next_rpc_begins_with_the_first() {
+        let mut host = start("{}");
+        host.connectivity(0, TransientFailure, "refused");
+        host.connectivity(1, Ready, "");
+        host.connectivity(0, Idle, "");
+        connected(&mut host);
+        host.connectivity(1, Idle, "");
+        assert_eq!((host.resolves(), connected(&mut host)), (1, Vec::new()));
+        assert_eq!(host.pick(&Rpc::default()), PickResult::Queue);
+        assert_eq!(connected(&mut host), [0]);
+    }
+
+    #[test]
+    fn the_connection_stays_while_its_endpoint_is_in_the_list() {
+        let mut host = start("{}");
+        host.connectivity(0, TransientFailure, "refused");
+        host.connectivity(1, Ready, "");
+        connected(&mut host);
+        host.change(&[endpoint(7, &[])], &[0]);
+        assert_eq!((host.counts(&[1], 5), connected(&mut host)), (vec![5], Vec::new()));
+        host.change(&[], &[1]);
+        assert_eq!(connected(&mut host), [2]);
+        host.change(&[], &[2, 7]);
+        assert_eq!(host.pick(&Rpc::default()), PickResult::Queue);
+        host.change(&[endpoint(9, &[])], &[]);
+        assert_eq!(connected(&mut host), [9]);
+    }
+
+    #[test]
+    fn of_a_policy_that_connected_all_one_connection_is_left() {
+        let mut host = start("{}");
+        for id in 0..3 {
+            host.connectivity(id, Ready, "");
+        }
+        host.ready(&[0, 1, 2]);
+        assert_eq!(host.counts(&[0], 5), [5]);
+        let mut left = given_up(&mut host);
+        left.sort_unstable();
+        left.dedup();
+        assert_eq!(left, [1, 2]);
+    }
+
+    #[test]
+    fn the_order_can_be_random() {
+        let mut firsts = vec![0; 3];
+        for seed in 0..600 {
+            let mut host = FakeHost::<PickFirst>::start_with_seed(r#"{"shuffleAddressList":true}"#, seed)
+                .expect("started");
+            host.change(&(0..3).map(|id| endpoint(id, &[])).collect::<Vec<_>>(), &[]);
+            firsts[connected(&mut host)[0] as usize] += 1;
+        }
+        assert!(chi_square(&firsts, &[1.0; 3]).is_likely(), "{firsts:?}");
+    }
+
+    #[test]
+    fn bad_configuration_is_refused_by_the_name_of_its_field() {
+        for (config, field) in [
+            (r#"{"shuffleAddressList":1}"#, "shuffleAddressList: must be true or false, not a number"),
+            (r#"{"connectionAttemptDelay":"0s"}"#, "connectionAttemptDelay: "),
+            (r#"{"connectionAttemptDelay":250}"#, "connectionAttemptDelay: must be a duration"),
+            (r#"{"shuffle":true}"#, "shuffle: no such field"),
+        ] {
+            let error = FakeHost::<PickFirst>::start(config).expect_err(config);
+            assert!(error.starts_with(field), "{config}: {error}");
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! `ring_hash`: consistent hashing. RPCs with the same key go to the same endpoint; when an endpoint comes or goes
+//! only the keys that are its share move.
+//!
+//! After gRFCs A42 and A61 (the ring, and its picks), A76 (the key from metadata; random without it) and Envoy.
+//! Endpoints are connected when an RPC is for them. One that cannot be reached is passed over: the next one on the
+//! ring takes its keys, and gives them back when it is there again.
+
+use hotpick_guest::config::Config as _;
+use hotpick_guest::key::{HashOn, Key};
+use hotpick_guest::ring::Ring;
+use hotpick_guest::states::States;
+use hotpick_guest::{
+    About, Connectivity, ConnectivityState, Description, Endpoint, FailCode, Nanos, PickInfo, PickResult,
+    Placement, Policy, SubConn, SubConnMap, call, connections,
+};
+
+hotpick_guest::config! {
+    /// Consistent hashing on a ring.
+    struct Config {
+        /// What is hashed: "metadata:" and a key, "method", or "random".
+        hash_on: HashOn = HashOn::hash_key(),
+        /// The ring has at least so many points.
+        #[range(1..=1_048_576)]
+        min_ring_size: u32 = 1_024,
+        /// And at most so many, however many endpoints there are.
+        #[range(1..=1_048_576)]
+        max_ring_size: u32 = 4_096,
+    }
+}
+
+#[derive(Debug)]
+struct RingHash {
+    config: Config,
+    key: Key,
+    endpoints: SubConnMap<Endpoint>,
+    ring: Ring,
+    states: States,
+    /// How many are ready, connecting, failed.
+    ready: usize,
+    connecting: usize,
+    failed: usize,
+    /// Why the last one failed.
+    error: String,
+}
+
+impl Policy for RingHash {
+    fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
+        let config = Config::parse(config)?;
+        if config.min_ring_size > config.max_ring_size {
+            return Err("minRingSize: must not be more than maxRingSize".to_owned());
+        }
+        let key = Key::declare(config.hash_on.clone(), "hashOn")?;
+        connections::declare_lazy();
+        Ok(Self {
+            config,
+            key,
+            endpoints: SubConnMap::default(),
+            ring: Ring::default(),
+            states: States::default(),
+            ready: 0,
+            connecting: 0,
+            failed: 0,
+            error: String::new(),
+        })
+    }
+
+    fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
+        for id in removed {
+            self.endpoints.remove(*id);
+            self.states.remove(*id);
+        }
+        for endpoint in added {
+            self.endpoints.insert(endpoint.id, endpoint.clone());
+        }
+        let Config { min_ring_size, max_ring_size, .. } = self.config;
+        self.ring = Ring::new(self.endpoints.values(), min_ring_size, max_ring_size);
+        self.count();
+    }
+
+    fn ready(&mut self, _ready: &[SubConn], _now: Nanos) {
+        self.count();
+    }
+
+    fn pick(&mut self, info: &PickInfo) -> PickResult {
+        if self.failed == self.endpoints.len() {
+            call::explain(&self.error);
+            return PickResult::Fail(FailCode::Unavailable);
+        }
+        match self.key.of(info) {
+            Some(hash) => self.first_that_may_serve(hash),
+            None if self.ready == 0 => self.first_that_may_serve(info.random),
+            None => self.first_ready(info.random),
+        }
+    }
+}
+
+impl RingHash {
+    /// The owner of a hash; the next one if it has failed. One that is idle is connected, and the RPC waits for it.
+    fn first_that_may_serve(&self, hash: u64) -> PickResult {
+        let may_serve = self.ring.from(hash).find(|id| !self.states.has_failed(*id));
+        // With fewer points than endpoints, those that have points may all have failed.
+        may_serve.map_or(PickResult::Fail(FailCode::Unavailable), PickResult::Pick)
+    }
+
+    /// For RPCs that may go anywhere: one that is ready, so that none waits; on the way an idle one is connected,
+    /// one at a time, so that the load spreads (gRFC A76).
+    fn first_ready(&self, hash: u64) -> PickResult {
+        let mut may_connect = self.connecting == 0;
+        for id in self.ring.from(hash) {
+            match self.states.of(id) {
+                ConnectivityState::Ready => return PickResult::Pick(id),
+                ConnectivityState::Idle if may_connect => {
+                    connections::connect(id);
+                    may_connect = false;
+                }
+                _ => {}
+            }
+        }
+        // None of those that are ready has a point on the ring.
+        self.first_that_may_serve(hash)
+    }
+
+    fn count(&mut self) {
+        (self.ready, self.connecting, self.failed) = (0, 0, 0);
+        for id in self.endpoints.ids() {
+            match self.states.of(id) {
+                ConnectivityState::Ready => self.ready += 1,
+                ConnectivityState::Connecting => self.connecting += 1,
+                ConnectivityState::TransientFailure => self.failed += 1,
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Connectivity for RingHash {
+    fn connectivity(&mut self, id: SubConn, state: ConnectivityState, message: &str, _now: Nanos) {
+        let before = self.states.note(id, state);
+        if state == ConnectivityState::TransientFailure {
+            self.error = format!("no endpoint can be reached; the last error: {message}");
+        }
+        // It tries until it is back: no RPC goes there meanwhile.
+        if before == ConnectivityState::TransientFailure && state == ConnectivityState::Idle {
+            connections::connect(id);
+        }
+        for (of, one) in [(before, false), (self.states.of(id), true)] {
+            let count = match of {
+                ConnectivityState::Ready => &mut self.ready,
+                ConnectivityState::Connecting => &mut self.connecting,
+                ConnectivityState::TransientFailure => &mut self.failed,
+                _ => continue,
+            };
+            *count = if one { *count + 1 } else { count.saturating_sub(1) };
+        }
+    }
+}
+
+impl About for RingHash {
+    fn describe() -> Description {
+        Description::of::<Config>("Consistent hashing on a ring: the same key goes to the same endpoint.")
+    }
+}
+
+hotpick_guest::export!(RingHash: Connectivity, About);
+
+#[cfg(test)]
+mod tests {
+    use hotpick_guest::testing::{FakeHost, Rpc, endpoint};
+
+    use super::*;
+
+    fn start(config: &str, n: u32) -> FakeHost<RingHash> {
+        let mut host = FakeHost::start(config).expect("started");
+        assert!(host.is_lazy());
+        host.change(&(0..n).map(|id| endpoint(id, &[])).collect::<Vec<_>>(), &[]);
+        host
+    }
+
+    fn all_ready(n: u32) -> FakeHost<RingHash> {
+        let mut host = start("{}", n);
+        for id in 0..n {
+            host.connectivity(id, ConnectivityState::Ready, "");
+        }
+        host
+    }
+
+    fn rpc(key: u32) -> Rpc {
+        Rpc::with_metadata("hash-key", &format!("user-{key}"))
+    }
+
+    fn owner(host: &mut FakeHost<RingHash>, key: u32) -> SubConn {
+        match host.pick(&rpc(key)) {
+            PickResult::Pick(id) => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn owners(host: &mut FakeHost<RingHash>) -> Vec<SubConn> {
+        (0..1_000).map(|key| owner(host, key)).collect()
+    }
+
+    #[test]
+    fn the_same_key_goes_to_the_same_endpoint_and_few_keys_move() {
+        let mut host = all_ready(10);
+        let before = owners(&mut host);
+        assert_eq!(owners(&mut host), before);
+        host.change(&[], &[3]);
+        let after = owners(&mut host);
+        assert!(before.iter().zip(&after).all(|(before, after)| before == after || *before == 3));
+        host.change(&[endpoint(3, &[])], &[]);
+        assert_eq!(owners(&mut host), before);
+    }
+
+    #[test]
+    fn the_owner_is_connected_and_the_rpc_waits_for_it() {
+        let mut host = start("{}", 3);
+        assert!(host.take_connects().is_empty(), "nothing without an RPC");
+        let own = owner(&mut host, 1);
+        host.connectivity(own, ConnectivityState::Connecting, "");
+        assert_eq!(owner(&mut host, 1), own);
+        host.connectivity(own, ConnectivityState::TransientFailure, "refused");
+        let next = owner(&mut host, 1);
+        assert_ne!(next, own);
+        // Between two attempts, and at them, RPCs do not wait for it.
+        host.connectivity(own, ConnectivityState::Idle, "");
+        assert_eq!(host.take_connects(), [(own, true)]);
+        host.connectivity(own, ConnectivityState::Connecting, "");
+        assert_eq!(owner(&mut host, 1), next);
+        host.connectivity(own, ConnectivityState::Ready, "");
+        assert_eq!(owner(&mut host, 1), own);
+    }
+
+    #[test]
+    fn if_all_have_failed_rpcs_fail_with_the_reason() {
+        let mut host = start("{}", 3);
+        for id in 0..3 {
+            host.connectivity(id, ConnectivityState::TransientFailure, "connection refused");
+        }
+        assert_eq!(host.pick(&rpc(1)), PickResult::Fail(FailCode::Unavailable));
+        let text = "no endpoint can be reached; the last error: connection refused";
+        assert_eq!(host.explanation().as_deref(), Some(text));
+    }
+
+    #[test]
+    fn rpcs_without_the_key_go_where_it_is_ready_and_connect_one_more() {
+        let mut host = start("{}", 4);
+        host.connectivity(2, ConnectivityState::Ready, "");
+        let mut connects = Vec::new();
+        for _ in 0..50 {
+            assert_eq!(host.pick(&Rpc::default()), PickResult::Pick(2));
+            for (id, _) in host.take_connects() {
+                host.connectivity(id, ConnectivityState::Connecting, "");
+                connects.push(id);
+            }
+        }
+        assert_eq!(connects.len(), 1, "one at a time");
+    }
+
+    #[test]
+    fn the_method_can_be_the_key() {
+        let mut host = start(r#"{"hashOn":"method"}"#, 10);
+        let method = |name: &str| {
+            let mut rpc = Rpc::default();
+            name.clone_into(&mut rpc.method);
+            rpc
+        };
+        let mut picked: Vec<_> = (0..20).map(|n| host.pick(&method(&format!("/a.B/{n}")))).collect();
+        assert_eq!(host.pick(&method("/a.B/7")), picked[7]);
+        picked.dedup();
+        assert!(picked.len() > 5);
+    }
+
+    #[test]
+    fn bad_configuration_is_refused_by_the_name_of_its_field() {
+        for (config, field) in [
+            (r#"{"minRingSize":0}"#, "minRingSize: must be a whole number, 1 to 1048576, not 0"),
+            (r#"{"maxRingSize":-1}"#, "maxRingSize: "),
+            (r#"{"maxRingSize":1e12}"#, "maxRingSize: "),
+            (r#"{"minRingSize":8192}"#, "minRingSize: must not be more than maxRingSize"),
+            (r#"{"hashOn":"cookie"}"#, "hashOn: must be \"metadata:\" and a key"),
+            (r#"{"hashOn":"metadata:"}"#, "hashOn: "),
+            (r#"{"hashOn":"metadata:User Id"}"#, "hashOn: "),
+            (r#"{"hashOn":7}"#, "hashOn: "),
+            (r#"{"requestHashHeader":"x"}"#, "requestHashHeader: no such field"),
+        ] {
+            let error = FakeHost::<RingHash>::start(config).expect_err(config);
+            assert!(error.starts_with(field), "{config}: {error}");
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! `weighted_round_robin`: shares in proportion to weights, as even as round robin is.
+//!
+//! After gRFC A58 and grpc-go's `balancer/weightedroundrobin`. The weights come from the servers' load reports
+//! (ORCA, gRFC A51, in the trailers of their RPCs): queries per second for each part of its capacity that a
+//! server uses, less a penalty for errors. As long as fewer than two endpoints have reported, the weights of the
+//! endpoints themselves are taken; if those are alike, it is round robin.
+
+mod stride;
+
+use hotpick_guest::config::Config as _;
+use hotpick_guest::group::Rotation;
+use hotpick_guest::{
+    About, Alarms, Description, Duration, Endpoint, Nanos, Outcome, Outcomes, PickInfo, PickResult,
+    Placement, Policy, SubConn, SubConnMap, SubConnSet, env, nanos, timers,
+};
+
+use self::stride::Stride;
+
+hotpick_guest::config! {
+    /// Shares in proportion to weights.
+    struct Config {
+        /// Whether the weights come from the servers' load reports. Otherwise they are those of the endpoints.
+        load_reports: bool = true,
+        /// How long an endpoint must have reported before its weight counts.
+        #[range(0.0..=86_400.0)]
+        blackout_period: Duration = Duration::from_secs(10),
+        /// How long a weight counts after its last report.
+        #[range(0.0..=86_400.0)]
+        weight_expiration_period: Duration = Duration::from_secs(180),
+        /// How often the weights are looked at.
+        #[range(0.1..=3600.0)]
+        weight_update_period: Duration = Duration::from_secs(1),
+        /// How much errors (errors per second by queries per second) add to the utilisation.
+        #[range(0.0..=1_000.0)]
+        error_utilization_penalty: f64 = 1.0,
+    }
+}
+
+/// The timer to look at the weights.
+const UPDATE: u32 = 0;
+
+#[derive(Debug)]
+struct WeightedRoundRobin {
+    config: Config,
+    endpoints: SubConnMap<Weighted>,
+    turns: Rotation,
+    /// Among the members of `turns`, if their weights differ.
+    stride: Option<Stride>,
+}
+
+/// What is known of an endpoint's weight.
+#[derive(Debug)]
+struct Weighted {
+    /// The endpoint's own.
+    given: u32,
+    /// By its last report.
+    reported: f64,
+    /// Of its first report since it became ready, or since its weight ran out; and of the last.
+    reports: Option<(Nanos, Nanos)>,
+}
+
+impl Policy for WeightedRoundRobin {
+    fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
+        let config = Config::parse(config)?;
+        if config.weight_expiration_period < config.blackout_period {
+            return Err("weightExpirationPeriod: must not be less than blackoutPeriod".to_owned());
+        }
+        if config.load_reports {
+            timers::schedule(UPDATE, nanos(config.weight_update_period))?;
+        }
+        Ok(Self { config, endpoints: SubConnMap::default(), turns: Rotation::default(), stride: None })
+    }
+
+    fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], now: Nanos) {
+        for id in removed {
+            self.endpoints.remove(*id);
+        }
+        for endpoint in added {
+            let new = || Weighted { given: 0, reported: 0.0, reports: None };
+            self.endpoints.get_or_insert_with(endpoint.id, new).given = endpoint.weight;
+        }
+        self.schedule(now);
+    }
+
+    fn ready(&mut self, ready: &[SubConn], now: Nanos) {
+        let before = SubConnSet::from(self.turns.members());
+        for id in ready.iter().filter(|id| !before.has(**id)) {
+            // What it said before its connection was lost says little now.
+            if let Some(endpoint) = self.endpoints.get_mut(*id) {
+                endpoint.reports = None;
+            }
+        }
+        self.turns.update(ready.to_vec());
+        self.schedule(now);
+    }
+
+    fn pick(&mut self, _info: &PickInfo) -> PickResult {
+        let picked = match &mut self.stride {
+            Some(stride) => self.turns.members().get(stride.next()).copied(),
+            None => self.turns.pick(),
+        };
+        picked.map_or(PickResult::Queue, PickResult::Pick)
+    }
+}
+
+impl WeightedRoundRobin {
+    /// Looks at the weights.
+    fn schedule(&mut self, now: Nanos) {
+        let Self { config, endpoints, turns, .. } = self;
+        let mut known = 0;
+        let mut weights: Vec<f64> = Vec::with_capacity(turns.members().len());
+        for id in turns.members() {
+            let weight = endpoints.get_mut(*id).map_or(0.0, |endpoint| endpoint.weight(config, now));
+            known += u32::from(weight > 0.0);
+            weights.push(weight);
+        }
+        if known < 2 {
+            let given = |id: &SubConn| endpoints.get(*id).map_or(1.0, |endpoint| f64::from(endpoint.given));
+            weights = turns.members().iter().map(given).collect();
+            if weights.windows(2).all(|pair| pair[0] == pair[1]) {
+                self.stride = None;
+                return;
+            }
+        }
+        self.stride = Stride::new(&weights, env::random());
+    }
+}
+
+impl Weighted {
+    /// What counts now; 0 for nothing.
+    fn weight(&mut self, config: &Config, now: Nanos) -> f64 {
+        let Some((first, last)) = self.reports else { return 0.0 };
+        if now.saturating_sub(last) >= nanos(config.weight_expiration_period) {
+            // When it reports again it begins anew.
+            self.reports = None;
+            return 0.0;
+        }
+        if now.saturating_sub(first) < nanos(config.blackout_period) { 0.0 } else { self.reported }
+    }
+
+    fn report(&mut self, load: hotpick_guest::Load, penalty: f64, now: Nanos) {
+        let utilization = if load.application > 0.0 { load.application } else { load.cpu };
+        if load.rps > 0.0 && utilization > 0.0 {
+            let errors = if load.eps > 0.0 { load.eps / load.rps * penalty } else { 0.0 };
+            self.reported = load.rps / (utilization + errors);
+            self.reports = Some((self.reports.map_or(now, |(first, _)| first), now));
+        }
+    }
+}
+
+impl Outcomes for WeightedRoundRobin {
+    fn done(&mut self, batch: &[Outcome], now: Nanos) {
+        if !self.config.load_reports {
+            return;
+        }
+        for outcome in batch {
+            if let (Some(load), Some(endpoint)) = (outcome.load, self.endpoints.get_mut(outcome.subconn)) {
+                endpoint.report(load, self.config.error_utilization_penalty, now);
+            }
+        }
+    }
+}
+
+impl Alarms for WeightedRoundRobin {
+    fn fired(&mut self, _id: u32, now: Nanos) {
+        self.schedule(now);
+        let _ = timers::schedule(UPDATE, nanos(self.config.weight_update_period));
+    }
+}
+
+impl About for WeightedRoundRobin {
+    fn describe() -> Description {
+        Description::of::<Config>("Shares in proportion to weights, from load reports or from the endpoints.")
+    }
+}
+
+hotpick_guest::export!(WeightedRoundRobin: Outcomes, Alarms, About);
+
+#[cfg(test)]
+mod tests {
+    use hotpick_guest::testing::{FakeHost, endpoint, outcome};
+    use hotpick_guest::{Load, StatusCode};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn start(config: &str) -> FakeHost<WeightedRoundRobin> {
+        let mut host = FakeHost::start(config).expect("started");
+        host.endpoints(&[endpoint(0, &[]), endpoint(1, &[]), endpoint(2, &[])]);
+        host
+    }
+
+    fn report(host: &mut FakeHost<WeightedRoundRobin>, id: SubConn, cpu: f64, rps: f64, eps: f64) {
+        let load = Some(Load { application: 0.0, cpu, memory: 0.0, rps, eps });
+        host.done(&[Outcome { load, ..outcome(id, StatusCode::Ok, SECOND) }]);
+    }
+
+    /// Of 600 picks, within 2.
+    fn shares(host: &mut FakeHost<WeightedRoundRobin>, expected: [usize; 3]) {
+        let counts = host.counts(&[0, 1, 2], 600);
+        assert!(
+            counts.iter().zip(expected).all(|(count, expected)| count.abs_diff(expected) <= 2),
+            "{counts:?}"
+        );
+    }
+
+    #[test]
+    fn the_weights_of_the_endpoints_count_without_reports() {
+        let mut host = start("{}");
+        shares(&mut host, [200, 200, 200]);
+        host.change(&[Endpoint { weight: 4, ..endpoint(1, &[]) }], &[]);
+        shares(&mut host, [100, 400, 100]);
+        host.ready(&[0, 1]);
+        shares(&mut host, [120, 480, 0]);
+        host.ready(&[]);
+        assert_eq!(host.pick(&Default::default()), PickResult::Queue);
+    }
+
+    #[test]
+    fn reported_weights_count_after_the_blackout_and_until_they_expire() {
+        let mut host = start(r#"{"weightExpirationPeriod":"60s"}"#);
+        for (id, cpu) in [(0, 0.25), (1, 0.5), (2, 0.5)] {
+            report(&mut host, id, cpu, 100.0, 0.0);
+        }
+        host.run(9 * SECOND);
+        shares(&mut host, [200, 200, 200]);
+        host.run(2 * SECOND);
+        shares(&mut host, [300, 150, 150]);
+        host.run(48 * SECOND);
+        shares(&mut host, [300, 150, 150]);
+        host.run(2 * SECOND);
+        shares(&mut host, [200, 200, 200]);
+        // A report after that begins a blackout of its own.
+        for id in [0, 1, 2] {
+            report(&mut host, id, 0.1 * f64::from(1 + id), 100.0, 0.0);
+        }
+        host.run(9 * SECOND);
+        shares(&mut host, [200, 200, 200]);
+    }
+
+    #[test]
+    fn errors_count_against_an_endpoint_and_the_application_knows_best() {
+        let mut host = start(r#"{"blackoutPeriod":"0s","errorUtilizationPenalty":2}"#);
+        // 100 / (0.5 + 25 / 100 * 2) = 100; 100 / 0.5 = 200; by its application 300.
+        report(&mut host, 0, 0.5, 100.0, 25.0);
+        report(&mut host, 1, 0.5, 100.0, 0.0);
+        let load = Some(Load { application: 1.0 / 3.0, cpu: 0.9, memory: 0.0, rps: 100.0, eps: 0.0 });
+        host.done(&[Outcome { load, ..outcome(2, StatusCode::Ok, SECOND) }]);
+        host.run(SECOND);
+        shares(&mut host, [100, 200, 300]);
+    }
+
+    #[test]
+    fn one_that_has_not_reported_has_the_mean() {
+        let mut host = start(r#"{"blackoutPeriod":"0s"}"#);
+        report(&mut host, 0, 0.5, 100.0, 0.0);
+        report(&mut host, 1, 0.25, 100.0, 0.0);
+        // Nonsense is no report.
+        report(&mut host, 2, 0.0, 100.0, 0.0);
+        report(&mut host, 2, f64::NAN, -1.0, 0.0);
+        host.run(SECOND);
+        shares(&mut host, [133, 267, 200]);
+    }
+
+    #[test]
+    fn a_new_connection_begins_anew() {
+        let mut host = start(r#"{"blackoutPeriod":"5s"}"#);
+        for (id, cpu) in [(0, 0.25), (1, 0.5), (2, 0.5)] {
+            report(&mut host, id, cpu, 100.0, 0.0);
+        }
+        host.run(6 * SECOND);
+        shares(&mut host, [300, 150, 150]);
+        host.ready(&[1, 2]);
+        host.ready(&[0, 1, 2]);
+        // 0 has the mean of the two others.
+        shares(&mut host, [200, 200, 200]);
+    }
+
+    #[test]
+    fn reports_can_be_ignored() {
+        let mut host = start(r#"{"loadReports":false,"blackoutPeriod":"0s"}"#);
+        for id in [0, 1, 2] {
+            report(&mut host, id, 0.1 * f64::from(1 + id), 100.0, 0.0);
+        }
+        host.run(10 * SECOND);
+        shares(&mut host, [200, 200, 200]);
+    }
+
+    #[test]
+    fn bad_configuration_is_refused_by_the_name_of_its_field() {
+        for (config, field) in [
+            (r#"{"blackoutPeriod":10}"#, "blackoutPeriod: must be a duration"),
+            (r#"{"blackoutPeriod":"-1s"}"#, "blackoutPeriod: "),
+            (r#"{"weightUpdatePeriod":"0s"}"#, "weightUpdatePeriod: "),
+            (
+                r#"{"weightExpirationPeriod":"9s"}"#,
+                "weightExpirationPeriod: must not be less than blackoutPeriod",
+            ),
+            (r#"{"errorUtilizationPenalty":-1}"#, "errorUtilizationPenalty: "),
+            (r#"{"enableOobLoadReport":true}"#, "enableOobLoadReport: no such field"),
+        ] {
+            let error = FakeHost::<WeightedRoundRobin>::start(config).expect_err(config);
+            assert!(error.starts_with(field), "{config}: {error}");
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! `zone`: RPCs stay in the client's own zone, as far as its endpoints can take them.
+//!
+//! After Envoy's zone aware routing, over localities as gRFC A52 has them. If the own zone has at least the share of
+//! the endpoints that it has of the clients, all RPCs stay there. If it has less, it takes what is its due, and the
+//! rest goes to the zones that have more than theirs, in proportion to what is left over there: so that each
+//! endpoint, wherever it is, gets the same load when all clients do this.
+
+use hotpick_guest::config::{Config as _, Range, Refused, Setting, Value};
+use hotpick_guest::group::{Balance, Group};
+use hotpick_guest::random::{Alias, mix};
+use hotpick_guest::{
+    About, Description, Endpoint, Nanos, PickInfo, PickResult, Placement, Policy, SubConn, SubConnMap,
+};
+
+hotpick_guest::config! {
+    /// RPCs stay in their own zone, as far as that can take them.
+    struct Config {
+        /// The zone of this client. Without it all endpoints are alike.
+        zone: Option<String>,
+        /// The attribute that names an endpoint's zone.
+        attribute: String = "zone".to_owned(),
+        /// How many clients there are in each zone, or what part of them, as {"a": 3, "b": 1}. Without it, the same
+        /// number in each zone that has endpoints.
+        clients: Clients = Clients(Vec::new()),
+        /// With fewer ready endpoints than these all of them are alike: there is little to choose from.
+        #[range(0..=1_000_000)]
+        min_endpoints: u32 = 0,
+        /// How RPCs are spread in a zone.
+        balance: Balance = Balance::RoundRobin,
+    }
+}
+
+/// By zone.
+#[derive(Clone, Debug)]
+struct Clients(Vec<(String, f64)>);
+
+impl Setting for Clients {
+    fn read(value: &Value, _range: Range) -> Result<Self, Refused> {
+        let Value::Object(fields) = value else {
+            return Err(Refused::kind("an object like {\"a\": 3, \"b\": 1}", value));
+        };
+        let number = |(zone, number): &(String, Value)| {
+            let number = f64::read(number, Range::from(0.0..=1e9)).map_err(|refused| refused.within(zone))?;
+            Ok((zone.clone(), number))
+        };
+        let clients = fields.iter().map(number).collect::<Result<Vec<_>, Refused>>()?;
+        if !clients.is_empty() && clients.iter().all(|(_, number)| *number == 0.0) {
+            return Err(Refused::because("must have a client in some zone"));
+        }
+        Ok(Self(clients))
+    }
+
+    fn schema(_range: Range, out: &mut String) {
+        out.push_str("\"type\":\"object\",\"additionalProperties\":{");
+        f64::schema(Range::from(0.0..=1e9), out);
+        out.push('}');
+    }
+
+    fn write(&self, out: &mut String) {
+        out.push('{');
+        for (at, (zone, number)) in self.0.iter().enumerate() {
+            out.push_str(if at > 0 { ",\"" } else { "\"" });
+            out.push_str(zone);
+            out.push_str("\":");
+            number.write(out);
+        }
+        out.push('}');
+    }
+}
+
+#[derive(Debug)]
+struct Zone {
+    config: Config,
+    /// The zone and the weight of each endpoint.
+    endpoints: SubConnMap<(String, u32)>,
+    ready: Vec<SubConn>,
+    zones: Vec<Group>,
+    /// Among the zones.
+    shares: Alias,
+}
+
+impl Policy for Zone {
+    fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
+        let config = Config::parse(config)?;
+        if let Some(zone) = &config.zone
+            && !config.clients.0.is_empty()
+            && !config.clients.0.iter().any(|(name, number)| name == zone && *number > 0.0)
+        {
+            return Err(format!("clients: must have clients in the own zone, \"{zone}\""));
+        }
+        let (endpoints, ready) = (SubConnMap::default(), Vec::new());
+        Ok(Self { config, endpoints, ready, zones: Vec::new(), shares: Alias::default() })
+    }
+
+    fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
+        for id in removed {
+            self.endpoints.remove(*id);
+        }
+        for endpoint in added {
+            let zone = endpoint.attribute(&self.config.attribute).unwrap_or_default().to_owned();
+            self.endpoints.insert(endpoint.id, (zone, endpoint.weight));
+        }
+        self.share();
+    }
+
+    fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
+        self.ready = ready.to_vec();
+        self.share();
+    }
+
+    fn pick(&mut self, info: &PickInfo) -> PickResult {
+        let zone = self.zones.get_mut(self.shares.choose(info.random));
+        // Mixed: what chose the zone must not choose the endpoint, too.
+        zone.and_then(|zone| zone.pick(mix(info.random))).map_or(PickResult::Queue, PickResult::Pick)
+    }
+}
+
+impl Zone {
+    /// Divides the ready endpoints by zone, and the RPCs among the zones.
+    fn share(&mut self) {
+        let unknown = (String::new(), 1);
+        let mut zones: Vec<(&str, f64)> = Vec::new();
+        let mut members: Vec<Vec<SubConn>> = Vec::new();
+        let own =
+            self.config.zone.as_deref().filter(|_| self.ready.len() >= self.config.min_endpoints as usize);
+        for id in &self.ready {
+            let (zone, weight) = self.endpoints.get(*id).unwrap_or(&unknown);
+            let zone = if own.is_some() { zone.as_str() } else { "" };
+            // There are not many.
+            let at = zones.iter().position(|(name, _)| *name == zone).unwrap_or_else(|| {
+                zones.push((zone, 0.0));
+                members.push(Vec::new());
+                zones.len() - 1
+            });
+            zones[at].1 += f64::from(*weight);
+            members[at].push(*id);
+        }
+        self.shares = Alias::new(&own.map_or(vec![1.0], |own| shares(own, &zones, &self.config.clients.0)));
+        self.zones.resize(members.len(), Group::new(self.config.balance, Vec::new()));
+        for (zone, members) in self.zones.iter_mut().zip(members) {
+            zone.update(members);
+        }
+    }
+}
+
+/// The share of this client's RPCs for each zone.
+#[expect(clippy::cast_precision_loss, reason = "a number of zones")]
+fn shares(own: &str, capacities: &[(&str, f64)], clients: &[(String, f64)]) -> Vec<f64> {
+    let capacity: f64 = capacities.iter().map(|(_, capacity)| capacity).sum();
+    let of_capacity: Vec<f64> = capacities.iter().map(|(_, of_zone)| of_zone / capacity).collect();
+    let all_clients: f64 = clients.iter().map(|(_, number)| number).sum();
+    // The own zone has a client, if it has an endpoint or not.
+    let zones = capacities.len() + usize::from(!capacities.iter().any(|(zone, _)| *zone == own));
+    let of_clients = |zone: &str| match clients.iter().find(|(name, _)| name == zone) {
+        Some((_, number)) => number / all_clients,
+        None if clients.is_empty() => 1.0 / zones as f64,
+        None => 0.0,
+    };
+    let Some(at) = capacities.iter().position(|(zone, _)| *zone == own) else {
+        // Nothing is ready here: to where there is more than the clients there need.
+        return spill(capacities, &of_capacity, of_clients);
+    };
+    let due = of_clients(own);
+    let stays = if due > 0.0 { (of_capacity[at] / due).min(1.0) } else { 1.0 };
+    let mut shares = spill(capacities, &of_capacity, of_clients);
+    shares[at] = 0.0;
+    let left_over: f64 = shares.iter().sum();
+    if left_over > 0.0 {
+        shares.iter_mut().for_each(|share| *share *= (1.0 - stays) / left_over);
+        shares[at] = stays;
+    } else {
+        shares[at] = 1.0;
+    }
+    shares
+}
+
+/// What each zone has more than its clients need; if none has, what it has.
+fn spill(capacities: &[(&str, f64)], of_capacity: &[f64], of_clients: impl Fn(&str) -> f64) -> Vec<f64> {
+    let more =
+        capacities.iter().zip(of_capacity).map(|((zone, _), share)| (share - of_clients(zone)).max(0.0));
+    let more: Vec<f64> = more.collect();
+    if more.iter().any(|share| *share > 1e-9) { more } else { of_capacity.to_vec() }
+}
+
+impl About for Zone {
+    fn describe() -> Description {
+        Description::of::<Config>(
+            "RPCs stay in the client's own zone, as far as its endpoints can take them.",
+        )
+    }
+}
+
+hotpick_guest::export!(Zone: About);
+
+#[cfg(test)]
+mod tests {
+    use hotpick_guest::testing::{FakeHost, chi_square, endpoint};
+
+    use super::*;
+
+    /// So many endpoints in the zones a, b and c, numbered on.
+    fn start(config: &str, zones: [u32; 3]) -> (FakeHost<Zone>, Vec<String>) {
+        let mut host = FakeHost::start(config).expect("started");
+        let names: Vec<_> = zones
+            .iter()
+            .zip(["a", "b", "c"])
+            .flat_map(|(n, name)| vec![name.to_owned(); *n as usize])
+            .collect();
+        let endpoints: Vec<_> =
+            names.iter().zip(0..).map(|(zone, id)| endpoint(id, &[("zone", zone)])).collect();
+        host.endpoints(&endpoints);
+        (host, names)
+    }
+
+    fn is_shared((mut host, names): (FakeHost<Zone>, Vec<String>), shares: [f64; 3]) {
+        let mut counts = vec![0; 3];
+        for picked in host.picks(20_000) {
+            counts[usize::from(names[picked as usize].as_bytes()[0] - b'a')] += 1;
+        }
+        assert!(chi_square(&counts, &shares).is_likely(), "{counts:?} for {shares:?}");
+    }
+
+    #[test]
+    fn rpcs_stay_if_the_zone_can_take_them() {
+        is_shared(start(r#"{"zone":"a"}"#, [2, 2, 2]), [1.0, 0.0, 0.0]);
+        is_shared(start(r#"{"zone":"a"}"#, [4, 1, 1]), [1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn what_it_cannot_take_goes_where_there_is_more_than_needed() {
+        // A third of the clients, a sixth of the endpoints: half stays; the rest goes to c, as b has just enough.
+        is_shared(start(r#"{"zone":"a"}"#, [1, 2, 3]), [0.5, 0.0, 0.5]);
+        is_shared(start(r#"{"zone":"a"}"#, [1, 4, 4]), [1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0]);
+        // b has 1/9 more than it needs, c 2/9.
+        is_shared(start(r#"{"zone":"a"}"#, [0, 4, 5]), [0.0, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn the_number_of_clients_can_be_given() {
+        let config = r#"{"zone":"a","clients":{"a":1,"b":1}}"#;
+        is_shared(start(config, [1, 1, 2]), [0.5, 0.0, 0.5]);
+        // Three quarters of the clients are in a, with half of the endpoints.
+        is_shared(start(r#"{"zone":"a","clients":{"a":3,"b":1}}"#, [2, 2, 0]), [2.0 / 3.0, 1.0 / 3.0, 0.0]);
+    }
+
+    #[test]
+    fn each_endpoint_has_the_same_load_when_all_clients_do_this() {
+        let mut loads = [0.0; 3];
+        let capacities = [("a", 1.0), ("b", 5.0), ("c", 2.0)];
+        for own in ["a", "b", "c"] {
+            for (load, share) in loads.iter_mut().zip(shares(own, &capacities, &[])) {
+                *load += share;
+            }
+        }
+        for (load, (zone, capacity)) in loads.iter().zip(capacities) {
+            assert!((load / capacity - 3.0 / 8.0).abs() < 1e-9, "{zone}: {loads:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_zone_or_with_few_endpoints_all_are_alike() {
+        is_shared(start("{}", [1, 1, 2]), [1.0, 1.0, 2.0]);
+        is_shared(start(r#"{"zone":"a","minEndpoints":6}"#, [1, 1, 2]), [1.0, 1.0, 2.0]);
+        let (mut host, _) = start("{}", [1, 1, 2]);
+        assert_eq!(host.counts(&[0, 1, 2, 3], 8), [2, 2, 2, 2]);
+    }
+
+    #[test]
+    fn it_counts_what_is_ready() {
+        let (mut host, names) = start(r#"{"zone":"a"}"#, [2, 2, 0]);
+        host.ready(&[0, 2, 3]);
+        // Half of the clients, a third of the endpoints.
+        is_shared((host, names), [2.0 / 3.0, 1.0 / 3.0, 0.0]);
+        let (mut host, _) = start(r#"{"zone":"a"}"#, [2, 2, 0]);
+        host.ready(&[]);
+        assert_eq!(host.pick(&Default::default()), PickResult::Queue);
+    }
+
+    #[test]
+    fn bad_configuration_is_refused_by_the_name_of_its_field() {
+        for (config, field) in [
+            (r#"{"zone":""}"#, "zone: must be a string, 1 to 256 bytes long"),
+            (r#"{"zone":7}"#, "zone: must be a string, not a number"),
+            (r#"{"zone":"a","clients":{"b":1}}"#, "clients: must have clients in the own zone, \"a\""),
+            (r#"{"zone":"a","clients":{"a":0}}"#, "clients: must have a client in some zone"),
+            (r#"{"clients":{"a":-1}}"#, "clients.a: must be a number, 0 to 1000000000, not -1"),
+            (r#"{"clients":3}"#, "clients: must be an object"),
+            (r#"{"minEndpoints":-1}"#, "minEndpoints: "),
+            (r#"{"balance":1}"#, "balance: "),
+            (r#"{"locality":"a"}"#, "locality: no such field"),
+        ] {
+            let error = FakeHost::<Zone>::start(config).expect_err(config);
+            assert!(error.starts_with(field), "{config}: {error}");
+        }
+    }
+}
