@@ -1,5 +1,7 @@
 //! The lookup table of Maglev (Eisenbud et al., NSDI 2016, section 3.4).
 
+use std::collections::BinaryHeap;
+
 use hotpick_guest::random::mix;
 use hotpick_guest::{Endpoint, SubConn, hash};
 
@@ -32,12 +34,9 @@ impl Table {
     /// `size` is a prime number, so that each order has every entry. The order of the endpoints makes no difference.
     pub(crate) fn new<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, size: u32) -> Self {
         let endpoints: Vec<_> = endpoints.collect();
-        let mut order: Vec<_> = endpoints
-            .iter()
-            .zip(0..)
-            .map(|(endpoint, at)| (hash(endpoint.hash_key().as_bytes()), at))
-            .collect();
-        order.sort_unstable();
+        let named =
+            endpoints.iter().zip(0..).map(|(endpoint, at)| (hash(endpoint.hash_key().as_bytes()), at));
+        let order = named.collect::<BinaryHeap<(u64, usize)>>().into_sorted_vec();
         let Some(heaviest) = endpoints.iter().map(|endpoint| endpoint.weight).max() else {
             return Self::default();
         };

@@ -5,6 +5,8 @@
 //! client has at most one connection to change. A member of the subset that cannot be reached stays in it, and is
 //! tried on; the next in rank stands in for it meanwhile.
 
+use std::collections::BinaryHeap;
+
 use hotpick_guest::config::Config as _;
 use hotpick_guest::group::{Balance, Group};
 use hotpick_guest::random::mix;
@@ -72,7 +74,7 @@ impl Policy for Subset {
             self.ranked.push((mix(name ^ mix(self.client)), endpoint.id, name));
         }
         removed.iter().for_each(|id| self.states.remove(*id));
-        self.ranked.sort_unstable();
+        self.ranked = BinaryHeap::from(std::mem::take(&mut self.ranked)).into_sorted_vec();
         self.choose(&before);
     }
 
