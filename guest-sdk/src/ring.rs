@@ -5,6 +5,26 @@ use std::collections::BinaryHeap;
 use crate::json::push_number;
 use crate::{Endpoint, SubConn, hash};
 
+/// What consistent hashing knows of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Place {
+    /// The subconn.
+    pub id: SubConn,
+    /// The [hash key](Endpoint::hash_key).
+    pub key: String,
+    /// The weight, at least 1.
+    pub weight: u32,
+}
+
+impl Place {
+    /// Of this endpoint.
+    #[must_use]
+    pub fn of(endpoint: &Endpoint) -> Self {
+        Self { id: endpoint.id, key: endpoint.hash_key().to_owned(), weight: endpoint.weight }
+    }
+}
+
 /// Points on a circle of 64-bit hashes, each of an endpoint: an RPC goes to the first one from its own hash on.
 #[derive(Clone, Debug, Default)]
 pub struct Ring {
@@ -13,38 +33,37 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Places endpoints by their [hash key](Endpoint::hash_key), each as often as its weight says: the one
+    /// Places endpoints by their hash keys, each as often as its weight says: the one
     /// with the least weight as often as to have `least` points in all, if that is not more than `most`.
     ///
     /// The order of the endpoints makes no difference.
     #[must_use]
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "some million points")]
     #[expect(clippy::cast_sign_loss, reason = "not negative")]
-    pub fn new<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, least: u32, most: u32) -> Self {
+    pub fn new<'a>(endpoints: impl Iterator<Item = &'a Place>, least: u32, most: u32) -> Self {
         let endpoints: Vec<_> = endpoints.collect();
-        let named =
-            endpoints.iter().zip(0..).map(|(endpoint, at)| (hash(endpoint.hash_key().as_bytes()), at));
         // Sorted by heaps: a quicksort is faster, and 4 KB of code for each type.
-        let order = named.collect::<BinaryHeap<(u64, u32)>>().into_sorted_vec();
+        let named = endpoints.iter().zip(0..).map(|(place, at)| (place.key.as_str(), at));
+        let order = named.collect::<BinaryHeap<(&str, usize)>>().into_sorted_vec();
         let sum: f64 = endpoints.iter().map(|endpoint| f64::from(endpoint.weight)).sum();
         let Some(lightest) = endpoints.iter().map(|endpoint| endpoint.weight).min() else {
             return Self::default();
         };
+        // Each step as in grpc-go, so that clients of both have the same ring.
         let lightest = f64::from(lightest) / sum;
         let scale = ((lightest * f64::from(least)).ceil() / lightest).min(f64::from(most));
         let mut points = Vec::with_capacity(scale.ceil() as usize);
         let (mut target, mut name) = (0.0, String::new());
-        for (_, at) in order {
-            let endpoint = endpoints[at as usize];
-            target += scale * f64::from(endpoint.weight) / sum;
+        for (key, at) in order {
+            let (id, weight) = (endpoints[at].id, endpoints[at].weight);
+            target += scale * (f64::from(weight) / sum);
             let mut number = 0;
-            // A whole number may be a little more by its representation: that is not another point.
-            while (points.len() as f64) < target - 1e-6 {
+            while (points.len() as f64) < target {
                 name.clear();
-                name.push_str(endpoint.hash_key());
+                name.push_str(key);
                 name.push('_');
                 push_number(&mut name, number);
-                points.push((hash(name.as_bytes()), endpoint.id));
+                points.push((hash(name.as_bytes()), id));
                 number += 1;
             }
         }
@@ -82,7 +101,7 @@ mod tests {
             let endpoints: Vec<_> = weights
                 .iter()
                 .zip(0..)
-                .map(|(weight, id)| Endpoint { weight: *weight, ..endpoint(id, &[]) })
+                .map(|(weight, id)| Place { weight: *weight, ..Place::of(&endpoint(id, &[])) })
                 .collect();
             Ring::new(endpoints.iter(), least, most).len()
         };
@@ -97,7 +116,7 @@ mod tests {
 
     #[test]
     fn it_goes_around_and_the_order_of_endpoints_makes_no_difference() {
-        let (a, b) = (endpoint(1, &[]), endpoint(2, &[]));
+        let (a, b) = (Place::of(&endpoint(1, &[])), Place::of(&endpoint(2, &[])));
         let (ring, turned) = (Ring::new([&a, &b].into_iter(), 4, 4), Ring::new([&b, &a].into_iter(), 4, 4));
         assert_eq!(ring.points, turned.points);
         let all: Vec<_> = ring.points.iter().map(|(_, owner)| *owner).collect();

@@ -93,7 +93,7 @@ fn load(bytes: &[u8]) -> Result<(), TestCaseError> {
         }
         Ok(policy) => {
             let begin = Instant::now();
-            let checked = policy.check("{}");
+            let checked = policy.check("{}", 3);
             prop_assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
             if let Err(error) = checked {
                 prop_assert!(!error.to_string().contains('\n'), "{error}");

@@ -13,4 +13,5 @@ mod policies;
 mod reload;
 mod resolvers;
 mod sidecar;
+mod standard;
 mod tls;

@@ -329,7 +329,7 @@ async fn the_first_known_policy_of_a_service_config_balances_and_a_refused_one_l
     assert_eq!((refused.policy.name.as_str(), refused.swaps), ("color", 0));
     assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
     // One that it takes.
-    with(json!([{"color": {"attribute": "nothing", "unmatched": "any"}}]));
+    with(json!([{"color": {"keys": [{"attribute": "nothing"}], "unmatched": "any"}}]));
     soon("the change", channel.wait_for(|status| status.swaps == 1 && status.refused.is_none())).await;
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..20 {

@@ -4,8 +4,9 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
@@ -30,6 +31,7 @@ pub struct Backend {
     notice: watch::Sender<Notice>,
     left: CancellationToken,
     health: Option<HealthReporter>,
+    temper: Arc<Temper>,
     _tasks: JoinSet<()>,
 }
 
@@ -76,7 +78,8 @@ impl Backend {
         let address = listener.local_addr()?;
         let accepted = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
-        let echo = EchoServer::new(Service { name: name.to_owned() });
+        let temper = Arc::new(Temper::default());
+        let echo = EchoServer::new(Service { name: name.to_owned(), temper: Arc::clone(&temper) });
         let notice = watch::Sender::new(Notice::default());
         let left = CancellationToken::new();
         let server = Server {
@@ -89,7 +92,7 @@ impl Backend {
         let service =
             health.clone().map(|reporter| HealthServer::new(HealthService::from_health_reporter(reporter)));
         tasks.spawn(server.serve(listener, Both { echo, health: service }));
-        Ok(Self { name: name.to_owned(), address, accepted, notice, left, health, _tasks: tasks })
+        Ok(Self { name: name.to_owned(), address, accepted, notice, left, health, temper, _tasks: tasks })
     }
 
     /// Says whether a service is healthy, if there is a health service.
@@ -99,6 +102,18 @@ impl Backend {
         if let Some(reporter) = &self.health {
             reporter.set_service_status(service, if serving { Serving } else { NotServing }).await;
         }
+    }
+
+    /// Answers unary RPCs after this time from now on.
+    pub fn set_delay(&self, delay: Duration) {
+        self.temper
+            .delay_micros
+            .store(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Answers unary RPCs with INTERNAL from now on, or does not any more.
+    pub fn set_failing(&self, failing: bool) {
+        self.temper.failing.store(failing, Ordering::Relaxed);
     }
 
     /// The name that it answers as.
@@ -156,7 +171,7 @@ impl Server {
                 incoming = listener.accept() => {
                     let Ok((stream, _)) = incoming else {
                         // Out of file descriptors, most likely: to try again at once would spin.
-                        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                        tokio::time::sleep(Duration::from_millis(10)).await;
                         continue;
                     };
                     self.accepted.fetch_add(1, Ordering::Relaxed);
@@ -237,6 +252,14 @@ type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallibl
 #[derive(Clone, Debug)]
 struct Service {
     name: String,
+    temper: Arc<Temper>,
+}
+
+/// How it answers unary RPCs.
+#[derive(Debug, Default)]
+struct Temper {
+    delay_micros: AtomicU64,
+    failing: AtomicBool,
 }
 
 impl Service {
@@ -253,6 +276,13 @@ impl Echo for Service {
     type BidiStream = Responses;
 
     async fn unary(&self, request: Request<EchoRequest>) -> Result<Response<EchoResponse>, Status> {
+        let delay = self.temper.delay_micros.load(Ordering::Relaxed);
+        if delay > 0 {
+            tokio::time::sleep(Duration::from_micros(delay)).await;
+        }
+        if self.temper.failing.load(Ordering::Relaxed) {
+            return Err(Status::internal(format!("{} is not well", self.name)));
+        }
         Ok(Response::new(self.answer(request.into_inner().text)))
     }
 

@@ -16,6 +16,9 @@ pub(crate) struct Arguments {
     /// The configuration to start them with, instead of that of the settings.
     #[arg(long, value_name = "JSON")]
     config: Option<String>,
+    /// Try each on so many endpoints.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    endpoints: u32,
     /// Print an array with an object for each file.
     #[arg(long)]
     json: bool,
@@ -25,11 +28,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     // Endpoints need one, even those that are not there.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let _within = runtime.enter();
-    let checked: Vec<_> = arguments
-        .files
-        .iter()
-        .map(|file| (file, check(file, arguments.config.as_deref().unwrap_or("{}"))))
-        .collect();
+    let checked: Vec<_> = arguments.files.iter().map(|file| (file, check(file, arguments))).collect();
     if arguments.json {
         let all: Vec<_> = checked.iter().map(|(file, result)| to_json(file, result)).collect();
         println!("{:#}", Value::Array(all));
@@ -45,10 +44,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn check(file: &Path, config: &str) -> Result<Report, StartError> {
+fn check(file: &Path, arguments: &Arguments) -> Result<Report, StartError> {
     let policy = policy_dir::load(file, &PolicyDirOptions::default())
         .map_err(|error| StartError::at(error.stage(), error.to_string()))?;
-    policy.check(config)
+    policy.check(arguments.config.as_deref().unwrap_or("{}"), arguments.endpoints)
 }
 
 fn to_json(file: &Path, result: &Result<Report, StartError>) -> Value {
@@ -77,6 +76,8 @@ fn to_json(file: &Path, result: &Result<Report, StartError>) -> Value {
                 "summary": report.summary,
                 "config_schema": schema,
                 "memory": report.memory,
+                "endpoints": report.endpoints,
+                "told_ns": u64::try_from(report.told.as_nanos()).unwrap_or(u64::MAX),
                 "pick_ns": u64::try_from(report.pick.as_nanos()).unwrap_or(u64::MAX),
             })
         }
@@ -109,6 +110,7 @@ fn to_text(file: &Path, report: &Report) -> String {
         line("schema", schema.clone());
     }
     line("memory", format!("{} KiB", report.memory / 1024));
+    line("endpoints", format!("{}, told of them in {} us", report.endpoints, report.told.as_micros()));
     line("pick", format!("{} ns", report.pick.as_nanos()));
     lines.push(String::new());
     lines.join("\n")

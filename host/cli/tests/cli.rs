@@ -111,7 +111,7 @@ fn a_policy_that_is_checked_says_what_it_is_and_may_do() {
     let said = stdout(&output);
     for line in [
         "policies/dist/color.wasm",
-        "  imports    call, env",
+        "  imports    call, env, stats",
         "  metadata   color",
         "  affinity   color",
         "  summary    Uses every part of the contract.",

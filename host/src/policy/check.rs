@@ -2,18 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use http::HeaderMap;
-use tokio::sync::mpsc;
-
 use super::WasmPolicy;
 use super::bindings::exports::hotpick::policy::outcomes::Outcome;
 use super::instance::{InitError, Instance, Role};
 use super::outcomes::outcome;
 use super::preflight::preflight;
-use crate::connectivity::ConnectivityState;
+use super::trial::{StandIns, failed};
 use crate::picker::{PickInfo, Placement, StartError};
-use crate::resolver::Endpoint;
-use crate::subconn::{Dialer, DoneInfo, ReadySet, SubConn};
+use crate::subconn::{DoneInfo, ReadySet, SubConn};
+use http::HeaderMap;
 
 /// What is to be known of a policy.
 #[derive(Clone, Debug)]
@@ -41,7 +38,11 @@ pub struct Report {
     pub config_schema: Option<String>,
     /// Bytes of memory after some thousand picks.
     pub memory: usize,
-    /// What a pick costs, among three endpoints, without metadata: the median of many short runs.
+    /// Among so many endpoints.
+    pub endpoints: u32,
+    /// What it costs to tell the policy of all of them.
+    pub told: Duration,
+    /// What a pick costs, among them, without metadata: the median of many short runs.
     pub pick: Duration,
 }
 
@@ -50,19 +51,21 @@ const RUNS: usize = 64;
 const PICKS: u32 = 128;
 
 impl WasmPolicy {
-    /// Starts the policy with a configuration (JSON; `{}` for none), on three endpoints that are not there,
+    /// Starts the policy with a configuration (JSON; `{}` for none), on so many endpoints that are not there,
     /// and tries it out as a channel would. Within a tokio runtime, and off its workers: it blocks.
     ///
     /// # Errors
     ///
     /// A channel would not take the policy.
-    pub fn check(&self, config: &str) -> Result<Report, StartError> {
+    pub fn check(&self, config: &str, endpoints: u32) -> Result<Report, StartError> {
         let placement = self.placement(&Placement::new("check:///", config));
-        let StandIns(ready) = &StandIns::new();
-        let failed = |error: InitError| StartError::at(error.stage(), error.to_string());
+        let mut stand_ins = StandIns::default();
+        let ready = &stand_ins.ready(endpoints);
         drop(preflight(self, &placement, ready, &[]).map_err(failed)?);
         let mut instance = Instance::new(self, &placement, Role::Trial, &[]).map_err(failed)?;
+        let begin = Instant::now();
         instance.tell(ready).map_err(|fault| failed(fault.into()))?;
+        let told = begin.elapsed();
         let (metadata, mut runs) = (HeaderMap::new(), Vec::with_capacity(RUNS));
         for _ in 0..RUNS {
             let begin = Instant::now();
@@ -100,6 +103,8 @@ impl WasmPolicy {
             summary: summary.filter(filled),
             config_schema: config_schema.filter(filled),
             memory,
+            endpoints,
+            told,
             pick: runs[RUNS / 2],
         })
     }
@@ -110,27 +115,4 @@ fn stand_in_outcome(ready: &ReadySet) -> Outcome {
     let subconn = ready.ready().first().map_or(0, SubConn::id);
     let end = DoneInfo { code: Some(tonic::Code::Ok), client_ended: false, trailers: None };
     outcome(1, subconn, 0, tokio::time::Instant::now(), &end)
-}
-
-/// Three endpoints, as if they were ready. Nothing is sent there, and nothing connected.
-struct StandIns(ReadySet);
-
-impl Drop for StandIns {
-    fn drop(&mut self) {
-        self.0.all().iter().for_each(SubConn::shutdown);
-    }
-}
-
-impl StandIns {
-    fn new() -> Self {
-        let (events, _) = mpsc::unbounded_channel();
-        let endpoints = (0u16..3).map(|number| {
-            // Of the block for documentation (RFC 5737).
-            let address = std::net::SocketAddr::from(([192, 0, 2, 1], 1 + number));
-            let endpoint = Endpoint::new(address.into());
-            let subconn = SubConn::spawn(number.into(), endpoint, Dialer::plain(), events.clone());
-            (subconn, ConnectivityState::Ready)
-        });
-        Self(ReadySet::new(endpoints))
-    }
 }

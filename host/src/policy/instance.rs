@@ -199,9 +199,11 @@ impl Instance {
         // The first time even if there is nothing to be told: no pick comes before.
         let ready_changed = ready_changed || !std::mem::replace(&mut self.told, true);
         let now = imports::now();
+        // A ring, or a table, is made anew of all of them when one changes.
+        let limit = limits.update_of(ready.all().len() + removed.len());
         if !added.is_empty() || !removed.is_empty() {
             let added: Vec<_> = added.iter().map(|(id, endpoint)| wit_endpoint(*id, endpoint)).collect();
-            arm(store, limits.update_of(added.len() + removed.len()));
+            arm(store, limit);
             let told = exports.endpoints.call_changed(&mut *store, &added, &removed, now);
             told.map_err(|error| fault(store, &error))?;
         }
@@ -209,7 +211,7 @@ impl Instance {
             && !states.is_empty()
         {
             // All of these calls together: a policy must not take its time for each.
-            arm(store, limits.update_of(states.len()));
+            arm(store, limit);
             for (id, state) in states {
                 let error = ready.find(id).filter(|_| state == ConnectivityState::TransientFailure);
                 let message = error.and_then(|subconn| subconn.last_error()).unwrap_or_default();
@@ -219,7 +221,7 @@ impl Instance {
         }
         if ready_changed {
             let ids: Vec<_> = ready.ready().iter().map(crate::subconn::SubConn::id).collect();
-            arm(store, limits.update_of(ids.len()));
+            arm(store, limit);
             let told = exports.endpoints.call_ready(&mut *store, &ids, now);
             told.map_err(|error| fault(store, &error))?;
         }

@@ -119,7 +119,7 @@ impl Limits {
         }
     }
 
-    /// The limit of a call that names so many endpoints.
+    /// The limit of a call about endpoints of which there are so many.
     pub(super) fn update_of(&self, endpoints: usize) -> Duration {
         let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);
         self.update.saturating_add(self.update_each.saturating_mul(endpoints))

@@ -26,6 +26,7 @@ mod preflight;
 mod record;
 mod scan;
 mod seat;
+mod trial;
 
 use std::fmt;
 use std::sync::Arc;
@@ -46,6 +47,7 @@ pub use self::limits::Limits;
 pub use self::meter::{Metric, MetricValue};
 pub use self::record::{FaultKind, Refusal, Totals, Use};
 pub(crate) use self::record::{Reading, Record};
+pub use self::trial::Trial;
 
 /// Why bytes are not a policy, stage by stage.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -295,40 +297,4 @@ pub fn is_policy_name(name: &str) -> bool {
 #[must_use]
 pub fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::picker::{PickInfo, PickResult};
-    use crate::resolver::Endpoint;
-    use crate::subconn::{Dialer, SubConn};
-
-    /// A list of endpoints may be long: the time to take it in grows with it.
-    #[tokio::test]
-    async fn ten_thousand_endpoints_are_no_fault() {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies/dist/color.wasm");
-        let bytes = std::fs::read(file).expect("a built policy");
-        let policy = WasmPolicy::compile("color", 1, &bytes, Limits::default()).expect("a policy");
-        let (events, _changed) = tokio::sync::mpsc::unbounded_channel();
-        let subconn = |id: u32| {
-            let address = format!("10.0.{}.{}:80", id / 250, id % 250).parse().expect("an address");
-            let color = if id == 7777 { "red" } else { "blue" };
-            let endpoint = Endpoint::new(address).with_attribute("color", color);
-            SubConn::spawn(id, endpoint, Dialer::plain(), events.clone())
-        };
-        let all: Vec<_> = (0..10_000).map(subconn).collect();
-        let ready = |subconn: SubConn| (subconn, crate::connectivity::ConnectivityState::Ready);
-        let ready = ReadySet::new(all.into_iter().map(ready));
-        let placement = Placement::new("static:///many", "{}");
-        let mut builder = policy.start(&placement, &ready).expect("started");
-        let picker = builder.build(&ready);
-        let mut metadata = http::HeaderMap::new();
-        metadata.insert("color", http::HeaderValue::from_static("red"));
-        match picker.pick(&PickInfo::new("/s/m", &metadata)) {
-            PickResult::Pick(pick) => assert_eq!(pick.subconn.id(), 7777),
-            other => panic!("{other:?}"),
-        }
-        assert_eq!(picker.faults().count, 0, "{:?}", picker.faults());
-    }
 }

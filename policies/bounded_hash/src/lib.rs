@@ -7,7 +7,7 @@
 
 use hotpick_guest::config::Config as _;
 use hotpick_guest::key::{HashOn, Key};
-use hotpick_guest::ring::Ring;
+use hotpick_guest::ring::{Place, Ring};
 use hotpick_guest::{
     About, Description, Endpoint, Nanos, Outcome, Outcomes, PickInfo, PickResult, Placement, Policy, SubConn,
     SubConnMap,
@@ -34,7 +34,7 @@ hotpick_guest::config! {
 struct BoundedHash {
     config: Config,
     key: Key,
-    endpoints: SubConnMap<Endpoint>,
+    endpoints: SubConnMap<Place>,
     ring: Ring,
     /// RPCs under way to each ready endpoint.
     loads: SubConnMap<u32>,
@@ -58,7 +58,7 @@ impl Policy for BoundedHash {
             self.endpoints.remove(*id);
         }
         for endpoint in added {
-            self.endpoints.insert(endpoint.id, endpoint.clone());
+            self.endpoints.insert(endpoint.id, Place::of(endpoint));
         }
         let Config { min_ring_size, max_ring_size, .. } = self.config;
         self.ring = Ring::new(self.endpoints.values(), min_ring_size, max_ring_size);

@@ -29,10 +29,10 @@ hotpick_guest::config! {
         /// For RPCs with none of the keys, the first of these that there is: "any" ready endpoint, one that is
         /// "unlabelled" (without the attributes), one that matches {"values": [...]}, or "fail".
         #[range(1..=8)]
-        missing: Vec<Fallback> = vec![Fallback::Any],
+        missing: Chain = Chain(vec![Fallback::Any]),
         /// The same for RPCs that no ready endpoint matches.
         #[range(1..=8)]
-        unmatched: Vec<Fallback> = vec![Fallback::Fail],
+        unmatched: Chain = Chain(vec![Fallback::Fail]),
         /// How RPCs are spread over the endpoints that match.
         balance: Balance = Balance::RoundRobin,
     }
@@ -65,6 +65,32 @@ hotpick_guest::config! {
 impl Default for Key {
     fn default() -> Self {
         Self { metadata: "color".to_owned(), attribute: "color".to_owned(), matching: Matching::Exact }
+    }
+}
+
+/// Fallbacks in order: a list, or a single one as it is.
+#[derive(Clone, Debug)]
+struct Chain(Vec<Fallback>);
+
+impl Setting for Chain {
+    fn read(value: &Value, range: Range) -> Result<Self, Refused> {
+        match value {
+            Value::Array(_) => Vec::read(value, range),
+            one => Fallback::read(one, Range::ALL).map(|one| vec![one]),
+        }
+        .map(Self)
+    }
+
+    fn schema(range: Range, out: &mut String) {
+        out.push_str("\"anyOf\":[{");
+        Fallback::schema(Range::ALL, out);
+        out.push_str("},{");
+        Vec::<Fallback>::schema(range, out);
+        out.push_str("}]");
+    }
+
+    fn write(&self, out: &mut String) {
+        self.0.write(out);
     }
 }
 
@@ -164,7 +190,7 @@ impl Policy for Color {
         let keys: Vec<_> = config.keys.iter().enumerate().map(declare).collect::<Result<_, _>>()?;
         call::declare_affinity(keys[0])?;
         for (name, chain) in [("missing", &config.missing), ("unmatched", &config.unmatched)] {
-            for (at, step) in chain.iter().enumerate() {
+            for (at, step) in chain.0.iter().enumerate() {
                 if let Fallback::Values(values) = step
                     && values.len() != keys.len()
                 {
@@ -260,7 +286,7 @@ impl Color {
         let unlabelled = self.ready.iter().copied().filter(|id| !labelled(id)).collect();
         self.unlabelled.update(unlabelled);
         // The fallbacks' groups are always there.
-        let steps = self.config.missing.iter().chain(&self.config.unmatched);
+        let steps = self.config.missing.0.iter().chain(&self.config.unmatched.0);
         let values = steps
             .filter_map(|step| if let Fallback::Values(values) = step { Some(values.clone()) } else { None });
         for values in values.collect::<Vec<_>>() {
@@ -292,7 +318,7 @@ impl Color {
         if self.ready.is_empty() {
             return PickResult::Queue;
         }
-        for step in if asked { &self.config.unmatched } else { &self.config.missing } {
+        for step in &if asked { &self.config.unmatched } else { &self.config.missing }.0 {
             let group = match step {
                 Fallback::Any => Some(&mut self.all),
                 Fallback::Unlabelled => Some(&mut self.unlabelled),
@@ -392,7 +418,7 @@ mod tests {
     fn without_the_key_it_may_be_any_or_none() {
         let mut host = start("{}");
         assert_eq!(picks(&mut host, &Rpc::default(), 4), [1, 2, 3, 4]);
-        let mut host = start(r#"{"missing":["fail"]}"#);
+        let mut host = start(r#"{"missing":"fail"}"#);
         assert_eq!(host.pick(&Rpc::default()), PickResult::Fail(FailCode::Unavailable));
         assert_eq!(host.explanation().as_deref(), Some("the RPC has no metadata color"));
     }
@@ -482,7 +508,7 @@ mod tests {
             (r#"{"keys":[]}"#, "keys: "),
             (r#"{"keys":[{},{},{},{},{}]}"#, "keys: must be an array, 1 to 4 items long, not 5"),
             (r#"{"unmatched":["ignore"]}"#, "unmatched[0]: must be \"any\""),
-            (r#"{"unmatched":"any"}"#, "unmatched: must be an array, not a string"),
+            (r#"{"unmatched":"ignore"}"#, "unmatched: must be \"any\""),
             (
                 r#"{"unmatched":[{"values":["a","b"]}]}"#,
                 "unmatched[0].values: must be one for each of keys, 1",

@@ -9,6 +9,7 @@ mod table;
 
 use hotpick_guest::config::Config as _;
 use hotpick_guest::key::{HashOn, Key};
+use hotpick_guest::ring::Place;
 use hotpick_guest::{
     About, Description, Endpoint, Nanos, PickInfo, PickResult, Placement, Policy, SubConn, SubConnMap,
     SubConnSet, below,
@@ -31,7 +32,7 @@ hotpick_guest::config! {
 struct Maglev {
     config: Config,
     key: Key,
-    endpoints: SubConnMap<Endpoint>,
+    endpoints: SubConnMap<Place>,
     /// Of all endpoints.
     table: Table,
     /// The same, of the ready ones; empty if there are none.
@@ -63,7 +64,7 @@ impl Policy for Maglev {
             self.endpoints.remove(*id);
         }
         for endpoint in added {
-            self.endpoints.insert(endpoint.id, endpoint.clone());
+            self.endpoints.insert(endpoint.id, Place::of(endpoint));
         }
         self.table = Table::new(self.endpoints.values(), self.config.table_size);
         self.fill(ready);

@@ -3,7 +3,8 @@
 use std::collections::BinaryHeap;
 
 use hotpick_guest::random::mix;
-use hotpick_guest::{Endpoint, SubConn, hash};
+use hotpick_guest::ring::Place;
+use hotpick_guest::{SubConn, hash};
 
 /// Entries of about the same number for each endpoint, in proportion to the weights.
 #[derive(Debug, Default)]
@@ -32,10 +33,9 @@ impl Table {
     /// entries stay as they are.
     ///
     /// `size` is a prime number, so that each order has every entry. The order of the endpoints makes no difference.
-    pub(crate) fn new<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, size: u32) -> Self {
+    pub(crate) fn new<'a>(endpoints: impl Iterator<Item = &'a Place>, size: u32) -> Self {
         let endpoints: Vec<_> = endpoints.collect();
-        let named =
-            endpoints.iter().zip(0..).map(|(endpoint, at)| (hash(endpoint.hash_key().as_bytes()), at));
+        let named = endpoints.iter().zip(0..).map(|(place, at)| (hash(place.key.as_bytes()), at));
         let order = named.collect::<BinaryHeap<(u64, usize)>>().into_sorted_vec();
         let Some(heaviest) = endpoints.iter().map(|endpoint| endpoint.weight).max() else {
             return Self::default();
@@ -95,11 +95,11 @@ mod tests {
 
     use super::*;
 
-    fn endpoints(n: u32) -> Vec<Endpoint> {
-        (0..n).map(|id| endpoint(id, &[])).collect()
+    fn endpoints(n: u32) -> Vec<Place> {
+        (0..n).map(|id| Place::of(&endpoint(id, &[]))).collect()
     }
 
-    fn table<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, size: u32) -> Vec<SubConn> {
+    fn table<'a>(endpoints: impl Iterator<Item = &'a Place>, size: u32) -> Vec<SubConn> {
         let Table { owners, entries } = Table::new(endpoints, size);
         entries.iter().map(|owner| owners[*owner as usize]).collect()
     }

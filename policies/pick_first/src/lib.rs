@@ -33,6 +33,8 @@ struct PickFirst {
     /// In the order in which they are tried.
     list: Vec<SubConn>,
     states: States,
+    /// Those that have failed and whose backoff is over.
+    rested: Vec<SubConn>,
     phase: Phase,
     error: String,
 }
@@ -53,7 +55,7 @@ impl Policy for PickFirst {
         let config = Config::parse(config)?;
         connections::declare_lazy();
         let (list, states, error) = (Vec::new(), States::default(), String::new());
-        Ok(Self { config, list, states, phase: Phase::Idle, error })
+        Ok(Self { config, list, states, rested: Vec::new(), phase: Phase::Idle, error })
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
@@ -92,6 +94,10 @@ impl PickFirst {
     /// From the first one on.
     fn begin(&mut self) {
         self.phase = if self.list.is_empty() { Phase::Idle } else { Phase::Trying(0) };
+        // That these have failed once is over, too.
+        for id in std::mem::take(&mut self.rested) {
+            self.states.remove(id);
+        }
         self.try_next();
     }
 
@@ -119,14 +125,15 @@ impl PickFirst {
             self.phase = Phase::Failed;
             timers::cancel(NEXT);
             connections::resolve_now();
-            // Those whose backoff is over; the others follow when theirs is.
-            self.list.iter().copied().for_each(connections::connect);
+            // The others follow when their backoff is over.
+            std::mem::take(&mut self.rested).into_iter().for_each(connections::connect);
         }
     }
 
     /// This is the one.
     fn take(&mut self, id: SubConn) {
         self.phase = Phase::Ready(id);
+        self.rested.clear();
         timers::cancel(NEXT);
         for other in self.list.iter().copied().filter(|other| *other != id) {
             self.states.remove(other);
@@ -160,6 +167,11 @@ impl Connectivity for PickFirst {
             }
             (Phase::Failed, ConnectivityState::Idle) if before == ConnectivityState::TransientFailure => {
                 connections::connect(id);
+            }
+            (Phase::Trying(_) | Phase::Idle, ConnectivityState::Idle)
+                if before == ConnectivityState::TransientFailure =>
+            {
+                self.rested.push(id);
             }
             _ => {}
         }
@@ -242,8 +254,7 @@ mod tests {
         for id in 0..3 {
             host.connectivity(id, TransientFailure, "connection refused");
         }
-        assert_eq!(host.resolves(), 1);
-        connected(&mut host);
+        assert_eq!((host.resolves(), connected(&mut host)), (1, vec![0, 1, 2]));
         for state in [Idle, Connecting] {
             host.connectivity(1, state, "");
             assert_eq!(host.pick(&Rpc::default()), PickResult::Fail(FailCode::Unavailable));
@@ -253,6 +264,19 @@ mod tests {
         assert_eq!(connected(&mut host), [1]);
         host.connectivity(1, Ready, "");
         assert_eq!(host.counts(&[1], 5), [5]);
+    }
+
+    #[test]
+    fn one_that_rests_before_all_have_failed_is_tried_again_when_they_have() {
+        let mut host = start("{}");
+        host.connectivity(0, TransientFailure, "refused");
+        host.connectivity(0, Idle, "");
+        host.connectivity(1, TransientFailure, "refused");
+        connected(&mut host);
+        host.connectivity(2, TransientFailure, "refused");
+        assert_eq!(connected(&mut host), [0]);
+        host.connectivity(1, Idle, "");
+        assert_eq!(connected(&mut host), [1]);
     }
 
     #[test]

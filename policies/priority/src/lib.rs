@@ -54,6 +54,9 @@ struct Priority {
 #[derive(Debug, Default)]
 struct Tier {
     members: Vec<SubConn>,
+    /// How many of them are ready, and have failed.
+    ready: usize,
+    failed: usize,
     /// Its endpoints are to be connected.
     is_active: bool,
     /// When it was activated, or lost its last ready endpoint: it has `failover_delay` from then on.
@@ -65,6 +68,20 @@ struct Tier {
 }
 
 impl Tier {
+    /// One more, or one less, in this state.
+    fn count(&mut self, state: ConnectivityState, more: bool) {
+        let count = match state {
+            ConnectivityState::Ready => &mut self.ready,
+            ConnectivityState::TransientFailure => &mut self.failed,
+            _ => return,
+        };
+        *count = if more { *count + 1 } else { count.saturating_sub(1) };
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failed == self.members.len()
+    }
+
     fn activate(&mut self, now: Nanos) {
         self.unused_since = None;
         if !self.is_active {
@@ -106,18 +123,21 @@ impl Policy for Priority {
         }
         for (_, tier) in &mut self.tiers {
             tier.members.clear();
+            (tier.ready, tier.failed) = (0, 0);
         }
         for (id, number) in self.tier_of.iter() {
             let at = self.tiers.partition_point(|(known, _)| known < number);
             if self.tiers.get(at).is_none_or(|(known, _)| known != number) {
                 self.tiers.insert(at, (*number, Tier::default()));
             }
-            self.tiers[at].1.members.push(id);
+            let tier = &mut self.tiers[at].1;
+            tier.members.push(id);
+            tier.count(self.states.of(id), true);
         }
         self.tiers.retain(|(_, tier)| !tier.members.is_empty());
         // What came to a tier that is in use is connected with the others.
         for endpoint in added {
-            if self.tier(endpoint.id).is_some_and(|tier| tier.is_active) {
+            if self.tier_mut(endpoint.id).is_some_and(|tier| tier.is_active) {
                 connections::connect(endpoint.id);
             }
         }
@@ -133,9 +153,7 @@ impl Policy for Priority {
         if let Some(picked) = self.group.pick(info.random) {
             return PickResult::Pick(picked);
         }
-        let all_failed =
-            || self.tiers.iter().flat_map(|(_, tier)| &tier.members).all(|id| self.states.has_failed(*id));
-        if self.tiers.is_empty() || !all_failed() {
+        if self.tiers.is_empty() || !self.tiers.iter().all(|(_, tier)| tier.has_failed()) {
             return PickResult::Queue;
         }
         call::explain(&self.error);
@@ -144,9 +162,9 @@ impl Policy for Priority {
 }
 
 impl Priority {
-    fn tier(&self, id: SubConn) -> Option<&Tier> {
+    fn tier_mut(&mut self, id: SubConn) -> Option<&mut Tier> {
         let number = self.tier_of.get(id)?;
-        self.tiers.iter().find(|(known, _)| known == number).map(|(_, tier)| tier)
+        self.tiers.iter_mut().find(|(known, _)| known == number).map(|(_, tier)| tier)
     }
 
     /// The tier that an endpoint says it is in; the last one if that is no number.
@@ -163,7 +181,7 @@ impl Priority {
 
     /// Finds the tier to use, activates and deactivates others, and sets the timer for the next time.
     fn review(&mut self, now: Nanos) {
-        let Self { config, tiers, states, current, .. } = self;
+        let Self { config, tiers, current, .. } = self;
         let (failover, failback) = (nanos(config.failover_delay), nanos(config.failback_delay));
         let (mut chosen, mut waiting_for, mut next_look) = (None, None, Nanos::MAX);
         for (number, tier) in tiers.iter_mut() {
@@ -171,9 +189,7 @@ impl Priority {
                 break;
             }
             tier.activate(now);
-            let is_ready = tier.members.iter().any(|id| states.is_ready(*id));
-            let has_failed = tier.members.iter().all(|id| states.has_failed(*id));
-            match (is_ready, tier.ready_since) {
+            match (tier.ready > 0, tier.ready_since) {
                 (true, None) => tier.ready_since = Some(now),
                 (false, Some(_)) => (tier.ready_since, tier.connecting_since) = (None, now),
                 _ => {}
@@ -186,7 +202,7 @@ impl Priority {
                 } else {
                     next_look = next_look.min(since.saturating_add(failback));
                 }
-            } else if !has_failed && now < tier.connecting_since.saturating_add(failover) {
+            } else if !tier.has_failed() && now < tier.connecting_since.saturating_add(failover) {
                 next_look = next_look.min(tier.connecting_since.saturating_add(failover));
                 // It may still become ready: RPCs wait, if there is no other place where they are already.
                 waiting_for = waiting_for.or(Some(*number));
@@ -232,14 +248,22 @@ impl Priority {
 
 impl Connectivity for Priority {
     fn connectivity(&mut self, id: SubConn, state: ConnectivityState, message: &str, now: Nanos) {
-        if self.tier(id).is_some_and(|tier| tier.is_active) {
-            self.states.note_and_retry(id, state);
-        } else {
-            self.states.note(id, state);
+        let before = self.states.note(id, state);
+        let after = self.states.of(id);
+        let Some(tier) = self.tier_mut(id) else { return };
+        tier.count(before, false);
+        tier.count(after, true);
+        let is_down = tier.has_failed();
+        // It is tried on: what has failed, and what has lost its connection.
+        if tier.is_active && state == ConnectivityState::Idle {
+            connections::connect(id);
         }
         if state == ConnectivityState::TransientFailure {
             self.error = format!("no endpoint of any priority can be reached; the last error: {message}");
-            self.review(now);
+            // What else changes is told by `ready`.
+            if is_down {
+                self.review(now);
+            }
         }
     }
 }

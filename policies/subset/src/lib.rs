@@ -39,7 +39,6 @@ struct Subset {
     /// How many of them are the subset, stand-ins included.
     size: usize,
     states: States,
-    ready: Vec<SubConn>,
     group: Group,
     error: String,
 }
@@ -57,7 +56,6 @@ impl Policy for Subset {
             ranked: Vec::new(),
             size: 0,
             states: States::default(),
-            ready: Vec::new(),
             group: Group::new(config.balance, Vec::new()),
             error: String::new(),
             config,
@@ -78,8 +76,7 @@ impl Policy for Subset {
         self.choose(&before);
     }
 
-    fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
-        self.ready = ready.to_vec();
+    fn ready(&mut self, _ready: &[SubConn], _now: Nanos) {
         self.regroup();
     }
 
@@ -120,24 +117,24 @@ impl Subset {
     }
 
     fn regroup(&mut self) {
-        let members: SubConnSet = self.members().collect();
-        self.group.update(self.ready.iter().copied().filter(|id| members.has(*id)).collect());
+        let ready = self.members().filter(|id| self.states.is_ready(*id)).collect();
+        self.group.update(ready);
     }
 }
 
 impl Connectivity for Subset {
     fn connectivity(&mut self, id: SubConn, state: ConnectivityState, message: &str, _now: Nanos) {
         let before: Vec<_> = self.members().collect();
-        let had_failed = self.states.has_failed(id);
-        if before.contains(&id) {
-            self.states.note_and_retry(id, state);
-        } else {
+        if !before.contains(&id) {
             self.states.note(id, state);
             // From a policy before this one that connected more.
             if state == ConnectivityState::Ready {
                 connections::disconnect(id);
             }
+            return;
         }
+        let had_failed = self.states.has_failed(id);
+        self.states.note_and_retry(id, state);
         if state == ConnectivityState::TransientFailure {
             self.error = format!("no endpoint of the subset can be reached; the last error: {message}");
         }

@@ -1,0 +1,34 @@
+//! The pages of the documentation say what the policies are.
+
+use std::path::Path;
+
+use hotpick::policy::{Limits, WasmPolicy};
+use hotpick_tests::standard;
+
+use super::POLICIES;
+
+/// The blocks of JSON in a page.
+fn examples(page: &str) -> impl Iterator<Item = &str> {
+    page.split("```json\n").skip(1).filter_map(|after| after.split("```").next())
+}
+
+#[tokio::test]
+async fn each_policy_has_a_page_with_its_fields_and_examples_that_work() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/policies");
+    for name in POLICIES {
+        let file = folder.join(format!("{name}.md"));
+        let page = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
+        let policy = WasmPolicy::compile(name, 1, &standard(name), Limits::default()).expect("a policy");
+        let report = policy.check("{}", 3).expect("a policy");
+        let schema = report.config_schema.expect("a schema");
+        let schema: serde_json::Value = serde_json::from_str(&schema).expect("JSON");
+        let fields = schema["properties"].as_object().expect("fields");
+        for field in fields.keys() {
+            assert!(page.contains(&format!("| `{field}` |")), "{file:?} has no row for {field}");
+        }
+        assert!(fields.is_empty() || examples(&page).count() > 0, "{file:?} has no example");
+        for example in examples(&page) {
+            policy.check(example, 3).unwrap_or_else(|error| panic!("{file:?}: {example}: {error}"));
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! On endpoints that are not there: many of them, none, and the same picks each time.
+
+use std::fmt::Write as _;
+
+use hotpick::connectivity::ConnectivityState;
+use hotpick::picker::{PickInfo, PickResult, Placement};
+use hotpick::policy::{Limits, Trial, WasmPolicy};
+use hotpick::resolver::Endpoint;
+use hotpick_guest::testing::chi_square;
+use hotpick_tests::standard;
+use http::{HeaderMap, HeaderValue};
+
+use super::POLICIES;
+
+fn compiled(name: &str) -> WasmPolicy {
+    WasmPolicy::compile(name, 1, &standard(name), Limits::default()).expect("a policy")
+}
+
+fn started(policy: &WasmPolicy, config: &str) -> Trial {
+    let placement = Placement::new("static:///trial", config).with_seed(7);
+    Trial::start(policy, &placement).unwrap_or_else(|error| panic!("{policy:?}: {error}"))
+}
+
+/// One of many, with the attribute that the policy goes by.
+fn endpoint(policy: &str, number: u32) -> Endpoint {
+    let address = format!("10.0.{}.{}:80", number / 250, number % 250).parse().expect("an address");
+    let endpoint = Endpoint::new(address);
+    let (attribute, values): (&str, &[&str]) = match policy {
+        "color" => ("color", &["red", "blue"]),
+        "zone" => ("zone", &["a", "b", "c"]),
+        "canary" => ("version", &["v1", "v1", "v1", "v2"]),
+        "priority" => ("priority", &["0", "1"]),
+        _ => return endpoint,
+    };
+    endpoint.with_attribute(attribute, values[number as usize % values.len()])
+}
+
+fn ready(policy: &str, count: u32) -> impl Iterator<Item = (Endpoint, ConnectivityState)> {
+    (0..count).map(move |number| (endpoint(policy, number), ConnectivityState::Ready))
+}
+
+fn metadata(key: u32) -> HeaderMap {
+    let mut metadata = HeaderMap::new();
+    let value = HeaderValue::from_str(&format!("key-{key}")).expect("a value");
+    metadata.insert("hash-key", value.clone());
+    metadata.insert("session-id", value);
+    metadata.insert("color", HeaderValue::from_static(if key.is_multiple_of(2) { "red" } else { "blue" }));
+    metadata
+}
+
+fn pick(trial: &mut Trial, metadata: &HeaderMap) -> Option<u32> {
+    match trial
+        .pick(&PickInfo::new("/trial.Trial/Pick", metadata))
+        .unwrap_or_else(|error| panic!("{trial:?}: {error}"))
+    {
+        PickResult::Pick(pick) => Some(pick.subconn.id()),
+        _ => None,
+    }
+}
+
+/// From nothing to ten thousand and back, ten of them leaving and coming on the way: nothing takes too long, needs
+/// too much memory, or picks what is not there.
+#[tokio::test]
+async fn any_number_of_endpoints_is_no_fault() {
+    for name in POLICIES {
+        let policy = compiled(name);
+        // Else one that is red has no place for RPCs that want blue.
+        let config = if name == "color" { r#"{"unmatched":"any"}"# } else { "{}" };
+        let mut trial = started(&policy, config);
+        for count in [0, 1, 10_000, 9_990, 10_000, 1, 0] {
+            trial.tell(ready(name, count)).unwrap_or_else(|error| panic!("{name}: {error}"));
+            for key in 0..200 {
+                let picked = pick(&mut trial, &metadata(key));
+                assert_eq!(picked.is_some(), count > 0, "{name}, {count} endpoints");
+            }
+            assert!(pick(&mut trial, &HeaderMap::new()).is_some() == (count > 0), "{name}");
+        }
+    }
+}
+
+/// All of ten thousand lost their connections, or cannot be reached.
+#[tokio::test]
+async fn endpoints_that_are_not_ready_are_no_fault() {
+    for name in POLICIES {
+        let policy = compiled(name);
+        let mut trial = started(&policy, "{}");
+        for state in [
+            ConnectivityState::Idle,
+            ConnectivityState::Connecting,
+            ConnectivityState::TransientFailure,
+            ConnectivityState::Ready,
+            ConnectivityState::TransientFailure,
+            ConnectivityState::Idle,
+        ] {
+            let told = trial.tell((0..10_000).map(|number| (endpoint(name, number), state)));
+            told.unwrap_or_else(|error| panic!("{name}: {error}"));
+            for key in 0..50 {
+                pick(&mut trial, &metadata(key));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_shares_are_even_also_with_flaps_in_between() {
+    // Those that pick by chance; the exact ones have tests of their own.
+    for name in ["random", "least_request", "p2c_ewma", "maglev", "sticky"] {
+        let policy = compiled(name);
+        for count in [3u32, 10, 100, 1_000] {
+            let config = if name == "p2c_ewma" { r#"{"probeAfter":"3600s"}"# } else { "{}" };
+            let mut trial = started(&policy, config);
+            let mut counts = vec![0; count as usize];
+            for round in 0..5 {
+                // One more is there every other time.
+                trial.tell(ready(name, count + round % 2)).expect("no fault");
+                for _ in 0..20 * count {
+                    let picked = pick(&mut trial, &HeaderMap::new()).expect("picked");
+                    if picked < count {
+                        counts[picked as usize] += 1;
+                    }
+                }
+            }
+            let result = chi_square(&counts, &vec![1.0; count as usize]);
+            // The better of two at random is more even than chance.
+            assert!(result.is_likely(), "{name}, {count}: {result:?}");
+        }
+    }
+}
+
+/// Other builds of the same sources pick the same: this file is what each must give.
+#[tokio::test]
+async fn the_same_seed_gives_the_same_picks() {
+    let mut said = String::new();
+    for name in POLICIES {
+        let policy = compiled(name);
+        let config = match name {
+            "p2c_ewma" => r#"{"probeAfter":"3600s"}"#,
+            "canary" => r#"{"split":{"version=v2":300}}"#,
+            "zone" => r#"{"zone":"a"}"#,
+            "subset" => r#"{"subsetSize":4}"#,
+            _ => "{}",
+        };
+        let mut trial = started(&policy, config);
+        let mut picks = Vec::new();
+        for count in [7, 10, 8] {
+            trial.tell(ready(name, count)).expect("no fault");
+            for key in 0..10 {
+                picks.extend(pick(&mut trial, &metadata(key)));
+                picks.extend(pick(&mut trial, &HeaderMap::new()));
+            }
+        }
+        let picks: Vec<_> = picks.iter().map(u32::to_string).collect();
+        writeln!(said, "{name} {}", picks.join(" ")).expect("written");
+    }
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/standard/picks.txt");
+    if std::env::var_os("HOTPICK_WRITE_PICKS").is_some() {
+        std::fs::write(file, &said).expect("written");
+    }
+    let expected = std::fs::read_to_string(file).expect("a file");
+    assert_eq!(said, expected, "if the algorithms have changed, write it anew with HOTPICK_WRITE_PICKS=1");
+}
+
+/// A table of what cannot be: each is refused by a sentence that names the field, whatever the policy.
+#[tokio::test]
+async fn bad_configuration_is_refused_by_the_name_of_its_field() {
+    for name in POLICIES {
+        let policy = compiled(name);
+        let refused = |config: &str| {
+            let placement = Placement::new("static:///trial", config);
+            let error = Trial::start(&policy, &placement).expect_err(config).to_string();
+            assert!(error.contains("refused its configuration"), "{name} {config}: {error}");
+            error
+        };
+        assert!(refused(r#"{"noSuchField":1}"#).contains("noSuchField: no such field"), "{name}");
+        assert!(refused("[]").contains("configuration: must be an object"), "{name}");
+        assert!(refused("{").contains("configuration: not JSON"), "{name}");
+        // Every field that it has, with values that it cannot have.
+        let report = policy.check("{}", 3).expect("a policy");
+        let schema = report.config_schema.expect("a schema");
+        let schema: serde_json::Value = serde_json::from_str(&schema).expect("JSON");
+        for (field, of) in schema["properties"].as_object().expect("fields") {
+            let mut bad =
+                vec!["{\"x\":{\"y\":[]}}".to_owned(), "-1".to_owned(), "1e300".to_owned(), "[[]]".to_owned()];
+            for (bound, beyond) in [("minimum", -1.0), ("maximum", 1.0)] {
+                bad.extend(of[bound].as_f64().map(|bound| (bound + beyond).to_string()));
+            }
+            if of["type"] == "string" {
+                bad.extend(["\"\"".to_owned(), format!("\"{}\"", "x".repeat(300))]);
+            }
+            for value in bad {
+                let error = refused(&format!("{{\"{field}\":{value}}}"));
+                assert!(error.contains(field), "{name} {field} {value}: {error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn they_import_nothing_but_hotpicks_interfaces_and_are_small() {
+    let known = ["call", "connections", "env", "metrics", "stats", "timers"];
+    for name in POLICIES {
+        let policy = compiled(name);
+        assert!(policy.imports().iter().all(|import| known.contains(&import.as_str())), "{name}: {policy:?}");
+        assert!(policy.ignored_exports().is_empty(), "{name}");
+        assert!(standard(name).len() < 100_000, "{name}: {} bytes", standard(name).len());
+    }
+}
