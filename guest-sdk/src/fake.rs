@@ -111,7 +111,8 @@ pub(crate) fn declare_affinity(key: u32) -> Result<(), String> {
 }
 
 pub(crate) fn metadata(key: u32) -> Option<String> {
-    with(|host| host.values(key).into_iter().next()).and_then(|value| String::from_utf8(value).ok())
+    with(|host| host.values(key).into_iter().next())
+        .and_then(|value| String::from_utf8(value).ok().filter(|text| text.is_ascii()))
 }
 
 pub(crate) fn metadata_all(key: u32) -> Vec<Vec<u8>> {

@@ -36,6 +36,12 @@
 //! The crate is built as a `cdylib` for `wasm32-unknown-unknown`; `hotpick build` does that, and makes
 //! a component of the result.
 //!
+//! # What is there already
+//!
+//! Typed [configurations](config) with their JSON Schema; [groups](group) that RPCs are spread over, round robin, by least
+//! request or by P2C; [random] numbers, and choices with weights; the [ring] of consistent hashing, and what of an RPC is
+//! [hashed](key); the [states] of subconns for policies that decide when to connect. The standard policies are made of these.
+//!
 //! # Rules
 //!
 //! Calls never overlap. A panic, or running past a time limit, ends the instance: the RPC in hand is

@@ -529,8 +529,10 @@ impl Balancer {
             }
         };
         self.ready = ReadySet::new(states);
-        // The policy is told of everything, even while there is nothing to pick from.
-        let built = matches!(self.resolved, Resolved::Endpoints).then(|| self.builder.build(&self.ready));
+        // The policy is told of everything, even while there is nothing to pick from; but of an idle channel when it
+        // wakes: one that wants its connections would connect again at once.
+        let is_told = matches!(self.resolved, Resolved::Endpoints) && !self.idle;
+        let built = is_told.then(|| self.builder.build(&self.ready));
         // The picker is in place before the state is told: who waits for READY can pick.
         let mut picker = None;
         let cell = &self.published.cell;

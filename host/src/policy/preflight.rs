@@ -6,13 +6,13 @@ use super::WasmPolicy;
 use super::instance::{InitError, Instance, Role};
 use crate::connectivity::ConnectivityState;
 use crate::picker::{PickInfo, PickResult, Placement, Saved};
-use crate::subconn::ReadySet;
+use crate::subconn::{ReadySet, SubConn};
 
 /// How many picks are tried in each situation.
 const PICKS: usize = 256;
 
 /// Tries a version out, with an instance that is thrown away: on the channel's endpoints (as if all were
-/// ready if none is), on none, and on one. A version that fails here has not been asked for any RPC.
+/// ready if none is, or if it only queues), on none, and on one. A version that fails here has not been asked for any RPC.
 pub(super) fn preflight(
     policy: &WasmPolicy,
     placement: &Placement,
@@ -26,10 +26,16 @@ pub(super) fn preflight(
     };
     let current = if now.ready().is_empty() { as_ready(usize::MAX) } else { now.clone() };
     instance.tell(&current)?;
-    let queued = picks(&mut instance)?;
+    let mut queued = picks(&mut instance)?;
     let ready = current.ready().len();
-    if queued == PICKS && ready > 0 {
-        return Err(InitError::OnlyQueues(ready));
+    // It may want others than are ready now, or all of those are busy.
+    let full = |subconn: &SubConn| subconn.in_flight() >= subconn.most_streams();
+    if queued == PICKS && ready > 0 && !current.ready().iter().all(full) {
+        instance.tell(&as_ready(usize::MAX)).map_err(InitError::Trial)?;
+        queued = picks(&mut instance)?;
+        if queued == PICKS {
+            return Err(InitError::OnlyQueues(ready));
+        }
     }
     for situation in [ReadySet::default(), as_ready(1)] {
         instance.tell(&situation).map_err(InitError::Trial)?;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -34,7 +35,7 @@ impl Trial {
     }
 
     /// Tells the policy that its endpoints are these, in this order and in these states. One is known again by its
-    /// first address; subconns are numbered from 0 as they come.
+    /// first address; subconns are numbered from 0 as they come. Gives the time that telling it took.
     ///
     /// # Errors
     ///
@@ -42,9 +43,11 @@ impl Trial {
     pub fn tell(
         &mut self,
         endpoints: impl IntoIterator<Item = (Endpoint, ConnectivityState)>,
-    ) -> Result<(), StartError> {
+    ) -> Result<Duration, StartError> {
         let ready = self.endpoints.set(endpoints);
-        self.instance.tell(&ready).map_err(|fault| failed(fault.into()))
+        let begin = Instant::now();
+        self.instance.tell(&ready).map_err(|fault| failed(fault.into()))?;
+        Ok(begin.elapsed())
     }
 
     /// Has the policy pick for an RPC.

@@ -189,6 +189,16 @@ impl SubConn {
         stats
     }
 
+    /// How many streams all of its connections allow together; no limit while one
+    /// more can be made, or there is none.
+    pub(crate) fn most_streams(&self) -> u32 {
+        let pool = self.0.pool.load();
+        if pool.may_grow || pool.transports.is_empty() {
+            return u32::MAX;
+        }
+        pool.transports.iter().map(|transport| transport.link().max_streams()).fold(0, u32::saturating_add)
+    }
+
     /// RPCs under way.
     pub(crate) fn in_flight(&self) -> u32 {
         self.0.stats.in_flight()

@@ -10,7 +10,7 @@ use hotpick_guest::key::{HashOn, Key};
 use hotpick_guest::ring::{Place, Ring};
 use hotpick_guest::{
     About, Description, Endpoint, Nanos, Outcome, Outcomes, PickInfo, PickResult, Placement, Policy, SubConn,
-    SubConnMap,
+    SubConnMap, SubConnSet,
 };
 
 hotpick_guest::config! {
@@ -22,11 +22,11 @@ hotpick_guest::config! {
         #[range(0.01..=100.0)]
         epsilon: f64 = 0.25,
         /// The ring has at least so many points.
-        #[range(1..=1_048_576)]
+        #[range(1..=32_768)]
         min_ring_size: u32 = 1_024,
         /// And at most so many, however many endpoints there are.
-        #[range(1..=1_048_576)]
-        max_ring_size: u32 = 65_536,
+        #[range(1..=32_768)]
+        max_ring_size: u32 = 32_768,
     }
 }
 
@@ -36,10 +36,13 @@ struct BoundedHash {
     key: Key,
     endpoints: SubConnMap<Place>,
     ring: Ring,
-    /// RPCs under way to each ready endpoint.
+    /// RPCs under way to each endpoint, ready or not.
     loads: SubConnMap<u32>,
-    /// And to all of them.
+    ready: Vec<SubConn>,
+    is_ready: SubConnSet,
+    /// RPCs under way to the ready ones, and their weights.
     total: u32,
+    weights: f64,
 }
 
 impl Policy for BoundedHash {
@@ -49,34 +52,44 @@ impl Policy for BoundedHash {
             return Err("minRingSize: must not be more than maxRingSize".to_owned());
         }
         let key = Key::declare(config.hash_on.clone(), "hashOn")?;
-        let (endpoints, loads) = (SubConnMap::default(), SubConnMap::default());
-        Ok(Self { config, key, endpoints, ring: Ring::default(), loads, total: 0 })
+        Ok(Self {
+            config,
+            key,
+            endpoints: SubConnMap::default(),
+            ring: Ring::default(),
+            loads: SubConnMap::default(),
+            ready: Vec::new(),
+            is_ready: SubConnSet::default(),
+            total: 0,
+            weights: 0.0,
+        })
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
         for id in removed {
             self.endpoints.remove(*id);
+            self.loads.remove(*id);
         }
         for endpoint in added {
             self.endpoints.insert(endpoint.id, Place::of(endpoint));
+            self.loads.get_or_insert_with(endpoint.id, || 0);
         }
         let Config { min_ring_size, max_ring_size, .. } = self.config;
         self.ring = Ring::new(self.endpoints.values(), min_ring_size, max_ring_size);
+        self.count();
     }
 
     fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
-        // RPCs to one whose connection is lost end with it.
-        let load = |id: &SubConn| (*id, self.loads.get(*id).copied().unwrap_or(0));
-        self.loads = ready.iter().map(load).collect();
-        self.total = self.loads.values().sum();
+        self.ready = ready.to_vec();
+        self.is_ready = ready.into();
+        self.count();
     }
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
         let hash = self.key.of(info).unwrap_or(info.random);
-        let capacity = self.capacity();
-        // Those that are not ready have no capacity.
-        let loads = &self.loads;
-        let has_room = |id: &SubConn| loads.get(*id).is_some_and(|load| *load < capacity);
+        let each = f64::from(self.total + 1) / self.weights * (1.0 + self.config.epsilon);
+        let has_room =
+            |id: &SubConn| self.is_ready.has(*id) && self.load(*id) < capacity(each * self.weight(*id));
         let Some(picked) = self.ring.from(hash).find(has_room).or_else(|| self.least_loaded()) else {
             return PickResult::Queue;
         };
@@ -86,19 +99,31 @@ impl Policy for BoundedHash {
     }
 }
 
+/// How many RPCs an endpoint may have, the next one included.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "RPCs under way")]
+fn capacity(share: f64) -> u32 {
+    // What a share of a third is more than a whole number by its representation is not another RPC.
+    (share - 1e-9).ceil() as u32
+}
+
 impl BoundedHash {
-    /// How many RPCs an endpoint may have, the next one included.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "RPCs under way")]
-    #[expect(clippy::cast_precision_loss, reason = "a number of endpoints")]
-    fn capacity(&self) -> u32 {
-        let mean = f64::from(self.total + 1) / self.loads.len().max(1) as f64;
-        // What a share of a third is short of a whole number by its representation is not another RPC.
-        (mean * (1.0 + self.config.epsilon) - 1e-9).ceil() as u32
+    fn load(&self, id: SubConn) -> u32 {
+        self.loads.get(id).copied().unwrap_or(0)
+    }
+
+    fn weight(&self, id: SubConn) -> f64 {
+        self.endpoints.get(id).map_or(1.0, |place| f64::from(place.weight))
+    }
+
+    /// Adds up what the ready ones have.
+    fn count(&mut self) {
+        self.total = self.ready.iter().map(|id| self.load(*id)).sum();
+        self.weights = self.ready.iter().map(|id| self.weight(*id)).sum();
     }
 
     /// For a ring on which no ready endpoint with room has a point: `maxRingSize` is less than there are endpoints.
     fn least_loaded(&self) -> Option<SubConn> {
-        self.loads.iter().min_by_key(|(id, load)| (**load, *id)).map(|(id, _)| id)
+        self.ready.iter().copied().min_by_key(|id| self.load(*id))
     }
 }
 
@@ -107,7 +132,7 @@ impl Outcomes for BoundedHash {
         for outcome in batch {
             if let Some(load) = self.loads.get_mut(outcome.subconn).filter(|load| **load > 0) {
                 *load -= 1;
-                self.total -= 1;
+                self.total -= u32::from(self.is_ready.has(outcome.subconn));
             }
         }
     }
@@ -180,18 +205,32 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_is_not_ready_is_passed_over_and_its_load_forgotten() {
+    fn an_endpoint_that_is_not_ready_is_passed_over_and_its_rpcs_are_not_forgotten() {
         let mut host = start("{}", 3);
         let owner = host.picks_for(&rpc(1), 1)[0];
         let others: Vec<_> = (0..3).filter(|id| *id != owner).collect();
         host.ready(&others);
         assert_eq!(host.policy().total, 0);
         assert_ne!(host.picks_for(&rpc(1), 1), [owner]);
-        // What ends then is not counted twice.
+        // It goes away in good order: its RPCs go on, also when it is back.
+        host.ready(&[0, 1, 2]);
+        assert_eq!(host.policy().total, 2);
         end(&mut host, owner);
         assert_eq!(host.policy().total, 1);
+        end(&mut host, owner);
+        assert_eq!(host.policy().total, 1, "what never was does not end");
         host.ready(&[]);
         assert_eq!(host.pick(&rpc(1)), PickResult::Queue);
+    }
+
+    #[test]
+    fn the_bound_goes_by_weight() {
+        let mut host = FakeHost::<BoundedHash>::start(r#"{"epsilon":0.1}"#).expect("started");
+        let heavy = Endpoint { weight: 3, ..endpoint(0, &[]) };
+        host.endpoints(&[heavy, endpoint(1, &[])]);
+        let mut counts = [0u32; 2];
+        host.picks(400).into_iter().for_each(|id| counts[id as usize] += 1);
+        assert!(counts[0] <= 330 && counts[1] <= 110, "{counts:?}");
     }
 
     #[test]
@@ -201,7 +240,8 @@ mod tests {
             (r#"{"epsilon":-0.5}"#, "epsilon: "),
             (r#"{"epsilon":1e308}"#, "epsilon: "),
             (r#"{"epsilon":"0.25"}"#, "epsilon: "),
-            (r#"{"minRingSize":100000}"#, "minRingSize: must not be more than maxRingSize"),
+            (r#"{"minRingSize":100000}"#, "minRingSize: "),
+            (r#"{"maxRingSize":100}"#, "minRingSize: must not be more than maxRingSize"),
             (r#"{"hashOn":""}"#, "hashOn: "),
             (r#"{"eps":1}"#, "eps: no such field"),
         ] {

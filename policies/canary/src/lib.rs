@@ -7,7 +7,7 @@
 use hotpick_guest::config::{Config as _, Range, Refused, Setting, Value};
 use hotpick_guest::group::{Balance, Group};
 use hotpick_guest::key::{HashOn, Key};
-use hotpick_guest::random::mix;
+use hotpick_guest::random::{Random, mix};
 use hotpick_guest::{
     About, Description, Endpoint, Nanos, PickInfo, PickResult, Placement, Policy, SubConn, SubConnMap, call,
     hash,
@@ -138,11 +138,13 @@ impl Policy for Canary {
     fn pick(&mut self, info: &PickInfo) -> PickResult {
         let chosen = self.choice.and_then(call::metadata_hash).and_then(|choice| self.named(choice));
         let side = chosen.unwrap_or_else(|| self.drawn(info));
-        if let Some(picked) = self.sides[side].pick(info.random) {
+        // What has drawn the side must not choose the endpoint, too.
+        let random = Random::new(info.random).next();
+        if let Some(picked) = self.sides[side].pick(random) {
             return PickResult::Pick(picked);
         }
         // First the rest, then whatever there is.
-        let picked = self.sides.iter_mut().rev().find_map(|side| side.pick(info.random));
+        let picked = self.sides.iter_mut().rev().find_map(|side| side.pick(random));
         picked.map_or(PickResult::Queue, PickResult::Pick)
     }
 }

@@ -13,9 +13,10 @@ mod pattern;
 use hotpick_guest::config::{Config as _, Range, Refused, Setting, Value};
 use hotpick_guest::group::{Balance, Group};
 use hotpick_guest::random::mix;
+use hotpick_guest::states::States;
 use hotpick_guest::{
-    About, Description, Endpoint, FailCode, Map, Nanos, PickInfo, PickResult, Placement, Policy, SubConn,
-    SubConnMap, call, env, hash,
+    About, Connectivity, ConnectivityState, Description, Endpoint, FailCode, Map, Nanos, PickInfo,
+    PickResult, Placement, Policy, SubConn, SubConnMap, call, env, hash,
 };
 
 use self::pattern::Pattern;
@@ -142,10 +143,13 @@ impl Setting for Fallback {
     }
 }
 
-/// So many combinations of values are remembered with their group.
+/// So many combinations of values are remembered with their group, and so many members of all groups.
 const GROUPS: usize = 1_024;
+const MEMBERS: usize = 200_000;
 /// A longer value matches no regular expression: picks have little time.
 const LONGEST: usize = 256;
+/// And so many steps have all of the expressions together, for one value.
+const STEPS: usize = 100_000;
 
 #[derive(Debug)]
 struct Color {
@@ -157,9 +161,20 @@ struct Color {
     labels_of: SubConnMap<Vec<Option<usize>>>,
     ready: Vec<SubConn>,
     /// By the hashes of their values.
-    groups: Map<u64, Group>,
+    groups: Map<u64, Known>,
+    /// In all groups.
+    members: usize,
+    states: States,
     all: Group,
     unlabelled: Group,
+}
+
+/// The ready endpoints for some values.
+#[derive(Debug)]
+struct Known {
+    group: Group,
+    /// None of them is ready, but one may be soon.
+    is_coming: bool,
 }
 
 /// An attribute's value.
@@ -171,13 +186,15 @@ struct Label {
 
 impl Label {
     /// How well it matches; 0 is not at all.
-    fn matches(&self, matching: Matching, value: &str) -> usize {
+    fn matches(&self, matching: Matching, value: &str, steps: &mut usize) -> usize {
         match matching {
             Matching::Exact => (self.text == value).into(),
             Matching::Prefix if value.starts_with(&self.text) => self.text.len() + 1,
             Matching::Prefix => 0,
             Matching::Regex if value.len() > LONGEST => 0,
-            Matching::Regex => self.pattern.as_ref().is_some_and(|pattern| pattern.matches(value)).into(),
+            Matching::Regex => {
+                self.pattern.as_ref().is_some_and(|pattern| pattern.matches(value, steps)).into()
+            }
         }
     }
 }
@@ -204,6 +221,8 @@ impl Policy for Color {
             labels_of: SubConnMap::default(),
             ready: Vec::new(),
             groups: Map::default(),
+            members: 0,
+            states: States::default(),
             all: empty(),
             unlabelled: empty(),
             keys,
@@ -214,6 +233,7 @@ impl Policy for Color {
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
         for id in removed {
             self.labels_of.remove(*id);
+            self.states.remove(*id);
         }
         for endpoint in added {
             let labels = (0..self.keys.len()).map(|at| self.label(at, endpoint)).collect();
@@ -237,14 +257,45 @@ impl Policy for Color {
         }
         if asked {
             if !self.groups.contains_key(&combined) {
-                let values: Vec<_> = self.keys.iter().map(|key| call::metadata(*key)).collect();
+                let value = |key: &call::Key| match call::metadata(*key) {
+                    Some(text) => Asked::Text(text),
+                    // There is a value, and it is no text that an attribute could be.
+                    None if call::metadata_hash(*key).is_some() => Asked::Other,
+                    None => Asked::Nothing,
+                };
+                let values: Vec<_> = self.keys.iter().map(value).collect();
                 self.remember(combined, &values);
             }
-            if let Some(picked) = self.groups.get_mut(&combined).and_then(|group| group.pick(info.random)) {
-                return PickResult::Pick(picked);
+            match self.groups.get_mut(&combined) {
+                Some(known) if known.is_coming => return PickResult::Queue,
+                Some(known) => {
+                    if let Some(picked) = known.group.pick(info.random) {
+                        return PickResult::Pick(picked);
+                    }
+                }
+                None => {}
             }
         }
         self.fall_back(asked, info.random)
+    }
+}
+
+/// What an RPC has for a key.
+#[derive(Debug)]
+enum Asked {
+    Nothing,
+    Text(String),
+    /// A value that no attribute can be.
+    Other,
+}
+
+impl Connectivity for Color {
+    fn connectivity(&mut self, id: SubConn, state: ConnectivityState, _message: &str, _now: Nanos) {
+        let before = self.states.note(id, state);
+        // Those that wait for it, wait no more. What is ready is told apart.
+        if self.states.of(id) != before && state != ConnectivityState::Ready {
+            self.forget();
+        }
     }
 }
 
@@ -279,53 +330,87 @@ impl Color {
     }
 
     fn regroup(&mut self) {
-        self.groups.clear();
+        self.forget();
         self.all.update(self.ready.clone());
         let labelled =
             |id: &SubConn| self.labels_of.get(*id).is_some_and(|labels| labels.iter().any(Option::is_some));
         let unlabelled = self.ready.iter().copied().filter(|id| !labelled(id)).collect();
         self.unlabelled.update(unlabelled);
-        // The fallbacks' groups are always there.
-        let steps = self.config.missing.0.iter().chain(&self.config.unmatched.0);
-        let values = steps
-            .filter_map(|step| if let Fallback::Values(values) = step { Some(values.clone()) } else { None });
-        for values in values.collect::<Vec<_>>() {
-            self.remember(combined(&values), &values.into_iter().map(Some).collect::<Vec<_>>());
-        }
     }
 
-    /// Finds the ready endpoints for values that were not asked for before.
-    fn remember(&mut self, combined: u64, values: &[Option<String>]) {
-        if self.groups.len() >= GROUPS {
-            self.regroup();
+    fn forget(&mut self) {
+        self.groups.clear();
+        self.members = 0;
+    }
+
+    /// Finds the endpoints for values that were not asked for since the last change.
+    fn remember(&mut self, combined: u64, values: &[Asked]) {
+        if self.groups.len() >= GROUPS || self.members >= MEMBERS {
+            self.forget();
         }
         let mut members = self.ready.clone();
-        for (at, value) in values.iter().enumerate() {
-            let Some(value) = value else { continue };
-            let matching = self.config.keys[at].matching;
-            let scores: Vec<_> = self.labels[at].iter().map(|label| label.matches(matching, value)).collect();
-            let score = |id: &SubConn| {
-                let label = self.labels_of.get(*id).and_then(|labels| labels[at]);
-                label.map_or(0, |label| scores[label])
-            };
-            let best = members.iter().map(score).max().unwrap_or(0).max(1);
-            members.retain(|id| score(id) == best);
+        let mut is_coming = false;
+        for ready in [true, false] {
+            for (at, value) in values.iter().enumerate() {
+                let value = match value {
+                    Asked::Nothing => continue,
+                    Asked::Other => {
+                        members.clear();
+                        break;
+                    }
+                    Asked::Text(value) => value,
+                };
+                let (matching, mut steps) = (self.config.keys[at].matching, STEPS);
+                let labels = self.labels[at].iter();
+                let scores: Vec<_> = labels.map(|label| label.matches(matching, value, &mut steps)).collect();
+                let score = |id: &SubConn| {
+                    let label = self.labels_of.get(*id).and_then(|labels| labels[at]);
+                    label.map_or(0, |label| scores[label])
+                };
+                let best = members.iter().map(score).max().unwrap_or(0).max(1);
+                members.retain(|id| score(id) == best);
+            }
+            if !ready {
+                is_coming = members.iter().any(|id| self.may_come(*id));
+                members.clear();
+            } else if members.is_empty() {
+                members = self.labels_of.ids().collect();
+            } else {
+                break;
+            }
         }
-        self.groups.insert(combined, Group::new(self.config.balance, members));
+        members.shrink_to_fit();
+        self.members += members.len();
+        let group = Group::new(self.config.balance, members);
+        self.groups.insert(combined, Known { group, is_coming });
+    }
+
+    /// It is not ready, and has not failed: an RPC can wait for it.
+    fn may_come(&self, id: SubConn) -> bool {
+        matches!(self.states.of(id), ConnectivityState::Connecting | ConnectivityState::Idle)
     }
 
     fn fall_back(&mut self, asked: bool, random: u64) -> PickResult {
         if self.ready.is_empty() {
             return PickResult::Queue;
         }
-        for step in &if asked { &self.config.unmatched } else { &self.config.missing }.0 {
-            let group = match step {
-                Fallback::Any => Some(&mut self.all),
-                Fallback::Unlabelled => Some(&mut self.unlabelled),
-                Fallback::Values(values) => self.groups.get_mut(&combined(values)),
+        let chain = if asked { &self.config.unmatched } else { &self.config.missing };
+        for at in 0..chain.0.len() {
+            let chain = if asked { &self.config.unmatched } else { &self.config.missing };
+            let picked = match &chain.0[at] {
+                Fallback::Any => self.all.pick(random),
+                Fallback::Unlabelled => self.unlabelled.pick(random),
+                Fallback::Values(values) => {
+                    let key = combined(values);
+                    if !self.groups.contains_key(&key) {
+                        let values: Vec<_> = values.iter().cloned().map(Asked::Text).collect();
+                        self.remember(key, &values);
+                    }
+                    self.groups.get_mut(&key).and_then(|known| known.group.pick(random))
+                }
                 Fallback::Fail => break,
             };
-            if let Some(picked) = group.and_then(|group| group.pick(random)) {
+            if let Some(picked) = picked {
                 return PickResult::Pick(picked);
             }
         }
@@ -363,7 +448,7 @@ impl About for Color {
     }
 }
 
-hotpick_guest::export!(Color: About);
+hotpick_guest::export!(Color: Connectivity, About);
 
 #[cfg(test)]
 mod tests {
@@ -374,6 +459,8 @@ mod tests {
     /// 1 and 3 are red, 2 is blue, 4 has no colour.
     fn start(config: &str) -> FakeHost<Color> {
         let mut host = FakeHost::start(config).expect("a good configuration");
+        // As a host does: what is not ready has failed, unless it says otherwise.
+        (1..=4).for_each(|id| host.connectivity(id, ConnectivityState::TransientFailure, "refused"));
         host.endpoints(&[
             endpoint(1, &[("color", "red")]),
             endpoint(2, &[("color", "blue"), ("zone", "a")]),
@@ -415,6 +502,29 @@ mod tests {
     }
 
     #[test]
+    fn an_rpc_waits_for_an_endpoint_that_is_being_connected() {
+        let mut host = start(r#"{"unmatched":"any"}"#);
+        host.connectivity(2, ConnectivityState::Ready, "");
+        host.ready(&[1, 2, 3, 4]);
+        assert_eq!(picks(&mut host, &color("blue"), 1), [2]);
+        host.connectivity(2, ConnectivityState::Idle, "");
+        host.ready(&[1, 3, 4]);
+        assert_eq!(host.pick(&color("blue")), PickResult::Queue);
+        host.connectivity(2, ConnectivityState::Connecting, "");
+        assert_eq!(host.pick(&color("blue")), PickResult::Queue);
+        host.connectivity(2, ConnectivityState::TransientFailure, "refused");
+        assert_eq!(picks(&mut host, &color("blue"), 3), [1, 3, 4]);
+    }
+
+    #[test]
+    fn a_value_that_is_no_text_matches_nothing() {
+        let mut host = start("{}");
+        let mut odd = Rpc::default();
+        odd.metadata.push(("color".to_owned(), b"r\xffd".to_vec()));
+        assert_eq!(host.pick(&odd), PickResult::Fail(FailCode::Unavailable));
+    }
+
+    #[test]
     fn without_the_key_it_may_be_any_or_none() {
         let mut host = start("{}");
         assert_eq!(picks(&mut host, &Rpc::default(), 4), [1, 2, 3, 4]);
@@ -452,6 +562,7 @@ mod tests {
         let mut host =
             FakeHost::start(r#"{"keys":[{"metadata":"tenant","attribute":"tenants","matching":"prefix"}]}"#)
                 .expect("started");
+        host.connectivity(4, ConnectivityState::Ready, "");
         host.endpoints(&[
             endpoint(1, &[("tenants", "a")]),
             endpoint(2, &[("tenants", "acme-")]),

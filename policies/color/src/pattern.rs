@@ -56,18 +56,21 @@ impl Pattern {
         if reader.rest.next().is_some() {
             return Err("a ')' without its '('");
         }
-        let mut steps = Vec::new();
-        emit(&node, &mut steps)?;
+        let (mut steps, mut work) = (Vec::new(), 0);
+        emit(&node, &mut steps, &mut work)?;
         steps.push(Step::Done);
         Ok(Self(steps))
     }
 
-    /// Whether the whole of a text is as the expression says.
-    pub(crate) fn matches(&self, text: &str) -> bool {
-        let mut now = Threads::new(self.0.len());
+    /// Whether the whole of a text is as the expression says. Takes what it needs off `steps`; if that is not enough the
+    /// answer is no.
+    pub(crate) fn matches(&self, text: &str, steps: &mut usize) -> bool {
+        let (mut now, mut next) = (Threads::new(self.0.len()), Threads::new(self.0.len()));
         now.add(&self.0, 0);
         for c in text.chars() {
-            let mut next = Threads::new(self.0.len());
+            next.clear();
+            let Some(left) = steps.checked_sub(now.at.len() + 1) else { return false };
+            *steps = left;
             for at in &now.at {
                 if let Step::One(class) = &self.0[*at]
                     && class.has(c)
@@ -78,7 +81,7 @@ impl Pattern {
             if next.at.is_empty() {
                 return false;
             }
-            now = next;
+            std::mem::swap(&mut now, &mut next);
         }
         now.at.iter().any(|at| matches!(self.0[*at], Step::Done))
     }
@@ -93,6 +96,11 @@ struct Threads {
 impl Threads {
     fn new(steps: usize) -> Self {
         Self { at: Vec::new(), seen: vec![false; steps] }
+    }
+
+    fn clear(&mut self) {
+        self.at.clear();
+        self.seen.fill(false);
     }
 
     fn add(&mut self, steps: &[Step], at: usize) {
@@ -110,13 +118,15 @@ impl Threads {
     }
 }
 
-fn emit(node: &Node, steps: &mut Vec<Step>) -> Result<(), &'static str> {
-    if steps.len() > LONGEST {
+fn emit(node: &Node, steps: &mut Vec<Step>, work: &mut usize) -> Result<(), &'static str> {
+    *work += 1;
+    // Repetitions of nothing make no steps.
+    if steps.len() > LONGEST || *work > LONGEST * 10 {
         return Err("too long, or with too many repetitions");
     }
     match node {
         Node::One(class) => steps.push(Step::One(class.clone())),
-        Node::All(nodes) => nodes.iter().try_for_each(|node| emit(node, steps))?,
+        Node::All(nodes) => nodes.iter().try_for_each(|node| emit(node, steps, work))?,
         Node::Any(nodes) => {
             let mut ends = Vec::new();
             for (at, node) in nodes.iter().enumerate() {
@@ -125,7 +135,7 @@ fn emit(node: &Node, steps: &mut Vec<Step>) -> Result<(), &'static str> {
                 if !is_last {
                     steps.push(Step::Split(split + 1, split));
                 }
-                emit(node, steps)?;
+                emit(node, steps, work)?;
                 if !is_last {
                     ends.push(steps.len());
                     steps.push(Step::Jump(0));
@@ -138,12 +148,12 @@ fn emit(node: &Node, steps: &mut Vec<Step>) -> Result<(), &'static str> {
         }
         Node::Repeat(node, least, most) => {
             for _ in 0..*least {
-                emit(node, steps)?;
+                emit(node, steps, work)?;
             }
             for _ in *least..most.unwrap_or(least + 1) {
                 let split = steps.len();
                 steps.push(Step::Jump(0));
-                emit(node, steps)?;
+                emit(node, steps, work)?;
                 if most.is_none() {
                     steps.push(Step::Jump(split));
                 }
@@ -186,7 +196,12 @@ impl Reader<'_> {
         while let Some(c) = self.peek().filter(|c| !matches!(c, '|' | ')')) {
             self.rest.next();
             let mut node = self.one(c)?;
+            let mut stacked = 0;
             while let Some((least, most)) = self.repetition()? {
+                stacked += 1;
+                if stacked > DEEPEST {
+                    return Err("too many repetitions of one another");
+                }
                 node = Node::Repeat(Box::new(node), least, most);
             }
             all.push(node);
@@ -308,7 +323,9 @@ mod tests {
     use super::*;
 
     fn matches(pattern: &str, text: &str) -> bool {
-        Pattern::new(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}")).matches(text)
+        Pattern::new(pattern)
+            .unwrap_or_else(|error| panic!("{pattern}: {error}"))
+            .matches(text, &mut usize::MAX.clone())
     }
 
     #[test]
@@ -331,12 +348,18 @@ mod tests {
         }
         assert!(Pattern::new("((a{100}){100}){100}").is_err());
         assert!(Pattern::new(&"(".repeat(1_000)).is_err());
+        // Of nothing, and of one another: these would take for ever, or all of the stack.
+        assert!(Pattern::new("(){100}{100}{100}{100}{100}").is_err());
+        assert!(Pattern::new("a{0}{100}{100}{100}{100}").is_err());
+        assert!(Pattern::new(&format!("a{}", "{1}".repeat(10_000))).is_err());
     }
 
     #[test]
     fn none_takes_long() {
         // Ways that multiply: elsewhere this takes for ever.
         assert!(!matches("(a*)*(a|aa)*b", &"a".repeat(2_000)));
+        let (pattern, mut steps) = (Pattern::new("(a|b|c)*").expect("good"), 100);
+        assert!(pattern.matches("abc", &mut steps) && !pattern.matches(&"a".repeat(100), &mut steps));
     }
 
     proptest! {
@@ -346,7 +369,7 @@ mod tests {
                 return Ok(());
             };
             for text in texts {
-                prop_assert_eq!(ours.matches(&text), theirs.is_match(&text), "{:?} {:?}", pattern, text);
+                prop_assert_eq!(ours.matches(&text, &mut usize::MAX.clone()), theirs.is_match(&text), "{:?} {:?}", pattern, text);
             }
         }
     }

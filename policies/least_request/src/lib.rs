@@ -11,8 +11,8 @@
 use hotpick_guest::config::Config as _;
 use hotpick_guest::random::{Random, two_below};
 use hotpick_guest::{
-    About, Description, Endpoint, Nanos, Outcome, Outcomes, PickInfo, PickResult, Placement, Policy, SubConn,
-    SubConnMap, below, stats,
+    About, Alarms, Description, Endpoint, Nanos, Outcome, Outcomes, PickInfo, PickResult, Placement, Policy,
+    SubConn, SubConnMap, below, stats, timers,
 };
 
 hotpick_guest::config! {
@@ -31,10 +31,16 @@ hotpick_guest::config! {
     enum Selection {
         /// Some at random.
         NChoices,
-        /// All: exact, and slow if there are many.
+        /// All, up to a thousand: exact, and slow if there are many.
         FullScan,
     }
 }
+
+/// No pick looks at more than these: it has 2 ms.
+const MOST: usize = 1_000;
+/// The timer to look again for a free stream.
+const LOOK_AGAIN: u32 = 0;
+const RETRY: Nanos = 20_000_000;
 
 #[derive(Debug)]
 struct LeastRequest {
@@ -90,7 +96,14 @@ impl Policy for LeastRequest {
             }
             _ => self.scan(info.random),
         };
-        best.map_or(PickResult::Queue, |best| PickResult::Pick(best.id))
+        if let Some(best) = best {
+            return PickResult::Pick(best.id);
+        }
+        if n > 0 {
+            // RPCs that another version has picked for may hold the streams: of their end no one tells.
+            drop(timers::schedule(LOOK_AGAIN, RETRY));
+        }
+        PickResult::Queue
     }
 }
 
@@ -111,7 +124,7 @@ impl LeastRequest {
     fn scan(&self, random: u64) -> Option<Candidate> {
         let n = self.ready.len();
         let first = below(n, random);
-        self.best((first..n).chain(0..first))
+        self.best((first..n).chain(0..first).take(MOST))
     }
 
     /// The best of these that have a free stream; the first one if they are equal.
@@ -133,13 +146,17 @@ impl Outcomes for LeastRequest {
     fn done(&mut self, _batch: &[Outcome], _now: Nanos) {}
 }
 
+impl Alarms for LeastRequest {
+    fn fired(&mut self, _id: u32, _now: Nanos) {}
+}
+
 impl About for LeastRequest {
     fn describe() -> Description {
         Description::of::<Config>("The ready endpoint with the fewest RPCs under way, of some or of all.")
     }
 }
 
-hotpick_guest::export!(LeastRequest: Outcomes, About);
+hotpick_guest::export!(LeastRequest: Outcomes, Alarms, About);
 
 #[cfg(test)]
 mod tests {

@@ -23,7 +23,7 @@ hotpick_guest::config! {
         /// What is hashed: "metadata:" and a key, "method", or "random".
         hash_on: HashOn = HashOn::hash_key(),
         /// Entries of the table: a prime number, some hundred times the number of endpoints.
-        #[range(2..=1_000_003)]
+        #[range(2..=200_000)]
         table_size: u32 = 65_537,
     }
 }
@@ -37,8 +37,9 @@ struct Maglev {
     table: Table,
     /// The same, of the ready ones; empty if there are none.
     ready: Vec<SubConn>,
-    /// Those that are ready.
+    /// Those that are ready, with an entry or without.
     now: SubConnSet,
+    others: Vec<SubConn>,
 }
 
 impl Policy for Maglev {
@@ -55,6 +56,7 @@ impl Policy for Maglev {
             table: Table::default(),
             ready: Vec::new(),
             now: SubConnSet::default(),
+            others: Vec::new(),
         })
     }
 
@@ -71,18 +73,21 @@ impl Policy for Maglev {
     }
 
     fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
+        self.others = ready.to_vec();
         self.fill(ready.into());
     }
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
-        let size = self.ready.len();
+        // If none of those that have an entry is ready, there may be others: the table was too small for all.
+        let among = if self.ready.is_empty() { &self.others } else { &self.ready };
+        let size = among.len();
         if size == 0 {
             return PickResult::Queue;
         }
         #[expect(clippy::cast_possible_truncation, reason = "less than the size")]
         let at =
             self.key.of(info).map_or_else(|| below(size, info.random), |hash| (hash % size as u64) as usize);
-        PickResult::Pick(self.ready[at])
+        PickResult::Pick(among[at])
     }
 }
 
@@ -175,10 +180,20 @@ mod tests {
     }
 
     #[test]
+    fn one_without_an_entry_is_better_than_none() {
+        let mut host = FakeHost::<Maglev>::start(r#"{"tableSize":2}"#).expect("started");
+        host.endpoints(&(0..5).map(|id| endpoint(id, &[])).collect::<Vec<_>>());
+        for id in 0..5 {
+            host.ready(&[id]);
+            assert_eq!(host.picks(3), [id; 3]);
+        }
+    }
+
+    #[test]
     fn bad_configuration_is_refused_by_the_name_of_its_field() {
         for (config, field) in [
             (r#"{"tableSize":65536}"#, "tableSize: must be a prime number, not 65536"),
-            (r#"{"tableSize":0}"#, "tableSize: must be a whole number, 2 to 1000003, not 0"),
+            (r#"{"tableSize":0}"#, "tableSize: must be a whole number, 2 to 200000, not 0"),
             (r#"{"tableSize":-7}"#, "tableSize: "),
             (r#"{"tableSize":1e15}"#, "tableSize: "),
             (r#"{"hashOn":"metadata:UPPER"}"#, "hashOn: "),

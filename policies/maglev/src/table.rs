@@ -27,6 +27,8 @@ struct Filler {
 }
 
 const FREE: u32 = u32::MAX;
+/// No weight counts as more than this many times the mean: the rounds that it takes to fill the table grow with it.
+const MOST_TO_MEAN: f64 = 20.0;
 
 impl Table {
     /// The endpoints take turns: each takes the first entry in its own order that is free. When one comes or goes, most
@@ -41,13 +43,22 @@ impl Table {
             return Self::default();
         };
         let length = u64::from(size);
-        let filler = |(offset, at): &(u64, usize)| {
+        #[expect(clippy::cast_precision_loss, reason = "a number of endpoints")]
+        let mean =
+            endpoints.iter().map(|place| f64::from(place.weight)).sum::<f64>() / endpoints.len() as f64;
+        let heaviest = f64::from(heaviest).min(mean * MOST_TO_MEAN);
+        let mut fillers: Vec<Filler> = Vec::with_capacity(order.len());
+        let mut before = None;
+        for (offset, at) in &order {
+            // Those of the same name would all want the same entries.
+            let is_double = before.replace(*offset) == Some(*offset);
+            let offset = if is_double { mix(*offset ^ fillers.len() as u64) } else { *offset };
             // The paper has two hash functions; this makes the second of the first.
-            let skip = mix(*offset) % (length - 1) + 1;
-            let weight = f64::from(endpoints[*at].weight) / f64::from(heaviest);
-            Filler { at: *offset % length, skip, weight, due: 0.0, had: 0.0 }
-        };
-        let mut fillers: Vec<_> = order.iter().map(filler).collect();
+            let skip = mix(offset) % (length - 1) + 1;
+            let weight = (f64::from(endpoints[*at].weight) / heaviest).min(1.0);
+            // In the first round each has one, however light it is.
+            fillers.push(Filler { at: offset % length, skip, weight, due: 1.0 - weight, had: 0.0 });
+        }
         let mut entries = vec![FREE; size as usize];
         let mut free = entries.len();
         while free > 0 {
@@ -146,6 +157,19 @@ mod tests {
             before.iter().zip(&after).filter(|(before, after)| before != after && **before != 7).count();
         // Beside its own 655: a few per cent, where a ring has none (figure 12 of the paper).
         assert!(moved * 100 < 65_537 * 4, "{moved} entries of others");
+    }
+
+    #[test]
+    fn each_has_an_entry_whatever_the_weights_and_names() {
+        let mut endpoints = endpoints(100);
+        endpoints[7].weight = 1_000_000;
+        let counts = counts(&table(endpoints.iter(), 1_009), 100);
+        assert!(counts.iter().all(|count| *count > 0) && counts[7] > 100, "{counts:?}");
+        for endpoint in &mut endpoints {
+            (endpoint.weight, endpoint.key) = (1, "same".to_owned());
+        }
+        let table = table(endpoints.iter(), 1_009);
+        assert!((0..100).all(|id| table.contains(&id)));
     }
 
     #[test]

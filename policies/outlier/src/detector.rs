@@ -1,7 +1,7 @@
 //! Which endpoints are outliers: the algorithms of gRFC A50.
 
 use hotpick_guest::random::Random;
-use hotpick_guest::{Nanos, SubConn, SubConnMap, nanos};
+use hotpick_guest::{Nanos, SubConn, SubConnMap, SubConnSet, nanos};
 
 use super::{Config, FailurePercentage, SuccessRate};
 
@@ -10,6 +10,8 @@ use super::{Config, FailurePercentage, SuccessRate};
 pub(crate) struct Detector {
     endpoints: SubConnMap<Endpoint>,
     random: Random,
+    /// What was taken over from the version before is still to be compared with the list of endpoints.
+    is_restored: bool,
 }
 
 #[derive(Debug, Default)]
@@ -34,11 +36,20 @@ impl Endpoint {
 
 impl Detector {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { endpoints: SubConnMap::default(), random: Random::new(seed) }
+        Self { endpoints: SubConnMap::default(), random: Random::new(seed), is_restored: false }
     }
 
     pub(crate) fn add(&mut self, id: SubConn) {
         self.endpoints.get_or_insert_with(id, Endpoint::default);
+    }
+
+    /// The first list after a restore has all that there are: others are forgotten.
+    pub(crate) fn keep(&mut self, all: &[hotpick_guest::Endpoint]) {
+        if std::mem::take(&mut self.is_restored) {
+            let there: SubConnSet = all.iter().map(|endpoint| endpoint.id).collect();
+            let gone: Vec<_> = self.endpoints.ids().filter(|id| !there.has(*id)).collect();
+            gone.into_iter().for_each(|id| self.remove(id));
+        }
     }
 
     pub(crate) fn remove(&mut self, id: SubConn) {
@@ -70,9 +81,14 @@ impl Detector {
         if let Some(rate) = &config.failure_percentage_ejection {
             outliers.extend(self.by_failures(rate).into_iter().map(|id| (id, rate.enforcement_percentage)));
         }
+        let (before, most) = (self.ejected(), config.max_ejection_percent as usize * self.endpoints.len());
         let mut count = 0;
         for (id, enforcement) in outliers {
-            count += u64::from(self.eject(id, enforcement, config.max_ejection_percent, now));
+            // The one that reaches the limit still goes.
+            if (before + count) * 100 >= most {
+                break;
+            }
+            count += usize::from(self.eject(id, enforcement, now));
         }
         for endpoint in self.endpoints.values_mut() {
             (endpoint.successes, endpoint.failures) = (0, 0);
@@ -86,7 +102,7 @@ impl Detector {
                 endpoint.ejected_at = None;
             }
         }
-        count
+        count as u64
     }
 
     /// Those with enough requests; none if they are too few to compare.
@@ -115,10 +131,7 @@ impl Detector {
         counted.filter(|(_, endpoint)| fails(endpoint)).map(|(id, _)| id).collect()
     }
 
-    fn eject(&mut self, id: SubConn, enforcement: u32, most: u32, now: Nanos) -> bool {
-        if self.ejected() * 100 >= most as usize * self.endpoints.len() {
-            return false;
-        }
+    fn eject(&mut self, id: SubConn, enforcement: u32, now: Nanos) -> bool {
         let enforced = self.random.below(100) < enforcement as usize;
         match self.endpoints.get_mut(id) {
             Some(endpoint) if endpoint.ejected_at.is_none() && enforced => {
@@ -143,6 +156,7 @@ impl Detector {
 
     /// Takes in what was saved.
     pub(crate) fn restore(&mut self, data: &[u8]) -> Result<(), String> {
+        self.is_restored = true;
         for entry in data.chunks(16) {
             let parts = entry.split_first_chunk().and_then(|(id, rest)| {
                 let (multiplier, at) = rest.split_first_chunk()?;

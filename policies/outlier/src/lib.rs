@@ -33,9 +33,9 @@ hotpick_guest::config! {
         /// What part of the endpoints may be out; the one that reaches it still goes.
         #[range(0..=100)]
         max_ejection_percent: u32 = 10,
-        /// By success rate; null for not at all.
-        success_rate_ejection: Option<SuccessRate> = Some(SuccessRate::default()),
-        /// By the percentage of failures; null for not at all.
+        /// By success rate. If neither this nor the next is given, this is, with its defaults.
+        success_rate_ejection: Option<SuccessRate> = None,
+        /// By the percentage of failures.
         failure_percentage_ejection: Option<FailurePercentage> = None,
         /// How RPCs are spread over the others.
         balance: Balance = Balance::RoundRobin,
@@ -87,7 +87,7 @@ impl Default for SuccessRate {
 /// The timer to look at the endpoints.
 const LOOK: u32 = 0;
 /// The format of what is handed over.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = u32::from_be_bytes(*b"OUT1");
 
 #[derive(Debug)]
 struct Outlier {
@@ -101,7 +101,10 @@ struct Outlier {
 
 impl Policy for Outlier {
     fn init(config: &str, placement: &Placement) -> Result<Self, String> {
-        let config = Config::parse(config)?;
+        let mut config = Config::parse(config)?;
+        if config.failure_percentage_ejection.is_none() {
+            config.success_rate_ejection.get_or_insert_default();
+        }
         timers::schedule(LOOK, nanos(config.interval))?;
         Ok(Self {
             detector: Detector::new(placement.seed),
@@ -114,6 +117,7 @@ impl Policy for Outlier {
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
+        self.detector.keep(added);
         added.iter().for_each(|endpoint| self.detector.add(endpoint.id));
         removed.iter().for_each(|id| self.detector.remove(*id));
     }
@@ -141,7 +145,9 @@ impl Outlier {
 
 impl Outcomes for Outlier {
     fn done(&mut self, batch: &[Outcome], _now: Nanos) {
-        for outcome in batch.iter().filter(|outcome| !outcome.not_sent && !outcome.client_ended) {
+        // One that the client did not want any more says nothing; one that took longer than it could wait does.
+        let counts = |outcome: &&Outcome| !outcome.not_sent && outcome.code != StatusCode::Cancelled;
+        for outcome in batch.iter().filter(counts) {
             self.detector.ended(outcome.subconn, outcome.code == StatusCode::Ok);
         }
     }
@@ -163,7 +169,7 @@ impl Handover for Outlier {
     fn restore(&mut self, parts: Vec<Saved>) -> Result<(), String> {
         parts.iter().try_for_each(|part| match part.schema {
             SCHEMA => self.detector.restore(&part.data),
-            other => Err(format!("ejections in format {other}, not {SCHEMA}")),
+            other => Err(format!("format {other} is not one of ejections")),
         })
     }
 }
@@ -251,7 +257,7 @@ mod tests {
 
     #[test]
     fn by_failures_and_never_more_than_a_part() {
-        let config = r#"{"successRateEjection":null,"failurePercentageEjection":{"threshold":40},"maxEjectionPercent":30}"#;
+        let config = r#"{"failurePercentageEjection":{"threshold":40},"maxEjectionPercent":30}"#;
         let mut host = start(config, 10);
         interval(&mut host, &[90, 40, 41, 90, 90, 90, 90, 0, 0, 0]);
         assert_eq!(host.measured("ejected"), Some(3.0));
@@ -273,7 +279,7 @@ mod tests {
 
     #[test]
     fn enforcement_is_by_chance() {
-        let config = r#"{"failurePercentageEjection":{"enforcementPercentage":25},"successRateEjection":null,"maxEjectionPercent":100}"#;
+        let config = r#"{"failurePercentageEjection":{"enforcementPercentage":25},"maxEjectionPercent":100}"#;
         let mut host = start(config, 400);
         interval(&mut host, &[100; 400]);
         let ejected = host.measured("ejected").expect("a gauge");
@@ -289,6 +295,12 @@ mod tests {
         }
         interval(&mut host, &[0; 10]);
         assert_eq!(picked(&mut host).len(), 10);
+        for _ in 0..100 {
+            let ended = outcome(3, StatusCode::DeadlineExceeded, SECOND);
+            host.done(&[Outcome { client_ended: true, ..ended }]);
+        }
+        interval(&mut host, &[0; 10]);
+        assert_eq!(picked(&mut host).len(), 9, "that it did not answer in time does");
     }
 
     #[test]
@@ -303,8 +315,8 @@ mod tests {
         assert!(!picked(&mut next).contains(&3));
         next.run(30 * SECOND);
         assert!(picked(&mut next).contains(&3));
-        assert!(next.restore(vec![Saved { schema: 1, data: vec![0; 17] }]).is_err());
-        assert!(next.restore(vec![Saved { schema: 2, data: Vec::new() }]).is_err());
+        assert!(next.restore(vec![Saved { schema: SCHEMA, data: vec![0; 17] }]).is_err());
+        assert!(next.restore(vec![Saved { schema: 1, data: Vec::new() }]).is_err());
     }
 
     #[test]

@@ -34,7 +34,12 @@ struct P2cEwma {
     config: Config,
     ready: Vec<SubConn>,
     latencies: SubConnMap<Latency>,
+    /// Picks since one was a probe.
+    since_probe: u32,
 }
+
+/// One pick in so many may be a probe.
+const PROBES: u32 = 20;
 
 /// A moving average that peaks.
 #[derive(Debug, Default)]
@@ -75,7 +80,7 @@ fn exp_minus(x: f64) -> f64 {
 impl Policy for P2cEwma {
     fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
         let config = Config::parse(config)?;
-        Ok(Self { config, ready: Vec::new(), latencies: SubConnMap::default() })
+        Ok(Self { config, ready: Vec::new(), latencies: SubConnMap::default(), since_probe: 0 })
     }
 
     fn endpoints(&mut self, _added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
@@ -98,7 +103,10 @@ impl Policy for P2cEwma {
             1 => self.ready[0],
             _ => {
                 let (first, second) = two_below(n, info.random);
-                self.better(self.ready[first], self.ready[second], info.now)
+                let (first, second) = (self.ready[first], self.ready[second]);
+                let (winner, picked) = self.better(first, second, info.now);
+                self.since_probe = if picked == winner { self.since_probe.saturating_add(1) } else { 0 };
+                picked
             }
         };
         if let Some(latency) = self.latencies.get_mut(picked) {
@@ -109,14 +117,16 @@ impl Policy for P2cEwma {
 }
 
 impl P2cEwma {
-    fn better(&self, first: SubConn, second: SubConn, now: Nanos) -> SubConn {
+    /// The better of two, and the one to be picked.
+    fn better(&self, first: SubConn, second: SubConn, now: Nanos) -> (SubConn, SubConn) {
         let (Some(a), Some(b)) = (self.latencies.get(first), self.latencies.get(second)) else {
-            return first;
+            return (first, first);
         };
         let (load_a, load_b) = self.loads((first, a), (second, b), now);
         let (winner, loser, left_out) = if load_b < load_a { (second, first, a) } else { (first, second, b) };
         let is_due = now.saturating_sub(left_out.picked) > nanos(self.config.probe_after);
-        if is_due { loser } else { winner }
+        // Where RPCs are rare all of them are due.
+        if is_due && self.since_probe >= PROBES { (winner, loser) } else { (winner, winner) }
     }
 
     fn loads(
@@ -144,7 +154,8 @@ impl Outcomes for P2cEwma {
         let decay = nanos(self.config.decay) as f64;
         for outcome in batch.iter().filter(|outcome| !outcome.not_sent) {
             let Some(latency) = self.latencies.get_mut(outcome.subconn) else { continue };
-            let mut seen = outcome.latency;
+            // A stream of a day says no more than that it was long.
+            let mut seen = outcome.latency.min(nanos(self.config.decay));
             if outcome.is_failure() {
                 seen = seen.max(nanos(self.config.failure_penalty));
             }

@@ -77,16 +77,17 @@ impl Policy for PickFirst {
     fn ready(&mut self, _ready: &[SubConn], _now: Nanos) {}
 
     fn pick(&mut self, _info: &PickInfo) -> PickResult {
+        if self.phase == Phase::Idle {
+            self.begin();
+        }
         match self.phase {
-            Phase::Ready(id) => return PickResult::Pick(id),
-            Phase::Idle => self.begin(),
+            Phase::Ready(id) => PickResult::Pick(id),
             Phase::Failed => {
                 call::explain(&self.error);
-                return PickResult::Fail(FailCode::Unavailable);
+                PickResult::Fail(FailCode::Unavailable)
             }
-            Phase::Trying(_) => {}
+            Phase::Trying(_) | Phase::Idle => PickResult::Queue,
         }
-        PickResult::Queue
     }
 }
 
@@ -112,12 +113,16 @@ impl PickFirst {
                 ConnectivityState::TransientFailure => {}
                 _ => {
                     connections::connect(id);
-                    drop(timers::schedule(NEXT, nanos(self.config.connection_attempt_delay)));
+                    self.look_again();
                     return;
                 }
             }
         }
         self.give_up_if_all_have_failed();
+    }
+
+    fn look_again(&self) {
+        drop(timers::schedule(NEXT, nanos(self.config.connection_attempt_delay)));
     }
 
     fn give_up_if_all_have_failed(&mut self) {
@@ -133,11 +138,13 @@ impl PickFirst {
     /// This is the one.
     fn take(&mut self, id: SubConn) {
         self.phase = Phase::Ready(id);
-        self.rested.clear();
         timers::cancel(NEXT);
         for other in self.list.iter().copied().filter(|other| *other != id) {
-            self.states.remove(other);
-            connections::disconnect(other);
+            // One that is in its backoff stays there, and has failed as long as it is.
+            if !self.states.has_failed(other) {
+                self.states.remove(other);
+                connections::disconnect(other);
+            }
         }
     }
 }
@@ -168,9 +175,7 @@ impl Connectivity for PickFirst {
             (Phase::Failed, ConnectivityState::Idle) if before == ConnectivityState::TransientFailure => {
                 connections::connect(id);
             }
-            (Phase::Trying(_) | Phase::Idle, ConnectivityState::Idle)
-                if before == ConnectivityState::TransientFailure =>
-            {
+            (_, ConnectivityState::Idle) if before == ConnectivityState::TransientFailure => {
                 self.rested.push(id);
             }
             _ => {}
@@ -180,7 +185,15 @@ impl Connectivity for PickFirst {
 
 impl Alarms for PickFirst {
     fn fired(&mut self, _id: u32, _now: Nanos) {
+        let Phase::Trying(tried) = self.phase else { return };
+        // An attempt may have ended without a failure, or a connection been lost before it was seen.
+        for id in self.list.iter().take(tried).copied().filter(|id| !self.states.has_failed(*id)) {
+            connections::connect(id);
+        }
         self.try_next();
+        if self.phase == Phase::Trying(self.list.len()) {
+            self.look_again();
+        }
     }
 }
 
@@ -237,12 +250,10 @@ mod tests {
         host.run(249 * MS);
         assert!(connected(&mut host).is_empty());
         host.run(MS);
-        assert_eq!(connected(&mut host), [2]);
+        assert_eq!(connected(&mut host), [1, 2]);
         // The first to be ready is it, and the others are let go.
         host.connectivity(2, Ready, "");
-        let mut others = given_up(&mut host);
-        others.sort_unstable();
-        assert_eq!(others, [0, 1]);
+        assert_eq!(given_up(&mut host), [1], "0 is in its backoff");
         host.connectivity(1, Ready, "");
         assert_eq!(given_up(&mut host), [1]);
         assert_eq!(host.counts(&[2], 5), [5]);
@@ -277,6 +288,37 @@ mod tests {
         assert_eq!(connected(&mut host), [0]);
         host.connectivity(1, Idle, "");
         assert_eq!(connected(&mut host), [1]);
+    }
+
+    #[test]
+    fn one_in_backoff_while_another_served_is_tried_when_that_is_lost() {
+        let mut host = start("{}");
+        host.change(&[], &[2]);
+        host.connectivity(0, TransientFailure, "refused");
+        host.connectivity(1, Ready, "");
+        host.connectivity(1, Idle, "");
+        connected(&mut host);
+        assert_eq!(host.pick(&Rpc::default()), PickResult::Queue);
+        assert_eq!(connected(&mut host), [1]);
+        host.connectivity(1, TransientFailure, "refused");
+        assert_eq!(host.pick(&Rpc::default()), PickResult::Fail(FailCode::Unavailable));
+        host.connectivity(0, Idle, "");
+        assert_eq!(connected(&mut host), [0]);
+        host.connectivity(0, Ready, "");
+        assert_eq!(host.counts(&[0], 5), [5]);
+    }
+
+    #[test]
+    fn an_attempt_that_ends_without_a_failure_is_made_again() {
+        let mut host = start("{}");
+        host.change(&[], &[1, 2]);
+        connected(&mut host);
+        host.connectivity(0, Connecting, "");
+        host.connectivity(0, Idle, "");
+        host.run(250 * MS);
+        assert_eq!(connected(&mut host), [0]);
+        host.run(250 * MS);
+        assert_eq!(connected(&mut host), [0]);
     }
 
     #[test]

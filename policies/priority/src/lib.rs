@@ -91,9 +91,14 @@ impl Tier {
         }
     }
 
-    fn deactivate(&mut self) {
-        self.is_active = false;
-        self.members.iter().copied().for_each(connections::disconnect);
+    fn deactivate(&mut self, states: &mut States) {
+        (self.is_active, self.ready_since) = (false, None);
+        (self.ready, self.failed) = (0, 0);
+        for id in &self.members {
+            // When it is wanted again it is tried anew.
+            states.remove(*id);
+            connections::disconnect(*id);
+        }
     }
 }
 
@@ -181,9 +186,12 @@ impl Priority {
 
     /// Finds the tier to use, activates and deactivates others, and sets the timer for the next time.
     fn review(&mut self, now: Nanos) {
-        let Self { config, tiers, current, .. } = self;
+        let Self { config, tiers, states, current, .. } = self;
         let (failover, failback) = (nanos(config.failover_delay), nanos(config.failback_delay));
         let (mut chosen, mut waiting_for, mut next_look) = (None, None, Nanos::MAX);
+        // RPCs that have a place to be wait before they come back.
+        let held =
+            current.filter(|current| tiers.iter().any(|(number, tier)| number == current && tier.ready > 0));
         for (number, tier) in tiers.iter_mut() {
             if chosen.is_some() {
                 break;
@@ -195,8 +203,7 @@ impl Priority {
                 _ => {}
             }
             if let Some(since) = tier.ready_since {
-                // Only RPCs that have another place to be wait before they come back.
-                let comes_back = current.is_some_and(|current| current > *number);
+                let comes_back = held.is_some_and(|current| current > *number);
                 if !comes_back || now >= since.saturating_add(failback) {
                     chosen = Some(*number);
                 } else {
@@ -212,16 +219,14 @@ impl Priority {
             }
         }
         // While it waits to go back, the one in use goes on.
-        let chosen = chosen.or(current.filter(|current| {
-            tiers.iter().any(|(number, tier)| number == current && tier.ready_since.is_some())
-        }));
+        let chosen = chosen.or(held);
         let retention = nanos(config.retention);
         let last = chosen.or(waiting_for).unwrap_or(u32::MAX);
         for (_, tier) in tiers.iter_mut().filter(|(number, _)| *number > last) {
             if tier.is_active && chosen.is_some() {
                 let until = tier.unused_since.get_or_insert(now).saturating_add(retention);
                 if now >= until {
-                    tier.deactivate();
+                    tier.deactivate(states);
                 } else {
                     next_look = next_look.min(until);
                 }
@@ -251,9 +256,12 @@ impl Connectivity for Priority {
         let before = self.states.note(id, state);
         let after = self.states.of(id);
         let Some(tier) = self.tier_mut(id) else { return };
+        let was_down = tier.has_failed();
         tier.count(before, false);
         tier.count(after, true);
-        let is_down = tier.has_failed();
+        let goes_down = tier.has_failed() && !was_down;
+        // A policy before this one has connected it: it is kept for a while, and then given up.
+        tier.is_active |= state == ConnectivityState::Ready;
         // It is tried on: what has failed, and what has lost its connection.
         if tier.is_active && state == ConnectivityState::Idle {
             connections::connect(id);
@@ -261,7 +269,7 @@ impl Connectivity for Priority {
         if state == ConnectivityState::TransientFailure {
             self.error = format!("no endpoint of any priority can be reached; the last error: {message}");
             // What else changes is told by `ready`.
-            if is_down {
+            if goes_down {
                 self.review(now);
             }
         }
@@ -404,10 +412,35 @@ mod tests {
         ready(&mut host, &[2]);
         host.run(2 * SECOND);
         assert_eq!(host.counts(&[2], 5), [5]);
-        ready(&mut host, &[]);
+        ready(&mut host, &[0, 2]);
+        assert_eq!(host.counts(&[2], 5), [5]);
         ready(&mut host, &[0]);
-        host.run(31 * SECOND);
         assert_eq!(host.counts(&[0], 5), [5]);
+    }
+
+    #[test]
+    fn a_tier_that_failed_long_ago_is_tried_anew() {
+        let mut host = start(r#"{"retention":"1s"}"#);
+        host.connectivity(0, TransientFailure, "refused");
+        host.connectivity(1, TransientFailure, "refused");
+        host.connectivity(2, TransientFailure, "refused");
+        ready(&mut host, &[0]);
+        host.run(2 * SECOND);
+        host.take_connects();
+        host.connectivity(0, TransientFailure, "refused");
+        host.ready(&[]);
+        assert_eq!(host.pick(&Rpc::default()), PickResult::Queue, "the second may be reached now");
+        assert!(connected(&mut host).contains(&2));
+    }
+
+    #[test]
+    fn what_a_policy_before_has_connected_is_given_up_later() {
+        let mut host = start(r#"{"retention":"60s"}"#);
+        ready(&mut host, &[0, 1, 2, 3]);
+        assert_eq!(host.counts(&[0, 1], 10), [5, 5]);
+        host.take_connects();
+        host.run(61 * SECOND);
+        assert_eq!(host.take_connects(), [(2, false), (3, false)]);
     }
 
     #[test]

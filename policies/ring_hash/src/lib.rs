@@ -20,10 +20,10 @@ hotpick_guest::config! {
         /// What is hashed: "metadata:" and a key, "method", or "random".
         hash_on: HashOn = HashOn::hash_key(),
         /// The ring has at least so many points.
-        #[range(1..=1_048_576)]
+        #[range(1..=32_768)]
         min_ring_size: u32 = 1_024,
         /// And at most so many, however many endpoints there are.
-        #[range(1..=1_048_576)]
+        #[range(1..=32_768)]
         max_ring_size: u32 = 4_096,
     }
 }
@@ -39,6 +39,8 @@ struct RingHash {
     ready: usize,
     connecting: usize,
     failed: usize,
+    /// One was asked to connect, and nothing was heard since.
+    woken: bool,
     /// Why the last one failed.
     error: String,
 }
@@ -60,6 +62,7 @@ impl Policy for RingHash {
             ready: 0,
             connecting: 0,
             failed: 0,
+            woken: false,
             error: String::new(),
         })
     }
@@ -73,6 +76,7 @@ impl Policy for RingHash {
             self.endpoints.insert(endpoint.id, Place::of(endpoint));
         }
         let Config { min_ring_size, max_ring_size, .. } = self.config;
+        self.woken = false;
         self.ring = Ring::new(self.endpoints.values(), min_ring_size, max_ring_size);
         self.count();
     }
@@ -88,6 +92,10 @@ impl Policy for RingHash {
         }
         match self.key.of(info) {
             Some(hash) => self.first_that_may_serve(hash),
+            // One connection at a time, or each of many RPCs would make its own.
+            None if self.ready == 0 && (self.connecting > 0 || std::mem::replace(&mut self.woken, true)) => {
+                PickResult::Queue
+            }
             None if self.ready == 0 => self.first_that_may_serve(info.random),
             None => self.first_ready(info.random),
         }
@@ -135,6 +143,7 @@ impl RingHash {
 
 impl Connectivity for RingHash {
     fn connectivity(&mut self, id: SubConn, state: ConnectivityState, message: &str, _now: Nanos) {
+        self.woken = false;
         let before = self.states.note(id, state);
         if state == ConnectivityState::TransientFailure {
             self.error = format!("no endpoint can be reached; the last error: {message}");
@@ -260,6 +269,17 @@ mod tests {
     }
 
     #[test]
+    fn rpcs_without_the_key_connect_one_at_a_time_if_none_is_ready() {
+        let mut host = start("{}", 4);
+        let first = host.picks(1)[0];
+        assert_eq!(host.picks(50), [], "they wait");
+        host.connectivity(first, ConnectivityState::Connecting, "");
+        assert_eq!(host.picks(50), []);
+        host.connectivity(first, ConnectivityState::TransientFailure, "refused");
+        assert!(host.picks(1).first().is_some_and(|second| *second != first));
+    }
+
+    #[test]
     fn the_method_can_be_the_key() {
         let mut host = start(r#"{"hashOn":"method"}"#, 10);
         let method = |name: &str| {
@@ -276,7 +296,7 @@ mod tests {
     #[test]
     fn bad_configuration_is_refused_by_the_name_of_its_field() {
         for (config, field) in [
-            (r#"{"minRingSize":0}"#, "minRingSize: must be a whole number, 1 to 1048576, not 0"),
+            (r#"{"minRingSize":0}"#, "minRingSize: must be a whole number, 1 to 32768, not 0"),
             (r#"{"maxRingSize":-1}"#, "maxRingSize: "),
             (r#"{"maxRingSize":1e12}"#, "maxRingSize: "),
             (r#"{"minRingSize":8192}"#, "minRingSize: must not be more than maxRingSize"),

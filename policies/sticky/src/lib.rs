@@ -28,8 +28,8 @@ hotpick_guest::config! {
         #[range(1.0..=2_592_000.0)]
         ttl: Duration = Duration::from_secs(3_600),
         /// How many sessions are remembered; those not used for longest are forgotten.
-        #[range(2..=500_000)]
-        max_sessions: u32 = 100_000,
+        #[range(2..=100_000)]
+        max_sessions: u32 = 50_000,
         /// Whether a session moves when its endpoint cannot be reached. Otherwise its RPCs fail until it can.
         move_when_unreachable: bool = true,
     }

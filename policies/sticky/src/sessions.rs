@@ -19,7 +19,7 @@ pub(crate) struct Sessions {
 }
 
 /// The format of [`Sessions::save`].
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = u32::from_be_bytes(*b"SES1");
 /// So many are handed over: the host takes 256 KiB.
 const HANDED_OVER: usize = 20_000;
 const ENTRY: usize = 12;
@@ -72,11 +72,11 @@ impl Sessions {
 
     pub(crate) fn restore(&mut self, saved: &Saved) -> Result<(), String> {
         if saved.schema != SCHEMA {
-            return Err(format!("sessions in format {}, not {SCHEMA}", saved.schema));
+            return Err(format!("format {} is not one of sessions", saved.schema));
         }
         let (seed, entries) = saved.data.split_first_chunk().ok_or("sessions without their seed")?;
         self.seed = u64::from_le_bytes(*seed);
-        for entry in entries.chunks_exact(ENTRY) {
+        for entry in entries.chunks_exact(ENTRY).take(self.most) {
             let (session, home) = entry.split_first_chunk().ok_or("half a session")?;
             let home = home.first_chunk().ok_or("half a session")?;
             self.young.insert(u64::from_le_bytes(*session), SubConn::from_le_bytes(*home));
@@ -127,7 +127,7 @@ mod tests {
         let known =
             (0..30_000u32).filter(|session| next.get((*session).into(), 0) == Some(session % 5)).count();
         assert_eq!(known, 20_000);
-        assert!(next.restore(&Saved { schema: 2, data: saved.data }).is_err());
-        assert!(next.restore(&Saved { schema: 1, data: vec![1, 2] }).is_err());
+        assert!(next.restore(&Saved { schema: 1, data: saved.data }).is_err());
+        assert!(next.restore(&Saved { schema: SCHEMA, data: vec![1, 2] }).is_err());
     }
 }

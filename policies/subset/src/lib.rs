@@ -20,7 +20,7 @@ hotpick_guest::config! {
     /// A client uses some of many endpoints.
     struct Config {
         /// How many endpoints it uses.
-        #[range(1..=10_000)]
+        #[range(1..=1_000)]
         subset_size: u32 = 20,
         /// The name of this client, different for each; by default a random one, that is kept at swaps.
         client_id: Option<String>,
@@ -38,13 +38,14 @@ struct Subset {
     ranked: Vec<(u64, SubConn, u64)>,
     /// How many of them are the subset, stand-ins included.
     size: usize,
+    is_member: SubConnSet,
     states: States,
     group: Group,
     error: String,
 }
 
 /// The format of what is handed over.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = u32::from_be_bytes(*b"SUB1");
 
 impl Policy for Subset {
     fn init(config: &str, placement: &Placement) -> Result<Self, String> {
@@ -55,6 +56,7 @@ impl Policy for Subset {
             client,
             ranked: Vec::new(),
             size: 0,
+            is_member: SubConnSet::default(),
             states: States::default(),
             group: Group::new(config.balance, Vec::new()),
             error: String::new(),
@@ -112,7 +114,12 @@ impl Subset {
         let had = SubConnSet::from(before);
         let has: SubConnSet = self.members().collect();
         self.members().filter(|id| !had.has(*id)).for_each(connections::connect);
-        before.iter().copied().filter(|id| !has.has(*id)).for_each(connections::disconnect);
+        for id in before.iter().copied().filter(|id| !has.has(*id)) {
+            // When it is wanted again it is tried anew.
+            self.states.remove(id);
+            connections::disconnect(id);
+        }
+        self.is_member = has;
         self.regroup();
     }
 
@@ -124,9 +131,12 @@ impl Subset {
 
 impl Connectivity for Subset {
     fn connectivity(&mut self, id: SubConn, state: ConnectivityState, message: &str, _now: Nanos) {
-        let before: Vec<_> = self.members().collect();
-        if !before.contains(&id) {
-            self.states.note(id, state);
+        if !self.is_member.has(id) {
+            // That it has failed is of no account when it is wanted.
+            self.states.remove(id);
+            if state != ConnectivityState::TransientFailure {
+                self.states.note(id, state);
+            }
             // From a policy before this one that connected more.
             if state == ConnectivityState::Ready {
                 connections::disconnect(id);
@@ -139,6 +149,7 @@ impl Connectivity for Subset {
             self.error = format!("no endpoint of the subset can be reached; the last error: {message}");
         }
         if self.states.has_failed(id) != had_failed {
+            let before: Vec<_> = self.members().collect();
             self.choose(&before);
         }
     }
@@ -311,7 +322,7 @@ mod tests {
     #[test]
     fn bad_configuration_is_refused_by_the_name_of_its_field() {
         for (config, field) in [
-            (r#"{"subsetSize":0}"#, "subsetSize: must be a whole number, 1 to 10000, not 0"),
+            (r#"{"subsetSize":0}"#, "subsetSize: must be a whole number, 1 to 1000, not 0"),
             (r#"{"subsetSize":-3}"#, "subsetSize: "),
             (r#"{"subsetSize":1e18}"#, "subsetSize: "),
             (r#"{"clientId":""}"#, "clientId: "),

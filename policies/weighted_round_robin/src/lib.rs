@@ -36,6 +36,9 @@ hotpick_guest::config! {
     }
 }
 
+/// Queries per second by utilisation: beyond these a report is nonsense.
+const LIGHTEST: f64 = 1e-9;
+const HEAVIEST: f64 = 1e12;
 /// The timer to look at the weights.
 const UPDATE: u32 = 0;
 
@@ -122,7 +125,9 @@ impl WeightedRoundRobin {
                 return;
             }
         }
-        self.stride = Stride::new(&weights, env::random());
+        // It goes on where it is: a client with few RPCs would else begin anew with each.
+        let at = self.stride.as_ref().map_or_else(|| env::random() >> 32, Stride::position);
+        self.stride = Stride::new(&weights, at);
     }
 }
 
@@ -142,8 +147,12 @@ impl Weighted {
         let utilization = if load.application > 0.0 { load.application } else { load.cpu };
         if load.rps > 0.0 && utilization > 0.0 {
             let errors = if load.eps > 0.0 { load.eps / load.rps * penalty } else { 0.0 };
-            self.reported = load.rps / (utilization + errors);
-            self.reports = Some((self.reports.map_or(now, |(first, _)| first), now));
+            let weight = load.rps / (utilization + errors);
+            // What no server has says nothing.
+            if (LIGHTEST..HEAVIEST).contains(&weight) {
+                self.reported = weight;
+                self.reports = Some((self.reports.map_or(now, |(first, _)| first), now));
+            }
         }
     }
 }
@@ -259,6 +268,8 @@ mod tests {
         // Nonsense is no report.
         report(&mut host, 2, 0.0, 100.0, 0.0);
         report(&mut host, 2, f64::NAN, -1.0, 0.0);
+        report(&mut host, 2, 0.5, f64::INFINITY, 0.0);
+        report(&mut host, 2, 1e-308, 1e300, 0.0);
         host.run(SECOND);
         shares(&mut host, [133, 267, 200]);
     }
@@ -275,6 +286,21 @@ mod tests {
         host.ready(&[0, 1, 2]);
         // 0 has the mean of the two others.
         shares(&mut host, [200, 200, 200]);
+    }
+
+    #[test]
+    fn the_shares_are_right_also_if_rpcs_are_rare() {
+        let mut host = start(r#"{"blackoutPeriod":"0s","weightExpirationPeriod":"86400s"}"#);
+        for (id, cpu) in [(0, 0.1), (1, 0.1), (2, 0.8)] {
+            report(&mut host, id, cpu, 100.0, 0.0);
+        }
+        host.run(SECOND);
+        let mut counts = [0usize; 3];
+        for _ in 0..1_700 {
+            host.run(SECOND);
+            counts[host.picks(1)[0] as usize] += 1;
+        }
+        assert!(counts[0].abs_diff(800) <= 2 && counts[2].abs_diff(100) <= 2, "{counts:?}");
     }
 
     #[test]

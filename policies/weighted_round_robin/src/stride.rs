@@ -21,7 +21,7 @@ impl Stride {
     /// None if fewer than two are known, and so there is nothing to weigh.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
     #[expect(clippy::cast_precision_loss, reason = "a number of endpoints")]
-    pub(crate) fn new(weights: &[f64], start: u64) -> Option<Self> {
+    pub(crate) fn new(weights: &[f64], position: u64) -> Option<Self> {
         let known = || weights.iter().copied().filter(|weight| *weight > 0.0);
         let count = known().count();
         if count < 2 {
@@ -36,8 +36,12 @@ impl Stride {
             (weight * scale + 0.5).max(least).min(MOST as f64) as u64
         };
         let weights: Vec<_> = weights.iter().map(scaled).collect();
-        // Not so far that the product below could overflow, in any time.
-        Some(Self { weights, sequence: start >> 32 })
+        Some(Self { weights, sequence: position })
+    }
+
+    /// Where it is; below 2^32 at first, so that no product overflows in any time.
+    pub(crate) const fn position(&self) -> u64 {
+        self.sequence
     }
 
     /// The place of the next one.
@@ -64,7 +68,7 @@ mod tests {
     fn the_shares_are_as_the_weights() {
         for n in [3usize, 10, 100, 1_000] {
             let weights: Vec<f64> = (0..n).map(|at| 1.0 + (at % 5) as f64).collect();
-            let mut stride = Stride::new(&weights, 1 << 40).expect("weights");
+            let mut stride = Stride::new(&weights, 1 << 30).expect("weights");
             let mut counts = vec![0; n];
             let picks = n * 3_000;
             for _ in 0..picks {

@@ -30,6 +30,9 @@ hotpick_guest::config! {
     }
 }
 
+/// Zones that are told apart.
+const MOST: usize = 256;
+
 /// By zone.
 #[derive(Clone, Debug)]
 struct Clients(Vec<(String, f64)>);
@@ -126,8 +129,9 @@ impl Zone {
         for id in &self.ready {
             let (zone, weight) = self.endpoints.get(*id).unwrap_or(&unknown);
             let zone = if own.is_some() { zone.as_str() } else { "" };
-            // There are not many.
-            let at = zones.iter().position(|(name, _)| *name == zone).unwrap_or_else(|| {
+            // There are not many; if there are, the last ones are one.
+            let known = zones.iter().position(|(name, _)| *name == zone);
+            let at = known.or((zones.len() > MOST).then_some(MOST)).unwrap_or_else(|| {
                 zones.push((zone, 0.0));
                 members.push(Vec::new());
                 zones.len() - 1

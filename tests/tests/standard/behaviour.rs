@@ -428,7 +428,6 @@ async fn priority_connects_the_next_tier_when_it_is_needed() {
 async fn outlier_leaves_out_the_one_that_fails() {
     let config = json!({
         "interval": "0.1s",
-        "successRateEjection": null,
         "failurePercentageEjection": {"threshold": 50, "minimumHosts": 3, "requestVolume": 5},
         "maxEjectionPercent": 50,
     });

@@ -23,8 +23,20 @@ async fn each_policy_has_a_page_with_its_fields_and_examples_that_work() {
         let schema = report.config_schema.expect("a schema");
         let schema: serde_json::Value = serde_json::from_str(&schema).expect("JSON");
         let fields = schema["properties"].as_object().expect("fields");
-        for field in fields.keys() {
-            assert!(page.contains(&format!("| `{field}` |")), "{file:?} has no row for {field}");
+        for (field, of) in fields {
+            let row = page.lines().find(|line| line.starts_with(&format!("| `{field}` |")));
+            let row = row.unwrap_or_else(|| panic!("{file:?} has no row for {field}"));
+            // Else the page and the policy say different things.
+            let said = of["description"].as_str().unwrap_or_default().replace('|', "\\|");
+            assert!(row.contains(&said), "{file:?}: {row}: {said}");
+            let default = &of["default"];
+            assert!(
+                default.is_null()
+                    || default.is_object()
+                    || default.is_array()
+                    || row.contains(&default.to_string()),
+                "{row}: {default}"
+            );
         }
         assert!(fields.is_empty() || examples(&page).count() > 0, "{file:?} has no example");
         for example in examples(&page) {

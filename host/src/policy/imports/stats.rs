@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{State, nanos, now};
 use crate::policy::bindings::hotpick::policy::stats;
-use crate::subconn::{SubConn, SubConnStats};
+use crate::subconn::SubConn;
 
 impl stats::Host for State {
     fn in_flight(&mut self, id: u32) -> u32 {
@@ -29,14 +29,15 @@ impl stats::Host for State {
     }
 
     fn read(&mut self, id: u32) -> Option<stats::Summary> {
-        self.told.find(id).map(|subconn| summary(&subconn.stats()))
+        self.told.find(id).map(summary)
     }
 }
 
-fn summary(stats: &SubConnStats) -> stats::Summary {
+fn summary(subconn: &SubConn) -> stats::Summary {
+    let stats = subconn.stats();
     stats::Summary {
         in_flight: stats.in_flight,
-        max_streams: stats.max_streams.unwrap_or(u32::MAX),
+        max_streams: subconn.most_streams(),
         picked: stats.picked,
         succeeded: stats.succeeded,
         failed: stats.failed,
