@@ -33,6 +33,7 @@ struct PickFirst {
     /// In the order in which they are tried.
     list: Vec<SubConn>,
     states: States,
+    ready: SubConnSet,
     /// Those that have failed and whose backoff is over.
     rested: Vec<SubConn>,
     phase: Phase,
@@ -55,7 +56,8 @@ impl Policy for PickFirst {
         let config = Config::parse(config)?;
         connections::declare_lazy();
         let (list, states, error) = (Vec::new(), States::default(), String::new());
-        Ok(Self { config, list, states, rested: Vec::new(), phase: Phase::Idle, error })
+        let ready = SubConnSet::default();
+        Ok(Self { config, list, states, ready, rested: Vec::new(), phase: Phase::Idle, error })
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
@@ -74,7 +76,9 @@ impl Policy for PickFirst {
         }
     }
 
-    fn ready(&mut self, _ready: &[SubConn], _now: Nanos) {}
+    fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
+        self.ready = ready.into();
+    }
 
     fn pick(&mut self, _info: &PickInfo) -> PickResult {
         if self.phase == Phase::Idle {
@@ -108,6 +112,8 @@ impl PickFirst {
             let Some(id) = self.list.get(tried).copied() else { break };
             self.phase = Phase::Trying(tried + 1);
             match self.states.of(id) {
+                // Of one that was let go, and is connected again, no change may be told.
+                _ if self.ready.has(id) => return self.take(id),
                 ConnectivityState::Ready => return self.take(id),
                 // It is in its backoff, or in an attempt after that.
                 ConnectivityState::TransientFailure => {}

@@ -92,11 +92,12 @@ impl Tier {
     }
 
     fn deactivate(&mut self, states: &mut States) {
-        (self.is_active, self.ready_since) = (false, None);
-        (self.ready, self.failed) = (0, 0);
+        (self.is_active, self.failed) = (false, 0);
         for id in &self.members {
             // When it is wanted again it is tried anew.
-            states.remove(*id);
+            if states.has_failed(*id) {
+                states.remove(*id);
+            }
             connections::disconnect(*id);
         }
     }

@@ -39,7 +39,9 @@ struct Subset {
     /// How many of them are the subset, stand-ins included.
     size: usize,
     is_member: SubConnSet,
+    /// Whether they have failed.
     states: States,
+    ready: SubConnSet,
     group: Group,
     error: String,
 }
@@ -58,6 +60,7 @@ impl Policy for Subset {
             size: 0,
             is_member: SubConnSet::default(),
             states: States::default(),
+            ready: SubConnSet::default(),
             group: Group::new(config.balance, Vec::new()),
             error: String::new(),
             config,
@@ -78,7 +81,8 @@ impl Policy for Subset {
         self.choose(&before);
     }
 
-    fn ready(&mut self, _ready: &[SubConn], _now: Nanos) {
+    fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
+        self.ready = ready.into();
         self.regroup();
     }
 
@@ -124,7 +128,7 @@ impl Subset {
     }
 
     fn regroup(&mut self) {
-        let ready = self.members().filter(|id| self.states.is_ready(*id)).collect();
+        let ready = self.members().filter(|id| self.ready.has(*id)).collect();
         self.group.update(ready);
     }
 }
@@ -132,11 +136,6 @@ impl Subset {
 impl Connectivity for Subset {
     fn connectivity(&mut self, id: SubConn, state: ConnectivityState, message: &str, _now: Nanos) {
         if !self.is_member.has(id) {
-            // That it has failed is of no account when it is wanted.
-            self.states.remove(id);
-            if state != ConnectivityState::TransientFailure {
-                self.states.note(id, state);
-            }
             // From a policy before this one that connected more.
             if state == ConnectivityState::Ready {
                 connections::disconnect(id);
