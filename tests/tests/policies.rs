@@ -220,18 +220,6 @@ fn what_a_policy_imports_and_which_optional_parts_it_has_is_known() {
     assert_eq!(sorted(policy.optional_parts()), "alarms handover");
 }
 
-#[test]
-fn the_standard_policies_import_nothing_but_hotpicks_interfaces() {
-    for (name, imports) in
-        [("round_robin", vec!["env"]), ("random", vec!["env"]), ("color", vec!["call", "env"])]
-    {
-        let policy = WasmPolicy::compile(name, 1, &standard(name), Limits::default()).expect("a policy");
-        let mut imported = policy.imports().to_vec();
-        imported.sort();
-        assert_eq!(imported, imports, "{name}");
-    }
-}
-
 /// A policy that queues holds RPCs, and the next version frees them.
 #[tokio::test]
 async fn a_queued_rpc_goes_on_with_the_next_version() {

@@ -16,7 +16,7 @@ use hotpick_guest::random::mix;
 use hotpick_guest::states::States;
 use hotpick_guest::{
     About, Connectivity, ConnectivityState, Description, Endpoint, FailCode, Map, Nanos, PickInfo,
-    PickResult, Placement, Policy, SubConn, SubConnMap, call, env, hash,
+    PickResult, Placement, Policy, SubConn, SubConnMap, SubConnSet, call, env, hash,
 };
 
 use self::pattern::Pattern;
@@ -160,6 +160,7 @@ struct Color {
     /// Of each endpoint, for each key: its label's place.
     labels_of: SubConnMap<Vec<Option<usize>>>,
     ready: Vec<SubConn>,
+    is_ready: SubConnSet,
     /// By the hashes of their values.
     groups: Map<u64, Known>,
     /// In all groups.
@@ -220,6 +221,7 @@ impl Policy for Color {
             labels: keys.iter().map(|_| Vec::new()).collect(),
             labels_of: SubConnMap::default(),
             ready: Vec::new(),
+            is_ready: SubConnSet::default(),
             groups: Map::default(),
             members: 0,
             states: States::default(),
@@ -245,6 +247,7 @@ impl Policy for Color {
 
     fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
         self.ready = ready.to_vec();
+        self.is_ready = ready.into();
         self.regroup();
     }
 
@@ -348,14 +351,16 @@ impl Color {
         if self.groups.len() >= GROUPS || self.members >= MEMBERS {
             self.forget();
         }
-        let mut members = self.ready.clone();
-        let mut is_coming = false;
+        let (mut members, mut is_coming) = (Vec::new(), false);
+        // First those that are ready, then those that may come to be.
         for ready in [true, false] {
+            let all = self.labels_of.iter();
+            let mut found: Vec<_> = all.filter(|(id, _)| self.is_ready.has(*id) == ready).collect();
             for (at, value) in values.iter().enumerate() {
                 let value = match value {
                     Asked::Nothing => continue,
                     Asked::Other => {
-                        members.clear();
+                        found.clear();
                         break;
                     }
                     Asked::Text(value) => value,
@@ -363,23 +368,17 @@ impl Color {
                 let (matching, mut steps) = (self.config.keys[at].matching, STEPS);
                 let labels = self.labels[at].iter();
                 let scores: Vec<_> = labels.map(|label| label.matches(matching, value, &mut steps)).collect();
-                let score = |id: &SubConn| {
-                    let label = self.labels_of.get(*id).and_then(|labels| labels[at]);
-                    label.map_or(0, |label| scores[label])
-                };
-                let best = members.iter().map(score).max().unwrap_or(0).max(1);
-                members.retain(|id| score(id) == best);
+                let score = |labels: &[Option<usize>]| labels[at].map_or(0, |label| scores[label]);
+                let best = found.iter().map(|(_, labels)| score(labels)).max().unwrap_or(0).max(1);
+                found.retain(|(_, labels)| score(labels) == best);
             }
             if !ready {
-                is_coming = members.iter().any(|id| self.may_come(*id));
-                members.clear();
-            } else if members.is_empty() {
-                members = self.labels_of.ids().collect();
-            } else {
+                is_coming = found.iter().any(|(id, _)| self.may_come(*id));
+            } else if !found.is_empty() {
+                members = found.iter().map(|(id, _)| *id).collect();
                 break;
             }
         }
-        members.shrink_to_fit();
         self.members += members.len();
         let group = Group::new(self.config.balance, members);
         self.groups.insert(combined, Known { group, is_coming });

@@ -33,6 +33,8 @@ struct PickFirst {
     /// In the order in which they are tried.
     list: Vec<SubConn>,
     states: States,
+    /// How many of the list have failed.
+    failed: usize,
     ready: SubConnSet,
     /// Those that have failed and whose backoff is over.
     rested: Vec<SubConn>,
@@ -57,19 +59,21 @@ impl Policy for PickFirst {
         connections::declare_lazy();
         let (list, states, error) = (Vec::new(), States::default(), String::new());
         let ready = SubConnSet::default();
-        Ok(Self { config, list, states, ready, rested: Vec::new(), phase: Phase::Idle, error })
+        Ok(Self { config, list, states, failed: 0, ready, rested: Vec::new(), phase: Phase::Idle, error })
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
         removed.iter().for_each(|id| self.states.remove(*id));
         let gone = SubConnSet::from(removed);
         self.list.retain(|id| !gone.has(*id));
+        self.rested.retain(|id| !gone.has(*id));
         // What has changed, but for its place, is not new.
         let known = SubConnSet::from(&self.list[..]);
         self.list.extend(added.iter().map(|endpoint| endpoint.id).filter(|id| !known.has(*id)));
         if self.config.shuffle_address_list {
             Random::new(env::random()).shuffle(&mut self.list);
         }
+        self.failed = self.list.iter().filter(|id| self.states.has_failed(**id)).count();
         // The connection stays, if its endpoint does.
         if !matches!(self.phase, Phase::Ready(id) if self.list.contains(&id)) {
             self.begin();
@@ -101,6 +105,7 @@ impl PickFirst {
         self.phase = if self.list.is_empty() { Phase::Idle } else { Phase::Trying(0) };
         // That these have failed once is over, too.
         for id in std::mem::take(&mut self.rested) {
+            self.failed = self.failed.saturating_sub(usize::from(self.states.has_failed(id)));
             self.states.remove(id);
         }
         self.try_next();
@@ -109,6 +114,9 @@ impl PickFirst {
     /// Connects the next one that may be reached.
     fn try_next(&mut self) {
         while let Phase::Trying(tried) = self.phase {
+            if self.failed == self.list.len() {
+                break;
+            }
             let Some(id) = self.list.get(tried).copied() else { break };
             self.phase = Phase::Trying(tried + 1);
             match self.states.of(id) {
@@ -132,7 +140,7 @@ impl PickFirst {
     }
 
     fn give_up_if_all_have_failed(&mut self) {
-        if matches!(self.phase, Phase::Trying(_)) && self.list.iter().all(|id| self.states.has_failed(*id)) {
+        if matches!(self.phase, Phase::Trying(_)) && self.failed == self.list.len() {
             self.phase = Phase::Failed;
             timers::cancel(NEXT);
             connections::resolve_now();
@@ -158,6 +166,8 @@ impl PickFirst {
 impl Connectivity for PickFirst {
     fn connectivity(&mut self, id: SubConn, state: ConnectivityState, message: &str, _now: Nanos) {
         let before = self.states.note(id, state);
+        self.failed += usize::from(self.states.has_failed(id));
+        self.failed = self.failed.saturating_sub(usize::from(before == ConnectivityState::TransientFailure));
         match (self.phase, state) {
             (Phase::Ready(selected), ConnectivityState::Ready) if selected != id => {
                 self.states.remove(id);
