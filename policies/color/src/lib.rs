@@ -8,10 +8,11 @@
 //! some of several keys is routed by those that it has. If it has none of them, or no ready endpoint matches, a chain
 //! of fallbacks is gone through.
 
+mod config;
 mod pattern;
 
-use hotpick_guest::config::{Config as _, Range, Refused, Setting, Value};
-use hotpick_guest::group::{Balance, Group};
+use hotpick_guest::config::Config as _;
+use hotpick_guest::group::Group;
 use hotpick_guest::random::mix;
 use hotpick_guest::states::States;
 use hotpick_guest::{
@@ -19,129 +20,8 @@ use hotpick_guest::{
     PickResult, Placement, Policy, SubConn, SubConnMap, SubConnSet, call, env, hash,
 };
 
+use self::config::{Config, Fallback, Key, Matching};
 use self::pattern::Pattern;
-
-hotpick_guest::config! {
-    /// RPCs go to the endpoints whose attributes match their metadata.
-    struct Config {
-        /// What is compared; all of it must match.
-        #[range(1..=4)]
-        keys: Vec<Key> = vec![Key::default()],
-        /// For RPCs with none of the keys, the first of these that there is: "any" ready endpoint, one that is
-        /// "unlabelled" (without the attributes), one that matches {"values": [...]}, or "fail".
-        #[range(1..=8)]
-        missing: Chain = Chain(vec![Fallback::Any]),
-        /// The same for RPCs that no ready endpoint matches.
-        #[range(1..=8)]
-        unmatched: Chain = Chain(vec![Fallback::Fail]),
-        /// How RPCs are spread over the endpoints that match.
-        balance: Balance = Balance::RoundRobin,
-    }
-}
-
-hotpick_guest::config! {
-    /// A metadata key and an attribute.
-    struct Key {
-        /// The metadata key of RPCs.
-        metadata: String = "color".to_owned(),
-        /// The attribute of endpoints.
-        attribute: String = "color".to_owned(),
-        /// What the attribute is to the metadata's value.
-        matching: Matching = Matching::Exact,
-    }
-}
-
-hotpick_guest::config! {
-    /// What an attribute is to the value that an RPC has.
-    enum Matching {
-        /// The same.
-        Exact,
-        /// A prefix of it; the longest one wins.
-        Prefix,
-        /// A regular expression for the whole of it.
-        Regex,
-    }
-}
-
-impl Default for Key {
-    fn default() -> Self {
-        Self { metadata: "color".to_owned(), attribute: "color".to_owned(), matching: Matching::Exact }
-    }
-}
-
-/// Fallbacks in order: a list, or a single one as it is.
-#[derive(Clone, Debug)]
-struct Chain(Vec<Fallback>);
-
-impl Setting for Chain {
-    fn read(value: &Value, range: Range) -> Result<Self, Refused> {
-        match value {
-            Value::Array(_) => Vec::read(value, range),
-            one => Fallback::read(one, Range::ALL).map(|one| vec![one]),
-        }
-        .map(Self)
-    }
-
-    fn schema(range: Range, out: &mut String) {
-        out.push_str("\"anyOf\":[{");
-        Fallback::schema(Range::ALL, out);
-        out.push_str("},{");
-        Vec::<Fallback>::schema(range, out);
-        out.push_str("}]");
-    }
-
-    fn write(&self, out: &mut String) {
-        self.0.write(out);
-    }
-}
-
-/// What to do with an RPC that asks for no colour, or for one that is not there.
-#[derive(Clone, Debug)]
-enum Fallback {
-    Any,
-    Unlabelled,
-    Fail,
-    /// As if it had asked for these: one for each key.
-    Values(Vec<String>),
-}
-
-impl Setting for Fallback {
-    fn read(value: &Value, range: Range) -> Result<Self, Refused> {
-        let expected = "\"any\", \"unlabelled\", \"fail\" or {\"values\": [...]}";
-        match value {
-            Value::String(text) if text == "any" => Ok(Self::Any),
-            Value::String(text) if text == "unlabelled" => Ok(Self::Unlabelled),
-            Value::String(text) if text == "fail" => Ok(Self::Fail),
-            Value::Object(fields) => match &fields[..] {
-                [(name, values)] if name == "values" => {
-                    let values = Vec::read(values, range).map_err(|refused| refused.within("values"))?;
-                    Ok(Self::Values(values))
-                }
-                _ => Err(Refused::kind(expected, value)),
-            },
-            other => Err(Refused::kind(expected, other)),
-        }
-    }
-
-    fn schema(_range: Range, out: &mut String) {
-        out.push_str("\"anyOf\":[{\"enum\":[\"any\",\"unlabelled\",\"fail\"]},{\"type\":\"object\",\"properties\":{\"values\":{");
-        Vec::<String>::schema(Range::ALL, out);
-        out.push_str("}},\"required\":[\"values\"],\"additionalProperties\":false}]");
-    }
-
-    fn write(&self, out: &mut String) {
-        match self {
-            Self::Any => out.push_str("\"any\""),
-            Self::Unlabelled => out.push_str("\"unlabelled\""),
-            Self::Fail => out.push_str("\"fail\""),
-            Self::Values(values) => {
-                out.push_str("{\"values\":");
-                values.write(out);
-                out.push('}');
-            }
-        }
-    }
-}
 
 /// So many combinations of values are remembered with their group, and so many members of all groups.
 const GROUPS: usize = 1_024;
@@ -157,6 +37,8 @@ struct Color {
     keys: Vec<call::Key>,
     /// For each key what the attributes are: each once.
     labels: Vec<Vec<Label>>,
+    /// Their places, by the hashes of their texts.
+    places: Vec<Map<u64, usize>>,
     /// Of each endpoint, for each key: its label's place.
     labels_of: SubConnMap<Vec<Option<usize>>>,
     ready: Vec<SubConn>,
@@ -219,6 +101,7 @@ impl Policy for Color {
         let empty = || Group::new(config.balance, Vec::new());
         Ok(Self {
             labels: keys.iter().map(|_| Vec::new()).collect(),
+            places: keys.iter().map(|_| Map::default()).collect(),
             labels_of: SubConnMap::default(),
             ready: Vec::new(),
             is_ready: SubConnSet::default(),
@@ -312,9 +195,9 @@ impl Color {
     fn label(&mut self, at: usize, endpoint: &Endpoint) -> Option<usize> {
         let Key { attribute, matching, .. } = &self.config.keys[at];
         let text = endpoint.attribute(attribute)?;
-        let labels = &mut self.labels[at];
-        if let Some(known) = labels.iter().position(|label| label.text == text) {
-            return Some(known);
+        let text_hash = hash(text.as_bytes());
+        if let Some(known) = self.places[at].get(&text_hash) {
+            return Some(*known);
         }
         let pattern = match matching {
             Matching::Regex => Pattern::new(text).map(Some),
@@ -328,7 +211,9 @@ impl Color {
             env::log(env::Level::Warn, &warning);
             None
         });
+        let labels = &mut self.labels[at];
         labels.push(Label { text: text.to_owned(), pattern });
+        self.places[at].insert(text_hash, labels.len() - 1);
         Some(labels.len() - 1)
     }
 

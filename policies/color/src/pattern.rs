@@ -309,7 +309,7 @@ impl Reader<'_> {
             'd' => vec![('0', '9')],
             'w' => vec![('0', '9'), ('A', 'Z'), ('_', '_'), ('a', 'z')],
             's' => vec![('\t', '\r'), (' ', ' ')],
-            _ if c.is_alphanumeric() => return Err("an unknown escape"),
+            _ if c.is_ascii_alphanumeric() => return Err("an unknown escape"),
             _ => vec![(c, c)],
         };
         Ok(Class { is_negated: c.is_ascii_uppercase(), ranges })

@@ -16,7 +16,7 @@ use hotpick_guest::{
 hotpick_guest::config! {
     /// Tiers of endpoints, each used when those before it fail.
     struct Config {
-        /// The attribute with the number of an endpoint's tier: 0, or no attribute, is the first.
+        /// The attribute with the number of an endpoint's tier: 0, or no attribute, is the first, 255 the last.
         attribute: String = "priority".to_owned(),
         /// How long a tier may take to connect before the next one is used.
         #[range(0.0..=3600.0)]
@@ -32,6 +32,8 @@ hotpick_guest::config! {
     }
 }
 
+/// The last tier: what is beyond, or is no number, is in it.
+const LAST: u32 = 255;
 /// The one timer: to look at the tiers.
 const REVIEW: u32 = 0;
 
@@ -176,13 +178,13 @@ impl Priority {
     /// The tier that an endpoint says it is in; the last one if that is no number.
     fn number(&self, endpoint: &Endpoint) -> u32 {
         let Some(text) = endpoint.attribute(&self.config.attribute) else { return 0 };
-        text.parse().unwrap_or_else(|_| {
-            let Config { attribute, .. } = &self.config;
-            let warning =
-                format!("{attribute}={text} of {} is no number: it is in the last tier", endpoint.hash_key());
-            env::log(env::Level::Warn, &warning);
-            u32::MAX
-        })
+        if let Ok(number) = text.parse::<u32>() {
+            return number.min(LAST);
+        }
+        let (attribute, name) = (&self.config.attribute, endpoint.hash_key());
+        let warning = format!("{attribute}={text} of {name} is no number: it is in the last tier");
+        env::log(env::Level::Warn, &warning);
+        LAST
     }
 
     /// Finds the tier to use, activates and deactivates others, and sets the timer for the next time.
