@@ -1,4 +1,4 @@
-//! Typed configurations: [`config!`](crate::config) makes of one declaration the type, its reader and its JSON
+//! Typed configurations: [`config!`](macro@crate::config) makes of one declaration the type, its reader and its JSON
 //! Schema, so that they cannot differ.
 //!
 //! ```
@@ -56,7 +56,7 @@ pub trait Setting: Sized {
     }
 }
 
-/// A whole configuration. [`config!`](crate::config) implements it for structs.
+/// A whole configuration. [`config!`](macro@crate::config) implements it for structs.
 pub trait Config: Setting {
     /// Reads a configuration.
     ///
@@ -210,7 +210,7 @@ fn snake(variant: &str) -> String {
     name
 }
 
-/// What [`config!`](crate::config) is made with.
+/// What [`config!`](macro@crate::config) is made with.
 #[doc(hidden)]
 pub mod __making {
     use super::{Range, Refused, Setting, Value, camel, snake, write_string};
@@ -356,7 +356,7 @@ pub mod __making {
     }
 }
 
-/// Declares a configuration; see [the module](crate::config).
+/// Declares a configuration; see [the module](mod@crate::config).
 ///
 /// A struct's fields have a default, or must be given if they have none; `#[range(...)]` before a field bounds
 /// its number, its seconds or its length. An enum's variants are given by name, in snake_case.

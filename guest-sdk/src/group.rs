@@ -159,7 +159,7 @@ mod tests {
         #[test]
         fn those_that_stay_take_turns(flaps in prop::collection::vec((0u32..8, 0usize..5), 1..60)) {
             let stay = [100, 101, 102];
-            let mut present = vec![false; 8];
+            let mut present = [false; 8];
             let mut rotation = Rotation::default();
             let mut turns = Vec::new();
             for (flap, picks) in flaps {

@@ -38,7 +38,7 @@
 //!
 //! # What is there already
 //!
-//! Typed [configurations](config) with their JSON Schema; [groups](group) that RPCs are spread over, round robin, by least
+//! Typed [configurations](mod@config) with their JSON Schema; [groups](group) that RPCs are spread over, round robin, by least
 //! request or by P2C; [random] numbers, and choices with weights; the [ring] of consistent hashing, and what of an RPC is
 //! [hashed](key); the [states] of subconns for policies that decide when to connect. The standard policies are made of these.
 //!
@@ -119,7 +119,7 @@ pub type Map<K, V> = std::collections::HashMap<K, V, rustc_hash::FxBuildHasher>;
 /// A load-balancing policy. One instance serves one channel.
 pub trait Policy: Sized + 'static {
     /// Starts the policy. Called first, off the request path. `config` is JSON, `{}` if none is given;
-    /// see [`config`]. Metadata keys are declared here ([`call::declare_metadata`]).
+    /// see [`mod@config`]. Metadata keys are declared here ([`call::declare_metadata`]).
     ///
     /// # Errors
     ///
