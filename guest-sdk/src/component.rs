@@ -13,6 +13,11 @@ use crate::{
     Outcomes, PickInfo, PickResult, Placement, Policy, Saved, SubConn,
 };
 
+/// The standard library's is 7 KB larger. This one has constant time, too (TLSF, Masmano et al., 2004).
+#[cfg(feature = "allocator")]
+#[global_allocator]
+static ALLOCATOR: rlsf::SmallGlobalTlsf = rlsf::SmallGlobalTlsf::new();
+
 /// A policy with a place to live in. Implemented by [`export!`](crate::export).
 pub trait Exported: Policy {
     /// Runs with the one instance; `None` before `init`.

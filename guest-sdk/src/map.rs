@@ -1,41 +1,84 @@
 //! What a policy keeps of each subconn.
 
-use crate::{Map, SubConn};
+use crate::SubConn;
 
 /// A value for each of some subconns (or methods). The values are in a list, in no particular order but always the same
-/// one after the same changes; for all types of values there is one kind of hash map, which keeps policies small.
+/// one after the same changes.
 #[derive(Clone, Debug)]
 pub struct SubConnMap<T> {
-    places: Map<SubConn, u32>,
+    places: Places,
     entries: Vec<(SubConn, T)>,
+}
+
+/// Where in the list a subconn's value is: pages of numbers, which are small and dense. A hash map is larger and slower.
+#[derive(Clone, Debug, Default)]
+struct Places(Vec<Page>);
+
+#[derive(Clone, Debug, Default)]
+struct Page {
+    used: usize,
+    /// Nothing as long as none is used.
+    places: Vec<u32>,
+}
+
+const PAGE: usize = 256;
+const NONE: u32 = u32::MAX;
+
+impl Places {
+    fn get(&self, id: SubConn) -> Option<usize> {
+        let place = *self.0.get(id as usize / PAGE)?.places.get(id as usize % PAGE)?;
+        (place != NONE).then_some(place as usize)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "one for each number")]
+    fn set(&mut self, id: SubConn, place: usize) {
+        let at = id as usize / PAGE;
+        if at >= self.0.len() {
+            self.0.resize_with(at + 1, Page::default);
+        }
+        let page = &mut self.0[at];
+        if page.places.is_empty() {
+            page.places = vec![NONE; PAGE];
+        }
+        let entry = &mut page.places[id as usize % PAGE];
+        page.used += usize::from(*entry == NONE);
+        *entry = place as u32;
+    }
+
+    fn remove(&mut self, id: SubConn) -> Option<usize> {
+        let place = self.get(id)?;
+        let page = &mut self.0[id as usize / PAGE];
+        page.places[id as usize % PAGE] = NONE;
+        page.used -= 1;
+        if page.used == 0 {
+            page.places = Vec::new();
+        }
+        Some(place)
+    }
 }
 
 impl<T> Default for SubConnMap<T> {
     fn default() -> Self {
-        Self { places: Map::default(), entries: Vec::new() }
+        Self { places: Places::default(), entries: Vec::new() }
     }
 }
 
 impl<T> SubConnMap<T> {
-    fn place(&self, id: SubConn) -> Option<usize> {
-        self.places.get(&id).map(|place| *place as usize)
-    }
-
     /// The value of one.
     #[must_use]
     pub fn get(&self, id: SubConn) -> Option<&T> {
-        self.place(id).and_then(|at| self.entries.get(at)).map(|(_, value)| value)
+        self.places.get(id).and_then(|at| self.entries.get(at)).map(|(_, value)| value)
     }
 
     /// The value of one, to change it.
     pub fn get_mut(&mut self, id: SubConn) -> Option<&mut T> {
-        self.place(id).and_then(|at| self.entries.get_mut(at)).map(|(_, value)| value)
+        self.places.get(id).and_then(|at| self.entries.get_mut(at)).map(|(_, value)| value)
     }
 
     /// Whether there is a value.
     #[must_use]
     pub fn has(&self, id: SubConn) -> bool {
-        self.places.contains_key(&id)
+        self.places.get(id).is_some()
     }
 
     /// Sets the value of one, and gives the value that it had.
@@ -49,8 +92,9 @@ impl<T> SubConnMap<T> {
 
     /// The value of one; a new one if it has none.
     pub fn get_or_insert_with(&mut self, id: SubConn, new: impl FnOnce() -> T) -> &mut T {
-        let at = self.place(id).unwrap_or_else(|| add(&mut self.places, id, self.entries.len()));
+        let at = self.places.get(id).unwrap_or(self.entries.len());
         if at == self.entries.len() {
+            self.places.set(id, at);
             self.entries.push((id, new()));
         }
         &mut self.entries[at].1
@@ -58,10 +102,10 @@ impl<T> SubConnMap<T> {
 
     /// Takes the value of one out.
     pub fn remove(&mut self, id: SubConn) -> Option<T> {
-        let at = self.places.remove(&id)? as usize;
+        let at = self.places.remove(id)?;
         let (_, value) = self.entries.swap_remove(at);
         if let Some((moved, _)) = self.entries.get(at) {
-            add(&mut self.places, *moved, at);
+            self.places.set(*moved, at);
         }
         Some(value)
     }
@@ -99,14 +143,6 @@ impl<T> SubConnMap<T> {
     }
 }
 
-/// The same code for all types.
-#[inline(never)]
-#[expect(clippy::cast_possible_truncation, reason = "one for each number")]
-fn add(places: &mut Map<SubConn, u32>, id: SubConn, at: usize) -> usize {
-    places.insert(id, at as u32);
-    at
-}
-
 impl<T> FromIterator<(SubConn, T)> for SubConnMap<T> {
     fn from_iter<I: IntoIterator<Item = (SubConn, T)>>(entries: I) -> Self {
         let mut map = Self::default();
@@ -123,9 +159,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_map(changes in prop::collection::vec((0u32..20, prop::option::of(0u8..9)), 0..100)) {
+        fn it_is_a_map(changes in prop::collection::vec((0u32..20, prop::option::of(0u8..9)), 0..100), far in 0u32..600) {
             let (mut map, mut model) = (SubConnMap::default(), std::collections::BTreeMap::new());
             for (id, change) in changes {
+                // On one page or another.
+                let id = if id % 3 == 0 { id + far } else { id };
                 match change {
                     Some(value) => {
                         map.insert(id, value);
@@ -138,7 +176,7 @@ mod tests {
             let mut all: Vec<_> = map.iter().map(|(id, value)| (id, *value)).collect();
             all.sort_unstable();
             prop_assert_eq!(all, model.iter().map(|(id, value)| (*id, *value)).collect::<Vec<_>>());
-            prop_assert!((0..20).all(|id| map.get(id) == model.get(&id) && map.has(id) == model.contains_key(&id)));
+            prop_assert!((0..700).all(|id| map.get(id) == model.get(&id) && map.has(id) == model.contains_key(&id)));
         }
     }
 }

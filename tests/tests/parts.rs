@@ -261,11 +261,11 @@ async fn state_outlives_a_fault() {
     assert!(status.last_fault.is_some_and(|fault| fault.contains("unreachable")));
 }
 
-/// 40 KiB a pick: an instance lasts for some 600 picks of its 32 MiB, and is replaced before.
+/// 30 KB a pick: an instance lasts for some 800 picks of its 32 MiB, and is replaced before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_is_replaced_before_its_memory_is_used_up_and_its_state_goes_on() {
     let cluster = Cluster::start(&["a", "b"]).await;
-    let policies = probing("leak = 40000");
+    let policies = probing("leak = 30000");
     let (channel, caller) = channel_with(&cluster, &policies).await;
     let load = Load::start(&caller, 4, 1);
     let status = policies.wait_for("probe", |status| status.totals.renewals >= 3).await;

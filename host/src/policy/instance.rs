@@ -36,6 +36,9 @@ pub(super) struct Instance {
     started_with: usize,
     /// It has been told what is ready, at least once.
     told: bool,
+    /// The channel picks by it: what it wants done to connections is done. Before that another policy is in force, which may
+    /// want the contrary.
+    in_force: bool,
 }
 
 /// What an instance is for.
@@ -169,8 +172,17 @@ impl Instance {
         let instantiated = instantiated.and_then(|instance| compiled.indices.load(&mut store, &instance));
         let exports = instantiated.map_err(|error| InitError::Instantiate(fault(&store, &error)))?;
         let policy = terms.version.name.clone();
-        let mut instance =
-            Self { store, exports, limits, policy, role, calls: 0, started_with: 0, told: false };
+        let mut instance = Self {
+            store,
+            exports,
+            limits,
+            policy,
+            role,
+            calls: 0,
+            started_with: 0,
+            told: false,
+            in_force: false,
+        };
         let place = WitPlacement {
             target: placement.target.clone(),
             shard: 0,
@@ -187,6 +199,11 @@ impl Instance {
             Ok(Err(message)) => Err(InitError::Refused(clip(&message, limits.log_line))),
             Err(error) => Err(fault(&instance.store, &error).into()),
         }
+    }
+
+    /// From now on the channel picks by it.
+    pub(super) const fn enter_into_force(&mut self) {
+        self.in_force = true;
     }
 
     /// Tells the policy what has changed since it was last told.
@@ -378,7 +395,8 @@ impl Instance {
     /// Does what the policy wants done to connections.
     fn grant_wishes(&mut self) {
         let state = self.store.data_mut();
-        if state.wishes.is_empty() {
+        let is_early = !self.in_force && matches!(self.role, Role::Serving(_));
+        if state.wishes.is_empty() || is_early {
             return;
         }
         let Wishes { subconns, resolve_now } = std::mem::take(&mut state.wishes);

@@ -139,6 +139,7 @@ impl Seat {
         let mut occupant = self.lock();
         occupant.ready = ready.clone();
         if let Some(instance) = &mut occupant.instance {
+            instance.enter_into_force();
             let told = instance.tell(ready);
             self.after(&mut occupant, told);
         }
@@ -373,6 +374,7 @@ impl Seat {
     fn fresh(&self, saved: &[Saved], worn: bool) -> Result<Option<MutexGuard<'_, Occupant>>, InitError> {
         let role = Role::Serving(self.placement.resolve_now.clone());
         let mut instance = Instance::new(&self.policy, &self.placement, role, saved)?;
+        instance.enter_into_force();
         loop {
             let ready = self.lock().ready.clone();
             instance.tell(&ready)?;
