@@ -1,7 +1,7 @@
 //! Reads JSON (RFC 8259), for configurations.
 //!
-//! Of the crates that could do this, the smallest adds 22 KB to a policy, and serde_json 62 KB: a policy without
-//! configuration has 29 KB. This adds some 5.
+//! Of the crates that could do this, the smallest adds 22 KB to a policy, and serde_json 62 KB; a whole round robin
+//! has 34. This is 6 of them.
 
 /// A value. Numbers are as precise as `f64` is.
 #[derive(Clone, Debug, PartialEq)]
