@@ -477,3 +477,50 @@ async fn subset_connects_only_its_own() {
     assert!(tally.len() == 2 && !tally.contains_key(&gone), "{tally:?}");
     stage.is_well();
 }
+
+/// Of the six, pick_first has connected one, which is most likely none of the subset's.
+#[tokio::test]
+async fn subset_after_pick_first_is_taken_and_connects_its_own() {
+    let cluster = Cluster::start(&["a", "b", "c", "d", "e", "f"]).await;
+    let policies = Policies::with(&[("p.wasm", &standard("pick_first"))]);
+    let config = b"[config]\nsubsetSize = 2\n";
+    let channel = cluster.channel().policies(&policies.followed).policy("p").connect().expect("a channel");
+    let caller = Caller::of(&channel);
+    assert_eq!(caller.tally(5).await.get("a"), Some(&5));
+    // Both at once: the settings are those of the new code.
+    policies.put("p.toml", config);
+    policies.put("p.wasm", &standard("subset"));
+    let digest = hotpick::policy::digest(&standard("subset"));
+    let two = channel.wait_for(|status| {
+        let ready = status.subconns.iter().filter(|subconn| subconn.state() == ConnectivityState::Ready);
+        status.policy.digest == digest && ready.count() == 2
+    });
+    soon("the subset", two).await;
+    assert_eq!(counts(&caller.tally(20).await), [10, 10]);
+    assert_eq!(channel.status().faults.count, 0);
+}
+
+/// A policy that wants its connections does not keep a channel from going idle, and has them again when it wakes.
+#[tokio::test]
+async fn priority_lets_an_idle_channel_rest() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let policies = Policies::with(&[("priority.wasm", &standard("priority"))]);
+    let channel = cluster.channel().policies(&policies.followed).policy("priority");
+    let channel = channel.idle_timeout(Duration::from_millis(300)).connect().expect("a channel");
+    let caller = Caller::of(&channel);
+    caller.call().await.expect("answered");
+    let idle = |status: &hotpick::channel::ChannelStatus| {
+        status.state == ConnectivityState::Idle
+            && status.subconns.iter().all(|subconn| subconn.state() == ConnectivityState::Idle)
+    };
+    soon("the channel to go idle", channel.wait_for(idle)).await;
+    let dialled = cluster.accepted();
+    // What would connect again would do it now: another policy is loaded meanwhile, which takes longer.
+    policies.put("other.wasm", &standard("round_robin"));
+    policies.wait_for("other", |status| status.version.is_some()).await;
+    assert_eq!(cluster.accepted(), dialled);
+    assert!(idle(&channel.status()), "{:?}", channel.status());
+    caller.call().await.expect("answered");
+    assert!(cluster.accepted() > dialled);
+    assert_eq!(channel.status().faults.count, 0);
+}
