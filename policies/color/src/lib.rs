@@ -28,6 +28,8 @@ const GROUPS: usize = 1_024;
 const MEMBERS: usize = 200_000;
 /// A longer value matches no regular expression: picks have little time.
 const LONGEST: usize = 256;
+/// Labels of endpoints that are gone are kept up to so many.
+const SPARE: usize = 64;
 /// And so many steps have all of the expressions together, for one value.
 const STEPS: usize = 100_000;
 
@@ -124,6 +126,11 @@ impl Policy for Color {
             let labels = (0..self.keys.len()).map(|at| self.label(at, endpoint)).collect();
             self.labels_of.insert(endpoint.id, labels);
         }
+        for at in 0..self.keys.len() {
+            if self.labels[at].len() > 2 * self.labels_of.len() + SPARE {
+                self.drop_unused(at);
+            }
+        }
         // An endpoint may have changed its colour and stayed ready.
         self.regroup();
     }
@@ -215,6 +222,23 @@ impl Color {
         labels.push(Label { text: text.to_owned(), pattern });
         self.places[at].insert(text_hash, labels.len() - 1);
         Some(labels.len() - 1)
+    }
+
+    /// Forgets the labels that no endpoint has any more.
+    fn drop_unused(&mut self, at: usize) {
+        let mut before: Vec<_> = std::mem::take(&mut self.labels[at]).into_iter().map(Some).collect();
+        let mut moved: Vec<usize> = vec![0; before.len()];
+        let kept = &mut self.labels[at];
+        self.places[at].clear();
+        for labels in self.labels_of.values_mut() {
+            let Some(place) = labels[at] else { continue };
+            if let Some(label) = before[place].take() {
+                moved[place] = kept.len();
+                self.places[at].insert(hash(label.text.as_bytes()), kept.len());
+                kept.push(label);
+            }
+            labels[at] = Some(moved[place]);
+        }
     }
 
     fn regroup(&mut self) {
@@ -480,6 +504,22 @@ mod tests {
         assert_eq!(picks(&mut host, &color("blue"), 2), [2, 2]);
         host.change(&[endpoint(4, &[("color", "blue")]), endpoint(2, &[])], &[]);
         assert_eq!(picks(&mut host, &color("blue"), 2), [4, 4]);
+    }
+
+    #[test]
+    fn labels_of_endpoints_that_are_gone_are_forgotten() {
+        let mut host = FakeHost::<Color>::start("{}").expect("started");
+        for id in 0..2_000 {
+            let (own, next) = (format!("c{id}"), format!("c{}", id + 1));
+            host.change(&[endpoint(id, &[("color", &own)]), endpoint(id + 1, &[("color", &next)])], &[]);
+            if id > 0 {
+                host.change(&[], &[id - 1]);
+            }
+            host.ready(&[id, id + 1]);
+            assert_eq!(host.picks_for(&color(&own), 2), [id, id]);
+            assert_eq!(host.picks_for(&color(&next), 1), [id + 1]);
+            assert!(host.policy().labels[0].len() <= 2 * 3 + SPARE);
+        }
     }
 
     #[test]

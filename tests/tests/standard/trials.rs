@@ -101,6 +101,33 @@ async fn endpoints_that_are_not_ready_are_no_fault() {
     }
 }
 
+/// Whatever RPCs bring, and whoever comes and goes: after a while no more memory is used.
+#[tokio::test]
+async fn memory_is_flat() {
+    for name in POLICIES {
+        let policy = compiled(name);
+        let config = if name == "sticky" { r#"{"maxSessions":1000}"# } else { "{}" };
+        let mut trial = started(&policy, config);
+        let mut used = Vec::new();
+        for round in 0..20u32 {
+            // Ten of a hundred are others each time.
+            let there = round * 10..round * 10 + 100;
+            let told = there.map(|number| (endpoint(name, number), ConnectivityState::Ready));
+            trial.tell(told).expect("no fault");
+            for key in 0..2_000 {
+                let mut metadata = metadata(round * 2_000 + key);
+                if name == "color" {
+                    let color = HeaderValue::from_str(&format!("c{round}-{key}")).expect("a value");
+                    metadata.insert("color", color);
+                }
+                pick(&mut trial, &metadata);
+            }
+            used.push(trial.memory());
+        }
+        assert_eq!(used[9], used[19], "{name}: {used:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_shares_are_even_also_with_flaps_in_between() {
     // Those that pick by chance; the exact ones have tests of their own.
