@@ -229,6 +229,6 @@ async fn they_import_nothing_but_hotpicks_interfaces_and_are_small() {
         let policy = compiled(name);
         assert!(policy.imports().iter().all(|import| known.contains(&import.as_str())), "{name}: {policy:?}");
         assert!(policy.ignored_exports().is_empty(), "{name}");
-        assert!(standard(name).len() < 108_000, "{name}: {} bytes", standard(name).len());
+        assert!(standard(name).len() < 96_000, "{name}: {} bytes", standard(name).len());
     }
 }
