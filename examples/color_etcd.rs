@@ -54,8 +54,7 @@ async fn main() -> anyhow::Result<()> {
         .policy("color")
         .connect()?;
     let ready = |status: &hotpick::channel::ChannelStatus| {
-        let connections = status.subconns.iter().map(|subconn| subconn.stats().connections);
-        status.policy.generation > 0 && connections.sum::<usize>() == 3
+        status.policy.generation > 0 && status.ready.ready().len() == 3
     };
     channel.wait_for(ready).await;
     for color in ["red", "green"] {

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hotpick::Channel;
 use hotpick::channel::{ChannelBuilder, ChannelStatus};
-use hotpick::connectivity::ConnectivityState;
 use hotpick::resolver::{Endpoint, ManualResolver};
 use hotpick_echo::{Backend, EchoClient, EchoRequest};
 use tokio::task::JoinSet;
@@ -73,13 +72,13 @@ pub struct Caller {
 pub type Tally = BTreeMap<String, usize>;
 
 impl Caller {
-    /// A caller on a channel, once all of its subconns are ready and, if `policy` is named, its first
+    /// A caller on a channel, once all of its subconns are ready, to its policy, too, and, if `policy` is named, its first
     /// version is in force.
     pub async fn ready(channel: &Channel, policy: Option<&str>) -> Self {
         let settled = |status: &ChannelStatus| {
-            let ready = |subconn: &hotpick::subconn::SubConn| subconn.state() == ConnectivityState::Ready;
+            // As the policy knows them: each by itself may be ready a little earlier.
             !status.subconns.is_empty()
-                && status.subconns.iter().all(ready)
+                && status.ready.ready().len() == status.subconns.len()
                 && policy.is_none_or(|name| status.policy.name == name && status.policy.generation > 0)
         };
         crate::soon("every subconn ready", channel.wait_for(settled)).await;

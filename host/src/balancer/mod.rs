@@ -77,7 +77,8 @@ pub(crate) struct Report {
     pub(crate) resolved: bool,
     pub(crate) policy: PolicyVersion,
     pub(crate) swaps: u64,
-    pub(crate) subconns: Vec<SubConn>,
+    /// What the policy was told last.
+    pub(crate) ready: ReadySet,
     /// The last one that the policy built.
     pub(crate) picker: Option<Arc<dyn Picker>>,
     pub(crate) refused: Option<StartError>,
@@ -90,7 +91,7 @@ impl Default for Report {
             resolved: false,
             policy: RoundRobin::default().version(),
             swaps: 0,
-            subconns: Vec::new(),
+            ready: ReadySet::default(),
             picker: None,
             refused: None,
         }
@@ -555,7 +556,7 @@ impl Balancer {
         self.report.send_modify(|report| {
             report.state = state;
             report.resolved |= self.is_resolved();
-            report.subconns = self.ready.all().to_vec();
+            report.ready = self.ready.clone();
             // While nothing is ready, the last one tells what the policy has done.
             if picker.is_some() {
                 report.picker = picker;

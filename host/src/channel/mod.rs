@@ -24,7 +24,8 @@ use crate::connectivity::ConnectivityState;
 use crate::picker::{Faults, PickInfo, PolicyVersion, StartError};
 use crate::service_config::MethodConfig;
 use crate::subconn::{
-    Attempt, Call, ConnectionCounters, Connections, Replay, ReplayBody, ResponseBody, SendError, SubConn,
+    Attempt, Call, ConnectionCounters, Connections, ReadySet, Replay, ReplayBody, ResponseBody, SendError,
+    SubConn,
 };
 use crate::timeout::grpc_timeout;
 
@@ -73,6 +74,9 @@ pub struct ChannelStatus {
     pub refused: Option<StartError>,
     /// The subconns, in the resolver's order.
     pub subconns: Vec<SubConn>,
+    /// Those of them that RPCs are picked from. A subconn's own state may be newer: what it says of itself the policy
+    /// may not know yet.
+    pub ready: ReadySet,
     /// The connections of all subconns that there were.
     pub connections: Connections,
 }
@@ -155,7 +159,8 @@ impl Channel {
             swaps: report.swaps,
             faults: report.picker.map(|picker| picker.faults()).unwrap_or_default(),
             refused: report.refused,
-            subconns: report.subconns,
+            subconns: report.ready.all().to_vec(),
+            ready: report.ready,
             connections: self.0.connections.read(),
         }
     }
