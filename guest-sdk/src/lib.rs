@@ -106,7 +106,7 @@ pub use self::bindings::exports::hotpick::policy::picker::{
     FailCode, Nanos, PickInfo, PickResult, Subconn as SubConn,
 };
 pub use self::bindings::hotpick::policy::types::{Attribute, ConnectivityState, StatusCode};
-pub use self::map::SubConnMap;
+pub use self::map::{SubConnMap, Weights};
 pub use self::parts::about::exports::hotpick::policy::about::Description;
 pub use self::parts::handover::exports::hotpick::policy::handover::Saved;
 pub use self::parts::outcomes::exports::hotpick::policy::outcomes::{Load, Outcome};

@@ -1,6 +1,6 @@
 //! What a policy keeps of each subconn.
 
-use crate::SubConn;
+use crate::{Endpoint, SubConn};
 
 /// A value for each of some subconns (or methods). The values are in a list, in no particular order but always the same
 /// one after the same changes.
@@ -10,7 +10,7 @@ pub struct SubConnMap<T> {
     entries: Vec<(SubConn, T)>,
 }
 
-/// Where in the list a subconn's value is: pages of numbers, which are small and dense. A hash map is larger and slower.
+/// Where in the list a subconn's value is: pages of numbers, which are small and dense. A hash map is larger.
 #[derive(Clone, Debug, Default)]
 struct Places(Vec<Page>);
 
@@ -140,6 +140,31 @@ impl<T> SubConnMap<T> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+}
+
+/// The weights of endpoints, of which most are 1.
+#[derive(Clone, Debug, Default)]
+pub struct Weights(SubConnMap<u32>);
+
+impl Weights {
+    /// Takes in a change of the list, as [`Policy::endpoints`](crate::Policy::endpoints) has it.
+    pub fn update(&mut self, added: &[Endpoint], removed: &[SubConn]) {
+        for id in removed {
+            self.0.remove(*id);
+        }
+        for endpoint in added {
+            match endpoint.weight {
+                1 => self.0.remove(endpoint.id),
+                weight => self.0.insert(endpoint.id, weight),
+            };
+        }
+    }
+
+    /// The weight of one; 1 if it is not known.
+    #[must_use]
+    pub fn of(&self, id: SubConn) -> u32 {
+        self.0.get(id).copied().unwrap_or(1)
     }
 }
 

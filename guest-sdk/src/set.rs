@@ -3,7 +3,7 @@
 use crate::SubConn;
 
 /// Some subconns, to ask whether one is among them. One bit for each number up to the largest: these are small and
-/// dense, and so it is smaller and faster than a hash set.
+/// dense, and so it is smaller than a hash set.
 #[derive(Clone, Debug, Default)]
 pub struct SubConnSet(Vec<u64>);
 

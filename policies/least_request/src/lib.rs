@@ -12,7 +12,7 @@ use hotpick_guest::config::Config as _;
 use hotpick_guest::random::{Random, two_below};
 use hotpick_guest::{
     About, Alarms, Description, Endpoint, Nanos, Outcome, Outcomes, PickInfo, PickResult, Placement, Policy,
-    SubConn, SubConnMap, below, stats, timers,
+    SubConn, Weights, below, stats, timers,
 };
 
 hotpick_guest::config! {
@@ -46,8 +46,7 @@ const RETRY: Nanos = 20_000_000;
 struct LeastRequest {
     config: Config,
     ready: Vec<SubConn>,
-    /// Other than 1.
-    weights: SubConnMap<u32>,
+    weights: Weights,
 }
 
 /// An endpoint that could be picked.
@@ -69,19 +68,11 @@ impl Candidate {
 impl Policy for LeastRequest {
     fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
         let config = Config::parse(config)?;
-        Ok(Self { config, ready: Vec::new(), weights: SubConnMap::default() })
+        Ok(Self { config, ready: Vec::new(), weights: Weights::default() })
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
-        for id in removed {
-            self.weights.remove(*id);
-        }
-        for endpoint in added {
-            match endpoint.weight {
-                1 => self.weights.remove(endpoint.id),
-                weight => self.weights.insert(endpoint.id, weight),
-            };
-        }
+        self.weights.update(added, removed);
     }
 
     fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
@@ -135,7 +126,7 @@ impl LeastRequest {
 
     fn candidate(&self, id: SubConn) -> Option<Candidate> {
         let known = stats::read(id)?;
-        let weight = self.weights.get(id).copied().unwrap_or(1);
+        let weight = self.weights.of(id);
         let candidate = Candidate { id, rpcs: u64::from(known.in_flight) + 1, weight: weight.into() };
         (known.in_flight < known.max_streams).then_some(candidate)
     }

@@ -3,7 +3,7 @@
 use hotpick_guest::config::Config as _;
 use hotpick_guest::random::Alias;
 use hotpick_guest::{
-    About, Description, Endpoint, Nanos, PickInfo, PickResult, Placement, Policy, SubConn, SubConnMap, below,
+    About, Description, Endpoint, Nanos, PickInfo, PickResult, Placement, Policy, SubConn, Weights, below,
 };
 
 hotpick_guest::config! {
@@ -18,8 +18,7 @@ hotpick_guest::config! {
 struct Random {
     config: Config,
     ready: Vec<SubConn>,
-    /// Other than 1.
-    weights: SubConnMap<u32>,
+    weights: Weights,
     /// If the weights of the ready ones differ.
     shares: Option<Alias>,
 }
@@ -27,22 +26,14 @@ struct Random {
 impl Policy for Random {
     fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
         let config = Config::parse(config)?;
-        Ok(Self { config, ready: Vec::new(), weights: SubConnMap::default(), shares: None })
+        Ok(Self { config, ready: Vec::new(), weights: Weights::default(), shares: None })
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
         if !self.config.weighted {
             return;
         }
-        for id in removed {
-            self.weights.remove(*id);
-        }
-        for endpoint in added {
-            match endpoint.weight {
-                1 => self.weights.remove(endpoint.id),
-                weight => self.weights.insert(endpoint.id, weight),
-            };
-        }
+        self.weights.update(added, removed);
         self.share();
     }
 
@@ -62,7 +53,7 @@ impl Policy for Random {
 
 impl Random {
     fn share(&mut self) {
-        let weight = |id: &SubConn| f64::from(self.weights.get(*id).copied().unwrap_or(1));
+        let weight = |id: &SubConn| f64::from(self.weights.of(*id));
         let weights: Vec<f64> = self.ready.iter().map(weight).collect();
         let differ = weights.windows(2).any(|pair| pair[0] != pair[1]);
         self.shares = differ.then(|| Alias::new(&weights));
