@@ -11,27 +11,8 @@ use hotpick::connectivity::ConnectivityState;
 use hotpick::picker::{PickInfo, PickResult, Placement};
 use hotpick::policy::{Limits, Trial, WasmPolicy};
 use hotpick::resolver::Endpoint;
-use hotpick_tests::{Caller, Cluster, Policies, standard};
-use http::{HeaderMap, HeaderValue};
-
-const POLICIES: [&str; 16] = [
-    "round_robin",
-    "random",
-    "weighted_round_robin",
-    "least_request",
-    "p2c_ewma",
-    "pick_first",
-    "ring_hash",
-    "maglev",
-    "bounded_hash",
-    "sticky",
-    "color",
-    "canary",
-    "zone",
-    "priority",
-    "outlier",
-    "subset",
-];
+use hotpick_tests::{Caller, Cluster, Policies, STANDARD, metadata, standard};
+use http::HeaderMap;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
@@ -63,15 +44,6 @@ fn endpoints(count: u32) -> Vec<(Endpoint, ConnectivityState)> {
     (0..count).map(endpoint).collect()
 }
 
-fn metadata(key: u32) -> HeaderMap {
-    let mut metadata = HeaderMap::new();
-    let value = HeaderValue::from_str(&format!("key-{key}")).expect("a value");
-    metadata.insert("hash-key", value.clone());
-    metadata.insert("session-id", value);
-    metadata.insert("color", HeaderValue::from_static(if key.is_multiple_of(2) { "red" } else { "blue" }));
-    metadata
-}
-
 fn pick(trial: &mut Trial, metadata: &HeaderMap) -> u32 {
     match trial.pick(&PickInfo::new("/bench.Bench/Pick", metadata)).expect("no fault") {
         PickResult::Pick(pick) => pick.subconn.id(),
@@ -85,7 +57,7 @@ fn costs() {
     println!("| policy | bytes | pick among 10 | 1,000 | 10,000 | one joins 10 | 1,000 | 10,000 |");
     println!("|---|---|---|---|---|---|---|---|");
     let keys: Vec<_> = (0..64).map(metadata).collect();
-    for name in POLICIES {
+    for name in STANDARD {
         let policy = compiled(name);
         let (mut picks, mut joins) = (Vec::new(), Vec::new());
         for count in [10, 1_000, 10_000] {

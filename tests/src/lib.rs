@@ -12,7 +12,7 @@ pub mod wat;
 
 pub use self::cluster::{Caller, Cluster, Load, Tally};
 pub use self::native::{Ledger, Native};
-pub use self::policies::{Policies, probe, standard};
+pub use self::policies::{Policies, STANDARD, metadata, probe, standard};
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hotpick::PolicyDir;
 use hotpick::policy_dir::{PolicyDirOptions, PolicyStatus};
+use http::{HeaderMap, HeaderValue};
 
 /// A directory of its own, followed.
 #[derive(Debug)]
@@ -115,4 +116,35 @@ pub fn standard(name: &str) -> Vec<u8> {
     let directory = std::env::var_os("HOTPICK_POLICIES").map_or(shipped, PathBuf::from);
     let file = directory.join(format!("{name}.wasm"));
     std::fs::read(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"))
+}
+
+/// The standard policies, in the order of their documentation.
+pub const STANDARD: [&str; 16] = [
+    "round_robin",
+    "random",
+    "weighted_round_robin",
+    "least_request",
+    "p2c_ewma",
+    "pick_first",
+    "ring_hash",
+    "maglev",
+    "bounded_hash",
+    "sticky",
+    "color",
+    "canary",
+    "zone",
+    "priority",
+    "outlier",
+    "subset",
+];
+
+/// Metadata that the standard policies look at: a key, a session and a colour.
+#[must_use]
+pub fn metadata(key: u32) -> HeaderMap {
+    let mut metadata = HeaderMap::new();
+    let value = HeaderValue::from_str(&format!("key-{key}")).expect("a value");
+    metadata.insert("hash-key", value.clone());
+    metadata.insert("session-id", value);
+    metadata.insert("color", HeaderValue::from_static(if key.is_multiple_of(2) { "red" } else { "blue" }));
+    metadata
 }

@@ -3,9 +3,7 @@
 use std::path::Path;
 
 use hotpick::policy::{Limits, WasmPolicy};
-use hotpick_tests::standard;
-
-use super::POLICIES;
+use hotpick_tests::{STANDARD, standard};
 
 /// The blocks of JSON in a page.
 fn examples(page: &str) -> impl Iterator<Item = &str> {
@@ -15,7 +13,7 @@ fn examples(page: &str) -> impl Iterator<Item = &str> {
 #[tokio::test]
 async fn each_policy_has_a_page_with_its_fields_and_examples_that_work() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/policies");
-    for name in POLICIES {
+    for name in STANDARD {
         let file = folder.join(format!("{name}.md"));
         let page = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
         let policy = WasmPolicy::compile(name, 1, &standard(name), Limits::default()).expect("a policy");

@@ -7,10 +7,8 @@ use hotpick::picker::{PickInfo, PickResult, Placement};
 use hotpick::policy::{Limits, Trial, WasmPolicy};
 use hotpick::resolver::Endpoint;
 use hotpick_guest::testing::chi_square;
-use hotpick_tests::standard;
+use hotpick_tests::{STANDARD, metadata, standard};
 use http::{HeaderMap, HeaderValue};
-
-use super::POLICIES;
 
 fn compiled(name: &str) -> WasmPolicy {
     WasmPolicy::compile(name, 1, &standard(name), Limits::default()).expect("a policy")
@@ -39,15 +37,6 @@ fn ready(policy: &str, count: u32) -> impl Iterator<Item = (Endpoint, Connectivi
     (0..count).map(move |number| (endpoint(policy, number), ConnectivityState::Ready))
 }
 
-fn metadata(key: u32) -> HeaderMap {
-    let mut metadata = HeaderMap::new();
-    let value = HeaderValue::from_str(&format!("key-{key}")).expect("a value");
-    metadata.insert("hash-key", value.clone());
-    metadata.insert("session-id", value);
-    metadata.insert("color", HeaderValue::from_static(if key.is_multiple_of(2) { "red" } else { "blue" }));
-    metadata
-}
-
 fn pick(trial: &mut Trial, metadata: &HeaderMap) -> Option<u32> {
     match trial
         .pick(&PickInfo::new("/trial.Trial/Pick", metadata))
@@ -62,7 +51,7 @@ fn pick(trial: &mut Trial, metadata: &HeaderMap) -> Option<u32> {
 /// too much memory, or picks what is not there.
 #[tokio::test]
 async fn any_number_of_endpoints_is_no_fault() {
-    for name in POLICIES {
+    for name in STANDARD {
         let policy = compiled(name);
         // Else one that is red has no place for RPCs that want blue.
         let config = if name == "color" { r#"{"unmatched":"any"}"# } else { "{}" };
@@ -81,7 +70,7 @@ async fn any_number_of_endpoints_is_no_fault() {
 /// All of ten thousand lost their connections, or cannot be reached.
 #[tokio::test]
 async fn endpoints_that_are_not_ready_are_no_fault() {
-    for name in POLICIES {
+    for name in STANDARD {
         let policy = compiled(name);
         let mut trial = started(&policy, "{}");
         for state in [
@@ -104,7 +93,7 @@ async fn endpoints_that_are_not_ready_are_no_fault() {
 /// Whatever RPCs bring, and whoever comes and goes: after a while no more memory is used.
 #[tokio::test]
 async fn memory_is_flat() {
-    for name in POLICIES {
+    for name in STANDARD {
         let policy = compiled(name);
         let config = if name == "sticky" { r#"{"maxSessions":1000}"# } else { "{}" };
         let mut trial = started(&policy, config);
@@ -158,7 +147,7 @@ async fn the_shares_are_even_also_with_flaps_in_between() {
 #[tokio::test]
 async fn the_same_seed_gives_the_same_picks() {
     let mut said = String::new();
-    for name in POLICIES {
+    for name in STANDARD {
         let policy = compiled(name);
         let config = match name {
             "p2c_ewma" => r#"{"probeAfter":"3600s"}"#,
@@ -190,7 +179,7 @@ async fn the_same_seed_gives_the_same_picks() {
 /// A table of what cannot be: each is refused by a sentence that names the field, whatever the policy.
 #[tokio::test]
 async fn bad_configuration_is_refused_by_the_name_of_its_field() {
-    for name in POLICIES {
+    for name in STANDARD {
         let policy = compiled(name);
         let refused = |config: &str| {
             let placement = Placement::new("static:///trial", config);
@@ -225,7 +214,7 @@ async fn bad_configuration_is_refused_by_the_name_of_its_field() {
 #[tokio::test]
 async fn they_import_nothing_but_hotpicks_interfaces_and_are_small() {
     let known = ["call", "connections", "env", "metrics", "stats", "timers"];
-    for name in POLICIES {
+    for name in STANDARD {
         let policy = compiled(name);
         assert!(policy.imports().iter().all(|import| known.contains(&import.as_str())), "{name}: {policy:?}");
         assert!(policy.ignored_exports().is_empty(), "{name}");
