@@ -236,18 +236,20 @@ impl Reader<'_> {
     }
 
     fn repetition(&mut self) -> Result<Option<(usize, Option<usize>)>, &'static str> {
-        if self.eat('*') {
-            return Ok(Some((0, None)));
-        }
-        if self.eat('+') {
-            return Ok(Some((1, None)));
-        }
-        if self.eat('?') {
-            return Ok(Some((0, Some(1))));
-        }
-        if !self.eat('{') {
-            return Ok(None);
-        }
+        let often = match self.peek() {
+            Some('*') => (0, None),
+            Some('+') => (1, None),
+            Some('?') => (0, Some(1)),
+            Some('{') => return self.counted().map(Some),
+            _ => return Ok(None),
+        };
+        self.rest.next();
+        self.lazily();
+        Ok(Some(often))
+    }
+
+    fn counted(&mut self) -> Result<(usize, Option<usize>), &'static str> {
+        self.rest.next();
         let least = self.number().ok_or("no number after '{'")?;
         let most = if self.eat(',') { self.number() } else { Some(least) };
         if !self.eat('}') {
@@ -256,7 +258,13 @@ impl Reader<'_> {
         if least > MOST || most.is_some_and(|most| most > MOST || most < least) {
             return Err("a repetition out of range");
         }
-        Ok(Some((least, most)))
+        self.lazily();
+        Ok((least, most))
+    }
+
+    /// A '?' after a repetition asks for the shortest match, which is no other one when all must match.
+    fn lazily(&mut self) {
+        self.eat('?');
     }
 
     fn number(&mut self) -> Option<usize> {
@@ -337,6 +345,8 @@ mod tests {
             matches("(blue|green)-\\d{2,3}", "green-123") && !matches("(blue|green)-\\d{2,3}", "green-1")
         );
         assert!(matches("", "") && !matches("", "a"));
+        // Lazy ones are as long, when it is the whole.
+        assert!(matches("a+?b*?c??d{2}?", "aadd") && !matches("a+?", "") && !matches("a{2}?", ""));
     }
 
     #[test]
