@@ -8,6 +8,7 @@ mod native;
 pub mod peers;
 mod policies;
 pub mod raw;
+pub mod table;
 pub mod wat;
 
 pub use self::cluster::{Caller, Cluster, Load, Tally};

@@ -1,0 +1,321 @@
+//! What an RPC costs the client: hotpick beside tonic's channels and beside bare hyper, all in one run.
+//!
+//! `cargo bench --workspace --bench rpcbench`: tables in Markdown, some eight minutes. The servers are a process of
+//! their own, so CPU time is the client's alone; the peers take turns, so that what disturbs the machine disturbs all.
+//! `HOTPICK_BENCH=quick` does one round of the first table. If valgrind is there, the instructions of an RPC are
+//! counted, too.
+
+mod peer;
+mod raw;
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use hotpick_echo::Backend;
+use hotpick_tests::table::{Table, median};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use self::peer::{Client, Peer, Rpc};
+
+const BACKENDS: [usize; 2] = [3, 100];
+const CALLERS: [usize; 4] = [1, 16, 64, 256];
+/// How long a peer has its turn, and how long before that it is let run.
+const TURN: Duration = Duration::from_millis(500);
+const WARM_UP: Duration = Duration::from_millis(100);
+
+fn main() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["serve", count] => serve(count.parse().expect("a number")),
+        ["count", peer, rpcs, ref addresses @ ..] => {
+            let addresses = addresses.iter().map(|address| address.parse().expect("an address")).collect();
+            count(Peer::named(peer), rpcs.parse().expect("a number"), addresses);
+        }
+        _ => bench(),
+    }
+}
+
+/// The backends, in a process of their own, until its standard input ends.
+fn serve(count: usize) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut backends = Vec::new();
+        for n in 0..count {
+            let address = "127.0.0.1:0".parse().expect("an address");
+            backends.push(Backend::start(&format!("red-{n}"), address).await.expect("a free port"));
+        }
+        for backend in &backends {
+            println!("{}", backend.address());
+        }
+        let ended = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
+        let _ = ended.await;
+    });
+}
+
+/// See [`serve`].
+struct Servers {
+    process: Child,
+    addresses: Vec<std::net::SocketAddr>,
+}
+
+impl Servers {
+    fn start(count: usize) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("a program"));
+        command.args(["serve", &count.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().expect("started");
+        let lines = BufReader::new(process.stdout.take().expect("piped")).lines();
+        let address = |line: std::io::Result<String>| line.expect("a line").parse().expect("an address");
+        Self { addresses: lines.take(count).map(address).collect(), process }
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
+}
+
+/// So many RPCs, 64 at once, on one thread: what is counted by valgrind.
+fn count(peer: Peer, rpcs: usize, addresses: Vec<std::net::SocketAddr>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let client = peer.connect(&addresses).await;
+        let mut tasks = JoinSet::new();
+        for _ in 0..64 {
+            let client = client.clone();
+            tasks.spawn(async move {
+                for _ in 0..rpcs / 64 {
+                    client.call(Rpc::Unary).await;
+                }
+            });
+        }
+        while let Some(task) = tasks.join_next().await {
+            task.expect("no RPC fails");
+        }
+    });
+}
+
+/// Instructions of an RPC: what more RPCs take more.
+fn instructions(peer: Peer, servers: &Servers) -> Option<f64> {
+    const FEW: u64 = 2_048;
+    const MANY: u64 = 6_144;
+    let total = |rpcs: u64| -> Option<u64> {
+        let mut command = Command::new("valgrind");
+        command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+        command.arg(std::env::current_exe().expect("a program"));
+        command.args(["count", peer.name(), &rpcs.to_string()]);
+        command.args(servers.addresses.iter().map(ToString::to_string));
+        let output = command.output().ok()?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let line = text.lines().find_map(|line| line.split_once("Collected : "))?;
+        assert!(output.status.success(), "{text}");
+        line.1.trim().parse().ok()
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    Some((total(MANY)? - total(FEW)?) as f64 / (MANY - FEW) as f64)
+}
+
+/// What a peer did in its turn.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    per_second: f64,
+    /// Microseconds of the process's CPU time.
+    cpu: f64,
+}
+
+/// Callers that call one RPC after the other.
+async fn closed_loop(client: &Client, rpc: Rpc, callers: usize) -> Turn {
+    let stop = Arc::new(AtomicBool::new(false));
+    let counting = Arc::new(AtomicBool::new(false));
+    let mut tasks = JoinSet::new();
+    for _ in 0..callers {
+        let (client, stop, counting) = (client.clone(), Arc::clone(&stop), Arc::clone(&counting));
+        tasks.spawn(async move {
+            let mut count = 0_u64;
+            while !stop.load(Ordering::Relaxed) {
+                client.call(rpc).await;
+                count += u64::from(counting.load(Ordering::Relaxed));
+            }
+            count
+        });
+    }
+    tokio::time::sleep(WARM_UP).await;
+    let (begin, cpu) = (Instant::now(), cpu_time());
+    counting.store(true, Ordering::Relaxed);
+    tokio::time::sleep(TURN).await;
+    counting.store(false, Ordering::Relaxed);
+    let (took, cpu) = (begin.elapsed(), cpu_time() - cpu);
+    stop.store(true, Ordering::Relaxed);
+    let mut rpcs = 0;
+    while let Some(count) = tasks.join_next().await {
+        rpcs += count.expect("no RPC fails");
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    let rpcs = rpcs as f64;
+    Turn { per_second: rpcs / took.as_secs_f64(), cpu: cpu.as_secs_f64() * 1e6 / rpcs }
+}
+
+/// RPCs that begin at a rate, whatever becomes of those before. Gives the latencies, in nanoseconds, from when each
+/// should have begun.
+async fn open_loop(client: &Client, per_second: f64) -> Histogram<u64> {
+    const STEP: Duration = Duration::from_millis(1);
+    const TURN: Duration = Duration::from_secs(1);
+    let mut latencies = Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("a histogram");
+    let mut ticks = tokio::time::interval(STEP);
+    let mut tasks = JoinSet::new();
+    let begin = Instant::now();
+    let mut begun = 0.0;
+    while begin.elapsed() < TURN {
+        let due = ticks.tick().await;
+        while begun < per_second * begin.elapsed().as_secs_f64() {
+            begun += 1.0;
+            let client = client.clone();
+            tasks.spawn(async move {
+                client.call(Rpc::Unary).await;
+                due.elapsed()
+            });
+        }
+        while let Some(took) = tasks.try_join_next() {
+            latencies.saturating_record(nanos(took.expect("no RPC fails")));
+        }
+    }
+    while let Some(took) = tasks.join_next().await {
+        latencies.saturating_record(nanos(took.expect("no RPC fails")));
+    }
+    latencies
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(time).expect("a time")
+}
+
+fn bench() {
+    let quick = std::env::var("HOTPICK_BENCH").is_ok_and(|what| what == "quick");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let rounds = if quick { 3 } else { 7 };
+    for backends in BACKENDS {
+        let servers = Servers::start(backends);
+        let clients = runtime.block_on(async {
+            let mut clients = Vec::new();
+            for peer in Peer::ALL {
+                clients.push((peer, peer.connect(&servers.addresses).await));
+            }
+            clients
+        });
+        let mut highest = 0.0;
+        for rpc in [Rpc::Unary, Rpc::Stream] {
+            for callers in CALLERS {
+                if (quick && (callers != 64 || rpc != Rpc::Unary)) || (rpc == Rpc::Stream && callers == 256) {
+                    continue;
+                }
+                let turns = runtime.block_on(rounds_of(&clients, rounds, rpc, callers));
+                if rpc == Rpc::Unary {
+                    let tonic = median(turns[0].iter().map(|turn| turn.per_second));
+                    highest = f64::max(highest, tonic);
+                }
+                show(rpc, backends, callers, &turns);
+            }
+        }
+        latencies(&runtime, &clients, backends, highest / 2.0, rounds);
+        drop(clients);
+        if backends == 3 {
+            show_instructions(&servers);
+        }
+        if quick {
+            return;
+        }
+    }
+}
+
+async fn rounds_of(clients: &[(Peer, Client)], rounds: usize, rpc: Rpc, callers: usize) -> Vec<Vec<Turn>> {
+    let mut turns = vec![Vec::new(); clients.len()];
+    for round in 0..rounds {
+        for at in 0..clients.len() {
+            // Nobody always comes after the same one.
+            let at = (at + round) % clients.len();
+            turns[at].push(closed_loop(&clients[at].1, rpc, callers).await);
+        }
+    }
+    turns
+}
+
+fn show(rpc: Rpc, backends: usize, callers: usize, turns: &[Vec<Turn>]) {
+    let what = match rpc {
+        Rpc::Unary => "unary RPCs",
+        Rpc::Stream => "streams of 10 responses",
+    };
+    println!("{what}, {backends} backends, {callers} callers\n");
+    let mut table = Table::new(["channel", "RPC/s", "against tonic", "CPU per RPC", "against tonic"]);
+    let ratio = |turns: &[Turn], others: &[Turn], of: fn(&Turn) -> f64| {
+        // Of the same round: what disturbs one disturbs the other.
+        median(turns.iter().zip(others).map(|(turn, other)| of(turn) / of(other)))
+    };
+    for (peer, own) in Peer::ALL.iter().zip(turns) {
+        table.row([
+            peer.name().to_owned(),
+            format!("{:.0}", median(own.iter().map(|turn| turn.per_second))),
+            format!("{:.3}", ratio(own, &turns[0], |turn| turn.per_second)),
+            format!("{:.2} us", median(own.iter().map(|turn| turn.cpu))),
+            format!("{:.3}", ratio(own, &turns[0], |turn| turn.cpu)),
+        ]);
+    }
+    println!("{table}");
+}
+
+fn latencies(
+    runtime: &tokio::runtime::Runtime,
+    clients: &[(Peer, Client)],
+    backends: usize,
+    per_second: f64,
+    rounds: usize,
+) {
+    let mut seen = vec![Vec::new(); clients.len()];
+    for _ in 0..rounds {
+        for ((_, client), seen) in clients.iter().zip(&mut seen) {
+            seen.push(runtime.block_on(open_loop(client, per_second)));
+        }
+    }
+    println!("latency at {per_second:.0} unary RPCs a second, half of the most of tonic's channel, {backends} backends\n");
+    let mut table = Table::new(["channel", "median", "p99", "p99 against tonic"]);
+    let quantile = |histograms: &[Histogram<u64>], quantile: f64| {
+        #[expect(clippy::cast_precision_loss, reason = "microseconds")]
+        median(histograms.iter().map(|histogram| histogram.value_at_quantile(quantile) as f64 / 1e3))
+    };
+    let tonic = quantile(&seen[0], 0.99);
+    for ((peer, _), seen) in clients.iter().zip(&seen) {
+        let p99 = quantile(seen, 0.99);
+        table.row([
+            peer.name().to_owned(),
+            format!("{:.0} us", quantile(seen, 0.5)),
+            format!("{p99:.0} us"),
+            format!("{:.2}", p99 / tonic),
+        ]);
+    }
+    println!("{table}");
+}
+
+fn show_instructions(servers: &Servers) {
+    let mut table = Table::new(["channel", "instructions per unary RPC", "against tonic"]);
+    let mut tonic = None;
+    for peer in Peer::ALL {
+        let Some(count) = instructions(peer, servers) else {
+            println!("(no instructions are counted: valgrind is not there)\n");
+            return;
+        };
+        let tonic = *tonic.get_or_insert(count);
+        table.row([peer.name().to_owned(), format!("{count:.0}"), format!("{:.3}", count / tonic)]);
+    }
+    println!("instructions of a unary RPC, 3 backends, 64 callers, one thread\n\n{table}");
+}

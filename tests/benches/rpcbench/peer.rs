@@ -1,0 +1,142 @@
+//! The channels that are compared.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hotpick::channel::ChannelStatus;
+use hotpick::resolver::{Endpoint, ManualResolver};
+use hotpick_echo::{EchoClient, EchoRequest};
+use hotpick_tests::{Policies, standard};
+use tokio_stream::StreamExt as _;
+use tonic::Request;
+use tonic::transport::Channel as TonicChannel;
+
+use super::raw::RawHyper;
+
+/// A way to call backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    TonicSingle,
+    TonicList,
+    RawHyper,
+    Native,
+    /// hotpick, by the policy of this name.
+    Wasm(&'static str),
+}
+
+/// What is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rpc {
+    Unary,
+    /// A stream of ten responses.
+    Stream,
+}
+
+/// A connected client. Cheap to clone.
+#[derive(Clone)]
+pub(crate) enum Client {
+    Tonic(EchoClient<TonicChannel>),
+    Raw(EchoClient<RawHyper>),
+    Hotpick(EchoClient<hotpick::Channel>, Option<Arc<Policies>>),
+}
+
+impl Peer {
+    /// The first is what the others are compared with.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::TonicSingle,
+        Self::TonicList,
+        Self::RawHyper,
+        Self::Native,
+        Self::Wasm("round_robin"),
+        Self::Wasm("p2c_ewma"),
+        Self::Wasm("color"),
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::TonicSingle => "tonic, one Channel",
+            Self::TonicList => "tonic balance_list",
+            Self::RawHyper => "hyper, round robin by hand",
+            Self::Native => "hotpick, native picker",
+            Self::Wasm("round_robin") => "hotpick, round_robin.wasm",
+            Self::Wasm("p2c_ewma") => "hotpick, p2c_ewma.wasm",
+            Self::Wasm(_) => "hotpick, color.wasm",
+        }
+    }
+
+    pub(crate) fn named(name: &str) -> Self {
+        Self::ALL.into_iter().find(|peer| peer.name() == name).expect("a peer")
+    }
+
+    pub(crate) async fn connect(self, addresses: &[SocketAddr]) -> Client {
+        let endpoint = |address: &SocketAddr| {
+            tonic::transport::Endpoint::from_shared(format!("http://{address}")).expect("a URI")
+        };
+        match self {
+            Self::TonicSingle => {
+                let channel = endpoint(&addresses[0]).connect().await.expect("connected");
+                Client::Tonic(EchoClient::new(channel))
+            }
+            Self::TonicList => {
+                let channel = TonicChannel::balance_list(addresses.iter().map(endpoint));
+                Client::Tonic(EchoClient::new(channel))
+            }
+            Self::RawHyper => {
+                let raw = RawHyper::connect(addresses).await;
+                Client::Raw(EchoClient::with_origin(raw, "http://backends".parse().expect("a URI")))
+            }
+            Self::Native => Self::hotpick(addresses, None).await,
+            Self::Wasm(policy) => Self::hotpick(addresses, Some(policy)).await,
+        }
+    }
+
+    async fn hotpick(addresses: &[SocketAddr], policy: Option<&str>) -> Client {
+        let endpoint = |address: &SocketAddr| Endpoint::new((*address).into()).with_attribute("color", "red");
+        let resolver = ManualResolver::new(addresses.iter().map(endpoint).collect::<Vec<_>>());
+        let mut builder = hotpick::Channel::builder("static:///bench").resolver(resolver);
+        let policies = policy.map(|name| Policies::with(&[(&format!("{name}.wasm"), &standard(name))]));
+        if let (Some(name), Some(policies)) = (policy, &policies) {
+            builder = builder.policies(&policies.followed).policy(name);
+        }
+        let channel = builder.connect().expect("a channel");
+        let ready = |status: &ChannelStatus| {
+            let all = status.ready.ready().len() == addresses.len();
+            all && policy.is_none_or(|name| status.policy.name == name && status.policy.generation > 0)
+        };
+        channel.wait_for(ready).await;
+        Client::Hotpick(EchoClient::new(channel), policies.map(Arc::new))
+    }
+}
+
+impl Client {
+    /// One RPC, which must not fail.
+    pub(crate) async fn call(&self, rpc: Rpc) {
+        // Each client is a type of its own; a box around the RPC would cost what is measured.
+        macro_rules! call {
+            ($client:expr) => {
+                match rpc {
+                    Rpc::Unary => drop($client.clone().unary(request(1)).await.expect("no RPC fails")),
+                    Rpc::Stream => {
+                        let stream = $client.clone().server_stream(request(10)).await;
+                        let mut stream = stream.expect("no RPC fails").into_inner();
+                        while let Some(response) = stream.next().await {
+                            response.expect("no RPC fails");
+                        }
+                    }
+                }
+            };
+        }
+        match self {
+            Self::Tonic(client) => call!(client),
+            Self::Raw(client) => call!(client),
+            Self::Hotpick(client, _) => call!(client),
+        }
+    }
+}
+
+/// As an application would send it: `color` has metadata to go by.
+fn request(count: u32) -> Request<EchoRequest> {
+    let mut request = Request::new(EchoRequest { text: "hello".to_owned(), count });
+    request.metadata_mut().insert("color", tonic::metadata::MetadataValue::from_static("red"));
+    request
+}
