@@ -8,9 +8,10 @@ use crate::parts::alarms::exports::hotpick::policy::alarms;
 use crate::parts::connectivity::exports::hotpick::policy::connectivity;
 use crate::parts::handover::exports::hotpick::policy::handover;
 use crate::parts::outcomes::exports::hotpick::policy::outcomes;
+use crate::parts::plans::exports::hotpick::policy::plans;
 use crate::{
     About, Alarms, Connectivity, ConnectivityState, Description, Endpoint, Handover, Nanos, Outcome,
-    Outcomes, PickInfo, PickResult, Placement, Policy, Saved, SubConn,
+    Outcomes, PickInfo, PickResult, Placement, Plan, Plans, Policy, Saved, SubConn,
 };
 
 /// The standard library's is 7 KB larger. This one has constant time, too (TLSF, Masmano et al., 2004).
@@ -51,6 +52,14 @@ impl<P: Exported> endpoints::Guest for Component<P> {
 impl<P: Exported> picker::Guest for Component<P> {
     fn pick(info: PickInfo) -> PickResult {
         P::with(|policy| policy.as_mut().map_or(PickResult::Queue, |policy| policy.pick(&info)))
+    }
+}
+
+impl<P: Exported + Plans> plans::Guest for Component<P> {
+    fn make(budget: u32, random: u64, now: Nanos) -> Plan {
+        P::with(|policy| {
+            policy.as_mut().map_or(Plan::None, |policy| policy.plan(budget as usize, random, now))
+        })
     }
 }
 

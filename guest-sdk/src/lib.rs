@@ -93,7 +93,7 @@ pub use self::component::{Component as __Component, Exported as __Exported};
 #[doc(hidden)]
 pub use self::parts::{
     about::__export_about, alarms::__export_alarms, connectivity::__export_connectivity,
-    handover::__export_handover, outcomes::__export_outcomes,
+    handover::__export_handover, outcomes::__export_outcomes, plans::__export_plans,
 };
 #[doc(hidden)]
 pub use wit_bindgen as __wit_bindgen;
@@ -110,6 +110,7 @@ pub use self::map::{SubConnMap, Weights};
 pub use self::parts::about::exports::hotpick::policy::about::Description;
 pub use self::parts::handover::exports::hotpick::policy::handover::Saved;
 pub use self::parts::outcomes::exports::hotpick::policy::outcomes::{Load, Outcome};
+pub use self::parts::plans::exports::hotpick::policy::plans::Plan;
 pub use self::set::SubConnSet;
 
 /// A hash map whose hasher is small and fast. The standard library's is made for keys that an enemy chooses: mix a
@@ -139,6 +140,18 @@ pub trait Policy: Sized + 'static {
     /// Chooses a subconn for an RPC. Called for each attempt of each RPC, on its path: the host cuts a
     /// call that takes more than 2 ms.
     fn pick(&mut self, info: &PickInfo) -> PickResult;
+}
+
+/// A policy that picks ahead, so that the host need not call it for each RPC: one whose picks depend on nothing but
+/// its own state, or on the affinity key alone.
+pub trait Plans: Policy {
+    /// The next picks. Called when the policy has been told of endpoints, of what is ready, or of a timer, and when the
+    /// picks of the plan before are used up; each of these ends that plan. `budget` is the longest plan that the host
+    /// takes.
+    ///
+    /// Without a plan ([`Plan::None`]) the policy is called for each RPC, as it is for those that a
+    /// [table](Plan::ByAffinity) has nothing for.
+    fn plan(&mut self, budget: usize, random: u64, now: Nanos) -> Plan;
 }
 
 /// A policy that is told how its RPCs end.
@@ -214,6 +227,9 @@ pub const fn __is_policy<P: Policy>() {}
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export_part {
+    (Plans $component:ident) => {
+        $crate::__export_plans!($component with_types_in $crate::__parts::plans);
+    };
     (Outcomes $component:ident) => {
         $crate::__export_outcomes!($component with_types_in $crate::__parts::outcomes);
     };
@@ -284,6 +300,33 @@ impl Endpoint {
         self.attribute("hash_key").unwrap_or_else(address)
     }
 }
+
+impl Plan {
+    /// As many picks as do not take long to make.
+    ///
+    /// ```
+    /// use hotpick_guest::Plan;
+    ///
+    /// let mut turn = 0;
+    /// let next = || { turn += 1; Some(turn % 3) };
+    /// let Plan::Sequence(picks) = Plan::sequence(5, next) else { panic!() };
+    /// assert_eq!(picks, [1, 2, 0, 1, 2]);
+    /// ```
+    #[must_use]
+    pub fn sequence(budget: usize, mut pick: impl FnMut() -> Option<SubConn>) -> Self {
+        let length = budget.min(PLANNED);
+        let mut picks = Vec::with_capacity(length);
+        while picks.len() < length
+            && let Some(picked) = pick()
+        {
+            picks.push(picked);
+        }
+        if picks.is_empty() { Self::None } else { Self::Sequence(picks) }
+    }
+}
+
+/// How many picks a sequence has: their price for each is near to its floor, and all of them are made in microseconds.
+const PLANNED: usize = 256;
 
 impl Description {
     /// A summary, and the schema of the configuration.

@@ -36,6 +36,14 @@ macro_rules! part {
 }
 
 part!(
+    plans,
+    "hotpick:parts/plans-part",
+    "package hotpick:parts; world plans-part { export hotpick:policy/plans@0.1.0; }",
+    "__export_plans",
+    "hotpick_guest::__parts::plans",
+    "hotpick:policy/types@0.1.0"
+);
+part!(
     outcomes,
     "hotpick:parts/outcomes-part",
     "package hotpick:parts; world outcomes-part { export hotpick:policy/outcomes@0.1.0; }",

@@ -6,7 +6,7 @@ use crate::random::Random;
 use crate::stats::Summary;
 use crate::{
     Alarms, Attribute, Connectivity, ConnectivityState, Endpoint, Handover, Outcome, Outcomes, PickInfo,
-    PickResult, Placement, Policy, Saved, StatusCode, SubConn, fake,
+    PickResult, Placement, Plan, Plans, Policy, Saved, StatusCode, SubConn, fake,
 };
 
 /// A policy and a host around it, for this thread. Deterministic: random numbers start from the same
@@ -244,6 +244,13 @@ impl<P: Policy> FakeHost<P> {
     #[must_use]
     pub fn log(&self) -> Vec<(Level, String)> {
         fake::with(|host| host.log.clone())
+    }
+}
+
+impl<P: Plans> FakeHost<P> {
+    /// Asks for a plan; by the same random numbers as a pick would be.
+    pub fn plan(&mut self, budget: usize) -> Plan {
+        self.policy.plan(budget, crate::env::random(), crate::env::now())
     }
 }
 

@@ -21,7 +21,7 @@ use self::body::RpcBody;
 use crate::activity::Activity;
 use crate::balancer::{Command, Published, Report};
 use crate::connectivity::ConnectivityState;
-use crate::picker::{Faults, PickInfo, PolicyVersion, StartError};
+use crate::picker::{Asked, Faults, PickInfo, PolicyVersion, StartError};
 use crate::service_config::MethodConfig;
 use crate::subconn::{
     Attempt, Call, ConnectionCounters, Connections, ReadySet, Replay, ReplayBody, ResponseBody, SendError,
@@ -209,10 +209,17 @@ impl Shared {
         headers.entry(header::TE).or_insert(HeaderValue::from_static("trailers"));
         name_ourselves(headers);
 
-        let config = self.method_config(request.uri().path());
-        let config = match own {
-            None => config.await,
-            Some(at) => timeout_at(at, config).await.map_err(|_| deadline_exceeded(None))?,
+        let known = self.published.methods.load().as_ref().map(|methods| methods.of(request.uri().path()));
+        let (config, now) = match known {
+            Some(config) => (config, begin),
+            None => {
+                let config = self.method_config(request.uri().path());
+                let config = match own {
+                    None => config.await,
+                    Some(at) => timeout_at(at, config).await.map_err(|_| deadline_exceeded(None))?,
+                };
+                (config, Instant::now())
+            }
         };
         // The shorter of the two counts (`doc/service_config.md`).
         let configured = config.timeout.and_then(|limit| begin.checked_add(limit));
@@ -221,26 +228,22 @@ impl Shared {
             Some(WaitForReady(wait)) => *wait,
             None => config.wait_for_ready.unwrap_or(self.wait_for_ready),
         };
-        let rpc =
-            Rpc { deadline, wait_for_ready, told: own.filter(|own| deadline == Some(*own)).map(|_| begin) };
-        let mut last_error = None;
+        let told = own.filter(|own| deadline == Some(*own)).map(|_| begin);
+        let rpc = Rpc { now, deadline, wait_for_ready, told };
+        let mut asked = Asked::default();
         let sent = match deadline {
-            None => self.send(request, rpc, &mut last_error).await,
-            Some(at) => match timeout_at(at, self.send(request, rpc, &mut last_error)).await {
+            None => self.send(request, rpc, &mut asked).await,
+            Some(at) => match timeout_at(at, self.send(request, rpc, &mut asked)).await {
                 Ok(sent) => sent,
-                Err(_) => return Err(deadline_exceeded(last_error.as_ref())),
+                Err(_) => return Err(deadline_exceeded(asked.error.as_ref())),
             },
         };
         let (response, call, replay) = sent.map_err(|status| active.blame(status))?;
         Ok(RpcBody::wrap(response, call, replay, active, deadline))
     }
 
-    /// What the service config gives an RPC of this path. Until the target has been resolved for the first
-    /// time there may be one to come.
+    /// What the service config gives an RPC of this path, once the target has been resolved for the first time.
     async fn method_config(&self, path: &str) -> MethodConfig {
-        if let Some(methods) = &*self.published.methods.load() {
-            return methods.of(path);
-        }
         let mut report = self.report.clone();
         loop {
             // A channel can go idle before it has been resolved; this RPC is what it waits for.
@@ -266,7 +269,7 @@ impl Shared {
         &self,
         request: Request<Body>,
         rpc: Rpc,
-        last_error: &mut Option<Status>,
+        asked: &mut Asked,
     ) -> Result<(Response<ResponseBody>, Call, Replay), Status> {
         let (mut head, body) = request.into_parts();
         // They end here, and would be cloned for each attempt.
@@ -274,14 +277,19 @@ impl Shared {
         let (mut body, replay) = ReplayBody::new(body);
         let mut attempts_left = UNPROCESSED;
         let mut tried = Vec::new();
-        let mut asked = None;
+        let mut now = rpc.now;
         loop {
-            let mut info = PickInfo::new(head.uri.path(), &head.headers);
-            info.deadline = rpc.deadline;
-            info.wait_for_ready = rpc.wait_for_ready;
-            info.tried = &tried;
-            info.requeued = asked.is_some();
-            let (pick, generation) = self.published.cell.pick(&mut info, asked.take(), last_error).await?;
+            let mut info = PickInfo {
+                method: head.uri.path(),
+                metadata: &head.headers,
+                now,
+                deadline: rpc.deadline,
+                wait_for_ready: rpc.wait_for_ready,
+                tried: &tried,
+                requeued: asked.not_sent,
+            };
+            let pick = self.published.cell.pick_after(&mut info, asked).await?;
+            let begun = info.now;
 
             // The head stays here: what the policy adds belongs to this attempt alone.
             let mut attempt = Request::from_parts(head.clone(), body);
@@ -290,7 +298,7 @@ impl Shared {
             }
             match pick
                 .subconn
-                .send(attempt, Attempt { done: pick.done, deadline: rpc.deadline, told: rpc.told })
+                .send(attempt, Attempt { done: pick.done, begun, deadline: rpc.deadline, told: rpc.told })
                 .await
             {
                 Ok((response, call)) => {
@@ -299,8 +307,7 @@ impl Shared {
                 }
                 Err(SendError::NotSent(unsent)) => {
                     body = unsent.into_body();
-                    // Something has become of the subconn, so there is or will be another picker.
-                    asked = Some(generation);
+                    asked.not_sent = true;
                 }
                 Err(SendError::Unprocessed { status, refused }) => {
                     // A server that refuses is not to be pressed; connections that end are another matter.
@@ -315,6 +322,7 @@ impl Shared {
                 // What the caller's own body failed with says more than how the stream then ended.
                 Err(SendError::Failed(status)) => return Err(replay.take_error().unwrap_or(status)),
             }
+            now = Instant::now();
         }
     }
 }
@@ -322,6 +330,8 @@ impl Shared {
 /// What an RPC is sent with.
 #[derive(Clone, Copy)]
 struct Rpc {
+    /// When it is first picked for.
+    now: Instant,
     deadline: Option<Instant>,
     wait_for_ready: bool,
     /// Since when the request says how long there is; none if it does not.

@@ -1,80 +1,124 @@
 //! The cell that holds a channel's current picker.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::{Always, Pick, PickInfo, PickResult, Picker};
 
-/// Holds the current picker of a channel.
+/// Holds the current picker of a channel, and picks with it.
 #[derive(Debug)]
-pub(crate) struct PickerCell(ArcSwap<Generation>);
+pub struct PickerCell {
+    current: ArcSwap<Generation>,
+    published: AtomicU64,
+}
 
 /// A picker and the signal that a newer one is there.
 ///
 /// One value and not two, so that no RPC can wait on the signal of a picker it did not ask.
 #[derive(Debug)]
-pub(crate) struct Generation {
+struct Generation {
+    /// One more at each.
+    number: u64,
     picker: Arc<dyn Picker>,
     replaced: CancellationToken,
+}
+
+/// What an RPC has seen of the cell: which generation it asked last, and what it was spared.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    /// It is not asked twice.
+    last: Option<u64>,
+    /// What a wait-for-ready RPC would have failed with.
+    pub(crate) error: Option<Status>,
+    /// The RPC has been picked for, but was not sent: something has become of the subconn, so there is or will be
+    /// another picker.
+    pub(crate) not_sent: bool,
 }
 
 /// A cell whose first picker queues every RPC.
 impl Default for PickerCell {
     fn default() -> Self {
-        Self(ArcSwap::new(Generation::new(Arc::new(Always::Queue))))
+        let first =
+            Generation { number: 0, picker: Arc::new(Always::Queue), replaced: CancellationToken::new() };
+        Self { current: ArcSwap::from_pointee(first), published: AtomicU64::new(0) }
     }
 }
 
 impl PickerCell {
     /// Makes `picker` the current one and wakes the RPCs that wait for it.
-    pub(crate) fn publish(&self, picker: Arc<dyn Picker>) {
+    pub fn publish(&self, picker: Arc<dyn Picker>) {
+        let number = self.published.fetch_add(1, Ordering::Relaxed) + 1;
+        let generation = Generation { number, picker, replaced: CancellationToken::new() };
         // The swap comes first, so that an RPC woken by the cancellation loads the new generation.
-        self.0.swap(Generation::new(picker)).replaced.cancel();
+        self.current.swap(Arc::new(generation)).replaced.cancel();
     }
 
     /// Picks for one RPC, waiting out the pickers that hold it. Cancelled by dropping.
     ///
-    /// `after`: the generation that the RPC has asked already; it is not asked twice. `last_error` is
-    /// left with the last status that a wait-for-ready RPC was spared.
-    pub(crate) async fn pick(
+    /// # Errors
+    ///
+    /// A picker fails or drops the RPC.
+    pub async fn pick(&self, info: &mut PickInfo<'_>) -> Result<Pick, Status> {
+        self.pick_after(info, &mut Asked::default()).await
+    }
+
+    /// The same for an RPC that may have asked before.
+    pub(crate) async fn pick_after(
         &self,
         info: &mut PickInfo<'_>,
-        mut after: Option<Arc<Generation>>,
-        last_error: &mut Option<Status>,
-    ) -> Result<(Pick, Arc<Generation>), Status> {
+        asked: &mut Asked,
+    ) -> Result<Pick, Status> {
+        if !std::mem::take(&mut asked.not_sent) {
+            asked.last = None;
+        }
         loop {
-            let generation = self.0.load_full();
-            if let Some(asked) = &after
-                && Arc::ptr_eq(asked, &generation)
-            {
-                generation.replaced.cancelled().await;
-                info.requeued = true;
-                continue;
-            }
-            match generation.picker.pick(info) {
-                PickResult::Pick(pick) => return Ok((pick, generation)),
-                PickResult::Queue => {
-                    info.requeued = true;
-                    after = Some(generation);
-                }
-                PickResult::Fail(status) if info.wait_for_ready => {
-                    *last_error = Some(status);
-                    info.requeued = true;
-                    after = Some(generation);
-                }
+            let wait = match self.ask(info, asked) {
+                PickResult::Pick(pick) => return Ok(pick),
                 PickResult::Fail(status) | PickResult::Drop(status) => return Err(restrict(status)),
-                PickResult::Busy => tokio::task::yield_now().await,
+                PickResult::Queue => self.replaced(asked.last),
+                PickResult::Busy => None,
+            };
+            match wait {
+                Some(replaced) => {
+                    replaced.cancelled().await;
+                    info.requeued = true;
+                }
+                None => tokio::task::yield_now().await,
+            }
+            info.now = Instant::now();
+        }
+    }
+
+    /// Asks the current picker, unless it has been asked before.
+    fn ask(&self, info: &PickInfo<'_>, asked: &mut Asked) -> PickResult {
+        // A guard, and not another count of the generation: that would be a line that all threads write to.
+        let generation = self.current.load();
+        if asked.last == Some(generation.number) {
+            return PickResult::Queue;
+        }
+        match generation.picker.pick(info) {
+            PickResult::Busy => PickResult::Busy,
+            PickResult::Fail(status) if info.wait_for_ready => {
+                asked.last = Some(generation.number);
+                asked.error = Some(status);
+                PickResult::Queue
+            }
+            answer => {
+                asked.last = Some(generation.number);
+                answer
             }
         }
     }
-}
 
-impl Generation {
-    fn new(picker: Arc<dyn Picker>) -> Arc<Self> {
-        Arc::new(Self { picker, replaced: CancellationToken::new() })
+    /// What tells that this generation has been replaced; none if it is so already.
+    fn replaced(&self, number: Option<u64>) -> Option<CancellationToken> {
+        let generation = self.current.load();
+        (Some(generation.number) == number).then(|| generation.replaced.clone())
     }
 }
 
@@ -107,7 +151,7 @@ mod tests {
 
     async fn pick(cell: &PickerCell, wait_for_ready: bool) -> Result<(), Status> {
         let mut info = PickInfo { wait_for_ready, ..PickInfo::new("/s/m", no_metadata()) };
-        cell.pick(&mut info, None, &mut None).await.map(|_| ())
+        cell.pick(&mut info).await.map(|_| ())
     }
 
     #[tokio::test]

@@ -19,10 +19,12 @@ use tonic::Status;
 
 use crate::subconn::{Done, DoneInfo, ReadySet, SubConn};
 
-pub(crate) use self::cell::PickerCell;
+pub(crate) use self::cell::Asked;
+pub use self::cell::PickerCell;
 pub(crate) use self::round_robin::Cursor;
 pub use self::round_robin::RoundRobin;
 pub(crate) use self::stand_ins::{Always, Refuses, Wakes};
+pub(crate) use self::start::Shard;
 pub use self::start::{Handover, PickAgain, Placement, Saved, Stage, StartError};
 
 /// A load-balancing policy, as many channels can use it.
@@ -121,6 +123,8 @@ pub struct PickInfo<'a> {
     pub method: &'a str,
     /// The request's metadata.
     pub metadata: &'a http::HeaderMap,
+    /// The time of this pick.
+    pub now: Instant,
     /// When the RPC must have ended.
     pub deadline: Option<Instant>,
     /// Hold the RPC rather than fail it.
@@ -132,10 +136,11 @@ pub struct PickInfo<'a> {
 }
 
 impl<'a> PickInfo<'a> {
-    /// The first attempt of an RPC without a deadline.
+    /// The first attempt of an RPC without a deadline, now.
     #[must_use]
     pub fn new(method: &'a str, metadata: &'a http::HeaderMap) -> Self {
-        Self { method, metadata, deadline: None, wait_for_ready: false, tried: &[], requeued: false }
+        let now = Instant::now();
+        Self { method, metadata, now, deadline: None, wait_for_ready: false, tried: &[], requeued: false }
     }
 }
 
@@ -177,7 +182,7 @@ impl Pick {
     /// The same pick, whose end is told to `done`.
     #[must_use]
     pub fn on_done(mut self, done: impl FnOnce(&DoneInfo<'_>) + Send + 'static) -> Self {
-        self.done = Some(Box::new(done));
+        self.done = Some(Done::new(done));
         self
     }
 }

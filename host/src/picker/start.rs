@@ -24,6 +24,17 @@ pub struct Placement {
     pub pick_again: PickAgain,
     /// Of the random numbers that the policy sees.
     pub(crate) seeds: Arc<AtomicU64>,
+    /// Which of several instances.
+    pub(crate) shard: Shard,
+}
+
+/// One of the instances that a policy has in a channel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shard {
+    pub(crate) number: u32,
+    pub(crate) count: u32,
+    /// Which channel's.
+    pub(crate) channel: u64,
 }
 
 impl Placement {
@@ -39,6 +50,7 @@ impl Placement {
             resolve_now: ResolveNow::default(),
             pick_again: PickAgain::default(),
             seeds,
+            shard: Shard { number: 0, count: 1, channel: 0 },
         }
     }
 

@@ -7,9 +7,9 @@ use super::bindings::exports::hotpick::policy::outcomes::Outcome;
 use super::instance::{InitError, Instance, Role};
 use super::outcomes::outcome;
 use super::preflight::preflight;
-use super::trial::{StandIns, failed};
+use super::trial::failed;
 use crate::picker::{PickInfo, Placement, StartError};
-use crate::subconn::{DoneInfo, ReadySet, SubConn};
+use crate::subconn::{DoneInfo, Picked, ReadySet, StandIns, SubConn};
 use http::HeaderMap;
 
 /// What is to be known of a policy.
@@ -113,6 +113,11 @@ impl WasmPolicy {
 /// An RPC that ended well.
 fn stand_in_outcome(ready: &ReadySet) -> Outcome {
     let subconn = ready.ready().first().map_or(0, SubConn::id);
-    let end = DoneInfo { code: Some(tonic::Code::Ok), client_ended: false, trailers: None };
-    outcome(1, subconn, 0, tokio::time::Instant::now(), &end)
+    let end = DoneInfo {
+        code: Some(tonic::Code::Ok),
+        client_ended: false,
+        trailers: None,
+        latency: Duration::ZERO,
+    };
+    outcome(Picked { serial: 1, call: 1, method: 0, subconn }, &end)
 }

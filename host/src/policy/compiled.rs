@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 
+use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
 
 use super::compiler::{Compiler, one_line};
 use super::componentize::componentize_module;
-use super::contract::{Shape, WASI};
+use super::contract::{PACKAGE, Shape, WASI};
 use super::engine::Engine;
 use super::exports::Indices;
 use super::grants::Grants;
@@ -22,6 +23,8 @@ pub(super) struct Compiled {
     pub(super) pre: InstancePre<State>,
     pub(super) indices: Indices,
     pub(super) shape: Shape,
+    /// It imports a function that gives values of metadata.
+    pub(super) reads_metadata: bool,
     /// SHA-256 of the file.
     pub(super) digest: String,
     /// Bytes of the file.
@@ -57,8 +60,23 @@ impl Compiled {
         };
         let pre = pre.map_err(misfit)?;
         let indices = Indices::new(&pre, &shape.optional).map_err(misfit)?;
-        Ok(Self { engine, pre, indices, shape, digest, size })
+        let reads_metadata = reads_metadata(component);
+        Ok(Self { engine, pre, indices, shape, reads_metadata, digest, size })
     }
+}
+
+/// Toolchains leave out of an interface what is not used.
+fn reads_metadata(component: &Component) -> bool {
+    let (ty, engine) = (component.component_type(), component.engine());
+    let is_call = |name: &str| name.strip_prefix(PACKAGE).is_some_and(|name| name.starts_with("call@"));
+    let mut calls = ty.imports(engine).filter(|(name, _)| is_call(name));
+    calls.any(|(_, item)| match item.ty {
+        ComponentItem::ComponentInstance(interface) => {
+            let mut functions = interface.exports(engine).map(|(name, _)| name);
+            functions.any(|name| matches!(name, "metadata" | "metadata-all" | "metadata-hash"))
+        }
+        _ => false,
+    })
 }
 
 /// All that can be said of bytes without compiling them. Gives the component, and what it says of itself.

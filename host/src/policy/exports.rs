@@ -4,7 +4,7 @@ use wasmtime::Store;
 use wasmtime::component::{Instance, InstancePre};
 
 use super::bindings::exports::hotpick::policy::{
-    about, alarms, connectivity, endpoints, handover, lifecycle, outcomes, picker,
+    about, alarms, connectivity, endpoints, handover, lifecycle, outcomes, picker, plans,
 };
 use super::imports::State;
 
@@ -13,6 +13,7 @@ pub(super) struct Indices {
     lifecycle: lifecycle::GuestIndices,
     endpoints: endpoints::GuestIndices,
     picker: picker::GuestIndices,
+    plans: Option<plans::GuestIndices>,
     outcomes: Option<outcomes::GuestIndices>,
     connectivity: Option<connectivity::GuestIndices>,
     alarms: Option<alarms::GuestIndices>,
@@ -25,6 +26,7 @@ pub(super) struct Exports {
     pub(super) lifecycle: lifecycle::Guest,
     pub(super) endpoints: endpoints::Guest,
     pub(super) picker: picker::Guest,
+    pub(super) plans: Option<plans::Guest>,
     pub(super) outcomes: Option<outcomes::Guest>,
     pub(super) connectivity: Option<connectivity::Guest>,
     pub(super) alarms: Option<alarms::Guest>,
@@ -41,6 +43,7 @@ impl Indices {
             lifecycle: lifecycle::GuestIndices::new(pre)?,
             endpoints: endpoints::GuestIndices::new(pre)?,
             picker: picker::GuestIndices::new(pre)?,
+            plans: has("plans").then(|| plans::GuestIndices::new(pre)).transpose()?,
             outcomes: has("outcomes").then(|| outcomes::GuestIndices::new(pre)).transpose()?,
             connectivity: has("connectivity").then(|| connectivity::GuestIndices::new(pre)).transpose()?,
             alarms: has("alarms").then(|| alarms::GuestIndices::new(pre)).transpose()?,
@@ -50,6 +53,7 @@ impl Indices {
     }
 
     pub(super) fn load(&self, store: &mut Store<State>, instance: &Instance) -> wasmtime::Result<Exports> {
+        let plans = self.plans.as_ref().map(|indices| indices.load(&mut *store, instance));
         let outcomes = self.outcomes.as_ref().map(|indices| indices.load(&mut *store, instance));
         let connectivity = self.connectivity.as_ref().map(|indices| indices.load(&mut *store, instance));
         let alarms = self.alarms.as_ref().map(|indices| indices.load(&mut *store, instance));
@@ -59,6 +63,7 @@ impl Indices {
             lifecycle: self.lifecycle.load(&mut *store, instance)?,
             endpoints: self.endpoints.load(&mut *store, instance)?,
             picker: self.picker.load(&mut *store, instance)?,
+            plans: plans.transpose()?,
             outcomes: outcomes.transpose()?,
             connectivity: connectivity.transpose()?,
             alarms: alarms.transpose()?,

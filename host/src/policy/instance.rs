@@ -13,11 +13,13 @@ use super::bindings::exports::hotpick::policy::outcomes::Outcome;
 use super::bindings::exports::hotpick::policy::picker::{
     PickInfo as WitPickInfo, PickResult as WitPickResult,
 };
+use super::bindings::exports::hotpick::policy::plans::Plan as WitPlan;
 use super::bindings::hotpick::policy::types::{Attribute, ConnectivityState as WitState, FailCode};
 use super::exports::Exports;
 use super::imports::{self, Fittings, State, Wishes};
 use super::limits::{Limits, clip};
 use super::meter::Meter;
+use super::plan::{BUDGET, Order, Plan};
 use super::record::FaultKind;
 use crate::connectivity::ConnectivityState;
 use crate::picker::{Pick, PickInfo, PickResult, Placement, Saved, Stage};
@@ -32,6 +34,8 @@ pub(super) struct Instance {
     limits: Limits,
     policy: String,
     role: Role,
+    /// It may plan ahead.
+    plans: bool,
     calls: u64,
     started_with: usize,
     /// It has been told what is ready, at least once.
@@ -61,6 +65,8 @@ pub(super) enum Fault {
     Memory,
     #[error("picked subconn {0}, which does not exist")]
     UnknownSubConn(u32),
+    #[error("made a plan of {0} picks, more than {BUDGET}")]
+    LongPlan(usize),
 }
 
 impl Fault {
@@ -70,6 +76,7 @@ impl Fault {
             Self::Deadline => FaultKind::Deadline,
             Self::Memory => FaultKind::Memory,
             Self::UnknownSubConn(_) => FaultKind::UnknownSubConn,
+            Self::LongPlan(_) => FaultKind::LongPlan,
         }
     }
 }
@@ -153,6 +160,7 @@ impl Instance {
             grants: terms.grants.clone(),
             meter,
             generation: terms.version.generation,
+            reads_metadata: compiled.reads_metadata,
             silent: is_trial,
         };
         let state = State::new(fittings, compiled.engine.tick());
@@ -178,6 +186,7 @@ impl Instance {
             limits,
             policy,
             role,
+            plans: terms.plans,
             calls: 0,
             started_with: 0,
             told: false,
@@ -185,8 +194,8 @@ impl Instance {
         };
         let place = WitPlacement {
             target: placement.target.clone(),
-            shard: 0,
-            shards: 1,
+            shard: placement.shard.number,
+            shards: placement.shard.count,
             seed,
             generation: terms.version.generation,
         };
@@ -255,9 +264,9 @@ impl Instance {
         let asked = WitPickInfo {
             call: self.calls,
             method: state.method(info.method),
-            affinity: state.affinity(),
+            affinity: state.affinity(info),
             random: state.random.u64(..),
-            now: imports::now(),
+            now: imports::time(info.now),
             attempt: u32::try_from(info.tried.len()).unwrap_or(u32::MAX),
             wait_for_ready: info.wait_for_ready,
             requeued: info.requeued,
@@ -290,6 +299,30 @@ impl Instance {
         Ok(Answer { result, call: asked.call, method: asked.method })
     }
 
+    /// Whether the policy may have plans.
+    pub(super) const fn makes_plans(&self) -> bool {
+        self.plans && self.exports.plans.is_some()
+    }
+
+    /// Has the policy make a plan for the endpoints that it knows, of picks that it is then not asked for.
+    pub(super) fn plan(&mut self, serial: u64) -> Result<Option<Plan>, Fault> {
+        let Self { store, exports, limits, .. } = self;
+        let Some(plans) = exports.plans.as_ref().filter(|_| self.plans) else { return Ok(None) };
+        let random = store.data_mut().random.u64(..);
+        arm(store, limits.update_of(store.data().told.all().len()));
+        let made = plans.call_make(&mut *store, BUDGET, random, imports::now());
+        let (order, picks) = match made.map_err(|error| fault(store, &error))? {
+            WitPlan::None => return Ok(None),
+            WitPlan::Sequence(picks) => (Order::Sequence, picks),
+            WitPlan::ByAffinity(picks) => (Order::ByAffinity, picks),
+        };
+        self.grant_wishes();
+        let state = self.store.data();
+        let plan = Plan::new(order, &picks, &state.told, serial, self.calls + 1, state.methods())?;
+        self.calls += plan.as_ref().map_or(0, Plan::calls);
+        Ok(plan)
+    }
+
     /// Whether the policy wants to be told how RPCs end.
     pub(super) const fn wants_outcomes(&self) -> bool {
         self.exports.outcomes.is_some()
@@ -304,6 +337,11 @@ impl Instance {
         told.map_err(|error| fault(store, &error))?;
         self.grant_wishes();
         Ok(())
+    }
+
+    /// Whether a timer has been set since this was last asked.
+    pub(super) fn has_new_timer(&mut self) -> bool {
+        self.exports.alarms.is_some() && self.store.data_mut().timers.take_new()
     }
 
     /// When its next timer is due.

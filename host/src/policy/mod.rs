@@ -22,6 +22,7 @@ mod meter;
 mod orca;
 mod outcomes;
 mod picker;
+mod plan;
 mod preflight;
 mod record;
 mod scan;
@@ -171,13 +172,26 @@ pub(crate) struct Terms {
     pub(crate) limits: Limits,
     pub(crate) grants: Arc<Grants>,
     pub(crate) on_fault: OnFault,
+    /// How many instances each channel makes.
+    pub(crate) shards: u32,
+    /// The policy may plan ahead.
+    pub(crate) plans: bool,
     pub(crate) record: Arc<Record>,
 }
 
 impl Terms {
     pub(crate) fn new(version: PolicyVersion, limits: Limits) -> Self {
         let (grants, record) = (Arc::default(), Arc::default());
-        Self { version, config: None, limits, grants, on_fault: OnFault::default(), record }
+        Self {
+            version,
+            config: None,
+            limits,
+            grants,
+            on_fault: OnFault::default(),
+            shards: 1,
+            plans: true,
+            record,
+        }
     }
 }
 
@@ -213,6 +227,22 @@ impl WasmPolicy {
     #[must_use]
     pub fn with_config(self, config: impl Into<Arc<str>>) -> Self {
         let terms = Terms { config: Some(config.into()), ..Terms::clone(&self.terms) };
+        Self { terms: Arc::new(terms), ..self }
+    }
+
+    /// The same policy, whose plans are used or not. They are, as a rule; without them it is called for
+    /// each RPC.
+    #[must_use]
+    pub fn with_plans(self, plans: bool) -> Self {
+        let terms = Terms { plans, ..Terms::clone(&self.terms) };
+        Self { terms: Arc::new(terms), ..self }
+    }
+
+    /// The same policy, of which each channel makes so many instances; at least one. One is exact; more are for
+    /// channels that pick more often than one instance can, a few million times a second.
+    #[must_use]
+    pub fn with_shards(self, shards: u32) -> Self {
+        let terms = Terms { shards: shards.max(1), ..Terms::clone(&self.terms) };
         Self { terms: Arc::new(terms), ..self }
     }
 

@@ -8,7 +8,7 @@ use super::bindings::exports::hotpick::policy::outcomes::{Load, Outcome};
 use super::bindings::hotpick::policy::types::StatusCode;
 use super::imports::nanos;
 use super::orca;
-use crate::subconn::DoneInfo;
+use crate::subconn::{DoneInfo, Picked};
 
 /// Outcomes that wait to be told.
 #[derive(Default)]
@@ -60,8 +60,9 @@ impl Outcomes {
     }
 }
 
-/// What a policy is told of the end of an RPC that began at `begun`.
-pub(super) fn outcome(call: u64, subconn: u32, method: u32, begun: Instant, end: &DoneInfo<'_>) -> Outcome {
+/// What a policy is told of the end of an RPC.
+pub(super) fn outcome(picked: Picked, end: &DoneInfo<'_>) -> Outcome {
+    let Picked { serial: _, call, method, subconn } = picked;
     Outcome {
         call,
         subconn,
@@ -69,7 +70,7 @@ pub(super) fn outcome(call: u64, subconn: u32, method: u32, begun: Instant, end:
         code: end.code.map_or(StatusCode::Unavailable, wit_code),
         not_sent: end.code.is_none(),
         client_ended: end.client_ended,
-        latency: nanos(begun.elapsed()),
+        latency: nanos(end.latency),
         load: end.trailers.and_then(orca::per_call).map(|report| Load {
             application: report.application_utilization,
             cpu: report.cpu_utilization,

@@ -1,19 +1,21 @@
-//! The Wasm picker: checks the channel's instance out, picks, turns the number into a subconn.
+//! The Wasm picker: picks by the policy's plan, or checks an instance out and asks it.
 
 use std::fmt;
 use std::sync::Arc;
-
-use tokio::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::WasmPolicy;
+use super::imports::Methods;
 use super::instance::{Answer, InitError};
-use super::outcomes::outcome;
-use super::seat::Seat;
+use super::plan::Plan;
+use super::seat::{Held, Seat};
+use crate::connectivity::ConnectivityState;
 use crate::picker::{Faults, Handover, Pick, PickInfo, PickResult, Picker, PickerBuilder, Placement};
-use crate::subconn::ReadySet;
+use crate::subconn::{Done, Picked, ReadySet};
 
-/// A policy at work in one channel: owns the seat of its one instance.
-pub(super) struct WasmPickerBuilder(Arc<Seat>);
+/// A policy at work in one channel: owns the seats of its instances, of which there is one unless the policy's
+/// settings ask for more.
+pub(super) struct WasmPickerBuilder(Arc<[Arc<Seat>]>);
 
 impl WasmPickerBuilder {
     pub(super) fn start(
@@ -21,31 +23,33 @@ impl WasmPickerBuilder {
         placement: &Placement,
         ready: &ReadySet,
     ) -> Result<Self, InitError> {
-        Seat::take(policy, placement, ready).map(Self)
+        Seat::take_all(policy, placement, ready).map(|seats| Self(seats.into()))
     }
 }
 
 impl PickerBuilder for WasmPickerBuilder {
     fn build(&mut self, ready: &ReadySet) -> Arc<dyn Picker> {
-        self.0.tell(ready);
-        Arc::new(WasmPicker { seat: Arc::clone(&self.0), ready: ready.clone() })
+        for seat in &*self.0 {
+            seat.tell(ready);
+        }
+        Arc::new(WasmPicker { seats: Arc::clone(&self.0), ready: ready.clone() })
     }
 
     fn is_lazy(&self) -> bool {
-        self.0.lazy
+        self.0.iter().any(|seat| seat.lazy)
     }
 
     fn handover(&self) -> Option<Handover> {
-        let seat = Arc::clone(&self.0);
-        Some(Handover::new(move || seat.save()))
+        let seats = Arc::clone(&self.0);
+        Some(Handover::new(move || seats.iter().flat_map(|seat| seat.save()).collect()))
     }
 }
 
-/// Picks by the channel's instance. The instance may know a newer snapshot than this picker was built
+/// Picks by the channel's instances. An instance may know a newer snapshot than this picker was built
 /// with; numbers are looked up in the instance's, so that a number and the list that it is looked up in
 /// never come from two of them.
 struct WasmPicker {
-    seat: Arc<Seat>,
+    seats: Arc<[Arc<Seat>]>,
     /// For the fallback.
     ready: ReadySet,
 }
@@ -56,19 +60,73 @@ const FIRST_TIMED: u64 = 15;
 
 impl Picker for WasmPicker {
     fn pick(&self, info: &PickInfo<'_>) -> PickResult {
-        let seat = &self.seat;
-        let Some(mut occupant) = seat.try_lock() else { return PickResult::Busy };
+        let home = self.home();
+        if home.makes_plans
+            && let Some(plan) = &*home.plan.load()
+            && let Some(picked) = planned(home, plan, info)
+        {
+            return picked;
+        }
+        match self.check_out(home) {
+            Some((seat, held)) => self.ask(seat, held, info),
+            None => PickResult::Busy,
+        }
+    }
+
+    fn faults(&self) -> Faults {
+        let mut all = Faults::default();
+        for faults in self.seats.iter().map(|seat| seat.faults()) {
+            all.count += faults.count;
+            all.fallback_picks += faults.fallback_picks;
+            all.last = faults.last.or(all.last);
+        }
+        all
+    }
+}
+
+impl WasmPicker {
+    /// The seat that this thread turns to first.
+    fn home(&self) -> &Arc<Seat> {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static THREAD: usize = THREADS.fetch_add(1, Ordering::Relaxed);
+        }
+        match &*self.seats {
+            [only] => only,
+            seats => &seats[THREAD.with(|thread| *thread) % seats.len()],
+        }
+    }
+
+    /// An instance that no other thread holds: that of the home, or else any, or else that of the home after a moment.
+    fn check_out<'a>(&'a self, home: &'a Arc<Seat>) -> Option<(&'a Arc<Seat>, Held<'a>)> {
+        if self.seats.len() > 1 {
+            let others = self.seats.iter().filter(|seat| !Arc::ptr_eq(seat, home));
+            for seat in [home].into_iter().chain(others) {
+                if let Some(held) = seat.try_hold() {
+                    return Some((seat, held));
+                }
+            }
+        }
+        home.hold().map(|held| (home, held))
+    }
+
+    fn ask(&self, seat: &Arc<Seat>, mut occupant: Held<'_>, info: &PickInfo<'_>) -> PickResult {
+        if seat.makes_plans
+            && let Some(plan) = seat.current_plan(&mut occupant)
+            && let Some(picked) = planned(seat, &plan, info)
+        {
+            return picked;
+        }
         // That an RPC is held is noted under the lock: what would free it comes after.
         let Some(instance) = &mut occupant.instance else { return seat.fall_back(&self.ready) };
         let timed = (seat.counters.pick() % TIMED == FIRST_TIMED).then(std::time::Instant::now);
-        let had_timer = instance.next_timer();
         match instance.pick(info) {
             Ok(answer) => {
                 if let Some(begun) = timed {
                     seat.counters.took(begun.elapsed());
                 }
                 let (wants_outcomes, worn) = (instance.wants_outcomes(), instance.is_worn());
-                let has_timer = instance.next_timer();
+                let has_new_timer = instance.has_new_timer();
                 seat.counters.memory(instance.memory());
                 if worn {
                     seat.wear_out(&mut occupant);
@@ -78,10 +136,10 @@ impl Picker for WasmPicker {
                 }
                 let serial = occupant.serial;
                 drop(occupant);
-                if has_timer != had_timer {
+                if has_new_timer {
                     seat.look_at_timers();
                 }
-                if wants_outcomes { self.follow(answer, serial) } else { answer.result }
+                if wants_outcomes { follow(seat, answer, serial) } else { answer.result }
             }
             Err(fault) => {
                 seat.retire(&mut occupant, &fault);
@@ -89,36 +147,44 @@ impl Picker for WasmPicker {
             }
         }
     }
-
-    fn faults(&self) -> Faults {
-        self.seat.faults()
-    }
 }
 
-impl WasmPicker {
-    /// Has the policy told how the RPC ends. It is held weakly: a stream of a day must not keep a policy that
-    /// has been replaced.
-    fn follow(&self, answer: Answer, serial: u64) -> PickResult {
-        let Answer { result, call, method } = answer;
-        let PickResult::Pick(pick) = result else { return result };
-        let (seat, subconn, begun) = (Arc::downgrade(&self.seat), pick.subconn.id(), Instant::now());
-        let done = move |end: &crate::subconn::DoneInfo<'_>| {
-            if let Some(seat) = seat.upgrade() {
-                seat.ended(serial, outcome(call, subconn, method, begun, end));
-            }
-        };
-        PickResult::Pick(Pick::on_done(pick, done))
+/// What the plan has for this RPC, if it has something.
+fn planned(seat: &Seat, plan: &Plan, info: &PickInfo<'_>) -> Option<PickResult> {
+    let affinity = seat.affinity_in(plan, info);
+    let planned = plan.pick(info.now, affinity)?;
+    if planned.taken > 0 {
+        seat.counters.planned(planned.taken);
     }
+    if seat.lazy && planned.subconn.state() == ConnectivityState::Idle {
+        planned.subconn.connect();
+    }
+    let mut pick = Pick::to(planned.subconn.clone());
+    if seat.wants_outcomes {
+        let method = Methods::lock(&plan.methods).number(info.method);
+        let picked = Picked { serial: plan.serial, call: planned.call, method, subconn: pick.subconn.id() };
+        pick.done = Some(Done::to(seat.ear(), picked));
+    }
+    Some(PickResult::Pick(pick))
+}
+
+/// Has the policy told how the RPC ends.
+fn follow(seat: &Seat, answer: Answer, serial: u64) -> PickResult {
+    let Answer { result, call, method } = answer;
+    let PickResult::Pick(mut pick) = result else { return result };
+    let picked = Picked { serial, call, method, subconn: pick.subconn.id() };
+    pick.done = Some(Done::to(seat.ear(), picked));
+    PickResult::Pick(pick)
 }
 
 impl fmt::Debug for WasmPickerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WasmPickerBuilder({})", self.0.policy.terms.version)
+        write!(f, "WasmPickerBuilder({})", self.0[0].policy.terms.version)
     }
 }
 
 impl fmt::Debug for WasmPicker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WasmPicker({})", self.seat.policy.terms.version)
+        write!(f, "WasmPicker({})", self.seats[0].policy.terms.version)
     }
 }

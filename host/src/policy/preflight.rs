@@ -51,6 +51,7 @@ fn picks(instance: &mut Instance) -> Result<usize, InitError> {
     for key in instance.state().keys() {
         full.insert(key, HeaderValue::from_static("cHJlZmxpZ2h0"));
     }
+    instance.plan(0).map_err(InitError::Trial)?;
     let mut queued = 0;
     for number in 0..PICKS {
         let metadata = if number % 2 == 0 { &bare } else { &full };

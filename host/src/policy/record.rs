@@ -33,6 +33,8 @@ pub enum FaultKind {
     Memory,
     /// It picked a subconn that does not exist.
     UnknownSubConn,
+    /// It made a plan that is too long.
+    LongPlan,
     /// It could not be replaced after another fault.
     Start,
 }
@@ -46,6 +48,7 @@ impl FaultKind {
             Self::Deadline => "deadline",
             Self::Memory => "memory",
             Self::UnknownSubConn => "unknown_subconn",
+            Self::LongPlan => "long_plan",
             Self::Start => "start",
         }
     }
@@ -101,7 +104,11 @@ struct Probation {
 pub(super) struct Counters {
     target: String,
     generation: u64,
+    /// The same for all instances of a channel.
+    channel: u64,
     picks: AtomicU64,
+    /// Picks by plans, which nobody holds the instance for.
+    planned: AtomicU64,
     fallback_picks: AtomicU64,
     /// Of a pick, in nanoseconds; an average of late.
     cost: AtomicU64,
@@ -113,8 +120,10 @@ pub(super) struct Counters {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
-    /// Picks that were asked of it.
+    /// Picks that were asked of it, or that it had planned.
     pub picks: u64,
+    /// Those of them that it had planned.
+    pub planned_picks: u64,
     /// Picks that the fallback made instead.
     pub fallback_picks: u64,
     /// Instances that were replaced because they had used most of their memory.
@@ -139,7 +148,7 @@ pub struct Use {
     pub target: String,
     /// Which generation it uses.
     pub generation: u64,
-    /// Bytes of memory that the instance has.
+    /// Bytes of memory that its instances have.
     pub memory: u64,
     /// What a pick costs, in nanoseconds: an average of late, none before there was one.
     pub pick_nanos: Option<u64>,
@@ -228,14 +237,17 @@ impl Record {
         let mut uses = Vec::new();
         for counters in &inner.at_work {
             totals.add(counters);
-            uses.push(counters.usage());
+            match uses.iter_mut().find(|(channel, _): &&mut (u64, Use)| *channel == counters.channel) {
+                Some((_, of)) => of.add(&counters.usage()),
+                None => uses.push((counters.channel, counters.usage())),
+            }
         }
         let metrics = inner.meters.iter().flat_map(|(target, meter)| meter.read(target)).collect();
         Reading {
             totals,
             faults: inner.faults.clone(),
             last_fault: inner.last_fault.clone(),
-            uses,
+            uses: uses.into_iter().map(|(_, of)| of).collect(),
             refusals: inner.refusals.clone(),
             metrics,
             loads: inner.loads,
@@ -249,8 +261,8 @@ impl Record {
     }
 
     /// A channel begins to use a version.
-    pub(super) fn counters(&self, target: &str, generation: u64) -> Arc<Counters> {
-        let counters = Counters { target: target.to_owned(), generation, ..Counters::default() };
+    pub(super) fn counters(&self, channel: u64, target: &str, generation: u64) -> Arc<Counters> {
+        let counters = Counters { target: target.to_owned(), generation, channel, ..Counters::default() };
         let counters = Arc::new(counters);
         let mut inner = self.lock();
         inner.fold();
@@ -351,7 +363,7 @@ impl Inner {
             if gone {
                 past.add(counters);
                 if counters.generation == trial.generation {
-                    trial.past_picks += counters.picks.load(Ordering::Relaxed);
+                    trial.past_picks += counters.all_picks();
                 }
             }
             !gone
@@ -361,7 +373,7 @@ impl Inner {
     fn trial_picks(&self) -> u64 {
         let of_trial = |counters: &&Arc<Counters>| counters.generation == self.trial.generation;
         let now = self.at_work.iter().filter(of_trial);
-        self.trial.past_picks + now.map(|counters| counters.picks.load(Ordering::Relaxed)).sum::<u64>()
+        self.trial.past_picks + now.map(|counters| counters.all_picks()).sum::<u64>()
     }
 
     fn on_probation(&self) -> bool {
@@ -374,9 +386,18 @@ impl Inner {
 
 impl Totals {
     fn add(&mut self, counters: &Counters) {
-        self.picks += counters.picks.load(Ordering::Relaxed);
+        self.picks += counters.all_picks();
+        self.planned_picks += counters.planned.load(Ordering::Relaxed);
         self.fallback_picks += counters.fallback_picks.load(Ordering::Relaxed);
         self.renewals += counters.renewals.load(Ordering::Relaxed);
+    }
+}
+
+impl Use {
+    /// Of another instance for the same target.
+    fn add(&mut self, other: &Self) {
+        self.memory += other.memory;
+        self.pick_nanos = self.pick_nanos.max(other.pick_nanos);
     }
 }
 
@@ -387,6 +408,15 @@ impl Counters {
         let before = self.picks.load(Ordering::Relaxed);
         self.picks.store(before + 1, Ordering::Relaxed);
         before
+    }
+
+    /// So many picks are made by a plan.
+    pub(super) fn planned(&self, count: usize) {
+        self.planned.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    fn all_picks(&self) -> u64 {
+        self.picks.load(Ordering::Relaxed) + self.planned.load(Ordering::Relaxed)
     }
 
     pub(super) fn fallback(&self) {
@@ -440,7 +470,7 @@ mod tests {
     fn record(strict: bool) -> (Record, Arc<Counters>) {
         let record = Record::default();
         record.begin(FIRST, strict, false);
-        let counters = record.counters("t", FIRST);
+        let counters = record.counters(0, "t", FIRST);
         (record, counters)
     }
 

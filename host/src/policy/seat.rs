@@ -1,28 +1,38 @@
 //! Where a channel's instance sits while it works, and while it is being replaced.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
+use http::HeaderName;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::WasmPolicy;
 use super::bindings::exports::hotpick::policy::outcomes::Outcome;
 use super::grants::OnFault;
+use super::imports::affinity;
 use super::instance::{Fault, InitError, Instance, Role};
-use super::outcomes::Outcomes;
+use super::outcomes::{Outcomes, outcome};
+use super::plan::{Order, Plan};
 use super::preflight::preflight;
 use super::record::{Counters, FaultKind};
-use crate::picker::{Cursor, Faults, Handover, Pick, PickResult, Placement, Saved};
-use crate::subconn::ReadySet;
+use crate::picker::{Cursor, Faults, Handover, Pick, PickInfo, PickResult, Placement, Saved, Shard};
+use crate::subconn::{DoneInfo, Listener, Picked, ReadySet};
 
-/// One channel's use of a policy.
+/// One instance's place in a channel.
 pub(super) struct Seat {
     pub(super) policy: WasmPolicy,
     placement: Placement,
     pub(super) lazy: bool,
+    pub(super) makes_plans: bool,
+    pub(super) wants_outcomes: bool,
+    affinity: Option<HeaderName>,
+    /// What the instance has picked ahead, if it has. Made and dropped under the lock, read without.
+    pub(super) plan: ArcSwapOption<Plan>,
     occupant: Mutex<Occupant>,
+    ear: Arc<Ear>,
     outcomes: Mutex<Outcomes>,
     pub(super) counters: Arc<Counters>,
     fallback: Cursor,
@@ -31,6 +41,20 @@ pub(super) struct Seat {
     /// Something has come up for the [keeper](keep).
     wake: Arc<Notify>,
 }
+
+/// Hears how RPCs end. The seat is held weakly: a stream of a day must not keep a policy that has been replaced.
+struct Ear(Weak<Seat>);
+
+impl Listener for Ear {
+    fn done(&self, picked: Picked, end: &DoneInfo<'_>) {
+        if let Some(seat) = self.0.upgrade() {
+            seat.ended(picked.serial, outcome(picked, end));
+        }
+    }
+}
+
+/// The instance, in one thread's hands.
+pub(super) type Held<'a> = MutexGuard<'a, Occupant>;
 
 pub(super) struct Occupant {
     /// None while it is being replaced: the fallback picks.
@@ -70,25 +94,47 @@ const SAVE_EVERY: Duration = Duration::from_secs(5);
 const SPINS: u32 = 64;
 
 impl Seat {
-    /// Tries the policy out, and seats an instance of it.
-    pub(super) fn take(
+    /// Tries the policy out, and seats as many instances of it as its settings want.
+    pub(super) fn take_all(
         policy: &WasmPolicy,
         placement: &Placement,
         ready: &ReadySet,
-    ) -> Result<Arc<Self>, InitError> {
+    ) -> Result<Vec<Arc<Self>>, InitError> {
         let saved = placement.handover.as_ref().map(Handover::save).unwrap_or_default();
         drop(preflight(policy, placement, ready, &saved)?);
+        static CHANNELS: AtomicU64 = AtomicU64::new(1);
+        let (count, channel) = (policy.terms.shards, CHANNELS.fetch_add(1, Ordering::Relaxed));
+        (0..count)
+            .map(|number| {
+                let shard = Shard { number, count, channel };
+                Self::take(policy, &Placement { shard, ..placement.clone() }, ready, saved.clone())
+            })
+            .collect()
+    }
+
+    fn take(
+        policy: &WasmPolicy,
+        placement: &Placement,
+        ready: &ReadySet,
+        saved: Vec<Saved>,
+    ) -> Result<Arc<Self>, InitError> {
         let role = Role::Serving(placement.resolve_now.clone());
         let mut instance = Instance::new(policy, placement, role, &saved)?;
         instance.tell(ready)?;
         let instance = instance.settled();
         let now = Instant::now();
         let version = &policy.terms.version;
-        let counters = policy.terms.record.counters(&placement.target, version.generation);
+        let counters =
+            policy.terms.record.counters(placement.shard.channel, &placement.target, version.generation);
         counters.memory(instance.memory());
         let wake = Arc::new(Notify::new());
-        let seat = Arc::new(Self {
+        let seat = Arc::new_cyclic(|seat| Self {
             lazy: instance.state().lazy,
+            makes_plans: instance.makes_plans(),
+            wants_outcomes: instance.wants_outcomes(),
+            affinity: instance.state().affinity_key().cloned(),
+            plan: ArcSwapOption::empty(),
+            ear: Arc::new(Ear(Weak::clone(seat))),
             policy: policy.clone(),
             // What was handed over has been.
             placement: Placement { handover: None, ..placement.clone() },
@@ -121,16 +167,58 @@ impl Seat {
         self.occupant.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lock, unless another thread holds it for longer than a few picks take.
-    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Occupant>> {
+    /// The instance, unless another thread holds it.
+    pub(super) fn try_hold(&self) -> Option<Held<'_>> {
+        match self.occupant.try_lock() {
+            Ok(held) => Some(held),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// The instance, unless another thread holds it for longer than a few picks take.
+    pub(super) fn hold(&self) -> Option<Held<'_>> {
         for _ in 0..SPINS {
-            match self.occupant.try_lock() {
-                Ok(guard) => return Some(guard),
-                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+            if let Some(held) = self.try_hold() {
+                return Some(held);
             }
+            std::hint::spin_loop();
         }
         None
+    }
+
+    /// Who is told how an RPC ends.
+    pub(super) fn ear(&self) -> Arc<dyn Listener> {
+        Arc::<Ear>::clone(&self.ear)
+    }
+
+    /// The hash of an RPC's affinity key, if the plan goes by it.
+    pub(super) fn affinity_in(&self, plan: &Plan, info: &PickInfo<'_>) -> Option<u64> {
+        let key = self.affinity.as_ref().filter(|_| plan.order() == Order::ByAffinity)?;
+        info.metadata.get(key).map(affinity)
+    }
+
+    /// The plan to pick by; when the one before is used up, its successor.
+    pub(super) fn current_plan(&self, occupant: &mut Occupant) -> Option<Arc<Plan>> {
+        let plan = self.plan.load_full()?;
+        if !plan.is_spent() {
+            return Some(plan);
+        }
+        self.plan_anew(occupant);
+        self.plan.load_full()
+    }
+
+    /// The policy has been told something: what it planned before is void.
+    fn plan_anew(&self, occupant: &mut Occupant) {
+        if !self.makes_plans {
+            return;
+        }
+        let serial = occupant.serial;
+        let Some(instance) = &mut occupant.instance else { return };
+        match instance.plan(serial) {
+            Ok(plan) => self.plan.store(plan.map(Arc::new)),
+            Err(fault) => self.retire(occupant, &fault),
+        }
     }
 
     /// Tells the instance of a new snapshot, or the next one if there is none.
@@ -142,6 +230,7 @@ impl Seat {
             instance.enter_into_force();
             let told = instance.tell(ready);
             self.after(&mut occupant, told);
+            self.plan_anew(&mut occupant);
         }
     }
 
@@ -232,6 +321,7 @@ impl Seat {
     /// Ends the instance for its fault, and has it replaced; unless the policy has had its day.
     pub(super) fn retire(&self, occupant: &mut Occupant, fault: &Fault) {
         occupant.dead.extend(occupant.instance.take().map(|instance| *instance));
+        self.plan.store(None);
         occupant.worn = false;
         occupant.streak =
             if occupant.seated.elapsed() < SETTLED { occupant.streak.saturating_add(1) } else { 1 };
@@ -342,6 +432,7 @@ impl Seat {
         {
             let fired = instance.fire();
             self.after_kept(&mut occupant, fired);
+            self.plan_anew(&mut occupant);
             self.pick_again();
         }
         if occupant.save_at.is_some_and(|at| at <= Instant::now()) {
@@ -402,6 +493,7 @@ impl Seat {
                 occupant.worn = false;
                 occupant.seated = Instant::now();
                 occupant.renew_after = occupant.seated + RENEWAL;
+                self.plan_anew(&mut occupant);
                 let dead = std::mem::take(&mut occupant.dead);
                 drop(occupant);
                 drop(dead);

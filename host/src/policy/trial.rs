@@ -1,17 +1,14 @@
 //! A policy on endpoints that are not there, for tools and tests.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::time::{Duration, Instant};
-
-use tokio::sync::mpsc;
 
 use super::WasmPolicy;
 use super::instance::{InitError, Instance, Role};
 use crate::connectivity::ConnectivityState;
 use crate::picker::{PickInfo, PickResult, Placement, StartError};
-use crate::resolver::{Address, Endpoint};
-use crate::subconn::{Dialer, ReadySet, SubConn};
+use crate::resolver::Endpoint;
+use crate::subconn::StandIns;
 
 /// An instance of a policy at work on endpoints that are not there: it is told of them and picks, but nothing is
 /// connected, and nothing sent. Made and used within a tokio runtime, and off its workers: it may block.
@@ -75,58 +72,4 @@ impl fmt::Debug for Trial {
 
 pub(super) fn failed(error: InitError) -> StartError {
     StartError::at(error.stage(), error.to_string())
-}
-
-/// Subconns that are never connected, in whatever states they are said to be in.
-pub(super) struct StandIns {
-    known: HashMap<Address, SubConn>,
-    next: u32,
-    events: mpsc::UnboundedSender<u32>,
-}
-
-impl Default for StandIns {
-    fn default() -> Self {
-        let (events, _) = mpsc::unbounded_channel();
-        Self { known: HashMap::new(), next: 0, events }
-    }
-}
-
-impl StandIns {
-    /// So many of them, all ready.
-    pub(super) fn ready(&mut self, count: u32) -> ReadySet {
-        let endpoint = |number: u32| {
-            // Of the block for benchmarks (RFC 2544).
-            let address = std::net::Ipv4Addr::from_bits(0xc612_0000 + number);
-            (
-                Endpoint::new(Address::from(std::net::SocketAddr::from((address, 80)))),
-                ConnectivityState::Ready,
-            )
-        };
-        self.set((0..count).map(endpoint))
-    }
-
-    fn set(&mut self, endpoints: impl IntoIterator<Item = (Endpoint, ConnectivityState)>) -> ReadySet {
-        let mut gone = std::mem::take(&mut self.known);
-        let mut members = Vec::new();
-        for (endpoint, state) in endpoints {
-            let address = endpoint.addresses()[0].clone();
-            let subconn = gone.remove(&address).unwrap_or_else(|| {
-                self.next += 1;
-                SubConn::spawn(self.next - 1, endpoint.clone(), Dialer::plain(), self.events.clone())
-            });
-            if *subconn.endpoint() != endpoint {
-                subconn.update(endpoint);
-            }
-            self.known.insert(address, subconn.clone());
-            members.push((subconn, state));
-        }
-        gone.values().for_each(SubConn::shutdown);
-        ReadySet::new(members)
-    }
-}
-
-impl Drop for StandIns {
-    fn drop(&mut self) {
-        self.known.values().for_each(SubConn::shutdown);
-    }
 }

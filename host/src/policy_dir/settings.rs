@@ -11,6 +11,9 @@ use crate::files::from_toml;
 use crate::picker::PolicyVersion;
 use crate::policy::{Grants, Limits, OnFault, PolicyError, Record, Terms};
 
+/// More instances of a policy in a channel would be of no use to any machine.
+const MOST_SHARDS: u32 = 64;
+
 /// The settings of a policy. Unknown keys are errors: a typing error must not pass for consent.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -23,6 +26,10 @@ pub(super) struct Settings {
     grants: GrantSettings,
     limits: LimitSettings,
     on_fault: FaultSetting,
+    /// How many instances each channel makes.
+    shards: u32,
+    /// The policy may plan ahead.
+    plans: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -74,6 +81,8 @@ impl Default for Settings {
             grants: GrantSettings::default(),
             limits: LimitSettings::default(),
             on_fault: FaultSetting::default(),
+            shards: 1,
+            plans: true,
         }
     }
 }
@@ -97,7 +106,9 @@ impl Settings {
 
     /// Whether a version made with these settings is what the others ask for, too.
     pub(super) fn are_the_same_terms(&self, other: &Self) -> bool {
-        let terms = |of: &Self| (of.config.clone(), of.grants.clone(), of.limits.clone(), of.on_fault);
+        let terms = |of: &Self| {
+            (of.config.clone(), of.grants.clone(), of.limits.clone(), of.on_fault, of.shards, of.plans)
+        };
         terms(self) == terms(other)
     }
 
@@ -113,6 +124,8 @@ impl Settings {
         terms.config = self.config.clone().map(json);
         terms.grants = Arc::new(self.grants()?);
         terms.on_fault = self.on_fault();
+        terms.shards = self.shards()?;
+        terms.plans = self.plans;
         terms.record = record;
         Ok(terms)
     }
@@ -122,6 +135,17 @@ impl Settings {
         let grants = Grants { capabilities, metadata, set_metadata };
         grants.check().map_err(PolicyError::Settings)?;
         Ok(grants)
+    }
+
+    fn shards(&self) -> Result<u32, PolicyError> {
+        if (1..=MOST_SHARDS).contains(&self.shards) {
+            Ok(self.shards)
+        } else {
+            let found = self.shards;
+            Err(PolicyError::Settings(format!(
+                "shards is {found}: use 1 to {MOST_SHARDS}, 1 for one instance"
+            )))
+        }
     }
 
     const fn on_fault(&self) -> OnFault {

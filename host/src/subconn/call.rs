@@ -1,7 +1,9 @@
 //! An attempt of an RPC on a subconn, and how it ends.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::Code;
@@ -9,8 +11,56 @@ use tonic::Code;
 use super::Shared;
 use super::transport::{InFlight, Transport};
 
-/// What a picker wants to be told the end of an attempt with. Called on the RPC's path: must not block.
-pub type Done = Box<dyn FnOnce(&DoneInfo<'_>) + Send>;
+/// What is told how an attempt of an RPC ended, once. Called on the RPC's path: must not block.
+pub struct Done(To);
+
+enum To {
+    Once(Box<dyn FnOnce(&DoneInfo<'_>) + Send>),
+    /// One listener for many RPCs: a pick makes nothing of its own.
+    Listener {
+        listener: Arc<dyn Listener>,
+        picked: Picked,
+    },
+}
+
+/// Is told of the ends of many RPCs.
+pub(crate) trait Listener: Send + Sync {
+    fn done(&self, picked: Picked, end: &DoneInfo<'_>);
+}
+
+/// Which pick it was, as the picker numbers it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Picked {
+    /// Which instance of the policy.
+    pub(crate) serial: u64,
+    pub(crate) call: u64,
+    pub(crate) method: u32,
+    pub(crate) subconn: u32,
+}
+
+impl Done {
+    /// Calls this.
+    pub fn new(done: impl FnOnce(&DoneInfo<'_>) + Send + 'static) -> Self {
+        Self(To::Once(Box::new(done)))
+    }
+
+    pub(crate) fn to(listener: Arc<dyn Listener>, picked: Picked) -> Self {
+        Self(To::Listener { listener, picked })
+    }
+
+    fn tell(self, end: &DoneInfo<'_>) {
+        match self.0 {
+            To::Once(done) => done(end),
+            To::Listener { listener, picked } => listener.done(picked, end),
+        }
+    }
+}
+
+impl fmt::Debug for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Done")
+    }
+}
 
 /// How an attempt of an RPC ended.
 #[derive(Clone, Debug)]
@@ -23,12 +73,16 @@ pub struct DoneInfo<'a> {
     pub client_ended: bool,
     /// The trailers, if the RPC came so far.
     pub trailers: Option<&'a http::HeaderMap>,
+    /// From the pick to this end.
+    pub latency: Duration,
 }
 
 /// What an attempt of an RPC is sent with.
 pub(crate) struct Attempt {
     /// Told of the end once, whatever happens.
     pub(crate) done: Option<Done>,
+    /// When it was picked for.
+    pub(crate) begun: Instant,
     pub(crate) deadline: Option<Instant>,
     /// Since when the request says how long there is to the deadline; none if it does not.
     pub(crate) told: Option<Instant>,
@@ -50,9 +104,14 @@ struct Open {
 }
 
 impl Call {
-    pub(super) fn begin(subconn: Arc<Shared>, done: Option<Done>, deadline: Option<Instant>) -> Self {
+    pub(super) fn begin(
+        subconn: Arc<Shared>,
+        done: Option<Done>,
+        begun: Instant,
+        deadline: Option<Instant>,
+    ) -> Self {
         subconn.stats.begin();
-        Self { open: Some(Open { subconn, stream: None, done, begun: Instant::now() }), deadline }
+        Self { open: Some(Open { subconn, stream: None, done, begun }), deadline }
     }
 
     pub(super) fn on(&mut self, transport: &Transport) {
@@ -65,37 +124,47 @@ impl Call {
     pub(super) fn not_sent(&mut self) {
         if let Some(open) = self.open.take() {
             open.subconn.stats.unsend();
-            open.finish(&DoneInfo { code: None, client_ended: false, trailers: None });
+            open.finish(End { code: None, client_ended: false, trailers: None }, Instant::now());
         }
     }
 
     /// The RPC ended with this code, and these trailers if it came so far.
     pub(crate) fn end(&mut self, code: Code, trailers: Option<&http::HeaderMap>) {
-        self.ended(&DoneInfo { code: Some(code), client_ended: false, trailers });
+        self.ended(End { code: Some(code), client_ended: false, trailers });
     }
 
     /// The client gave up, for this reason.
     pub(crate) fn give_up(&mut self, code: Code) {
-        self.ended(&DoneInfo { code: Some(code), client_ended: true, trailers: None });
+        self.ended(End { code: Some(code), client_ended: true, trailers: None });
     }
 
-    fn ended(&mut self, info: &DoneInfo<'_>) {
+    fn ended(&mut self, end: End<'_>) {
         if let Some(open) = self.open.take() {
-            open.subconn.stats.end(info.code == Some(Code::Ok), info.client_ended, open.begun);
-            open.finish(info);
+            let now = Instant::now();
+            open.subconn.stats.end(end.code == Some(Code::Ok), end.client_ended, open.begun, now);
+            open.finish(end, now);
         }
     }
 }
 
+/// How it ended.
+struct End<'a> {
+    code: Option<Code>,
+    client_ended: bool,
+    trailers: Option<&'a http::HeaderMap>,
+}
+
 impl Open {
-    fn finish(self, info: &DoneInfo<'_>) {
-        let Self { subconn, stream, done, begun: _ } = self;
+    fn finish(self, end: End<'_>, now: Instant) {
+        let Self { subconn, stream, done, begun } = self;
         drop(stream);
         if subconn.waiting.load(Ordering::SeqCst) > 0 {
             subconn.room.notify_one();
         }
         if let Some(done) = done {
-            done(info);
+            let End { code, client_ended, trailers } = end;
+            let latency = now.saturating_duration_since(begun);
+            done.tell(&DoneInfo { code, client_ended, trailers, latency });
         }
     }
 }

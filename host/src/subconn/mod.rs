@@ -10,6 +10,7 @@ mod health;
 mod machine;
 mod ready_set;
 mod replay;
+mod stand_ins;
 mod stats;
 mod task;
 mod transport;
@@ -32,13 +33,14 @@ use crate::connectivity::ConnectivityState;
 use crate::resolver::Endpoint;
 use crate::timeout::set_grpc_timeout;
 
-pub(crate) use self::call::{Attempt, Call};
+pub(crate) use self::call::{Attempt, Call, Listener, Picked};
 pub use self::call::{Done, DoneInfo};
 pub(crate) use self::dial::Dialer;
 pub use self::machine::Backoff;
 pub(crate) use self::ready_set::Changes;
 pub use self::ready_set::ReadySet;
 pub(crate) use self::replay::{Replay, ReplayBody};
+pub use self::stand_ins::StandIns;
 pub(crate) use self::stats::ConnectionCounters;
 pub use self::stats::{Connections, SubConnStats};
 pub(crate) use self::transport::{ResponseBody, SendError, status_of};
@@ -231,8 +233,8 @@ impl SubConn {
         mut request: http::Request<ReplayBody>,
         attempt: Attempt,
     ) -> Result<(http::Response<ResponseBody>, Call), SendError> {
-        let Attempt { done, deadline, told } = attempt;
-        let mut call = Call::begin(Arc::clone(&self.0), done, deadline);
+        let Attempt { done, begun, deadline, told } = attempt;
+        let mut call = Call::begin(Arc::clone(&self.0), done, begun, deadline);
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         parts.scheme = Some(self.0.scheme.clone());
         parts.authority = Some(parts.authority.unwrap_or_else(|| self.0.authority.clone()));

@@ -105,8 +105,27 @@ impl ReadySet {
         changes
     }
 
+    /// Where the subconn of this number is, for [`at`](Self::at).
+    pub(crate) fn place(&self, id: u32) -> Option<u32> {
+        let at = self.position(id)?;
+        u32::try_from(at).ok()
+    }
+
+    /// The subconn at a [`place`](Self::place).
+    pub(crate) fn at(&self, place: u32) -> Option<&SubConn> {
+        self.0.by_id.get(place as usize).map(|entry| &entry.subconn)
+    }
+
     fn entry(&self, id: u32) -> Option<&Entry> {
+        self.position(id).map(|at| &self.0.by_id[at])
+    }
+
+    fn position(&self, id: u32) -> Option<usize> {
         let by_id = &self.0.by_id;
-        by_id.binary_search_by_key(&id, |entry| entry.subconn.id()).ok().map(|at| &by_id[at])
+        // As long as none has gone, each is where its number says.
+        if by_id.get(id as usize).is_some_and(|entry| entry.subconn.id() == id) {
+            return Some(id as usize);
+        }
+        by_id.binary_search_by_key(&id, |entry| entry.subconn.id()).ok()
     }
 }

@@ -11,8 +11,8 @@ use hotpick_guest::config::Config as _;
 use hotpick_guest::key::{HashOn, Key};
 use hotpick_guest::ring::Place;
 use hotpick_guest::{
-    About, Description, Endpoint, Nanos, PickInfo, PickResult, Placement, Policy, SubConn, SubConnMap,
-    SubConnSet, below,
+    About, Description, Endpoint, Nanos, PickInfo, PickResult, Placement, Plan, Plans, Policy, SubConn,
+    SubConnMap, SubConnSet, below,
 };
 
 use self::table::{Table, is_prime};
@@ -91,6 +91,17 @@ impl Policy for Maglev {
     }
 }
 
+impl Plans for Maglev {
+    fn plan(&mut self, budget: usize, _random: u64, _now: Nanos) -> Plan {
+        let by_affinity = matches!(self.config.hash_on, HashOn::Metadata(_));
+        if by_affinity && !self.ready.is_empty() && self.ready.len() <= budget {
+            Plan::ByAffinity(self.ready.clone())
+        } else {
+            Plan::None
+        }
+    }
+}
+
 impl Maglev {
     /// Makes the table of the ready ones.
     fn fill(&mut self, now: SubConnSet) {
@@ -117,10 +128,11 @@ impl About for Maglev {
     }
 }
 
-hotpick_guest::export!(Maglev: About);
+hotpick_guest::export!(Maglev: Plans, About);
 
 #[cfg(test)]
 mod tests {
+    use hotpick_guest::hash;
     use hotpick_guest::testing::{FakeHost, Rpc, chi_square, endpoint};
 
     use super::*;
@@ -161,6 +173,18 @@ mod tests {
         assert!(chi_square(&takers, &shares).is_likely(), "{takers:?}");
         host.ready(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
         assert_eq!(owners(&mut host), before);
+    }
+
+    #[test]
+    fn a_plan_has_the_same_owners() {
+        let mut host = start(10);
+        let Plan::ByAffinity(table) = host.plan(10_000) else { panic!("no plan") };
+        let entry = |key| hash(format!("user-{key}").as_bytes()) % table.len() as u64;
+        let owner = |key| table[usize::try_from(entry(key)).expect("an entry")];
+        assert_eq!((0..2_000).map(owner).collect::<Vec<_>>(), owners(&mut host));
+        assert_eq!(host.plan(100), Plan::None);
+        host.ready(&[]);
+        assert_eq!(host.plan(10_000), Plan::None);
     }
 
     #[test]

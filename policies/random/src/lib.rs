@@ -1,9 +1,10 @@
 //! `random`: any ready subconn, with chances after the weights of the endpoints.
 
 use hotpick_guest::config::Config as _;
-use hotpick_guest::random::Alias;
+use hotpick_guest::random::{Alias, Random as Numbers};
 use hotpick_guest::{
-    About, Description, Endpoint, Nanos, PickInfo, PickResult, Placement, Policy, SubConn, Weights, below,
+    About, Description, Endpoint, Nanos, PickInfo, PickResult, Placement, Plan, Plans, Policy, SubConn,
+    Weights, below,
 };
 
 hotpick_guest::config! {
@@ -43,15 +44,26 @@ impl Policy for Random {
     }
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
-        let at = match &self.shares {
-            Some(shares) => shares.choose(info.random),
-            None => below(self.ready.len(), info.random),
-        };
-        self.ready.get(at).map_or(PickResult::Queue, |picked| PickResult::Pick(*picked))
+        self.choose(info.random).map_or(PickResult::Queue, PickResult::Pick)
+    }
+}
+
+impl Plans for Random {
+    fn plan(&mut self, budget: usize, random: u64, _now: Nanos) -> Plan {
+        let mut numbers = Numbers::new(random);
+        Plan::sequence(budget, || self.choose(numbers.next()))
     }
 }
 
 impl Random {
+    fn choose(&self, random: u64) -> Option<SubConn> {
+        let at = match &self.shares {
+            Some(shares) => shares.choose(random),
+            None => below(self.ready.len(), random),
+        };
+        self.ready.get(at).copied()
+    }
+
     fn share(&mut self) {
         let weight = |id: &SubConn| f64::from(self.weights.of(*id));
         let weights: Vec<f64> = self.ready.iter().map(weight).collect();
@@ -66,7 +78,7 @@ impl About for Random {
     }
 }
 
-hotpick_guest::export!(Random: About);
+hotpick_guest::export!(Random: Plans, About);
 
 #[cfg(test)]
 mod tests {
@@ -104,6 +116,18 @@ mod tests {
         host.ready(&[0, 1, 2, 3]);
         host.change(&weighted(&[5]), &[]);
         assert!(chi_square(&host.counts(&[0, 1, 2, 3], 10_000), &[5.0, 2.0, 3.0, 4.0]).is_likely());
+    }
+
+    #[test]
+    fn the_shares_of_plans_are_the_same() {
+        let mut host = FakeHost::<Random>::start("{}").expect("started");
+        host.endpoints(&weighted(&[1, 2, 3, 4]));
+        let mut counts = [0; 4];
+        for _ in 0..100 {
+            let Plan::Sequence(picks) = host.plan(100) else { panic!("no plan") };
+            picks.into_iter().for_each(|id| counts[id as usize] += 1);
+        }
+        assert!(chi_square(&counts, &[1.0, 2.0, 3.0, 4.0]).is_likely(), "{counts:?}");
     }
 
     #[test]

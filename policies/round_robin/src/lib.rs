@@ -6,7 +6,9 @@
 
 use hotpick_guest::config::Config as _;
 use hotpick_guest::group::Rotation;
-use hotpick_guest::{About, Description, Nanos, PickInfo, PickResult, Placement, Policy, SubConn};
+use hotpick_guest::{
+    About, Description, Nanos, PickInfo, PickResult, Placement, Plan, Plans, Policy, SubConn,
+};
 
 hotpick_guest::config! {
     /// There is nothing to configure.
@@ -31,13 +33,19 @@ impl Policy for RoundRobin {
     }
 }
 
+impl Plans for RoundRobin {
+    fn plan(&mut self, budget: usize, _random: u64, _now: Nanos) -> Plan {
+        Plan::sequence(budget, || self.0.pick())
+    }
+}
+
 impl About for RoundRobin {
     fn describe() -> Description {
         Description::of::<Config>("One ready endpoint after the other, from a random start.")
     }
 }
 
-hotpick_guest::export!(RoundRobin: About);
+hotpick_guest::export!(RoundRobin: Plans, About);
 
 #[cfg(test)]
 mod tests {
@@ -88,6 +96,21 @@ mod tests {
             window.sort_unstable();
             assert_eq!(window, [1, 2, 3]);
         }
+    }
+
+    #[test]
+    fn a_plan_has_the_picks_that_would_follow() {
+        let mut host = start();
+        host.ready(&[4, 5, 6]);
+        let turn = host.picks(3);
+        for budget in [7, 1, 100] {
+            let Plan::Sequence(planned) = host.plan(budget) else { panic!("no plan") };
+            let called = host.picks(3 * budget - planned.len());
+            let all: Vec<_> = planned.into_iter().chain(called).collect();
+            assert_eq!(all, turn.repeat(budget));
+        }
+        host.ready(&[]);
+        assert_eq!(host.plan(10), Plan::None);
     }
 
     #[test]

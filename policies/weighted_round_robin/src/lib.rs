@@ -11,7 +11,7 @@ use hotpick_guest::config::Config as _;
 use hotpick_guest::group::Rotation;
 use hotpick_guest::{
     About, Alarms, Description, Duration, Endpoint, Nanos, Outcome, Outcomes, PickInfo, PickResult,
-    Placement, Policy, SubConn, SubConnMap, SubConnSet, env, nanos, timers,
+    Placement, Plan, Plans, Policy, SubConn, SubConnMap, SubConnSet, env, nanos, timers,
 };
 
 use self::stride::Stride;
@@ -98,15 +98,24 @@ impl Policy for WeightedRoundRobin {
     }
 
     fn pick(&mut self, _info: &PickInfo) -> PickResult {
-        let picked = match &mut self.stride {
-            Some(stride) => self.turns.members().get(stride.next()).copied(),
-            None => self.turns.pick(),
-        };
-        picked.map_or(PickResult::Queue, PickResult::Pick)
+        self.next().map_or(PickResult::Queue, PickResult::Pick)
+    }
+}
+
+impl Plans for WeightedRoundRobin {
+    fn plan(&mut self, budget: usize, _random: u64, _now: Nanos) -> Plan {
+        Plan::sequence(budget, || self.next())
     }
 }
 
 impl WeightedRoundRobin {
+    fn next(&mut self) -> Option<SubConn> {
+        match &mut self.stride {
+            Some(stride) => self.turns.members().get(stride.next()).copied(),
+            None => self.turns.pick(),
+        }
+    }
+
     /// Looks at the weights.
     fn schedule(&mut self, now: Nanos) {
         let Self { config, endpoints, turns, .. } = self;
@@ -183,7 +192,7 @@ impl About for WeightedRoundRobin {
     }
 }
 
-hotpick_guest::export!(WeightedRoundRobin: Outcomes, Alarms, About);
+hotpick_guest::export!(WeightedRoundRobin: Plans, Outcomes, Alarms, About);
 
 #[cfg(test)]
 mod tests {
@@ -224,6 +233,19 @@ mod tests {
         shares(&mut host, [120, 480, 0]);
         host.ready(&[]);
         assert_eq!(host.pick(&Default::default()), PickResult::Queue);
+    }
+
+    #[test]
+    fn a_plan_has_the_picks_that_would_follow() {
+        let weighted = [endpoint(0, &[]), Endpoint { weight: 4, ..endpoint(1, &[]) }, endpoint(2, &[])];
+        let [mut called, mut planned] = [start("{}"), start("{}")];
+        for host in [&mut called, &mut planned] {
+            host.endpoints(&weighted);
+        }
+        // Each began at its own place.
+        let all = called.picks(12);
+        let Plan::Sequence(picks) = planned.plan(6) else { panic!("no plan") };
+        assert!(all.windows(6).any(|window| window == picks), "{picks:?} in {all:?}");
     }
 
     #[test]

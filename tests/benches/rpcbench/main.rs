@@ -287,7 +287,9 @@ fn latencies(
             seen.push(runtime.block_on(open_loop(client, per_second)));
         }
     }
-    println!("latency at {per_second:.0} unary RPCs a second, half of the most of tonic's channel, {backends} backends\n");
+    println!(
+        "latency at {per_second:.0} unary RPCs a second, half of the most of tonic's channel, {backends} backends\n"
+    );
     let mut table = Table::new(["channel", "median", "p99", "p99 against tonic"]);
     let quantile = |histograms: &[Histogram<u64>], quantile: f64| {
         #[expect(clippy::cast_precision_loss, reason = "microseconds")]

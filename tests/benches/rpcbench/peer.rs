@@ -37,7 +37,10 @@ pub(crate) enum Rpc {
 pub(crate) enum Client {
     Tonic(EchoClient<TonicChannel>),
     Raw(EchoClient<RawHyper>),
-    Hotpick(EchoClient<hotpick::Channel>, Option<Arc<Policies>>),
+    Hotpick(
+        EchoClient<hotpick::Channel>,
+        #[expect(dead_code, reason = "followed while it is there")] Option<Arc<Policies>>,
+    ),
 }
 
 impl Peer {

@@ -38,7 +38,8 @@ impl CurrentCall {
     }
 }
 
-fn hash(value: &HeaderValue) -> u64 {
+/// What picks are given of the affinity key.
+pub(in crate::policy) fn affinity(value: &HeaderValue) -> u64 {
     XxHash64::oneshot(0, value.as_bytes())
 }
 
@@ -47,25 +48,34 @@ impl State {
     pub(in crate::policy) fn begin(&mut self, info: &PickInfo<'_>) {
         let call = &mut self.call;
         call.active = true;
-        for (index, key) in self.keys.iter().enumerate() {
-            call.metadata.extend(info.metadata.get_all(key).iter().map(|value| (index, value.clone())));
-        }
-        call.tried.extend_from_slice(info.tried);
         call.deadline = info.deadline;
+        if self.reads_metadata {
+            for (index, key) in self.keys.iter().enumerate() {
+                call.metadata.extend(info.metadata.get_all(key).iter().map(|value| (index, value.clone())));
+            }
+        }
+        if !info.tried.is_empty() {
+            call.tried.extend_from_slice(info.tried);
+        }
     }
 
     /// The pick is over, and with it all that the policy may know of the RPC.
     pub(in crate::policy) fn end(&mut self) -> Leavings {
         let call = &mut self.call;
         call.active = false;
-        call.metadata.clear();
-        call.tried.clear();
+        // To clear what is empty costs, too.
+        if !call.metadata.is_empty() {
+            call.metadata.clear();
+        }
+        if !call.tried.is_empty() {
+            call.tried.clear();
+        }
         Leavings { explanation: call.explanation.take(), added: std::mem::take(&mut call.added) }
     }
 
     /// The hash of the declared affinity key's value, if the RPC has one.
-    pub(in crate::policy) fn affinity(&self) -> Option<u64> {
-        self.affinity.and_then(|key| self.call.first(key)).map(hash)
+    pub(in crate::policy) fn affinity(&self, info: &PickInfo<'_>) -> Option<u64> {
+        self.affinity_key().and_then(|key| info.metadata.get(key)).map(affinity)
     }
 }
 
@@ -118,7 +128,7 @@ impl call::Host for State {
     }
 
     fn metadata_hash(&mut self, key: u32) -> Option<u64> {
-        self.call.first(key as usize).map(hash)
+        self.call.first(key as usize).map(affinity)
     }
 
     fn set_metadata(&mut self, key: String, value: Vec<u8>) -> Result<(), String> {

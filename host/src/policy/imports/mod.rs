@@ -8,7 +8,7 @@ mod timers;
 mod wasi;
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::HeaderName;
@@ -28,7 +28,7 @@ use super::limits::{Limits, Memory, clip};
 use super::meter::{Instrument, Meter};
 use crate::subconn::ReadySet;
 
-pub(super) use self::call::BASE64;
+pub(super) use self::call::{BASE64, affinity};
 pub(super) use self::connections::Wishes;
 pub(super) use self::wasi::provide as provide_wasi;
 
@@ -51,6 +51,8 @@ pub(super) struct Fittings {
     pub(super) grants: Arc<Grants>,
     pub(super) meter: Arc<Meter>,
     pub(super) generation: u64,
+    /// The policy can ask for values of metadata, not only for the hash of one.
+    pub(super) reads_metadata: bool,
     /// An instance that is only tried out: what it logs goes nowhere.
     pub(super) silent: bool,
 }
@@ -75,9 +77,13 @@ pub(super) struct State {
     generation: u64,
     instruments: Vec<Arc<Instrument>>,
     silent: bool,
+    reads_metadata: bool,
     keys: Vec<HeaderName>,
     affinity: Option<usize>,
-    methods: Methods,
+    /// Shared with the plans of the instance.
+    methods: Arc<Mutex<Methods>>,
+    /// As a rule an RPC is like the one before it.
+    last_method: (String, u32),
     call: CurrentCall,
     log: LogBudget,
     /// What was written to WASI's output since the last end of a line.
@@ -87,7 +93,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(fittings: Fittings, ticking: Ticking) -> Self {
-        let Fittings { policy, seed, limits, grants, meter, generation, silent } = fittings;
+        let Fittings { policy, seed, limits, grants, meter, generation, reads_metadata, silent } = fittings;
         Self {
             watchdog: Watchdog::default(),
             memory: Memory::new(&limits),
@@ -104,9 +110,11 @@ impl State {
             generation,
             instruments: Vec::new(),
             silent,
+            reads_metadata,
             keys: Vec::new(),
             affinity: None,
-            methods: Methods::default(),
+            methods: Arc::default(),
+            last_method: (String::new(), Methods::OTHER),
             call: CurrentCall::default(),
             log: LogBudget::default(),
             line: Vec::new(),
@@ -115,7 +123,16 @@ impl State {
     }
 
     pub(super) fn method(&mut self, name: &str) -> u32 {
-        self.methods.number(name)
+        let (last, number) = &mut self.last_method;
+        if last != name {
+            name.clone_into(last);
+            *number = Methods::lock(&self.methods).number(name);
+        }
+        *number
+    }
+
+    pub(super) const fn methods(&self) -> &Arc<Mutex<Methods>> {
+        &self.methods
     }
 
     /// The metadata keys that the policy has declared.
@@ -145,18 +162,24 @@ impl State {
 
 /// Nanoseconds since an arbitrary moment.
 pub(super) fn now() -> u64 {
+    time(Instant::now())
+}
+
+/// A moment in the policies' time.
+pub(super) fn time(moment: Instant) -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     // Not from zero: a policy may look some time back without minding that it cannot.
-    nanos(START.elapsed() + Duration::from_secs(3600))
+    const HEAD_START: u64 = 3_600_000_000_000;
+    HEAD_START + nanos(moment.saturating_duration_since(*START))
 }
 
 pub(super) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()))
 }
 
 /// Numbers for method names. Callers may make names up (a proxy's can), so there are only so many.
-#[derive(Default)]
-struct Methods {
+#[derive(Debug, Default)]
+pub(super) struct Methods {
     numbers: HashMap<String, u32>,
     names: Vec<String>,
 }
@@ -166,7 +189,11 @@ impl Methods {
     /// Stands for every method beyond the most.
     const OTHER: u32 = u32::MAX;
 
-    fn number(&mut self, name: &str) -> u32 {
+    pub(super) fn lock(methods: &Mutex<Self>) -> MutexGuard<'_, Self> {
+        methods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn number(&mut self, name: &str) -> u32 {
         if let Some(number) = self.numbers.get(name) {
             return *number;
         }
@@ -212,7 +239,7 @@ impl types::Host for State {}
 
 impl env::Host for State {
     fn method_name(&mut self, id: u32) -> String {
-        self.methods.name(id)
+        Methods::lock(&self.methods).name(id)
     }
 
     fn now(&mut self) -> u64 {

@@ -1,0 +1,82 @@
+//! Subconns without connections.
+
+use std::collections::HashMap;
+
+use tokio::sync::mpsc;
+
+use super::{Dialer, ReadySet, SubConn};
+use crate::connectivity::ConnectivityState;
+use crate::resolver::{Address, Endpoint};
+
+/// Subconns that are never connected, in whatever states they are said to be in: for tests and benches of pickers.
+/// Made within a tokio runtime.
+///
+/// ```
+/// use hotpick::picker::{PickInfo, PickResult, Placement, Policy as _, RoundRobin};
+/// use hotpick::subconn::StandIns;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), hotpick::picker::StartError> {
+/// let mut endpoints = StandIns::default();
+/// let ready = endpoints.ready(3);
+/// let mut builder = RoundRobin::default().start(&Placement::new("static:///test", "{}"), &ready)?;
+/// let picked = builder.build(&ready).pick(&PickInfo::new("/echo.Echo/Unary", &Default::default()));
+/// assert!(matches!(picked, PickResult::Pick(_)));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct StandIns {
+    known: HashMap<Address, SubConn>,
+    next: u32,
+    events: mpsc::UnboundedSender<u32>,
+}
+
+impl Default for StandIns {
+    fn default() -> Self {
+        let (events, _) = mpsc::unbounded_channel();
+        Self { known: HashMap::new(), next: 0, events }
+    }
+}
+
+impl StandIns {
+    /// So many of them, all ready.
+    pub fn ready(&mut self, count: u32) -> ReadySet {
+        let endpoint = |number: u32| {
+            // Of the block for benchmarks (RFC 2544).
+            let address = std::net::Ipv4Addr::from_bits(0xc612_0000 + number);
+            (
+                Endpoint::new(Address::from(std::net::SocketAddr::from((address, 80)))),
+                ConnectivityState::Ready,
+            )
+        };
+        self.set((0..count).map(endpoint))
+    }
+
+    /// These, in this order and in these states. One is known again by its first address; subconns are numbered from 0
+    /// as they come.
+    pub fn set(&mut self, endpoints: impl IntoIterator<Item = (Endpoint, ConnectivityState)>) -> ReadySet {
+        let mut gone = std::mem::take(&mut self.known);
+        let mut members = Vec::new();
+        for (endpoint, state) in endpoints {
+            let address = endpoint.addresses()[0].clone();
+            let subconn = gone.remove(&address).unwrap_or_else(|| {
+                self.next += 1;
+                SubConn::spawn(self.next - 1, endpoint.clone(), Dialer::plain(), self.events.clone())
+            });
+            if *subconn.endpoint() != endpoint {
+                subconn.update(endpoint);
+            }
+            self.known.insert(address, subconn.clone());
+            members.push((subconn, state));
+        }
+        gone.values().for_each(SubConn::shutdown);
+        ReadySet::new(members)
+    }
+}
+
+impl Drop for StandIns {
+    fn drop(&mut self) {
+        self.known.values().for_each(SubConn::shutdown);
+    }
+}

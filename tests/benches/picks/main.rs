@@ -1,0 +1,219 @@
+//! What a pick costs: through the whole pick path, as an RPC takes it, beside the least that there can be.
+//!
+//! `cargo bench --workspace --bench picks`: tables in Markdown, under a minute. All take turns in one run, and each
+//! ratio is between two of the same round.
+
+mod bare;
+
+use std::sync::{Arc, Barrier};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use hotpick::picker::{PickInfo, PickerCell, Placement, Policy, RoundRobin};
+use hotpick::policy::{Limits, WasmPolicy};
+use hotpick::subconn::{ReadySet, StandIns};
+use hotpick_tests::table::{Table, median};
+use hotpick_tests::wat::Wat;
+use hotpick_tests::{metadata, standard};
+use http::HeaderMap;
+
+use self::bare::Bare;
+
+const ENDPOINTS: u32 = 10;
+const ROUNDS: usize = 31;
+/// In one turn of a thread.
+const PICKS: u32 = 20_000;
+
+fn main() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let _within = runtime.enter();
+    let mut endpoints = StandIns::default();
+    let ready = endpoints.ready(ENDPOINTS);
+    let round_robin = policy("round_robin", &standard("round_robin"));
+    let called = round_robin.clone().with_plans(false);
+    let key = policy("key", &with_affinity());
+    let maglev = policy("maglev", &standard("maglev"));
+    let [none, some] = [HeaderMap::new(), metadata(7)];
+    let mut bare = Bare::start(ENDPOINTS);
+    let mut channels = [
+        Channel::new("native round robin", &RoundRobin::default(), &ready, &none),
+        Channel::new("round_robin.wasm, called for each pick", &called, &ready, &none),
+        Channel::new("the same with an affinity key", &key, &ready, &some),
+        Channel::new("round_robin.wasm, planned", &round_robin, &ready, &none),
+        Channel::new("maglev.wasm, planned", &maglev, &ready, &some),
+    ];
+
+    // For a profiler, or for valgrind: so many picks, and nothing else.
+    if let [what, name, picks] = &arguments[..]
+        && what == "count"
+    {
+        let picks = picks.parse().expect("a number");
+        match channels.iter().find(|channel| channel.name == name) {
+            Some(channel) => channel.pick(picks),
+            None => _ = bare.nanos_per_call(picks),
+        }
+        return;
+    }
+    let mut calls = Vec::new();
+    let mut times = vec![Vec::new(); channels.len()];
+    for _ in 0..ROUNDS {
+        calls.push(bare.nanos_per_call(PICKS));
+        for (channel, times) in channels.iter_mut().zip(&mut times) {
+            times.push(channel.nanos_per_pick(1));
+        }
+    }
+    let mut table =
+        Table::new(["pick, one thread", "ns", "against the bare call", "against native", "allocations"]);
+    let bare_allocations = allocation_counter::measure(|| _ = bare.nanos_per_call(1000)).count_total;
+    let cells = |times: &[f64], native: &[f64], allocations: u64| {
+        let ratio = |others: &[f64]| median(times.iter().zip(others).map(|(time, other)| time / other));
+        let allocations = format!("{}", allocations as f64 / 1000.0);
+        [
+            format!("{:.1}", median(times.to_vec())),
+            format!("{:.2}", ratio(&calls)),
+            format!("{:.2}", ratio(native)),
+            allocations,
+        ]
+    };
+    let native = times[0].clone();
+    let bare_row = cells(&calls, &native, bare_allocations);
+    table.row(["a bare call of the component's pick".to_owned()].into_iter().chain(bare_row));
+    for (channel, times) in channels.iter().zip(&times) {
+        let count = allocation_counter::measure(|| channel.pick(1000)).count_total;
+        table.row([channel.name.to_owned()].into_iter().chain(cells(times, &native, count)));
+    }
+    println!("{table}");
+    threads(&ready, &round_robin, &none);
+}
+
+/// Two threads at once.
+fn threads(ready: &ReadySet, round_robin: &WasmPolicy, none: &HeaderMap) {
+    let called = round_robin.clone().with_plans(false);
+    let channels = [
+        Channel::new("native round robin", &RoundRobin::default(), ready, none),
+        Channel::new("round_robin.wasm, called, one instance", &called, ready, none),
+        Channel::new("round_robin.wasm, called, two shards", &called.clone().with_shards(2), ready, none),
+        Channel::new("round_robin.wasm, planned", round_robin, ready, none),
+    ];
+    let mut times = vec![(Vec::new(), Vec::new()); channels.len()];
+    for _ in 0..ROUNDS {
+        for (channel, (one, two)) in channels.iter().zip(&mut times) {
+            one.push(channel.nanos_per_pick(1));
+            two.push(channel.nanos_per_pick(2));
+        }
+    }
+    let mut table =
+        Table::new(["two threads", "ns per pick", "picks/s against one thread", "against native", "p99"]);
+    for (channel, (one, two)) in channels.iter().zip(&times) {
+        let ratio = |a: &[f64], b: &[f64]| median(a.iter().zip(b).map(|(a, b)| a / b));
+        table.row([
+            channel.name.to_owned(),
+            format!("{:.1}", median(two.clone())),
+            format!("{:.2}", 2.0 * ratio(one, two)),
+            format!("{:.2}", ratio(two, &times[0].1)),
+            format!("{} ns", channel.p99()),
+        ]);
+    }
+    println!("{table}");
+}
+
+fn policy(name: &str, bytes: &[u8]) -> WasmPolicy {
+    WasmPolicy::compile(name, 1, bytes, Limits::default()).expect("a policy")
+}
+
+/// The first ready subconn, with `hash-key` as the affinity key.
+fn with_affinity() -> Vec<u8> {
+    Wat {
+        imports: r#"(import "hotpick:policy/call@0.1.0" "declare-metadata" (func $declare (param i32 i32 i32)))
+            (import "hotpick:policy/call@0.1.0" "declare-affinity" (func $affinity (param i32 i32)))"#,
+        exports: r#"(data (i32.const 512) "hash-key")"#,
+        init: "(call $declare (i32.const 512) (i32.const 8) (i32.const 600))
+               (call $affinity (i32.load (i32.const 604)) (i32.const 620))
+               (i32.const 0)",
+        ..Wat::default()
+    }
+    .component()
+}
+
+/// The pick path of a channel: all that an RPC goes through to get its subconn.
+struct Channel {
+    name: &'static str,
+    cell: Arc<PickerCell>,
+    metadata: HeaderMap,
+}
+
+impl Channel {
+    fn new(name: &'static str, policy: &dyn Policy, ready: &ReadySet, metadata: &HeaderMap) -> Self {
+        let mut builder = policy.start(&Placement::new("static:///bench", "{}"), ready).expect("started");
+        let cell = Arc::new(PickerCell::default());
+        cell.publish(builder.build(ready));
+        Self { name, cell, metadata: metadata.clone() }
+    }
+
+    fn pick(&self, times: u32) {
+        let info = PickInfo::new("/hotpick.echo.Echo/Unary", &self.metadata);
+        for _ in 0..times {
+            pick(&self.cell, &info);
+        }
+    }
+
+    fn nanos_per_pick(&self, threads: usize) -> f64 {
+        let barrier = Barrier::new(threads);
+        let turn = || {
+            self.pick(100);
+            barrier.wait();
+            let begin = Instant::now();
+            self.pick(PICKS);
+            begin.elapsed()
+        };
+        let took = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(turn)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).max().expect("one")
+        });
+        took.as_secs_f64() * 1e9 / f64::from(PICKS)
+    }
+
+    /// Of a pick while another thread picks as well. What the look at the clock takes is in it.
+    fn p99(&self) -> u64 {
+        let mut all = Histogram::<u64>::new_with_bounds(1, 1_000_000_000, 3).expect("a histogram");
+        let turn = || {
+            let mut seen = Histogram::<u64>::new_with_bounds(1, 1_000_000_000, 3).expect("a histogram");
+            let info = PickInfo::new("/hotpick.echo.Echo/Unary", &self.metadata);
+            let mut begin = Instant::now();
+            for _ in 0..10 * PICKS {
+                pick(&self.cell, &info);
+                let end = Instant::now();
+                seen.saturating_record(nanos(end - begin));
+                begin = end;
+            }
+            seen
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..2).map(|_| scope.spawn(turn)).collect();
+            threads.into_iter().for_each(|thread| all.add(thread.join().expect("no panic")).expect("alike"));
+        });
+        all.value_at_quantile(0.99)
+    }
+}
+
+/// One pick, as an RPC does it that has just begun.
+fn pick(cell: &PickerCell, info: &PickInfo<'_>) {
+    loop {
+        let mut info = info.clone();
+        let pick = std::pin::pin!(cell.pick(&mut info));
+        match pick.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(pick) => {
+                std::hint::black_box(pick).expect("one is ready");
+                return;
+            }
+            // The instance is busy.
+            Poll::Pending => std::hint::spin_loop(),
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
