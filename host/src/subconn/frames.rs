@@ -6,13 +6,15 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Something that a peer said about the connection.
@@ -127,6 +129,7 @@ pin_project! {
         io: T,
         frames: FrameReader,
         seen: F,
+        last_read: Option<LastRead>,
         broken: Option<io::Error>,
         cut: Cut,
         // Tells that this is gone, and the connection with it.
@@ -141,15 +144,17 @@ pub(super) struct Cut(Arc<CutState>);
 
 #[derive(Debug, Default)]
 struct CutState {
-    cut: AtomicBool,
+    /// Why it is.
+    cut: OnceLock<String>,
     reader: AtomicWaker,
     gone: CancellationToken,
 }
 
 impl Cut {
-    /// Reads fail from now on.
-    pub(super) fn cut(&self) {
-        self.0.cut.store(true, Ordering::Release);
+    /// Reads fail from now on, for this reason.
+    pub(super) fn cut(&self, why: String) {
+        // The first counts.
+        let _ = self.0.cut.set(why);
         self.0.reader.wake();
     }
 
@@ -160,18 +165,44 @@ impl Cut {
 
     fn poll(&self, cx: &Context<'_>) -> io::Result<()> {
         self.0.reader.register(cx.waker());
-        if self.is_cut() { Err(io::Error::from(io::ErrorKind::ConnectionAborted)) } else { Ok(()) }
+        match self.0.cut.get() {
+            None => Ok(()),
+            Some(why) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, why.clone())),
+        }
     }
 
     fn is_cut(&self) -> bool {
-        self.0.cut.load(Ordering::Acquire)
+        self.0.cut.get().is_some()
+    }
+}
+
+/// When something was read last.
+#[derive(Clone, Debug)]
+pub(super) struct LastRead(Arc<(Instant, AtomicU64)>);
+
+impl Default for LastRead {
+    fn default() -> Self {
+        Self(Arc::new((Instant::now(), AtomicU64::new(0))))
+    }
+}
+
+impl LastRead {
+    fn now(&self) {
+        let (begin, read) = &*self.0;
+        read.store(u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// How long ago that was.
+    pub(super) fn elapsed(&self) -> Duration {
+        let (begin, read) = &*self.0;
+        begin.elapsed().saturating_sub(Duration::from_millis(read.load(Ordering::Relaxed)))
     }
 }
 
 impl<T, F: FnMut(Seen)> Watched<T, F> {
-    pub(super) fn new(io: T, cut: Cut, seen: F) -> Self {
+    pub(super) fn new(io: T, cut: Cut, last_read: Option<LastRead>, seen: F) -> Self {
         let _gone = cut.0.gone.clone().drop_guard();
-        Self { io, frames: FrameReader::new(), seen, broken: None, cut, _gone }
+        Self { io, frames: FrameReader::new(), seen, last_read, broken: None, cut, _gone }
     }
 }
 
@@ -205,6 +236,9 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Watched<T, F> {
         std::task::ready!(this.io.poll_read(cx, buf))?;
         let bytes = &buf.filled()[before..];
         this.frames.read(bytes, this.seen);
+        if let Some(last_read) = this.last_read {
+            last_read.now();
+        }
         match this.broken.take() {
             Some(error) if bytes.is_empty() => Poll::Ready(Err(error)),
             broken => {
@@ -274,7 +308,7 @@ mod tests {
         drop(peer);
 
         let mut seen = Vec::new();
-        let mut watched = Watched::new(ours, Cut::default(), |s| seen.push(s));
+        let mut watched = Watched::new(ours, Cut::default(), None, |s| seen.push(s));
         watched.write_all(b"a request").await.expect("as if it were sent");
         watched.flush().await.expect("as if it were sent");
         let mut read = Vec::new();

@@ -12,6 +12,7 @@ mod ready_set;
 mod replay;
 mod stand_ins;
 mod stats;
+mod stream;
 mod task;
 mod transport;
 
@@ -340,12 +341,7 @@ impl Shared {
             (!link.has_room(), link.in_flight())
         };
         match ready.min_by_key(load) {
-            // On one connection, and if that is all there can be, hyper queues.
-            Some(transport)
-                if (pool.may_grow || pool.transports.len() > 1) && !transport.link().has_room() =>
-            {
-                Found::Full
-            }
+            Some(transport) if !transport.link().has_room() => Found::Full,
             found => Found::At(found.cloned()),
         }
     }

@@ -1,27 +1,30 @@
-//! One HTTP/2 connection, on hyper: when it is ready, when it is lost, and what became of a request.
+//! One HTTP/2 connection, on h2: when it is ready, when it is lost, and what became of a request.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{Ping, PingPong};
+use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::SubConnOptions;
-use super::frames::{Cut, Seen, Watched};
+use super::frames::{Cut, LastRead, Seen, Watched};
 use super::replay::ReplayBody;
+pub(crate) use super::stream::ResponseBody;
+use super::stream::{RequestStream, Rest};
 
 /// A connection before HTTP/2: TCP or Unix, with or without TLS.
 pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
-
-/// The body of a response as it comes from the connection.
-pub(crate) type ResponseBody = hyper::body::Incoming;
 
 /// Why a request got no response.
 #[derive(Debug)]
@@ -39,9 +42,10 @@ pub(crate) enum SendError {
     Failed(Status),
 }
 
-const A_DAY: Duration = Duration::from_secs(86_400);
 /// What a server may send ahead of what the caller takes, for each RPC.
 const WINDOW: u32 = 1 << 20;
+/// Of requests that the peer does not take yet, for each RPC.
+const SEND_BUFFER: usize = 1 << 20;
 /// As much as there can be: an RPC whose caller does not read must not stop the others of its connection.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// Of a response; gRPC's peers send status details in trailers, which may be long.
@@ -73,7 +77,7 @@ pub(super) struct Loss {
 /// Dropping it ends the connection once its open streams are done.
 #[derive(Debug)]
 pub(super) struct Transport {
-    sender: http2::SendRequest<ReplayBody>,
+    sender: Mutex<SendRequest<Bytes>>,
     link: Arc<Link>,
 }
 
@@ -112,6 +116,37 @@ impl Drop for InFlight {
 
 const ENHANCE_YOUR_CALM: u32 = 11;
 
+/// Finds out that the peer is gone when nothing is heard of it.
+struct KeepAlive {
+    /// How long nothing may be read, when that was, and the means to ask.
+    pings: Option<((Duration, LastRead), PingPong)>,
+    timeout: Duration,
+    link: Arc<Link>,
+}
+
+impl KeepAlive {
+    /// Gives why the connection is to be given up; for ever nothing if it is not looked after.
+    async fn watch(self) -> String {
+        let Some(((interval, last_read), mut pings)) = self.pings else {
+            return std::future::pending().await;
+        };
+        loop {
+            let quiet = last_read.elapsed();
+            if quiet < interval {
+                sleep(interval.saturating_sub(quiet)).await;
+            } else if self.link.in_flight() == 0 {
+                sleep(interval).await;
+            } else {
+                match timeout(self.timeout, pings.ping(Ping::opaque())).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => return describe(&error),
+                    Err(_) => return "keep-alive timed out".to_owned(),
+                }
+            }
+        }
+    }
+}
+
 impl Transport {
     /// Starts HTTP/2 on a connection, and waits for the peer's SETTINGS: until then nothing shows that it
     /// speaks HTTP/2. `abort` ends the connection at once, with its streams.
@@ -124,18 +159,19 @@ impl Transport {
         let link = Arc::new(Link::new(room));
         let frames = Arc::clone(&link);
         let cut = Cut::default();
-        let io = TokioIo::new(Watched::new(io, cut.clone(), move |seen| frames.seen(seen)));
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(WINDOW)
+        let last_read = options.keep_alive_interval.map(|_| LastRead::default());
+        let io = Watched::new(io, cut.clone(), last_read.clone(), move |seen| frames.seen(seen));
+        let (sender, mut connection) = h2::client::Builder::new()
+            .initial_window_size(WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(MAX_HEADERS)
-            // hyper adds it to a clock.
-            .keep_alive_interval(options.keep_alive_interval.map(|interval| interval.min(A_DAY)))
-            .keep_alive_timeout(options.keep_alive_timeout.min(A_DAY))
+            .max_send_buffer_size(SEND_BUFFER)
+            .enable_push(false)
             .handshake(io)
             .await
             .map_err(|error| describe(&error))?;
+        let pings = options.keep_alive_interval.zip(last_read).zip(connection.ping_pong());
+        let alive = KeepAlive { pings, timeout: options.keep_alive_timeout, link: Arc::clone(&link) };
         let driven = Driven(Arc::clone(&link));
         tokio::spawn(async move {
             let reason = match connection.await {
@@ -146,10 +182,12 @@ impl Transport {
         });
         // A task of its own: that of the connection wakes for every RPC, and ends before old streams do.
         tokio::spawn(async move {
-            tokio::select! {
-                () = abort.cancelled() => cut.cut(),
-                () = cut.gone() => {}
-            }
+            let why = tokio::select! {
+                () = abort.cancelled() => "closed".to_owned(),
+                dead = alive.watch() => dead,
+                () = cut.gone() => return,
+            };
+            cut.cut(why);
         });
 
         let mut phase = link.phase.subscribe();
@@ -157,7 +195,7 @@ impl Transport {
         match phase.as_deref() {
             Ok(Phase::Ready) => {
                 drop(phase);
-                Ok(Self { sender, link })
+                Ok(Self { sender: Mutex::new(sender), link })
             }
             Ok(Phase::Closed { reason }) => Err(reason.clone()),
             Ok(Phase::GoingAway { .. } | Phase::Handshake) | Err(_) => {
@@ -178,30 +216,53 @@ impl Transport {
 
     /// Sends a request and waits for the response's headers.
     pub(super) async fn send(
-        self: Arc<Self>,
+        &self,
         request: http::Request<ReplayBody>,
     ) -> Result<http::Response<ResponseBody>, SendError> {
-        if !self.is_ready() {
-            return Err(SendError::NotSent(Box::new(request)));
+        let (response, request) = self.begin(request)?;
+        if let Some(mut request) = request {
+            let rest = std::future::poll_fn(|cx| Poll::Ready(request.begin(cx))).await;
+            if rest == Rest::ToCome {
+                tokio::spawn(request.finish());
+            }
         }
-        let response = self.sender.clone().try_send_request(request);
-        // A request that is handed over at the very moment when the connection ends stays in hyper's
-        // channel until the last sender is gone, and only then comes back. So no one who waits for a
-        // response may hold one.
-        let link = Arc::clone(&self.link);
-        drop(self);
         match response.await {
             Ok(response) => {
                 // The load keeps the line shared: this runs for every RPC.
-                if !link.answered.load(Ordering::Relaxed) {
-                    link.answered.store(true, Ordering::Relaxed);
+                if !self.link.answered.load(Ordering::Relaxed) {
+                    self.link.answered.store(true, Ordering::Relaxed);
                 }
-                Ok(response)
+                Ok(response.map(ResponseBody::new))
             }
-            Err(mut error) => Err(match error.take_message() {
-                Some(request) => SendError::NotSent(Box::new(request)),
-                None => failure(error.error()),
-            }),
+            Err(error) => Err(failure(&error)),
+        }
+    }
+
+    /// Opens a stream for a request.
+    fn begin(
+        &self,
+        request: http::Request<ReplayBody>,
+    ) -> Result<(ResponseFuture, Option<RequestStream>), SendError> {
+        if !self.is_ready() {
+            return Err(SendError::NotSent(Box::new(request)));
+        }
+        let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+        if matches!(ready, Poll::Ready(Err(_))) {
+            return Err(SendError::NotSent(Box::new(request)));
+        }
+        let (head, body) = request.into_parts();
+        let is_all = body.is_end_stream();
+        let head = http::Request::from_parts(head, ());
+        let begun = if ready.is_pending() {
+            // A stream before this one waits for the peer's leave. A clone may have one that waits, too.
+            sender.clone().send_request(head, is_all)
+        } else {
+            sender.send_request(head, is_all)
+        };
+        match begun {
+            Ok((response, stream)) => Ok((response, (!is_all).then(|| RequestStream::new(body, stream)))),
+            Err(error) => Err(failure(&error)),
         }
     }
 
@@ -305,57 +366,42 @@ impl Link {
 ///
 /// A stream that was reset has the code that gRPC gives to the reason of the reset
 /// (`doc/PROTOCOL-HTTP2.md`, "Errors"); all else is a lost connection and so UNAVAILABLE.
-pub(crate) fn status_of(error: &hyper::Error) -> Status {
-    let code = match h2_error(error) {
-        Some(h2) if h2.is_reset() || h2.is_library() => match h2.reason() {
-            Some(h2::Reason::REFUSED_STREAM) | None => Code::Unavailable,
-            Some(h2::Reason::CANCEL) => Code::Cancelled,
-            Some(h2::Reason::ENHANCE_YOUR_CALM) => Code::ResourceExhausted,
-            Some(h2::Reason::INADEQUATE_SECURITY) => Code::PermissionDenied,
-            Some(_) => Code::Internal,
-        },
-        _ => Code::Unavailable,
+pub(crate) fn status_of(error: &h2::Error) -> Status {
+    let code = match error.reason() {
+        _ if !error.is_reset() && !error.is_library() => Code::Unavailable,
+        Some(h2::Reason::REFUSED_STREAM) | None => Code::Unavailable,
+        Some(h2::Reason::CANCEL) => Code::Cancelled,
+        Some(h2::Reason::ENHANCE_YOUR_CALM) => Code::ResourceExhausted,
+        Some(h2::Reason::INADEQUATE_SECURITY) => Code::PermissionDenied,
+        Some(_) => Code::Internal,
     };
     Status::new(code, format!("connection: {}", describe(error)))
 }
 
 /// What became of a request that is not given back: whether the peer says that it has not processed it
-/// (RFC 9113, 6.8 and 8.7), or cannot have.
-fn failure(error: &hyper::Error) -> SendError {
+/// (RFC 9113, 6.8 and 8.7).
+fn failure(error: &h2::Error) -> SendError {
     let status = status_of(error);
-    match h2_error(error) {
-        Some(h2) if h2.is_remote() && h2.is_go_away() => SendError::Unprocessed { status, refused: false },
-        Some(h2) if h2.is_remote() && h2.reason() == Some(h2::Reason::REFUSED_STREAM) => {
-            SendError::Unprocessed { status, refused: true }
-        }
-        // hyper's word for a request that waited for a free stream when the connection ended.
-        None if error.is_user() => SendError::Unprocessed { status, refused: false },
-        _ => SendError::Failed(status),
+    if error.is_remote() && error.is_go_away() {
+        SendError::Unprocessed { status, refused: false }
+    } else if error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM) {
+        SendError::Unprocessed { status, refused: true }
+    } else {
+        SendError::Failed(status)
     }
 }
 
-fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
-    causes(error).find_map(|cause| cause.downcast_ref())
-}
-
 /// An error with its causes, in one line.
-fn describe(error: &hyper::Error) -> String {
-    let mut text = String::new();
-    for cause in causes(error) {
+fn describe(error: &h2::Error) -> String {
+    let mut text = error.to_string();
+    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    for cause in causes {
         let cause = cause.to_string();
         // Some errors repeat their cause's text.
         if !text.ends_with(&cause) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
+            text.push_str(": ");
             text.push_str(&cause);
         }
     }
     text
-}
-
-fn causes<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-    std::iter::successors(Some(error), |error| error.source())
 }

@@ -1,0 +1,190 @@
+//! The two directions of one RPC on an HTTP/2 connection: the body of its request, and that of its response.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+use http_body::{Body, Frame, SizeHint};
+
+use super::replay::ReplayBody;
+
+/// So much of a request is handed over before its response is waited for, if it is there.
+const AT_ONCE: usize = 64 << 10;
+
+/// What remains of a request to be handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    Nothing,
+    ToCome,
+}
+
+/// A request's body on its way.
+pub(super) struct RequestStream {
+    body: ReplayBody,
+    stream: SendStream<Bytes>,
+    /// Taken from the body, and not handed over: with the last of them goes word that it is the last.
+    held: Option<Bytes>,
+}
+
+impl RequestStream {
+    pub(super) const fn new(body: ReplayBody, stream: SendStream<Bytes>) -> Self {
+        Self { body, stream, held: None }
+    }
+
+    /// Hands over what is there: the whole, as a rule.
+    pub(super) fn begin(&mut self, cx: &mut Context<'_>) -> Rest {
+        let mut left = AT_ONCE;
+        while left > 0 {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(frame) => {
+                    if self.take(frame) == Rest::Nothing {
+                        return Rest::Nothing;
+                    }
+                    left = left.saturating_sub(self.held.as_ref().map_or(0, Bytes::len));
+                }
+                // What there is must not wait for more.
+                Poll::Pending => {
+                    return match self.held.take() {
+                        Some(data) => self.send(data, false),
+                        None => Rest::ToCome,
+                    };
+                }
+            }
+        }
+        Rest::ToCome
+    }
+
+    /// Hands over the rest as the peer lets it, until there is no more or the stream is over.
+    pub(super) async fn finish(mut self) {
+        std::future::poll_fn(|cx| self.poll_finish(cx)).await;
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let rest = if self.held.is_some() {
+                let has_room = ready!(poll_room(&mut self.stream, cx));
+                match self.held.take() {
+                    Some(data) if has_room => self.send(data, false),
+                    _ => Rest::Nothing,
+                }
+            } else if self.stream.poll_reset(cx).is_ready() {
+                Rest::Nothing
+            } else {
+                let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+                self.take(frame)
+            };
+            if rest == Rest::Nothing {
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    /// Takes in a frame, and hands over the one before.
+    fn take<E>(&mut self, frame: Option<Result<Frame<Bytes>, E>>) -> Rest {
+        let before = self.held.take();
+        let frame = match frame {
+            None => {
+                self.send(before.unwrap_or_default(), true);
+                return Rest::Nothing;
+            }
+            // The body knows why.
+            Some(Err(_)) => {
+                self.stream.send_reset(Reason::CANCEL);
+                return Rest::Nothing;
+            }
+            Some(Ok(frame)) => frame,
+        };
+        if let Some(before) = before
+            && self.send(before, false) == Rest::Nothing
+        {
+            return Rest::Nothing;
+        }
+        match frame.into_data().map_err(Frame::into_trailers) {
+            Ok(data) => self.held = Some(data),
+            Err(Ok(trailers)) => {
+                // If the stream is over, its response says so.
+                let _ = self.stream.send_trailers(trailers);
+                return Rest::Nothing;
+            }
+            // There is no other kind.
+            Err(Err(_)) => {}
+        }
+        Rest::ToCome
+    }
+
+    /// If the stream is over, its response says why.
+    fn send(&mut self, data: Bytes, is_last: bool) -> Rest {
+        match self.stream.send_data(data, is_last) {
+            Ok(()) if !is_last => Rest::ToCome,
+            _ => Rest::Nothing,
+        }
+    }
+}
+
+/// Waits until the peer takes at least a byte more; false if the stream is over.
+fn poll_room(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<bool> {
+    stream.reserve_capacity(1);
+    while stream.capacity() == 0 {
+        match ready!(stream.poll_capacity(cx)) {
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return Poll::Ready(false),
+        }
+    }
+    Poll::Ready(true)
+}
+
+/// The body of a response as it comes from the connection.
+#[derive(Debug)]
+pub(crate) struct ResponseBody {
+    stream: RecvStream,
+    /// What may come now are trailers.
+    data_ended: bool,
+}
+
+impl ResponseBody {
+    pub(super) const fn new(stream: RecvStream) -> Self {
+        Self { stream, data_ended: false }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if !self.data_ended {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // It is the caller's now, and the peer may send as much again. An error would be of a stream that
+                    // is over.
+                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => return Poll::Ready(ended(error)),
+                None => self.data_ended = true,
+            }
+        }
+        Poll::Ready(match ready!(self.stream.poll_trailers(cx)) {
+            Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+            Err(error) => ended(error),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.is_end_stream() { SizeHint::with_exact(0) } else { SizeHint::default() }
+    }
+}
+
+/// A peer that has said all may close the stream with NO_ERROR, so that it is sent no more of the request (RFC 9113, 8.1).
+fn ended(error: h2::Error) -> Option<Result<Frame<Bytes>, h2::Error>> {
+    (error.reason() != Some(Reason::NO_ERROR) || !error.is_remote() || error.is_go_away())
+        .then_some(Err(error))
+}
