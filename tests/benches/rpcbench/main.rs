@@ -34,8 +34,9 @@ fn main() {
     match arguments[..] {
         ["serve", count] => serve(count.parse().expect("a number")),
         ["count", peer, rpcs, ref addresses @ ..] => {
-            let addresses = addresses.iter().map(|address| address.parse().expect("an address")).collect();
-            count(Peer::named(peer), rpcs.parse().expect("a number"), addresses);
+            let addresses: Vec<_> =
+                addresses.iter().map(|address| address.parse().expect("an address")).collect();
+            count(Peer::named(peer), rpcs.parse().expect("a number"), &addresses);
         }
         _ => bench(),
     }
@@ -82,44 +83,63 @@ impl Drop for Servers {
     }
 }
 
-/// So many RPCs, 64 at once, on one thread: what is counted by valgrind.
-fn count(peer: Peer, rpcs: usize, addresses: Vec<std::net::SocketAddr>) {
+/// So many RPCs, 64 at once, on one thread, whose instructions valgrind counts. Prints how often memory was allocated
+/// for them.
+fn count(peer: Peer, rpcs: usize, addresses: &[std::net::SocketAddr]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let client = peer.connect(&addresses).await;
-        let mut tasks = JoinSet::new();
-        for _ in 0..64 {
-            let client = client.clone();
-            tasks.spawn(async move {
-                for _ in 0..rpcs / 64 {
-                    client.call(Rpc::Unary).await;
-                }
-            });
-        }
-        while let Some(task) = tasks.join_next().await {
-            task.expect("no RPC fails");
-        }
-    });
+    let client = runtime.block_on(peer.connect(addresses));
+    let calls = || {
+        runtime.block_on(async {
+            let mut tasks = JoinSet::new();
+            for _ in 0..64 {
+                let client = client.clone();
+                tasks.spawn(async move {
+                    for _ in 0..rpcs / 64 {
+                        client.call(Rpc::Unary).await;
+                    }
+                });
+            }
+            while let Some(task) = tasks.join_next().await {
+                task.expect("no RPC fails");
+            }
+        });
+    };
+    println!("{}", allocation_counter::measure(calls).count_total);
 }
 
-/// Instructions of an RPC: what more RPCs take more.
-fn instructions(peer: Peer, servers: &Servers) -> Option<f64> {
+/// What an RPC takes of something: what more RPCs take more, by a program that is given their number.
+fn per_rpc(total: impl Fn(u64) -> Option<u64>) -> Option<f64> {
     const FEW: u64 = 2_048;
     const MANY: u64 = 6_144;
-    let total = |rpcs: u64| -> Option<u64> {
-        let mut command = Command::new("valgrind");
-        command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-        command.arg(std::env::current_exe().expect("a program"));
-        command.args(["count", peer.name(), &rpcs.to_string()]);
-        command.args(servers.addresses.iter().map(ToString::to_string));
-        let output = command.output().ok()?;
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        let line = text.lines().find_map(|line| line.split_once("Collected : "))?;
-        assert!(output.status.success(), "{text}");
-        line.1.trim().parse().ok()
-    };
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
     Some((total(MANY)? - total(FEW)?) as f64 / (MANY - FEW) as f64)
+}
+
+fn allocations(peer: Peer, servers: &Servers) -> Option<f64> {
+    per_rpc(|rpcs| {
+        let output =
+            counting(Command::new(std::env::current_exe().ok()?), peer, servers, rpcs).output().ok()?;
+        String::from_utf8_lossy(&output.stdout).trim().parse().ok()
+    })
+}
+
+fn counting(mut command: Command, peer: Peer, servers: &Servers, rpcs: u64) -> Command {
+    command.args(["count", peer.name(), &rpcs.to_string()]);
+    command.args(servers.addresses.iter().map(ToString::to_string));
+    command
+}
+
+/// None without valgrind.
+fn instructions(peer: Peer, servers: &Servers) -> Option<f64> {
+    per_rpc(|rpcs| {
+        let mut command = Command::new("valgrind");
+        command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+        command.arg(std::env::current_exe().ok()?);
+        let output = counting(command, peer, servers, rpcs).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        let (_, collected) = text.lines().find_map(|line| line.split_once("Collected : "))?;
+        collected.trim().parse().ok()
+    })
 }
 
 /// What a peer did in its turn.
@@ -231,7 +251,7 @@ fn bench() {
         latencies(&runtime, &clients, backends, highest / 2.0, rounds);
         drop(clients);
         if backends == 3 {
-            show_instructions(&servers);
+            show_counts(&servers);
         }
         if quick {
             return;
@@ -308,16 +328,21 @@ fn latencies(
     println!("{table}");
 }
 
-fn show_instructions(servers: &Servers) {
-    let mut table = Table::new(["channel", "instructions per unary RPC", "against tonic"]);
-    let mut tonic = None;
+fn show_counts(servers: &Servers) {
+    let mut table = Table::new(["channel", "instructions", "against tonic", "against hyper", "allocations"]);
+    let of = |peer| instructions(peer, servers);
+    let (tonic, hyper) = (of(Peer::TonicSingle), of(Peer::RawHyper));
     for peer in Peer::ALL {
-        let Some(count) = instructions(peer, servers) else {
-            println!("(no instructions are counted: valgrind is not there)\n");
-            return;
-        };
-        let tonic = *tonic.get_or_insert(count);
-        table.row([peer.name().to_owned(), format!("{count:.0}"), format!("{:.3}", count / tonic)]);
+        let count = of(peer);
+        let ratio =
+            |other: Option<f64>| count.zip(other).map_or_else(String::new, |(a, b)| format!("{:.3}", a / b));
+        table.row([
+            peer.name().to_owned(),
+            count.map_or_else(|| "no valgrind".to_owned(), |count| format!("{count:.0}")),
+            ratio(tonic),
+            ratio(hyper),
+            allocations(peer, servers).map_or_else(String::new, |count| format!("{count:.1}")),
+        ]);
     }
-    println!("instructions of a unary RPC, 3 backends, 64 callers, one thread\n\n{table}");
+    println!("a unary RPC, 3 backends, 64 callers, one thread\n\n{table}");
 }
