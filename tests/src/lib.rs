@@ -1,6 +1,7 @@
 //! What the integration tests share: clusters of backends, directories of policies, policies in WAT, peers
 //! that were not written here, and peers that misbehave.
 
+pub mod bench;
 mod cluster;
 pub mod corpus;
 pub mod fronts;

@@ -24,6 +24,19 @@ impl Process {
         Self(child.unwrap_or_else(|error| panic!("{command:?}: {error}")))
     }
 
+    /// The CPU time of it and of the processes that it has started.
+    ///
+    /// # Panics
+    ///
+    /// This is not Linux.
+    #[must_use]
+    pub fn cpu_time(&self) -> Duration {
+        let own = self.0.id();
+        let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).expect("Linux");
+        let all = children.split_whitespace().filter_map(|child| child.parse().ok()).chain([own]);
+        all.map(cpu_time).sum()
+    }
+
     /// Waits for the next line that it prints.
     ///
     /// # Panics
@@ -252,6 +265,29 @@ impl Etcd {
     }
 }
 
+/// Of a process; nothing of one that has ended.
+fn cpu_time(process: u32) -> Duration {
+    // Of the second, which is what Linux has told programs since it began.
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // Its name may have spaces.
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = after_name.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u32>().ok());
+    TICK * ticks.sum::<u32>()
+}
+
+/// The proxies that a bench compares hotpick's with, if they are to be had: see `.ci/proxies`. Gives where Envoy is.
+///
+/// # Panics
+///
+/// The script fails.
+#[must_use]
+pub fn proxies() -> PathBuf {
+    let status = Command::new(root().join(".ci/proxies")).status().expect("bash runs");
+    assert!(status.success(), ".ci/proxies failed: see above");
+    target().join("peers/envoy/envoy/_bin/envoy")
+}
+
 /// A Python program of this package's folder `python`, with grpcio.
 #[must_use]
 pub fn python(program: &str, arguments: &[&str]) -> Process {
@@ -290,14 +326,16 @@ fn target() -> PathBuf {
     root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
-/// Where Debian has dnsmasq, and only root looks.
-fn with_sbin() -> String {
+/// With the folder where Debian has servers, and only root looks.
+#[must_use]
+pub fn with_sbin() -> String {
     format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default())
 }
 
 /// A port that nothing listens on, for UDP and TCP; and nothing will, as it is none of those that the system
 /// gives out by itself.
-fn free_port() -> u16 {
+#[must_use]
+pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = u16::try_from(std::process::id() % 10_000).expect("small");
     loop {
@@ -308,7 +346,12 @@ fn free_port() -> u16 {
     }
 }
 
-fn wait_for_port(port: u16) {
+/// Waits until something listens there.
+///
+/// # Panics
+///
+/// Nothing does, for half a minute.
+pub fn wait_for_port(port: u16) {
     let begin = Instant::now();
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         assert!(begin.elapsed() < Duration::from_secs(30), "nothing listens on port {port}");

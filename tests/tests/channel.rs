@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hotpick::Channel;
 use hotpick::channel::WaitForReady;
 use hotpick::connectivity::ConnectivityState;
@@ -13,11 +14,15 @@ use hotpick::resolver::{Endpoint, ResolverUpdate};
 use hotpick::subconn::{ReadySet, SubConnOptions};
 use hotpick_echo::{Backend, EchoRequest};
 use hotpick_tests::{Caller, Cluster, Load, soon};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Request};
+use tower::Service as _;
 
 #[tokio::test]
 async fn all_four_kinds_of_rpc_work_through_a_generated_client() {
@@ -44,6 +49,32 @@ async fn all_four_kinds_of_rpc_work_through_a_generated_client() {
 
     let stats = caller.status().subconns[0].stats();
     assert_eq!((stats.picked, stats.succeeded, stats.failed, stats.in_flight), (4, 4, 0, 0));
+}
+
+/// As a proxy gets them from its clients: a message, a frame of nothing, and the end later. Servers end connections that
+/// send many frames of nothing.
+#[tokio::test]
+async fn frames_of_nothing_are_not_passed_on() {
+    let cluster = Cluster::start(&["a"]).await;
+    let caller = Caller::ready(&cluster.channel().connect().expect("a channel"), None).await;
+    for _ in 0..300 {
+        let (send, frames) = mpsc::unbounded_channel();
+        for frame in [&[0, 0, 0, 0, 3, 10, 1, b'x'][..], &[]] {
+            send.send(Ok::<_, tonic::Status>(Frame::data(Bytes::from_static(frame)))).expect("open");
+        }
+        let body = tonic::body::Body::new(StreamBody::new(UnboundedReceiverStream::new(frames)));
+        let request =
+            http::Request::post("/hotpick.echo.Echo/Unary").header("content-type", "application/grpc");
+        let response = caller.channel().clone().call(request.body(body).expect("a request"));
+        let ended = async {
+            tokio::task::yield_now().await;
+            drop(send);
+        };
+        let (response, ()) = tokio::join!(response, ended);
+        let end = response.expect("an answer").into_body().collect().await.expect("no error");
+        assert_eq!(end.trailers().and_then(|end| end.get("grpc-status")).expect("a status"), "0");
+    }
+    assert_eq!(cluster.accepted(), 1);
 }
 
 #[tokio::test]

@@ -41,7 +41,7 @@ impl RequestStream {
                     if self.take(frame) == Rest::Nothing {
                         return Rest::Nothing;
                     }
-                    left = left.saturating_sub(self.held.as_ref().map_or(0, Bytes::len));
+                    left = left.saturating_sub(self.held.as_ref().map_or(1, |data| data.len().max(1)));
                 }
                 // What there is must not wait for more.
                 Poll::Pending => {
@@ -62,20 +62,28 @@ impl RequestStream {
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let rest = if self.held.is_some() {
-                let has_room = ready!(poll_room(&mut self.stream, cx));
-                match self.held.take() {
-                    Some(data) if has_room => self.send(data, false),
-                    _ => Rest::Nothing,
-                }
-            } else if self.stream.poll_reset(cx).is_ready() {
-                Rest::Nothing
-            } else {
-                let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-                self.take(frame)
+            let is_open = match &self.held {
+                Some(_) => ready!(poll_room(&mut self.stream, cx)),
+                None => self.stream.poll_reset(cx).is_pending(),
             };
-            if rest == Rest::Nothing {
+            if !is_open {
                 return Poll::Ready(());
+            }
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(frame) => {
+                    if self.take(frame) == Rest::Nothing {
+                        return Poll::Ready(());
+                    }
+                }
+                Poll::Pending => match self.held.take() {
+                    None => return Poll::Pending,
+                    // Again, for the peer may reset the stream while there is nothing to be sent.
+                    Some(data) => {
+                        if self.send(data, false) == Rest::Nothing {
+                            return Poll::Ready(());
+                        }
+                    }
+                },
             }
         }
     }
@@ -95,6 +103,11 @@ impl RequestStream {
             }
             Some(Ok(frame)) => frame,
         };
+        // Servers count frames of nothing, and end the connection after some: it looks like an attack.
+        if frame.data_ref().is_some_and(Bytes::is_empty) {
+            self.held = before;
+            return Rest::ToCome;
+        }
         if let Some(before) = before
             && self.send(before, false) == Rest::Nothing
         {

@@ -8,78 +8,32 @@
 mod peer;
 mod raw;
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::Command;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use hotpick_echo::Backend;
+use hotpick_tests::bench::{self, Servers, micros};
 use hotpick_tests::table::{Table, median};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use self::peer::{Client, Peer, Rpc};
 
 const BACKENDS: [usize; 2] = [3, 100];
 const CALLERS: [usize; 4] = [1, 16, 64, 256];
-/// How long a peer has its turn, and how long before that it is let run.
+/// How long a peer has its turn.
 const TURN: Duration = Duration::from_millis(500);
-const WARM_UP: Duration = Duration::from_millis(100);
 
 fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["serve", count] => serve(count.parse().expect("a number")),
+        _ if Servers::serve_if_asked() => {}
         ["count", peer, rpcs, ref addresses @ ..] => {
             let addresses: Vec<_> =
                 addresses.iter().map(|address| address.parse().expect("an address")).collect();
             count(Peer::named(peer), rpcs.parse().expect("a number"), &addresses);
         }
-        _ => bench(),
-    }
-}
-
-/// The backends, in a process of their own, until its standard input ends.
-fn serve(count: usize) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let mut backends = Vec::new();
-        for n in 0..count {
-            let address = "127.0.0.1:0".parse().expect("an address");
-            backends.push(Backend::start(&format!("red-{n}"), address).await.expect("a free port"));
-        }
-        for backend in &backends {
-            println!("{}", backend.address());
-        }
-        let ended = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
-        let _ = ended.await;
-    });
-}
-
-/// See [`serve`].
-struct Servers {
-    process: Child,
-    addresses: Vec<std::net::SocketAddr>,
-}
-
-impl Servers {
-    fn start(count: usize) -> Self {
-        let mut command = Command::new(std::env::current_exe().expect("a program"));
-        command.args(["serve", &count.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = command.spawn().expect("started");
-        let lines = BufReader::new(process.stdout.take().expect("piped")).lines();
-        let address = |line: std::io::Result<String>| line.expect("a line").parse().expect("an address");
-        Self { addresses: lines.take(count).map(address).collect(), process }
-    }
-}
-
-impl Drop for Servers {
-    fn drop(&mut self) {
-        drop(self.process.stdin.take());
-        let _ = self.process.wait();
+        _ => compare(),
     }
 }
 
@@ -150,70 +104,26 @@ struct Turn {
     cpu: f64,
 }
 
-/// Callers that call one RPC after the other.
 async fn closed_loop(client: &Client, rpc: Rpc, callers: usize) -> Turn {
-    let stop = Arc::new(AtomicBool::new(false));
-    let counting = Arc::new(AtomicBool::new(false));
-    let mut tasks = JoinSet::new();
-    for _ in 0..callers {
-        let (client, stop, counting) = (client.clone(), Arc::clone(&stop), Arc::clone(&counting));
-        tasks.spawn(async move {
-            let mut count = 0_u64;
-            while !stop.load(Ordering::Relaxed) {
-                client.call(rpc).await;
-                count += u64::from(counting.load(Ordering::Relaxed));
-            }
-            count
-        });
-    }
-    tokio::time::sleep(WARM_UP).await;
-    let (begin, cpu) = (Instant::now(), cpu_time());
-    counting.store(true, Ordering::Relaxed);
-    tokio::time::sleep(TURN).await;
-    counting.store(false, Ordering::Relaxed);
-    let (took, cpu) = (begin.elapsed(), cpu_time() - cpu);
-    stop.store(true, Ordering::Relaxed);
-    let mut rpcs = 0;
-    while let Some(count) = tasks.join_next().await {
-        rpcs += count.expect("no RPC fails");
-    }
+    let client = client.clone();
+    let call = move |_| {
+        let client = client.clone();
+        async move { client.call(rpc).await }
+    };
+    let mut marks = Vec::new();
+    let (rpcs, took) = bench::closed_loop(callers, TURN, call, || marks.push(cpu_time())).await;
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
     let rpcs = rpcs as f64;
-    Turn { per_second: rpcs / took.as_secs_f64(), cpu: cpu.as_secs_f64() * 1e6 / rpcs }
+    Turn { per_second: rpcs / took.as_secs_f64(), cpu: (marks[1] - marks[0]).as_secs_f64() * 1e6 / rpcs }
 }
 
-/// RPCs that begin at a rate, whatever becomes of those before. Gives the latencies, in nanoseconds, from when each
-/// should have begun.
 async fn open_loop(client: &Client, per_second: f64) -> Histogram<u64> {
-    const STEP: Duration = Duration::from_millis(1);
-    const TURN: Duration = Duration::from_secs(1);
-    let mut latencies = Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("a histogram");
-    let mut ticks = tokio::time::interval(STEP);
-    let mut tasks = JoinSet::new();
-    let begin = Instant::now();
-    let mut begun = 0.0;
-    while begin.elapsed() < TURN {
-        let due = ticks.tick().await;
-        while begun < per_second * begin.elapsed().as_secs_f64() {
-            begun += 1.0;
-            let client = client.clone();
-            tasks.spawn(async move {
-                client.call(Rpc::Unary).await;
-                due.elapsed()
-            });
-        }
-        while let Some(took) = tasks.try_join_next() {
-            latencies.saturating_record(nanos(took.expect("no RPC fails")));
-        }
-    }
-    while let Some(took) = tasks.join_next().await {
-        latencies.saturating_record(nanos(took.expect("no RPC fails")));
-    }
-    latencies
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+    let client = client.clone();
+    let call = move |_| {
+        let client = client.clone();
+        async move { client.call(Rpc::Unary).await }
+    };
+    bench::open_loop(per_second, Duration::from_secs(1), call).await
 }
 
 fn cpu_time() -> Duration {
@@ -221,7 +131,7 @@ fn cpu_time() -> Duration {
     Duration::try_from(time).expect("a time")
 }
 
-fn bench() {
+fn compare() {
     let quick = std::env::var("HOTPICK_BENCH").is_ok_and(|what| what == "quick");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let rounds = if quick { 3 } else { 7 };
@@ -311,10 +221,7 @@ fn latencies(
         "latency at {per_second:.0} unary RPCs a second, half of the most of tonic's channel, {backends} backends\n"
     );
     let mut table = Table::new(["channel", "median", "p99", "p99 against tonic"]);
-    let quantile = |histograms: &[Histogram<u64>], quantile: f64| {
-        #[expect(clippy::cast_precision_loss, reason = "microseconds")]
-        median(histograms.iter().map(|histogram| histogram.value_at_quantile(quantile) as f64 / 1e3))
-    };
+    let quantile = |seen: &[Histogram<u64>], quantile| median(seen.iter().map(|seen| micros(seen, quantile)));
     let tonic = quantile(&seen[0], 0.99);
     for ((peer, _), seen) in clients.iter().zip(&seen) {
         let p99 = quantile(seen, 0.99);

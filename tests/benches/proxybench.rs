@@ -1,0 +1,260 @@
+//! `hotpick proxy` beside nginx, HAProxy and Envoy, as gRPC proxies on the same three backends.
+//!
+//! `cargo bench --workspace --bench proxybench`: tables in Markdown, some two minutes; it installs those that are
+//! missing. Each proxy has one thread and a process of its own, whose CPU time is what is compared. They take turns.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use hotpick_echo::{EchoClient, EchoRequest};
+use hotpick_tests::bench::{Servers, closed_loop, micros, open_loop};
+use hotpick_tests::peers::{self, Process};
+use hotpick_tests::standard;
+use hotpick_tests::table::{Table, median};
+use tonic::transport::Channel;
+
+const ROUNDS: usize = 7;
+const TURN: Duration = Duration::from_secs(1);
+const CALLERS: usize = 64;
+/// Of the RPCs that come whether those before have ended or not.
+const PER_SECOND: f64 = 5_000.0;
+/// From the callers to the proxy.
+const CONNECTIONS: usize = 4;
+
+#[derive(Clone, Copy, Debug)]
+enum Proxy {
+    Hotpick(&'static str),
+    Nginx,
+    Haproxy,
+    Envoy,
+}
+
+const ALL: [Proxy; 6] = [
+    Proxy::Hotpick("round_robin"),
+    Proxy::Hotpick("p2c_ewma"),
+    Proxy::Hotpick("color"),
+    Proxy::Nginx,
+    Proxy::Haproxy,
+    Proxy::Envoy,
+];
+
+/// What a proxy did in its turns.
+#[derive(Default)]
+struct Seen {
+    per_second: Vec<f64>,
+    /// Microseconds of CPU time for each RPC, by callers in a loop, and by RPCs at a rate.
+    busy: Vec<f64>,
+    calm: Vec<f64>,
+    median: Vec<f64>,
+    p99: Vec<f64>,
+}
+
+fn main() {
+    if Servers::serve_if_asked() {
+        return;
+    }
+    let envoy = peers::proxies();
+    let servers = Servers::start(3);
+    let directory = tempfile::tempdir().expect("a directory");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let mut running = Vec::new();
+    for proxy in ALL {
+        let port = peers::free_port();
+        let process = proxy.start(&envoy, directory.path(), port, &servers.addresses);
+        peers::wait_for_port(port);
+        let clients = runtime.block_on(connect(port));
+        running.push((proxy, process, clients, Seen::default()));
+    }
+    for _ in 0..ROUNDS {
+        for (_, process, clients, seen) in &mut running {
+            runtime.block_on(turn(process, clients, seen));
+        }
+    }
+    let mut table = Table::new([
+        "proxy",
+        "RPC/s",
+        "CPU per RPC",
+        "against it",
+        "at 5,000/s: CPU per RPC",
+        "median",
+        "p99",
+    ]);
+    let own = running[0].3.busy.clone();
+    for (proxy, _, _, seen) in &running {
+        let against = median(own.iter().zip(&seen.busy).map(|(own, theirs)| own / theirs));
+        table.row([
+            proxy.name(),
+            format!("{:.0}", median(seen.per_second.clone())),
+            format!("{:.1} us", median(seen.busy.clone())),
+            format!("{against:.2}"),
+            format!("{:.1} us", median(seen.calm.clone())),
+            format!("{:.0} us", median(seen.median.clone())),
+            format!("{:.0} us", median(seen.p99.clone())),
+        ]);
+    }
+    println!(
+        "{CALLERS} callers on {CONNECTIONS} connections; against it: round_robin's CPU per RPC by its own\n\n{table}"
+    );
+}
+
+async fn connect(port: u16) -> Vec<EchoClient<Channel>> {
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let endpoint = Channel::from_shared(format!("http://127.0.0.1:{port}")).expect("a URI");
+        clients.push(EchoClient::new(endpoint.connect().await.expect("it listens")));
+    }
+    clients
+}
+
+async fn turn(process: &Process, clients: &[EchoClient<Channel>], seen: &mut Seen) {
+    let clients = clients.to_vec();
+    let call = move |caller: usize| {
+        let mut client = clients[caller % CONNECTIONS].clone();
+        async move {
+            let mut request = tonic::Request::new(EchoRequest::new("hello"));
+            request.metadata_mut().insert("color", tonic::metadata::MetadataValue::from_static("red"));
+            drop(client.unary(request).await.expect("no RPC fails"));
+        }
+    };
+    let mut marks = Vec::new();
+    let (rpcs, took) = closed_loop(CALLERS, TURN, call.clone(), || marks.push(process.cpu_time())).await;
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    let rpcs = rpcs as f64;
+    seen.per_second.push(rpcs / took.as_secs_f64());
+    seen.busy.push((marks[1] - marks[0]).as_secs_f64() * 1e6 / rpcs);
+    let before = process.cpu_time();
+    let latencies = open_loop(PER_SECOND, TURN, call).await;
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    let rpcs = latencies.len() as f64;
+    seen.calm.push((process.cpu_time() - before).as_secs_f64() * 1e6 / rpcs);
+    seen.median.push(micros(&latencies, 0.5));
+    seen.p99.push(micros(&latencies, 0.99));
+}
+
+impl Proxy {
+    fn name(self) -> String {
+        match self {
+            Self::Hotpick(policy) => format!("hotpick, {policy}.wasm"),
+            Self::Nginx => "nginx".to_owned(),
+            Self::Haproxy => "HAProxy".to_owned(),
+            Self::Envoy => "Envoy".to_owned(),
+        }
+    }
+
+    /// Starts it, with one thread.
+    fn start(self, envoy: &Path, directory: &Path, port: u16, backends: &[SocketAddr]) -> Process {
+        let file = |name: &str, text: String| {
+            let path = directory.join(name);
+            std::fs::write(&path, text).expect("written");
+            path
+        };
+        let mut command = match self {
+            Self::Hotpick(policy) => {
+                let policies = directory.join(format!("{policy}.d"));
+                std::fs::create_dir(&policies).expect("made");
+                std::fs::write(policies.join(format!("{policy}.wasm")), standard(policy)).expect("written");
+                let endpoints = backends.iter().fold(String::from("endpoints = ["), |mut text, backend| {
+                    let _ =
+                        write!(text, "{{ address = \"{backend}\", attributes = {{ color = \"red\" }} }}, ");
+                    text
+                });
+                let endpoints = file(&format!("{policy}.toml"), format!("{endpoints}]"));
+                let mut command = peers::built("hotpick");
+                command.arg("proxy").arg("--listen").arg(format!("127.0.0.1:{port}"));
+                command.arg("--target").arg(format!("file://{}", endpoints.display()));
+                command.arg("--policies").arg(policies).args(["--policy", policy]);
+                command.env("TOKIO_WORKER_THREADS", "1");
+                command
+            }
+            Self::Nginx => {
+                let servers = backends.iter().fold(String::new(), |mut text, backend| {
+                    let _ = writeln!(text, "server {backend};");
+                    text
+                });
+                let dir = directory.display();
+                let config = file("nginx.conf", format!(
+                    "daemon off; worker_processes 1; pid {dir}/nginx.pid; error_log stderr crit;
+                    events {{ worker_connections 1024; }}
+                    http {{
+                        access_log off; client_body_temp_path {dir}/body; keepalive_requests 1000000000;
+                        http2_max_concurrent_streams 1024;
+                        proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
+                        upstream backends {{ {servers} keepalive 256; keepalive_requests 1000000000; }}
+                        server {{ listen 127.0.0.1:{port} http2; location / {{ grpc_pass grpc://backends; }} }}
+                    }}"
+                ));
+                let mut command = Command::new("nginx");
+                command.arg("-c").arg(config).arg("-p").arg(directory);
+                command
+            }
+            Self::Haproxy => {
+                let servers = backends.iter().enumerate().fold(String::new(), |mut text, (at, backend)| {
+                    let _ = writeln!(text, "    server s{at} {backend} proto h2");
+                    text
+                });
+                let config = file(
+                    "haproxy.cfg",
+                    format!(
+                        "global\n    nbthread 1\n    maxconn 4096\ndefaults\n    mode http\n    timeout connect 5s\n    timeout client 60s\n    timeout server 60s\nfrontend f\n    bind 127.0.0.1:{port} proto h2\n    default_backend b\nbackend b\n    balance roundrobin\n    http-reuse always\n{servers}"
+                    ),
+                );
+                let mut command = Command::new("haproxy");
+                command.arg("-db").arg("-f").arg(config);
+                command
+            }
+            Self::Envoy => {
+                let endpoints = backends.iter().fold(String::new(), |mut text, backend| {
+                    let (ip, port) = (backend.ip(), backend.port());
+                    let _ = writeln!(text, "          - endpoint: {{ address: {{ socket_address: {{ address: {ip}, port_value: {port} }} }} }}");
+                    text
+                });
+                let config = file(
+                    "envoy.yaml",
+                    ENVOY.replace("PORT", &port.to_string()).replace("ENDPOINTS", &endpoints),
+                );
+                let mut command = Command::new(envoy);
+                command
+                    .args(["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "error", "-c"])
+                    .arg(config);
+                command
+            }
+        };
+        command.env("PATH", peers::with_sbin()).stderr(Stdio::inherit());
+        Process::start(&mut command)
+    }
+}
+
+/// A listener and a cluster that speak HTTP/2, round robin, no access log.
+const ENVOY: &str = "static_resources:
+  listeners:
+  - address: { socket_address: { address: 127.0.0.1, port_value: PORT } }
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: bench
+          codec_type: HTTP2
+          route_config:
+            virtual_hosts:
+            - { name: all, domains: [\"*\"], routes: [{ match: { prefix: / }, route: { cluster: backends } }] }
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }
+  clusters:
+  - name: backends
+    type: STATIC
+    lb_policy: ROUND_ROBIN
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: { http2_protocol_options: {} }
+    load_assignment:
+      cluster_name: backends
+      endpoints:
+      - lb_endpoints:
+ENDPOINTS
+";
