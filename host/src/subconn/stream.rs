@@ -14,7 +14,7 @@ const AT_ONCE: usize = 64 << 10;
 
 /// What remains of a request to be handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rest {
+enum Rest {
     Nothing,
     ToCome,
 }
@@ -32,27 +32,18 @@ impl RequestStream {
         Self { body, stream, held: None }
     }
 
-    /// Hands over what is there: the whole, as a rule.
-    pub(super) fn begin(&mut self, cx: &mut Context<'_>) -> Rest {
+    /// Hands over what is there: the whole, as a rule. Then goes on with [`poll_finish`](Self::poll_finish).
+    pub(super) fn begin(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut left = AT_ONCE;
-        while left > 0 {
-            match Pin::new(&mut self.body).poll_frame(cx) {
-                Poll::Ready(frame) => {
-                    if self.take(frame) == Rest::Nothing {
-                        return Rest::Nothing;
-                    }
-                    left = left.saturating_sub(self.held.as_ref().map_or(1, |data| data.len().max(1)));
-                }
-                // What there is must not wait for more.
-                Poll::Pending => {
-                    return match self.held.take() {
-                        Some(data) => self.send(data, false),
-                        None => Rest::ToCome,
-                    };
-                }
+        while left > 0
+            && let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx)
+        {
+            if self.take(frame) == Rest::Nothing {
+                return Poll::Ready(());
             }
+            left = left.saturating_sub(self.held.as_ref().map_or(1, |data| data.len().max(1)));
         }
-        Rest::ToCome
+        self.poll_finish(cx)
     }
 
     /// Hands over the rest as the peer lets it, until there is no more or the stream is over.
@@ -60,7 +51,7 @@ impl RequestStream {
         std::future::poll_fn(|cx| self.poll_finish(cx)).await;
     }
 
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let is_open = match &self.held {
                 Some(_) => ready!(poll_room(&mut self.stream, cx)),

@@ -1,5 +1,6 @@
 //! One HTTP/2 connection, on h2: when it is ready, when it is lost, and what became of a request.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -18,8 +19,8 @@ use tonic::{Code, Status};
 use super::SubConnOptions;
 use super::frames::{Cut, LastRead, Seen, Watched};
 use super::replay::ReplayBody;
+use super::stream::RequestStream;
 pub(crate) use super::stream::ResponseBody;
-use super::stream::{RequestStream, Rest};
 
 /// A connection before HTTP/2: TCP or Unix, with or without TLS.
 pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -219,14 +220,24 @@ impl Transport {
         &self,
         request: http::Request<ReplayBody>,
     ) -> Result<http::Response<ResponseBody>, SendError> {
-        let (response, request) = self.begin(request)?;
-        if let Some(mut request) = request {
-            let rest = std::future::poll_fn(|cx| Poll::Ready(request.begin(cx))).await;
-            if rest == Rest::ToCome {
-                tokio::spawn(request.finish());
+        let (mut response, mut request) = self.begin(request)?;
+        let (mut begun, mut is_whole) = (false, request.is_none());
+        let response = std::future::poll_fn(|cx| {
+            if let Some(request) = &mut request
+                && !is_whole
+            {
+                let rest = if begun { request.poll_finish(cx) } else { request.begin(cx) };
+                begun = true;
+                is_whole = rest == Poll::Ready(());
             }
+            Pin::new(&mut response).poll(cx)
+        })
+        .await;
+        if let Some(request) = request.filter(|_| !is_whole) {
+            // The peer answers before it has all of the request.
+            tokio::spawn(request.finish());
         }
-        match response.await {
+        match response {
             Ok(response) => {
                 // The load keeps the line shared: this runs for every RPC.
                 if !self.link.answered.load(Ordering::Relaxed) {

@@ -18,10 +18,10 @@ use tower_service::Service as _;
 pub(super) async fn forward(
     mut channel: Channel,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+) -> Result<Response<Forwarded>, Infallible> {
     if !is_grpc(&request) {
         // As gRPC servers answer (`doc/PROTOCOL-HTTP2.md`).
-        let mut refused = Response::new(Body::empty());
+        let mut refused = Response::new(Forwarded(None));
         *refused.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return Ok(refused);
     }
@@ -34,21 +34,14 @@ pub(super) async fn forward(
     }
     let response = channel.call(Request::from_parts(head, Body::new(body))).await;
     Ok(match response {
-        Ok(response) => response.map(|body| Body::new(Forwarded(Some(body)))),
-        Err(status) => status.into_http(),
+        Ok(response) => response.map(|body| Forwarded(Some(body))),
+        Err(status) => status.into_http::<Body>().map(|body| Forwarded(Some(body))),
     })
 }
 
-/// Of one connection, and not of the RPC.
-const CONNECTION_HEADERS: [HeaderName; 7] = [
-    header::CONNECTION,
-    header::HOST,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
+/// Of one connection, and not of the RPC. A request with others of this kind is malformed in HTTP/2 (RFC 9113, 8.2.2),
+/// and does not come so far.
+const CONNECTION_HEADERS: [HeaderName; 2] = [header::HOST, header::TE];
 
 fn is_grpc(request: &Request<Incoming>) -> bool {
     let content_type = request.headers().get(header::CONTENT_TYPE);
@@ -58,7 +51,7 @@ fn is_grpc(request: &Request<Incoming>) -> bool {
 
 /// The body of a response. When it fails underway (its deadline passes, its server is lost), the client is
 /// told by trailers: a reset stream would hide the status.
-struct Forwarded(Option<Body>);
+pub(super) struct Forwarded(Option<Body>);
 
 impl http_body::Body for Forwarded {
     type Data = Bytes;
