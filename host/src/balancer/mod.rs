@@ -4,6 +4,7 @@
 //! out is one immutable value, the current picker, and a report for whoever asks.
 
 mod choice;
+mod members;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use self::choice::{Choice, Chosen};
+use self::members::Members;
 use crate::activity::Activity;
 use crate::connectivity::ConnectivityState;
 use crate::picker::{
@@ -122,8 +124,9 @@ pub(crate) fn run(
         dialer,
         health,
         events,
-        members: Vec::new(),
-        ready: ReadySet::default(),
+        members: Members::default(),
+        idle_members: Vec::new(),
+        connects: false,
         next_id: 0,
         resolved: Resolved::NotYet,
         resolve_now: ResolveNow::default(),
@@ -170,7 +173,12 @@ pub(crate) fn run(
                 },
                 () = wake.notified() => wakes = true,
                 () = pick_again.requested() => {}
-                Some(_) = changed.recv() => while changed.try_recv().is_ok() {},
+                Some(id) = changed.recv() => {
+                    balancer.changed(id);
+                    while let Ok(id) = changed.try_recv() {
+                        balancer.changed(id);
+                    }
+                }
                 () = &mut patience_ends, if balancer.waiting_for_policy => {
                     let policies = names(&balancer.policies);
                     tracing::warn!(policies, "policy is not there in time: round robin serves until it is");
@@ -223,9 +231,6 @@ fn names(policies: &[PolicyConfig]) -> String {
 /// waits for a picker that will not come.
 impl Drop for Balancer {
     fn drop(&mut self) {
-        for member in &self.members {
-            member.subconn.shutdown();
-        }
         self.published.cell.publish(Arc::new(Always::Drop(self.activity.why_closed())));
         self.report.send_modify(|report| report.state = ConnectivityState::Shutdown);
     }
@@ -243,10 +248,11 @@ struct Balancer {
     dialer: Dialer,
     health: watch::Sender<Option<Arc<str>>>,
     events: mpsc::UnboundedSender<u32>,
-    /// In the resolver's order.
-    members: Vec<Member>,
-    /// Of the last publication.
-    ready: ReadySet,
+    members: Members,
+    /// Those that have gone idle, and are to be connected if the channel connects what is idle. It did at the last
+    /// publication, or did not.
+    idle_members: Vec<u32>,
+    connects: bool,
     next_id: u32,
     resolved: Resolved,
     resolve_now: ResolveNow,
@@ -263,15 +269,6 @@ struct Balancer {
     activity: Arc<Activity>,
     published: Arc<Published>,
     report: watch::Sender<Report>,
-}
-
-struct Member {
-    subconn: SubConn,
-    /// At the last publication.
-    last: ConnectivityState,
-    /// As the channel sees it: once in TRANSIENT_FAILURE it stays there until READY (gRFC A62), so that
-    /// RPCs fail fast instead of hanging at each new attempt.
-    state: ConnectivityState,
 }
 
 enum Resolved {
@@ -345,7 +342,7 @@ impl Balancer {
         placement.handover = self.builder.handover();
         placement.resolve_now = self.resolve_now.clone();
         placement.pick_again = self.pick_again.clone();
-        let (version, ready) = (policy.version(), self.ready.clone());
+        let (version, ready) = (policy.version(), self.members.look());
         let task = tokio::task::spawn_blocking(move || policy.start(&placement, &ready));
         self.starting = Some(Starting { version, config, task, overtaken: false });
     }
@@ -428,9 +425,7 @@ impl Balancer {
     fn enter_idle(&mut self) {
         if !std::mem::replace(&mut self.idle, true) {
             tracing::debug!(target = self.target, "channel goes idle");
-            for member in &self.members {
-                member.subconn.enter_idle();
-            }
+            self.members.subconns().for_each(SubConn::enter_idle);
         }
     }
 
@@ -439,10 +434,7 @@ impl Balancer {
         tracing::debug!(target = self.target, "channel leaves idle");
         self.idle = false;
         self.resolved = Resolved::NotYet;
-        for member in &mut self.members {
-            // A new start: what failed long ago is no reason to fail now.
-            member.state = ConnectivityState::Idle;
-        }
+        self.members.start_anew();
     }
 
     fn resolved(&mut self, update: ResolverUpdate) {
@@ -460,80 +452,55 @@ impl Balancer {
         }
     }
 
-    /// Keeps the subconns of endpoints that stay, makes those of new ones, ends the others.
     fn follow(&mut self, endpoints: Vec<Endpoint>) {
-        let mut before: std::collections::HashMap<_, _> = std::mem::take(&mut self.members)
-            .into_iter()
-            .map(|member| (member.subconn.endpoint().addresses().to_vec(), member))
-            .collect();
-        let mut seen = std::collections::HashSet::new();
-        for endpoint in endpoints {
-            // Duplicates collapse into the first.
-            if !seen.insert(endpoint.addresses().to_vec()) {
-                continue;
-            }
-            let member = match before.remove(endpoint.addresses()) {
-                Some(member) => {
-                    if *member.subconn.endpoint() != endpoint {
-                        member.subconn.update(endpoint);
-                    }
-                    member
-                }
-                None => self.member(endpoint),
-            };
-            self.members.push(member);
+        let Self { members, next_id, dialer, events, .. } = self;
+        let fresh = members.follow(endpoints, |endpoint| {
+            let id = *next_id;
+            *next_id += 1;
+            SubConn::spawn(id, endpoint, dialer.clone(), events.clone())
+        });
+        self.idle_members.extend(fresh);
+    }
+
+    /// A subconn says that its state is another.
+    fn changed(&mut self, id: u32) {
+        let Some(noted) = self.members.note(id) else { return };
+        if noted.state == ConnectivityState::Idle {
+            self.idle_members.push(id);
         }
-        for member in before.values() {
-            member.subconn.shutdown();
+        if noted.is_lost {
+            self.resolve_now.request();
         }
     }
 
-    fn member(&mut self, endpoint: Endpoint) -> Member {
-        let id = self.next_id;
-        self.next_id += 1;
-        let subconn = SubConn::spawn(id, endpoint, self.dialer.clone(), self.events.clone());
-        Member { subconn, last: ConnectivityState::Idle, state: ConnectivityState::Idle }
+    /// Connects what is idle, if that is not the policy's to decide.
+    fn connect(&mut self, connects: bool) {
+        let did = std::mem::replace(&mut self.connects, connects);
+        let idle = std::mem::take(&mut self.idle_members);
+        if connects && !did {
+            self.members.subconns().for_each(SubConn::connect);
+        } else if connects {
+            idle.into_iter().filter_map(|id| self.members.find(id)).for_each(SubConn::connect);
+        }
     }
 
     fn publish(&mut self) {
         let lazy = self.builder.is_lazy();
         // The policy that is to come may want to decide itself when to connect.
-        let connect =
+        let connects =
             !self.idle && !lazy && !self.waiting_for_policy && matches!(self.resolved, Resolved::Endpoints);
-        let mut states = Vec::with_capacity(self.members.len());
-        for member in &mut self.members {
-            let state = member.subconn.state();
-            member.state = match (member.state, state) {
-                (
-                    ConnectivityState::TransientFailure,
-                    ConnectivityState::Idle | ConnectivityState::Connecting,
-                ) => ConnectivityState::TransientFailure,
-                _ => state,
-            };
-            states.push((member.subconn.clone(), state));
-            if connect && state == ConnectivityState::Idle {
-                member.subconn.connect();
-            }
-            let lost =
-                member.last == ConnectivityState::Ready || state == ConnectivityState::TransientFailure;
-            if std::mem::replace(&mut member.last, state) != state && lost {
-                // Its endpoint may be gone for good.
-                self.resolve_now.request();
-            }
-        }
+        self.connect(connects);
         let state = match self.resolved {
             _ if self.idle => ConnectivityState::Idle,
             Resolved::NotYet => ConnectivityState::Connecting,
             Resolved::Failed(_) => ConnectivityState::TransientFailure,
-            Resolved::Endpoints => {
-                ConnectivityState::aggregate(self.members.iter().map(|member| member.state))
-            }
+            Resolved::Endpoints => self.members.state(),
         };
-        self.ready = ReadySet::new(states);
+        let ready = self.members.look();
         // The policy is told of everything, even while there is nothing to pick from; but of an idle channel when it
         // wakes: one that wants its connections would connect again at once.
         let is_told = matches!(self.resolved, Resolved::Endpoints) && !self.idle;
-        let built = is_told.then(|| self.builder.build(&self.ready));
+        let built = is_told.then(|| self.builder.build(&ready));
         // The picker is in place before the state is told: who waits for READY can pick.
         let mut picker = None;
         let cell = &self.published.cell;
@@ -556,7 +523,7 @@ impl Balancer {
         self.report.send_modify(|report| {
             report.state = state;
             report.resolved |= self.is_resolved();
-            report.ready = self.ready.clone();
+            report.ready = ready;
             // While nothing is ready, the last one tells what the policy has done.
             if picker.is_some() {
                 report.picker = picker;
@@ -577,7 +544,7 @@ impl Balancer {
                 format!("{target} has no endpoints: the resolver produced zero addresses")
             }
             _ => {
-                let mut errors = self.members.iter().filter_map(|member| member.subconn.last_error());
+                let mut errors = self.members.subconns().filter_map(SubConn::last_error);
                 let last = errors.next_back().unwrap_or_default();
                 format!("no endpoint of {target} is ready: last connection error: {last}")
             }

@@ -246,9 +246,8 @@ impl Instance {
             }
         }
         if ready_changed {
-            let ids: Vec<_> = ready.ready().iter().map(crate::subconn::SubConn::id).collect();
             arm(store, limit);
-            let told = exports.endpoints.call_ready(&mut *store, &ids, now);
+            let told = exports.endpoints.call_ready(&mut *store, ready.ready().ids(), now);
             told.map_err(|error| fault(store, &error))?;
         }
         self.grant_wishes();

@@ -20,7 +20,6 @@ pub(super) struct Plan {
     /// Of this plan among all that there are in the process.
     id: u64,
     order: Order,
-    /// Where in `ready` each pick is.
     picks: Box<[u32]>,
     ready: ReadySet,
     /// Of the instance that made it.
@@ -83,8 +82,10 @@ impl Plan {
         if picks.len() > BUDGET as usize {
             return Err(Fault::LongPlan(picks.len()));
         }
-        let place = |id: &u32| ready.place(*id).ok_or(Fault::UnknownSubConn(*id));
-        let picks: Box<[u32]> = picks.iter().map(place).collect::<Result<_, _>>()?;
+        if let Some(unknown) = picks.iter().find(|id| ready.find(**id).is_none()) {
+            return Err(Fault::UnknownSubConn(*unknown));
+        }
+        let picks: Box<[u32]> = picks.into();
         let id = PLANS.fetch_add(1, Ordering::Relaxed);
         let (ready, methods, next) = (ready.clone(), Arc::clone(methods), AtomicUsize::new(0));
         Ok((!picks.is_empty()).then_some(Self { id, order, picks, ready, serial, first_call, methods, next }))
@@ -120,7 +121,7 @@ impl Plan {
                 (at, at, taken)
             }
         };
-        let subconn = self.ready.at(*self.picks.get(at)?)?;
+        let subconn = self.ready.find(*self.picks.get(at)?)?;
         Some(Planned { subconn, call: self.first_call + call as u64, taken })
     }
 

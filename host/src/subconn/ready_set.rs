@@ -1,5 +1,7 @@
 //! What a picker chooses from.
 
+use std::fmt;
+use std::iter::FusedIterator;
 use std::sync::Arc;
 
 use super::SubConn;
@@ -8,24 +10,36 @@ use crate::resolver::Endpoint;
 
 /// An immutable snapshot of a channel's subconns. Cheap to clone.
 ///
-/// Anything computed from one (an index, a table) is stale as soon as there is a newer one.
+/// Anything computed from one (an index, a table) is stale as soon as there is a newer one. One snapshot is made of
+/// another by what is different: they share the rest, and are compared by what they do not share.
 #[derive(Clone, Debug, Default)]
 pub struct ReadySet(Arc<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Inner {
-    all: Vec<SubConn>,
-    ready: Vec<SubConn>,
-    /// Of `all`, by number.
-    by_id: Vec<Entry>,
+    /// In the resolver's order.
+    all: Arc<[u32]>,
+    ready: Arc<[u32]>,
+    /// By number.
+    pages: Vec<Option<Arc<Page>>>,
 }
+
+const PAGE: usize = 64;
+type Page = [Option<Entry>; PAGE];
 
 /// A subconn as it was at the time of the snapshot.
 #[derive(Clone, Debug)]
-struct Entry {
-    subconn: SubConn,
-    endpoint: Arc<Endpoint>,
-    state: ConnectivityState,
+pub(crate) struct Entry {
+    pub(crate) subconn: SubConn,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) state: ConnectivityState,
+}
+
+/// Some of the subconns of a [`ReadySet`], in the resolver's order.
+#[derive(Clone, Copy)]
+pub struct SubConns<'a> {
+    ids: &'a [u32],
+    set: &'a ReadySet,
 }
 
 /// What became of a channel's endpoints between two snapshots.
@@ -44,40 +58,59 @@ impl ReadySet {
     /// A snapshot of subconns, in the resolver's order, each in a state.
     pub(crate) fn new(members: impl IntoIterator<Item = (SubConn, ConnectivityState)>) -> Self {
         let mut inner = Inner::default();
+        let (mut all, mut ready) = (Vec::new(), Vec::new());
         for (subconn, state) in members {
-            inner.all.push(subconn.clone());
+            let id = subconn.id();
+            all.push(id);
             if state == ConnectivityState::Ready {
-                inner.ready.push(subconn.clone());
+                ready.push(id);
             }
             let endpoint = subconn.endpoint();
-            inner.by_id.push(Entry { subconn, endpoint, state });
+            inner.set(id, Some(Entry { subconn, endpoint, state }));
         }
-        inner.by_id.sort_unstable_by_key(|entry| entry.subconn.id());
+        (inner.all, inner.ready) = (all.into(), ready.into());
+        Self(Arc::new(inner))
+    }
+
+    /// The next snapshot: with these entries in place of those of their numbers, and, if they are other ones now, all and
+    /// the ready ones, in the resolver's order.
+    pub(crate) fn next(
+        &self,
+        entries: impl IntoIterator<Item = (u32, Option<Entry>)>,
+        all: Option<Arc<[u32]>>,
+        ready: Option<Arc<[u32]>>,
+    ) -> Self {
+        let mut inner = Inner::clone(&self.0);
+        for (id, entry) in entries {
+            inner.set(id, entry);
+        }
+        inner.all = all.unwrap_or(inner.all);
+        inner.ready = ready.unwrap_or(inner.ready);
         Self(Arc::new(inner))
     }
 
     /// The ready subconns, in the resolver's order.
     #[must_use]
-    pub fn ready(&self) -> &[SubConn] {
-        &self.0.ready
+    pub fn ready(&self) -> SubConns<'_> {
+        SubConns { ids: &self.0.ready, set: self }
     }
 
     /// All subconns, in the resolver's order.
     #[must_use]
-    pub fn all(&self) -> &[SubConn] {
-        &self.0.all
+    pub fn all(&self) -> SubConns<'_> {
+        SubConns { ids: &self.0.all, set: self }
     }
 
     /// The subconn of this number, ready or not.
     #[must_use]
     pub fn find(&self, id: u32) -> Option<&SubConn> {
-        self.entry(id).map(|entry| &entry.subconn)
+        self.0.entry(id).map(|entry| &entry.subconn)
     }
 
     /// The state of this subconn when the snapshot was made.
     #[must_use]
     pub fn state(&self, id: u32) -> Option<ConnectivityState> {
-        self.entry(id).map(|entry| entry.state)
+        self.0.entry(id).map(|entry| entry.state)
     }
 
     /// Whether this is the very same snapshot.
@@ -87,45 +120,193 @@ impl ReadySet {
 
     /// What is different from an `earlier` snapshot.
     pub(crate) fn changes_since(&self, earlier: &Self) -> Changes {
-        if self.is(earlier) {
-            return Changes::default();
-        }
-        let mut changes = Changes { ready: self.ready() != earlier.ready(), ..Changes::default() };
-        for entry in self.all().iter().filter_map(|subconn| self.entry(subconn.id())) {
-            let (id, before) = (entry.subconn.id(), earlier.entry(entry.subconn.id()));
-            if before.is_none_or(|before| !Arc::ptr_eq(&before.endpoint, &entry.endpoint)) {
-                changes.added.push((id, Arc::clone(&entry.endpoint)));
+        let (before, now) = (&earlier.0, &self.0);
+        let ready = !Arc::ptr_eq(&before.ready, &now.ready) && before.ready != now.ready;
+        let mut changes = Changes { ready, ..Changes::default() };
+        for at in 0..before.pages.len().max(now.pages.len()) {
+            let page = |inner: &'_ Arc<Inner>| inner.pages.get(at).cloned().flatten();
+            let (before, now) = (page(before), page(now));
+            let is_same = match (&before, &now) {
+                (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+                (None, None) => true,
+                _ => false,
+            };
+            if is_same {
+                continue;
             }
-            if before.map_or(ConnectivityState::Idle, |before| before.state) != entry.state {
-                changes.states.push((id, entry.state));
+            for slot in 0..PAGE {
+                let entry = |page: &Option<Arc<Page>>| page.as_ref().and_then(|page| page[slot].clone());
+                changes.note(entry(&before), entry(&now));
             }
         }
-        let gone = |entry: &&Entry| self.find(entry.subconn.id()).is_none();
-        changes.removed = earlier.0.by_id.iter().filter(gone).map(|entry| entry.subconn.id()).collect();
+        if changes.added.len() > 1 || changes.states.len() > 1 {
+            let rank: std::collections::HashMap<u32, usize> = now.all.iter().copied().zip(0..).collect();
+            changes.added.sort_by_key(|(id, _)| rank.get(id));
+            changes.states.sort_by_key(|(id, _)| rank.get(id));
+        }
         changes
     }
+}
 
-    /// Where the subconn of this number is, for [`at`](Self::at).
-    pub(crate) fn place(&self, id: u32) -> Option<u32> {
-        let at = self.position(id)?;
-        u32::try_from(at).ok()
-    }
-
-    /// The subconn at a [`place`](Self::place).
-    pub(crate) fn at(&self, place: u32) -> Option<&SubConn> {
-        self.0.by_id.get(place as usize).map(|entry| &entry.subconn)
-    }
-
-    fn entry(&self, id: u32) -> Option<&Entry> {
-        self.position(id).map(|at| &self.0.by_id[at])
-    }
-
-    fn position(&self, id: u32) -> Option<usize> {
-        let by_id = &self.0.by_id;
-        // As long as none has gone, each is where its number says.
-        if by_id.get(id as usize).is_some_and(|entry| entry.subconn.id() == id) {
-            return Some(id as usize);
+impl Changes {
+    fn note(&mut self, before: Option<Entry>, now: Option<Entry>) {
+        let Some(now) = now else {
+            self.removed.extend(before.map(|before| before.subconn.id()));
+            return;
+        };
+        let id = now.subconn.id();
+        if before.as_ref().map_or(ConnectivityState::Idle, |before| before.state) != now.state {
+            self.states.push((id, now.state));
         }
-        by_id.binary_search_by_key(&id, |entry| entry.subconn.id()).ok()
+        if before.is_none_or(|before| !Arc::ptr_eq(&before.endpoint, &now.endpoint)) {
+            self.added.push((id, now.endpoint));
+        }
+    }
+}
+
+impl Inner {
+    fn entry(&self, id: u32) -> Option<&Entry> {
+        let id = id as usize;
+        self.pages.get(id / PAGE)?.as_ref()?[id % PAGE].as_ref()
+    }
+
+    fn set(&mut self, id: u32, entry: Option<Entry>) {
+        let (at, slot) = (id as usize / PAGE, id as usize % PAGE);
+        if at >= self.pages.len() {
+            self.pages.resize(at + 1, None);
+        }
+        let page = self.pages[at].get_or_insert_with(|| Arc::new([const { None }; PAGE]));
+        Arc::make_mut(page)[slot] = entry;
+        if page.iter().all(Option::is_none) {
+            self.pages[at] = None;
+        }
+    }
+}
+
+impl<'a> SubConns<'a> {
+    /// How many they are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Their numbers.
+    #[must_use]
+    pub const fn ids(&self) -> &'a [u32] {
+        self.ids
+    }
+
+    /// The one at this place.
+    #[must_use]
+    pub fn get(&self, at: usize) -> Option<&'a SubConn> {
+        self.ids.get(at).and_then(|id| self.set.find(*id))
+    }
+
+    /// The first.
+    #[must_use]
+    pub fn first(&self) -> Option<&'a SubConn> {
+        self.get(0)
+    }
+
+    /// The last.
+    #[must_use]
+    pub fn last(&self) -> Option<&'a SubConn> {
+        self.get(self.len().checked_sub(1)?)
+    }
+
+    /// One after the other.
+    #[must_use]
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &'a SubConn> + FusedIterator + Clone + use<'a> {
+        let set = self.set;
+        self.ids.iter().filter_map(|id| set.find(*id))
+    }
+
+    /// Handles to them.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<SubConn> {
+        self.iter().cloned().collect()
+    }
+}
+
+impl fmt::Debug for SubConns<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::subconn::StandIns;
+
+    const STATES: [ConnectivityState; 4] = [
+        ConnectivityState::Idle,
+        ConnectivityState::Connecting,
+        ConnectivityState::Ready,
+        ConnectivityState::TransientFailure,
+    ];
+
+    /// A policy that is told of the changes knows what there is.
+    #[derive(Default, PartialEq, Debug)]
+    struct Told {
+        endpoints: std::collections::BTreeMap<u32, Endpoint>,
+        states: std::collections::BTreeMap<u32, ConnectivityState>,
+        ready: Vec<u32>,
+    }
+
+    impl Told {
+        fn of(set: &ReadySet) -> Self {
+            let mut told = Self { ready: set.ready().ids().to_vec(), ..Self::default() };
+            for subconn in set.all().iter() {
+                told.endpoints.insert(subconn.id(), Endpoint::clone(&subconn.endpoint()));
+                told.states.insert(subconn.id(), set.state(subconn.id()).expect("there"));
+            }
+            told
+        }
+
+        fn tell(&mut self, changes: Changes, ready: &[u32]) {
+            for id in changes.removed {
+                assert!(self.endpoints.remove(&id).is_some() && self.states.remove(&id).is_some());
+            }
+            for (id, endpoint) in changes.added {
+                self.endpoints.insert(id, Endpoint::clone(&endpoint));
+                self.states.entry(id).or_insert(ConnectivityState::Idle);
+            }
+            self.states.extend(changes.states);
+            if changes.ready {
+                self.ready = ready.to_vec();
+            }
+            assert_eq!(self.ready, ready);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn changes_make_of_one_snapshot_the_other(
+            steps in prop::collection::vec(prop::collection::vec((0u16..200, 0usize..4, 1u32..3), 0..100), 1..8),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            let _within = runtime.enter();
+            let (mut endpoints, mut told, mut before) = (StandIns::default(), Told::default(), ReadySet::default());
+            for mut step in steps {
+                let mut seen = std::collections::HashSet::new();
+                step.retain(|(number, ..)| seen.insert(*number));
+                let set = endpoints.set(step.into_iter().map(|(number, state, weight)| {
+                    let address = format!("10.0.{}.{}:80", number / 100, number % 100).parse().expect("an address");
+                    (Endpoint::new(address).with_weight(weight), STATES[state])
+                }));
+                told.tell(set.changes_since(&before), set.ready().ids());
+                prop_assert_eq!(&told, &Told::of(&set));
+                before = set;
+            }
+        }
     }
 }

@@ -118,8 +118,8 @@ async fn h04_a_drop_ends_the_rpc_with_exactly_its_code_and_is_not_retried() {
 #[tokio::test]
 async fn h05_a_pick_of_a_subconn_that_is_gone_is_told_once_and_picked_again() {
     let cluster = Cluster::start(&["a", "b"]).await;
-    let native = Native::new(|ready, info| match ready.all() {
-        [first, ..] if !info.requeued => PickResult::Pick(Pick::to(first.clone())),
+    let native = Native::new(|ready, info| match ready.all().first() {
+        Some(first) if !info.requeued => PickResult::Pick(Pick::to(first.clone())),
         _ => ready.ready().last().map_or(PickResult::Queue, |last| PickResult::Pick(Pick::to(last.clone()))),
     });
     let ledger = native.ledger();
