@@ -5,27 +5,18 @@ use std::collections::HashMap;
 
 use crate::connectivity::ConnectivityState;
 use crate::resolver::{Address, Endpoint};
-use crate::subconn::{Entry, ReadySet, SubConn};
+use crate::subconn::{Entry, ReadySet, Snapshots, SubConn};
 
 /// A channel's subconns, in the resolver's order.
 #[derive(Default)]
 pub(super) struct Members {
     /// As the resolver gave them, each once.
     list: Vec<Endpoint>,
-    /// Their subconns.
-    order: Vec<u32>,
     by_addresses: HashMap<Box<[Address]>, u32>,
     members: HashMap<u32, Member>,
     /// How many are in each state, as the channel sees it.
     counts: [usize; 5],
-    /// A bit for each number.
-    ready: Vec<u64>,
-    /// Of the last look.
-    set: ReadySet,
-    /// Changed since.
-    dirty: Vec<u32>,
-    order_is_new: bool,
-    ready_is_new: bool,
+    snapshots: Snapshots,
 }
 
 struct Member {
@@ -54,12 +45,12 @@ const ALL: [ConnectivityState; 5] = [
 
 impl Members {
     pub(super) fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.list.is_empty()
     }
 
     /// In the resolver's order.
     pub(super) fn subconns(&self) -> impl DoubleEndedIterator<Item = &SubConn> {
-        self.order.iter().filter_map(|id| self.members.get(id)).map(|member| &member.subconn)
+        self.snapshots.order().iter().filter_map(|id| self.members.get(id)).map(|member| &member.subconn)
     }
 
     /// The subconn of this number.
@@ -90,9 +81,7 @@ impl Members {
         };
         self.counts[std::mem::replace(&mut member.state, seen) as usize] -= 1;
         self.counts[seen as usize] += 1;
-        self.dirty.push(id);
-        self.ready_is_new |= before == ConnectivityState::Ready || state == ConnectivityState::Ready;
-        set(&mut self.ready, id, state == ConnectivityState::Ready);
+        self.snapshots.put(member.entry());
         let is_lost = before == ConnectivityState::Ready || state == ConnectivityState::TransientFailure;
         Some(Noted { state, is_lost })
     }
@@ -157,16 +146,17 @@ impl Members {
                         && *member.subconn.endpoint() != *endpoint
                     {
                         member.subconn.update(endpoint.clone());
-                        self.dirty.push(id);
+                        self.snapshots.put(member.entry());
                     }
                     id
                 }
                 None => {
                     let subconn = spawn(endpoint.clone());
                     let (id, state) = (subconn.id(), ConnectivityState::Idle);
-                    self.members.insert(id, Member { subconn, last: state, state });
+                    let member = Member { subconn, last: state, state };
+                    self.snapshots.put(member.entry());
+                    self.members.insert(id, member);
                     self.counts[state as usize] += 1;
-                    self.dirty.push(id);
                     fresh.push(id);
                     id
                 }
@@ -179,40 +169,24 @@ impl Members {
             if let Some(member) = self.members.remove(&id) {
                 member.subconn.shutdown();
                 self.counts[member.state as usize] -= 1;
-                set(&mut self.ready, id, false);
-                self.dirty.push(id);
+                self.snapshots.remove(id);
             }
         }
-        if self.order[first..first + old] != order[..] {
-            self.order.splice(first..first + old, order);
-            self.order_is_new = true;
-        }
+        self.snapshots.replace(first, old, order);
         self.list.splice(first..first + old, list);
         fresh
     }
 
-    /// How they are: as at the last look, but for what has been noted since.
+    /// How they are, as far as it has been noted.
     pub(super) fn look(&mut self) -> ReadySet {
-        let order = self.order_is_new.then(|| self.order.as_slice().into());
-        let ready = (self.order_is_new || self.ready_is_new).then(|| {
-            let ready: Vec<u32> = self.order.iter().copied().filter(|id| has(&self.ready, *id)).collect();
-            ready.into()
-        });
-        if order.is_some() || ready.is_some() || !self.dirty.is_empty() {
-            let members = &self.members;
-            let entry = |id: u32| {
-                let member = members.get(&id);
-                let entry = |member: &Member| Entry {
-                    subconn: member.subconn.clone(),
-                    endpoint: member.subconn.endpoint(),
-                    state: member.last,
-                };
-                (id, member.map(entry))
-            };
-            self.set = self.set.next(self.dirty.drain(..).map(entry), order, ready);
-        }
-        (self.order_is_new, self.ready_is_new) = (false, false);
-        self.set.clone()
+        self.snapshots.look()
+    }
+}
+
+impl Member {
+    fn entry(&self) -> Entry {
+        let (subconn, endpoint) = (self.subconn.clone(), self.subconn.endpoint());
+        Entry { subconn, endpoint, state: self.last }
     }
 }
 
@@ -225,18 +199,51 @@ impl Drop for Members {
     }
 }
 
-fn set(bits: &mut Vec<u64>, id: u32, to: bool) {
-    let (at, bit) = (id as usize / 64, 1 << (id % 64));
-    if at >= bits.len() {
-        bits.resize(at + 1, 0);
-    }
-    if to {
-        bits[at] |= bit;
-    } else {
-        bits[at] &= !bit;
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
 
-fn has(bits: &[u64], id: u32) -> bool {
-    bits.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 == 1)
+    use proptest::prelude::*;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::subconn::Dialer;
+
+    proptest! {
+        /// Whatever lists come: the first of duplicates counts, and who stays keeps its subconn.
+        #[test]
+        fn the_subconns_are_those_of_the_list(
+            lists in prop::collection::vec(prop::collection::vec((0u8..12, 1u32..3), 0..15), 1..10),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            let _within = runtime.enter();
+            let (events, _) = mpsc::unbounded_channel();
+            let (mut members, mut next, mut before) = (Members::default(), 0, BTreeMap::new());
+            for list in lists {
+                let endpoint = |(number, weight): &(u8, u32)| {
+                    let address = format!("10.0.0.{number}:80").parse().expect("an address");
+                    Endpoint::new(address).with_weight(*weight)
+                };
+                let fresh = members.follow(list.iter().map(endpoint).collect(), |endpoint| {
+                    next += 1;
+                    SubConn::spawn(next - 1, endpoint, Dialer::plain(), events.clone())
+                });
+                let mut seen = std::collections::HashSet::new();
+                let expected = list.iter().filter(|(number, _)| seen.insert(*number)).map(endpoint);
+                let set = members.look();
+                let found = set.all().iter().map(|subconn| Endpoint::clone(&subconn.endpoint()));
+                prop_assert!(found.eq(expected));
+                let now: BTreeMap<_, _> =
+                    set.all().iter().map(|subconn| (subconn.endpoint().addresses().to_vec(), subconn.id())).collect();
+                for (addresses, id) in &now {
+                    match before.get(addresses) {
+                        Some(kept) => prop_assert_eq!(kept, id),
+                        None => prop_assert!(fresh.contains(id)),
+                    }
+                }
+                prop_assert_eq!(members.counts.iter().sum::<usize>(), now.len());
+                before = now;
+            }
+        }
+    }
 }

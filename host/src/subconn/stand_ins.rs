@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tokio::sync::mpsc;
 
-use super::{Dialer, ReadySet, SubConn};
+use super::{Dialer, Entry, ReadySet, Snapshots, SubConn};
 use crate::connectivity::ConnectivityState;
 use crate::resolver::{Address, Endpoint};
 
@@ -27,7 +27,8 @@ use crate::resolver::{Address, Endpoint};
 /// ```
 #[derive(Debug)]
 pub struct StandIns {
-    known: HashMap<Address, SubConn>,
+    known: HashMap<Address, (SubConn, Option<ConnectivityState>)>,
+    snapshots: Snapshots,
     next: u32,
     events: mpsc::UnboundedSender<u32>,
 }
@@ -35,7 +36,7 @@ pub struct StandIns {
 impl Default for StandIns {
     fn default() -> Self {
         let (events, _) = mpsc::unbounded_channel();
-        Self { known: HashMap::new(), next: 0, events }
+        Self { known: HashMap::new(), snapshots: Snapshots::default(), next: 0, events }
     }
 }
 
@@ -57,26 +58,53 @@ impl StandIns {
     /// as they come.
     pub fn set(&mut self, endpoints: impl IntoIterator<Item = (Endpoint, ConnectivityState)>) -> ReadySet {
         let mut gone = std::mem::take(&mut self.known);
-        let mut members = Vec::new();
+        let mut order = Vec::new();
         for (endpoint, state) in endpoints {
             let address = endpoint.addresses()[0].clone();
-            let subconn = gone.remove(&address).unwrap_or_else(|| {
+            let (subconn, before) = gone.remove(&address).unwrap_or_else(|| {
                 self.next += 1;
-                SubConn::spawn(self.next - 1, endpoint.clone(), Dialer::plain(), self.events.clone())
+                let subconn =
+                    SubConn::spawn(self.next - 1, endpoint.clone(), Dialer::plain(), self.events.clone());
+                (subconn, None)
             });
-            if *subconn.endpoint() != endpoint {
+            let is_other = *subconn.endpoint() != endpoint;
+            if is_other {
                 subconn.update(endpoint);
             }
-            self.known.insert(address, subconn.clone());
-            members.push((subconn, state));
+            if is_other || before != Some(state) {
+                self.put(&subconn, state);
+            }
+            order.push(subconn.id());
+            self.known.insert(address, (subconn, Some(state)));
         }
-        gone.values().for_each(SubConn::shutdown);
-        ReadySet::new(members)
+        for (subconn, _) in gone.values() {
+            subconn.shutdown();
+            self.snapshots.remove(subconn.id());
+        }
+        self.snapshots.replace(0, self.snapshots.order().len(), order);
+        self.snapshots.look()
+    }
+
+    /// One of them is in another state.
+    pub fn change(&mut self, subconn: &SubConn, state: ConnectivityState) -> ReadySet {
+        let endpoint = subconn.endpoint();
+        if let Some((_, before)) = self.known.get_mut(&endpoint.addresses()[0])
+            && *before != Some(state)
+        {
+            *before = Some(state);
+            self.put(subconn, state);
+        }
+        self.snapshots.look()
+    }
+
+    fn put(&mut self, subconn: &SubConn, state: ConnectivityState) {
+        let endpoint = subconn.endpoint();
+        self.snapshots.put(Entry { subconn: subconn.clone(), endpoint, state });
     }
 }
 
 impl Drop for StandIns {
     fn drop(&mut self) {
-        self.known.values().for_each(SubConn::shutdown);
+        self.known.values().for_each(|(subconn, _)| subconn.shutdown());
     }
 }

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use hotpick::connectivity::ConnectivityState;
 use hotpick::picker::{PickInfo, PickerCell, Placement, Policy, RoundRobin};
 use hotpick::policy::{Limits, WasmPolicy};
 use hotpick::subconn::{ReadySet, StandIns};
@@ -86,6 +87,51 @@ fn main() {
     }
     println!("{table}");
     threads(&ready, &round_robin, &none);
+    updates(&runtime, &round_robin);
+}
+
+/// One endpoint leaves, or comes back, among so many.
+fn updates(runtime: &tokio::runtime::Runtime, round_robin: &WasmPolicy) {
+    const CHANGES: usize = 200;
+    let maglev = policy("maglev", &standard("maglev"));
+    let p2c = policy("p2c_ewma", &standard("p2c_ewma"));
+    let policies: [(&str, &dyn Policy); 4] = [
+        ("native round robin", &RoundRobin::default()),
+        ("round_robin.wasm", round_robin),
+        ("p2c_ewma.wasm", &p2c),
+        ("maglev.wasm", &maglev),
+    ];
+    let mut table = Table::new(["one of so many leaves or joins", "10", "1,000", "10,000"]);
+    let mut rows = vec![vec!["the host's own".to_owned()]];
+    rows.extend(policies.map(|(name, _)| vec![name.to_owned()]));
+    for count in [10, 1_000, 10_000] {
+        let mut endpoints = StandIns::default();
+        let all = endpoints.ready(count);
+        let placement = Placement::new("static:///bench", "{}");
+        let mut builders = policies.map(|(_, policy)| policy.start(&placement, &all).expect("started"));
+        builders.iter_mut().for_each(|builder| drop(builder.build(&all)));
+        // The subconns' tasks have begun, and are out of the way.
+        runtime.block_on(tokio::time::sleep(Duration::from_millis(100)));
+        let mut times = vec![Vec::new(); rows.len()];
+        for change in 0..CHANGES {
+            let subconn = all.all().get(change * 7919 / 2 % all.all().len()).expect("one of them");
+            let state = if change % 2 == 0 { ConnectivityState::Idle } else { ConnectivityState::Ready };
+            let begin = Instant::now();
+            let ready = endpoints.change(subconn, state);
+            times[0].push(begin.elapsed());
+            for (builder, times) in builders.iter_mut().zip(&mut times[1..]) {
+                let begin = Instant::now();
+                drop(builder.build(&ready));
+                times.push(begin.elapsed());
+            }
+        }
+        for (row, times) in rows.iter_mut().zip(times) {
+            let micros = median(times.iter().map(Duration::as_secs_f64)) * 1e6;
+            row.push(format!("{micros:.1} us"));
+        }
+    }
+    rows.into_iter().for_each(|row| table.row(row));
+    println!("{table}");
 }
 
 /// Two threads at once.
