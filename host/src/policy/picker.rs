@@ -61,11 +61,17 @@ const FIRST_TIMED: u64 = 15;
 impl Picker for WasmPicker {
     fn pick(&self, info: &PickInfo<'_>) -> PickResult {
         let home = self.home();
-        if home.makes_plans
-            && let Some(plan) = &*home.plan.load()
-            && let Some(picked) = planned(home, plan, info)
-        {
-            return picked;
+        if home.makes_plans {
+            let plan = home.plan.load();
+            if let Some(plan) = &*plan {
+                let (picked, runs_low) = planned(home, plan, info);
+                if runs_low {
+                    home.plan_ahead(plan);
+                }
+                if let Some(picked) = picked {
+                    return picked;
+                }
+            }
         }
         match self.check_out(home) {
             Some((seat, held)) => self.ask(seat, held, info),
@@ -113,7 +119,7 @@ impl WasmPicker {
     fn ask(&self, seat: &Arc<Seat>, mut occupant: Held<'_>, info: &PickInfo<'_>) -> PickResult {
         if seat.makes_plans
             && let Some(plan) = seat.current_plan(&mut occupant)
-            && let Some(picked) = planned(seat, &plan, info)
+            && let (Some(picked), _) = planned(seat, &plan, info)
         {
             return picked;
         }
@@ -149,10 +155,10 @@ impl WasmPicker {
     }
 }
 
-/// What the plan has for this RPC, if it has something.
-fn planned(seat: &Seat, plan: &Plan, info: &PickInfo<'_>) -> Option<PickResult> {
+/// What the plan has for this RPC, if it has something; and whether it is time for the next plan.
+fn planned(seat: &Seat, plan: &Plan, info: &PickInfo<'_>) -> (Option<PickResult>, bool) {
     let affinity = seat.affinity_in(plan, info);
-    let planned = plan.pick(info.now, affinity)?;
+    let Some(planned) = plan.pick(info.now, affinity) else { return (None, false) };
     if planned.taken > 0 {
         seat.counters.planned(planned.taken);
     }
@@ -165,7 +171,7 @@ fn planned(seat: &Seat, plan: &Plan, info: &PickInfo<'_>) -> Option<PickResult> 
         let picked = Picked { serial: plan.serial, call: planned.call, method, subconn: pick.subconn.id() };
         pick.done = Some(Done::to(seat.ear(), picked));
     }
-    Some(PickResult::Pick(pick))
+    (Some(PickResult::Pick(pick)), planned.runs_low)
 }
 
 /// Has the policy told how the RPC ends.

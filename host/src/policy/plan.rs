@@ -2,9 +2,10 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
 use tokio::time::Instant;
 
 use super::imports::Methods;
@@ -27,8 +28,11 @@ pub(super) struct Plan {
     /// Where RPCs are told of by their numbers: of the first of these picks, and of their methods.
     first_call: u64,
     pub(super) methods: Arc<Mutex<Methods>>,
-    /// The next pick that no thread has taken; of a table, how many were made by it.
-    next: AtomicUsize,
+    /// The next pick that no thread has taken; of a table, how many were made by it. On a line of its own: what it is
+    /// beside, all threads read at each pick.
+    next: CachePadded<AtomicUsize>,
+    /// The picks that follow on this sequence's, made before it is used up.
+    successor: OnceLock<Arc<Self>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub(super) struct Planned<'a> {
     pub(super) call: u64,
     /// So many picks have been taken out of the plan for it: others are to follow on the same thread.
     pub(super) taken: usize,
+    /// It is time for a successor, and for this thread to have it made.
+    pub(super) runs_low: bool,
 }
 
 /// What a thread has taken out of a sequence, and not used.
@@ -87,8 +93,18 @@ impl Plan {
         }
         let picks: Box<[u32]> = picks.into();
         let id = PLANS.fetch_add(1, Ordering::Relaxed);
-        let (ready, methods, next) = (ready.clone(), Arc::clone(methods), AtomicUsize::new(0));
-        Ok((!picks.is_empty()).then_some(Self { id, order, picks, ready, serial, first_call, methods, next }))
+        let (ready, methods, next) = (ready.clone(), Arc::clone(methods), CachePadded::default());
+        Ok((!picks.is_empty()).then_some(Self {
+            id,
+            order,
+            picks,
+            ready,
+            serial,
+            first_call,
+            methods,
+            next,
+            successor: OnceLock::new(),
+        }))
     }
 
     /// How many numbers of RPCs it may use.
@@ -102,6 +118,16 @@ impl Plan {
     /// All of its picks are taken.
     pub(super) fn is_spent(&self) -> bool {
         self.order == Order::Sequence && self.next.load(Ordering::Relaxed) >= self.picks.len()
+    }
+
+    /// What follows on it.
+    pub(super) fn successor(&self) -> Option<&Arc<Self>> {
+        self.successor.get()
+    }
+
+    /// This follows on it; the first to be said counts.
+    pub(super) fn succeed(&self, successor: Self) {
+        let _ = self.successor.set(Arc::new(successor));
     }
 
     pub(super) const fn order(&self) -> Order {
@@ -122,7 +148,9 @@ impl Plan {
             }
         };
         let subconn = self.ready.find(*self.picks.get(at)?)?;
-        Some(Planned { subconn, call: self.first_call + call as u64, taken })
+        let low = self.picks.len() - self.picks.len() / 4;
+        let runs_low = self.order == Order::Sequence && taken > 0 && at < low && at + taken >= low;
+        Some(Planned { subconn, call: self.first_call + call as u64, taken, runs_low })
     }
 
     /// Takes the next pick of the sequence: out of what the thread has taken before, if there is any.

@@ -204,8 +204,28 @@ impl Seat {
         if !plan.is_spent() {
             return Some(plan);
         }
-        self.plan_anew(occupant);
+        match plan.successor() {
+            Some(successor) => self.plan.store(Some(Arc::clone(successor))),
+            None => self.plan_anew(occupant),
+        }
         self.plan.load_full()
+    }
+
+    /// Has the successor of a plan made, while other threads pick by what is left of it.
+    pub(super) fn plan_ahead(&self, plan: &Arc<Plan>) {
+        let Some(mut occupant) = self.try_hold() else { return };
+        let is_current = self.plan.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, plan));
+        let serial = occupant.serial;
+        let Some(instance) = &mut occupant.instance else { return };
+        if !is_current || plan.successor().is_some() {
+            return;
+        }
+        match instance.plan(serial) {
+            Ok(Some(successor)) => plan.succeed(successor),
+            // It is asked again when the plan is used up.
+            Ok(None) => {}
+            Err(fault) => self.retire(&mut occupant, &fault),
+        }
     }
 
     /// The policy has been told something: what it planned before is void.

@@ -46,13 +46,17 @@ fn main() {
         Channel::new("maglev.wasm, planned", &maglev, &ready, &some),
     ];
 
-    // For a profiler, or for valgrind: so many picks, and nothing else.
-    if let [what, name, picks] = &arguments[..]
+    // For a profiler, or for valgrind: so many picks by so many threads, and nothing else.
+    if let [what, name, picks, threads] = &arguments[..]
         && what == "count"
     {
         let picks = picks.parse().expect("a number");
         match channels.iter().find(|channel| channel.name == name) {
-            Some(channel) => channel.pick(picks),
+            Some(channel) => std::thread::scope(|scope| {
+                for _ in 0..threads.parse().expect("a number") {
+                    scope.spawn(|| channel.pick(picks));
+                }
+            }),
             None => _ = bare.nanos_per_call(picks),
         }
         return;

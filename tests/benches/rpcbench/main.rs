@@ -187,7 +187,16 @@ fn show(rpc: Rpc, backends: usize, callers: usize, turns: &[Vec<Turn>]) {
         Rpc::Stream => "streams of 10 responses",
     };
     println!("{what}, {backends} backends, {callers} callers\n");
-    let mut table = Table::new(["channel", "RPC/s", "against tonic", "CPU per RPC", "against tonic"]);
+    let mut table = Table::new([
+        "channel",
+        "RPC/s",
+        "against tonic",
+        "against native",
+        "CPU per RPC",
+        "against tonic",
+        "against hyper",
+    ]);
+    let of = |peer| &turns[Peer::ALL.iter().position(|one| *one == peer).unwrap_or_default()];
     let ratio = |turns: &[Turn], others: &[Turn], of: fn(&Turn) -> f64| {
         // Of the same round: what disturbs one disturbs the other.
         median(turns.iter().zip(others).map(|(turn, other)| of(turn) / of(other)))
@@ -197,8 +206,10 @@ fn show(rpc: Rpc, backends: usize, callers: usize, turns: &[Vec<Turn>]) {
             peer.name().to_owned(),
             format!("{:.0}", median(own.iter().map(|turn| turn.per_second))),
             format!("{:.3}", ratio(own, &turns[0], |turn| turn.per_second)),
+            format!("{:.3}", ratio(own, of(Peer::Native), |turn| turn.per_second)),
             format!("{:.2} us", median(own.iter().map(|turn| turn.cpu))),
             format!("{:.3}", ratio(own, &turns[0], |turn| turn.cpu)),
+            format!("{:.3}", ratio(own, of(Peer::RawHyper), |turn| turn.cpu)),
         ]);
     }
     println!("{table}");

@@ -22,6 +22,8 @@ pub(crate) enum Peer {
     Native,
     /// hotpick, by the policy of this name.
     Wasm(&'static str),
+    /// The same, called for each RPC though it has plans.
+    Called(&'static str),
 }
 
 /// What is called.
@@ -45,11 +47,12 @@ pub(crate) enum Client {
 
 impl Peer {
     /// The first is what the others are compared with.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::TonicSingle,
         Self::TonicList,
         Self::RawHyper,
         Self::Native,
+        Self::Called("round_robin"),
         Self::Wasm("round_robin"),
         Self::Wasm("p2c_ewma"),
         Self::Wasm("color"),
@@ -61,7 +64,8 @@ impl Peer {
             Self::TonicList => "tonic balance_list",
             Self::RawHyper => "hyper, round robin by hand",
             Self::Native => "hotpick, native picker",
-            Self::Wasm("round_robin") => "hotpick, round_robin.wasm",
+            Self::Called(_) => "hotpick, round_robin.wasm called",
+            Self::Wasm("round_robin") => "hotpick, round_robin.wasm planned",
             Self::Wasm("p2c_ewma") => "hotpick, p2c_ewma.wasm",
             Self::Wasm(_) => "hotpick, color.wasm",
         }
@@ -88,16 +92,24 @@ impl Peer {
                 let raw = RawHyper::connect(addresses).await;
                 Client::Raw(EchoClient::with_origin(raw, "http://backends".parse().expect("a URI")))
             }
-            Self::Native => Self::hotpick(addresses, None).await,
-            Self::Wasm(policy) => Self::hotpick(addresses, Some(policy)).await,
+            Self::Native => Self::hotpick(addresses, None, true).await,
+            Self::Wasm(policy) => Self::hotpick(addresses, Some(policy), true).await,
+            Self::Called(policy) => Self::hotpick(addresses, Some(policy), false).await,
         }
     }
 
-    async fn hotpick(addresses: &[SocketAddr], policy: Option<&str>) -> Client {
+    async fn hotpick(addresses: &[SocketAddr], policy: Option<&str>, plans: bool) -> Client {
         let endpoint = |address: &SocketAddr| Endpoint::new((*address).into()).with_attribute("color", "red");
         let resolver = ManualResolver::new(addresses.iter().map(endpoint).collect::<Vec<_>>());
         let mut builder = hotpick::Channel::builder("static:///bench").resolver(resolver);
-        let policies = policy.map(|name| Policies::with(&[(&format!("{name}.wasm"), &standard(name))]));
+        let policies = policy.map(|name| {
+            let settings = format!("plans = {plans}");
+            let files = [
+                (&*format!("{name}.wasm"), &*standard(name)),
+                (&*format!("{name}.toml"), settings.as_bytes()),
+            ];
+            Policies::with(&files)
+        });
         if let (Some(name), Some(policies)) = (policy, &policies) {
             builder = builder.policies(&policies.followed).policy(name);
         }
