@@ -9,6 +9,7 @@ mod faults;
 mod fuzz;
 mod interop;
 mod parts;
+mod plans;
 mod policies;
 mod reload;
 mod resolvers;

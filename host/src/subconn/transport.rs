@@ -1,8 +1,8 @@
 //! One HTTP/2 connection, on h2: when it is ready, when it is lost, and what became of a request.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ pub(super) struct Loss {
 /// Dropping it ends the connection once its open streams are done.
 #[derive(Debug)]
 pub(super) struct Transport {
-    sender: Mutex<SendRequest<Bytes>>,
+    sender: SendRequest<Bytes>,
     link: Arc<Link>,
 }
 
@@ -196,7 +196,7 @@ impl Transport {
         match phase.as_deref() {
             Ok(Phase::Ready) => {
                 drop(phase);
-                Ok(Self { sender: Mutex::new(sender), link })
+                Ok(Self { sender, link })
             }
             Ok(Phase::Closed { reason }) => Err(reason.clone()),
             Ok(Phase::GoingAway { .. } | Phase::Handshake) | Err(_) => {
@@ -257,22 +257,22 @@ impl Transport {
         if !self.is_ready() {
             return Err(SendError::NotSent(Box::new(request)));
         }
-        let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
-        let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
-        if matches!(ready, Poll::Ready(Err(_))) {
+        // Its own: one that has opened a stream waits, when asked, for the peer's leave for that stream, in place of
+        // whoever waits for it.
+        let mut sender = self.sender.clone();
+        if let Poll::Ready(Err(error)) = sender.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            // It has failed, or has no number left for a stream: that, too, takes a new connection.
+            self.link.closed(describe(&error));
             return Err(SendError::NotSent(Box::new(request)));
         }
         let (head, body) = request.into_parts();
         let is_all = body.is_end_stream();
-        let head = http::Request::from_parts(head, ());
-        let begun = if ready.is_pending() {
-            // A stream before this one waits for the peer's leave. A clone may have one that waits, too.
-            sender.clone().send_request(head, is_all)
-        } else {
-            sender.send_request(head, is_all)
-        };
-        match begun {
+        match sender.send_request(http::Request::from_parts(head, ()), is_all) {
             Ok((response, stream)) => Ok((response, (!is_all).then(|| RequestStream::new(body, stream)))),
+            // It was refused here, and cannot be sent anywhere.
+            Err(error) if !error.is_io() && !error.is_go_away() => {
+                Err(SendError::Failed(Status::internal(format!("not a request: {}", describe(&error)))))
+            }
             Err(error) => Err(failure(&error)),
         }
     }

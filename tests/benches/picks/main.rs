@@ -4,6 +4,7 @@
 //! ratio is between two of the same round.
 
 mod bare;
+mod gate;
 
 use std::sync::{Arc, Barrier};
 use std::task::{Context, Poll, Waker};
@@ -61,6 +62,11 @@ fn main() {
         }
         return;
     }
+    if arguments.iter().any(|argument| argument == "gate") {
+        let names: Vec<_> = channels.iter().map(|channel| channel.name).collect();
+        std::process::exit(i32::from(!gate::holds(&names)));
+    }
+
     let mut calls = Vec::new();
     let mut times = vec![Vec::new(); channels.len()];
     for _ in 0..ROUNDS {

@@ -1,0 +1,114 @@
+//! Policies that pick ahead, and those of which a channel has several instances.
+
+use hotpick::channel::ChannelStatus;
+use hotpick::policy_dir::PolicyStatus;
+use hotpick::resolver::ResolverUpdate;
+use hotpick_tests::wat::Wat;
+use hotpick_tests::{Caller, Cluster, Load, Policies, soon, standard};
+
+async fn with(cluster: &Cluster, name: &str, bytes: &[u8], settings: &str) -> (Policies, Caller) {
+    let (file, toml) = (format!("{name}.wasm"), format!("{name}.toml"));
+    let policies = Policies::with(&[(&file, bytes), (&toml, settings.as_bytes())]);
+    let channel = cluster.channel().policies(&policies.followed).policy(name).connect().expect("a channel");
+    let caller = Caller::ready(&channel, Some(name)).await;
+    (policies, caller)
+}
+
+fn status(policies: &Policies, name: &str) -> PolicyStatus {
+    policies.followed.status().into_iter().find(|policy| policy.name == name).expect("it is there")
+}
+
+#[tokio::test]
+async fn planned_picks_are_those_that_would_be_made_and_are_counted() {
+    let cluster = Cluster::start(&["a", "b", "c"]).await;
+    for settings in ["", "plans = false"] {
+        let (policies, caller) = with(&cluster, "round_robin", &standard("round_robin"), settings).await;
+        let begin = status(&policies, "round_robin").totals;
+        // Over several plans, and not a multiple of their length.
+        let mut order = Vec::new();
+        for _ in 0..900 {
+            order.push(caller.call().await.expect("no RPC fails"));
+        }
+        assert!(order.chunks(3).all(|three| three == &order[..3]), "{order:?}");
+        let end = status(&policies, "round_robin").totals;
+        assert_eq!(end.picks - begin.picks, 900);
+        assert_eq!(end.planned_picks - begin.planned_picks, if settings.is_empty() { 900 } else { 0 });
+    }
+}
+
+#[tokio::test]
+async fn a_plan_is_void_when_the_endpoints_change() {
+    let cluster = Cluster::start(&["a", "b", "c"]).await;
+    let (_policies, caller) = with(&cluster, "round_robin", &standard("round_robin"), "").await;
+    caller.tally(10).await;
+    let mut endpoints = cluster.endpoints();
+    endpoints.truncate(2);
+    cluster.resolver.update(ResolverUpdate::endpoints(endpoints));
+    let two = |status: &ChannelStatus| status.ready.ready().len() == 2;
+    soon("two endpoints", caller.channel().wait_for(two)).await;
+    assert_eq!(caller.tally(20).await.into_values().collect::<Vec<_>>(), [10, 10]);
+    cluster.resolver.update(ResolverUpdate::endpoints(cluster.endpoints()));
+    let three = |status: &ChannelStatus| status.ready.ready().len() == 3;
+    soon("three endpoints", caller.channel().wait_for(three)).await;
+    assert_eq!(caller.tally(30).await.into_values().collect::<Vec<_>>(), [10, 10, 10]);
+}
+
+/// A plan of two picks of the first subconn; from the sixth on of one that does not exist. The trial asks for fewer.
+fn runs_wild() -> Vec<u8> {
+    let make = r#"
+        (global $made (mut i32) (i32.const 0))
+        (func (export "hotpick:policy/plans@0.1.0#make") (param i32 i64 i64) (result i32)
+            (global.set $made (i32.add (global.get $made) (i32.const 1)))
+            (i32.store8 (i32.const 64) (i32.ne (global.get $first) (i32.const -1)))
+            (i32.store (i32.const 68) (i32.const 80))
+            (i32.store (i32.const 72) (i32.const 2))
+            (i32.store (i32.const 80) (global.get $first))
+            (i32.store (i32.const 84)
+                (select (i32.const 999) (global.get $first) (i32.gt_u (global.get $made) (i32.const 5))))
+            (i32.const 64))"#;
+    let world = "package test:plans; world plans {
+        include hotpick:policy/policy@0.1.0;
+        export hotpick:policy/plans@0.1.0;
+    }";
+    Wat { exports: make, ..Wat::default() }.component_with(world)
+}
+
+#[tokio::test]
+async fn a_plan_of_nonsense_is_a_fault_and_costs_no_rpc() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let settings = "limits.faults-per-minute = 1000";
+    let (policies, caller) = with(&cluster, "wild", &runs_wild(), settings).await;
+    caller.tally(100).await;
+    let status = policies.wait_for("wild", |status| status.totals.fallback_picks > 0).await;
+    assert_eq!(status.last_fault.as_deref(), Some("picked subconn 999, which does not exist"));
+    assert!(status.totals.planned_picks > 0);
+}
+
+#[tokio::test]
+async fn several_instances_share_the_picks_of_a_channel() {
+    let cluster = Cluster::start(&["a", "b", "c"]).await;
+    for plans in ["", "plans = false"] {
+        let settings = format!("shards = 3\n{plans}");
+        let (policies, caller) = with(&cluster, "round_robin", &standard("round_robin"), &settings).await;
+        let load = Load::start(&caller, 16, 0);
+        let tally = caller.tally(300).await;
+        let (_, failed) = load.stop().await;
+        assert!(failed.is_empty() && tally.len() == 3, "{failed:?} {tally:?}");
+        let one = Policies::with(&[("round_robin.wasm", &standard("round_robin"))]);
+        let channel = cluster.channel().policies(&one.followed).policy("round_robin").connect();
+        let _one = Caller::ready(&channel.expect("a channel"), Some("round_robin")).await;
+        let memory = |policies: &Policies| {
+            let [of_channel] = &status(policies, "round_robin").uses[..] else { panic!("one channel") };
+            of_channel.memory
+        };
+        assert_eq!(memory(&policies), 3 * memory(&one));
+    }
+}
+
+#[tokio::test]
+async fn shards_out_of_range_are_refused() {
+    let policies = Policies::with(&[("a.wasm", &standard("random")), ("a.toml", b"shards = 0")]);
+    let status = policies.wait_for("a", |status| status.rejected.is_some()).await;
+    let error = status.rejected.expect("refused").to_string();
+    assert!(error.contains("shards is 0: use 1 to 64, 1 for one instance"), "{error}");
+}
