@@ -134,7 +134,7 @@ fn cpu_time() -> Duration {
 fn compare() {
     let quick = std::env::var("HOTPICK_BENCH").is_ok_and(|what| what == "quick");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let rounds = if quick { 3 } else { 7 };
+    let rounds = if quick { 3 } else { 5 };
     for backends in BACKENDS {
         let servers = Servers::start(backends);
         let clients = runtime.block_on(async {
@@ -158,6 +158,9 @@ fn compare() {
                 show(rpc, backends, callers, &turns);
             }
         }
+        if backends == 3 {
+            runtime.block_on(duel(&clients, if quick { 5 } else { 61 }));
+        }
         latencies(&runtime, &clients, backends, highest / 2.0, rounds);
         drop(clients);
         if backends == 3 {
@@ -167,6 +170,25 @@ fn compare() {
             return;
         }
     }
+}
+
+/// What differs by some per cent is compared alone, and often.
+async fn duel(clients: &[(Peer, Client)], rounds: usize) {
+    let same = [Peer::Native, Peer::Called("round_robin"), Peer::Wasm("round_robin")];
+    let clients: Vec<_> = clients.iter().filter(|(peer, _)| same.contains(peer)).cloned().collect();
+    let turns = rounds_of(&clients, rounds, Rpc::Unary, 64).await;
+    let mut table = Table::new(["round robin", "RPC/s against native", "CPU per RPC against native"]);
+    for ((peer, _), own) in clients.iter().zip(&turns) {
+        let ratio = |of: fn(&Turn) -> f64| {
+            median(own.iter().zip(&turns[0]).map(|(own, native)| of(own) / of(native)))
+        };
+        table.row([
+            peer.name().to_owned(),
+            format!("{:.3}", ratio(|turn| turn.per_second)),
+            format!("{:.3}", ratio(|turn| turn.cpu)),
+        ]);
+    }
+    println!("the same channel, unary RPCs, 3 backends, 64 callers, {rounds} rounds\n\n{table}");
 }
 
 async fn rounds_of(clients: &[(Peer, Client)], rounds: usize, rpc: Rpc, callers: usize) -> Vec<Vec<Turn>> {
