@@ -159,6 +159,26 @@ pub async fn open_loop<F: Future<Output = ()> + Send>(
     latencies
 }
 
+/// The instructions that a command takes from the last call of a function of its program on, by valgrind. None if there is no
+/// valgrind.
+///
+/// # Panics
+///
+/// The program fails.
+#[must_use]
+pub fn instructions(program: &[String], function: &str) -> Option<u64> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("callgrind.out");
+    let mut command = Command::new("valgrind");
+    command.arg("--tool=callgrind").arg(format!("--zero-before={function}"));
+    command.arg(format!("--callgrind-out-file={}", file.display())).args(program);
+    let output = command.output().ok()?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let counted = std::fs::read_to_string(file).expect("callgrind writes it");
+    let totals = counted.lines().find_map(|line| line.strip_prefix("totals: "));
+    Some(totals.expect("there are totals").trim().parse().expect("a number"))
+}
+
 /// A quantile of latencies, in microseconds.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "microseconds")]

@@ -1,8 +1,8 @@
 //! A look at the heads of the frames that a peer sends.
 //!
-//! hyper tells neither that the peer's SETTINGS have come, which is what READY means, nor that it has
+//! h2 tells neither that the peer's SETTINGS have come, which is what READY means, nor that it has
 //! sent GOAWAY while streams are open. Both stand in the clear at the front of a frame, so a reader
-//! that the bytes pass through on their way to hyper can see them at once.
+//! that the bytes pass through on their way to h2 can see them at once.
 
 use std::io;
 use std::pin::Pin;
@@ -137,7 +137,7 @@ pin_project! {
     }
 }
 
-/// Ends a connection from outside. hyper drives it in a task of its own, out of our reach, which may go on
+/// Ends a connection from outside. It is driven in a task of its own, which may go on
 /// for its old streams when all else has ended.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cut(Arc<CutState>);

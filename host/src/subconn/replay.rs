@@ -25,25 +25,13 @@ pub(crate) struct ReplayBody {
 }
 
 /// What remains with the sender of a [`ReplayBody`], to make another of. When it is dropped, the sending
-/// is over: hyper would go on with the request of an RPC whose response no one reads any more.
+/// is over: the request of an RPC whose response no one reads any more is not to go on.
 #[derive(Debug)]
 pub(crate) struct Replay(Arc<Shared>);
 
-/// Why a body ends early.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BodyError {
-    /// What the caller's own body failed with.
-    #[error("{status}")]
-    Caller { status: Status, source: h2::Error },
-    /// No one waits for this sending.
-    #[error("the request is given up")]
-    GivenUp { source: h2::Error },
-}
-
-/// What hyper is to reset the stream with: it looks for it among the causes of a body's error.
-fn cancel() -> h2::Error {
-    h2::Reason::CANCEL.into()
-}
+/// A body ends early: the caller's own has failed, and [`Replay::take_error`] says how, or no one waits for this sending.
+#[derive(Debug)]
+pub(crate) struct Ended;
 
 #[derive(Debug)]
 struct Shared(Mutex<State>);
@@ -149,6 +137,12 @@ impl State {
         self.waker.take()
     }
 
+    fn wakes(&mut self, cx: &Context<'_>) {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+        }
+    }
+
     fn keep(&mut self, frame: Kept) {
         if let Kept::Data(data) = &frame {
             self.size += data.len();
@@ -166,18 +160,30 @@ impl State {
     }
 }
 
+impl ReplayBody {
+    /// Ready when no one waits for this sending any more. For who cannot poll the body: the peer takes nothing.
+    pub(super) fn poll_given_up(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.shared.lock();
+        if self.sending != state.sending {
+            return Poll::Ready(());
+        }
+        state.wakes(cx);
+        Poll::Pending
+    }
+}
+
 impl Body for ReplayBody {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = Ended;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Ended>>> {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
         if self.sending != state.sending {
-            return Poll::Ready(Some(Err(BodyError::GivenUp { source: cancel() })));
+            return Poll::Ready(Some(Err(Ended)));
         }
         if let Some(frame) = state.kept.get(self.at).cloned() {
             self.at += 1;
@@ -198,9 +204,7 @@ impl Body for ReplayBody {
         let frame = match Pin::new(&mut state.rest).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
-                if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                    state.waker = Some(cx.waker().clone());
-                }
+                state.wakes(cx);
                 return Poll::Pending;
             }
         };
@@ -224,7 +228,7 @@ impl Body for ReplayBody {
             }
             None => state.ended = true,
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(|status| BodyError::Caller { status, source: cancel() })))
+        Poll::Ready(frame.map(|frame| frame.map_err(|_| Ended)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -53,6 +53,10 @@ impl RequestStream {
 
     pub(super) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
+            if self.held.is_some() && self.body.poll_given_up(cx).is_ready() {
+                self.stream.send_reset(Reason::CANCEL);
+                return Poll::Ready(());
+            }
             let is_open = match &self.held {
                 Some(_) => ready!(poll_room(&mut self.stream, cx)),
                 None => self.stream.poll_reset(cx).is_pending(),

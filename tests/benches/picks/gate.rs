@@ -3,27 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
+
+use hotpick_tests::bench::instructions;
 
 /// More than so much above what is written down is a fault.
 const TOLERANCE: f64 = 1.05;
 
-/// What more picks take more, by this program that is told how many.
+/// Of one of many picks: what [`Channel::pick`](super::Channel::pick) takes in this program, for so many.
 fn per_pick(name: &str) -> f64 {
-    const FEW: u32 = 2_000;
-    const MANY: u32 = 12_000;
-    let total = |picks: u32| -> f64 {
-        let mut command = Command::new("valgrind");
-        command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-        command.arg(std::env::current_exe().expect("a program"));
-        command.args(["count", name, &picks.to_string(), "1"]);
-        let output = command.output().expect("valgrind runs");
-        let text = String::from_utf8_lossy(&output.stderr);
-        let collected = text.lines().find_map(|line| line.split_once("Collected : "));
-        let (_, count) = collected.unwrap_or_else(|| panic!("no count: {text}"));
-        count.trim().parse().expect("a number")
-    };
-    (total(MANY) - total(FEW)) / f64::from(MANY - FEW)
+    const PICKS: u32 = 20_000;
+    let own = std::env::current_exe().expect("a program");
+    let program = [&own.to_string_lossy(), "count", name, &PICKS.to_string(), "1"].map(str::to_owned);
+    let count = instructions(&program, "picks::Channel::pick").expect("there is valgrind");
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    let count = count as f64;
+    count / f64::from(PICKS)
 }
 
 /// Compares, or writes down if `HOTPICK_WRITE_INSTRUCTIONS` is set. Gives whether all is well.

@@ -37,63 +37,57 @@ fn main() {
     }
 }
 
-/// So many RPCs, 64 at once, on one thread, whose instructions valgrind counts. Prints how often memory was allocated
-/// for them.
+/// Prints how often memory was allocated for so many RPCs.
 fn count(peer: Peer, rpcs: usize, addresses: &[std::net::SocketAddr]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let client = runtime.block_on(peer.connect(addresses));
-    let calls = || {
-        runtime.block_on(async {
-            let mut tasks = JoinSet::new();
-            for _ in 0..64 {
-                let client = client.clone();
-                tasks.spawn(async move {
-                    for _ in 0..rpcs / 64 {
-                        client.call(Rpc::Unary).await;
-                    }
-                });
-            }
-            while let Some(task) = tasks.join_next().await {
-                task.expect("no RPC fails");
-            }
-        });
-    };
-    println!("{}", allocation_counter::measure(calls).count_total);
+    // Whatever is made once.
+    run(&runtime, &client, 64);
+    println!("{}", allocation_counter::measure(|| run(&runtime, &client, rpcs)).count_total);
+    // What is taken down is not to be counted.
+    std::process::exit(0);
 }
 
-/// What an RPC takes of something: what more RPCs take more, by a program that is given their number.
-fn per_rpc(total: impl Fn(u64) -> Option<u64>) -> Option<f64> {
-    const FEW: u64 = 2_048;
-    const MANY: u64 = 6_144;
-    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
-    Some((total(MANY)? - total(FEW)?) as f64 / (MANY - FEW) as f64)
+/// So many RPCs, 64 at once, on one thread: its instructions are what valgrind counts, by its name.
+#[inline(never)]
+fn run(runtime: &tokio::runtime::Runtime, client: &Client, rpcs: usize) {
+    runtime.block_on(async {
+        let mut tasks = JoinSet::new();
+        for _ in 0..64 {
+            let client = client.clone();
+            tasks.spawn(async move {
+                for _ in 0..rpcs / 64 {
+                    client.call(Rpc::Unary).await;
+                }
+            });
+        }
+        while let Some(task) = tasks.join_next().await {
+            task.expect("no RPC fails");
+        }
+    });
 }
 
-fn allocations(peer: Peer, servers: &Servers) -> Option<f64> {
-    per_rpc(|rpcs| {
-        let output =
-            counting(Command::new(std::env::current_exe().ok()?), peer, servers, rpcs).output().ok()?;
-        String::from_utf8_lossy(&output.stdout).trim().parse().ok()
-    })
+const COUNTED: usize = 6_400;
+
+/// Of this program, that it is to count.
+fn counting(peer: Peer, servers: &Servers) -> Vec<String> {
+    let own = std::env::current_exe().expect("a program").to_string_lossy().into_owned();
+    let what = [own, "count".to_owned(), peer.name().to_owned(), COUNTED.to_string()];
+    what.into_iter().chain(servers.addresses.iter().map(ToString::to_string)).collect()
 }
 
-fn counting(mut command: Command, peer: Peer, servers: &Servers, rpcs: u64) -> Command {
-    command.args(["count", peer.name(), &rpcs.to_string()]);
-    command.args(servers.addresses.iter().map(ToString::to_string));
-    command
+#[expect(clippy::cast_precision_loss, reason = "a ratio")]
+fn allocations(peer: Peer, servers: &Servers) -> f64 {
+    let command = counting(peer, servers);
+    let output = Command::new(&command[0]).args(&command[1..]).output().expect("it runs");
+    let count: u64 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number");
+    count as f64 / COUNTED as f64
 }
 
-/// None without valgrind.
+#[expect(clippy::cast_precision_loss, reason = "a ratio")]
 fn instructions(peer: Peer, servers: &Servers) -> Option<f64> {
-    per_rpc(|rpcs| {
-        let mut command = Command::new("valgrind");
-        command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-        command.arg(std::env::current_exe().ok()?);
-        let output = counting(command, peer, servers, rpcs).output().ok()?;
-        let text = String::from_utf8_lossy(&output.stderr);
-        let (_, collected) = text.lines().find_map(|line| line.split_once("Collected : "))?;
-        collected.trim().parse().ok()
-    })
+    let count = bench::instructions(&counting(peer, servers), "rpcbench::run")?;
+    Some(count as f64 / COUNTED as f64)
 }
 
 /// What a peer did in its turn.
@@ -270,10 +264,10 @@ fn latencies(
 
 fn show_counts(servers: &Servers) {
     let mut table = Table::new(["channel", "instructions", "against tonic", "against hyper", "allocations"]);
-    let of = |peer| instructions(peer, servers);
+    let counts = Peer::ALL.map(|peer| (peer, instructions(peer, servers)));
+    let of = |peer| counts.iter().find(|(one, _)| *one == peer).and_then(|(_, count)| *count);
     let (tonic, hyper) = (of(Peer::TonicSingle), of(Peer::RawHyper));
-    for peer in Peer::ALL {
-        let count = of(peer);
+    for (peer, count) in counts {
         let ratio =
             |other: Option<f64>| count.zip(other).map_or_else(String::new, |(a, b)| format!("{:.3}", a / b));
         table.row([
@@ -281,7 +275,7 @@ fn show_counts(servers: &Servers) {
             count.map_or_else(|| "no valgrind".to_owned(), |count| format!("{count:.0}")),
             ratio(tonic),
             ratio(hyper),
-            allocations(peer, servers).map_or_else(String::new, |count| format!("{count:.1}")),
+            format!("{:.1}", allocations(peer, servers)),
         ]);
     }
     println!("a unary RPC, 3 backends, 64 callers, one thread\n\n{table}");

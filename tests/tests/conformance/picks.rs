@@ -313,7 +313,33 @@ async fn h06_an_answer_without_a_status_is_the_servers_fault_and_not_the_clients
     assert_eq!(ledger.ends(), [(Some(Code::Unknown), false)]);
 }
 
-/// hyper alone would go on with the request of an RPC whose response is given up.
+/// There is more of the request than the window of the peer, which takes nothing.
+#[tokio::test]
+async fn h06_a_response_that_is_dropped_cancels_the_stream_though_the_peer_takes_no_more() {
+    let (_server, _channel, caller, mut peer) = raw_pair().await;
+    let requests =
+        tokio_stream::iter([EchoRequest::new("x".repeat(60_000)), EchoRequest::new("y".repeat(60_000))]);
+    let mut client = caller.client.clone();
+    let call = tokio::spawn(async move { client.bidi(requests).await });
+    let (mut number, mut taken) = (0, 0);
+    while taken < 65_535 {
+        let frame = soon("the window to be used", peer.frame()).await.expect("a frame");
+        if frame.kind == 1 {
+            number = frame.stream;
+        }
+        taken += if frame.kind == 0 { frame.payload.len() } else { 0 };
+    }
+    peer.begin_answer(number).await;
+    drop(soon("the headers", call).await.expect("no panic").expect("open"));
+    loop {
+        let frame = soon("the reset", peer.frame()).await.expect("the end of the stream");
+        if frame.kind == 3 {
+            assert_eq!((frame.stream, &frame.payload[..]), (number, &8u32.to_be_bytes()[..]));
+            break;
+        }
+    }
+}
+
 #[tokio::test]
 async fn h06_a_response_that_is_dropped_cancels_the_stream_though_the_request_is_open() {
     let (_server, _channel, caller, mut peer) = raw_pair().await;
