@@ -111,7 +111,7 @@ impl Plan {
     pub(super) fn calls(&self) -> u64 {
         match self.order {
             Order::Sequence => self.picks.len() as u64,
-            Order::ByAffinity => 1 << 48,
+            Order::ByAffinity => 1 << 32,
         }
     }
 

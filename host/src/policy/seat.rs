@@ -245,12 +245,15 @@ impl Seat {
     pub(super) fn tell(&self, ready: &ReadySet) {
         // The longest that anyone holds the lock is the time limit of a call.
         let mut occupant = self.lock();
+        let is_told = occupant.ready.is(ready) && self.plan.load().is_some();
         occupant.ready = ready.clone();
         if let Some(instance) = &mut occupant.instance {
             instance.enter_into_force();
             let told = instance.tell(ready);
             self.after(&mut occupant, told);
-            self.plan_anew(&mut occupant);
+            if !is_told {
+                self.plan_anew(&mut occupant);
+            }
         }
     }
 

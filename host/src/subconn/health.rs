@@ -142,13 +142,13 @@ async fn check(
                 }
             }
         }
+        drop(stream);
         if status.code() == Code::Unimplemented {
             tracing::warn!("a server has no health service: it counts as healthy");
             health.send_replace(Health::Serving);
             // The sender is kept: its end would look like news.
             return std::future::pending().await;
         }
-        drop(stream);
         // At the first failure it may be the connection that ends, which is not for us to tell.
         if failures > 0 {
             let reason = format!("the health check fails: {}", status.message());

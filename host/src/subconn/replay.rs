@@ -110,9 +110,7 @@ impl Replay {
 impl Drop for Replay {
     fn drop(&mut self) {
         let mut state = self.0.lock();
-        if state.ended {
-            return;
-        }
+        // Also of a body that has ended: the last of it may still wait for the peer.
         let before = state.next_sending();
         state.ended = true;
         let rest = std::mem::take(&mut state.rest);

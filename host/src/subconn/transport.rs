@@ -273,7 +273,8 @@ impl Transport {
             Err(error) if !error.is_io() && !error.is_go_away() => {
                 Err(SendError::Failed(Status::internal(format!("not a request: {}", describe(&error)))))
             }
-            Err(error) => Err(failure(&error)),
+            // Nothing has left.
+            Err(error) => Err(SendError::Unprocessed { status: status_of(&error), refused: false }),
         }
     }
 
