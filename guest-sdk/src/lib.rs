@@ -326,7 +326,10 @@ impl Plan {
 }
 
 /// How many picks a sequence has: their price for each is near to its floor, and all of them are made in microseconds.
-const PLANNED: usize = 256;
+///
+/// A prime: of a plan that is void before it is used up only the first picks count, and the next begins where it would
+/// have ended. Were the number of endpoints a divisor of this, that would be the same endpoint each time.
+const PLANNED: usize = 251;
 
 impl Description {
     /// A summary, and the schema of the configuration.

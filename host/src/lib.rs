@@ -55,6 +55,7 @@ pub mod connectivity;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 mod files;
+mod headers;
 pub mod picker;
 pub mod policy;
 pub mod policy_dir;

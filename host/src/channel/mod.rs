@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{Request, Response};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::WatchStream;
@@ -21,6 +21,7 @@ use self::body::RpcBody;
 use crate::activity::Activity;
 use crate::balancer::{Command, Published, Report};
 use crate::connectivity::ConnectivityState;
+use crate::headers;
 use crate::picker::{Asked, Faults, PickInfo, PolicyVersion, StartError};
 use crate::service_config::MethodConfig;
 use crate::subconn::{
@@ -205,9 +206,7 @@ impl Shared {
         let active = self.activity.begin()?;
         let begin = Instant::now();
         let own = grpc_timeout(request.headers()).and_then(|limit| begin.checked_add(limit));
-        let headers = request.headers_mut();
-        headers.entry(header::TE).or_insert(HeaderValue::from_static("trailers"));
-        name_ourselves(headers);
+        headers::prepare(request.headers_mut());
 
         let known = self.published.methods.load().as_ref().map(|methods| methods.of(request.uri().path()));
         let (config, now) = match known {
@@ -336,19 +335,6 @@ struct Rpc {
     wait_for_ready: bool,
     /// Since when the request says how long there is; none if it does not.
     told: Option<Instant>,
-}
-
-/// `user-agent`: the caller's own name, then ours, as gRPC's other implementations do.
-fn name_ourselves(headers: &mut HeaderMap) {
-    const NAME: &str = concat!("hotpick/", env!("CARGO_PKG_VERSION"));
-    let value = match headers.get(header::USER_AGENT).and_then(|own| own.to_str().ok()) {
-        None => HeaderValue::from_static(NAME),
-        Some(own) => match HeaderValue::from_str(&format!("{own} {NAME}")) {
-            Ok(both) => both,
-            Err(_) => return,
-        },
-    };
-    headers.insert(header::USER_AGENT, value);
 }
 
 fn deadline_exceeded(last_error: Option<&Status>) -> Status {

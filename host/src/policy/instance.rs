@@ -310,12 +310,13 @@ impl Instance {
         let random = store.data_mut().random.u64(..);
         arm(store, limits.update_of(store.data().told.all().len()));
         let made = plans.call_make(&mut *store, BUDGET, random, imports::now());
-        let (order, picks) = match made.map_err(|error| fault(store, &error))? {
+        let made = made.map_err(|error| fault(store, &error))?;
+        self.grant_wishes();
+        let (order, picks) = match made {
             WitPlan::None => return Ok(None),
             WitPlan::Sequence(picks) => (Order::Sequence, picks),
             WitPlan::ByAffinity(picks) => (Order::ByAffinity, picks),
         };
-        self.grant_wishes();
         let state = self.store.data();
         let plan = Plan::new(order, &picks, &state.told, serial, self.calls + 1, state.methods())?;
         self.calls += plan.as_ref().map_or(0, Plan::calls);

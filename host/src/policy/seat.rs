@@ -215,30 +215,34 @@ impl Seat {
     pub(super) fn plan_ahead(&self, plan: &Arc<Plan>) {
         let Some(mut occupant) = self.try_hold() else { return };
         let is_current = self.plan.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, plan));
-        let serial = occupant.serial;
-        let Some(instance) = &mut occupant.instance else { return };
-        if !is_current || plan.successor().is_some() {
-            return;
-        }
-        match instance.plan(serial) {
-            Ok(Some(successor)) => plan.succeed(successor),
-            // It is asked again when the plan is used up.
-            Ok(None) => {}
-            Err(fault) => self.retire(&mut occupant, &fault),
+        // Without one it is asked again when the plan is used up.
+        if is_current
+            && plan.successor().is_none()
+            && let Some(successor) = self.make_plan(&mut occupant)
+        {
+            plan.succeed(successor);
         }
     }
 
     /// The policy has been told something: what it planned before is void.
     fn plan_anew(&self, occupant: &mut Occupant) {
-        if !self.makes_plans {
-            return;
+        if self.makes_plans && occupant.instance.is_some() {
+            let plan = self.make_plan(occupant);
+            self.plan.store(plan.map(Arc::new));
         }
+    }
+
+    fn make_plan(&self, occupant: &mut Occupant) -> Option<Plan> {
         let serial = occupant.serial;
-        let Some(instance) = &mut occupant.instance else { return };
-        match instance.plan(serial) {
-            Ok(plan) => self.plan.store(plan.map(Arc::new)),
-            Err(fault) => self.retire(occupant, &fault),
+        let (plan, result) = match occupant.instance.as_mut()?.plan(serial) {
+            Ok(plan) => (plan, Ok(())),
+            Err(fault) => (None, Err(fault)),
+        };
+        self.after_kept(occupant, result);
+        if occupant.instance.as_mut().is_some_and(|instance| instance.has_new_timer()) {
+            self.look_at_timers();
         }
+        plan
     }
 
     /// Tells the instance of a new snapshot, or the next one if there is none.
@@ -257,18 +261,11 @@ impl Seat {
         }
     }
 
-    /// A call into the instance has returned.
+    /// A call into the instance has returned, which may have set a timer.
     fn after(&self, occupant: &mut Occupant, result: Result<(), Fault>) {
-        match result {
-            Err(fault) => self.retire(occupant, &fault),
-            Ok(()) => {
-                let Some(instance) = &occupant.instance else { return };
-                self.counters.memory(instance.memory());
-                // It may have set a timer.
-                if instance.next_timer().is_some() {
-                    self.wake.notify_one();
-                }
-            }
+        self.after_kept(occupant, result);
+        if occupant.instance.as_ref().is_some_and(|instance| instance.next_timer().is_some()) {
+            self.wake.notify_one();
         }
     }
 
@@ -280,7 +277,7 @@ impl Seat {
         }
     }
 
-    /// A pick has set a timer.
+    /// A pick, or a plan, has set a timer.
     pub(super) fn look_at_timers(&self) {
         self.wake.notify_one();
     }

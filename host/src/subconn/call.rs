@@ -2,14 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::Code;
 
 use super::Shared;
-use super::transport::{InFlight, Transport};
+use super::transport::InFlight;
 
 /// What is told how an attempt of an RPC ended, once. Called on the RPC's path: must not block.
 pub struct Done(To);
@@ -114,9 +113,9 @@ impl Call {
         Self { open: Some(Open { subconn, stream: None, done, begun }), deadline }
     }
 
-    pub(super) fn on(&mut self, transport: &Transport) {
+    pub(super) fn on(&mut self, stream: InFlight) {
         if let Some(open) = &mut self.open {
-            open.stream = Some(InFlight::on(transport.link()));
+            open.stream = Some(stream);
         }
     }
 
@@ -156,11 +155,8 @@ struct End<'a> {
 
 impl Open {
     fn finish(self, end: End<'_>, now: Instant) {
-        let Self { subconn, stream, done, begun } = self;
+        let Self { stream, done, begun, .. } = self;
         drop(stream);
-        if subconn.waiting.load(Ordering::SeqCst) > 0 {
-            subconn.room.notify_one();
-        }
         if let Some(done) = done {
             let End { code, client_ended, trailers } = end;
             let latency = now.saturating_duration_since(begun);

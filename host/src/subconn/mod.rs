@@ -10,6 +10,7 @@ mod health;
 mod machine;
 mod ready_set;
 mod replay;
+mod room;
 mod snapshots;
 mod stand_ins;
 mod stats;
@@ -18,7 +19,6 @@ mod task;
 mod transport;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,9 +28,10 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use self::room::Room;
 use self::stats::Stats;
 use self::task::Command;
-use self::transport::{Link, Transport};
+use self::transport::{InFlight, Transport};
 use crate::connectivity::ConnectivityState;
 use crate::resolver::Endpoint;
 use crate::timeout::set_grpc_timeout;
@@ -107,9 +108,7 @@ struct Shared {
     commands: mpsc::UnboundedSender<Command>,
     /// An RPC found no room on any connection, and there may be one more.
     grow: Notify,
-    /// For the RPCs that wait for room, of which there are so many.
-    room: Arc<Notify>,
-    waiting: AtomicU32,
+    room: Arc<Room>,
 }
 
 /// The connections that take RPCs: none unless READY.
@@ -148,8 +147,7 @@ impl SubConn {
             stats: Stats::default(),
             commands,
             grow: Notify::new(),
-            room: Arc::new(Notify::new()),
-            waiting: AtomicU32::new(0),
+            room: Arc::default(),
         });
         tokio::spawn(task::run(Arc::clone(&shared), dialer, receiver, events));
         Self(shared)
@@ -244,11 +242,11 @@ impl SubConn {
         *request.uri_mut() = Uri::from_parts(parts)
             .map_err(|error| SendError::Failed(tonic::Status::internal(error.to_string())))?;
         loop {
-            let Some(transport) = self.transport().await else {
+            let Some((transport, stream)) = self.transport().await else {
                 call.not_sent();
                 return Err(SendError::NotSent(Box::new(request)));
             };
-            call.on(&transport);
+            call.on(stream);
             if let Some(deadline) = deadline {
                 let now = Instant::now();
                 let since = told.map(|told| now.saturating_duration_since(told));
@@ -256,40 +254,38 @@ impl SubConn {
                     set_grpc_timeout(request.headers_mut(), deadline.saturating_duration_since(now));
                 }
             }
-            let link = Arc::clone(transport.link());
             match transport.send(request).await {
                 Ok(response) => return Ok((response, call)),
-                // Of several connections one was lost, and that is no change of state to wait for.
-                Err(SendError::NotSent(unsent)) if self.0.has_other(&link) => request = *unsent,
-                Err(error) => {
-                    match &error {
-                        SendError::NotSent(_) | SendError::Unprocessed { .. } => call.not_sent(),
-                        SendError::Failed(status) => call.end(status.code(), None),
-                    }
+                // The connection was lost just now: on another, or on none, if it was the last.
+                Err(SendError::NotSent(unsent)) => request = *unsent,
+                Err(error @ SendError::Unprocessed { .. }) => {
+                    call.not_sent();
                     return Err(error);
+                }
+                Err(SendError::Failed(status)) => {
+                    call.end(status.code(), None);
+                    return Err(SendError::Failed(status));
                 }
             }
         }
     }
 
-    /// The connection for the next RPC, once there is room for it. None if there is none.
-    async fn transport(&self) -> Option<Arc<Transport>> {
+    /// The connection for the next RPC, once there is room for it, and its place there. None if there is none.
+    async fn transport(&self) -> Option<(Arc<Transport>, InFlight)> {
         let shared = &self.0;
-        if let Found::At(transport) = shared.find() {
-            return transport;
+        if !shared.room.is_awaited()
+            && let Found::At(place) = shared.find()
+        {
+            return place;
         }
-        let _waiting = Waiting::begin(&shared.waiting);
-        loop {
-            let room = shared.room.notified();
-            tokio::pin!(room);
-            // Before the look, so that what happens after it is not missed.
-            room.as_mut().enable();
-            if let Found::At(transport) = shared.find() {
-                return transport;
+        let look = || match shared.find() {
+            Found::At(place) => Some(place),
+            Found::Full => {
+                shared.grow.notify_one();
+                None
             }
-            shared.grow.notify_one();
-            room.await;
-        }
+        };
+        shared.room.wait(look).await
     }
 }
 
@@ -310,8 +306,9 @@ impl Eq for SubConn {}
 
 enum Found {
     /// Send there, or nowhere if there is no connection.
-    At(Option<Arc<Transport>>),
-    /// All are full: wait for room on any of them, or for one more.
+    At(Option<(Arc<Transport>, InFlight)>),
+    /// All are full: wait for room on any of them, or for one more. Or the last of those that RPCs know of has just
+    /// been lost, and the subconn's task is about to say what follows.
     Full,
 }
 
@@ -344,35 +341,14 @@ impl Shared {
         };
         match ready.min_by_key(load) {
             Some(transport) if !transport.link().has_room() => Found::Full,
-            found => Found::At(found.cloned()),
+            Some(transport) => Found::At(Some((Arc::clone(transport), InFlight::on(transport.link())))),
+            None if self.condition().state == ConnectivityState::Ready => Found::Full,
+            None => Found::At(None),
         }
-    }
-
-    /// Whether there is another connection that takes RPCs.
-    fn has_other(&self, link: &Arc<Link>) -> bool {
-        let pool = self.pool.load();
-        let other = |transport: &Arc<Transport>| !Arc::ptr_eq(transport.link(), link) && transport.is_ready();
-        pool.transports.iter().any(other)
     }
 
     fn set_pool(&self, pool: Pool) {
         self.pool.store(Arc::new(pool));
-        self.room.notify_waiters();
-    }
-}
-
-/// An RPC that waits for room.
-struct Waiting<'a>(&'a AtomicU32);
-
-impl<'a> Waiting<'a> {
-    fn begin(count: &'a AtomicU32) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.room.changed();
     }
 }

@@ -111,8 +111,10 @@ impl RequestStream {
         match frame.into_data().map_err(Frame::into_trailers) {
             Ok(data) => self.held = Some(data),
             Err(Ok(trailers)) => {
-                // If the stream is over, its response says so.
-                let _ = self.stream.send_trailers(trailers);
+                // If the stream is over, its response says so; if not, they are such as may not be sent.
+                if self.stream.send_trailers(trailers).is_err() {
+                    self.stream.send_reset(Reason::CANCEL);
+                }
                 return Rest::Nothing;
             }
             // There is no other kind.

@@ -55,13 +55,14 @@ struct Task {
 impl Task {
     /// Shows a state to those who look, and tells the balancer if it is another than before.
     fn announce(&self, state: ConnectivityState, error: Option<String>) {
-        if state != ConnectivityState::Ready && !self.shared.pool.load().transports.is_empty() {
-            self.shared.set_pool(Pool::default());
-        }
         let mut condition = self.shared.condition();
         let changed = std::mem::replace(&mut condition.state, state) != state;
         condition.error = error.or(condition.error.take());
         drop(condition);
+        // The state first: who finds no connection in READY waits for the next word.
+        if state != ConnectivityState::Ready && !self.shared.pool.load().transports.is_empty() {
+            self.shared.set_pool(Pool::default());
+        }
         self.shared.stats.ready(state == ConnectivityState::Ready);
         if changed {
             // No one listens once the channel is gone, and then SHUTDOWN is near.

@@ -11,7 +11,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{Ping, PingPong};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
@@ -19,6 +19,7 @@ use tonic::{Code, Status};
 use super::SubConnOptions;
 use super::frames::{Cut, LastRead, Seen, Watched};
 use super::replay::ReplayBody;
+use super::room::Room;
 use super::stream::RequestStream;
 pub(crate) use super::stream::ResponseBody;
 
@@ -94,7 +95,7 @@ pub(super) struct Link {
     /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS.
     max_streams: AtomicU32,
     /// For those who wait for room on any of the endpoint's connections.
-    room: Arc<Notify>,
+    room: Arc<Room>,
 }
 
 /// A stream that counts against the peer's limit, until it is dropped.
@@ -112,6 +113,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+        self.0.room.freed();
     }
 }
 
@@ -154,7 +156,7 @@ impl Transport {
     pub(super) async fn start(
         io: Box<dyn Io>,
         options: &SubConnOptions,
-        room: Arc<Notify>,
+        room: Arc<Room>,
         abort: CancellationToken,
     ) -> Result<Self, String> {
         let link = Arc::new(Link::new(room));
@@ -310,7 +312,7 @@ impl Drop for Driven {
 }
 
 impl Link {
-    fn new(room: Arc<Notify>) -> Self {
+    fn new(room: Arc<Room>) -> Self {
         Self {
             room,
             phase: watch::Sender::new(Phase::Handshake),
@@ -343,7 +345,7 @@ impl Link {
     fn seen(&self, seen: Seen) {
         if let Seen::MaxStreams(max) = seen {
             self.max_streams.store(max, Ordering::SeqCst);
-            self.room.notify_waiters();
+            self.room.changed();
             return;
         }
         self.phase.send_if_modified(|phase| {

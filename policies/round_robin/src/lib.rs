@@ -113,6 +113,21 @@ mod tests {
         assert_eq!(host.plan(10), Plan::None);
     }
 
+    /// As in a channel with few RPCs, whose endpoints change often.
+    #[test]
+    fn of_plans_that_are_hardly_used_each_subconn_gets_its_share() {
+        for n in [2, 3, 8, 16, 64, 256] {
+            let mut host = start();
+            host.ready(&(0..n).collect::<Vec<_>>());
+            let mut shares = vec![0; n as usize];
+            for _ in 0..4 * n {
+                let Plan::Sequence(planned) = host.plan(200_000) else { panic!("no plan") };
+                shares[planned[0] as usize] += 1;
+            }
+            assert!(shares.iter().all(|share| *share == 4), "{n}: {shares:?}");
+        }
+    }
+
     #[test]
     fn with_nothing_ready_rpcs_are_queued() {
         let mut host = start();

@@ -349,6 +349,47 @@ async fn h18_rpcs_that_wait_for_a_stream_go_on_when_the_peer_allows_more() {
 }
 
 #[tokio::test]
+async fn an_rpc_given_up_while_its_peer_takes_nothing_is_reset() {
+    const INITIAL_WINDOW_SIZE: u16 = 4;
+    const RST_STREAM: u8 = 3;
+    let server = RawServer::bind().await;
+    let channel = to(server.address()).subconn_options(quick()).connect().expect("a channel");
+    let mut peer = server.accept(&[(INITIAL_WINDOW_SIZE, 0)]).await;
+    state(&channel, Ready).await;
+    let caller = Caller::of(&channel);
+    let opening = tokio::spawn(async move { open(&caller).await });
+    let head = loop {
+        let frame = peer.frame().await.expect("headers");
+        if frame.kind == 1 {
+            break frame;
+        }
+    };
+    peer.begin_answer(head.stream).await;
+    let (send, answers) = soon("the response", opening).await.expect("no panic");
+    // There is a message, and the end: neither may be sent.
+    drop((send, answers));
+    let reset = loop {
+        let frame = peer.frame().await.expect("a reset");
+        if frame.kind == RST_STREAM {
+            break frame;
+        }
+    };
+    assert_eq!((reset.stream, &reset.payload[..]), (head.stream, &8_u32.to_be_bytes()[..]));
+}
+
+#[tokio::test]
+async fn headers_of_the_callers_own_connection_end_at_the_channel() {
+    let cluster = Cluster::start(&["a"]).await;
+    let channel = cluster.channel().connect().expect("a channel");
+    let caller = Caller::ready(&channel, None).await;
+    let mut request = hello();
+    for name in ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"] {
+        request.metadata_mut().insert(name, "x".parse().expect("a value"));
+    }
+    assert_eq!(caller.request(request).await.expect("served"), "a");
+}
+
+#[tokio::test]
 async fn a_further_connection_that_does_not_last_is_made_again_with_a_backoff() {
     let server = RawServer::bind().await;
     let mut options = quick();

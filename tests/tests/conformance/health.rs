@@ -64,6 +64,23 @@ async fn h28_a_server_without_a_health_service_counts_as_healthy() {
 }
 
 #[tokio::test]
+async fn h28_a_watch_that_has_ended_for_good_takes_no_stream() {
+    const MAX_CONCURRENT_STREAMS: u16 = 3;
+    let server = RawServer::bind().await;
+    let config = r#"{"healthCheckConfig": {"serviceName": "echo"}}"#.parse().expect("a config");
+    let channel = to(server.address()).subconn_options(quick()).service_config(config);
+    let channel = channel.connect().expect("a channel");
+    let mut peer = server.accept(&[(MAX_CONCURRENT_STREAMS, 1)]).await;
+    let watch = peer.request().await;
+    peer.refuse(watch, 12, "no such method").await;
+    state(&channel, Ready).await;
+    let call = begin(&Caller::of(&channel), hello());
+    let stream = peer.request().await;
+    peer.answer(stream, "a").await;
+    assert_eq!(soon("the answer", call).await.expect("no panic").expect("served"), "a");
+}
+
+#[tokio::test]
 async fn h28_errors_of_the_watch_are_tried_again_with_a_backoff() {
     let server = RawServer::bind().await;
     let config = r#"{"healthCheckConfig": {"serviceName": "echo"}}"#.parse().expect("a config");

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use twox_hash::XxHash64;
 
 use super::{State, nanos};
+use crate::headers::is_reserved;
 use crate::picker::PickInfo;
 use crate::policy::bindings::hotpick::policy::call;
 use crate::policy::limits::clip;
@@ -186,11 +187,4 @@ fn header_name(key: &str) -> Result<HeaderName, String> {
 
 fn is_binary(name: &HeaderName) -> bool {
     name.as_str().ends_with("-bin")
-}
-
-/// Headers that make a request what it is.
-fn is_reserved(name: &HeaderName) -> bool {
-    let hop_by_hop =
-        ["te", "content-type", "content-length", "host", "connection", "transfer-encoding", "upgrade"];
-    name.as_str().starts_with("grpc-") || hop_by_hop.contains(&name.as_str())
 }
