@@ -6,7 +6,8 @@ use wit_parser::Resolve;
 use super::PolicyError;
 use super::contract::OPTIONAL;
 
-const WIT: &str = include_str!("../../wit/policy.wit");
+/// The contract between the host and policies: the text of `wit/policy.wit`, for tools that build them.
+pub const CONTRACT: &str = include_str!("../../wit/policy.wit");
 
 /// Makes a component of a core module that a toolchain has left its `component-type` section in, as
 /// the loader does with such a file.
@@ -16,7 +17,7 @@ pub(super) fn componentize_module(module: &[u8]) -> Result<Vec<u8>, PolicyError>
     }
     // That it says something is believed; not what it says. There are sections that wit-parser follows in a
     // circle until the stack of the process ends, and the contract is known here.
-    embed(without(module, b"component-type"))
+    embed(without(module, b"component-type"), &[])
 }
 
 /// A module or a component, but for its custom sections whose names begin like this.
@@ -55,30 +56,42 @@ fn section(sections: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 ///
 /// Something that the world needs is not exported, has the wrong type, or is not Wasm at all.
 pub fn componentize(module: &[u8]) -> Result<Vec<u8>, PolicyError> {
+    componentize_with(module, &[])
+}
+
+/// The same, of a module that imports from elsewhere, too: `adapters` are the names that it imports from, such as
+/// `wasi_snapshot_preview1`, each with the core module that provides what it imports. An adapter may use the memory of
+/// the module (it imports it as `env` `memory`).
+///
+/// # Errors
+///
+/// As of [`componentize`]; or an adapter is none, or lacks something.
+pub fn componentize_with(module: &[u8], adapters: &[(&str, &[u8])]) -> Result<Vec<u8>, PolicyError> {
     if has_component_type(module)? {
-        return encode(module);
+        return encode(module, adapters);
     }
-    embed(module.to_vec())
+    embed(module.to_vec(), adapters)
 }
 
 /// Makes a component of a module that says nothing of components.
-fn embed(mut module: Vec<u8>) -> Result<Vec<u8>, PolicyError> {
+fn embed(mut module: Vec<u8>, adapters: &[(&str, &[u8])]) -> Result<Vec<u8>, PolicyError> {
     let mut resolve = Resolve::default();
     let embed = |resolve: &mut Resolve, module: &mut Vec<u8>| -> Result<(), Box<dyn std::error::Error>> {
-        resolve.push_source("policy.wit", WIT)?;
+        resolve.push_source("policy.wit", CONTRACT)?;
         let world = world_of(module);
         let package = resolve.push_source("module.wit", &world)?;
         let world = resolve.select_world(&[package], None)?;
         Ok(wit_component::embed_component_metadata(module, resolve, world, StringEncoding::UTF8)?)
     };
     embed(&mut resolve, &mut module).map_err(|error| PolicyError::Invalid(error.to_string()))?;
-    encode(&module)
+    encode(&module, adapters)
 }
 
-fn encode(module: &[u8]) -> Result<Vec<u8>, PolicyError> {
-    ComponentEncoder::default()
-        .validate(true)
-        .module(module)
+fn encode(module: &[u8], adapters: &[(&str, &[u8])]) -> Result<Vec<u8>, PolicyError> {
+    let encoder = ComponentEncoder::default().validate(true).module(module);
+    adapters
+        .iter()
+        .fold(encoder, |encoder, (name, adapter)| encoder.and_then(|encoder| encoder.adapter(name, adapter)))
         .and_then(|mut encoder| encoder.encode())
         // The encoder's names for its own glue: 2 KB that nothing reads.
         .map(|component| without(&component, b"component-name"))

@@ -42,7 +42,7 @@ use crate::subconn::ReadySet;
 pub use self::check::Report;
 pub(crate) use self::compiler::Compiler;
 pub use self::compiler::{CompileOptions, precompile};
-pub use self::componentize::componentize;
+pub use self::componentize::{CONTRACT, componentize, componentize_with};
 pub use self::grants::{Grants, OnFault};
 pub use self::limits::Limits;
 pub use self::meter::{Metric, MetricValue};

@@ -1,0 +1,96 @@
+// color: an RPC goes to the endpoints of its colour, one after the other.
+//
+// Which metadata key of RPCs is compared with which attribute of endpoints, and what becomes of an RPC that has no
+// colour or finds none of its own, says the configuration:
+//
+//   {"metadata": "color", "attribute": "color", "missing": "any", "unmatched": "fail"}
+import * as hotpick from "../hotpick";
+export * from "../hotpick/exports";
+
+/** Ready subconns that RPCs are spread over. */
+class Group {
+  members: hotpick.SubConn[] = [];
+  private next: i32 = 0;
+
+  pick(): hotpick.Result {
+    const picked = this.members[this.next];
+    if (++this.next == this.members.length) this.next = 0;
+    return hotpick.pick(picked);
+  }
+}
+
+class Color extends hotpick.Policy {
+  private colors: Map<hotpick.SubConn, string> = new Map();
+  private members: hotpick.SubConn[] = [];
+  private all: Group = new Group();
+  private groups: Map<string, Group> = new Map();
+
+  constructor(
+    private key: u32,
+    private attribute: string,
+    private missing: string,
+    private unmatched: string,
+  ) {
+    super();
+  }
+
+  endpoints(added: hotpick.Endpoint[], removed: hotpick.SubConn[], now: hotpick.Nanos): void {
+    for (let i = 0; i < removed.length; i++) this.colors.delete(removed[i]);
+    for (let i = 0; i < added.length; i++) {
+      const endpoint = added[i];
+      if (endpoint.attributes.has(this.attribute)) {
+        this.colors.set(endpoint.id, endpoint.attributes.get(this.attribute));
+      } else {
+        this.colors.delete(endpoint.id);
+      }
+    }
+    // One that is ready may have another colour now. Which are ready is told after this, if it has changed.
+    this.regroup();
+  }
+
+  ready(ready: hotpick.SubConn[], now: hotpick.Nanos): void {
+    this.members = ready;
+    this.regroup();
+  }
+
+  pick(info: hotpick.PickInfo): hotpick.Result {
+    if (this.members.length == 0) return hotpick.queue();
+    const color = hotpick.metadata(this.key);
+    if (color != null && this.groups.has(color)) return this.groups.get(color).pick();
+    if ((color == null ? this.missing : this.unmatched) == "any") return this.all.pick();
+    hotpick.explain(
+      color == null ? "the RPC asks for no colour" : "no endpoint has the colour that the RPC asks for",
+    );
+    return hotpick.fail(hotpick.Code.Unavailable);
+  }
+
+  private regroup(): void {
+    this.all = new Group();
+    this.groups = new Map();
+    for (let i = 0; i < this.members.length; i++) {
+      const id = this.members[i];
+      this.all.members.push(id);
+      if (!this.colors.has(id)) continue;
+      const color = this.colors.get(id);
+      if (!this.groups.has(color)) this.groups.set(color, new Group());
+      this.groups.get(color).members.push(id);
+    }
+  }
+}
+
+hotpick.register((config, where) => {
+  const settings = new Map<string, string>();
+  settings.set("metadata", "color");
+  settings.set("attribute", "color");
+  settings.set("missing", "any");
+  settings.set("unmatched", "fail");
+  if (!hotpick.readConfig(config, settings)) return null;
+  const fallbacks = ["missing", "unmatched"];
+  for (let i = 0; i < fallbacks.length; i++) {
+    const fallback = settings.get(fallbacks[i]);
+    if (fallback != "any" && fallback != "fail") return hotpick.refuse(fallbacks[i] + ': must be "any" or "fail"');
+  }
+  const key = hotpick.declareMetadata(settings.get("metadata"));
+  if (key < 0) return null;
+  return new Color(key, settings.get("attribute"), settings.get("missing"), settings.get("unmatched"));
+});

@@ -1,0 +1,141 @@
+/* color: an RPC goes to the endpoints of its colour, one after the other.
+ *
+ * Which metadata key of RPCs is compared with which attribute of endpoints, and what becomes of an RPC that has no
+ * colour or finds none of its own, says the configuration:
+ *
+ *   {"metadata": "color", "attribute": "color", "missing": "any", "unmatched": "fail"}
+ */
+#include <string.h>
+
+#include "hotpick.h"
+
+/* Ready subconns that RPCs are spread over. */
+typedef struct {
+    hotpick_text color;
+    hotpick_subconn *members;
+    size_t count, next;
+} group;
+
+static hotpick_text metadata, attribute, missing, unmatched;
+static uint32_t key;
+
+/* By their numbers, which are small; without data where there is none. */
+static hotpick_text *colors;
+static size_t color_count;
+
+static hotpick_subconn *ready;
+static size_t ready_count;
+
+static group all, *groups;
+static size_t group_count;
+
+/* As realloc; a policy without memory is one that has failed, and is replaced. */
+static void *resize(void *memory, size_t size) {
+    memory = realloc(memory, size + 1);
+    if (memory == NULL) abort();
+    return memory;
+}
+
+/* Whether a fallback is "any"; it may be "fail". */
+static bool is_any(hotpick_text fallback) { return hotpick_equal(fallback, hotpick_text_of("any")); }
+
+static bool is_fallback(hotpick_text text) { return is_any(text) || hotpick_equal(text, hotpick_text_of("fail")); }
+
+const char *policy_init(hotpick_text config, const hotpick_placement *where) {
+    metadata = attribute = hotpick_text_of("color");
+    missing = hotpick_text_of("any");
+    unmatched = hotpick_text_of("fail");
+    const hotpick_setting settings[] = {
+        {"metadata", &metadata}, {"attribute", &attribute}, {"missing", &missing}, {"unmatched", &unmatched}};
+    const char *refused = hotpick_read_config(config, settings, sizeof settings / sizeof *settings);
+    if (refused != NULL) return refused;
+    if (!is_fallback(missing)) return "missing: must be \"any\" or \"fail\"";
+    if (!is_fallback(unmatched)) return "unmatched: must be \"any\" or \"fail\"";
+    return hotpick_declare_metadata(metadata, &key);
+}
+
+static void join(group *into, hotpick_subconn id) {
+    into->members = resize(into->members, (into->count + 1) * sizeof *into->members);
+    into->members[into->count++] = id;
+}
+
+static group *group_of(hotpick_text color) {
+    for (size_t i = 0; i < group_count; i++) {
+        if (hotpick_equal(groups[i].color, color)) return &groups[i];
+    }
+    return NULL;
+}
+
+static void regroup(void) {
+    for (size_t i = 0; i < group_count; i++) {
+        free(groups[i].members);
+        hotpick_free(groups[i].color);
+    }
+    group_count = 0;
+    groups = resize(groups, ready_count * sizeof *groups);
+    free(all.members);
+    all = (group){0};
+    for (size_t i = 0; i < ready_count; i++) {
+        join(&all, ready[i]);
+        hotpick_text color = colors[ready[i]];
+        if (color.data == NULL) continue;
+        group *its = group_of(color);
+        if (its == NULL) {
+            its = &groups[group_count++];
+            *its = (group){.color = hotpick_copy(color)};
+        }
+        join(its, ready[i]);
+    }
+}
+
+static void set_color(hotpick_subconn id, hotpick_text color) {
+    if (id >= color_count) {
+        colors = resize(colors, (id + 1) * sizeof *colors);
+        memset(colors + color_count, 0, (id + 1 - color_count) * sizeof *colors);
+        color_count = id + 1;
+    }
+    free((void *)colors[id].data);
+    colors[id] = color;
+}
+
+void policy_endpoints(const hotpick_endpoint *added, size_t added_count, const hotpick_subconn *removed,
+                      size_t removed_count, hotpick_nanos now) {
+    for (size_t i = 0; i < removed_count; i++) set_color(removed[i], (hotpick_text){0});
+    for (size_t i = 0; i < added_count; i++) {
+        hotpick_text color = {0};
+        for (size_t j = 0; j < added[i].attribute_count; j++) {
+            const hotpick_attribute *its = &added[i].attributes[j];
+            if (color.data == NULL && hotpick_equal(its->key, attribute)) color = hotpick_copy(its->value);
+        }
+        set_color(added[i].id, color);
+    }
+    /* One that is ready may have another colour now. Which are ready is told after this, if it has changed. */
+    regroup();
+}
+
+void policy_ready(const hotpick_subconn *now_ready, size_t count, hotpick_nanos now) {
+    ready = resize(ready, count * sizeof *ready);
+    memcpy(ready, now_ready, count * sizeof *ready);
+    ready_count = count;
+    regroup();
+}
+
+static hotpick_result next_of(group *of) {
+    hotpick_subconn picked = of->members[of->next];
+    if (++of->next == of->count) of->next = 0;
+    return hotpick_pick(picked);
+}
+
+hotpick_result policy_pick(const hotpick_pick_info *info) {
+    if (all.count == 0) return hotpick_queue();
+    hotpick_text color;
+    bool asked = hotpick_metadata(key, &color);
+    if (asked) {
+        group *its = group_of(color);
+        hotpick_free(color);
+        if (its != NULL) return next_of(its);
+    }
+    if (is_any(asked ? unmatched : missing)) return next_of(&all);
+    hotpick_explain(hotpick_text_of(asked ? "no endpoint has the colour that the RPC asks for" : "the RPC asks for no colour"));
+    return hotpick_fail(HOTPICK_UNAVAILABLE);
+}

@@ -1,0 +1,1 @@
+../../c/hotpick/hotpick.h

@@ -1,0 +1,131 @@
+// What a policy in C++ is to the hotpick host: hotpick.h, with the types of the standard library.
+//
+// A policy is a class; HOTPICK_POLICY(Class) at the end of its file makes it the one of the component. There are no
+// exceptions: what would throw ends the instance, and the host makes another.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "hotpick.h"
+
+namespace hotpick {
+
+using SubConn = hotpick_subconn;
+using Nanos = hotpick_nanos;
+using PickInfo = hotpick_pick_info;
+using Code = hotpick_code;
+using PickResult = hotpick_result;
+
+inline std::string_view view(hotpick_text text) { return {text.data, text.length}; }
+inline hotpick_text text(std::string_view view) { return {view.data(), view.size()}; }
+
+// Use this subconn.
+inline PickResult pick(SubConn id) { return hotpick_pick(id); }
+// Hold the RPC until something changes.
+inline PickResult queue() { return hotpick_queue(); }
+// Fail the RPC, unless it is wait-for-ready.
+inline PickResult fail(Code code) { return hotpick_fail(code); }
+// End the RPC now.
+inline PickResult drop(Code code) { return hotpick_drop(code); }
+
+// What the resolver says of an endpoint; a view of it that ends with the call.
+class Endpoint {
+  public:
+    explicit Endpoint(const hotpick_endpoint &raw) : raw(raw) {}
+
+    SubConn id() const { return raw.id; }
+    uint32_t weight() const { return raw.weight; }
+    std::string_view address() const { return view(raw.addresses[0]); }
+
+    std::optional<std::string_view> attribute(std::string_view key) const {
+        for (const auto &its : std::span(raw.attributes, raw.attribute_count)) {
+            if (view(its.key) == key) return view(its.value);
+        }
+        return {};
+    }
+
+  private:
+    const hotpick_endpoint &raw;
+};
+
+// A text that the host has given, and that is given back.
+class Text {
+  public:
+    explicit Text(hotpick_text raw) : raw(raw) {}
+    Text(Text &&other) : raw(std::exchange(other.raw, {})) {}
+    ~Text() { hotpick_free(raw); }
+    operator std::string_view() const { return view(raw); }
+
+  private:
+    hotpick_text raw;
+};
+
+// The first value of a declared key of the RPC that is being picked for.
+inline std::optional<Text> metadata(uint32_t key) {
+    hotpick_text value;
+    if (!hotpick_metadata(key, &value)) return {};
+    return Text(value);
+}
+
+// The text of the status of an RPC that is about to be failed or dropped.
+inline void explain(std::string_view message) { hotpick_explain(text(message)); }
+
+// A setting that is a string.
+struct Setting {
+    const char *name;
+    std::string *value; // as it is if the configuration does not have it
+};
+
+// Reads a configuration: an object with none but these settings. Gives nothing, or a sentence that names what is wrong.
+inline std::optional<std::string> read_config(std::string_view config, std::initializer_list<Setting> settings = {}) {
+    hotpick_text values[16];
+    hotpick_setting raw[16];
+    size_t count = 0;
+    for (const auto &setting : settings) {
+        values[count] = {nullptr, 0};
+        raw[count] = {setting.name, &values[count]};
+        count++;
+    }
+    if (const char *refused = hotpick_read_config(text(config), raw, count)) return refused;
+    for (size_t i = 0; i < count; i++) {
+        if (values[i].data != nullptr) *settings.begin()[i].value = view(values[i]);
+    }
+    return {};
+}
+
+} // namespace hotpick
+
+#ifdef _LIBCPP_VERSION
+// The library's own prints why it ends the program, and so has policies import WASI.
+_LIBCPP_BEGIN_NAMESPACE_STD
+[[noreturn]] void __libcpp_verbose_abort(const char *, ...) noexcept { __builtin_trap(); }
+_LIBCPP_END_NAMESPACE_STD
+#endif
+
+// Makes a class the policy:
+//
+//     std::optional<std::string> init(std::string_view config, const hotpick_placement &where); // why it is refused
+//     void endpoints(std::span<const hotpick_endpoint> added, std::span<const SubConn> removed, Nanos now);
+//     void ready(std::span<const SubConn> ready, Nanos now);
+//     PickResult pick(const PickInfo &info);
+//
+// An instance has one object of it.
+#define HOTPICK_POLICY(Class)                                                                                        \
+    static Class hotpick_policy;                                                                                     \
+    extern "C" const char *policy_init(hotpick_text config, const hotpick_placement *where) {                        \
+        static std::optional<std::string> refused;                                                                   \
+        refused = hotpick_policy.init(hotpick::view(config), *where);                                                \
+        return refused ? refused->c_str() : nullptr;                                                                 \
+    }                                                                                                                \
+    extern "C" void policy_endpoints(const hotpick_endpoint *added, size_t added_count,                              \
+                                     const hotpick_subconn *removed, size_t removed_count, hotpick_nanos now) {      \
+        hotpick_policy.endpoints(std::span(added, added_count), std::span(removed, removed_count), now);             \
+    }                                                                                                                \
+    extern "C" void policy_ready(const hotpick_subconn *ready, size_t count, hotpick_nanos now) {                    \
+        hotpick_policy.ready(std::span(ready, count), now);                                                          \
+    }                                                                                                                \
+    extern "C" hotpick_result policy_pick(const hotpick_pick_info *info) { return hotpick_policy.pick(*info); }

@@ -1,0 +1,118 @@
+// color: an RPC goes to the endpoints of its colour, one after the other.
+//
+// Which metadata key of RPCs is compared with which attribute of endpoints, and what becomes of an RPC that has no
+// colour or finds none of its own, says the configuration:
+//
+//	{"metadata": "color", "attribute": "color", "missing": "any", "unmatched": "fail"}
+package main
+
+import (
+	"errors"
+
+	"example.com/policies/hotpick"
+)
+
+// group has the ready subconns that RPCs are spread over.
+type group struct {
+	members []hotpick.SubConn
+	next    int
+}
+
+func (g *group) pick() hotpick.Result {
+	picked := g.members[g.next]
+	if g.next++; g.next == len(g.members) {
+		g.next = 0
+	}
+	return hotpick.Pick(picked)
+}
+
+type color struct {
+	attribute          string
+	missing, unmatched string
+
+	key    hotpick.Key
+	colors map[hotpick.SubConn]string
+	ready  []hotpick.SubConn
+	all    group
+	groups map[string]*group
+}
+
+func newColor(config string, where hotpick.Placement) (hotpick.Policy, error) {
+	c := &color{attribute: "color", missing: "any", unmatched: "fail", colors: map[hotpick.SubConn]string{}}
+	metadata := "color"
+	settings := map[string]*string{
+		"metadata":  &metadata,
+		"attribute": &c.attribute,
+		"missing":   &c.missing,
+		"unmatched": &c.unmatched,
+	}
+	if err := hotpick.ReadConfig(config, settings); err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"missing", "unmatched"} {
+		if fallback := *settings[name]; fallback != "any" && fallback != "fail" {
+			return nil, errors.New(name + ": must be \"any\" or \"fail\"")
+		}
+	}
+	key, err := hotpick.DeclareMetadata(metadata)
+	c.key = key
+	return c, err
+}
+
+func (c *color) Endpoints(added []hotpick.Endpoint, removed []hotpick.SubConn, now hotpick.Nanos) {
+	for _, id := range removed {
+		delete(c.colors, id)
+	}
+	for _, endpoint := range added {
+		if color, ok := endpoint.Attributes[c.attribute]; ok {
+			c.colors[endpoint.ID] = color
+		} else {
+			delete(c.colors, endpoint.ID)
+		}
+	}
+	// One that is ready may have another colour now. Which are ready is told after this, if it has changed.
+	c.regroup()
+}
+
+func (c *color) Ready(ready []hotpick.SubConn, now hotpick.Nanos) {
+	c.ready = ready
+	c.regroup()
+}
+
+func (c *color) regroup() {
+	c.all = group{members: c.ready}
+	c.groups = map[string]*group{}
+	for _, id := range c.ready {
+		color, ok := c.colors[id]
+		if !ok {
+			continue
+		}
+		if c.groups[color] == nil {
+			c.groups[color] = &group{}
+		}
+		c.groups[color].members = append(c.groups[color].members, id)
+	}
+}
+
+func (c *color) Pick(info *hotpick.PickInfo) hotpick.Result {
+	if len(c.ready) == 0 {
+		return hotpick.Queue()
+	}
+	color, asked := c.key.Metadata()
+	fallback, why := c.missing, "the RPC asks for no colour"
+	if asked {
+		if group, ok := c.groups[color]; ok {
+			return group.pick()
+		}
+		fallback, why = c.unmatched, "no endpoint has the colour that the RPC asks for"
+	}
+	if fallback == "any" {
+		return c.all.pick()
+	}
+	hotpick.Explain(why)
+	return hotpick.Fail(hotpick.Unavailable)
+}
+
+func init() { hotpick.Register(newColor) }
+
+func main() {}

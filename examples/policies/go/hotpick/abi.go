@@ -1,0 +1,197 @@
+package hotpick
+
+import (
+	"errors"
+	"structs"
+	"unsafe"
+)
+
+// Between the canonical ABI and the rest of the package. The host's pointers have 32 bits, Go's 64.
+
+type text struct {
+	_      structs.HostLayout
+	at     uint32
+	length uint32
+}
+
+// The memory is Go's: it lives for as long as the string does.
+func (t text) string() string {
+	if t.length == 0 {
+		return ""
+	}
+	return unsafe.String((*byte)(pointer(t.at)), t.length)
+}
+
+func textOf(s string) text {
+	return text{at: uint32(uintptr(unsafe.Pointer(unsafe.StringData(s)))), length: uint32(len(s))}
+}
+
+// What the host has been given lies where it is: Go moves no heap.
+func pointer(at uint32) unsafe.Pointer {
+	return *(*unsafe.Pointer)(unsafe.Pointer(&[1]uintptr{uintptr(at)}))
+}
+
+func list[T any](at, length uint32) []T {
+	if length == 0 {
+		return nil
+	}
+	return unsafe.Slice((*T)(pointer(at)), length)
+}
+
+type attribute struct {
+	_          structs.HostLayout
+	key, value text
+}
+
+type endpoint struct {
+	_              structs.HostLayout
+	id             SubConn
+	addresses      uint32
+	addressCount   uint32
+	weight         uint32
+	attributes     uint32
+	attributeCount uint32
+}
+
+// What the host has allocated for the call that it makes, or answers: nothing else points to it yet.
+var handed [][]uint64
+
+//go:wasmexport cabi_realloc
+func cabiRealloc(old unsafe.Pointer, oldSize, align, size uint32) unsafe.Pointer {
+	if size == 0 {
+		return pointer(align)
+	}
+	memory := make([]uint64, (size+7)/8)
+	handed = append(handed, memory)
+	return unsafe.Pointer(unsafe.SliceData(memory))
+}
+
+func taken() {
+	clear(handed)
+	handed = handed[:0]
+}
+
+var policy Policy
+
+var refused struct {
+	_       structs.HostLayout
+	isError uint32
+	text    text
+}
+
+// For as long as the host reads it.
+var reason string
+
+//go:wasmexport hotpick:policy/lifecycle@0.1.0#init
+func exportInit(config, configLength, target, targetLength, shard, shards uint32, seed, generation uint64) unsafe.Pointer {
+	where := Placement{text{at: target, length: targetLength}.string(), shard, shards, seed, generation}
+	made, err := initialize(text{at: config, length: configLength}.string(), where)
+	taken()
+	policy = made
+	refused.isError = 0
+	if err != nil {
+		reason = err.Error()
+		refused.isError, refused.text = 1, textOf(reason)
+	}
+	return unsafe.Pointer(&refused)
+}
+
+//go:wasmexport hotpick:policy/endpoints@0.1.0#changed
+func exportChanged(added, addedCount, removed, removedCount uint32, now uint64) {
+	all := make([]Endpoint, 0, addedCount)
+	for _, raw := range list[endpoint](added, addedCount) {
+		endpoint := Endpoint{ID: raw.id, Weight: raw.weight, Attributes: make(map[string]string, raw.attributeCount)}
+		for _, address := range list[text](raw.addresses, raw.addressCount) {
+			endpoint.Addresses = append(endpoint.Addresses, address.string())
+		}
+		for _, its := range list[attribute](raw.attributes, raw.attributeCount) {
+			endpoint.Attributes[its.key.string()] = its.value.string()
+		}
+		all = append(all, endpoint)
+	}
+	gone := list[SubConn](removed, removedCount)
+	taken()
+	policy.Endpoints(all, gone, Nanos(now))
+}
+
+//go:wasmexport hotpick:policy/endpoints@0.1.0#ready
+func exportReady(ready, count uint32, now uint64) {
+	all := list[SubConn](ready, count)
+	taken()
+	policy.Ready(all, Nanos(now))
+}
+
+var picked struct {
+	_     structs.HostLayout
+	what  uint8
+	value uint32
+}
+
+var info PickInfo
+
+//go:wasmexport hotpick:policy/picker@0.1.0#pick
+func exportPick(call uint64, method, hasAffinity uint32, affinity, random, now uint64, attempt, waitForReady, requeued uint32) unsafe.Pointer {
+	info = PickInfo{call, method, affinity, hasAffinity != 0, random, Nanos(now), attempt, waitForReady != 0, requeued != 0}
+	result := policy.Pick(&info)
+	picked.what, picked.value = result.what, result.value
+	return unsafe.Pointer(&picked)
+}
+
+//go:wasmimport hotpick:policy/call@0.1.0 declare-metadata
+func importDeclare(at, length uint32, result unsafe.Pointer)
+
+//go:wasmimport hotpick:policy/call@0.1.0 metadata
+func importMetadata(key uint32, result unsafe.Pointer)
+
+//go:wasmimport hotpick:policy/call@0.1.0 explain
+func importExplain(at, length uint32)
+
+//go:wasmimport hotpick:policy/stats@0.1.0 in-flight
+func importInFlight(id uint32) uint32
+
+// Key is a declared metadata key.
+type Key uint32
+
+// DeclareMetadata names a metadata key that picks will read. In Init only.
+func DeclareMetadata(name string) (Key, error) {
+	var result struct {
+		_       structs.HostLayout
+		isError uint32
+		value   text // or a number, in the place of its address
+	}
+	t := textOf(name)
+	importDeclare(t.at, t.length, unsafe.Pointer(&result))
+	if result.isError&0xff != 0 {
+		err := errors.New(result.value.string())
+		taken()
+		return 0, err
+	}
+	return Key(result.value.at), nil
+}
+
+// Here, as what an import is given must not be on a stack, which may move.
+var found struct {
+	_      structs.HostLayout
+	isSome uint32
+	text   text
+}
+
+// Metadata gives the key's first value of the RPC that is being picked for.
+func (k Key) Metadata() (string, bool) {
+	importMetadata(uint32(k), unsafe.Pointer(&found))
+	if found.isSome&0xff == 0 {
+		return "", false
+	}
+	value := found.text.string()
+	taken()
+	return value, true
+}
+
+// Explain leaves the text of the status of an RPC that is about to be failed or dropped.
+func Explain(message string) {
+	t := textOf(message)
+	importExplain(t.at, t.length)
+}
+
+// InFlight gives the RPCs under way; 0 of an unknown subconn.
+func InFlight(id SubConn) uint32 { return importInFlight(uint32(id)) }

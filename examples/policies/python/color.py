@@ -1,0 +1,63 @@
+"""color: an RPC goes to the endpoints of its colour, one after the other.
+
+Which metadata key of RPCs is compared with which attribute of endpoints, and what becomes of an RPC that has no colour
+or finds none of its own, says the configuration:
+
+    {"metadata": "color", "attribute": "color", "missing": "any", "unmatched": "fail"}
+"""
+
+from itertools import cycle
+
+import hotpick
+
+
+class Color:
+    def __init__(self, config, where):
+        settings = hotpick.read_config(config, metadata="color", attribute="color", missing="any", unmatched="fail")
+        for name in ("missing", "unmatched"):
+            if settings[name] not in ("any", "fail"):
+                hotpick.refuse(f'{name}: must be "any" or "fail"')
+        self.key = hotpick.declare_metadata(settings["metadata"])
+        self.attribute = settings["attribute"]
+        self.missing, self.unmatched = settings["missing"], settings["unmatched"]
+        self.colors = {}
+        self.members = []
+        self.regroup()
+
+    def endpoints(self, added, removed, now):
+        for id in removed:
+            self.colors.pop(id, None)
+        for endpoint in added:
+            attributes = {attribute.key: attribute.value for attribute in endpoint.attributes}
+            self.colors[endpoint.id] = attributes.get(self.attribute)
+        # One that is ready may have another colour now. Which are ready is told after this, if it has changed.
+        self.regroup()
+
+    def ready(self, ready, now):
+        self.members = ready
+        self.regroup()
+
+    def regroup(self):
+        groups = {}
+        for id in self.members:
+            groups.setdefault(self.colors.get(id), []).append(hotpick.pick(id))
+        groups.pop(None, None)
+        self.groups = {color: cycle(members) for color, members in groups.items()}
+        self.all = cycle([hotpick.pick(id) for id in self.members])
+
+    def pick(self, info):
+        if not self.members:
+            return hotpick.queue()
+        color = hotpick.call.metadata(self.key)
+        group = self.groups.get(color)
+        if group is not None:
+            return next(group)
+        if (self.missing if color is None else self.unmatched) == "any":
+            return next(self.all)
+        hotpick.call.explain(
+            "the RPC asks for no colour" if color is None else "no endpoint has the colour that the RPC asks for"
+        )
+        return hotpick.fail(hotpick.FailCode.UNAVAILABLE)
+
+
+Lifecycle, Endpoints, Picker = hotpick.export(Color)

@@ -1,0 +1,118 @@
+"""What a policy in Python is to the hotpick host: the contract of policy.wit, with less ceremony.
+
+The module `wit_world` and its types are made by `hotpick build` (componentize-py) from the contract; to have them for an
+editor: `componentize-py -d policy.wit -w policy bindings .`
+"""
+
+import json
+from typing import List, NoReturn, Optional, Protocol, Tuple, Type, TypeVar
+
+from componentize_py_types import Err
+from wit_world.exports.lifecycle import Placement
+from wit_world.exports.picker import PickInfo, PickResult, PickResult_Drop, PickResult_Fail, PickResult_Pick
+from wit_world.exports.picker import PickResult_Queue
+from wit_world.imports import call, env, stats
+from wit_world.imports.types import Endpoint, FailCode
+
+__all__ = [
+    "Endpoint", "FailCode", "PickInfo", "PickResult", "Placement", "Policy", "call", "declare_metadata", "drop", "env",
+    "export", "fail", "pick", "queue", "read_config", "refuse", "stats",
+]
+
+# A connection to an endpoint: a small number, never reused while the channel lives.
+SubConn = int
+
+_QUEUE = PickResult_Queue()
+
+
+def pick(id: SubConn) -> PickResult:
+    """Use this subconn."""
+    return PickResult_Pick(id)
+
+
+def queue() -> PickResult:
+    """Hold the RPC until something changes."""
+    return _QUEUE
+
+
+def fail(code: FailCode) -> PickResult:
+    """Fail the RPC, unless it is wait-for-ready."""
+    return PickResult_Fail(code)
+
+
+def drop(code: FailCode) -> PickResult:
+    """End the RPC now."""
+    return PickResult_Drop(code)
+
+
+class Policy(Protocol):
+    """What a policy has beside __init__. Calls never overlap."""
+
+    def __init__(self, config: str, where: Placement) -> None:
+        """Called once, first. `config` is JSON, `{}` if there is none; refuse() refuses it."""
+
+    def endpoints(self, added: List[Endpoint], removed: List[SubConn], now: int) -> None:
+        """The resolver's list has changed. The first call adds everything; one that has changed is added again."""
+
+    def ready(self, ready: List[SubConn], now: int) -> None:
+        """These are ready, in the resolver's order; there may be none."""
+
+    def pick(self, info: PickInfo) -> PickResult:
+        """Called for each attempt of each RPC."""
+        ...
+
+
+def refuse(why: str) -> NoReturn:
+    """In __init__ only: refuses the configuration."""
+    raise Err(why)
+
+
+T = TypeVar("T")
+
+
+def read_config(config: str, **defaults: T) -> "dict[str, T]":
+    """Reads a configuration: an object with none but these settings, each of the type of its default."""
+    try:
+        settings = json.loads(config)
+    except ValueError as error:
+        refuse(f"the configuration is not JSON: {error}")
+    if not isinstance(settings, dict):
+        refuse("the configuration is no JSON object")
+    for name, value in settings.items():
+        if name not in defaults:
+            refuse(f"{name}: there is no such setting")
+        if type(value) is not type(defaults[name]):
+            refuse(f"{name}: must be a {type(defaults[name]).__name__}")
+    return {**defaults, **settings}
+
+
+def declare_metadata(key: str) -> int:
+    """In __init__ only: names a metadata key that picks will read, by call.metadata(number)."""
+    return call.declare_metadata(key)
+
+
+def export(policy: Type[Policy]) -> Tuple[type, type, type]:
+    """Makes a class the policy of the component:
+
+        Lifecycle, Endpoints, Picker = hotpick.export(MyPolicy)
+    """
+    instance: Optional[Policy] = None
+
+    class Lifecycle:
+        def init(self, config: str, where: Placement) -> None:
+            nonlocal instance
+            instance = policy(config, where)
+            # Looked up once, not for each RPC.
+            Picker.pick = staticmethod(instance.pick)
+
+    class Endpoints:
+        def changed(self, added: List[Endpoint], removed: List[SubConn], now: int) -> None:
+            instance.endpoints(added, removed, now)
+
+        def ready(self, ready: List[SubConn], now: int) -> None:
+            instance.ready(ready, now)
+
+    class Picker:
+        pass
+
+    return Lifecycle, Endpoints, Picker

@@ -1,0 +1,93 @@
+// color: an RPC goes to the endpoints of its colour, one after the other.
+//
+// Which metadata key of RPCs is compared with which attribute of endpoints, and what becomes of an RPC that has no
+// colour or finds none of its own, says the configuration:
+//
+//   {"metadata": "color", "attribute": "color", "missing": "any", "unmatched": "fail"}
+import {
+  type Endpoint,
+  type PickResult,
+  type Policy,
+  type SubConn,
+  declareMetadata,
+  explain,
+  fail,
+  metadata,
+  pick,
+  policy,
+  queue,
+  readConfig,
+  refuse,
+} from "../hotpick";
+
+/** Ready subconns that RPCs are spread over. */
+class Group {
+  #members: PickResult[] = [];
+  #next = 0;
+
+  add(id: SubConn): void {
+    this.#members.push(pick(id));
+  }
+
+  pick(): PickResult {
+    const picked = this.#members[this.#next];
+    if (++this.#next === this.#members.length) this.#next = 0;
+    return picked;
+  }
+}
+
+class Color implements Policy {
+  #settings = { metadata: "color", attribute: "color", missing: "any", unmatched: "fail" };
+  #key: number;
+  #colors = new Map<SubConn, string | undefined>();
+  #members: SubConn[] = [];
+  #all = new Group();
+  #groups = new Map<string, Group>();
+
+  constructor(config: string) {
+    this.#settings = readConfig(config, this.#settings);
+    for (const name of ["missing", "unmatched"] as const) {
+      if (!["any", "fail"].includes(this.#settings[name])) refuse(`${name}: must be "any" or "fail"`);
+    }
+    this.#key = declareMetadata(this.#settings.metadata);
+  }
+
+  endpoints(added: Endpoint[], removed: ArrayLike<SubConn>): void {
+    for (const id of Array.from(removed)) this.#colors.delete(id);
+    for (const { id, attributes } of added) {
+      this.#colors.set(id, attributes.find(({ key }) => key === this.#settings.attribute)?.value);
+    }
+    // One that is ready may have another colour now. Which are ready is told after this, if it has changed.
+    this.#regroup();
+  }
+
+  ready(ids: ArrayLike<SubConn>): void {
+    this.#members = Array.from(ids);
+    this.#regroup();
+  }
+
+  #regroup(): void {
+    this.#all = new Group();
+    this.#groups = new Map();
+    for (const id of this.#members) {
+      this.#all.add(id);
+      const color = this.#colors.get(id);
+      if (color === undefined) continue;
+      const group = this.#groups.get(color) ?? new Group();
+      this.#groups.set(color, group);
+      group.add(id);
+    }
+  }
+
+  pick(): PickResult {
+    if (this.#members.length === 0) return queue();
+    const color = metadata(this.#key) ?? undefined;
+    const group = color === undefined ? undefined : this.#groups.get(color);
+    if (group) return group.pick();
+    if ((color === undefined ? this.#settings.missing : this.#settings.unmatched) === "any") return this.#all.pick();
+    explain(color === undefined ? "the RPC asks for no colour" : "no endpoint has the colour that the RPC asks for");
+    return fail("unavailable");
+  }
+}
+
+export const { lifecycle, endpoints, picker } = policy(Color);

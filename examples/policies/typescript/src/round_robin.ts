@@ -1,0 +1,30 @@
+// round_robin: one ready endpoint after the other, from a random start.
+import { type PickResult, type Placement, type Policy, type SubConn, pick, policy, queue, readConfig } from "../hotpick";
+
+class RoundRobin implements Policy {
+  #members: PickResult[] = [];
+  #next: number;
+
+  constructor(config: string, { seed }: Placement) {
+    readConfig(config, {});
+    this.#next = Number(BigInt(seed) & 0xffffffffn);
+  }
+
+  endpoints(): void {
+    // Where they are makes no difference here.
+  }
+
+  ready(ids: ArrayLike<SubConn>): void {
+    this.#members = Array.from(ids, pick);
+    if (this.#members.length > 0) this.#next %= this.#members.length;
+  }
+
+  pick(): PickResult {
+    if (this.#members.length === 0) return queue();
+    const picked = this.#members[this.#next];
+    if (++this.#next === this.#members.length) this.#next = 0;
+    return picked;
+  }
+}
+
+export const { lifecycle, endpoints, picker } = policy(RoundRobin);

@@ -1,0 +1,106 @@
+;; round_robin by hand: what a policy is, with no language between it and the contract (policy.wit).
+;;
+;; `hotpick build round_robin.wat` makes a component of this core module. How the types of the contract come as numbers
+;; is the component model's "canonical ABI"; all of it that is needed here is explained where it is used.
+(module
+  ;; Strings and lists are handed over in memory that both sides see. The first KiB is ours; from there on the host's
+  ;; gifts are put, and after them nothing.
+  (memory (export "memory") 1)
+
+  (data (i32.const 0) "there is nothing to configure: the configuration must be {}") ;; 59 bytes
+
+  ;; At 64: the answer to a pick. At 72: the answer to init.
+  ;; From 1024 on: what the host has given to the call under way; the list of ready subconns follows on a border of its
+  ;; own, because it has to stay.
+  (global $ready (mut i32) (i32.const 0)) ;; where the list is
+  (global $count (mut i32) (i32.const 0)) ;; how many there are
+  (global $next (mut i32) (i32.const 0))  ;; whose turn it is
+  (global $given (mut i32) (i32.const 1024)) ;; the end of what the host has been given
+
+  ;; The host asks for memory by this: `size` bytes on a border of `align`. It never gives back; each of the exports
+  ;; below, when it is done, forgets what it was given. (`old` and `old_size` are for lists that grow, of which the
+  ;; contract has none.)
+  (func (export "cabi_realloc") (param $old i32) (param $old_size i32) (param $align i32) (param $size i32) (result i32)
+    (local $at i32)
+    (local.set $at
+      (i32.and
+        (i32.add (global.get $given) (i32.sub (local.get $align) (i32.const 1)))
+        (i32.sub (i32.const 0) (local.get $align))))
+    (global.set $given (i32.add (local.get $at) (local.get $size)))
+    ;; Pages are 64 KiB. If there are no more, the instance ends, and the host makes another.
+    (if (i32.gt_u (global.get $given) (i32.mul (memory.size) (i32.const 65536)))
+      (then
+        (if
+          (i32.eq
+            (memory.grow
+              (i32.sub
+                (i32.add (i32.shr_u (global.get $given) (i32.const 16)) (i32.const 1))
+                (memory.size)))
+            (i32.const -1))
+          (then (unreachable)))))
+    (local.get $at))
+
+  ;; lifecycle.init: func(config: string, where: placement) -> result<_, string>
+  ;;
+  ;; A string is two numbers: where it is, and its length in bytes. A record is its fields, one after the other. Results
+  ;; of more than one number are left in memory, and their address is returned: at 72 whether it is an error (a byte),
+  ;; and from 76 on, on the border that the string needs, the string.
+  (func (export "hotpick:policy/lifecycle@0.1.0#init")
+    (param $config i32) (param $config_length i32)
+    (param $target i32) (param $target_length i32) (param $shard i32) (param $shards i32)
+    (param $seed i64) (param $generation i64)
+    (result i32)
+    ;; A random start, so that many clients do not all begin with the same backend. The sign bit goes, as indices are
+    ;; compared as signed numbers nowhere, and divided as unsigned ones below.
+    (global.set $next (i32.wrap_i64 (local.get $seed)))
+    (i32.store8 (i32.const 72) (i32.const 1))
+    (i32.store (i32.const 76) (i32.const 0))
+    (i32.store (i32.const 80) (i32.const 59))
+    ;; "{}" is 0x7d7b: memory is little-endian.
+    (if (i32.eq (local.get $config_length) (i32.const 2))
+      (then
+        (i32.store8 (i32.const 72)
+          (i32.ne (i32.load16_u align=1 (local.get $config)) (i32.const 0x7d7b)))))
+    (global.set $given (i32.const 1024))
+    (i32.const 72))
+
+  ;; endpoints.changed: func(added: list<endpoint>, removed: list<subconn>, now: nanos)
+  ;;
+  ;; Which endpoints there are makes no difference here. The list of ready ones is kept in front of what is forgotten.
+  (func (export "hotpick:policy/endpoints@0.1.0#changed")
+    (param $added i32) (param $added_count i32) (param $removed i32) (param $removed_count i32) (param $now i64)
+    (call $forget))
+
+  ;; endpoints.ready: func(ready: list<subconn>, now: nanos)
+  ;;
+  ;; A subconn is a u32, so the list is an array of them. It is moved to where the last one was.
+  (func (export "hotpick:policy/endpoints@0.1.0#ready") (param $ready i32) (param $count i32) (param $now i64)
+    (global.set $ready (i32.const 1024))
+    (global.set $count (local.get $count))
+    (memory.copy (i32.const 1024) (local.get $ready) (i32.mul (local.get $count) (i32.const 4)))
+    (if (local.get $count)
+      (then (global.set $next (i32.rem_u (global.get $next) (local.get $count)))))
+    (call $forget))
+
+  (func $forget
+    (global.set $given (i32.add (i32.const 1024) (i32.mul (global.get $count) (i32.const 4)))))
+
+  ;; picker.pick: func(info: pick-info) -> pick-result
+  ;;
+  ;; An option is two numbers, the first of which says whether there is one. The result is a variant: which case it is
+  ;; (a byte), and from 4 bytes on what the case brings.
+  (func (export "hotpick:policy/picker@0.1.0#pick")
+    (param $call i64) (param $method i32) (param $has_affinity i32) (param $affinity i64) (param $random i64)
+    (param $now i64) (param $attempt i32) (param $wait_for_ready i32) (param $requeued i32)
+    (result i32)
+    (if (i32.eqz (global.get $count))
+      (then
+        (i32.store8 (i32.const 64) (i32.const 1)) ;; queue
+        (return (i32.const 64))))
+    (i32.store8 (i32.const 64) (i32.const 0)) ;; pick
+    (i32.store (i32.const 68)
+      (i32.load (i32.add (global.get $ready) (i32.mul (global.get $next) (i32.const 4)))))
+    (global.set $next (i32.add (global.get $next) (i32.const 1)))
+    (if (i32.eq (global.get $next) (global.get $count))
+      (then (global.set $next (i32.const 0))))
+    (i32.const 64)))

@@ -1,0 +1,87 @@
+;; WASI preview 1 for policies whose language insists on it (Go, and some of C++): there are no arguments, no
+;; environment and no files, what is written is gone, and nothing waits. It calls nothing outside of the component, so
+;; the runtime of a language may use it at any time, even while the host hands over a list.
+;;
+;; A policy has time and randomness from the contract. Here the clock goes a microsecond further each time that it is
+;; looked at, and the random numbers are always the same.
+(module
+  (import "env" "memory" (memory 0))
+  (global $time (mut i64) (i64.const 1))
+  (global $random (mut i64) (i64.const 0x2545F4914F6CDD1D))
+
+  ;; Codes of WASI.
+  ;;   0 success, 8 badf (no such file descriptor)
+
+  (func $two_zeros (param $a i32) (param $b i32) (result i32)
+    (i32.store (local.get $a) (i32.const 0))
+    (i32.store (local.get $b) (i32.const 0))
+    (i32.const 0))
+  (func $success (param i32 i32) (result i32) (i32.const 0))
+  (export "args_sizes_get" (func $two_zeros))
+  (export "environ_sizes_get" (func $two_zeros))
+  (export "args_get" (func $success))
+  (export "environ_get" (func $success))
+
+  (func (export "sched_yield") (result i32) (i32.const 0))
+  ;; Ends the instance: the host makes another.
+  (func (export "proc_exit") (param i32) (unreachable))
+
+  (func (export "clock_time_get") (param $clock i32) (param $precision i64) (param $out i32) (result i32)
+    (global.set $time (i64.add (global.get $time) (i64.const 1000)))
+    (i64.store (local.get $out) (global.get $time))
+    (i32.const 0))
+  (func (export "clock_res_get") (param $clock i32) (param $out i32) (result i32)
+    (i64.store (local.get $out) (i64.const 1000))
+    (i32.const 0))
+
+  ;; A linear congruential generator, with the constants of Knuth's MMIX.
+  (func (export "random_get") (param $at i32) (param $length i32) (result i32)
+    (local $end i32)
+    (local.set $end (i32.add (local.get $at) (local.get $length)))
+    (block $done
+      (loop $next
+        (br_if $done (i32.ge_u (local.get $at) (local.get $end)))
+        (global.set $random
+          (i64.add
+            (i64.mul (global.get $random) (i64.const 6364136223846793005))
+            (i64.const 1442695040888963407)))
+        (i32.store8 (local.get $at) (i32.wrap_i64 (i64.shr_u (global.get $random) (i64.const 33))))
+        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+        (br $next)))
+    (i32.const 0))
+
+  ;; All of it has been written, it is told.
+  (func (export "fd_write") (param $fd i32) (param $vectors i32) (param $count i32) (param $out i32) (result i32)
+    (local $sum i32)
+    (block $done
+      (loop $next
+        (br_if $done (i32.eqz (local.get $count)))
+        (local.set $sum (i32.add (local.get $sum) (i32.load offset=4 (local.get $vectors))))
+        (local.set $vectors (i32.add (local.get $vectors) (i32.const 8)))
+        (local.set $count (i32.sub (local.get $count) (i32.const 1)))
+        (br $next)))
+    (i32.store (local.get $out) (local.get $sum))
+    (i32.const 0))
+
+  ;; The first of what is waited for has come: 32 bytes are told of it, of which all but what it is called are 0.
+  (func (export "poll_oneoff") (param $in i32) (param $out i32) (param $count i32) (param $told i32) (result i32)
+    (i64.store (local.get $out) (i64.load (local.get $in)))
+    (i64.store offset=8 (local.get $out) (i64.const 0))
+    (i64.store offset=16 (local.get $out) (i64.const 0))
+    (i64.store offset=24 (local.get $out) (i64.const 0))
+    (i32.store (local.get $told) (i32.const 1))
+    (i32.const 0))
+
+  (func $no_such_file (param i32) (result i32) (i32.const 8))
+  (func $no_such_file2 (param i32 i32) (result i32) (i32.const 8))
+  (func $no_such_file3 (param i32 i32 i32) (result i32) (i32.const 8))
+  (func $no_such_file4 (param i32 i32 i32 i32) (result i32) (i32.const 8))
+  (export "fd_close" (func $no_such_file))
+  (export "fd_fdstat_get" (func $no_such_file2))
+  (export "fd_fdstat_set_flags" (func $no_such_file2))
+  (export "fd_filestat_get" (func $no_such_file2))
+  (export "fd_prestat_get" (func $no_such_file2))
+  (export "fd_prestat_dir_name" (func $no_such_file3))
+  (export "fd_read" (func $no_such_file4))
+  (func (export "fd_seek") (param $fd i32) (param $offset i64) (param $whence i32) (param $out i32) (result i32)
+    (i32.const 8)))
