@@ -5,6 +5,7 @@ pub mod bench;
 mod cluster;
 pub mod corpus;
 pub mod fronts;
+pub mod languages;
 mod native;
 pub mod peers;
 mod policies;

@@ -31,6 +31,20 @@ impl Policies {
         Self { directory, followed }
     }
 
+    /// Follows a new directory, and compiles what comes there at most once in all runs.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be written to.
+    #[must_use]
+    pub fn cached() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut options = quick();
+        options.compile = crate::languages::cached().compile;
+        let followed = PolicyDir::open_with(directory.path(), options).expect("a directory");
+        Self { directory, followed }
+    }
+
     /// Follows this directory by looking at it often: for changes that cause no events.
     ///
     /// # Panics

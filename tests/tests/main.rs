@@ -8,6 +8,7 @@ mod etcd;
 mod faults;
 mod fuzz;
 mod interop;
+mod languages;
 mod parts;
 mod plans;
 mod policies;

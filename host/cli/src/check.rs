@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use hotpick::picker::StartError;
-use hotpick::policy::Report;
-use hotpick::policy_dir::{self, PolicyDirOptions};
+use hotpick::policy::{Conformance, ConformanceOptions, Report, WasmPolicy};
+use hotpick::policy_dir;
 use serde_json::{Value, json};
 
 #[derive(Debug, clap::Args)]
@@ -19,6 +20,15 @@ pub(crate) struct Arguments {
     /// Try each on so many endpoints.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     endpoints: u32,
+    /// Try all that a policy has to do, whatever it is for: it takes seconds for one in Rust, a minute for one in Python.
+    #[arg(long)]
+    conformance: bool,
+    /// With --conformance: over so many picks its memory is not to grow.
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+    picks: u64,
+    /// With --conformance: it is to give each endpoint as many RPCs as the policy in this file does.
+    #[arg(long, value_name = "FILE", requires = "conformance")]
+    like: Option<PathBuf>,
     /// Print an array with an object for each file.
     #[arg(long)]
     json: bool,
@@ -28,6 +38,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     // Endpoints need one, even those that are not there.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let _within = runtime.enter();
+    if arguments.conformance {
+        return conformance(arguments);
+    }
     let checked: Vec<_> = arguments.files.iter().map(|file| (file, check(file, arguments))).collect();
     if arguments.json {
         let all: Vec<_> = checked.iter().map(|(file, result)| to_json(file, result)).collect();
@@ -44,10 +57,69 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+fn load(file: &Path) -> Result<WasmPolicy, StartError> {
+    policy_dir::load(file, &crate::cache::cached())
+        .map_err(|error| StartError::at(error.stage(), error.to_string()))
+}
+
+fn conformance(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let mut options = ConformanceOptions::default();
+    options.picks = arguments.picks;
+    if let Some(config) = &arguments.config {
+        options.config.clone_from(config);
+    }
+    if let Some(like) = &arguments.like {
+        options.like = Some(load(like).with_context(|| format!("--like {}", like.display()))?);
+    }
+    let (mut conforms, mut all) = (true, Vec::new());
+    for file in &arguments.files {
+        let (seen, ok) = match load(file) {
+            Err(error) => {
+                eprintln!("hotpick: {}: {}: {error}", file.display(), error.stage());
+                (Vec::new(), false)
+            }
+            Ok(policy) => {
+                let seen = policy.conformance(&options);
+                let ok = seen.iter().all(|seen| seen.result.is_ok());
+                (seen, ok)
+            }
+        };
+        conforms &= ok;
+        if arguments.json {
+            all.push(conformance_to_json(file, ok, &seen));
+        } else if !seen.is_empty() {
+            println!("{}", file.display());
+            for Conformance { name, result, .. } in &seen {
+                let (verdict, text) = match result {
+                    Ok(text) => ("ok", text),
+                    Err(text) => ("FAILS", text),
+                };
+                println!("  {verdict:<5} {name:<14} {}", plain(text));
+            }
+        }
+    }
+    if arguments.json {
+        println!("{:#}", Value::Array(all));
+    }
+    Ok(if conforms { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn conformance_to_json(file: &Path, ok: bool, seen: &[Conformance]) -> Value {
+    let each = |seen: &Conformance| {
+        let (ok, text) = (seen.result.is_ok(), seen.result.as_ref().unwrap_or_else(|text| text));
+        json!({"name": seen.name, "ok": ok, "text": text})
+    };
+    let seen: Vec<_> = seen.iter().map(each).collect();
+    json!({"file": file.to_string_lossy(), "ok": ok, "conformance": seen})
+}
+
+/// What a policy says of itself must not talk to the terminal.
+fn plain(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
 fn check(file: &Path, arguments: &Arguments) -> Result<Report, StartError> {
-    let policy = policy_dir::load(file, &PolicyDirOptions::default())
-        .map_err(|error| StartError::at(error.stage(), error.to_string()))?;
-    policy.check(arguments.config.as_deref().unwrap_or("{}"), arguments.endpoints)
+    load(file)?.check(arguments.config.as_deref().unwrap_or("{}"), arguments.endpoints)
 }
 
 fn to_json(file: &Path, result: &Result<Report, StartError>) -> Value {
@@ -87,8 +159,6 @@ fn to_json(file: &Path, result: &Result<Report, StartError>) -> Value {
 fn to_text(file: &Path, report: &Report) -> String {
     let list = |names: &[String]| if names.is_empty() { "-".to_owned() } else { names.join(", ") };
     let mut lines = vec![format!("{}", file.display())];
-    // What a policy says of itself must not talk to the terminal.
-    let plain = |text: &str| text.replace(char::is_control, " ");
     let mut line = |name: &str, value: String| lines.push(format!("  {name:<10} {}", plain(&value)));
     if let Some(summary) = &report.summary {
         line("summary", summary.clone());

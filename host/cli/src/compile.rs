@@ -11,7 +11,7 @@ use rustix::process::{Resource, Rlimit, setpriority_process, setrlimit};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Seconds of CPU.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 300)]
     cpu_seconds: u64,
     /// MiB of address space.
     #[arg(long, default_value_t = 4096)]

@@ -1,9 +1,11 @@
 //! The command `hotpick`.
 
 mod build;
+mod cache;
 mod check;
 mod compile;
 mod demo;
+mod new;
 mod proxy;
 
 use std::io::IsTerminal as _;
@@ -26,7 +28,9 @@ enum Command {
     Demo(demo::Arguments),
     /// Balance the RPCs of other programs: a gRPC proxy on hotpick's channel.
     Proxy(proxy::Arguments),
-    /// Make components of policy crates, or of one .wat file.
+    /// Begin a policy of your own, in any of nine languages.
+    New(new::Arguments),
+    /// Make components of policies, by the tool of their language.
     Build(build::Arguments),
     /// Try policies out: what they are, may do and cost, or why a channel would not take them.
     Check(check::Arguments),
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
             log_to_stderr("info");
             proxy::run(arguments)
         }
+        Command::New(arguments) => new::run(&arguments),
         Command::Build(arguments) => {
             log_to_stderr("warn");
             build::run(&arguments)

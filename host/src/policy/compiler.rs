@@ -79,10 +79,20 @@ impl Compiler {
         let compiled = match file.as_deref().and_then(|file| cached(engine, file)) {
             Some(component) => component,
             None => {
+                let begin = Instant::now();
+                let is_large = component.len() > LARGE;
+                if is_large {
+                    let (size, digest) = (component.len(), &digest[..12]);
+                    tracing::info!(digest, size, "compiling a large policy, with low priority");
+                }
                 let component = match &self.options.command {
                     Some(command) => in_child(engine, command, component, limits.compile)?,
                     None => in_thread(engine, component, limits.compile)?,
                 };
+                if is_large {
+                    let digest = &digest[..12];
+                    tracing::info!(digest, took = ?begin.elapsed(), "policy compiled");
+                }
                 if let Some(file) = &file
                     && let Err(error) = store(&component, file)
                 {

@@ -389,7 +389,7 @@ impl Instance {
         Ok(Some(Saved { schema, data }))
     }
 
-    fn restore(&mut self, parts: &[Saved]) -> Result<Result<(), String>, Fault> {
+    pub(super) fn restore(&mut self, parts: &[Saved]) -> Result<Result<(), String>, Fault> {
         let Self { store, exports, limits, .. } = self;
         let Some(handover) = &exports.handover else { return Ok(Ok(())) };
         let part = |saved: &Saved| WitSaved { schema: saved.schema, data: saved.data.clone() };

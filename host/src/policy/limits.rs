@@ -67,7 +67,7 @@ impl Default for Limits {
             update_each: Duration::from_micros(20),
             init: Duration::from_secs(1),
             save: Duration::from_millis(10),
-            compile: Duration::from_secs(60),
+            compile: Duration::from_secs(300),
             memory: 32 << 20,
             table: 100_000,
             component: 32 << 20,

@@ -101,7 +101,7 @@ func (c *color) Pick(info *hotpick.PickInfo) hotpick.Result {
 	color, asked := c.key.Metadata()
 	fallback, why := c.missing, "the RPC asks for no colour"
 	if asked {
-		if group, ok := c.groups[color]; ok {
+		if group, ok := c.groups[string(color)]; ok {
 			return group.pick()
 		}
 		fallback, why = c.unmatched, "no endpoint has the colour that the RPC asks for"

@@ -56,12 +56,25 @@ type endpoint struct {
 // What the host has allocated for the call that it makes, or answers: nothing else points to it yet.
 var handed [][]uint64
 
+// What the host answers during a pick lies here if it fits, until the pick returns: picks leave the garbage collector
+// nothing to do, which would take longer than a pick may.
+var (
+	scratch  [2048]uint64
+	used     uint32
+	isInPick bool
+)
+
 //go:wasmexport cabi_realloc
 func cabiRealloc(old unsafe.Pointer, oldSize, align, size uint32) unsafe.Pointer {
 	if size == 0 {
 		return pointer(align)
 	}
-	memory := make([]uint64, (size+7)/8)
+	words := (size + 7) / 8
+	if isInPick && used+words <= uint32(len(scratch)) {
+		used += words
+		return unsafe.Pointer(&scratch[used-words])
+	}
+	memory := make([]uint64, words)
 	handed = append(handed, memory)
 	return unsafe.Pointer(unsafe.SliceData(memory))
 }
@@ -132,7 +145,9 @@ var info PickInfo
 //go:wasmexport hotpick:policy/picker@0.1.0#pick
 func exportPick(call uint64, method, hasAffinity uint32, affinity, random, now uint64, attempt, waitForReady, requeued uint32) unsafe.Pointer {
 	info = PickInfo{call, method, affinity, hasAffinity != 0, random, Nanos(now), attempt, waitForReady != 0, requeued != 0}
+	isInPick, used = true, 0
 	result := policy.Pick(&info)
+	isInPick = false
 	picked.what, picked.value = result.what, result.value
 	return unsafe.Pointer(&picked)
 }
@@ -176,13 +191,14 @@ var found struct {
 	text   text
 }
 
-// Metadata gives the key's first value of the RPC that is being picked for.
-func (k Key) Metadata() (string, bool) {
+// Metadata gives the key's first value of the RPC that is being picked for. The bytes are good until Pick returns. (A
+// look into a map by string(value) copies nothing.)
+func (k Key) Metadata() (value []byte, ok bool) {
 	importMetadata(uint32(k), unsafe.Pointer(&found))
 	if found.isSome&0xff == 0 {
-		return "", false
+		return nil, false
 	}
-	value := found.text.string()
+	value = list[byte](found.text.at, found.text.length)
 	taken()
 	return value, true
 }

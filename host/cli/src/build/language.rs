@@ -27,7 +27,6 @@ pub(crate) enum Language {
     TypeScript,
     #[value(name = "assemblyscript")]
     AssemblyScript,
-    #[value(skip)]
     Wat,
 }
 
@@ -203,9 +202,19 @@ const NPM: &str = "run `npm install` in the project";
 const C_FLAGS: [&str; 6] = ["-target", "wasm32-wasi", "-Os", "-Wall", "-Wextra", "-Ihotpick"];
 const CPP_FLAGS: [&str; 3] = ["-std=c++20", "-fno-exceptions", "-fno-rtti"];
 /// A library, of which the host calls the exports.
-const LINK: [&str; 4] = ["-mexec-model=reactor", "-flto", "-Wl,--no-entry", "-Wl,--strip-all"];
-const ZIG_FLAGS: [&str; 7] =
-    ["-target", "wasm32-freestanding", "-fno-entry", "-rdynamic", "-fstrip", "-O", "ReleaseSmall"];
+const LINK: [&str; 5] =
+    ["-mexec-model=reactor", "-flto", "-Wl,--no-entry", "-Wl,--strip-all", "-Wl,-z,stack-size=65536"];
+const ZIG_FLAGS: [&str; 9] = [
+    "-target",
+    "wasm32-freestanding",
+    "-fno-entry",
+    "-rdynamic",
+    "-fstrip",
+    "-O",
+    "ReleaseSmall",
+    "--stack",
+    "65536",
+];
 
 /// What JavaScript is to the component model: QuickJS with the program in it, whose parts lie below `root`.
 fn componentize_js(

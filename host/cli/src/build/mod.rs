@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
-use hotpick::policy::{Limits, WasmPolicy, componentize_with, digest};
+use hotpick::policy::{PolicyError, componentize_with, digest};
+use hotpick::policy_dir;
 
 pub(crate) use self::language::Language;
 
@@ -62,13 +63,16 @@ const WASI_STUB: &str = include_str!("wasi_stub.wat");
 /// The component of a core module, or one that its language's tool has made, checked as the loader will.
 fn component(name: &str, wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
     let stub = wat::parse_str(WASI_STUB)?;
+    let scratch = tempfile::tempdir().context("make a folder for the policy")?;
+    let file = scratch.path().join(format!("{name}.wasm"));
     let checked = || {
         let component = match is_component(wasm) {
             true => wasm.to_vec(),
             false => componentize_with(wasm, &[("wasi_snapshot_preview1", &stub)])?,
         };
-        WasmPolicy::compile(name, 0, &component, Limits::default())?;
-        Ok::<_, hotpick::policy::PolicyError>(component)
+        fs::write(&file, &component).map_err(|error| PolicyError::Read(error.to_string()))?;
+        policy_dir::load(&file, &crate::cache::cached())?;
+        Ok::<_, PolicyError>(component)
     };
     checked().with_context(|| format!("policy {name:?}"))
 }

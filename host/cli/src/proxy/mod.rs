@@ -140,18 +140,9 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
 /// Follows the directory. No file in it can take the proxy with it: a process of its own compiles.
 fn open(path: &Path, cache: Option<PathBuf>) -> anyhow::Result<PolicyDir> {
     let mut options = PolicyDirOptions::default();
-    options.compile.cache = cache.or_else(user_cache);
+    options.compile.cache = cache.or_else(crate::cache::user_cache);
     options.compile.command = Some(crate::compile::command().context("find the compiler")?);
     Ok(PolicyDir::open_with(path, options)?)
-}
-
-/// As the XDG base directory specification has it.
-fn user_cache() -> Option<PathBuf> {
-    let directory = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
-    let absolute = |path: &PathBuf| path.is_absolute();
-    let base = directory("XDG_CACHE_HOME").filter(absolute);
-    let base = base.or_else(|| directory("HOME").filter(absolute).map(|home| home.join(".cache")))?;
-    Some(base.join("hotpick"))
 }
 
 /// The signals that end a program.

@@ -1,0 +1,115 @@
+//! `hotpick new`: a project for a policy of one's own, in any of the languages. What it begins with is the round robin
+//! of `examples/policies`, which is tested there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, ensure};
+
+use crate::build::Language;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The policy's name: a-z, 0-9 and '_', the first a letter.
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// The language to write it in.
+    #[arg(long, value_enum)]
+    lang: Language,
+    /// The folder of the project, which is made; by default NAME.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// The name that the templates have.
+const TEMPLATE: &str = "round_robin";
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let Arguments { name, lang, dir } = arguments;
+    let is_name = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.len() <= 63
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    ensure!(
+        is_name,
+        "{name:?} is not a name for a policy: use a-z, 0-9 and '_', at most 63, the first a letter"
+    );
+    let project = dir.clone().unwrap_or_else(|| PathBuf::from(name));
+    let is_free = !project.exists() || project.read_dir().is_ok_and(|mut entries| entries.next().is_none());
+    ensure!(is_free, "{project:?} is there already: name another folder by --dir");
+    for (path, text) in files(*lang) {
+        write(&project.join(path.replace(TEMPLATE, name)), &text.replace(TEMPLATE, name))?;
+    }
+    write(&project.join(".gitignore"), "dist/\nnode_modules/\ntarget/\n__pycache__/\n")?;
+    if *lang == Language::Rust {
+        write(&project.join("Cargo.toml"), &manifest(name))?;
+    }
+    let shown = project.display();
+    println!(
+        "{shown} has a policy in {lang}: a round robin, to begin with. Read {shown}/README.md, then run"
+    );
+    println!("  hotpick build {shown}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).with_context(|| format!("make {folder:?}"))?;
+    fs::write(file, text).with_context(|| format!("write {file:?}"))
+}
+
+/// Of a crate on the SDK: that of the clone in which this command was built, if it is still there.
+fn manifest(name: &str) -> String {
+    let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-sdk");
+    let version = env!("CARGO_PKG_VERSION");
+    let dependency = match sdk.canonicalize() {
+        Ok(path) => format!("hotpick-guest = {{ path = {path:?} }}"),
+        Err(_) => format!("hotpick-guest = {version:?}"),
+    };
+    format!(
+        "[package]\nname = {name:?}\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[lib]\ncrate-type = [\"cdylib\", \"rlib\"]\n\n\
+         [dependencies]\n{dependency}\n\n# A workspace of its own, wherever it lies.\n[workspace]\n"
+    )
+}
+
+/// The files of a template, by their paths in the project.
+macro_rules! template {
+    ($folder:literal: $($path:literal),+) => {
+        &[$(($path, include_str!(concat!("../templates/", $folder, "/", $path)))),+]
+    };
+}
+
+fn files(language: Language) -> &'static [(&'static str, &'static str)] {
+    match language {
+        Language::Rust => &[
+            ("src/lib.rs", include_str!("../templates/rust/round_robin/src/lib.rs")),
+            ("README.md", include_str!("../templates/rust/README.md")),
+        ],
+        Language::C => {
+            template!("c": "src/round_robin.c", "hotpick/hotpick.h", "hotpick/hotpick.c", "README.md")
+        }
+        Language::Cpp => template!(
+            "cpp": "src/round_robin.cpp", "hotpick/hotpick.hpp", "hotpick/hotpick.h", "hotpick/hotpick.c", "README.md"
+        ),
+        Language::Zig => template!("zig": "src/round_robin.zig", "hotpick/hotpick.zig", "README.md"),
+        Language::Go => template!(
+            "go": "round_robin/main.go", "hotpick/hotpick.go", "hotpick/abi.go", "hotpick/config.go", "go.mod",
+            "README.md"
+        ),
+        Language::Python => {
+            template!("python": "round_robin.py", "hotpick/__init__.py", "pyproject.toml", "README.md")
+        }
+        Language::JavaScript => {
+            template!("javascript": "src/round_robin.js", "hotpick/index.js", "package.json", "README.md")
+        }
+        Language::TypeScript => template!(
+            "typescript": "src/round_robin.ts", "hotpick/index.ts", "hotpick/host.d.ts", "package.json",
+            "tsconfig.json", "README.md"
+        ),
+        Language::AssemblyScript => template!(
+            "assemblyscript": "assembly/round_robin.ts", "hotpick/index.ts", "hotpick/exports.ts",
+            "hotpick/transform.js", "package.json", "asconfig.json", "README.md"
+        ),
+        Language::Wat => template!("wat": "round_robin.wat", "README.md"),
+    }
+}

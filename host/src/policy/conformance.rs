@@ -1,0 +1,359 @@
+//! What any policy has to do, tried on one: for its author, whatever language it is written in.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::WasmPolicy;
+use super::check::stand_in_outcome;
+use super::instance::{InitError, Instance, Role};
+use crate::connectivity::ConnectivityState;
+use crate::picker::{PickInfo, PickResult, Placement, Saved};
+use crate::resolver::{Address, Endpoint};
+use crate::subconn::{ReadySet, StandIns};
+
+/// How a policy is tried.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ConformanceOptions {
+    /// The configuration that it is to take: JSON, `{}` for none.
+    pub config: String,
+    /// So many picks in a row, over which its memory is not to grow.
+    pub picks: u64,
+    /// A policy whose routes it is to have, for both as they are configured: of the same RPCs on the same endpoints each
+    /// endpoint is to get as many. Both must be exact, as round robins are.
+    pub like: Option<WasmPolicy>,
+}
+
+impl Default for ConformanceOptions {
+    fn default() -> Self {
+        Self { config: "{}".to_owned(), picks: 1_000_000, like: None }
+    }
+}
+
+/// One of the things that a policy has to do.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Conformance {
+    /// Which.
+    pub name: &'static str,
+    /// What was seen of it, or why it does not conform.
+    pub result: Result<String, String>,
+}
+
+type Seen = Result<String, String>;
+
+impl WasmPolicy {
+    /// Tries all that a policy has to do whatever it is for: configurations are refused in words, it lives with every
+    /// set of endpoints and every RPC, its optional parts work, and it does not grow. Within a tokio runtime, and off
+    /// its workers: it blocks.
+    #[must_use]
+    pub fn conformance(&self, options: &ConformanceOptions) -> Vec<Conformance> {
+        let run =
+            Run { policy: self, placement: self.placement(&Placement::new("check:///", &options.config)) };
+        let mut all = vec![
+            ("configuration", run.configuration()),
+            ("endpoints", run.endpoints()),
+            ("metadata", run.metadata()),
+            ("parts", run.parts()),
+            ("hand-over", run.handover()),
+            ("memory", run.memory(options.picks)),
+        ];
+        if let Some(like) = &options.like {
+            let placement = like.placement(&Placement::new("check:///", "{}"));
+            all.push(("routes", run.like(&Run { policy: like, placement })));
+        }
+        all.into_iter().map(|(name, result)| Conformance { name, result }).collect()
+    }
+}
+
+/// A policy, and where it is tried.
+struct Run<'a> {
+    policy: &'a WasmPolicy,
+    placement: Placement,
+}
+
+/// Configurations that no policy takes, with what they are.
+const BAD: [(&str, &str); 4] = [
+    ("", "no JSON"),
+    (r#"{"no-such-setting": 1"#, "no whole JSON"),
+    ("[]", "no object"),
+    (r#"{"no-such-setting": 1}"#, "a setting that is not there"),
+];
+
+/// Picks in each situation.
+const PICKS: usize = 256;
+
+/// Of endpoints, in the runs of all policies.
+const COLORS: [&str; 2] = ["red", "blue"];
+
+impl Run<'_> {
+    fn start(&self) -> Result<Instance, String> {
+        Instance::new(self.policy, &self.placement, Role::Trial, &[]).map_err(|error| error.to_string())
+    }
+
+    fn configuration(&self) -> Seen {
+        drop(self.start()?);
+        for (config, what) in BAD {
+            let placement = Placement { config: config.to_owned(), ..self.placement.clone() };
+            match Instance::new(self.policy, &placement, Role::Trial, &[]) {
+                Err(InitError::Refused(why)) if !why.trim().is_empty() => {}
+                Err(InitError::Refused(_)) => {
+                    return Err(format!("refuses {config:?} ({what}) without a word"));
+                }
+                Err(other) => return Err(format!("does not refuse {config:?} ({what}), but fails: {other}")),
+                Ok(_) => return Err(format!("takes {config:?} ({what})")),
+            }
+        }
+        // What one instance is refused is nothing to the next.
+        let mut instance = self.start()?;
+        tell(&mut instance, &StandIns::default().ready(3))?;
+        self.picks(&mut instance, 3)?;
+        Ok(format!("taken, and {} others refused in words", BAD.len()))
+    }
+
+    /// So many picks, half of them with metadata; not all of them queued if so many are ready.
+    fn picks(&self, instance: &mut Instance, ready: usize) -> Result<(), String> {
+        let rich = metadata(instance, COLORS[0]);
+        let bare = HeaderMap::new();
+        let mut queued = 0;
+        for number in 0..PICKS {
+            let metadata = if number % 2 == 0 { &bare } else { &rich };
+            let answer = instance.pick(&PickInfo::new("/hotpick.Check/Pick", metadata));
+            let answer = answer.map_err(|fault| format!("{ready} endpoints ready: {fault}"))?;
+            queued += usize::from(matches!(answer.result, PickResult::Queue));
+        }
+        if ready > 0 && queued == PICKS {
+            return Err(format!("only queues RPCs, though {ready} endpoints are ready"));
+        }
+        Ok(())
+    }
+
+    fn endpoints(&self) -> Seen {
+        let mut instance = self.start()?;
+        let mut endpoints = StandIns::default();
+        // None, one, more, others, attributes that change, all that fail, none again.
+        let mut situations = 0;
+        for (count, first, attribute, state) in [
+            (0, 0, None, ConnectivityState::Ready),
+            (1, 0, None, ConnectivityState::Ready),
+            (3, 0, None, ConnectivityState::Ready),
+            (3, 0, Some("color"), ConnectivityState::Ready),
+            (1_000, 0, Some("color"), ConnectivityState::Ready),
+            (3, 1_000, Some("color"), ConnectivityState::Ready),
+            (3, 1_000, Some("color"), ConnectivityState::Connecting),
+            (3, 1_000, None, ConnectivityState::TransientFailure),
+            (3, 1_000, None, ConnectivityState::Ready),
+            (0, 0, None, ConnectivityState::Ready),
+        ] {
+            let all = (first..first + count).map(|number| {
+                let color = COLORS[number as usize % 3 % COLORS.len()];
+                (
+                    attribute
+                        .into_iter()
+                        .fold(endpoint(number), |endpoint, key| endpoint.with_attribute(key, color)),
+                    state,
+                )
+            });
+            let ready = endpoints.set(all);
+            let told = tell(&mut instance, &ready);
+            told.map_err(|error| format!("told of {count} endpoints, {state}: {error}"))?;
+            instance.plan(0).map_err(|fault| format!("planning for {count} endpoints: {fault}"))?;
+            self.picks(&mut instance, ready.ready().len())?;
+            situations += 1;
+        }
+        Ok(format!("{situations} situations, of 0 to 1,000 endpoints"))
+    }
+
+    fn metadata(&self) -> Seen {
+        let mut instance = self.start()?;
+        tell(&mut instance, &StandIns::default().ready(3))?;
+        let keys: Vec<_> = instance.state().keys().to_vec();
+        let long = "x".repeat(self.policy.terms.limits.metadata_value + 1);
+        for value in ["", " ", "red", "\u{e9}\u{1f600}", "%", "-1", &long] {
+            let mut headers = HeaderMap::new();
+            for key in &keys {
+                if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+                    headers.append(key, value.clone());
+                    headers.append(key, value);
+                }
+            }
+            for number in 0..256 {
+                let mut info = PickInfo::new("/hotpick.Check/Metadata", &headers);
+                info.wait_for_ready = number % 2 == 1;
+                info.requeued = number % 3 == 1;
+                let tried = [number % 4];
+                info.tried = if number % 5 == 0 { &tried } else { &[] };
+                let shown: String = value.chars().take(16).collect();
+                instance.pick(&info).map_err(|fault| format!("with the value {shown:?}: {fault}"))?;
+            }
+        }
+        let names: Vec<_> = keys.iter().map(HeaderName::as_str).collect();
+        Ok(if names.is_empty() { "reads none".to_owned() } else { format!("reads {}", names.join(", ")) })
+    }
+
+    fn parts(&self) -> Seen {
+        let mut instance = self.start()?;
+        let ready = StandIns::default().ready(3);
+        tell(&mut instance, &ready)?;
+        let said = instance.describe().map_err(|fault| format!("about: {fault}"))?;
+        if let Some((_, schema)) = said.filter(|(_, schema)| !schema.is_empty()) {
+            serde_json::from_str::<serde_json::Value>(&schema)
+                .map_err(|error| format!("about: its schema is not JSON: {error}"))?;
+        }
+        for size in [1, 16, 256] {
+            let batch: Vec<_> = (0..size).map(|_| stand_in_outcome(&ready)).collect();
+            instance.done(&batch).map_err(|fault| format!("outcomes: {fault}"))?;
+        }
+        instance.fire().map_err(|fault| format!("alarms: {fault}"))?;
+        instance.plan(0).map_err(|fault| format!("plans: {fault}"))?;
+        self.picks(&mut instance, 3)?;
+        let parts = self.policy.optional_parts();
+        Ok(if parts.is_empty() { "none".to_owned() } else { parts.join(", ") })
+    }
+
+    fn handover(&self) -> Seen {
+        let mut instance = self.start()?;
+        let ready = StandIns::default().ready(3);
+        tell(&mut instance, &ready)?;
+        self.picks(&mut instance, 3)?;
+        let Some(saved) = instance.save().map_err(|fault| format!("save: {fault}"))? else {
+            return Ok("none".to_owned());
+        };
+        let size = saved.data.len();
+        let mut next = self.start()?;
+        next.restore(std::slice::from_ref(&saved))
+            .map_err(|fault| format!("restore: {fault}"))?
+            .map_err(|error| format!("restore: it refuses what it has saved: {error}"))?;
+        tell(&mut next, &ready)?;
+        self.picks(&mut next, 3)?;
+        // Of another version, of several instances, and what is none.
+        let other = Saved::new(saved.schema.wrapping_add(1), saved.data.clone());
+        let junk = Saved::new(saved.schema, vec![0xff; 64]);
+        for parts in [vec![saved.clone(), saved], vec![other], vec![junk]] {
+            let mut next = self.start()?;
+            // To refuse is well: it is a cold start.
+            let _ =
+                next.restore(&parts).map_err(|fault| format!("restore of what it did not save: {fault}"))?;
+        }
+        Ok(format!("{size} bytes saved and taken over"))
+    }
+
+    fn memory(&self, picks: u64) -> Seen {
+        let mut instance = self.start()?;
+        let ready = StandIns::default().ready(3);
+        tell(&mut instance, &ready)?;
+        let (bare, rich) = (HeaderMap::new(), metadata(&instance, COLORS[0]));
+        let outcomes: Vec<_> = (0..64).map(|_| stand_in_outcome(&ready)).collect();
+        let mut half = 0;
+        for number in 0..picks {
+            let metadata = if number % 2 == 0 { &bare } else { &rich };
+            let answer = instance.pick(&PickInfo::new("/hotpick.Check/Memory", metadata));
+            answer.map_err(|fault| format!("pick {number}: {fault}"))?;
+            if number % 64 == 63 {
+                instance.done(&outcomes).map_err(|fault| format!("outcomes after pick {number}: {fault}"))?;
+            }
+            if number == picks / 2 {
+                half = instance.memory();
+            }
+        }
+        let end = instance.memory();
+        let kib = |bytes: usize| bytes.div_ceil(1024);
+        if end > half {
+            return Err(format!(
+                "{} KiB after {} picks, {} KiB after {picks}",
+                kib(half),
+                picks / 2,
+                kib(end)
+            ));
+        }
+        Ok(format!("{} KiB, the same after {} and {picks} picks", kib(end), picks / 2))
+    }
+
+    fn like(&self, other: &Run<'_>) -> Seen {
+        let (ours, theirs) = (self.routes()?, other.routes()?);
+        for ((situation, ours), theirs) in ours.iter().zip(theirs.values()) {
+            for answer in ours.keys().chain(theirs.keys()) {
+                let count = |of: &BTreeMap<String, usize>| of.get(answer).copied().unwrap_or_default();
+                let (ours, theirs) = (count(ours), count(theirs));
+                if ours != theirs {
+                    return Err(format!(
+                        "{situation}: {answer} {ours} times, and {theirs} times by the other"
+                    ));
+                }
+            }
+        }
+        let name = &other.policy.terms.version.name;
+        Ok(format!("those of {name:?} in {} situations", ours.len()))
+    }
+
+    /// How often each answer is given, in each situation.
+    fn routes(&self) -> Result<BTreeMap<String, BTreeMap<String, usize>>, String> {
+        let mut all = BTreeMap::new();
+        let mut instance = self.start()?;
+        let mut endpoints = StandIns::default();
+        for (count, first) in [(3, 0), (2, 1), (1_000, 0), (0, 0), (4, 3)] {
+            let ready = endpoints.set((first..first + count).map(|number| {
+                // Of ten endpoints five are red, three blue, and two have no colour.
+                let color = match number % 10 {
+                    0..5 => Some("red"),
+                    5..8 => Some("blue"),
+                    _ => None,
+                };
+                let endpoint = endpoint(number);
+                let labelled = color
+                    .into_iter()
+                    .fold(endpoint, |endpoint, color| endpoint.with_attribute("color", color));
+                (labelled, ConnectivityState::Ready)
+            }));
+            tell(&mut instance, &ready)?;
+            for asked in [None, Some("red"), Some("blue"), Some("green")] {
+                let mut metadata = HeaderMap::new();
+                if let Some(color) = asked {
+                    metadata.insert("color", HeaderValue::from_static(color));
+                }
+                let tally: &mut BTreeMap<_, usize> = all
+                    .entry(format!("{count} endpoints, an RPC that asks for {}", asked.unwrap_or("nothing")))
+                    .or_default();
+                // A multiple of the size of each group, so that whose turn it is makes no difference.
+                for _ in 0..3_000 {
+                    let answer = instance.pick(&PickInfo::new("/hotpick.Check/Routes", &metadata));
+                    *tally.entry(name(&answer.map_err(|fault| fault.to_string())?.result)).or_default() += 1;
+                }
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// An answer, in words.
+fn name(result: &PickResult) -> String {
+    let failed = |how: &str, status: &tonic::Status| format!("{how} {:?}", status.code());
+    match result {
+        PickResult::Pick(pick) => format!("picks {}", pick.subconn.endpoint().addresses()[0]),
+        PickResult::Queue => "queues".to_owned(),
+        PickResult::Fail(status) => failed("fails", status),
+        PickResult::Drop(status) => failed("drops", status),
+        PickResult::Busy => "is busy".to_owned(),
+    }
+}
+
+fn tell(instance: &mut Instance, ready: &ReadySet) -> Result<(), String> {
+    fn text(error: impl Display) -> String {
+        error.to_string()
+    }
+    instance.tell(ready).map_err(text)
+}
+
+/// Out of the block for benchmarks (RFC 2544).
+fn endpoint(number: u32) -> Endpoint {
+    let address = Ipv4Addr::from_bits(0xc612_0000 + number);
+    Endpoint::new(Address::from(SocketAddr::from((address, 80))))
+}
+
+/// This value for each key that the policy reads.
+fn metadata(instance: &Instance, value: &'static str) -> HeaderMap {
+    instance.state().keys().iter().map(|key| (key.clone(), HeaderValue::from_static(value))).collect()
+}

@@ -1,0 +1,148 @@
+//! Policies in every language: each as `hotpick new` begins it and as `examples/policies` has it, built by its own tool,
+//! and held to what all policies have to do.
+
+use std::path::Path;
+use std::time::Duration;
+
+use hotpick::policy::{ConformanceOptions, WasmPolicy};
+use hotpick::policy_dir;
+use hotpick_tests::languages::{build, cached, examples, hotpick, said};
+use hotpick_tests::{Caller, Cluster, Policies, standard};
+
+/// What a runtime makes of a policy takes the compiler seconds, in a debug build tens of them.
+const LONG: Duration = Duration::from_secs(300);
+
+fn load(file: &Path) -> WasmPolicy {
+    policy_dir::load(file, &cached()).unwrap_or_else(|error| panic!("{file:?}: {error}"))
+}
+
+/// A shipped policy, as the one that others are compared with.
+fn shipped(name: &str) -> WasmPolicy {
+    WasmPolicy::compile(name, 0, &standard(name), Default::default()).expect("a policy")
+}
+
+fn conforms(file: &Path, like: &str) {
+    let policy = load(file);
+    let imports = policy.imports();
+    assert!(!imports.contains(&"wasi".to_owned()), "{file:?} imports WASI: {imports:?}");
+    let mut options = ConformanceOptions::default();
+    // A million, and ten of Go's, in a release build: `.ci/languages conformance`.
+    options.picks = 100_000;
+    options.like = Some(shipped(like));
+    for seen in policy.conformance(&options) {
+        assert!(seen.result.is_ok(), "{file:?} {seen:?}");
+    }
+}
+
+/// Begins a project, builds it and the examples of its language, and tries what has been built.
+async fn try_language(language: &'static str) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mine, out) = (folder.path().join("mine"), folder.path().join("dist"));
+    let new = hotpick().args(["new", "mine", "--lang", language, "--dir"]).arg(&mine).output();
+    let new = new.expect("hotpick runs");
+    assert!(new.status.success(), "{}", said(&new));
+    if !build(&mine, &out) || !build(&examples(language), &out) {
+        return;
+    }
+    // In WAT there is only one.
+    let color = out.join("color.wasm");
+    let color = (language != "wat").then_some(color);
+    let files = [Some((out.join("mine.wasm"), "round_robin")), color.clone().map(|file| (file, "color"))];
+    let _within = tokio::runtime::Handle::current();
+    for (file, like) in files.into_iter().flatten() {
+        let checked = tokio::task::spawn_blocking(move || conforms(&file, like));
+        checked.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+    }
+    serves(color.as_deref().unwrap_or(&out.join("mine.wasm"))).await;
+}
+
+/// In a directory, and in a channel: RPCs go where it says, and none is lost while it is compiled.
+async fn serves(file: &Path) {
+    let cluster = Cluster::start(&["a", "b", "c"]).await;
+    let policies = Policies::cached();
+    let channel = cluster.channel().policies(&policies.followed).policy("mine").connect().expect("a channel");
+    let caller = Caller::ready(&channel, None).await;
+    policies.put("mine.wasm", &std::fs::read(file).expect("a component"));
+    let in_force = channel.wait_for(|status| status.policy.name == "mine");
+    let mut in_force = std::pin::pin!(tokio::time::timeout(LONG, in_force));
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut in_force => break drop(done.expect("it comes into force")),
+            answer = caller.call() => drop(answer.expect("no RPC fails")),
+        }
+    }
+    let tally = caller.tally(30).await;
+    assert_eq!(caller.status().faults, Default::default());
+    assert_eq!(tally.into_values().collect::<Vec<_>>(), [10, 10, 10]);
+}
+
+macro_rules! languages {
+    ($($name:ident),+) => {
+        $(#[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            try_language(stringify!($name)).await;
+        })+
+    };
+}
+
+languages!(rust, c, cpp, zig, go, python, javascript, typescript, assemblyscript, wat);
+
+#[test]
+fn a_tool_that_is_missing_is_named_with_what_to_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (language, advice) in [
+        ("c", "zig is not here, which builds these policies: install Zig"),
+        ("go", "go is not here, which builds these policies: install Go"),
+        (
+            "python",
+            "componentize-py is not here, which builds these policies: run `pip install componentize-py`",
+        ),
+        ("javascript", "componentize-qjs is not here, which builds these policies: run `npm install`"),
+        ("typescript", "tsc is not here, which builds these policies: run `npm install`"),
+        ("assemblyscript", "asc is not here, which builds these policies: run `npm install`"),
+    ] {
+        let project = folder.path().join(language);
+        let new = hotpick().args(["new", "mine", "--lang", language, "--dir"]).arg(&project).output();
+        assert!(new.expect("hotpick runs").status.success());
+        let output =
+            hotpick().arg("build").arg(&project).env("PATH", folder.path()).output().expect("hotpick runs");
+        let said = said(&output);
+        assert!(
+            output.status.code() == Some(1) && said.lines().count() == 1 && said.contains(advice),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_project_is_not_written_over_another_nor_under_a_name_that_is_none() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("theirs"), "").expect("written");
+    for (name, complaint) in [
+        ("mine", "is there already: name another folder by --dir"),
+        ("My Policy", "is not a name for a policy: use a-z, 0-9 and '_'"),
+        ("1st", "is not a name for a policy"),
+    ] {
+        let output = hotpick().args(["new", name, "--lang", "c", "--dir"]).arg(folder.path()).output();
+        let output = output.expect("hotpick runs");
+        let said = said(&output);
+        assert!(output.status.code() == Some(1) && said.contains(complaint), "{said}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1);
+}
+
+/// Whose policy it is does not matter to the conformance run: those that are shipped pass it, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_standard_policies_conform() {
+    let checked = tokio::task::spawn_blocking(|| {
+        for name in hotpick_tests::STANDARD {
+            let mut options = ConformanceOptions::default();
+            options.picks = 100_000;
+            for seen in shipped(name).conformance(&options) {
+                assert!(seen.result.is_ok(), "{name} {seen:?}");
+            }
+        }
+    });
+    checked.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+}
