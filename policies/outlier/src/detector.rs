@@ -10,8 +10,9 @@ use super::{Config, FailurePercentage, SuccessRate};
 pub(crate) struct Detector {
     endpoints: SubConnMap<Endpoint>,
     random: Random,
-    /// What was taken over from the version before is still to be compared with the list of endpoints.
-    is_restored: bool,
+    /// Taken over from the version before, until the list of endpoints is known: a number that stands for none of them
+    /// could be any number.
+    restored: Vec<(SubConn, Endpoint)>,
 }
 
 #[derive(Debug, Default)]
@@ -36,19 +37,21 @@ impl Endpoint {
 
 impl Detector {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { endpoints: SubConnMap::default(), random: Random::new(seed), is_restored: false }
+        Self { endpoints: SubConnMap::default(), random: Random::new(seed), restored: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, id: SubConn) {
         self.endpoints.get_or_insert_with(id, Endpoint::default);
     }
 
-    /// The first list after a restore has all that there are: others are forgotten.
+    /// The first list after a restore has all that there are: of others nothing is kept.
     pub(crate) fn keep(&mut self, all: &[hotpick_guest::Endpoint]) {
-        if std::mem::take(&mut self.is_restored) {
-            let there: SubConnSet = all.iter().map(|endpoint| endpoint.id).collect();
-            let gone: Vec<_> = self.endpoints.ids().filter(|id| !there.has(*id)).collect();
-            gone.into_iter().for_each(|id| self.remove(id));
+        if self.restored.is_empty() {
+            return;
+        }
+        let there: SubConnSet = all.iter().map(|endpoint| endpoint.id).collect();
+        for (id, endpoint) in self.restored.drain(..).filter(|(id, _)| there.has(*id)) {
+            self.endpoints.insert(id, endpoint);
         }
     }
 
@@ -156,7 +159,6 @@ impl Detector {
 
     /// Takes in what was saved.
     pub(crate) fn restore(&mut self, data: &[u8]) -> Result<(), String> {
-        self.is_restored = true;
         for entry in data.chunks(16) {
             let parts = entry.split_first_chunk().and_then(|(id, rest)| {
                 let (multiplier, at) = rest.split_first_chunk()?;
@@ -168,7 +170,7 @@ impl Detector {
             });
             let (id, multiplier, at) = parts.ok_or("half an endpoint")?;
             let ejected_at = (at > 0).then_some(at);
-            self.endpoints.insert(id, Endpoint { multiplier, ejected_at, ..Endpoint::default() });
+            self.restored.push((id, Endpoint { multiplier, ejected_at, ..Endpoint::default() }));
         }
         Ok(())
     }
