@@ -11,6 +11,17 @@ use crate::peers::{built, root, target};
 pub const LANGUAGES: [&str; 10] =
     ["rust", "c", "cpp", "zig", "go", "python", "javascript", "typescript", "assemblyscript", "wat"];
 
+/// Gets the tools of all languages, if they are not there.
+///
+/// # Panics
+///
+/// The script fails.
+pub fn install() {
+    let script = root().join(".ci/languages");
+    let status = Command::new(script).stdout(std::process::Stdio::null()).status().expect("bash runs");
+    assert!(status.success(), ".ci/languages failed: see above");
+}
+
 /// The command `hotpick`, with the tools that `.ci/languages` has got on its PATH.
 #[must_use]
 pub fn hotpick() -> Command {

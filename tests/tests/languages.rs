@@ -26,7 +26,7 @@ fn conforms(file: &Path, like: &str) {
     let imports = policy.imports();
     assert!(!imports.contains(&"wasi".to_owned()), "{file:?} imports WASI: {imports:?}");
     let mut options = ConformanceOptions::default();
-    // A million, and ten of Go's, in a release build: `.ci/languages conformance`.
+    // A million, and ten of Go's, in a release build: `.ci/conformance`.
     options.picks = 100_000;
     options.like = Some(shipped(like));
     for seen in policy.conformance(&options) {

@@ -1,0 +1,253 @@
+//! What the languages of policies cost: the policies of `examples/policies`, size, loading, memory, picks; and what RPCs
+//! feel while one of them is loaded.
+//!
+//! `cargo bench --workspace --bench runtimes`: two tables in Markdown, some four minutes. It runs `.ci/languages` first.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use hotpick::PolicyDir;
+use hotpick::connectivity::ConnectivityState;
+use hotpick::picker::{PickInfo, Placement};
+use hotpick::policy::Trial;
+use hotpick::policy_dir::{self, PolicyDirOptions};
+use hotpick::resolver::{Address, Endpoint};
+use hotpick_tests::bench::Servers;
+use hotpick_tests::languages::{LANGUAGES, build, examples, install};
+use hotpick_tests::table::{Table, median};
+use hotpick_tests::{Caller, standard};
+use http::{HeaderMap, HeaderValue};
+use tokio::time::Instant;
+
+/// Turns that the policies are measured in, and how many picks each has in one.
+const TURNS: usize = 61;
+const PICKS: u32 = 2_000;
+/// Those of one RPC after the other, and how far apart they begin.
+const PACE: Duration = Duration::from_millis(1);
+const QUIET: Duration = Duration::from_secs(3);
+
+#[tokio::main]
+async fn main() {
+    if Servers::serve_if_asked() {
+        return;
+    }
+    install();
+    let folder = tempfile::tempdir().expect("a folder");
+    let built = |language: &'static str| {
+        let out = folder.path().join(language);
+        assert!(build(&examples(language), &out), "{language} cannot be built");
+        (language, out)
+    };
+    let built: Vec<_> = LANGUAGES.into_iter().map(built).collect();
+    tokio::task::block_in_place(|| costs(&built, &folder.path().join("cache")));
+    println!();
+    loading(&built, folder.path()).await;
+}
+
+/// A policy at work, and its times for a pick in nanoseconds.
+struct Measured {
+    language: &'static str,
+    cells: Vec<String>,
+    trials: Vec<(Trial, HeaderMap, Vec<f64>)>,
+}
+
+fn options(cache: Option<PathBuf>) -> PolicyDirOptions {
+    let mut options = PolicyDirOptions::default();
+    options.compile.cache = cache;
+    options
+}
+
+fn costs(built: &[(&'static str, PathBuf)], cache: &Path) {
+    let mut all: Vec<_> =
+        built.iter().map(|(language, folder)| Measured::start(language, folder, cache)).collect();
+    for _ in 0..TURNS {
+        for measured in &mut all {
+            for (trial, metadata, times) in &mut measured.trials {
+                let begin = std::time::Instant::now();
+                for _ in 0..PICKS {
+                    drop(trial.pick(&PickInfo::new("/echo.Echo/Unary", metadata)).expect("a pick"));
+                }
+                times.push(begin.elapsed().as_secs_f64() * 1e9 / f64::from(PICKS));
+            }
+        }
+    }
+    let mut table = Table::new([
+        "language",
+        "size, KB",
+        "compile",
+        "from the cache",
+        "start",
+        "memory, KiB",
+        "WASI",
+        "round_robin, ns",
+        "x Rust",
+        "color, ns",
+        "x Rust",
+    ]);
+    let rust: Vec<_> = all[0].trials.iter().map(|(_, _, times)| times.clone()).collect();
+    for measured in &mut all {
+        let mut cells = vec![measured.language.to_owned()];
+        cells.append(&mut measured.cells);
+        for ((_, _, times), rust) in measured.trials.iter().zip(&rust) {
+            let ratios = times.iter().zip(rust).map(|(its, rust)| its / rust);
+            cells.push(format!("{:.0}", median(times.iter().copied())));
+            cells.push(format!("{:.2}", median(ratios)));
+        }
+        cells.resize(11, "-".to_owned());
+        table.row(cells);
+    }
+    println!("{table}");
+}
+
+impl Measured {
+    fn start(language: &'static str, folder: &Path, cache: &Path) -> Self {
+        let (mut cells, mut trials) = (Vec::new(), Vec::new());
+        for name in ["round_robin", "color"] {
+            let file = folder.join(format!("{name}.wasm"));
+            let Ok(bytes) = std::fs::read(&file) else { continue };
+            let timed = |cache: Option<&Path>| {
+                let begin = std::time::Instant::now();
+                let policy = policy_dir::load(&file, &options(cache.map(Path::to_owned))).expect("a policy");
+                (policy, begin.elapsed())
+            };
+            let (policy, compiled) = timed(None);
+            drop(timed(Some(cache)));
+            let (_, cached) = timed(Some(cache));
+            let placement = Placement::new("bench:///", "{}");
+            let start = || {
+                let begin = std::time::Instant::now();
+                let trial = Trial::start(&policy, &placement).expect("it starts");
+                (trial, begin.elapsed().as_secs_f64())
+            };
+            let started = median((0..9).map(|_| start().1));
+            let (mut trial, _) = start();
+            trial.tell(endpoints()).expect("it is told");
+            let mut metadata = HeaderMap::new();
+            if name == "color" {
+                metadata.insert("color", HeaderValue::from_static("red"));
+            }
+            for _ in 0..10_000 {
+                drop(trial.pick(&PickInfo::new("/echo.Echo/Unary", &metadata)).expect("a pick"));
+            }
+            if name == "round_robin" {
+                let has_wasi = policy.imports().iter().any(|import| import == "wasi");
+                cells = vec![
+                    format!("{:.0}", bytes.len() as f64 / 1e3),
+                    time(compiled),
+                    time(cached),
+                    time(Duration::from_secs_f64(started)),
+                    (trial.memory() / 1024).to_string(),
+                    if has_wasi { "yes" } else { "none" }.to_owned(),
+                ];
+            }
+            trials.push((trial, metadata, Vec::new()));
+        }
+        Self { language, cells, trials }
+    }
+}
+
+/// Ten endpoints, half of them red.
+fn endpoints() -> impl Iterator<Item = (Endpoint, ConnectivityState)> {
+    (0..10).map(|number| {
+        let address = std::net::SocketAddr::from(([198, 18, 0, number], 80));
+        let color = if number % 2 == 0 { "red" } else { "blue" };
+        let endpoint = Endpoint::new(Address::from(address)).with_attribute("color", color);
+        (endpoint, ConnectivityState::Ready)
+    })
+}
+
+fn time(time: Duration) -> String {
+    match time.as_secs_f64() {
+        seconds if seconds >= 1.0 => format!("{seconds:.1} s"),
+        seconds if seconds >= 0.001 => format!("{:.1} ms", seconds * 1e3),
+        seconds => format!("{:.0} us", seconds * 1e6),
+    }
+}
+
+/// One RPC each millisecond, while nothing happens, and from the moment that a file is dropped until it picks.
+async fn loading(built: &[(&'static str, PathBuf)], folder: &Path) {
+    let servers = Servers::start(3);
+    let mut table = Table::new([
+        "dropped",
+        "in force after",
+        "RPCs meanwhile",
+        "their p99 x that before",
+        "the longest",
+        "longest before",
+        "again, from the cache",
+        "failed",
+    ]);
+    for (language, policies) in built {
+        let file = policies.join("round_robin.wasm");
+        let cache = folder.join(format!("cache-{language}"));
+        let first = drop_in(&servers, &file, cache.clone()).await;
+        let again = drop_in(&servers, &file, cache).await;
+        let us = |of: &Histogram<u64>| time(Duration::from_nanos(of.max()));
+        let p99 = |of: &Histogram<u64>| of.value_at_quantile(0.99) as f64;
+        table.row([
+            (*language).to_owned(),
+            time(first.in_force),
+            first.meanwhile.len().to_string(),
+            format!("{:.2}", p99(&first.meanwhile) / p99(&first.before)),
+            us(&first.meanwhile),
+            us(&first.before),
+            time(again.in_force),
+            (first.failed + again.failed).to_string(),
+        ]);
+    }
+    println!("{table}");
+}
+
+struct Dropped {
+    in_force: Duration,
+    before: Histogram<u64>,
+    meanwhile: Histogram<u64>,
+    failed: u64,
+}
+
+/// A channel by a policy in Rust, and another policy dropped over it.
+async fn drop_in(servers: &Servers, file: &Path, cache: PathBuf) -> Dropped {
+    let directory = tempfile::tempdir().expect("a folder");
+    let active = directory.path().join("active.wasm");
+    std::fs::write(&active, standard("random")).expect("written");
+    let followed = PolicyDir::open_with(directory.path(), options(Some(cache))).expect("a directory");
+    let addresses: Vec<_> = servers.addresses.iter().map(ToString::to_string).collect();
+    let target = format!("ipv4:{}", addresses.join(","));
+    let channel = hotpick::Channel::builder(target).policies(&followed).policy("active").connect();
+    let channel = channel.expect("a channel");
+    let caller = Caller::ready(&channel, Some("active")).await;
+    let generation = channel.status().policy.generation;
+
+    let histogram = || Histogram::new(3).expect("three digits");
+    let (mut before, mut meanwhile, mut failed) = (histogram(), histogram(), 0);
+    let mut ticks = tokio::time::interval(PACE);
+    let (begin, mut dropped) = (Instant::now(), None);
+    let in_force = loop {
+        let due = ticks.tick().await;
+        match dropped {
+            None if begin.elapsed() > QUIET => {
+                let (from, to) = (file.to_owned(), active.clone());
+                // As `cp` does.
+                let copied = tokio::task::spawn_blocking(move || std::fs::copy(from, to)).await;
+                copied.expect("no panic").expect("copied");
+                dropped = Some(Instant::now());
+                ticks.reset();
+                continue;
+            }
+            Some(at) if channel.status().policy.generation > generation => break at.elapsed(),
+            _ => {}
+        }
+        failed += u64::from(caller.call().await.is_err());
+        // From when it was due: one that is held up holds up those after it.
+        let latency = u64::try_from(due.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let _ = if dropped.is_some() { &mut meanwhile } else { &mut before }.record(latency);
+    };
+    // The swap is behind it, and what it may have held up, too.
+    for _ in 0..100 {
+        let due = ticks.tick().await;
+        failed += u64::from(caller.call().await.is_err());
+        let _ = meanwhile.record(u64::try_from(due.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    }
+    Dropped { in_force, before, meanwhile, failed }
+}
