@@ -27,12 +27,16 @@ const PICKS: u32 = 2_000;
 const PACE: Duration = Duration::from_millis(1);
 const QUIET: Duration = Duration::from_secs(3);
 
-#[tokio::main]
-async fn main() {
+fn main() {
     if Servers::serve_if_asked() {
         return;
     }
     install();
+    measure();
+}
+
+#[tokio::main]
+async fn measure() {
     let folder = tempfile::tempdir().expect("a folder");
     let built = |language: &'static str| {
         let out = folder.path().join(language);

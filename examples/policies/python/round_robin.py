@@ -1,30 +1,25 @@
 """round_robin: one ready endpoint after the other, from a random start."""
 
+from itertools import cycle
+
 import hotpick
 
 
 class RoundRobin:
     def __init__(self, config, where):
         hotpick.read_config(config)
-        self.members = []
-        self.next = where.seed
+        self.start = where.seed
+        self.turns = None
 
     def endpoints(self, added, removed, now):
         pass  # Where they are makes no difference here.
 
     def ready(self, ready, now):
-        self.members = [hotpick.pick(id) for id in ready]
-        if ready:
-            self.next %= len(ready)
+        first = self.start % max(len(ready), 1)
+        self.turns = cycle([hotpick.pick(id) for id in ready[first:] + ready[:first]] or [hotpick.queue()])
 
     def pick(self, info):
-        if not self.members:
-            return hotpick.queue()
-        picked = self.members[self.next]
-        self.next += 1
-        if self.next == len(self.members):
-            self.next = 0
-        return picked
+        return next(self.turns)
 
 
 Lifecycle, Endpoints, Picker = hotpick.export(RoundRobin)

@@ -3,17 +3,14 @@
 ;; `hotpick build round_robin.wat` makes a component of this core module. How the types of the contract come as numbers
 ;; is the component model's "canonical ABI"; all of it that is needed here is explained where it is used.
 (module
-  ;; Strings and lists are handed over in memory that both sides see. The first KiB is ours; from there on the host's
-  ;; gifts are put, and after them nothing.
+  ;; Strings and lists are handed over in memory that both sides see. The first KiB is for what is made here. Then comes
+  ;; the list of ready subconns, which has to stay, and after it what the host hands over during a call.
   (memory (export "memory") 1)
 
   (data (i32.const 0) "there is nothing to configure: the configuration must be {}") ;; 59 bytes
 
-  ;; At 64: the answer to a pick. At 72: the answer to init.
-  ;; From 1024 on: what the host has given to the call under way; the list of ready subconns follows on a border of its
-  ;; own, because it has to stay.
-  (global $ready (mut i32) (i32.const 0)) ;; where the list is
-  (global $count (mut i32) (i32.const 0)) ;; how many there are
+  ;; At 64: the answer to a pick. At 72: the answer to init. From 1024 on: the list of ready subconns.
+  (global $count (mut i32) (i32.const 0)) ;; how many are ready
   (global $next (mut i32) (i32.const 0))  ;; whose turn it is
   (global $given (mut i32) (i32.const 1024)) ;; the end of what the host has been given
 
@@ -50,8 +47,7 @@
     (param $target i32) (param $target_length i32) (param $shard i32) (param $shards i32)
     (param $seed i64) (param $generation i64)
     (result i32)
-    ;; A random start, so that many clients do not all begin with the same backend. The sign bit goes, as indices are
-    ;; compared as signed numbers nowhere, and divided as unsigned ones below.
+    ;; A random start, so that many clients do not all begin with the same backend.
     (global.set $next (i32.wrap_i64 (local.get $seed)))
     (i32.store8 (i32.const 72) (i32.const 1))
     (i32.store (i32.const 76) (i32.const 0))
@@ -66,22 +62,22 @@
 
   ;; endpoints.changed: func(added: list<endpoint>, removed: list<subconn>, now: nanos)
   ;;
-  ;; Which endpoints there are makes no difference here. The list of ready ones is kept in front of what is forgotten.
+  ;; Which endpoints there are makes no difference here.
   (func (export "hotpick:policy/endpoints@0.1.0#changed")
     (param $added i32) (param $added_count i32) (param $removed i32) (param $removed_count i32) (param $now i64)
     (call $forget))
 
   ;; endpoints.ready: func(ready: list<subconn>, now: nanos)
   ;;
-  ;; A subconn is a u32, so the list is an array of them. It is moved to where the last one was.
+  ;; A subconn is a u32, so the list is an array of them. It is moved to the place of the one before.
   (func (export "hotpick:policy/endpoints@0.1.0#ready") (param $ready i32) (param $count i32) (param $now i64)
-    (global.set $ready (i32.const 1024))
     (global.set $count (local.get $count))
     (memory.copy (i32.const 1024) (local.get $ready) (i32.mul (local.get $count) (i32.const 4)))
     (if (local.get $count)
       (then (global.set $next (i32.rem_u (global.get $next) (local.get $count)))))
     (call $forget))
 
+  ;; What the host has handed over is used: the next comes in its place, right after the list.
   (func $forget
     (global.set $given (i32.add (i32.const 1024) (i32.mul (global.get $count) (i32.const 4)))))
 
@@ -99,7 +95,7 @@
         (return (i32.const 64))))
     (i32.store8 (i32.const 64) (i32.const 0)) ;; pick
     (i32.store (i32.const 68)
-      (i32.load (i32.add (global.get $ready) (i32.mul (global.get $next) (i32.const 4)))))
+      (i32.load offset=1024 (i32.mul (global.get $next) (i32.const 4))))
     (global.set $next (i32.add (global.get $next) (i32.const 1)))
     (if (i32.eq (global.get $next) (global.get $count))
       (then (global.set $next (i32.const 0))))

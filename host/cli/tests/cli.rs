@@ -10,6 +10,7 @@ fn hotpick(arguments: &[&str]) -> Output {
         .args(arguments)
         .current_dir(root)
         .env_remove("HOTPICK_RUSTC")
+        .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
         .output()
         .expect("hotpick runs")
 }

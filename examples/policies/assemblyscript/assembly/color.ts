@@ -23,7 +23,9 @@ class Color extends hotpick.Policy {
   private colors: Map<hotpick.SubConn, string> = new Map();
   private members: hotpick.SubConn[] = [];
   private all: Group = new Group();
-  private groups: Map<string, Group> = new Map();
+  /** The colours of the groups, in UTF-8. */
+  private names: ArrayBuffer[] = [];
+  private groups: Group[] = [];
 
   constructor(
     private key: u32,
@@ -55,25 +57,30 @@ class Color extends hotpick.Policy {
 
   pick(info: hotpick.PickInfo): hotpick.Result {
     if (this.members.length == 0) return hotpick.queue();
-    const color = hotpick.metadata(this.key);
-    if (color != null && this.groups.has(color)) return this.groups.get(color).pick();
-    if ((color == null ? this.missing : this.unmatched) == "any") return this.all.pick();
-    hotpick.explain(
-      color == null ? "the RPC asks for no colour" : "no endpoint has the colour that the RPC asks for",
-    );
+    const color = hotpick.metadataAmong(this.key, this.names);
+    if (color >= 0) return this.groups[color].pick();
+    const isMissing = color == hotpick.MISSING;
+    if ((isMissing ? this.missing : this.unmatched) == "any") return this.all.pick();
+    hotpick.explain(isMissing ? "the RPC asks for no colour" : "no endpoint has the colour that the RPC asks for");
     return hotpick.fail(hotpick.Code.Unavailable);
   }
 
   private regroup(): void {
     this.all = new Group();
-    this.groups = new Map();
+    this.names = [];
+    this.groups = [];
+    const places = new Map<string, i32>();
     for (let i = 0; i < this.members.length; i++) {
       const id = this.members[i];
       this.all.members.push(id);
       if (!this.colors.has(id)) continue;
       const color = this.colors.get(id);
-      if (!this.groups.has(color)) this.groups.set(color, new Group());
-      this.groups.get(color).members.push(id);
+      if (!places.has(color)) {
+        places.set(color, this.groups.length);
+        this.names.push(String.UTF8.encode(color));
+        this.groups.push(new Group());
+      }
+      this.groups[places.get(color)].members.push(id);
     }
   }
 }

@@ -1,5 +1,5 @@
 // Between the canonical ABI and index.ts: a policy exports all of this. transform.js gives the functions their names.
-import { Endpoint, PickInfo, Placement, Policy, SubConn, refusal, start, take } from "./index";
+import { Endpoint, PickInfo, Placement, Policy, SubConn, beginPick, endPick, give, refusal, start, take } from "./index";
 
 let policy: Policy | null = null;
 let text: ArrayBuffer = new ArrayBuffer(0);
@@ -8,7 +8,7 @@ const result = memory.data(16);
 
 /** By which the host hands over lists and texts. */
 export function cabi_realloc(old: usize, oldSize: usize, align: usize, size: usize): usize {
-  return size == 0 ? align : heap.alloc(size);
+  return size == 0 ? align : give(size);
 }
 
 export function lifecycle_init(
@@ -88,7 +88,9 @@ export function picker_pick(
   info.attempt = attempt;
   info.waitForReady = waitForReady;
   info.requeued = requeued;
+  beginPick();
   const picked = policy!.pick(info);
+  endPick();
   store<u8>(result, (picked >> 32) as u8);
   store<u32>(result, picked as u32, 4);
   return result;

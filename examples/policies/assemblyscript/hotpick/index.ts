@@ -128,10 +128,47 @@ declare function importExplain(at: usize, length: usize): void;
 @external("hotpick:policy/stats@0.1.0", "in-flight")
 declare function importInFlight(id: SubConn): u32;
 
+const SCRATCH: usize = 16384;
+// @ts-ignore: decorator
+@lazy
+const scratch = memory.data(16384, 8);
+let used: usize = 0;
+let isInPick = false;
+
+/** For the exports: what the host answers from now on lies where it answered the pick before, if it fits. */
+export function beginPick(): void {
+  isInPick = true;
+  used = 0;
+}
+/** For the exports. */
+export function endPick(): void {
+  isInPick = false;
+}
+
+/** For the exports: memory that the host asks for. */
+export function give(size: usize): usize {
+  if (!isInPick || used + size > SCRATCH) return heap.alloc(size);
+  const at = scratch + used;
+  used += (size + 7) & ~7;
+  return at;
+}
+
 /** A UTF-8 text that the host has given, and that is given back. */
 export function take(at: usize, length: usize): string {
-  const text = String.UTF8.decodeUnsafe(at, length);
-  if (length > 0) heap.free(at);
+  if (length == 0) return "";
+  const text = decode(at, length);
+  if (at - scratch >= SCRATCH) heap.free(at);
+  return text;
+}
+
+/** What is ASCII, as most is, is put where it belongs at once; the standard library makes a copy of its copy. */
+function decode(at: usize, length: usize): string {
+  const text = changetype<string>(__new(length << 1, idof<string>()));
+  for (let i: usize = 0; i < length; i++) {
+    const byte = load<u8>(at + i);
+    if (byte >= 0x80) return String.UTF8.decodeUnsafe(at, length);
+    store<u16>(changetype<usize>(text) + (i << 1), byte);
+  }
   return text;
 }
 
@@ -153,6 +190,28 @@ export function metadata(key: u32): string | null {
   importMetadata(key, result);
   if (load<u8>(result) == 0) return null;
   return take(load<u32>(result, 4), load<u32>(result, 8));
+}
+
+/** What metadataAmong gives if the RPC does not have the key, or has another value than these. */
+export const MISSING = -2;
+export const OTHER = -1;
+
+/** Which of these texts, in UTF-8, the first value of a declared key is. No string is made, and so no garbage. */
+export function metadataAmong(key: u32, texts: ArrayBuffer[]): i32 {
+  importMetadata(key, result);
+  if (load<u8>(result) == 0) return MISSING;
+  const at: usize = load<u32>(result, 4);
+  const length: i32 = load<u32>(result, 8);
+  let found = OTHER;
+  for (let i = 0; i < texts.length; i++) {
+    const text = unchecked(texts[i]);
+    if (text.byteLength == length && memory.compare(changetype<usize>(text), at, length) == 0) {
+      found = i;
+      break;
+    }
+  }
+  if (length > 0 && at - scratch >= SCRATCH) heap.free(at);
+  return found;
 }
 
 /** The text of the status of an RPC that is about to be failed or dropped. */
