@@ -17,8 +17,11 @@ const OF_GRPC: [HeaderName; 4] = [header::TE, header::CONTENT_TYPE, header::CONT
 /// Makes the headers of an RPC such as go on the wire: without those of the connection that it came by, and with `te`
 /// and `user-agent`.
 pub(crate) fn prepare(headers: &mut HeaderMap) {
-    for name in &OF_CONNECTIONS {
-        headers.remove(name);
+    // Hardly ever: and to compare a few names costs less than to look five up.
+    if headers.keys().any(|name| OF_CONNECTIONS.contains(name)) {
+        for name in &OF_CONNECTIONS {
+            headers.remove(name);
+        }
     }
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
     name_ourselves(headers);
