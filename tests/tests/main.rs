@@ -9,6 +9,7 @@ mod faults;
 mod fuzz;
 mod interop;
 mod languages;
+mod museum;
 mod parts;
 mod plans;
 mod policies;
