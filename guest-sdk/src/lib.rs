@@ -328,7 +328,8 @@ impl Plan {
 /// How many picks a sequence has: their price for each is near to its floor, and all of them are made in microseconds.
 ///
 /// A prime: of a plan that is void before it is used up only the first picks count, and the next begins where it would
-/// have ended. Were the number of endpoints a divisor of this, that would be the same endpoint each time.
+/// have ended. Were that a multiple of the number of endpoints, as that of most lengths is for some, it would be the same
+/// endpoint each time: so it is for 251 endpoints alone.
 const PLANNED: usize = 251;
 
 impl Description {

@@ -232,10 +232,10 @@ async fn drop_in(servers: &Servers, file: &Path, cache: PathBuf) -> Dropped {
         match dropped {
             None if begin.elapsed() > QUIET => {
                 let (from, to) = (file.to_owned(), active.clone());
+                dropped = Some(Instant::now());
                 // As `cp` does.
                 let copied = tokio::task::spawn_blocking(move || std::fs::copy(from, to)).await;
                 copied.expect("no panic").expect("copied");
-                dropped = Some(Instant::now());
                 ticks.reset();
                 continue;
             }

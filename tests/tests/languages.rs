@@ -31,6 +31,13 @@ fn conforms(file: &Path, like: &str) {
     options.like = Some(shipped(like));
     for seen in policy.conformance(&options) {
         assert!(seen.result.is_ok(), "{file:?} {seen:?}");
+        if seen.name == "configuration" {
+            assert_eq!(
+                seen.result.as_deref(),
+                Ok("taken; 4 of 4 that are none refused, in words"),
+                "{file:?}"
+            );
+        }
     }
 }
 

@@ -22,6 +22,8 @@ class Color:
         self.missing, self.unmatched = settings["missing"], settings["unmatched"]
         self.colors = {}
         self.members = []
+        # Picks so far: groups that are made anew go on, rather than begin with their first again.
+        self.turn = where.seed & 0xFFFF_FFFF
         self.regroup()
 
     def endpoints(self, added, removed, now):
@@ -42,12 +44,17 @@ class Color:
         for id in self.members:
             groups.setdefault(self.colors.get(id), []).append(hotpick.pick(id))
         groups.pop(None, None)
-        self.groups = {color: cycle(members) for color, members in groups.items()}
-        self.all = cycle([hotpick.pick(id) for id in self.members])
+        self.groups = {color: self.turns(members) for color, members in groups.items()}
+        self.all = self.turns([hotpick.pick(id) for id in self.members])
+
+    def turns(self, members):
+        first = self.turn % max(len(members), 1)
+        return cycle(members[first:] + members[:first])
 
     def pick(self, info):
         if not self.members:
             return hotpick.queue()
+        self.turn += 1
         color = hotpick.call.metadata(self.key)
         group = self.groups.get(color)
         if group is not None:

@@ -8,17 +8,19 @@ import hotpick
 class RoundRobin:
     def __init__(self, config, where):
         hotpick.read_config(config)
-        self.start = where.seed
+        self.turn = where.seed & 0xFFFF_FFFF
         self.turns = None
 
     def endpoints(self, added, removed, now):
         pass  # Where they are makes no difference here.
 
     def ready(self, ready, now):
-        first = self.start % max(len(ready), 1)
+        # Where it was, rather than with the first again.
+        first = self.turn % max(len(ready), 1)
         self.turns = cycle([hotpick.pick(id) for id in ready[first:] + ready[:first]] or [hotpick.queue()])
 
     def pick(self, info):
+        self.turn += 1
         return next(self.turns)
 
 

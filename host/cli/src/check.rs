@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     conformance: bool,
     /// With --conformance: over so many picks its memory is not to grow.
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..))]
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, requires = "conformance", value_parser = clap::value_parser!(u64).range(1_000..))]
     picks: u64,
     /// With --conformance: it is to give each endpoint as many RPCs as the policy in this file does.
     #[arg(long, value_name = "FILE", requires = "conformance")]

@@ -34,6 +34,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         is_name,
         "{name:?} is not a name for a policy: use a-z, 0-9 and '_', at most 63, the first a letter"
     );
+    // They would hide what the project itself consists of.
+    let is_free = !["hotpick", "hotpick_guest"].contains(&name.as_str());
+    ensure!(is_free, "{name:?} is what the wrapper is called: take another name");
     let project = dir.clone().unwrap_or_else(|| PathBuf::from(name));
     let is_free = !project.exists() || project.read_dir().is_ok_and(|mut entries| entries.next().is_none());
     ensure!(is_free, "{project:?} is there already: name another folder by --dir");

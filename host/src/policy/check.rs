@@ -111,7 +111,7 @@ impl WasmPolicy {
 }
 
 /// An RPC that ended well.
-pub(super) fn stand_in_outcome(ready: &ReadySet) -> Outcome {
+fn stand_in_outcome(ready: &ReadySet) -> Outcome {
     let subconn = ready.ready().first().map_or(0, SubConn::id);
     let end = DoneInfo {
         code: Some(tonic::Code::Ok),

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::WasmPolicy;
-use super::check::stand_in_outcome;
+use super::bindings::exports::hotpick::policy::outcomes::{Load, Outcome};
 use super::instance::{InitError, Instance, Role};
+use super::outcomes::outcome;
 use crate::connectivity::ConnectivityState;
 use crate::picker::{PickInfo, PickResult, Placement, Saved};
 use crate::resolver::{Address, Endpoint};
-use crate::subconn::{ReadySet, StandIns};
+use crate::subconn::{DoneInfo, Picked, ReadySet, StandIns};
 
 /// How a policy is tried.
 #[derive(Clone, Debug)]
@@ -96,22 +98,24 @@ impl Run<'_> {
 
     fn configuration(&self) -> Seen {
         drop(self.start()?);
+        let mut refused = 0;
         for (config, what) in BAD {
             let placement = Placement { config: config.to_owned(), ..self.placement.clone() };
             match Instance::new(self.policy, &placement, Role::Trial, &[]) {
-                Err(InitError::Refused(why)) if !why.trim().is_empty() => {}
+                Err(InitError::Refused(why)) if !why.trim().is_empty() => refused += 1,
                 Err(InitError::Refused(_)) => {
                     return Err(format!("refuses {config:?} ({what}) without a word"));
                 }
                 Err(other) => return Err(format!("does not refuse {config:?} ({what}), but fails: {other}")),
-                Ok(_) => return Err(format!("takes {config:?} ({what})")),
+                // Not wise, but no fault: what a setting is called is the policy's.
+                Ok(_) => {}
             }
         }
         // What one instance is refused is nothing to the next.
         let mut instance = self.start()?;
         tell(&mut instance, &StandIns::default().ready(3))?;
         self.picks(&mut instance, 3)?;
-        Ok(format!("taken, and {} others refused in words", BAD.len()))
+        Ok(format!("taken; {refused} of {} that are none refused, in words", BAD.len()))
     }
 
     /// So many picks, half of them with metadata; not all of them queued if so many are ready.
@@ -203,11 +207,12 @@ impl Run<'_> {
             serde_json::from_str::<serde_json::Value>(&schema)
                 .map_err(|error| format!("about: its schema is not JSON: {error}"))?;
         }
+        // RPCs that ended in every way, some of them on a subconn that is gone.
         for size in [1, 16, 256] {
-            let batch: Vec<_> = (0..size).map(|_| stand_in_outcome(&ready)).collect();
+            let batch: Vec<_> = (0..size).map(|number: u32| ended(number.into(), number % 5)).collect();
             instance.done(&batch).map_err(|fault| format!("outcomes: {fault}"))?;
         }
-        instance.fire().map_err(|fault| format!("alarms: {fault}"))?;
+        instance.fire_all().map_err(|fault| format!("alarms: {fault}"))?;
         instance.plan(0).map_err(|fault| format!("plans: {fault}"))?;
         self.picks(&mut instance, 3)?;
         let parts = self.policy.optional_parts();
@@ -243,19 +248,39 @@ impl Run<'_> {
 
     fn memory(&self, picks: u64) -> Seen {
         let mut instance = self.start()?;
-        let ready = StandIns::default().ready(3);
-        tell(&mut instance, &ready)?;
+        let mut endpoints = StandIns::default();
+        let mut set = |color: &str| {
+            let labelled =
+                |number| (endpoint(number).with_attribute("color", color), ConnectivityState::Ready);
+            endpoints.set((0..3).map(labelled))
+        };
+        // A garbage collector takes as much as it is used to before it frees any.
+        for _ in 0..4_096 {
+            for color in [COLORS[1], COLORS[0]] {
+                tell(&mut instance, &set(color))?;
+            }
+        }
         let (bare, rich) = (HeaderMap::new(), metadata(&instance, COLORS[0]));
-        let outcomes: Vec<_> = (0..64).map(|_| stand_in_outcome(&ready)).collect();
-        let mut half = 0;
-        for number in 0..picks {
+        let (mut half, mut outcomes) = (0, Vec::new());
+        for number in 0..picks.max(2) {
             let metadata = if number % 2 == 0 { &bare } else { &rich };
             let answer = instance.pick(&PickInfo::new("/hotpick.Check/Memory", metadata));
-            answer.map_err(|fault| format!("pick {number}: {fault}"))?;
+            let answer = answer.map_err(|fault| format!("pick {number}: {fault}"))?;
+            if let PickResult::Pick(pick) = answer.result {
+                outcomes.push(ended(answer.call, pick.subconn.id()));
+            }
             if number % 64 == 63 {
                 instance.done(&outcomes).map_err(|fault| format!("outcomes after pick {number}: {fault}"))?;
+                outcomes.clear();
+                instance.fire().map_err(|fault| format!("alarms after pick {number}: {fault}"))?;
             }
-            if number == picks / 2 {
+            // What is told of endpoints is forgotten again.
+            if number % 256 == 0 {
+                for color in [COLORS[1], COLORS[0]] {
+                    tell(&mut instance, &set(color))?;
+                }
+            }
+            if number == picks.max(2) / 2 {
                 half = instance.memory();
             }
         }
@@ -273,7 +298,9 @@ impl Run<'_> {
     }
 
     fn like(&self, other: &Run<'_>) -> Seen {
-        let (ours, theirs) = (self.routes()?, other.routes()?);
+        let name = &other.policy.terms.version.name;
+        let theirs = other.routes().map_err(|error| format!("the other, {name:?}, fails: {error}"))?;
+        let ours = self.routes()?;
         for ((situation, ours), theirs) in ours.iter().zip(theirs.values()) {
             for answer in ours.keys().chain(theirs.keys()) {
                 let count = |of: &BTreeMap<String, usize>| of.get(answer).copied().unwrap_or_default();
@@ -285,7 +312,6 @@ impl Run<'_> {
                 }
             }
         }
-        let name = &other.policy.terms.version.name;
         Ok(format!("those of {name:?} in {} situations", ours.len()))
     }
 
@@ -345,6 +371,23 @@ fn tell(instance: &mut Instance, ready: &ReadySet) -> Result<(), String> {
         error.to_string()
     }
     instance.tell(ready).map_err(text)
+}
+
+/// An RPC of the run that has ended, one after the other in every way.
+fn ended(call: u64, subconn: u32) -> Outcome {
+    let (client_ended, code) = match call % 8 {
+        0..4 => (false, Some(tonic::Code::Ok)),
+        4 => (false, Some(tonic::Code::Unavailable)),
+        5 => (false, Some(tonic::Code::NotFound)),
+        6 => (true, Some(tonic::Code::Cancelled)),
+        _ => (false, None),
+    };
+    let latency = Duration::from_millis(call % 100);
+    let end = DoneInfo { code, client_ended, trailers: None, latency };
+    let mut ended = outcome(Picked { serial: 1, call, method: 0, subconn }, &end);
+    let load = Load { application: 0.5, cpu: 0.7, memory: 0.2, rps: 100.0, eps: 1.0 };
+    ended.load = call.is_multiple_of(2).then_some(load);
+    ended
 }
 
 /// Out of the block for benchmarks (RFC 2544).

@@ -119,6 +119,13 @@ impl Call {
         }
     }
 
+    /// It has not left, and is on none.
+    pub(super) fn off(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.stream = None;
+        }
+    }
+
     /// It never left, or the peer has not looked at it.
     pub(super) fn not_sent(&mut self) {
         if let Some(open) = self.open.take() {

@@ -13,9 +13,8 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::room::Room;
 use super::transport::{Io, Transport};
-use super::{ConnectionCounters, SubConnOptions};
+use super::{ConnectionCounters, Places, SubConnOptions};
 use crate::resolver::{Address, Endpoint};
 use crate::tls::Connector;
 
@@ -67,7 +66,7 @@ impl Dialer {
     /// Connects to the endpoint: to the first of its addresses that sends HTTP/2 SETTINGS (gRFC A61,
     /// "happy eyeballs"). The error is one sentence that names the address that failed last. `room` is
     /// told when the peer allows more streams.
-    pub(super) async fn dial(&self, endpoint: &Endpoint, room: &Arc<Room>) -> Result<Transport, String> {
+    pub(super) async fn dial(&self, endpoint: &Endpoint, room: &Arc<Places>) -> Result<Transport, String> {
         let limit = self.options.connect_timeout;
         let attempts = places(endpoint.addresses()).into_iter().map(|(address, place)| async move {
             let connected = self.attempt(&address, place, room).await;
@@ -80,7 +79,12 @@ impl Dialer {
         })
     }
 
-    async fn attempt(&self, address: &Address, place: Place, room: &Arc<Room>) -> Result<Transport, String> {
+    async fn attempt(
+        &self,
+        address: &Address,
+        place: Place,
+        room: &Arc<Places>,
+    ) -> Result<Transport, String> {
         match place {
             Place::Name { host, port } => {
                 let found = tokio::net::lookup_host((host, port)).await.map_err(|error| error.to_string())?;
@@ -96,7 +100,7 @@ impl Dialer {
         &self,
         address: &Address,
         socket: Socket,
-        room: &Arc<Room>,
+        room: &Arc<Places>,
     ) -> Result<Transport, String> {
         let io: Box<dyn Io> = match socket {
             Socket::Tcp(socket) => {

@@ -114,7 +114,7 @@ async fn check(
     let mut failures = 0;
     loop {
         // It takes one of the streams that the peer allows.
-        let stream = InFlight::on(&link);
+        let stream = InFlight::first_on(&link);
         let request = HealthCheckRequest { service: service.to_string() };
         let mut status = Status::unavailable("the stream ended");
         match client.watch(request).await {

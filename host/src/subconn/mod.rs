@@ -25,7 +25,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapAny};
 use http::Uri;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::room::Room;
@@ -106,9 +106,7 @@ struct Shared {
     condition: Mutex<Condition>,
     stats: Stats,
     commands: mpsc::UnboundedSender<Command>,
-    /// An RPC found no room on any connection, and there may be one more.
-    grow: Notify,
-    room: Arc<Room>,
+    room: Arc<Places>,
 }
 
 /// The connections that take RPCs: none unless READY.
@@ -146,7 +144,6 @@ impl SubConn {
             condition: Mutex::new(Condition { state: ConnectivityState::Idle, error: None }),
             stats: Stats::default(),
             commands,
-            grow: Notify::new(),
             room: Arc::default(),
         });
         tokio::spawn(task::run(Arc::clone(&shared), dialer, receiver, events));
@@ -257,7 +254,10 @@ impl SubConn {
             match transport.send(request).await {
                 Ok(response) => return Ok((response, call)),
                 // The connection was lost just now: on another, or on none, if it was the last.
-                Err(SendError::NotSent(unsent)) => request = *unsent,
+                Err(SendError::NotSent(unsent)) => {
+                    call.off();
+                    request = *unsent;
+                }
                 Err(error @ SendError::Unprocessed { .. }) => {
                     call.not_sent();
                     return Err(error);
@@ -271,21 +271,19 @@ impl SubConn {
     }
 
     /// The connection for the next RPC, once there is room for it, and its place there. None if there is none.
-    async fn transport(&self) -> Option<(Arc<Transport>, InFlight)> {
+    async fn transport(&self) -> Place {
         let shared = &self.0;
         if !shared.room.is_awaited()
             && let Found::At(place) = shared.find()
         {
             return place;
         }
-        let look = || match shared.find() {
-            Found::At(place) => Some(place),
-            Found::Full => {
-                shared.grow.notify_one();
-                None
-            }
-        };
-        shared.room.wait(look).await
+        let place = shared.room.join();
+        // What becomes of those that were there when the subconn left READY, its task has said; later ones see it.
+        if shared.condition().state != ConnectivityState::Ready {
+            return None;
+        }
+        place.await.ok().flatten()
     }
 }
 
@@ -304,9 +302,14 @@ impl PartialEq for SubConn {
 
 impl Eq for SubConn {}
 
+/// Where an RPC is to be sent, and its stream there; none if there is no connection.
+type Place = Option<(Arc<Transport>, InFlight)>;
+/// Where RPCs wait for one.
+type Places = Room<Place>;
+
 enum Found {
     /// Send there, or nowhere if there is no connection.
-    At(Option<(Arc<Transport>, InFlight)>),
+    At(Place),
     /// All are full: wait for room on any of them, or for one more. Or the last of those that RPCs know of has just
     /// been lost, and the subconn's task is about to say what follows.
     Full,
@@ -334,21 +337,34 @@ impl Shared {
     /// The connection with the fewest RPCs.
     fn find(&self) -> Found {
         let pool = self.pool.load();
-        let ready = pool.transports.iter().filter(|transport| transport.is_ready());
         let load = |transport: &&Arc<Transport>| {
             let link = transport.link();
             (!link.has_room(), link.in_flight())
         };
-        match ready.min_by_key(load) {
-            Some(transport) if !transport.link().has_room() => Found::Full,
-            Some(transport) => Found::At(Some((Arc::clone(transport), InFlight::on(transport.link())))),
-            None if self.condition().state == ConnectivityState::Ready => Found::Full,
-            None => Found::At(None),
+        loop {
+            let ready = pool.transports.iter().filter(|transport| transport.is_ready());
+            match ready.min_by_key(load) {
+                Some(transport) => match InFlight::on(transport.link()) {
+                    Some(stream) => return Found::At(Some((Arc::clone(transport), stream))),
+                    None if !transport.link().has_room() => return Found::Full,
+                    // Another took the last of its streams, which has ended by now.
+                    None => {}
+                },
+                None if self.condition().state == ConnectivityState::Ready => return Found::Full,
+                None => return Found::At(None),
+            }
         }
     }
 
     fn set_pool(&self, pool: Pool) {
         self.pool.store(Arc::new(pool));
-        self.room.changed();
+    }
+
+    /// Hands what is free to the RPCs that wait for it.
+    fn hand_out(&self) {
+        self.room.hand_out(|| match self.find() {
+            Found::At(place) => Some(place),
+            Found::Full => None,
+        });
     }
 }

@@ -1,35 +1,39 @@
 //! Where RPCs wait that find all streams taken which their endpoint allows: one behind the other.
+//!
+//! They do not look themselves: an RPC is polled by its caller, who may have other things to do first. What becomes free
+//! is handed to them, so one that is not polled holds up a stream, and no other RPC.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Notify, oneshot};
 
-/// Of one subconn.
-#[derive(Debug, Default)]
-pub(super) struct Room {
-    /// How many wait.
-    waiting: AtomicU32,
-    /// Held by the first of them, which alone looks; fair, so they come in their order.
-    first: Mutex<()>,
+/// Of one subconn, for places of this kind.
+#[derive(Debug)]
+pub(super) struct Room<T> {
+    queue: Mutex<VecDeque<oneshot::Sender<T>>>,
+    /// Its length.
+    waiting: AtomicUsize,
     changed: Notify,
 }
 
-impl Room {
-    /// Waits until `look` finds something. `look` runs when all who came before have found something, and then again
-    /// after each change.
-    pub(super) async fn wait<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
-        let _waiting = Waiting::begin(&self.waiting);
-        let _first = self.first.lock().await;
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            // Before the look, so that what happens after it is not missed.
-            changed.as_mut().enable();
-            if let Some(found) = look() {
-                return found;
-            }
-            changed.await;
-        }
+impl<T> Default for Room<T> {
+    fn default() -> Self {
+        Self { queue: Mutex::default(), waiting: AtomicUsize::new(0), changed: Notify::new() }
+    }
+}
+
+impl<T> Room<T> {
+    /// Joins the queue. [`changed`](Self::changed) ends, and who waits for that hands out what there is.
+    pub(super) fn join(&self) -> oneshot::Receiver<T> {
+        let (place, handed) = oneshot::channel();
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.push_back(place);
+        self.waiting.store(queue.len(), Ordering::SeqCst);
+        drop(queue);
+        self.changed.notify_one();
+        handed
     }
 
     /// Whether anyone waits: who comes now has to wait behind them.
@@ -37,72 +41,62 @@ impl Room {
         self.waiting.load(Ordering::SeqCst) > 0
     }
 
-    /// A stream has ended, whose end has been counted (`SeqCst`): this runs for every RPC.
+    /// Hands out places, in the order in which they were asked for, as long as `look` finds one.
+    pub(super) fn hand_out(&self, mut look: impl FnMut() -> Option<T>) {
+        if !self.is_awaited() {
+            return;
+        }
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(first) = queue.front() {
+            // Given up.
+            if !first.is_closed() {
+                let Some(place) = look() else { break };
+                if let Some(first) = queue.pop_front() {
+                    // If it has been given up just now the place is free again, which is said anew.
+                    drop(first.send(place));
+                }
+            } else {
+                queue.pop_front();
+            }
+        }
+        self.waiting.store(queue.len(), Ordering::SeqCst);
+    }
+
+    /// A stream has ended, or the peer allows another number of them. This runs for every RPC.
     pub(super) fn freed(&self) {
         if self.is_awaited() {
             self.changed.notify_one();
         }
     }
 
-    /// The connections are others, or allow another number of streams.
-    pub(super) fn changed(&self) {
-        self.changed.notify_one();
-    }
-}
-
-/// One that waits.
-struct Waiting<'a>(&'a AtomicU32);
-
-impl<'a> Waiting<'a> {
-    fn begin(count: &'a AtomicU32) -> Self {
-        // In one order with the count of streams: either it is seen by who ends one, or it sees that end.
-        count.fetch_add(1, Ordering::SeqCst);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+    /// Ends when something may have become free since it was last called.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use tokio::sync::mpsc;
-
     use super::*;
 
     #[tokio::test]
     async fn they_come_in_their_order_each_for_one_place_and_who_gives_up_takes_none() {
-        let room = Arc::new(Room::default());
-        let free = Arc::new(AtomicU32::new(0));
-        let (tell, mut told) = mpsc::unbounded_channel();
-        let mut tasks = Vec::new();
-        for number in 0..4 {
-            let (queue, free, tell) = (Arc::clone(&room), Arc::clone(&free), tell.clone());
-            tasks.push(tokio::spawn(async move {
-                let take = |free: u32| free.checked_sub(1);
-                queue.wait(|| free.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).ok()).await;
-                tell.send(number).expect("the test listens");
-            }));
-            // It has come to its place.
-            while room.waiting.load(Ordering::SeqCst) <= number {
-                tokio::task::yield_now().await;
-            }
-        }
-        // The first of all, which has been waiting for news.
-        tasks.remove(0).abort();
-        while room.waiting.load(Ordering::SeqCst) == 4 {
-            tokio::task::yield_now().await;
-        }
-        for expected in 1..4 {
-            free.fetch_add(1, Ordering::SeqCst);
-            room.freed();
-            assert_eq!(told.recv().await, Some(expected));
-        }
+        let room = Room::default();
+        let mut free = 0..;
+        let mut waiting: Vec<_> = (0..5).map(|_| room.join()).collect();
+        room.hand_out(|| None);
+        assert!(room.is_awaited());
+        drop(waiting.remove(1));
+        let mut places = 2;
+        room.hand_out(|| {
+            places -= 1;
+            (places >= 0).then(|| free.next()).flatten()
+        });
+        let mut now = |at: usize| waiting[at].try_recv().ok();
+        assert_eq!([now(0), now(1), now(2), now(3)], [Some(0), Some(1), None, None]);
+        room.hand_out(|| free.next());
+        let mut now = |at: usize| waiting[at].try_recv().ok();
+        assert_eq!([now(2), now(3)], [Some(2), Some(3)]);
         assert!(!room.is_awaited());
     }
 }

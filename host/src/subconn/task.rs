@@ -63,6 +63,7 @@ impl Task {
         if state != ConnectivityState::Ready && !self.shared.pool.load().transports.is_empty() {
             self.shared.set_pool(Pool::default());
         }
+        self.shared.hand_out();
         self.shared.stats.ready(state == ConnectivityState::Ready);
         if changed {
             // No one listens once the channel is gone, and then SHUTDOWN is near.
@@ -135,7 +136,13 @@ impl Task {
             if live.len() < options.connections && another.is_none() {
                 another = Some(self.dial_another(failures));
             }
-            let may_grow = live.len() < options.max_connections && another.is_none();
+            if live.len() < options.max_connections
+                && another.is_none()
+                && self.shared.room.is_awaited()
+                && live.iter().all(|live| !live.transport.link().has_room())
+            {
+                another = Some(self.dial_another(failures));
+            }
             tokio::select! {
                 biased;
                 command = self.commands.recv() => match command {
@@ -161,12 +168,7 @@ impl Task {
                     }
                 }
                 () = checkup.changed() => {}
-                () = self.shared.grow.notified(), if may_grow => {
-                    // Unless there is room again.
-                    if live.iter().all(|live| !live.transport.link().has_room()) {
-                        another = Some(self.dial_another(failures));
-                    }
-                }
+                () = self.shared.room.changed() => self.shared.hand_out(),
                 dialled = finished(&mut another) => match dialled {
                     Ok(dialled) => live.push(Live::new(dialled)),
                     Err(error) => {

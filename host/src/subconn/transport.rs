@@ -16,12 +16,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::SubConnOptions;
 use super::frames::{Cut, LastRead, Seen, Watched};
 use super::replay::ReplayBody;
-use super::room::Room;
 use super::stream::RequestStream;
 pub(crate) use super::stream::ResponseBody;
+use super::{Places, SubConnOptions};
 
 /// A connection before HTTP/2: TCP or Unix, with or without TLS.
 pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -95,7 +94,7 @@ pub(super) struct Link {
     /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS.
     max_streams: AtomicU32,
     /// For those who wait for room on any of the endpoint's connections.
-    room: Arc<Room>,
+    room: Arc<Places>,
 }
 
 /// A stream that counts against the peer's limit, until it is dropped.
@@ -103,8 +102,17 @@ pub(super) struct Link {
 pub(super) struct InFlight(Arc<Link>);
 
 impl InFlight {
-    pub(super) fn on(link: &Arc<Link>) -> Self {
-        // In one order with the look of who waits for room, and with the count of those who wait.
+    /// One more, if the peer allows it.
+    pub(super) fn on(link: &Arc<Link>) -> Option<Self> {
+        let max = link.max_streams();
+        let more = |count: u32| (count < max).then(|| count + 1);
+        // In one order with the count of those who wait for its end.
+        link.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
+        Some(Self(Arc::clone(link)))
+    }
+
+    /// One more, of which the host is sure that it comes first.
+    pub(super) fn first_on(link: &Arc<Link>) -> Self {
         link.in_flight.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(link))
     }
@@ -156,7 +164,7 @@ impl Transport {
     pub(super) async fn start(
         io: Box<dyn Io>,
         options: &SubConnOptions,
-        room: Arc<Room>,
+        room: Arc<Places>,
         abort: CancellationToken,
     ) -> Result<Self, String> {
         let link = Arc::new(Link::new(room));
@@ -312,7 +320,7 @@ impl Drop for Driven {
 }
 
 impl Link {
-    fn new(room: Arc<Room>) -> Self {
+    fn new(room: Arc<Places>) -> Self {
         Self {
             room,
             phase: watch::Sender::new(Phase::Handshake),
@@ -345,7 +353,7 @@ impl Link {
     fn seen(&self, seen: Seen) {
         if let Seen::MaxStreams(max) = seen {
             self.max_streams.store(max, Ordering::SeqCst);
-            self.room.changed();
+            self.room.freed();
             return;
         }
         self.phase.send_if_modified(|phase| {

@@ -321,6 +321,31 @@ async fn h18_at_the_limit_of_streams_rpcs_wait_or_get_a_further_connection() {
     assert_eq!(backend.accepted(), 4);
 }
 
+/// A caller may have several RPCs in one task, and look at one after the other.
+#[tokio::test]
+async fn h18_an_rpc_that_is_not_polled_holds_up_no_other() {
+    let mut limited = BackendOptions::default();
+    limited.max_streams = Some(2);
+    let backend = Backend::start_with("a", "127.0.0.1:0".parse().expect("an address"), limited).await;
+    let backend = backend.expect("a free port");
+    let channel = to(backend.address()).connect().expect("a channel");
+    let caller = Caller::ready(&channel, None).await;
+    let streams = [open(&caller).await, open(&caller).await];
+    let mut first = Box::pin(caller.call());
+    tokio::select! {
+        biased;
+        answer = &mut first => panic!("there is no room for it: {answer:?}"),
+        () = std::future::ready(()) => {}
+    }
+    let second = begin(&caller, hello());
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    drop(streams);
+    assert_eq!(soon("the other", second).await.expect("no panic").expect("served"), "a");
+    assert_eq!(soon("the first", first).await.expect("served"), "a");
+}
+
 #[tokio::test]
 async fn h18_rpcs_that_wait_for_a_stream_go_on_when_the_peer_allows_more() {
     const MAX_CONCURRENT_STREAMS: u16 = 3;

@@ -12,6 +12,10 @@ class Group {
   members: hotpick.SubConn[] = [];
   private next: i32 = 0;
 
+  goOnAt(turn: u32): void {
+    this.next = this.members.length > 0 ? ((turn % (this.members.length as u32)) as i32) : 0;
+  }
+
   pick(): hotpick.Result {
     const picked = this.members[this.next];
     if (++this.next == this.members.length) this.next = 0;
@@ -32,6 +36,8 @@ class Color extends hotpick.Policy {
     private attribute: string,
     private missing: string,
     private unmatched: string,
+    /** Picks so far: groups that are made anew go on, rather than begin with their first again. */
+    private turn: u32,
   ) {
     super();
   }
@@ -57,6 +63,7 @@ class Color extends hotpick.Policy {
 
   pick(info: hotpick.PickInfo): hotpick.Result {
     if (this.members.length == 0) return hotpick.queue();
+    this.turn++;
     const color = hotpick.metadataAmong(this.key, this.names);
     if (color >= 0) return this.groups[color].pick();
     const isMissing = color == hotpick.MISSING;
@@ -82,6 +89,8 @@ class Color extends hotpick.Policy {
       }
       this.groups[places.get(color)].members.push(id);
     }
+    this.all.goOnAt(this.turn);
+    for (let i = 0; i < this.groups.length; i++) this.groups[i].goOnAt(this.turn);
   }
 }
 
@@ -99,5 +108,5 @@ hotpick.register((config, where) => {
   }
   const key = hotpick.declareMetadata(settings.get("metadata"));
   if (key < 0) return null;
-  return new Color(key, settings.get("attribute"), settings.get("missing"), settings.get("unmatched"));
+  return new Color(key, settings.get("attribute"), settings.get("missing"), settings.get("unmatched"), where.seed as u32);
 });

@@ -25,7 +25,7 @@ export function lifecycle_init(
   policy = start(take(config, configLength), where);
   store<u8>(result, policy == null ? 1 : 0);
   if (policy == null) {
-    text = String.UTF8.encode(refusal());
+    text = String.UTF8.encode(refusal(), false, String.UTF8.ErrorMode.REPLACE);
     store<u32>(result, changetype<usize>(text) as u32, 4);
     store<u32>(result, text.byteLength, 8);
   }

@@ -289,10 +289,13 @@ class Reader {
       if (escaped != "" && known >= 0) {
         text += '"\\/\b\f\n\r\t'.charAt(known);
       } else if (escaped == "u" && this.at + 4 <= this.all.length) {
-        const unit = parseInt(this.all.substring(this.at, this.at + 4), 16);
-        if (isNaN(unit)) return null;
-        text += String.fromCharCode(unit as i32);
-        this.at += 4;
+        let unit = 0;
+        for (let i = 0; i < 4; i++) {
+          const digit = "0123456789abcdef".indexOf(this.all.charAt(this.at++).toLowerCase());
+          if (digit < 0) return null;
+          unit = unit * 16 + digit;
+        }
+        text += String.fromCharCode(unit);
       } else {
         return null;
       }

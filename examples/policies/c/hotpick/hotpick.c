@@ -121,7 +121,7 @@ typedef struct {
 } reader;
 
 static bool next_is(reader *from, char c) {
-    while (from->at < from->end && strchr(" \t\r\n", *from->at) != NULL) from->at++;
+    while (from->at < from->end && *from->at != 0 && strchr(" \t\r\n", *from->at) != NULL) from->at++;
     if (from->at == from->end || *from->at != c) return false;
     from->at++;
     return true;
@@ -131,12 +131,15 @@ static bool next_is(reader *from, char c) {
 static int32_t read_unit(reader *from) {
     int32_t unit = 0;
     for (int i = 0; i < 4; i++) {
-        const char *digits = "0123456789abcdef";
         if (from->at == from->end) return -1;
-        const char *digit = strchr(digits, *from->at | 0x20);
-        if (digit == NULL || *digit == 0) return -1;
-        unit = unit * 16 + (int32_t)(digit - digits);
-        from->at++;
+        char c = *from->at++;
+        if (c >= '0' && c <= '9') {
+            unit = unit * 16 + (c - '0');
+        } else if ((c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F')) {
+            unit = unit * 16 + ((c | 0x20) - 'a' + 10);
+        } else {
+            return -1;
+        }
     }
     return unit;
 }

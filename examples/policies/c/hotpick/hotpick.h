@@ -134,7 +134,7 @@ static inline void hotpick_free(hotpick_text text) {
 bool hotpick_equal(hotpick_text a, hotpick_text b);
 /* Of a text that ends with a zero. */
 hotpick_text hotpick_text_of(const char *text);
-/* Takes as long as the policy lives. */
+/* The policy's own, until it is given to `free`. */
 hotpick_text hotpick_copy(hotpick_text text);
 
 /* A setting that is a string. */

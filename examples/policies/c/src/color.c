@@ -29,6 +29,9 @@ static size_t ready_count;
 static group all, *groups;
 static size_t group_count;
 
+/* Picks so far: groups that are made anew go on, rather than begin with their first again. */
+static size_t turn;
+
 /* As realloc; a policy without memory is one that has failed, and is replaced. */
 static void *resize(void *memory, size_t size) {
     memory = realloc(memory, size + 1);
@@ -42,6 +45,7 @@ static bool is_any(hotpick_text fallback) { return hotpick_equal(fallback, hotpi
 static bool is_fallback(hotpick_text text) { return is_any(text) || hotpick_equal(text, hotpick_text_of("fail")); }
 
 const char *policy_init(hotpick_text config, const hotpick_placement *where) {
+    turn = where->seed;
     metadata = attribute = hotpick_text_of("color");
     missing = hotpick_text_of("any");
     unmatched = hotpick_text_of("fail");
@@ -69,7 +73,7 @@ static group *group_of(hotpick_text color) {
 static void regroup(void) {
     for (size_t i = 0; i < group_count; i++) {
         free(groups[i].members);
-        hotpick_free(groups[i].color);
+        free((void *)groups[i].color.data);
     }
     group_count = 0;
     groups = resize(groups, ready_count * sizeof *groups);
@@ -86,6 +90,8 @@ static void regroup(void) {
         }
         join(its, ready[i]);
     }
+    if (all.count > 0) all.next = turn % all.count;
+    for (size_t i = 0; i < group_count; i++) groups[i].next = turn % groups[i].count;
 }
 
 static void set_color(hotpick_subconn id, hotpick_text color) {
@@ -122,6 +128,7 @@ void policy_ready(const hotpick_subconn *now_ready, size_t count, hotpick_nanos 
 
 static hotpick_result next_of(group *of) {
     hotpick_subconn picked = of->members[of->next];
+    turn++;
     if (++of->next == of->count) of->next = 0;
     return hotpick_pick(picked);
 }

@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "hotpick.h"
 
@@ -82,16 +83,11 @@ struct Setting {
 
 // Reads a configuration: an object with none but these settings. Gives nothing, or a sentence that names what is wrong.
 inline std::optional<std::string> read_config(std::string_view config, std::initializer_list<Setting> settings = {}) {
-    hotpick_text values[16];
-    hotpick_setting raw[16];
-    size_t count = 0;
-    for (const auto &setting : settings) {
-        values[count] = {nullptr, 0};
-        raw[count] = {setting.name, &values[count]};
-        count++;
-    }
-    if (const char *refused = hotpick_read_config(text(config), raw, count)) return refused;
-    for (size_t i = 0; i < count; i++) {
+    std::vector<hotpick_text> values(settings.size());
+    std::vector<hotpick_setting> raw;
+    for (const auto &setting : settings) raw.push_back({setting.name, &values[raw.size()]});
+    if (const char *refused = hotpick_read_config(text(config), raw.data(), raw.size())) return refused;
+    for (size_t i = 0; i < values.size(); i++) {
         if (values[i].data != nullptr) *settings.begin()[i].value = view(values[i]);
     }
     return {};

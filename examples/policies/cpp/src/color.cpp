@@ -13,6 +13,7 @@
 class Group {
   public:
     void add(hotpick::SubConn id) { members.push_back(id); }
+    void go_on_at(size_t turn) { next = members.empty() ? 0 : turn % members.size(); }
 
     hotpick::PickResult pick() {
         const auto picked = members[next];
@@ -27,7 +28,8 @@ class Group {
 
 class Color {
   public:
-    std::optional<std::string> init(std::string_view config, const hotpick_placement &) {
+    std::optional<std::string> init(std::string_view config, const hotpick_placement &where) {
+        turn = where.seed;
         auto refused = hotpick::read_config(config, {{"metadata", &metadata},
                                                      {"attribute", &attribute},
                                                      {"missing", &missing},
@@ -63,6 +65,7 @@ class Color {
 
     hotpick::PickResult pick(const hotpick::PickInfo &) {
         if (members.empty()) return hotpick::queue();
+        turn++;
         const auto color = hotpick::metadata(key);
         if (color) {
             const auto group = groups.find(std::string_view(*color));
@@ -82,12 +85,15 @@ class Color {
             const auto color = colors.find(id);
             if (color != colors.end()) groups[color->second].add(id);
         }
+        all.go_on_at(turn);
+        for (auto &[color, group] : groups) group.go_on_at(turn);
     }
 
     std::string metadata = "color", attribute = "color", missing = "any", unmatched = "fail";
     uint32_t key = 0;
     std::map<hotpick::SubConn, std::string> colors;
     std::vector<hotpick::SubConn> members; // in the resolver's order
+    size_t turn = 0; // picks so far: groups that are made anew go on, rather than begin with their first again
     Group all;
     std::map<std::string, Group, std::less<>> groups;
 };

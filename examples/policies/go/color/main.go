@@ -18,6 +18,12 @@ type group struct {
 	next    int
 }
 
+func (g *group) goOnAt(turn uint32) {
+	if len(g.members) > 0 {
+		g.next = int(turn % uint32(len(g.members)))
+	}
+}
+
 func (g *group) pick() hotpick.Result {
 	picked := g.members[g.next]
 	if g.next++; g.next == len(g.members) {
@@ -35,10 +41,12 @@ type color struct {
 	ready  []hotpick.SubConn
 	all    group
 	groups map[string]*group
+	// Picks so far: groups that are made anew go on, rather than begin with their first again.
+	turn uint32
 }
 
 func newColor(config string, where hotpick.Placement) (hotpick.Policy, error) {
-	c := &color{attribute: "color", missing: "any", unmatched: "fail", colors: map[hotpick.SubConn]string{}}
+	c := &color{attribute: "color", missing: "any", unmatched: "fail", colors: map[hotpick.SubConn]string{}, turn: uint32(where.Seed)}
 	metadata := "color"
 	settings := map[string]*string{
 		"metadata":  &metadata,
@@ -81,6 +89,7 @@ func (c *color) Ready(ready []hotpick.SubConn, now hotpick.Nanos) {
 
 func (c *color) regroup() {
 	c.all = group{members: c.ready}
+	c.all.goOnAt(c.turn)
 	c.groups = map[string]*group{}
 	for _, id := range c.ready {
 		color, ok := c.colors[id]
@@ -92,12 +101,16 @@ func (c *color) regroup() {
 		}
 		c.groups[color].members = append(c.groups[color].members, id)
 	}
+	for _, group := range c.groups {
+		group.goOnAt(c.turn)
+	}
 }
 
 func (c *color) Pick(info *hotpick.PickInfo) hotpick.Result {
 	if len(c.ready) == 0 {
 		return hotpick.Queue()
 	}
+	c.turn++
 	color, asked := c.key.Metadata()
 	fallback, why := c.missing, "the RPC asks for no colour"
 	if asked {

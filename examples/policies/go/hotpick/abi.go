@@ -67,7 +67,7 @@ var (
 //go:wasmexport cabi_realloc
 func cabiRealloc(old unsafe.Pointer, oldSize, align, size uint32) unsafe.Pointer {
 	if size == 0 {
-		return pointer(align)
+		return unsafe.Pointer(&scratch[0])
 	}
 	words := (size + 7) / 8
 	if isInPick && used+words <= uint32(len(scratch)) {

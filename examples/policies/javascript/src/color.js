@@ -11,6 +11,10 @@ class Group {
   members = [];
   #next = 0;
 
+  goOnAt(turn) {
+    this.#next = this.members.length > 0 ? turn % this.members.length : 0;
+  }
+
   pick() {
     const picked = this.members[this.#next];
     if (++this.#next === this.members.length) this.#next = 0;
@@ -19,7 +23,7 @@ class Group {
 }
 
 class Color {
-  constructor(config) {
+  constructor(config, { seed }) {
     const defaults = { metadata: "color", attribute: "color", missing: "any", unmatched: "fail" };
     this.settings = readConfig(config, defaults);
     for (const name of ["missing", "unmatched"]) {
@@ -28,6 +32,8 @@ class Color {
     this.key = declareMetadata(this.settings.metadata);
     this.colors = new Map();
     this.members = [];
+    // Picks so far: groups that are made anew go on, rather than begin with their first again.
+    this.turn = Number(BigInt(seed) & 0xffffffffn);
     this.regroup();
   }
 
@@ -55,10 +61,12 @@ class Color {
       if (!this.groups.has(color)) this.groups.set(color, new Group());
       this.groups.get(color).members.push(pick(id));
     }
+    for (const group of [this.all, ...this.groups.values()]) group.goOnAt(this.turn);
   }
 
   pick() {
     if (this.members.length === 0) return queue();
+    this.turn++;
     const color = metadata(this.key);
     const asked = color !== undefined && color !== null;
     const group = this.groups.get(color);

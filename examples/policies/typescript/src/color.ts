@@ -7,6 +7,7 @@
 import {
   type Endpoint,
   type PickResult,
+  type Placement,
   type Policy,
   type SubConn,
   declareMetadata,
@@ -29,6 +30,10 @@ class Group {
     this.#members.push(pick(id));
   }
 
+  goOnAt(turn: number): void {
+    this.#next = this.#members.length > 0 ? turn % this.#members.length : 0;
+  }
+
   pick(): PickResult {
     const picked = this.#members[this.#next];
     if (++this.#next === this.#members.length) this.#next = 0;
@@ -41,10 +46,13 @@ class Color implements Policy {
   #key: number;
   #colors = new Map<SubConn, string | undefined>();
   #members: SubConn[] = [];
+  /** Picks so far: groups that are made anew go on, rather than begin with their first again. */
+  #turn: number;
   #all = new Group();
   #groups = new Map<string, Group>();
 
-  constructor(config: string) {
+  constructor(config: string, { seed }: Placement) {
+    this.#turn = Number(BigInt(seed) & 0xffffffffn);
     this.#settings = readConfig(config, this.#settings);
     for (const name of ["missing", "unmatched"] as const) {
       if (!["any", "fail"].includes(this.#settings[name])) refuse(`${name}: must be "any" or "fail"`);
@@ -77,10 +85,12 @@ class Color implements Policy {
       this.#groups.set(color, group);
       group.add(id);
     }
+    for (const group of [this.#all, ...this.#groups.values()]) group.goOnAt(this.#turn);
   }
 
   pick(): PickResult {
     if (this.#members.length === 0) return queue();
+    this.#turn++;
     const color = metadata(this.#key) ?? undefined;
     const group = color === undefined ? undefined : this.#groups.get(color);
     if (group) return group.pick();

@@ -40,9 +40,11 @@ const Color = struct {
     members: []const hotpick.SubConn = &.{},
     all: Group = .{},
     groups: std.StringHashMapUnmanaged(Group) = .empty,
+    /// Picks so far: groups that are made anew go on, rather than begin with their first again.
+    turn: usize = 0,
 
-    pub fn init(self: *Color, config: []const u8, _: hotpick.Placement) !?[]const u8 {
-        self.* = .{};
+    pub fn init(self: *Color, config: []const u8, where: hotpick.Placement) !?[]const u8 {
+        self.* = .{ .turn = @truncate(where.seed) };
         if (hotpick.readConfig(Config, &self.config, config)) |refused| return refused;
         switch (hotpick.call.declareMetadata(self.config.metadata)) {
             .number => |number| self.key = number,
@@ -70,6 +72,7 @@ const Color = struct {
 
     pub fn pick(self: *Color, _: hotpick.PickInfo) hotpick.PickResult {
         if (self.members.len == 0) return .queue;
+        self.turn +%= 1;
         const asked = hotpick.call.metadata(self.key);
         if (asked) |color| {
             defer hotpick.free(color);
@@ -104,6 +107,9 @@ const Color = struct {
             }
             try group.value_ptr.members.append(allocator, id);
         }
+        if (self.members.len > 0) self.all.next = self.turn % self.members.len;
+        groups = self.groups.iterator();
+        while (groups.next()) |entry| entry.value_ptr.next = self.turn % entry.value_ptr.members.items.len;
     }
 };
 

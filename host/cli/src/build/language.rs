@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
-use hotpick::policy::CONTRACT;
+use hotpick::policy::{CONTRACT, is_policy_name};
 
 use super::tools::{Tool, text};
 
@@ -89,7 +89,8 @@ impl Language {
         }
     }
 
-    /// The policies of a project by name, each with its source below the project.
+    /// The policies of a project by name, each with its source below the project. What has no name for a policy
+    /// (`types.d.ts`) is none.
     fn policies(self, project: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
         let (below, ending) = self.place();
         let folder = project.join(below);
@@ -101,7 +102,11 @@ impl Language {
                 Self::Go => path.join("main.go").is_file(),
                 _ => path.is_file() && path.extension().is_some_and(|its| its == ending),
             };
-            if let Some(name) = path.file_stem().and_then(|stem| stem.to_str()).filter(|_| is_policy) {
+            if let Some(name) = path
+                .file_stem()
+                .and_then(|stem| stem.to_str())
+                .filter(|name| is_policy && is_policy_name(name))
+            {
                 policies.push((name.to_owned(), path.strip_prefix(project)?.to_owned()));
             }
         }

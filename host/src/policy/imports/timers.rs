@@ -28,8 +28,7 @@ impl Timers {
     }
 
     /// Takes those that are due now, the earliest first.
-    pub(in crate::policy) fn take_due(&mut self) -> Vec<u32> {
-        let now = Instant::now();
+    pub(in crate::policy) fn take_due(&mut self, now: Instant) -> Vec<u32> {
         let mut due: Vec<_> =
             self.due.iter().filter(|(_, at)| **at <= now).map(|(id, at)| (*at, *id)).collect();
         due.sort_unstable();
