@@ -134,6 +134,7 @@ pub(crate) fn run(
         idle: false,
         wake: Arc::clone(&wake),
         builder: RoundRobin::builder(),
+        swapped: None,
         starting: None,
         next: None,
         activity: Arc::clone(&activity),
@@ -263,6 +264,8 @@ struct Balancer {
     wake: Arc<Notify>,
     builder: Box<dyn PickerBuilder>,
     waiting_for_policy: bool,
+    /// The policy that the builder is of since now, and whether it is the first: told when it picks, and not before.
+    swapped: Option<(PolicyVersion, bool)>,
     starting: Option<Starting>,
     /// To be started when that has ended.
     next: Option<(Arc<dyn Policy>, String)>,
@@ -369,13 +372,7 @@ impl Balancer {
                 // The old builder goes; its instance follows with the last picker that uses it.
                 self.builder = builder;
                 let first = self.in_force.replace((version.clone(), config)).is_none();
-                self.report.send_modify(|report| {
-                    // The first to come replaces only the stand-in.
-                    report.swaps += u64::from(!first);
-                    report.policy = version;
-                    report.refused = None;
-                    report.picker = None;
-                });
+                self.swapped = Some((version, first));
             }
             Err(error) => {
                 let in_force = self.report.borrow().policy.to_string();
@@ -520,7 +517,15 @@ impl Balancer {
             }
             _ => cell.publish(Arc::new(Always::Queue)),
         }
+        let swapped = self.swapped.take();
         self.report.send_modify(|report| {
+            if let Some((version, first)) = swapped {
+                // The first to come replaces only the stand-in.
+                report.swaps += u64::from(!first);
+                report.policy = version;
+                report.refused = None;
+                report.picker = None;
+            }
             report.state = state;
             report.resolved |= self.is_resolved();
             report.ready = ready;
