@@ -119,11 +119,17 @@ export function refusal(): string {
 @external("hotpick:policy/call@0.1.0", "declare-metadata")
 declare function importDeclare(at: usize, length: usize, result: usize): void;
 // @ts-ignore: decorator
+@external("hotpick:policy/call@0.1.0", "declare-affinity")
+declare function importAffinity(key: u32, result: usize): void;
+// @ts-ignore: decorator
 @external("hotpick:policy/call@0.1.0", "metadata")
 declare function importMetadata(key: u32, result: usize): void;
 // @ts-ignore: decorator
 @external("hotpick:policy/call@0.1.0", "explain")
 declare function importExplain(at: usize, length: usize): void;
+// @ts-ignore: decorator
+@external("hotpick:policy/call@0.1.0", "tried")
+declare function importTried(id: SubConn): u32;
 // @ts-ignore: decorator
 @external("hotpick:policy/stats@0.1.0", "in-flight")
 declare function importInFlight(id: SubConn): u32;
@@ -185,6 +191,14 @@ export function declareMetadata(key: string): i32 {
   return -1;
 }
 
+/** In init only: picks are told the hash of this declared key's value, as affinity. False if `refuse` has been told why not. */
+export function declareAffinity(key: u32): bool {
+  importAffinity(key, result);
+  if (load<u8>(result) == 0) return true;
+  refuse(take(load<u32>(result, 4), load<u32>(result, 8)));
+  return false;
+}
+
 /** The first value of a declared key of the RPC that is being picked for; null if it has none. */
 export function metadata(key: u32): string | null {
   importMetadata(key, result);
@@ -218,6 +232,11 @@ export function metadataAmong(key: u32, texts: ArrayBuffer[]): i32 {
 export function explain(message: string): void {
   const bytes = String.UTF8.encode(message);
   importExplain(changetype<usize>(bytes), bytes.byteLength);
+}
+
+/** Whether an earlier attempt of the same RPC used this subconn. */
+export function tried(id: SubConn): bool {
+  return importTried(id) != 0;
 }
 
 /** RPCs under way; 0 of an unknown subconn. */

@@ -78,6 +78,7 @@ typedef struct {
 } declared;
 
 HOTPICK_IMPORT("call", "declare-metadata") void import_declare(const char *key, size_t length, declared *result);
+HOTPICK_IMPORT("call", "declare-affinity") void import_affinity(uint32_t key, declared *result);
 HOTPICK_IMPORT("call", "metadata") void import_metadata(uint32_t key, optional_text *result);
 HOTPICK_IMPORT("call", "explain") void import_explain(const char *message, size_t length);
 
@@ -96,6 +97,12 @@ const char *hotpick_declare_metadata(hotpick_text key, uint32_t *number) {
     if (result.is_error) return ended(result.value.error);
     *number = result.value.number;
     return NULL;
+}
+
+const char *hotpick_declare_affinity(uint32_t key) {
+    declared result;
+    import_affinity(key, &result);
+    return result.is_error ? ended(result.value.error) : NULL;
 }
 
 bool hotpick_metadata(uint32_t key, hotpick_text *value) {

@@ -120,6 +120,8 @@ static inline void hotpick_log(hotpick_level level, hotpick_text line) {
 
 /* In `policy_init` only: names a metadata key that picks will read. Gives NULL, or why not. */
 const char *hotpick_declare_metadata(hotpick_text key, uint32_t *number);
+/* In `policy_init` only: picks are told the hash of this declared key's value, as `affinity`. Gives NULL, or why not. */
+const char *hotpick_declare_affinity(uint32_t key);
 /* The first value of a declared key of the RPC that is being picked for. False if it has none. The text is the caller's
  * to give back by `hotpick_free`. */
 bool hotpick_metadata(uint32_t key, hotpick_text *value);

@@ -155,8 +155,14 @@ func exportPick(call uint64, method, hasAffinity uint32, affinity, random, now u
 //go:wasmimport hotpick:policy/call@0.1.0 declare-metadata
 func importDeclare(at, length uint32, result unsafe.Pointer)
 
+//go:wasmimport hotpick:policy/call@0.1.0 declare-affinity
+func importAffinity(key uint32, result unsafe.Pointer)
+
 //go:wasmimport hotpick:policy/call@0.1.0 metadata
 func importMetadata(key uint32, result unsafe.Pointer)
+
+//go:wasmimport hotpick:policy/call@0.1.0 tried
+func importTried(id uint32) uint32
 
 //go:wasmimport hotpick:policy/call@0.1.0 explain
 func importExplain(at, length uint32)
@@ -167,21 +173,34 @@ func importInFlight(id uint32) uint32
 // Key is a declared metadata key.
 type Key uint32
 
+type declared struct {
+	_       structs.HostLayout
+	isError uint32
+	value   text // or a number, in the place of its address
+}
+
+func (d *declared) err() error {
+	if d.isError&0xff == 0 {
+		return nil
+	}
+	err := errors.New(d.value.string())
+	taken()
+	return err
+}
+
 // DeclareMetadata names a metadata key that picks will read. In Init only.
 func DeclareMetadata(name string) (Key, error) {
-	var result struct {
-		_       structs.HostLayout
-		isError uint32
-		value   text // or a number, in the place of its address
-	}
+	var result declared
 	t := textOf(name)
 	importDeclare(t.at, t.length, unsafe.Pointer(&result))
-	if result.isError&0xff != 0 {
-		err := errors.New(result.value.string())
-		taken()
-		return 0, err
-	}
-	return Key(result.value.at), nil
+	return Key(result.value.at), result.err()
+}
+
+// DeclareAffinity has picks told the hash of the key's value, as Affinity. In Init only.
+func (k Key) DeclareAffinity() error {
+	var result declared
+	importAffinity(uint32(k), unsafe.Pointer(&result))
+	return result.err()
 }
 
 // Here, as what an import is given must not be on a stack, which may move.
@@ -208,6 +227,9 @@ func Explain(message string) {
 	t := textOf(message)
 	importExplain(t.at, t.length)
 }
+
+// Tried says whether an earlier attempt of the same RPC used this subconn.
+func Tried(id SubConn) bool { return importTried(uint32(id)) != 0 }
 
 // InFlight gives the RPCs under way; 0 of an unknown subconn.
 func InFlight(id SubConn) uint32 { return importInFlight(uint32(id)) }

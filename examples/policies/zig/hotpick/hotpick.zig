@@ -120,6 +120,7 @@ pub const call = struct {
     const Found = extern struct { is_some: bool, text: Text };
     const imports = struct {
         extern "hotpick:policy/call@0.1.0" fn @"declare-metadata"(ptr: [*]const u8, len: usize, result: *Declared) void;
+        extern "hotpick:policy/call@0.1.0" fn @"declare-affinity"(key: u32, result: *Declared) void;
         extern "hotpick:policy/call@0.1.0" fn metadata(key: u32, result: *Found) void;
         extern "hotpick:policy/call@0.1.0" fn explain(ptr: [*]const u8, len: usize) void;
     };
@@ -133,6 +134,13 @@ pub const call = struct {
         imports.@"declare-metadata"(key.ptr, key.len, &result);
         if (result.is_error) return .{ .refused = result.value.text.slice() };
         return .{ .number = result.value.number };
+    }
+
+    /// In `init` only: picks are told the hash of this declared key's value, as `affinity`. Gives null, or why not.
+    pub fn declareAffinity(key: u32) ?[]const u8 {
+        var result: Declared = undefined;
+        imports.@"declare-affinity"(key, &result);
+        return if (result.is_error) result.value.text.slice() else null;
     }
 
     /// The first value of a declared key. The caller's to give back by `free`.
