@@ -13,6 +13,7 @@ mod museum;
 mod parts;
 mod plans;
 mod policies;
+mod readers;
 mod reload;
 mod resolvers;
 mod sidecar;

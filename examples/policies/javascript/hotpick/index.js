@@ -1,21 +1,55 @@
 // What a policy in JavaScript is to the hotpick host: the contract of policy.wit, with less ceremony.
 //
-// A subconn is a number, as are all of its 32-bit integers; those of 64 bits (seed, random, call, now) are BigInts. An
-// endpoint is {id, addresses, weight, attributes: [{key, value}]}.
-import { declareMetadata as declare, explain, metadata, tried } from "hotpick:policy/call@0.1.0";
+// A subconn is a number, `now` are nanoseconds, and `seed` is uniform, at least 0 and below 1. An endpoint is
+// {id, addresses, weight, attributes: [{key, value}]}.
+import * as call from "hotpick:policy/call@0.1.0";
 import { inFlight } from "hotpick:policy/stats@0.1.0";
+import * as underWay from "hotpick:script/info@0.1.0";
 
-export { explain, inFlight, metadata, tried };
+export { inFlight };
+export const { explain, metadata, tried } = call;
+
+// A pick is answered by a number, which costs less to hand over than an object (script.wit of `hotpick build`).
+const [QUEUE, FAIL, DROP] = [1, 2, 3].map((kind) => kind * 2 ** 32);
+const CODES = [
+  "cancelled", "unknown", "deadline-exceeded", "permission-denied", "resource-exhausted", "unimplemented", "internal",
+  "unavailable", "unauthenticated",
+];
+
+function numberOf(code) {
+  const number = CODES.indexOf(code);
+  if (number < 0) throw new RangeError(`${code} is no code that an RPC can fail with`);
+  return number;
+}
 
 /** The answer to a pick: use this subconn. */
-export const pick = (id) => ({ tag: "pick", val: id });
-const QUEUE = { tag: "queue" };
+export const pick = (id) => id;
 /** Hold the RPC until something changes. */
 export const queue = () => QUEUE;
 /** Fail the RPC, unless it is wait-for-ready. The code is as in "deadline-exceeded". */
-export const fail = (code) => ({ tag: "fail", val: code });
+export const fail = (code) => FAIL + numberOf(code);
 /** End the RPC now. */
-export const drop = (code) => ({ tag: "drop", val: code });
+export const drop = (code) => DROP + numberOf(code);
+
+// What is known of the RPC being picked for. Each costs a call to ask for; most policies need none.
+const info = {
+  /** Unique within the instance. */
+  get call() { return underWay.call(); },
+  get method() { return underWay.method(); },
+  /** XXH64 of the declared key's value, a BigInt; undefined if the RPC has none. */
+  get affinity() {
+    const halves = underWay.affinity();
+    return halves ? (BigInt(halves[1]) << 32n) | BigInt(halves[0]) : undefined;
+  },
+  /** Uniform, as Math.random() is elsewhere. */
+  get random() { return underWay.random(); },
+  get now() { return underWay.now(); },
+  /** 0 at first. */
+  get attempt() { return underWay.attempt(); },
+  get waitForReady() { return underWay.waitForReady(); },
+  /** It was queued, and is picked for again. */
+  get requeued() { return underWay.requeued(); },
+};
 
 /** In the constructor only: refuses the configuration. */
 export function refuse(why) {
@@ -43,9 +77,13 @@ export function readConfig(config, defaults) {
 }
 
 /** In the constructor only: names a metadata key that picks will read, by metadata(number). */
-export function declareMetadata(key) {
+export const declareMetadata = (key) => allowed(() => call.declareMetadata(key));
+/** In the constructor only: picks are told the hash of this declared key's value, as info.affinity. */
+export const declareAffinity = (number) => allowed(() => call.declareAffinity(number));
+
+function allowed(declare) {
   try {
-    return declare(key);
+    return declare();
   } catch (error) {
     refuse(error.payload ?? String(error));
   }
@@ -64,7 +102,9 @@ export function policy(Policy) {
     lifecycle: {
       init(config, placement) {
         try {
-          instance = new Policy(config, placement);
+          // Of 64 bits, of which a number has only the upper ones.
+          const seed = (placement.seed / 2 ** 64) % 1;
+          instance = new Policy(config, { ...placement, seed });
         } catch (error) {
           // The contract's error is a string; anything else is a fault of the policy's.
           throw error instanceof Refused ? error.message : error;
@@ -75,6 +115,6 @@ export function policy(Policy) {
       changed: (added, removed, now) => instance.endpoints(added, removed, now),
       ready: (ids, now) => instance.ready(ids, now),
     },
-    picker: { pick: (info) => instance.pick(info) },
+    picker: { pick: () => instance.pick(info) },
   };
 }

@@ -33,7 +33,7 @@ class Color {
     this.colors = new Map();
     this.members = [];
     // Picks so far: groups that are made anew go on, rather than begin with their first again.
-    this.turn = Number(BigInt(seed) & 0xffffffffn);
+    this.turn = Math.floor(seed * 2 ** 32);
     this.regroup();
   }
 

@@ -5,7 +5,7 @@ class RoundRobin {
   constructor(config, { seed }) {
     readConfig(config, {});
     this.members = [];
-    this.next = Number(BigInt(seed) & 0xffffffffn);
+    this.next = Math.floor(seed * 2 ** 32);
   }
 
   endpoints() {

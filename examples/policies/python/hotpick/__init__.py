@@ -5,44 +5,90 @@ editor: `componentize-py -d policy.wit -w policy bindings .`
 """
 
 import json
-from typing import List, NoReturn, Optional, Protocol, Tuple, Type, TypeVar
+from functools import partial
+from typing import List, NewType, NoReturn, Optional, Protocol, Tuple, Type, TypeVar
 
 from componentize_py_types import Err
 from wit_world.exports.lifecycle import Placement
-from wit_world.exports.picker import PickInfo, PickResult, PickResult_Drop, PickResult_Fail, PickResult_Pick
-from wit_world.exports.picker import PickResult_Queue
-from wit_world.imports import call, env, stats
+from wit_world.imports import call, env, info, stats
 from wit_world.imports.types import Endpoint, FailCode
 
 __all__ = [
-    "Endpoint", "FailCode", "PickInfo", "PickResult", "Placement", "Policy", "call", "declare_metadata", "drop", "env",
-    "export", "fail", "pick", "queue", "read_config", "refuse", "stats",
+    "Endpoint", "FailCode", "PickInfo", "PickResult", "Placement", "Policy", "call", "declare_affinity", "declare_metadata",
+    "drop", "env", "export", "fail", "pick", "queue", "read_config", "refuse", "stats",
 ]
 
 # A connection to an endpoint: a small number, never reused while the channel lives.
 SubConn = int
 
-_QUEUE = PickResult_Queue()
+# The answer to a pick: made by one of the next four functions. A number, which costs less to hand over than an object
+# (script.wit of `hotpick build`).
+PickResult = NewType("PickResult", float)
+
+_QUEUE, _FAIL, _DROP = (kind * 2.0**32 for kind in (1, 2, 3))
 
 
 def pick(id: SubConn) -> PickResult:
     """Use this subconn."""
-    return PickResult_Pick(id)
+    return PickResult(float(id))
 
 
 def queue() -> PickResult:
     """Hold the RPC until something changes."""
-    return _QUEUE
+    return PickResult(_QUEUE)
 
 
 def fail(code: FailCode) -> PickResult:
     """Fail the RPC, unless it is wait-for-ready."""
-    return PickResult_Fail(code)
+    return PickResult(_FAIL + code.value)
 
 
 def drop(code: FailCode) -> PickResult:
     """End the RPC now."""
-    return PickResult_Drop(code)
+    return PickResult(_DROP + code.value)
+
+
+class PickInfo:
+    """What is known of the RPC being picked for. Each costs a call to ask for; most policies need none."""
+
+    @property
+    def call(self) -> int:
+        """Unique within the instance."""
+        return info.call()
+
+    @property
+    def method(self) -> int:
+        return info.method()
+
+    @property
+    def affinity(self) -> Optional[int]:
+        """XXH64 of the declared key's value, if the RPC has one."""
+        halves = info.affinity()
+        return None if halves is None else halves[0] | halves[1] << 32
+
+    @property
+    def random(self) -> float:
+        """Uniform, at least 0 and below 1."""
+        return info.random()
+
+    @property
+    def now(self) -> int:
+        """Nanoseconds."""
+        return info.now()
+
+    @property
+    def attempt(self) -> int:
+        """0 at first."""
+        return info.attempt()
+
+    @property
+    def wait_for_ready(self) -> bool:
+        return info.wait_for_ready()
+
+    @property
+    def requeued(self) -> bool:
+        """It was queued, and is picked for again."""
+        return info.requeued()
 
 
 class Policy(Protocol):
@@ -91,6 +137,11 @@ def declare_metadata(key: str) -> int:
     return call.declare_metadata(key)
 
 
+def declare_affinity(key: int) -> None:
+    """In __init__ only: picks are told the hash of this declared key's value, as info.affinity."""
+    call.declare_affinity(key)
+
+
 def export(policy: Type[Policy]) -> Tuple[type, type, type]:
     """Makes a class the policy of the component:
 
@@ -103,7 +154,7 @@ def export(policy: Type[Policy]) -> Tuple[type, type, type]:
             nonlocal instance
             instance = policy(config, where)
             # Looked up once, not for each RPC.
-            Picker.pick = staticmethod(instance.pick)
+            Picker.pick = staticmethod(partial(instance.pick, PickInfo()))
 
     class Endpoints:
         def changed(self, added: List[Endpoint], removed: List[SubConn], now: int) -> None:

@@ -1,13 +1,15 @@
 // What a policy in TypeScript is to the hotpick host: the contract of policy.wit, with its types.
-import { declareMetadata as declare, explain, metadata, tried } from "hotpick:policy/call@0.1.0";
+import * as call from "hotpick:policy/call@0.1.0";
 import { inFlight } from "hotpick:policy/stats@0.1.0";
+import * as underWay from "hotpick:script/info@0.1.0";
 
-export { explain, inFlight, metadata, tried };
+export { inFlight };
+export const { explain, metadata, tried } = call;
 
 /** A connection to an endpoint: a small number, never reused while the channel lives. */
 export type SubConn = number;
-/** A 64-bit integer; one that is small may come as a number. */
-export type U64 = bigint | number;
+/** A time of the host's monotonic clock, in nanoseconds. */
+export type Nanos = number;
 
 /** What the resolver says of an endpoint. */
 export interface Endpoint {
@@ -24,55 +26,65 @@ export interface Placement {
   target: string;
   shard: number;
   shards: number;
-  /** Different in each instance. */
-  seed: U64;
-  generation: U64;
+  /** Different in each instance; uniform, at least 0 and below 1. */
+  seed: number;
+  generation: number;
 }
 
-/** What an ordinary policy needs to know of an RPC. */
+/** What is known of the RPC being picked for. Each costs a call to ask for; most policies need none. */
 export interface PickInfo {
   /** Unique within the instance. */
-  call: U64;
-  method: number;
+  readonly call: number;
+  readonly method: number;
   /** XXH64 of the declared key's value, if the RPC has one. */
-  affinity?: U64 | null;
-  /** Uniform. */
-  random: U64;
-  now: U64;
+  readonly affinity: bigint | undefined;
+  /** Uniform, as Math.random() is elsewhere. */
+  readonly random: number;
+  readonly now: Nanos;
   /** 0 at first. */
-  attempt: number;
-  waitForReady: boolean;
+  readonly attempt: number;
+  readonly waitForReady: boolean;
   /** It was queued, and is picked for again. */
-  requeued: boolean;
+  readonly requeued: boolean;
 }
 
-export type FailCode =
-  | "cancelled"
-  | "unknown"
-  | "deadline-exceeded"
-  | "permission-denied"
-  | "resource-exhausted"
-  | "unimplemented"
-  | "internal"
-  | "unavailable"
-  | "unauthenticated";
+const info: PickInfo = {
+  get call() { return underWay.call(); },
+  get method() { return underWay.method(); },
+  get affinity() {
+    const halves = underWay.affinity();
+    return halves ? (BigInt(halves[1]) << 32n) | BigInt(halves[0]) : undefined;
+  },
+  get random() { return underWay.random(); },
+  get now() { return underWay.now(); },
+  get attempt() { return underWay.attempt(); },
+  get waitForReady() { return underWay.waitForReady(); },
+  get requeued() { return underWay.requeued(); },
+};
 
-/** The answer to a pick: made by one of the next four functions. */
-export type PickResult =
-  | { tag: "pick"; val: SubConn }
-  | { tag: "queue" }
-  | { tag: "fail"; val: FailCode }
-  | { tag: "drop"; val: FailCode };
+/** In the order of the contract. */
+const FAIL_CODES = [
+  "cancelled", "unknown", "deadline-exceeded", "permission-denied", "resource-exhausted", "unimplemented", "internal",
+  "unavailable", "unauthenticated",
+] as const;
+export type FailCode = (typeof FAIL_CODES)[number];
+
+/**
+ * The answer to a pick: made by one of the next four functions. A number, which costs less to hand over than an object
+ * (script.wit of `hotpick build`).
+ */
+export type PickResult = number & { readonly kind: "pick result" };
+const result = (kind: number, content: number) => (kind * 2 ** 32 + content) as PickResult;
 
 /** Use this subconn. */
-export const pick = (id: SubConn): PickResult => ({ tag: "pick", val: id });
-const QUEUE: PickResult = { tag: "queue" };
+export const pick = (id: SubConn): PickResult => id as PickResult;
+const QUEUE = result(1, 0);
 /** Hold the RPC until something changes. */
 export const queue = (): PickResult => QUEUE;
 /** Fail the RPC, unless it is wait-for-ready. */
-export const fail = (code: FailCode): PickResult => ({ tag: "fail", val: code });
+export const fail = (code: FailCode): PickResult => result(2, FAIL_CODES.indexOf(code));
 /** End the RPC now. */
-export const drop = (code: FailCode): PickResult => ({ tag: "drop", val: code });
+export const drop = (code: FailCode): PickResult => result(3, FAIL_CODES.indexOf(code));
 
 class Refused extends Error {}
 
@@ -101,9 +113,13 @@ export function readConfig<T extends object>(config: string, defaults: T): T {
 }
 
 /** In the constructor only: names a metadata key that picks will read, by metadata(number). */
-export function declareMetadata(key: string): number {
+export const declareMetadata = (key: string): number => allowed(() => call.declareMetadata(key));
+/** In the constructor only: picks are told the hash of this declared key's value, as info.affinity. */
+export const declareAffinity = (number: number): void => allowed(() => call.declareAffinity(number));
+
+function allowed<T>(declare: () => T): T {
   try {
-    return declare(key);
+    return declare();
   } catch (error) {
     refuse(String((error as { payload?: unknown }).payload ?? error));
   }
@@ -112,9 +128,9 @@ export function declareMetadata(key: string): number {
 /** What a policy is. Calls never overlap. */
 export interface Policy {
   /** The resolver's list has changed. The first call adds everything; one that has changed is added again. */
-  endpoints(added: Endpoint[], removed: ArrayLike<SubConn>, now: U64): void;
+  endpoints(added: Endpoint[], removed: ArrayLike<SubConn>, now: Nanos): void;
   /** These are ready, in the resolver's order; there may be none. */
-  ready(ids: ArrayLike<SubConn>, now: U64): void;
+  ready(ids: ArrayLike<SubConn>, now: Nanos): void;
   /** Called for each attempt of each RPC. */
   pick(info: PickInfo): PickResult;
 }
@@ -130,7 +146,9 @@ export function policy(Class: new (config: string, placement: Placement) => Poli
     lifecycle: {
       init(config: string, placement: Placement) {
         try {
-          instance = new Class(config, placement);
+          // Of 64 bits, of which a number has only the upper ones.
+          const seed = (placement.seed / 2 ** 64) % 1;
+          instance = new Class(config, { ...placement, seed });
         } catch (error) {
           // The contract's error is a string; anything else is a fault of the policy's.
           throw error instanceof Refused ? error.message : error;
@@ -138,9 +156,9 @@ export function policy(Class: new (config: string, placement: Placement) => Poli
       },
     },
     endpoints: {
-      changed: (added: Endpoint[], removed: ArrayLike<SubConn>, now: U64) => instance.endpoints(added, removed, now),
-      ready: (ids: ArrayLike<SubConn>, now: U64) => instance.ready(ids, now),
+      changed: (added: Endpoint[], removed: ArrayLike<SubConn>, now: Nanos) => instance.endpoints(added, removed, now),
+      ready: (ids: ArrayLike<SubConn>, now: Nanos) => instance.ready(ids, now),
     },
-    picker: { pick: (info: PickInfo) => instance.pick(info) },
+    picker: { pick: () => instance.pick(info) },
   };
 }

@@ -52,7 +52,7 @@ class Color implements Policy {
   #groups = new Map<string, Group>();
 
   constructor(config: string, { seed }: Placement) {
-    this.#turn = Number(BigInt(seed) & 0xffffffffn);
+    this.#turn = Math.floor(seed * 2 ** 32);
     this.#settings = readConfig(config, this.#settings);
     for (const name of ["missing", "unmatched"] as const) {
       if (!["any", "fail"].includes(this.#settings[name])) refuse(`${name}: must be "any" or "fail"`);

@@ -7,7 +7,7 @@ class RoundRobin implements Policy {
 
   constructor(config: string, { seed }: Placement) {
     readConfig(config, {});
-    this.#next = Number(BigInt(seed) & 0xffffffffn);
+    this.#next = Math.floor(seed * 2 ** 32);
   }
 
   endpoints(): void {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 use hotpick::policy::{CONTRACT, is_policy_name};
 
+use super::script::{self, SCRIPT};
 use super::tools::{Tool, text};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -48,7 +49,7 @@ impl fmt::Display for Language {
 }
 
 /// A component that imports less than the world offers is in it, too.
-const WORLD: &str = "package local:policy;\n\nworld policy {\n  include hotpick:policy/policy@0.1.0;\n}\n";
+const WORLD: &str = "package local:policy;\n\nworld policy {\n  include hotpick:script/policy@0.1.0;\n}\n";
 
 impl Language {
     /// The language of a project, by what lies in its folder. Rust if nothing tells, because a folder of crates may be
@@ -127,7 +128,14 @@ impl Language {
         for (name, source) in policies {
             let wasm = scratch.path().join(format!("{name}.wasm"));
             self.compile(project, &source, &wasm, scratch.path())?;
-            made(&name, &fs::read(&wasm).with_context(|| format!("read {wasm:?}"))?)?;
+            let compiled = fs::read(&wasm).with_context(|| format!("read {wasm:?}"))?;
+            let policy = match self {
+                Self::Python | Self::JavaScript | Self::TypeScript => {
+                    script::compose(compiled).with_context(|| format!("policy {name:?}"))?
+                }
+                _ => compiled,
+            };
+            made(&name, &policy)?;
         }
         Ok(())
     }
@@ -239,9 +247,11 @@ fn componentize_js(
 /// parts.
 fn contract(project: &Path, scratch: &Path) -> anyhow::Result<PathBuf> {
     let wit = scratch.join("wit");
-    let dependency = wit.join("deps/hotpick");
-    fs::create_dir_all(&dependency).with_context(|| format!("make {dependency:?}"))?;
-    fs::write(dependency.join("policy.wit"), CONTRACT)?;
+    for (package, text) in [("policy", CONTRACT), ("script", SCRIPT)] {
+        let dependency = wit.join("deps").join(package);
+        fs::create_dir_all(&dependency).with_context(|| format!("make {dependency:?}"))?;
+        fs::write(dependency.join("package.wit"), text)?;
+    }
     let own = project.join("wit/world.wit");
     let world = match own.is_file() {
         true => fs::read_to_string(&own).with_context(|| format!("read {own:?}"))?,

@@ -4,6 +4,7 @@ mod language;
 mod manifest;
 mod rust;
 mod rustc;
+mod script;
 mod sources;
 mod tools;
 

@@ -1,0 +1,28 @@
+// Says all that it is told of a pick, and answers in every way that there is.
+import * as hotpick from "../hotpick";
+export * from "../hotpick/exports";
+
+class Reader extends hotpick.Policy {
+  private first: hotpick.SubConn = 0;
+
+  endpoints(added: hotpick.Endpoint[], removed: hotpick.SubConn[], now: hotpick.Nanos): void {}
+
+  ready(ready: hotpick.SubConn[], now: hotpick.Nanos): void {
+    if (ready.length > 0) this.first = ready[0];
+  }
+
+  pick(info: hotpick.PickInfo): hotpick.Result {
+    if (info.requeued) return hotpick.queue();
+    if (info.waitForReady) return hotpick.pick(this.first);
+    const affinity = info.hasAffinity ? info.affinity.toString() : "none";
+    const tried = hotpick.tried(this.first);
+    const inFlight = hotpick.inFlight(this.first);
+    hotpick.explain(`${info.call} ${info.method} ${affinity} ${info.random} ${info.now} ${tried} ${inFlight}`);
+    return info.attempt > 0 ? hotpick.drop((info.attempt - 1) as hotpick.Code) : hotpick.fail(hotpick.Code.Unavailable);
+  }
+}
+
+hotpick.register((config, where) => {
+  const user = hotpick.declareMetadata("user");
+  return user >= 0 && hotpick.declareAffinity(user) ? new Reader() : null;
+});

@@ -1,0 +1,36 @@
+"""Says all that it is told of a pick, and answers in every way that there is."""
+
+import hotpick
+
+
+class Reader:
+    def __init__(self, config, where):
+        hotpick.declare_affinity(hotpick.declare_metadata("user"))
+
+    def endpoints(self, added, removed, now):
+        pass
+
+    def ready(self, ready, now):
+        self.first = next(iter(ready), 0)
+
+    def pick(self, info):
+        if info.requeued:
+            return hotpick.queue()
+        if info.wait_for_ready:
+            return hotpick.pick(self.first)
+        affinity = "none" if info.affinity is None else info.affinity
+        told = [info.call, info.method, affinity, info.random, info.now]
+        told += [str(hotpick.call.tried(self.first)).lower(), hotpick.stats.in_flight(self.first)]
+        hotpick.call.explain(" ".join(map(str, told)))
+        if info.attempt > 0:
+            return hotpick.drop(list(hotpick.FailCode)[info.attempt - 1])
+        return hotpick.fail(hotpick.FailCode.UNAVAILABLE)
+
+
+class Outcomes:
+    def done(self, batch, now):
+        for outcome in batch:
+            assert outcome.latency >= 0
+
+
+Lifecycle, Endpoints, Picker = hotpick.export(Reader)

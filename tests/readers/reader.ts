@@ -1,0 +1,37 @@
+// Says all that it is told of a pick, and answers in every way that there is.
+import { type FailCode, type PickInfo, type PickResult, type SubConn } from "../hotpick/index.js";
+import { declareAffinity, declareMetadata, drop, explain, fail, inFlight, pick, policy, queue, tried } from "../hotpick/index.js";
+
+const CODES: FailCode[] = [
+  "cancelled", "unknown", "deadline-exceeded", "permission-denied", "resource-exhausted", "unimplemented", "internal",
+  "unavailable", "unauthenticated",
+];
+
+class Reader {
+  private first = 0;
+
+  constructor() {
+    declareAffinity(declareMetadata("user"));
+  }
+
+  endpoints(): void {}
+
+  ready(ids: ArrayLike<SubConn>): void {
+    this.first = ids[0] ?? 0;
+  }
+
+  pick(info: PickInfo): PickResult {
+    if (info.requeued) return queue();
+    if (info.waitForReady) return pick(this.first);
+    const { call, method, affinity, random, now } = info;
+    explain([call, method, affinity ?? "none", random, now, tried(this.first), inFlight(this.first)].join(" "));
+    return info.attempt > 0 ? drop(CODES[info.attempt - 1]!) : fail("unavailable");
+  }
+}
+
+export const { lifecycle, endpoints, picker } = policy(Reader);
+export const outcomes = {
+  done(batch: { call: bigint | number; latency: bigint | number }[]): void {
+    for (const { latency } of batch) if (latency < 0) throw new Error("no outcome");
+  },
+};
