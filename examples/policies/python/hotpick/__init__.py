@@ -1,7 +1,8 @@
 """What a policy in Python is to the hotpick host: the contract of policy.wit, with less ceremony.
 
-The module `wit_world` and its types are made by `hotpick build` (componentize-py) from the contract; to have them for an
-editor: `componentize-py -d policy.wit -w policy bindings .`
+The module `wit_world` and its types are made by `hotpick build` (componentize-py). To have them for an editor, put
+hotpick's policy.wit and script.wit into wit/deps/, a world that includes `hotpick:script/policy@0.1.0` into wit/, and run
+`componentize-py -d wit -w policy bindings .`
 """
 
 import json
