@@ -14,13 +14,16 @@ use http::{HeaderMap, HeaderValue};
 use tonic::Code;
 use twox_hash::XxHash64;
 
+/// Of a policy, and of a module in Python's library, too.
+const NAME: &str = "random";
+
 /// Those that are given their optional parts by a world of their own.
 const SCRIPTS: [&str; 3] = ["python", "javascript", "typescript"];
 
 /// A project with the reader as its policy; its component, if the language's tool is there.
 fn built(folder: &Path, language: &str, source: &str, at: &str) -> Option<WasmPolicy> {
-    let project = folder.join("reader");
-    let new = hotpick().args(["new", "reader", "--lang", language, "--dir"]).arg(&project).output();
+    let project = folder.join(NAME);
+    let new = hotpick().args(["new", NAME, "--lang", language, "--dir"]).arg(&project).output();
     let new = new.expect("hotpick runs");
     assert!(new.status.success(), "{}", said(&new));
     std::fs::write(project.join(at), source).expect("written");
@@ -30,7 +33,7 @@ fn built(folder: &Path, language: &str, source: &str, at: &str) -> Option<WasmPo
     }
     let out = folder.join("dist");
     build(&project, &out).then(|| {
-        let file = out.join("reader.wasm");
+        let file = out.join(format!("{NAME}.wasm"));
         policy_dir::load(&file, &cached()).unwrap_or_else(|error| panic!("{file:?}: {error}"))
     })
 }
@@ -170,11 +173,11 @@ macro_rules! readers {
 }
 
 readers! {
-    c: "reader.c" at "src/reader.c",
-    zig: "reader.zig" at "src/reader.zig",
-    go: "reader.go" at "reader/main.go",
-    assemblyscript: "reader.as.ts" at "assembly/reader.ts",
-    python: "reader.py" at "reader.py",
-    javascript: "reader.js" at "src/reader.js",
-    typescript: "reader.ts" at "src/reader.ts",
+    c: "reader.c" at "src/random.c",
+    zig: "reader.zig" at "src/random.zig",
+    go: "reader.go" at "random/main.go",
+    assemblyscript: "reader.as.ts" at "assembly/random.ts",
+    python: "reader.py" at "policies/random.py",
+    javascript: "reader.js" at "src/random.js",
+    typescript: "reader.ts" at "src/random.ts",
 }

@@ -1,5 +1,6 @@
 //! `hotpick check`: what a policy is, what it may do, what it costs; or why it is none.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -73,29 +74,13 @@ fn conformance(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let (mut conforms, mut all) = (true, Vec::new());
     for file in &arguments.files {
-        let (seen, ok) = match load(file) {
-            Err(error) => {
-                eprintln!("hotpick: {}: {}: {error}", file.display(), error.stage());
-                (Vec::new(), false)
-            }
-            Ok(policy) => {
-                let seen = policy.conformance(&options);
-                let ok = seen.iter().all(|seen| seen.result.is_ok());
-                (seen, ok)
-            }
-        };
-        conforms &= ok;
-        if arguments.json {
-            all.push(conformance_to_json(file, ok, &seen));
-        } else if !seen.is_empty() {
-            println!("{}", file.display());
-            for Conformance { name, result, .. } in &seen {
-                let (verdict, text) = match result {
-                    Ok(text) => ("ok", text),
-                    Err(text) => ("FAILS", text),
-                };
-                println!("  {verdict:<5} {name:<14} {}", plain(text));
-            }
+        let tried = load(file).map(|policy| policy.conformance(&options));
+        conforms &= tried.as_ref().is_ok_and(|seen| seen.iter().all(|seen| seen.result.is_ok()));
+        match &tried {
+            Err(error) if arguments.json => all.push(refused_to_json(file, error)),
+            Ok(seen) if arguments.json => all.push(conformance_to_json(file, seen)),
+            Err(error) => eprintln!("hotpick: {}: {}: {error}", file.display(), error.stage()),
+            Ok(seen) => print!("{}", conformance_to_text(file, seen)),
         }
     }
     if arguments.json {
@@ -104,11 +89,24 @@ fn conformance(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if conforms { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn conformance_to_json(file: &Path, ok: bool, seen: &[Conformance]) -> Value {
+fn conformance_to_text(file: &Path, seen: &[Conformance]) -> String {
+    let mut out = format!("{}\n", file.display());
+    for Conformance { name, result, .. } in seen {
+        let (verdict, text) = match result {
+            Ok(text) => ("ok", text),
+            Err(text) => ("FAILS", text),
+        };
+        let _ = writeln!(out, "  {verdict:<5} {name:<14} {}", plain(text));
+    }
+    out
+}
+
+fn conformance_to_json(file: &Path, seen: &[Conformance]) -> Value {
     let each = |seen: &Conformance| {
         let (ok, text) = (seen.result.is_ok(), seen.result.as_ref().unwrap_or_else(|text| text));
         json!({"name": seen.name, "ok": ok, "text": text})
     };
+    let ok = seen.iter().all(|seen| seen.result.is_ok());
     let seen: Vec<_> = seen.iter().map(each).collect();
     json!({"file": file.to_string_lossy(), "ok": ok, "conformance": seen})
 }
@@ -122,14 +120,18 @@ fn check(file: &Path, arguments: &Arguments) -> Result<Report, StartError> {
     load(file)?.check(arguments.config.as_deref().unwrap_or("{}"), arguments.endpoints)
 }
 
+fn refused_to_json(file: &Path, error: &StartError) -> Value {
+    json!({
+        "file": file.to_string_lossy(),
+        "ok": false,
+        "stage": error.stage().to_string(),
+        "reason": error.to_string(),
+    })
+}
+
 fn to_json(file: &Path, result: &Result<Report, StartError>) -> Value {
     match result {
-        Err(error) => json!({
-            "file": file.to_string_lossy(),
-            "ok": false,
-            "stage": error.stage().to_string(),
-            "reason": error.to_string(),
-        }),
+        Err(error) => refused_to_json(file, error),
         Ok(report) => {
             // What is JSON stays JSON.
             let schema = report.config_schema.as_ref();

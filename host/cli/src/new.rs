@@ -100,7 +100,7 @@ fn files(language: Language) -> &'static [(&'static str, &'static str)] {
             "README.md"
         ),
         Language::Python => {
-            template!("python": "round_robin.py", "hotpick/__init__.py", "pyproject.toml", "README.md")
+            template!("python": "policies/round_robin.py", "hotpick/__init__.py", "pyproject.toml", "README.md")
         }
         Language::JavaScript => {
             template!("javascript": "src/round_robin.js", "hotpick/index.js", "package.json", "README.md")

@@ -137,10 +137,13 @@ fn a_check_is_for_programs_too() {
     for number in ["size", "memory", "pick_ns"] {
         assert!(good[number].as_u64().is_some_and(|number| number > 0), "{number}: {good}");
     }
-    assert_eq!(
-        said[1],
-        serde_json::json!({"file": bad, "ok": false, "stage": "parse", "reason": "is not WebAssembly"})
-    );
+    let refused =
+        serde_json::json!({"file": bad, "ok": false, "stage": "parse", "reason": "is not WebAssembly"});
+    assert_eq!(said[1], refused);
+    let flags = ["check", "--json", "--conformance", "--picks", "1000", "policies/dist/random.wasm", bad];
+    let said: serde_json::Value = serde_json::from_str(&stdout(&hotpick(&flags))).expect("JSON");
+    assert_eq!((&said[0]["ok"], &said[0]["conformance"][0]["name"]), (&true.into(), &"configuration".into()));
+    assert_eq!(said[1], refused);
 }
 
 #[test]

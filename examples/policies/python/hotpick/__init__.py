@@ -128,8 +128,11 @@ def read_config(config: str, **defaults: T) -> "dict[str, T]":
     for name, value in settings.items():
         if name not in defaults:
             refuse(f"{name}: there is no such setting")
-        if type(value) is not type(defaults[name]):
-            refuse(f"{name}: must be a {type(defaults[name]).__name__}")
+        wanted = type(defaults[name])
+        if wanted is float and type(value) is int:
+            settings[name] = float(value)
+        elif type(value) is not wanted:
+            refuse(f"{name}: must be a {wanted.__name__}")
     return {**defaults, **settings}
 
 

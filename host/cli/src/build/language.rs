@@ -80,7 +80,8 @@ impl Language {
             Self::C => ("src", "c"),
             Self::Cpp => ("src", "cpp"),
             Self::Zig => ("src", "zig"),
-            Self::Python => ("", "py"),
+            // Not the project's folder: there a file hides the module of the same name in Python's library.
+            Self::Python => ("policies", "py"),
             Self::JavaScript => ("src", "js"),
             Self::TypeScript => ("src", "ts"),
             Self::AssemblyScript => ("assembly", "ts"),
@@ -182,9 +183,9 @@ impl Language {
                 let advice = "run `pip install componentize-py`";
                 let componentize = Tool::find("componentize-py", project, advice)?;
                 let wit = contract(project, scratch)?;
-                let module = source.trim_end_matches(".py");
+                let module = source.trim_end_matches(".py").replace('/', ".");
                 let world = ["-d", text(&wit)?, "-w", "policy", "componentize", "--stub-wasi"];
-                componentize.run(project, world.iter().chain(&["-p", ".", "-o", wasm, module]), &[])
+                componentize.run(project, world.iter().chain(&["-p", ".", "-o", wasm, &module]), &[])
             }
             Self::JavaScript => componentize_js(project, source, Path::new("."), wasm, scratch),
             Self::TypeScript => {
