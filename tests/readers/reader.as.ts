@@ -1,6 +1,12 @@
-// Says all that it is told of a pick, and answers in every way that there is.
+// Says all that it is told of a pick, and answers in every way that there is; its tenth attempt is its end.
 import * as hotpick from "../hotpick";
 export * from "../hotpick/exports";
+
+const CODES: hotpick.Code[] = [
+  hotpick.Code.Cancelled, hotpick.Code.Unknown, hotpick.Code.DeadlineExceeded, hotpick.Code.PermissionDenied,
+  hotpick.Code.ResourceExhausted, hotpick.Code.Unimplemented, hotpick.Code.Internal, hotpick.Code.Unavailable,
+  hotpick.Code.Unauthenticated,
+];
 
 class Reader extends hotpick.Policy {
   private first: hotpick.SubConn = 0;
@@ -18,7 +24,7 @@ class Reader extends hotpick.Policy {
     const tried = hotpick.tried(this.first);
     const inFlight = hotpick.inFlight(this.first);
     hotpick.explain(`${info.call} ${info.method} ${affinity} ${info.random} ${info.now} ${tried} ${inFlight}`);
-    return info.attempt > 0 ? hotpick.drop((info.attempt - 1) as hotpick.Code) : hotpick.fail(hotpick.Code.Unavailable);
+    return info.attempt > 0 ? hotpick.drop(CODES[info.attempt - 1]) : hotpick.fail(hotpick.Code.Unavailable);
   }
 }
 

@@ -1,4 +1,4 @@
-/* Says all that it is told of a pick, and answers in every way that there is. */
+/* Says all that it is told of a pick, and answers in every way that there is; its tenth attempt is its end. */
 #include <inttypes.h>
 #include <stdio.h>
 
@@ -27,5 +27,9 @@ hotpick_result policy_pick(const hotpick_pick_info *info) {
     snprintf(told, sizeof told, "%" PRIu64 " %" PRIu32 " %s %" PRIu64 " %" PRIu64 " %s %" PRIu32, info->call, info->method,
              affinity, info->random, info->now, hotpick_tried(first) ? "true" : "false", hotpick_in_flight(first));
     hotpick_explain(hotpick_text_of(told));
+    if (info->attempt > HOTPICK_UNAUTHENTICATED + 1) {
+        fprintf(stderr, "no such code\n");
+        abort();
+    }
     return info->attempt > 0 ? hotpick_drop((hotpick_code)(info->attempt - 1)) : hotpick_fail(HOTPICK_UNAVAILABLE);
 }

@@ -1,4 +1,4 @@
-// reader says all that it is told of a pick, and answers in every way that there is.
+// reader says all that it is told of a pick, and answers in every way that there is; its tenth attempt is its end.
 package main
 
 import (
@@ -6,6 +6,11 @@ import (
 
 	"example.com/policies/hotpick"
 )
+
+var codes = []hotpick.Code{
+	hotpick.Cancelled, hotpick.Unknown, hotpick.DeadlineExceeded, hotpick.PermissionDenied, hotpick.ResourceExhausted,
+	hotpick.Unimplemented, hotpick.Internal, hotpick.Unavailable, hotpick.Unauthenticated,
+}
 
 type reader struct{ first hotpick.SubConn }
 
@@ -39,7 +44,7 @@ func (r *reader) Pick(info *hotpick.PickInfo) hotpick.Result {
 	tried, inFlight := hotpick.Tried(r.first), hotpick.InFlight(r.first)
 	hotpick.Explain(fmt.Sprintln(info.Call, info.Method, affinity, info.Random, info.Now, tried, inFlight))
 	if info.Attempt > 0 {
-		return hotpick.Drop(hotpick.Code(info.Attempt - 1))
+		return hotpick.Drop(codes[info.Attempt-1])
 	}
 	return hotpick.Fail(hotpick.Unavailable)
 }

@@ -1,4 +1,4 @@
-"""Says all that it is told of a pick, and answers in every way that there is."""
+"""Says all that it is told of a pick, and answers in every way that there is; its tenth attempt is its end."""
 
 import hotpick
 

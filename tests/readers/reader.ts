@@ -1,4 +1,4 @@
-// Says all that it is told of a pick, and answers in every way that there is.
+// Says all that it is told of a pick, and answers in every way that there is; its tenth attempt is its end.
 import { type FailCode, type PickInfo, type PickResult, type SubConn } from "../hotpick/index.js";
 import { declareAffinity, declareMetadata, drop, explain, fail, inFlight, pick, policy, queue, tried } from "../hotpick/index.js";
 
@@ -25,7 +25,10 @@ class Reader {
     if (info.waitForReady) return pick(this.first);
     const { call, method, affinity, random, now } = info;
     explain([call, method, affinity ?? "none", random, now, tried(this.first), inFlight(this.first)].join(" "));
-    return info.attempt > 0 ? drop(CODES[info.attempt - 1]!) : fail("unavailable");
+    if (info.attempt === 0) return fail("unavailable");
+    const code = CODES[info.attempt - 1];
+    if (code === undefined) throw new RangeError("no such code");
+    return drop(code);
   }
 }
 

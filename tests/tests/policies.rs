@@ -1,7 +1,10 @@
 //! What policies do, good and bad, once they are loaded.
 
 use hotpick::Channel;
-use hotpick::policy::{Limits, WasmPolicy};
+use hotpick::connectivity::ConnectivityState;
+use hotpick::picker::{PickInfo, Placement};
+use hotpick::policy::{Limits, Trial, WasmPolicy};
+use hotpick::resolver::Endpoint;
 use hotpick_echo::{EchoClient, EchoRequest};
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{Caller, Cluster, Load, Policies, soon, standard};
@@ -234,4 +237,35 @@ async fn a_queued_rpc_goes_on_with_the_next_version() {
     });
     policies.put("p.wasm", &Wat::first());
     assert_eq!(soon("the held RPC", held).await.expect("no panic").expect("it goes on"), "a");
+}
+
+/// What it logged as an error while it picked, and nothing that it logged before.
+#[tokio::test]
+async fn a_fault_says_what_the_policy_said_last() {
+    let last_words = |pick: &str| {
+        let wat = Wat {
+            imports: r#"(import "hotpick:policy/env@0.1.0" "log" (func $log (param i32 i32 i32)))"#,
+            exports: "(data (i32.const 512) \"no\\nidea\")",
+            pick,
+            ..Wat::default()
+        };
+        let policy = WasmPolicy::compile("bad", 0, &wat.component(), Limits::default()).expect("a policy");
+        let mut trial = Trial::start(&policy, &Placement::new("test:///", "{}")).expect("it starts");
+        let endpoint = Endpoint::new("10.0.0.1:80".parse().expect("an address"));
+        trial.tell([(endpoint, ConnectivityState::Ready)]).expect("told");
+        let metadata = http::HeaderMap::new();
+        let ended = (0..2).find_map(|_| trial.pick(&PickInfo::new("/a.A/A", &metadata)).err());
+        ended.expect("it traps").to_string()
+    };
+    let say = "(call $log (i32.const 4) (i32.const 512) (i32.const 7))";
+    let said = last_words(&format!("{say} unreachable"));
+    assert!(said.ends_with("`unreachable` instruction executed; it said: no idea"), "{said}");
+    // A warning is no explanation.
+    let said = last_words(&format!("{} unreachable", say.replace("4)", "3)")));
+    assert!(said.ends_with("`unreachable` instruction executed"), "{said}");
+    let before = format!(
+        "(if (i64.gt_u (local.get $call) (i64.const 1)) (then unreachable)) {say} (call $picked (i32.const 0))"
+    );
+    let said = last_words(&before);
+    assert!(said.ends_with("`unreachable` instruction executed"), "{said}");
 }

@@ -494,7 +494,7 @@ const fn wit_state(state: ConnectivityState) -> WitState {
 
 /// A call begins.
 fn arm(store: &mut Store<State>, limit: Duration) {
-    store.data_mut().watchdog.arm(limit);
+    store.data_mut().arm(limit);
     store.set_epoch_deadline(1);
 }
 
@@ -503,8 +503,13 @@ fn fault(store: &Store<State>, error: &wasmtime::Error) -> Fault {
         Some(wasmtime::Trap::Interrupt) => Fault::Deadline,
         // Most languages answer a refused growth by trapping.
         _ if store.data().memory.refused => Fault::Memory,
-        Some(trap) => Fault::Trap(trap.to_string()),
-        None => Fault::Trap(clip(&error.root_cause().to_string(), 200)),
+        trap => {
+            let what = trap.map_or_else(|| clip(&error.root_cause().to_string(), 200), ToString::to_string);
+            Fault::Trap(match store.data().last_words() {
+                "" => what,
+                words => format!("{what}; it said: {words}"),
+            })
+        }
     }
 }
 

@@ -134,6 +134,17 @@ declare function importTried(id: SubConn): u32;
 @external("hotpick:policy/stats@0.1.0", "in-flight")
 declare function importInFlight(id: SubConn): u32;
 
+// @ts-ignore: decorator
+@external("hotpick:policy/env@0.1.0", "log")
+declare function importLog(level: u32, at: usize, length: usize): void;
+
+/** Called by the language where it cannot go on: why is an error in the host's log. */
+function abort(message: string | null, file: string | null, line: u32, column: u32): void {
+  const bytes = String.UTF8.encode((message ? message : "aborted") + " at " + (file ? file : "?") + ":" + line.toString());
+  importLog(4, changetype<usize>(bytes), bytes.byteLength);
+  unreachable();
+}
+
 const SCRATCH: usize = 16384;
 // @ts-ignore: decorator
 @lazy

@@ -96,9 +96,12 @@ inline std::optional<std::string> read_config(std::string_view config, std::init
 } // namespace hotpick
 
 #ifdef _LIBCPP_VERSION
-// The library's own prints why it ends the program, and so has policies import WASI.
+// The library's own formats why it ends the program, which is most of what a policy would consist of.
 _LIBCPP_BEGIN_NAMESPACE_STD
-[[noreturn]] void __libcpp_verbose_abort(const char *, ...) noexcept { __builtin_trap(); }
+[[noreturn]] void __libcpp_verbose_abort(const char *why, ...) noexcept {
+    ::hotpick_log(HOTPICK_ERROR, ::hotpick_text_of(why));
+    __builtin_trap();
+}
 _LIBCPP_END_NAMESPACE_STD
 #endif
 

@@ -3,6 +3,7 @@
 // A subconn is a number, `now` are nanoseconds, and `seed` is uniform, at least 0 and below 1. An endpoint is
 // {id, addresses, weight, attributes: [{key, value}]}.
 import * as call from "hotpick:policy/call@0.1.0";
+import { log } from "hotpick:policy/env@0.1.0";
 import { inFlight } from "hotpick:policy/stats@0.1.0";
 import * as underWay from "hotpick:script/info@0.1.0";
 
@@ -89,6 +90,16 @@ function allowed(declare) {
   }
 }
 
+// What is thrown ends the instance, and the host makes another. Its log says why.
+function logged(run) {
+  try {
+    return run();
+  } catch (error) {
+    if (!(error instanceof Refused)) log("error", `${error} ${error?.stack ?? ""}`);
+    throw error;
+  }
+}
+
 /**
  * Makes a class the policy of the component:
  *
@@ -98,13 +109,18 @@ function allowed(declare) {
  */
 export function policy(Policy) {
   let instance;
+  const pickOne = () => {
+    const answer = instance.pick(info);
+    if (typeof answer !== "number") throw new TypeError("pick has to return pick(id), queue(), fail(code) or drop(code)");
+    return answer;
+  };
   return {
     lifecycle: {
       init(config, placement) {
         try {
           // Of 64 bits, of which a number has only the upper ones.
           const seed = (placement.seed / 2 ** 64) % 1;
-          instance = new Policy(config, { ...placement, seed });
+          instance = logged(() => new Policy(config, { ...placement, seed }));
         } catch (error) {
           // The contract's error is a string; anything else is a fault of the policy's.
           throw error instanceof Refused ? error.message : error;
@@ -112,9 +128,9 @@ export function policy(Policy) {
       },
     },
     endpoints: {
-      changed: (added, removed, now) => instance.endpoints(added, removed, now),
-      ready: (ids, now) => instance.ready(ids, now),
+      changed: (added, removed, now) => logged(() => instance.endpoints(added, removed, now)),
+      ready: (ids, now) => logged(() => instance.ready(ids, now)),
     },
-    picker: { pick: () => instance.pick(info) },
+    picker: { pick: () => logged(pickOne) },
   };
 }

@@ -6,8 +6,7 @@ hotpick's policy.wit and script.wit into wit/deps/, a world that includes `hotpi
 """
 
 import json
-from functools import partial
-from typing import List, NewType, NoReturn, Optional, Protocol, Tuple, Type, TypeVar
+from typing import Callable, List, NewType, NoReturn, Optional, Protocol, Tuple, Type, TypeVar
 
 from componentize_py_types import Err
 from wit_world.exports.lifecycle import Placement
@@ -146,6 +145,29 @@ def declare_affinity(key: int) -> None:
     call.declare_affinity(key)
 
 
+def _logged(run: Callable) -> Callable:
+    """What is raised ends the instance, and the host makes another. Its log says why."""
+
+    def logging(*args):
+        try:
+            return run(*args)
+        except Err:
+            raise
+        except Exception as error:
+            _log(error)
+            raise
+
+    return logging
+
+
+def _log(error: Exception) -> None:
+    where = error.__traceback__
+    while where.tb_next is not None:
+        where = where.tb_next
+    file, line = where.tb_frame.f_code.co_filename, where.tb_lineno
+    env.log(env.Level.ERROR, f"{type(error).__name__}: {error} ({file}, line {line})")
+
+
 def export(policy: Type[Policy]) -> Tuple[type, type, type]:
     """Makes a class the policy of the component:
 
@@ -154,16 +176,31 @@ def export(policy: Type[Policy]) -> Tuple[type, type, type]:
     instance: Optional[Policy] = None
 
     class Lifecycle:
+        @_logged
         def init(self, config: str, where: Placement) -> None:
             nonlocal instance
             instance = policy(config, where)
             # Looked up once, not for each RPC.
-            Picker.pick = staticmethod(partial(instance.pick, PickInfo()))
+            choose, info = instance.pick, PickInfo()
+
+            def pick() -> PickResult:
+                try:
+                    answer = choose(info)
+                    if type(answer) is not float:
+                        raise TypeError("pick has to return pick(id), queue(), fail(code) or drop(code)")
+                    return answer
+                except Exception as error:
+                    _log(error)
+                    raise
+
+            Picker.pick = staticmethod(pick)
 
     class Endpoints:
+        @_logged
         def changed(self, added: List[Endpoint], removed: List[SubConn], now: int) -> None:
             instance.endpoints(added, removed, now)
 
+        @_logged
         def ready(self, ready: List[SubConn], now: int) -> None:
             instance.ready(ready, now)
 

@@ -8,6 +8,10 @@ declare module "hotpick:policy/call@0.1.0" {
   export function explain(message: string): void;
 }
 
+declare module "hotpick:policy/env@0.1.0" {
+  export function log(level: "trace" | "debug" | "info" | "warn" | "error", message: string): void;
+}
+
 declare module "hotpick:policy/stats@0.1.0" {
   export function inFlight(id: number): number;
 }

@@ -1,5 +1,6 @@
 // What a policy in TypeScript is to the hotpick host: the contract of policy.wit, with its types.
 import * as call from "hotpick:policy/call@0.1.0";
+import { log } from "hotpick:policy/env@0.1.0";
 import { inFlight } from "hotpick:policy/stats@0.1.0";
 import * as underWay from "hotpick:script/info@0.1.0";
 
@@ -135,6 +136,16 @@ export interface Policy {
   pick(info: PickInfo): PickResult;
 }
 
+// What is thrown ends the instance, and the host makes another. Its log says why.
+function logged<T>(run: () => T): T {
+  try {
+    return run();
+  } catch (error) {
+    if (!(error instanceof Refused)) log("error", `${error} ${(error as Partial<Error>)?.stack ?? ""}`);
+    throw error;
+  }
+}
+
 /**
  * Makes a class the policy of the component:
  *
@@ -142,13 +153,14 @@ export interface Policy {
  */
 export function policy(Class: new (config: string, placement: Placement) => Policy) {
   let instance: Policy;
+  const pickOne = () => instance.pick(info);
   return {
     lifecycle: {
       init(config: string, placement: Placement) {
         try {
           // Of 64 bits, of which a number has only the upper ones.
           const seed = (placement.seed / 2 ** 64) % 1;
-          instance = new Class(config, { ...placement, seed });
+          instance = logged(() => new Class(config, { ...placement, seed }));
         } catch (error) {
           // The contract's error is a string; anything else is a fault of the policy's.
           throw error instanceof Refused ? error.message : error;
@@ -156,9 +168,10 @@ export function policy(Class: new (config: string, placement: Placement) => Poli
       },
     },
     endpoints: {
-      changed: (added: Endpoint[], removed: ArrayLike<SubConn>, now: Nanos) => instance.endpoints(added, removed, now),
-      ready: (ids: ArrayLike<SubConn>, now: Nanos) => instance.ready(ids, now),
+      changed: (added: Endpoint[], removed: ArrayLike<SubConn>, now: Nanos) =>
+        logged(() => instance.endpoints(added, removed, now)),
+      ready: (ids: ArrayLike<SubConn>, now: Nanos) => logged(() => instance.ready(ids, now)),
     },
-    picker: { pick: () => instance.pick(info) },
+    picker: { pick: () => logged(pickOne) },
   };
 }

@@ -63,7 +63,7 @@ const WASI_STUB: &str = include_str!("wasi_stub.wat");
 
 /// The component of a core module, or one that its language's tool has made, checked as the loader will.
 fn component(name: &str, wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let stub = wat::parse_str(WASI_STUB)?;
+    let stub = script::core_module("wasi-stub", WASI_STUB)?;
     let scratch = tempfile::tempdir().context("make a folder for the policy")?;
     let file = scratch.path().join(format!("{name}.wasm"));
     let checked = || {

@@ -1,11 +1,13 @@
 ;; WASI preview 1 for policies whose language insists on it (Go, and some of C++): there are no arguments, no
-;; environment and no files, what is written is gone, and nothing waits. It calls nothing outside of the component, so
-;; the runtime of a language may use it at any time, even while the host hands over a list.
+;; environment and no files, and nothing waits. What is written becomes lines of the host's log, as what a runtime writes is
+;; mostly why it ends. Nothing else calls anything outside of the component, so that a runtime may use it at any time, even
+;; while the host hands over a list.
 ;;
 ;; A policy has time and randomness from the contract. Here the clock goes a microsecond further each time that it is
 ;; looked at, and the random numbers are always the same.
 (module
   (import "env" "memory" (memory 0))
+  (import "hotpick:policy/env@0.1.0" "log" (func $log (param i32 i32 i32)))
   (global $time (mut i64) (i64.const 1))
   (global $random (mut i64) (i64.const 0x2545F4914F6CDD1D))
 
@@ -50,12 +52,21 @@
         (br $next)))
     (i32.const 0))
 
-  ;; All of it has been written, it is told.
+  ;; A file descriptor of 2 is for errors.
   (func (export "fd_write") (param $fd i32) (param $vectors i32) (param $count i32) (param $out i32) (result i32)
     (local $sum i32)
+    (local $level i32)
+    ;; Info, or error.
+    (local.set $level (select (i32.const 4) (i32.const 2) (i32.eq (local.get $fd) (i32.const 2))))
     (block $done
       (loop $next
         (br_if $done (i32.eqz (local.get $count)))
+        (if (i32.load offset=4 (local.get $vectors))
+          (then
+            (call $log
+              (local.get $level)
+              (i32.load (local.get $vectors))
+              (i32.load offset=4 (local.get $vectors)))))
         (local.set $sum (i32.add (local.get $sum) (i32.load offset=4 (local.get $vectors))))
         (local.set $vectors (i32.add (local.get $vectors) (i32.const 8)))
         (local.set $count (i32.sub (local.get $count) (i32.const 1)))

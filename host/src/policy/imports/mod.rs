@@ -88,8 +88,13 @@ pub(super) struct State {
     log: LogBudget,
     /// What was written to WASI's output since the last end of a line.
     line: Vec<u8>,
+    /// What it has logged as errors in the call under way: if it ends in a trap, why.
+    last_words: String,
     _ticking: Ticking,
 }
+
+/// The longest explanation of a trap, in bytes. Some runtimes give it in several pieces.
+const LAST_WORDS: usize = 200;
 
 impl State {
     pub(super) fn new(fittings: Fittings, ticking: Ticking) -> Self {
@@ -118,6 +123,7 @@ impl State {
             call: CurrentCall::default(),
             log: LogBudget::default(),
             line: Vec::new(),
+            last_words: String::new(),
             _ticking: ticking,
         }
     }
@@ -145,7 +151,22 @@ impl State {
         self.affinity.and_then(|key| self.keys.get(key))
     }
 
+    /// A call into the policy begins, which may take so long.
+    pub(super) fn arm(&mut self, limit: Duration) {
+        self.watchdog.arm(limit);
+        self.last_words.clear();
+    }
+
+    /// What the policy has logged as errors in this call.
+    pub(super) fn last_words(&self) -> &str {
+        &self.last_words
+    }
+
     fn write(&mut self, level: env::Level, message: &str) {
+        if matches!(level, env::Level::Error) {
+            let left = LAST_WORDS.saturating_sub(self.last_words.len());
+            self.last_words.push_str(&clip(message, left));
+        }
         if self.silent || !self.log.take(self.limits.log_lines) {
             return;
         }
@@ -262,7 +283,8 @@ impl env::Host for State {
             env::Level::Debug => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::DEBUG),
             env::Level::Info => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::INFO),
             env::Level::Warn => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::WARN),
-            env::Level::Error => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::ERROR),
+            // Whoever logs: a fault says it, too.
+            env::Level::Error => true,
         }
     }
 }

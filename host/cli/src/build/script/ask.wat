@@ -16,8 +16,8 @@
       (local.get $call) (local.get $method) (local.get $has-affinity) (local.get $affinity) (local.get $random)
       (local.get $now) (local.get $attempt) (local.get $wait-for-ready) (local.get $requeued))
     (local.set $answer (call $pick))
-    ;; Traps if it is no number, negative or above 2^64; a fraction is nothing that is meant either.
-    (local.set $bits (i64.trunc_f64_u (local.get $answer)))
+    ;; What is no number at all, negative or too large comes out as something else; and so does a fraction.
+    (local.set $bits (i64.trunc_sat_f64_u (local.get $answer)))
     (if (f64.ne (local.get $answer) (f64.convert_i64_u (local.get $bits))) (then unreachable))
     ;; All 64 bits count: a case that there is not must not become one.
     (if (i64.gt_u (local.get $bits) (i64.const 0x3_ffff_ffff)) (then unreachable))

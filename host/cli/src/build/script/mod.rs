@@ -65,13 +65,18 @@ fn shim(graph: &mut CompositionGraph, world: &str, module: &str) -> anyhow::Resu
 
 /// The component of a core module, in one of the worlds of `script.wit`.
 fn encode(world: &str, module: &str) -> anyhow::Result<Vec<u8>> {
+    ComponentEncoder::default().validate(true).module(&core_module(world, module)?)?.encode()
+}
+
+/// A core module that says in which of the worlds it is.
+pub(super) fn core_module(world: &str, module: &str) -> anyhow::Result<Vec<u8>> {
     let mut module = wat::parse_str(module)?;
     let mut resolve = Resolve::default();
     resolve.push_source("policy.wit", CONTRACT)?;
     let package = resolve.push_source("script.wit", SCRIPT)?;
     let world = resolve.select_world(&[package], Some(world))?;
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
-    ComponentEncoder::default().validate(true).module(&module)?.encode()
+    Ok(module)
 }
 
 #[cfg(test)]
