@@ -29,6 +29,6 @@ class Reader {
 export const { lifecycle, endpoints, picker } = policy(Reader);
 export const outcomes = {
   done(batch) {
-    for (const { call, latency } of batch) if (typeof call === "undefined" || latency < 0) throw new Error("no outcome");
+    for (const { latency, load } of batch) if (!(latency >= 0) || (load && load.rps !== 100)) throw new Error("no outcome");
   },
 };

@@ -30,7 +30,7 @@ class Reader:
 class Outcomes:
     def done(self, batch, now):
         for outcome in batch:
-            assert outcome.latency >= 0
+            assert outcome.latency >= 0 and (outcome.load is None or outcome.load.rps == 100)
 
 
 Lifecycle, Endpoints, Picker = hotpick.export(Reader)

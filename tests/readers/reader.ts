@@ -34,7 +34,7 @@ class Reader {
 
 export const { lifecycle, endpoints, picker } = policy(Reader);
 export const outcomes = {
-  done(batch: { call: bigint | number; latency: bigint | number }[]): void {
-    for (const { latency } of batch) if (latency < 0) throw new Error("no outcome");
+  done(batch: { latency: number; load?: { rps: number } | null }[]): void {
+    for (const { latency, load } of batch) if (!(latency >= 0) || (load && load.rps !== 100)) throw new Error("no outcome");
   },
 };
