@@ -19,9 +19,14 @@ typedef struct {
 static hotpick_text metadata, attribute, missing, unmatched;
 static uint32_t key;
 
-/* By their numbers, which are small; without data where there is none. */
-static hotpick_text *colors;
-static size_t color_count;
+/* Endpoints that have a colour, by their numbers: ascending, and with gaps, as none is used again. */
+typedef struct {
+    hotpick_subconn id;
+    hotpick_text color;
+} colored;
+
+static colored *known;
+static size_t known_count;
 
 static hotpick_subconn *ready;
 static size_t ready_count;
@@ -70,6 +75,22 @@ static group *group_of(hotpick_text color) {
     return NULL;
 }
 
+/* Where it is among those that are known, or would be. */
+static size_t place_of(hotpick_subconn id) {
+    size_t from = 0, to = known_count;
+    while (from < to) {
+        size_t middle = (from + to) / 2;
+        if (known[middle].id < id) {
+            from = middle + 1;
+        } else {
+            to = middle;
+        }
+    }
+    return from;
+}
+
+static bool is_known(size_t at, hotpick_subconn id) { return at < known_count && known[at].id == id; }
+
 static void regroup(void) {
     for (size_t i = 0; i < group_count; i++) {
         free(groups[i].members);
@@ -81,12 +102,12 @@ static void regroup(void) {
     all = (group){0};
     for (size_t i = 0; i < ready_count; i++) {
         join(&all, ready[i]);
-        hotpick_text color = colors[ready[i]];
-        if (color.data == NULL) continue;
-        group *its = group_of(color);
+        size_t at = place_of(ready[i]);
+        if (!is_known(at, ready[i])) continue;
+        group *its = group_of(known[at].color);
         if (its == NULL) {
             its = &groups[group_count++];
-            *its = (group){.color = hotpick_copy(color)};
+            *its = (group){.color = hotpick_copy(known[at].color)};
         }
         join(its, ready[i]);
     }
@@ -94,26 +115,34 @@ static void regroup(void) {
     for (size_t i = 0; i < group_count; i++) groups[i].next = turn % groups[i].count;
 }
 
-static void set_color(hotpick_subconn id, hotpick_text color) {
-    if (id >= color_count) {
-        colors = resize(colors, (id + 1) * sizeof *colors);
-        memset(colors + color_count, 0, (id + 1 - color_count) * sizeof *colors);
-        color_count = id + 1;
-    }
-    free((void *)colors[id].data);
-    colors[id] = color;
+static void forget(hotpick_subconn id) {
+    size_t at = place_of(id);
+    if (!is_known(at, id)) return;
+    free((void *)known[at].color.data);
+    known_count--;
+    memmove(known + at, known + at + 1, (known_count - at) * sizeof *known);
+}
+
+/* One that was not known, or has been forgotten. */
+static void remember(hotpick_subconn id, hotpick_text color) {
+    size_t at = place_of(id);
+    known = resize(known, (known_count + 1) * sizeof *known);
+    memmove(known + at + 1, known + at, (known_count - at) * sizeof *known);
+    known[at] = (colored){id, hotpick_copy(color)};
+    known_count++;
 }
 
 void policy_endpoints(const hotpick_endpoint *added, size_t added_count, const hotpick_subconn *removed,
                       size_t removed_count, hotpick_nanos now) {
-    for (size_t i = 0; i < removed_count; i++) set_color(removed[i], (hotpick_text){0});
+    for (size_t i = 0; i < removed_count; i++) forget(removed[i]);
     for (size_t i = 0; i < added_count; i++) {
-        hotpick_text color = {0};
+        forget(added[i].id);
         for (size_t j = 0; j < added[i].attribute_count; j++) {
             const hotpick_attribute *its = &added[i].attributes[j];
-            if (color.data == NULL && hotpick_equal(its->key, attribute)) color = hotpick_copy(its->value);
+            if (!hotpick_equal(its->key, attribute)) continue;
+            remember(added[i].id, its->value);
+            break;
         }
-        set_color(added[i].id, color);
     }
     /* One that is ready may have another colour now. Which are ready is told after this, if it has changed. */
     regroup();
