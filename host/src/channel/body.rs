@@ -11,7 +11,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};
 
 use crate::activity::Active;
-use crate::subconn::{Call, Replay, ResponseBody, status_of};
+use crate::http2::{Received, code_of_http, status_of};
+use crate::subconn::{Call, Replay};
 
 pin_project! {
     /// Passes the body on, and ends the RPC exactly once: at the trailers, at an error, at the deadline, or
@@ -27,8 +28,10 @@ pin_project! {
 
 /// What an RPC under way holds.
 struct Open {
-    inner: ResponseBody,
+    inner: Received,
     call: Call,
+    /// What a response says that does not say its code: by its status of HTTP.
+    unsaid: Code,
     /// The request ends with the response.
     _replay: Replay,
     active: Active,
@@ -36,7 +39,7 @@ struct Open {
 
 impl RpcBody {
     pub(super) fn wrap(
-        response: http::Response<ResponseBody>,
+        response: http::Response<Received>,
         mut call: Call,
         replay: Replay,
         active: Active,
@@ -45,16 +48,17 @@ impl RpcBody {
         // An RPC without messages can end in its headers ("trailers-only"); a peer that ends it there without
         // a word is no gRPC server, and no reader will come to find that out.
         let is_over = response.body().is_end_stream();
+        let unsaid = code_of_http(response.status());
         match grpc_code(response.headers()) {
             Some(code) => call.end(code, Some(response.headers())),
-            None if is_over => call.end(Code::Unknown, None),
+            None if is_over => call.end(unsaid, None),
             None => {}
         }
         response.map(|inner| {
             if is_over {
                 return tonic::body::Body::empty();
             }
-            let open = Some(Open { inner, call, _replay: replay, active });
+            let open = Some(Open { inner, call, unsaid, _replay: replay, active });
             tonic::body::Body::new(Self { open, deadline: deadline.map(sleep_until) })
         })
     }
@@ -82,7 +86,7 @@ impl Body for RpcBody {
             Some(Ok(frame)) => match frame.trailers_ref() {
                 None => return Poll::Ready(Some(Ok(frame))),
                 Some(trailers) => {
-                    open.call.end(grpc_code(trailers).unwrap_or(Code::Unknown), Some(trailers));
+                    open.call.end(grpc_code(trailers).unwrap_or(open.unsaid), Some(trailers));
                     Some(Ok(frame))
                 }
             },
@@ -92,7 +96,7 @@ impl Body for RpcBody {
                 Some(Err(status))
             }
             None => {
-                open.call.end(Code::Unknown, None);
+                open.call.end(open.unsaid, None);
                 None
             }
         };

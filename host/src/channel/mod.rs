@@ -22,11 +22,11 @@ use crate::activity::Activity;
 use crate::balancer::{Command, Published, Report};
 use crate::connectivity::ConnectivityState;
 use crate::headers;
+use crate::http2::Received;
 use crate::picker::{Asked, Faults, PickInfo, PolicyVersion, StartError};
 use crate::service_config::MethodConfig;
 use crate::subconn::{
-    Attempt, Call, ConnectionCounters, Connections, ReadySet, Replay, ReplayBody, ResponseBody, SendError,
-    SubConn,
+    Attempt, Call, ConnectionCounters, Connections, ReadySet, Replay, ReplayBody, SendError, SubConn,
 };
 use crate::timeout::grpc_timeout;
 
@@ -182,7 +182,7 @@ impl Channel {
 }
 
 /// How often an RPC is sent again because its connection ended before the peer looked at it. Once if the
-/// peer refused its stream alone.
+/// peer had something against it: it refused its stream alone, or ended the connection with an error.
 const UNPROCESSED: usize = 5;
 
 impl tower_service::Service<Request<Body>> for Channel {
@@ -223,6 +223,10 @@ impl Shared {
         // The shorter of the two counts (`doc/service_config.md`).
         let configured = config.timeout.and_then(|limit| begin.checked_add(limit));
         let deadline = own.into_iter().chain(configured).min();
+        // Not sent at all: a future with a deadline is polled once before that is looked at.
+        if deadline.is_some_and(|at| at <= now) {
+            return Err(deadline_exceeded(None));
+        }
         let wait_for_ready = match request.extensions().get() {
             Some(WaitForReady(wait)) => *wait,
             None => config.wait_for_ready.unwrap_or(self.wait_for_ready),
@@ -269,7 +273,7 @@ impl Shared {
         request: Request<Body>,
         rpc: Rpc,
         asked: &mut Asked,
-    ) -> Result<(Response<ResponseBody>, Call, Replay), Status> {
+    ) -> Result<(Response<Received>, Call, Replay), Status> {
         let (mut head, body) = request.into_parts();
         // They end here, and would be cloned for each attempt.
         head.extensions.clear();

@@ -13,8 +13,9 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::transport::{Io, Transport};
+use super::transport::Transport;
 use super::{ConnectionCounters, Places, SubConnOptions};
+use crate::http2::Io;
 use crate::resolver::{Address, Endpoint};
 use crate::tls::Connector;
 

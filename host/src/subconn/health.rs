@@ -14,7 +14,8 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::Dialer;
 use super::replay::ReplayBody;
-use super::transport::{InFlight, Link, ResponseBody, SendError, Transport};
+use super::transport::{InFlight, Link, SendError, Transport};
+use crate::http2::Received;
 
 /// How the peer says that it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,7 +165,7 @@ async fn check(
 struct Connection(Arc<Transport>);
 
 impl tower_service::Service<http::Request<Body>> for Connection {
-    type Response = http::Response<ResponseBody>;
+    type Response = http::Response<Received>;
     type Error = Status;
     type Future = BoxFuture<'static, Result<Self::Response, Status>>;
 

@@ -5,7 +5,6 @@
 
 mod call;
 mod dial;
-mod frames;
 mod health;
 mod machine;
 mod ready_set;
@@ -14,7 +13,6 @@ mod room;
 mod snapshots;
 mod stand_ins;
 mod stats;
-mod stream;
 mod task;
 mod transport;
 
@@ -33,6 +31,7 @@ use self::stats::Stats;
 use self::task::Command;
 use self::transport::{InFlight, Transport};
 use crate::connectivity::ConnectivityState;
+use crate::http2::Received;
 use crate::resolver::Endpoint;
 use crate::timeout::set_grpc_timeout;
 
@@ -47,7 +46,7 @@ pub(crate) use self::snapshots::Snapshots;
 pub use self::stand_ins::StandIns;
 pub(crate) use self::stats::ConnectionCounters;
 pub use self::stats::{Connections, SubConnStats};
-pub(crate) use self::transport::{ResponseBody, SendError, status_of};
+pub(crate) use self::transport::SendError;
 
 /// How subconns connect.
 #[derive(Clone, Copy, Debug)]
@@ -230,7 +229,7 @@ impl SubConn {
         &self,
         mut request: http::Request<ReplayBody>,
         attempt: Attempt,
-    ) -> Result<(http::Response<ResponseBody>, Call), SendError> {
+    ) -> Result<(http::Response<Received>, Call), SendError> {
         let Attempt { done, begun, deadline, told } = attempt;
         let mut call = Call::begin(Arc::clone(&self.0), done, begun, deadline);
         let mut parts = std::mem::take(request.uri_mut()).into_parts();

@@ -6,9 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use h2::Reason;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
+
+use crate::http2::Outgoing;
 
 /// The first so many bytes of a body are kept until the RPC is answered.
 const KEPT: usize = 64 << 10;
@@ -158,9 +161,11 @@ impl State {
     }
 }
 
-impl ReplayBody {
-    /// Ready when no one waits for this sending any more. For who cannot poll the body: the peer takes nothing.
-    pub(super) fn poll_given_up(&self, cx: &Context<'_>) -> Poll<()> {
+impl Outgoing for ReplayBody {
+    const FAILED: Reason = Reason::CANCEL;
+
+    /// When no one waits for this sending any more.
+    fn poll_given_up(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.shared.lock();
         if self.sending != state.sending {
             return Poll::Ready(());

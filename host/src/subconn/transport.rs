@@ -10,22 +10,14 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Ping, PingPong};
 use http_body::Body as _;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
+use tonic::Status;
 
-use super::frames::{Cut, LastRead, Seen, Watched};
 use super::replay::ReplayBody;
-use super::stream::RequestStream;
-pub(crate) use super::stream::ResponseBody;
 use super::{Places, SubConnOptions};
-
-/// A connection before HTTP/2: TCP or Unix, with or without TLS.
-pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+use crate::http2::{Cut, Io, LastActivity, Received, Seen, Sending, Side, Wire, client, describe, status_of};
 
 /// Why a request got no response.
 #[derive(Debug)]
@@ -35,22 +27,14 @@ pub(crate) enum SendError {
     /// It left, and the peer says that it has not looked at it.
     Unprocessed {
         status: Status,
-        /// The peer refused the stream alone (REFUSED_STREAM), and may refuse the next one, too. If not,
-        /// the connection is over, and the next one is another.
+        /// The peer may have something against this very request, and the next one, too: it refused the stream
+        /// alone (REFUSED_STREAM), or ended the connection with an error. If not, the connection is over, and the
+        /// next one is another.
         refused: bool,
     },
     /// It left, or may have left.
     Failed(Status),
 }
-
-/// What a server may send ahead of what the caller takes, for each RPC.
-const WINDOW: u32 = 1 << 20;
-/// Of requests that the peer does not take yet, for each RPC.
-const SEND_BUFFER: usize = 1 << 20;
-/// As much as there can be: an RPC whose caller does not read must not stop the others of its connection.
-const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-/// Of a response; gRPC's peers send status details in trailers, which may be long.
-const MAX_HEADERS: u32 = 256 << 10;
 
 /// How far a connection is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,7 +114,7 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 /// Finds out that the peer is gone when nothing is heard of it.
 struct KeepAlive {
     /// How long nothing may be read, when that was, and the means to ask.
-    pings: Option<((Duration, LastRead), PingPong)>,
+    pings: Option<((Duration, LastActivity), PingPong)>,
     timeout: Duration,
     link: Arc<Link>,
 }
@@ -170,17 +154,10 @@ impl Transport {
         let link = Arc::new(Link::new(room));
         let frames = Arc::clone(&link);
         let cut = Cut::default();
-        let last_read = options.keep_alive_interval.map(|_| LastRead::default());
-        let io = Watched::new(io, cut.clone(), last_read.clone(), move |seen| frames.seen(seen));
-        let (sender, mut connection) = h2::client::Builder::new()
-            .initial_window_size(WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(MAX_HEADERS)
-            .max_send_buffer_size(SEND_BUFFER)
-            .enable_push(false)
-            .handshake(io)
-            .await
-            .map_err(|error| describe(&error))?;
+        let last_read = options.keep_alive_interval.map(|_| LastActivity::default());
+        let io = Wire::new(io, Side::Client, cut.clone(), last_read.clone(), move |seen| frames.seen(seen));
+        let (sender, mut connection) =
+            client::builder().handshake(io).await.map_err(|error| describe(&error))?;
         let pings = options.keep_alive_interval.zip(last_read).zip(connection.ping_pong());
         let alive = KeepAlive { pings, timeout: options.keep_alive_timeout, link: Arc::clone(&link) };
         let driven = Driven(Arc::clone(&link));
@@ -229,7 +206,7 @@ impl Transport {
     pub(super) async fn send(
         &self,
         request: http::Request<ReplayBody>,
-    ) -> Result<http::Response<ResponseBody>, SendError> {
+    ) -> Result<http::Response<Received>, SendError> {
         let (mut response, mut request) = self.begin(request)?;
         let (mut begun, mut is_whole) = (false, request.is_none());
         let response = std::future::poll_fn(|cx| {
@@ -253,7 +230,7 @@ impl Transport {
                 if !self.link.answered.load(Ordering::Relaxed) {
                     self.link.answered.store(true, Ordering::Relaxed);
                 }
-                Ok(response.map(ResponseBody::new))
+                Ok(response.map(Received::new))
             }
             Err(error) => Err(failure(&error)),
         }
@@ -263,7 +240,7 @@ impl Transport {
     fn begin(
         &self,
         request: http::Request<ReplayBody>,
-    ) -> Result<(ResponseFuture, Option<RequestStream>), SendError> {
+    ) -> Result<(ResponseFuture, Option<Sending<ReplayBody>>), SendError> {
         if !self.is_ready() {
             return Err(SendError::NotSent(Box::new(request)));
         }
@@ -278,7 +255,7 @@ impl Transport {
         let (head, body) = request.into_parts();
         let is_all = body.is_end_stream();
         match sender.send_request(http::Request::from_parts(head, ()), is_all) {
-            Ok((response, stream)) => Ok((response, (!is_all).then(|| RequestStream::new(body, stream)))),
+            Ok((response, stream)) => Ok((response, (!is_all).then(|| Sending::new(body, stream)))),
             // It was refused here, and cannot be sent anywhere.
             Err(error) if !error.is_io() && !error.is_go_away() => {
                 Err(SendError::Failed(Status::internal(format!("not a request: {}", describe(&error)))))
@@ -384,46 +361,16 @@ impl Link {
     }
 }
 
-/// The status of an RPC whose connection or stream failed with `error`.
-///
-/// A stream that was reset has the code that gRPC gives to the reason of the reset
-/// (`doc/PROTOCOL-HTTP2.md`, "Errors"); all else is a lost connection and so UNAVAILABLE.
-pub(crate) fn status_of(error: &h2::Error) -> Status {
-    let code = match error.reason() {
-        _ if !error.is_reset() && !error.is_library() => Code::Unavailable,
-        Some(h2::Reason::REFUSED_STREAM) | None => Code::Unavailable,
-        Some(h2::Reason::CANCEL) => Code::Cancelled,
-        Some(h2::Reason::ENHANCE_YOUR_CALM) => Code::ResourceExhausted,
-        Some(h2::Reason::INADEQUATE_SECURITY) => Code::PermissionDenied,
-        Some(_) => Code::Internal,
-    };
-    Status::new(code, format!("connection: {}", describe(error)))
-}
-
 /// What became of a request that is not given back: whether the peer says that it has not processed it
 /// (RFC 9113, 6.8 and 8.7).
 fn failure(error: &h2::Error) -> SendError {
     let status = status_of(error);
     if error.is_remote() && error.is_go_away() {
-        SendError::Unprocessed { status, refused: false }
+        let refused = error.reason().is_some_and(|reason| reason != h2::Reason::NO_ERROR);
+        SendError::Unprocessed { status, refused }
     } else if error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM) {
         SendError::Unprocessed { status, refused: true }
     } else {
         SendError::Failed(status)
     }
-}
-
-/// An error with its causes, in one line.
-fn describe(error: &h2::Error) -> String {
-    let mut text = error.to_string();
-    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
-    for cause in causes {
-        let cause = cause.to_string();
-        // Some errors repeat their cause's text.
-        if !text.ends_with(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-    }
-    text
 }

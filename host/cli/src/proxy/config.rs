@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use hotpick::proxy::ProxyOptions;
 use hotpick::service_config::ServiceConfig;
 use hotpick::tls::{ClientTls, ServerTls};
 use hotpick::{Channel, PolicyDir};
@@ -43,6 +44,13 @@ pub(super) struct Entry {
     authority: Option<String>,
     #[serde(default)]
     wait_for_ready: bool,
+    /// How many connections clients may have at once; one more is closed.
+    #[serde(default = "max_connections")]
+    pub(super) max_connections: usize,
+    /// How many RPCs may be under way at once; one more fails.
+    max_rpcs: Option<usize>,
+    /// The most metadata of a request, in bytes.
+    max_metadata: Option<usize>,
     /// Towards clients.
     tls: Option<Tls>,
     /// Towards servers.
@@ -67,6 +75,14 @@ struct UpstreamTls {
     key: Option<PathBuf>,
     server_name: Option<String>,
 }
+
+/// By default.
+const fn max_connections() -> usize {
+    1000
+}
+
+/// What clients are told that they may send.
+const MOST_METADATA: usize = 1 << 20;
 
 impl Config {
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
@@ -93,6 +109,9 @@ impl Entry {
             service_config: None,
             authority: None,
             wait_for_ready: false,
+            max_connections: max_connections(),
+            max_rpcs: None,
+            max_metadata: None,
             tls: tls.map(|(cert, key)| Tls { cert, key, client_ca: None }),
             upstream_tls: None,
         }
@@ -122,6 +141,21 @@ impl Entry {
             builder = builder.tls(tls.client()?);
         }
         Ok(builder.connect()?)
+    }
+
+    /// What clients may do.
+    pub(super) fn limits(&self) -> anyhow::Result<ProxyOptions> {
+        let mut options = ProxyOptions::default();
+        options.max_rpcs = self.max_rpcs.unwrap_or(options.max_rpcs);
+        options.max_metadata = self.max_metadata.unwrap_or(options.max_metadata);
+        anyhow::ensure!(self.max_connections > 0, "max_connections is 0: no client could connect");
+        anyhow::ensure!(options.max_rpcs > 0, "max_rpcs is 0: every RPC would fail");
+        anyhow::ensure!(
+            (1024..=MOST_METADATA).contains(&options.max_metadata),
+            "max_metadata is {}: give bytes from 1024 to {MOST_METADATA}",
+            options.max_metadata
+        );
+        Ok(options)
     }
 
     pub(super) fn server_tls(&self) -> anyhow::Result<Option<ServerTls>> {
@@ -168,6 +202,9 @@ mod tests {
             service_config = { methodConfig = [{ name = [{}], timeout = "1s" }] }
             authority = "echo.example"
             wait_for_ready = true
+            max_connections = 100
+            max_rpcs = 1000
+            max_metadata = 16384
             tls = { cert = "a.pem", key = "a.key", client_ca = "ca.pem" }
             upstream_tls = { ca = "ca.pem", server_name = "echo" }
             "#,

@@ -5,24 +5,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use hotpick::Channel;
+use hotpick::proxy::Proxy;
 use hotpick::resolver::Address;
 use hotpick::tls::ServerTls;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, BufReader};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-
-use super::forward::forward;
 
 /// A bound listener.
 pub(super) struct Listener {
     socket: Socket,
     tls: Option<ServerTls>,
+    max_connections: usize,
 }
 
 enum Socket {
@@ -41,19 +37,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How many RPCs a connection may have at once.
-const MAX_STREAMS: u32 = 1000;
-/// What a client may send ahead of what the server takes, for each RPC.
-const WINDOW: u32 = 256 << 10;
-/// All of them: an RPC that is not taken must not stop the others of its connection.
-const CONNECTION_WINDOW: u32 = MAX_STREAMS * WINDOW;
-const MAX_HEADERS: u32 = 64 << 10;
 /// A client whose TCP acknowledges nothing for so long is gone.
 const DEAD_AFTER: Duration = Duration::from_secs(20);
 
 impl Listener {
-    /// Listens on `host:port` or `unix:/path`.
-    pub(super) async fn bind(address: &str, tls: Option<ServerTls>) -> anyhow::Result<Self> {
+    /// Listens on `host:port` or `unix:/path`, for so many connections at once.
+    pub(super) async fn bind(
+        address: &str,
+        tls: Option<ServerTls>,
+        max_connections: usize,
+    ) -> anyhow::Result<Self> {
         let failed = || format!("cannot listen on {address}");
         let unix = address.starts_with("unix:").then(|| address.parse::<Address>()).transpose();
         let socket = match unix.with_context(failed)?.as_ref().and_then(Address::path) {
@@ -65,7 +58,7 @@ impl Listener {
             }
             None => Socket::Tcp(TcpListener::bind(address).await.with_context(failed)?),
         };
-        Ok(Self { socket, tls })
+        Ok(Self { socket, tls, max_connections })
     }
 
     /// Where it listens.
@@ -80,8 +73,9 @@ impl Listener {
 
     /// Serves until `drain`; then takes no new connection and no new RPC, and returns when those that are
     /// open have ended.
-    pub(super) async fn serve(self, channel: Channel, drain: CancellationToken) {
+    pub(super) async fn serve(self, proxy: Proxy, drain: CancellationToken) {
         let mut connections = JoinSet::new();
+        let mut is_full = false;
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
@@ -89,10 +83,19 @@ impl Listener {
                 Some(_) = connections.join_next() => continue,
             };
             match accepted {
+                // Closed at once: a client that is left in the queue of the kernel would wait for nothing.
+                Ok(io) if connections.len() >= self.max_connections => {
+                    drop(io);
+                    if !std::mem::replace(&mut is_full, true) {
+                        let (listener, max) = (self.address(), self.max_connections);
+                        tracing::warn!(listener, max, "max_connections are open: more are closed");
+                    }
+                }
                 Ok(io) => {
-                    let (tls, channel, drain) = (self.tls.clone(), channel.clone(), drain.clone());
+                    is_full = false;
+                    let (tls, proxy, drain) = (self.tls.clone(), proxy.clone(), drain.clone());
                     connections.spawn(async move {
-                        if let Err(error) = serve_connection(io, tls, channel, drain).await {
+                        if let Err(error) = serve_connection(io, tls, &proxy, drain).await {
                             tracing::debug!(error, "connection ended");
                         }
                     });
@@ -165,7 +168,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 async fn serve_connection(
     io: Box<dyn Io>,
     tls: Option<ServerTls>,
-    channel: Channel,
+    proxy: &Proxy,
     drain: CancellationToken,
 ) -> Result<(), String> {
     let io: Box<dyn Io> = match tls {
@@ -176,34 +179,5 @@ async fn serve_connection(
             Box::new(handshake.map_err(|error| format!("TLS handshake: {error}"))?)
         }
     };
-    // A connection without a word is no client yet: hyper would wait for it, even in a drain.
-    let mut io = BufReader::with_capacity(64, io);
-    tokio::select! {
-        first = tokio::time::timeout(HANDSHAKE, io.fill_buf()) => match first {
-            Ok(Ok(bytes)) if !bytes.is_empty() => {}
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err("the client says nothing".to_owned()),
-        },
-        () = drain.cancelled() => return Ok(()),
-    }
-    let service = service_fn(move |request| forward(channel.clone(), request));
-    let connection = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        // The response's headers are the server's.
-        .auto_date_header(false)
-        .max_concurrent_streams(MAX_STREAMS)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(MAX_HEADERS)
-        .serve_connection(TokioIo::new(io), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = drain.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    ended.map_err(|error| error.to_string())
+    proxy.serve_connection(io, drain.cancelled_owned()).await.map_err(|error| error.to_string())
 }

@@ -2,7 +2,6 @@
 
 mod admin;
 mod config;
-mod forward;
 mod listener;
 mod metrics;
 mod status;
@@ -14,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use hotpick::policy_dir::PolicyDirOptions;
+use hotpick::proxy::Proxy;
 use hotpick::{Channel, PolicyDir};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -110,11 +110,12 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
         let which = || format!("listener {}", entry.listen);
         let channel = entry.channel(policies.as_ref()).with_context(which)?;
         let tls = entry.server_tls().with_context(which)?;
-        let listener = Listener::bind(&entry.listen, tls).await?;
+        let listener = Listener::bind(&entry.listen, tls, entry.max_connections).await?;
         // A line that scripts can wait for, if anyone listens.
         let address = listener.address();
         let _ = writeln!(std::io::stdout(), "hotpick proxy: listening on {address} for {}", entry.target);
-        serving.spawn(listener.serve(channel.clone(), drain.clone()));
+        let proxy = Proxy::new(channel.clone(), entry.limits().with_context(which)?);
+        serving.spawn(listener.serve(proxy, drain.clone()));
         channels.push(channel);
     }
     if let Some(address) = config.admin {

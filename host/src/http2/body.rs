@@ -1,4 +1,4 @@
-//! The two directions of one RPC on an HTTP/2 connection: the body of its request, and that of its response.
+//! The two directions of one RPC on an HTTP/2 connection: the body that is sent, and the body that is received.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -7,33 +7,40 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http_body::{Body, Frame, SizeHint};
 
-use super::replay::ReplayBody;
+/// A body to be sent.
+pub(crate) trait Outgoing: Body<Data = Bytes> + Unpin {
+    /// What the stream is reset with when the body fails.
+    const FAILED: Reason;
 
-/// So much of a request is handed over before its response is waited for, if it is there.
+    /// Ready when no one waits any more for it to be sent. For who cannot poll the body: the peer takes nothing.
+    fn poll_given_up(&self, cx: &Context<'_>) -> Poll<()>;
+}
+
+/// So much of a body is handed over at once, if it is there.
 const AT_ONCE: usize = 64 << 10;
 
-/// What remains of a request to be handed over.
+/// What remains of a body to be handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rest {
     Nothing,
     ToCome,
 }
 
-/// A request's body on its way.
-pub(super) struct RequestStream {
-    body: ReplayBody,
+/// A body on its way.
+pub(crate) struct Sending<B> {
+    body: B,
     stream: SendStream<Bytes>,
     /// Taken from the body, and not handed over: with the last of them goes word that it is the last.
     held: Option<Bytes>,
 }
 
-impl RequestStream {
-    pub(super) const fn new(body: ReplayBody, stream: SendStream<Bytes>) -> Self {
+impl<B: Outgoing> Sending<B> {
+    pub(crate) const fn new(body: B, stream: SendStream<Bytes>) -> Self {
         Self { body, stream, held: None }
     }
 
     /// Hands over what is there: the whole, as a rule. Then goes on with [`poll_finish`](Self::poll_finish).
-    pub(super) fn begin(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn begin(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut left = AT_ONCE;
         while left > 0
             && let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx)
@@ -47,11 +54,11 @@ impl RequestStream {
     }
 
     /// Hands over the rest as the peer lets it, until there is no more or the stream is over.
-    pub(super) async fn finish(mut self) {
+    pub(crate) async fn finish(mut self) {
         std::future::poll_fn(|cx| self.poll_finish(cx)).await;
     }
 
-    pub(super) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.held.is_some() && self.body.poll_given_up(cx).is_ready() {
                 self.stream.send_reset(Reason::CANCEL);
@@ -93,12 +100,12 @@ impl RequestStream {
             }
             // The body knows why.
             Some(Err(_)) => {
-                self.stream.send_reset(Reason::CANCEL);
+                self.stream.send_reset(B::FAILED);
                 return Rest::Nothing;
             }
             Some(Ok(frame)) => frame,
         };
-        // Servers count frames of nothing, and end the connection after some: it looks like an attack.
+        // Peers count frames of nothing, and end the connection after some: it looks like an attack.
         if frame.data_ref().is_some_and(Bytes::is_empty) {
             self.held = before;
             return Rest::ToCome;
@@ -111,7 +118,7 @@ impl RequestStream {
         match frame.into_data().map_err(Frame::into_trailers) {
             Ok(data) => self.held = Some(data),
             Err(Ok(trailers)) => {
-                // If the stream is over, its response says so; if not, they are such as may not be sent.
+                // If the stream is over, its other direction says so; if not, they are such as may not be sent.
                 if self.stream.send_trailers(trailers).is_err() {
                     self.stream.send_reset(Reason::CANCEL);
                 }
@@ -123,7 +130,7 @@ impl RequestStream {
         Rest::ToCome
     }
 
-    /// If the stream is over, its response says why.
+    /// If the stream is over, its other direction says why.
     fn send(&mut self, data: Bytes, is_last: bool) -> Rest {
         match self.stream.send_data(data, is_last) {
             Ok(()) if !is_last => Rest::ToCome,
@@ -144,21 +151,22 @@ fn poll_room(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<bool>
     Poll::Ready(true)
 }
 
-/// The body of a response as it comes from the connection.
+/// A body as it comes from the connection: of a response, or of a request. One that ends without END_STREAM fails,
+/// also if the peer has reset it with NO_ERROR.
 #[derive(Debug)]
-pub(crate) struct ResponseBody {
+pub(crate) struct Received {
     stream: RecvStream,
     /// What may come now are trailers.
     data_ended: bool,
 }
 
-impl ResponseBody {
-    pub(super) const fn new(stream: RecvStream) -> Self {
+impl Received {
+    pub(crate) const fn new(stream: RecvStream) -> Self {
         Self { stream, data_ended: false }
     }
 }
 
-impl Body for ResponseBody {
+impl Body for Received {
     type Data = Bytes;
     type Error = h2::Error;
 
@@ -169,19 +177,17 @@ impl Body for ResponseBody {
         if !self.data_ended {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    // It is the caller's now, and the peer may send as much again. An error would be of a stream that
+                    // It is the reader's now, and the peer may send as much again. An error would be of a stream that
                     // is over.
                     let _ = self.stream.flow_control().release_capacity(data.len());
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(ended(error)),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => self.data_ended = true,
             }
         }
-        Poll::Ready(match ready!(self.stream.poll_trailers(cx)) {
-            Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
-            Err(error) => ended(error),
-        })
+        let trailers = ready!(self.stream.poll_trailers(cx)).transpose();
+        Poll::Ready(trailers.map(|trailers| trailers.map(Frame::trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -191,10 +197,4 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         if self.is_end_stream() { SizeHint::with_exact(0) } else { SizeHint::default() }
     }
-}
-
-/// A peer that has said all may close the stream with NO_ERROR, so that it is sent no more of the request (RFC 9113, 8.1).
-fn ended(error: h2::Error) -> Option<Result<Frame<Bytes>, h2::Error>> {
-    (error.reason() != Some(Reason::NO_ERROR) || !error.is_remote() || error.is_go_away())
-        .then_some(Err(error))
 }

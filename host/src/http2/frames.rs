@@ -1,0 +1,307 @@
+//! The frames that a peer sends, on their way to h2.
+//!
+//! h2 tells neither that the peer's SETTINGS have come nor that it has sent GOAWAY while streams are open; it counts
+//! DATA frames without data over the life of a connection and ends it at the 101st, though Jetty sends one with every
+//! response; and it ends connections for what is in one RPC's headers (see [`header_block`](super::header_block)). All of that
+//! can be seen, and mended, in the bytes before h2 reads them. (Blocks that go on in CONTINUATION are looked at as far as
+//! their HEADERS go.)
+
+use super::header_block;
+
+/// Something that a peer said about the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// The peer's first SETTINGS: it speaks HTTP/2.
+    Settings,
+    /// SETTINGS_MAX_CONCURRENT_STREAMS: so many streams at once, from now on.
+    MaxStreams(u32),
+    /// GOAWAY: no new stream will be served.
+    GoAway { last_stream: u32, code: u32 },
+}
+
+/// Which end of the connection we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Client,
+    Server,
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const PADDED: u8 = 8;
+const PRIORITY: u8 = 0x20;
+const MAX_CONCURRENT_STREAMS: u16 = 3;
+const HEAD: usize = 9;
+const PREFACE: usize = 24;
+/// A setting: two bytes of name, four of value.
+const SETTING: usize = 6;
+/// So much of SETTINGS and GOAWAY is looked at; peers send a handful of settings, each once.
+const KEPT: usize = 32 * SETTING;
+/// Of a GOAWAY the first 8 bytes are of interest.
+const GOAWAY_KEPT: usize = 8;
+/// The longest frame that we allow (SETTINGS_MAX_FRAME_SIZE is not changed); h2 refuses longer ones.
+const MAX_FRAME: usize = 16 << 10;
+
+/// Reads, and amends, the frames in a stream of bytes that comes in pieces of any size.
+#[derive(Debug)]
+pub(super) struct Frames {
+    /// Bytes of the current payload that are still to come.
+    payload: usize,
+    kept: Option<Kept>,
+    settings_seen: bool,
+}
+
+/// The beginning of a payload that is of interest.
+#[derive(Debug)]
+struct Kept {
+    kind: u8,
+    bytes: [u8; KEPT],
+    filled: usize,
+}
+
+/// What has become of some bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Passed {
+    /// So many, at the front, are for h2.
+    pub(super) kept: usize,
+    /// The bytes from here on are the beginning of a frame that can be looked at only when more of it is there. Between
+    /// the two there is nothing of interest any more.
+    pub(super) rest: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Head {
+    length: usize,
+    kind: u8,
+    flags: u8,
+}
+
+impl Head {
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.first_chunk::<HEAD>()?;
+        let length = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize;
+        Some(Self { length, kind: bytes[3], flags: bytes[4] })
+    }
+
+    const fn has(self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+impl Frames {
+    /// Of a connection on which we are that side.
+    pub(super) const fn new(side: Side) -> Self {
+        let payload = match side {
+            Side::Client => 0,
+            // Passed on as if it were a payload.
+            Side::Server => PREFACE,
+        };
+        Self { payload, kept: None, settings_seen: false }
+    }
+
+    /// Moves what is for h2 to the front.
+    pub(super) fn pass(&mut self, bytes: &mut [u8], mut seen: impl FnMut(Seen)) -> Passed {
+        let (mut at, mut to) = (0, 0);
+        let mut take = |at: &mut usize, count: usize, bytes: &mut [u8]| {
+            if *at != to {
+                bytes.copy_within(*at..*at + count, to);
+            }
+            *at += count;
+            to += count;
+        };
+        while at < bytes.len() {
+            if self.payload > 0 {
+                let count = self.payload.min(bytes.len() - at);
+                if let Some(kept) = &mut self.kept {
+                    kept.take(&bytes[at..at + count]);
+                }
+                take(&mut at, count, bytes);
+                self.payload -= count;
+            } else {
+                let Some(head) = Head::read(&bytes[at..]) else { break };
+                match head.kind {
+                    // It says nothing.
+                    DATA if head.length == 0 && !head.has(END_STREAM) => {
+                        at += HEAD;
+                        continue;
+                    }
+                    HEADERS if head.length <= MAX_FRAME => {
+                        let Some(payload) = bytes.get_mut(at + HEAD..at + HEAD + head.length) else { break };
+                        if let Some(block) = header_block_in(payload, head) {
+                            header_block::amend(block);
+                        }
+                    }
+                    SETTINGS if !head.has(ACK) => self.kept = Some(Kept::new(SETTINGS)),
+                    GOAWAY => self.kept = Some(Kept::new(GOAWAY)),
+                    _ => {}
+                }
+                take(&mut at, HEAD, bytes);
+                self.payload = head.length;
+            }
+            if self.payload == 0
+                && let Some(kept) = self.kept.take()
+            {
+                self.tell(&kept, &mut seen);
+            }
+        }
+        Passed { kept: to, rest: at }
+    }
+
+    fn tell(&mut self, kept: &Kept, seen: &mut impl FnMut(Seen)) {
+        let bytes = &kept.bytes[..kept.filled];
+        if kept.kind == GOAWAY {
+            if let Some([a, b, c, d, code @ ..]) = bytes.first_chunk::<GOAWAY_KEPT>() {
+                let last_stream = u32::from_be_bytes([*a, *b, *c, *d]) & 0x7fff_ffff;
+                seen(Seen::GoAway { last_stream, code: u32::from_be_bytes(*code) });
+            }
+            return;
+        }
+        for setting in bytes.chunks_exact(SETTING) {
+            if u16::from_be_bytes([setting[0], setting[1]]) == MAX_CONCURRENT_STREAMS {
+                let value = [setting[2], setting[3], setting[4], setting[5]];
+                seen(Seen::MaxStreams(u32::from_be_bytes(value)));
+            }
+        }
+        // Last, so that who acts on it knows the settings.
+        if !std::mem::replace(&mut self.settings_seen, true) {
+            seen(Seen::Settings);
+        }
+    }
+}
+
+impl Kept {
+    const fn new(kind: u8) -> Self {
+        Self { kind, bytes: [0; KEPT], filled: 0 }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        let room = &mut self.bytes[self.filled..];
+        let count = room.len().min(bytes.len());
+        room[..count].copy_from_slice(&bytes[..count]);
+        self.filled += count;
+    }
+}
+
+/// The part of HPACK in the payload of HEADERS. `None` if there is no such part; h2 then says so.
+fn header_block_in(payload: &mut [u8], head: Head) -> Option<&mut [u8]> {
+    let padding = if head.has(PADDED) { usize::from(*payload.first()?) } else { 0 };
+    let begin = usize::from(head.has(PADDED)) + if head.has(PRIORITY) { 5 } else { 0 };
+    let end = payload.len().checked_sub(padding)?;
+    payload.get_mut(begin..end)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    /// What h2 would get, and what was seen, of bytes in such pieces.
+    fn passed(side: Side, pieces: &[&[u8]]) -> (Vec<u8>, Vec<Seen>) {
+        let (mut frames, mut out, mut seen) = (Frames::new(side), Vec::new(), Vec::new());
+        let mut carried = Vec::new();
+        for piece in pieces {
+            carried.extend_from_slice(piece);
+            let Passed { kept, rest } = frames.pass(&mut carried, |s| seen.push(s));
+            out.extend_from_slice(&carried[..kept]);
+            carried.drain(..rest);
+        }
+        out.extend_from_slice(&carried);
+        (out, seen)
+    }
+
+    #[test]
+    fn a_frame_too_short_for_a_goaway_is_passed_over() {
+        let bytes = [frame(GOAWAY, 0, &[1, 2, 3]), frame(SETTINGS, 0, &[])].concat();
+        assert_eq!(passed(Side::Client, &[&bytes]), (bytes, vec![Seen::Settings]));
+    }
+
+    #[test]
+    fn the_limit_of_streams_is_read_wherever_it_stands() {
+        let settings: Vec<u8> = [(4u16, 65_535u32), (3, 7), (1, 0)]
+            .iter()
+            .flat_map(|(name, value)| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat())
+            .collect();
+        let bytes = [frame(SETTINGS, 0, &settings), frame(SETTINGS, 0, &settings)].concat();
+        let limit = Seen::MaxStreams(7);
+        assert_eq!(passed(Side::Client, &[&bytes]).1, [limit, Seen::Settings, limit]);
+    }
+
+    #[test]
+    fn data_frames_of_nothing_are_left_out_unless_they_end_a_stream() {
+        let (message, empty, end) = (frame(DATA, 0, b"x"), frame(DATA, 0, b""), frame(DATA, END_STREAM, b""));
+        let bytes = [&empty[..], &message, &empty, &empty, &end, &empty].concat();
+        assert_eq!(passed(Side::Client, &[&bytes]).0, [message, end].concat());
+    }
+
+    #[test]
+    fn a_header_block_is_amended_amid_padding_and_a_priority() {
+        let block = [&[0x41, 3][..], b"a%b"].concat();
+        let payload = [&[2, 0, 0, 0, 3, 9][..], &block, b"\0\0"].concat();
+        let bytes = [&[0; PREFACE][..], &frame(HEADERS, PADDED | PRIORITY | 4, &payload)].concat();
+        let at = bytes.len() - 5;
+        let mut expected = bytes.clone();
+        expected[at..at + 3].copy_from_slice(b"a-b");
+        assert_eq!(passed(Side::Server, &[&bytes]).0, expected);
+    }
+
+    proptest! {
+        /// However the bytes are cut, the same is passed on and seen.
+        #[test]
+        fn cuts_do_not_matter(
+            data in prop::collection::vec(any::<u8>(), 0..50),
+            debug in prop::collection::vec(any::<u8>(), 0..300),
+            last_stream in 0u32..0x7fff_ffff,
+            code in any::<u32>(),
+            sizes in prop::collection::vec(1usize..40, 1..60),
+            is_server in any::<bool>(),
+        ) {
+            let goaway = [&last_stream.to_be_bytes()[..], &code.to_be_bytes(), &debug].concat();
+            let side = if is_server { Side::Server } else { Side::Client };
+            let bytes = [
+                vec![b'P'; if is_server { PREFACE } else { 0 }],
+                frame(SETTINGS, 0, &data[..data.len() / 6 * 6]),
+                frame(HEADERS, 4, &[&[0x41, 3][..], b"a%b", &data].concat()),
+                frame(DATA, 1, &data),
+                frame(DATA, 0, &[]),
+                frame(SETTINGS, ACK, &[]),
+                frame(GOAWAY, 0, &goaway),
+                frame(DATA, 0, &[]),
+                frame(SETTINGS, 0, &[]),
+            ]
+            .concat();
+            let whole = passed(side, &[&bytes]);
+            let mut rest = &bytes[..];
+            let mut pieces = Vec::new();
+            for size in sizes.iter().cycle() {
+                let (piece, after) = rest.split_at(rest.len().min(*size));
+                pieces.push(piece);
+                rest = after;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            prop_assert_eq!(&passed(side, &pieces), &whole);
+            prop_assert_eq!(whole.0.len(), bytes.len() - 2 * HEAD);
+            let seen: Vec<_> =
+                whole.1.into_iter().filter(|seen| !matches!(seen, Seen::MaxStreams(_))).collect();
+            prop_assert_eq!(seen, [Seen::Settings, Seen::GoAway { last_stream, code }]);
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..500), size in 1usize..100) {
+            let pieces: Vec<_> = bytes.chunks(size).collect();
+            passed(Side::Client, &pieces);
+            passed(Side::Server, &pieces);
+        }
+    }
+}

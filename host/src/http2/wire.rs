@@ -1,0 +1,379 @@
+//! What lies between a connection's bytes and h2.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::frames::{Frames, Passed, Seen, Side};
+use super::limits::READ_WHILE_WRITES_WAIT;
+
+/// A connection before HTTP/2: TCP or Unix, with or without TLS.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+pin_project! {
+    /// Passes bytes through, tells what the peer said, and leaves out or amends what h2 would take amiss
+    /// ([`Frames`]).
+    ///
+    /// When a client's peer has closed, a write can fail while its last words, a GOAWAY that says which requests
+    /// it never looked at, still wait to be read. h2 would end every stream at the failed write. So a
+    /// failed write is kept until everything has been read: from then on writes go nowhere, and the error
+    /// comes in place of the end of the stream.
+    ///
+    /// A peer that sends and does not read has nothing read from it after a while
+    /// ([`READ_WHILE_WRITES_WAIT`]): h2 queues an answer to each frame that it objects to, without a limit.
+    #[derive(Debug)]
+    pub(crate) struct Wire<T, F> {
+        #[pin]
+        io: T,
+        side: Side,
+        frames: Frames,
+        seen: F,
+        activity: Option<LastActivity>,
+        broken: Option<io::Error>,
+        // Bytes read since writes began to wait, while they do.
+        waiting: Option<usize>,
+        held: Held,
+        cut: Cut,
+        // Tells that this is gone, and the connection with it.
+        _gone: DropGuard,
+    }
+}
+
+/// What was read and not passed on, because it did not fit or because more of it is needed.
+#[derive(Debug, Default)]
+struct Held {
+    /// The beginning of a frame.
+    part: Vec<u8>,
+    /// For h2, from here on.
+    out: Vec<u8>,
+    at: usize,
+}
+
+impl Held {
+    fn give(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        let rest = &self.out[self.at..];
+        let count = rest.len().min(buf.remaining());
+        buf.put_slice(&rest[..count]);
+        self.at += count;
+        if self.at == self.out.len() {
+            self.out.clear();
+            self.at = 0;
+        }
+        count > 0
+    }
+}
+
+/// Ends a connection from outside. It is driven in a task of its own, which may go on
+/// for its old streams when all else has ended.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cut(Arc<CutState>);
+
+#[derive(Debug, Default)]
+struct CutState {
+    /// Why it is.
+    cut: OnceLock<String>,
+    reader: AtomicWaker,
+    gone: CancellationToken,
+}
+
+impl Cut {
+    /// Reads fail from now on, for this reason.
+    pub(crate) fn cut(&self, why: String) {
+        // The first counts.
+        let _ = self.0.cut.set(why);
+        self.0.reader.wake();
+    }
+
+    /// Waits until the connection has ended in any way.
+    pub(crate) async fn gone(&self) {
+        self.0.gone.cancelled().await;
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> io::Result<()> {
+        self.0.reader.register(cx.waker());
+        match self.0.cut.get() {
+            None => Ok(()),
+            Some(why) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, why.clone())),
+        }
+    }
+
+    fn is_cut(&self) -> bool {
+        self.0.cut.get().is_some()
+    }
+}
+
+/// When something was read last; on a server's side, when something was read or written last.
+#[derive(Clone, Debug)]
+pub(crate) struct LastActivity(Arc<(Instant, AtomicU64)>);
+
+impl Default for LastActivity {
+    fn default() -> Self {
+        Self(Arc::new((Instant::now(), AtomicU64::new(0))))
+    }
+}
+
+impl LastActivity {
+    fn now(&self) {
+        let (begin, last) = &*self.0;
+        last.store(u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// How long ago that was.
+    pub(crate) fn elapsed(&self) -> Duration {
+        let (begin, last) = &*self.0;
+        begin.elapsed().saturating_sub(Duration::from_millis(last.load(Ordering::Relaxed)))
+    }
+}
+
+impl<T, F: FnMut(Seen)> Wire<T, F> {
+    pub(crate) fn new(io: T, side: Side, cut: Cut, activity: Option<LastActivity>, seen: F) -> Self {
+        let _gone = cut.0.gone.clone().drop_guard();
+        let (frames, held) = (Frames::new(side), Held::default());
+        Self { io, side, frames, seen, activity, broken: None, waiting: None, held, cut, _gone }
+    }
+}
+
+impl<T: AsyncWrite, F> Wire<T, F> {
+    /// Does something with the writing side, as if it succeeded with `otherwise` once it is broken.
+    fn poll_writing<R>(
+        self: Pin<&mut Self>,
+        otherwise: R,
+        poll: impl FnOnce(Pin<&mut T>) -> Poll<io::Result<R>>,
+    ) -> Poll<io::Result<R>> {
+        let this = self.project();
+        // A reader that is cut off finds out by itself, once nothing is left to be written.
+        if this.broken.is_some() || this.cut.is_cut() {
+            return Poll::Ready(Ok(otherwise));
+        }
+        match poll(this.io) {
+            Poll::Ready(Err(error)) if *this.side == Side::Client => {
+                *this.broken = Some(error);
+                Poll::Ready(Ok(otherwise))
+            }
+            Poll::Pending => {
+                this.waiting.get_or_insert(0);
+                Poll::Pending
+            }
+            other => {
+                if this.waiting.take().is_some() {
+                    this.cut.0.reader.wake();
+                }
+                if *this.side == Side::Server
+                    && let Some(activity) = this.activity
+                {
+                    activity.now();
+                }
+                other
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Wire<T, F> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut this = self.project();
+        let begin = buf.filled().len();
+        if this.held.give(buf) || buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            this.cut.poll(cx)?;
+            if this.waiting.is_some_and(|read| read >= READ_WHILE_WRITES_WAIT) {
+                // The next write that gets through wakes it.
+                return Poll::Pending;
+            }
+            let read = if this.held.part.is_empty() {
+                ready!(this.io.as_mut().poll_read(cx, buf))?;
+                let bytes = &mut buf.filled_mut()[begin..];
+                let read = bytes.len();
+                let Passed { kept, rest } = this.frames.pass(bytes, &mut *this.seen);
+                this.held.part.extend_from_slice(&bytes[rest..]);
+                buf.set_filled(begin + kept);
+                read
+            } else {
+                let mut more = [MaybeUninit::uninit(); 4096];
+                let mut more = ReadBuf::uninit(&mut more);
+                ready!(this.io.as_mut().poll_read(cx, &mut more))?;
+                let Held { part, out, .. } = &mut *this.held;
+                part.extend_from_slice(more.filled());
+                let Passed { kept, rest } = this.frames.pass(part, &mut *this.seen);
+                out.extend_from_slice(&part[..kept]);
+                part.drain(..rest);
+                if more.filled().is_empty() {
+                    // The end, amid a frame: h2 is to see that.
+                    out.append(part);
+                }
+                this.held.give(buf);
+                more.filled().len()
+            };
+            if let Some(waiting) = this.waiting {
+                *waiting += read;
+            }
+            if read == 0 {
+                if buf.filled().len() > begin {
+                    return Poll::Ready(Ok(()));
+                }
+                return Poll::Ready(this.broken.take().map_or(Ok(()), Err));
+            }
+            if let Some(activity) = this.activity {
+                activity.now();
+            }
+            // What was left out, or is not whole, is not the end.
+            if buf.filled().len() > begin {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<T: AsyncWrite, F> AsyncWrite for Wire<T, F> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_writing(buf.len(), |io| io.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let all = bufs.iter().map(|buf| buf.len()).sum();
+        self.poll_writing(all, |io| io.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_writing((), |io| io.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_writing((), |io| io.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, 0], payload].concat()
+    }
+
+    /// The peer said GOAWAY and closed: a write that fails must not hide what it said.
+    #[tokio::test]
+    async fn the_last_words_of_a_peer_that_has_closed_are_read() {
+        let (ours, mut peer) = tokio::io::duplex(1024);
+        let goaway = [1u32.to_be_bytes(), 0u32.to_be_bytes()].concat();
+        let words = [frame(4, 0, &[]), frame(7, 0, &goaway)].concat();
+        peer.write_all(&words).await.expect("there is room");
+        drop(peer);
+
+        let mut seen = Vec::new();
+        let mut wire = Wire::new(ours, Side::Client, Cut::default(), None, |s| seen.push(s));
+        wire.write_all(b"a request").await.expect("as if it were sent");
+        wire.flush().await.expect("as if it were sent");
+        let mut read = Vec::new();
+        let error = wire.read_to_end(&mut read).await.expect_err("it was not sent");
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(read, words);
+        assert_eq!(seen, [Seen::Settings, Seen::GoAway { last_stream: 1, code: 0 }]);
+    }
+
+    /// Pieces of every size, read with room for every size.
+    #[tokio::test]
+    async fn what_is_held_back_comes_whole_and_in_order() {
+        let empty = frame(0, 0, b"");
+        let expected =
+            [frame(4, 0, &[]), frame(0, 0, b"hello"), frame(0, 0, b"more"), b"half".to_vec()].concat();
+        let sent = [
+            frame(4, 0, &[]),
+            empty.clone(),
+            frame(0, 0, b"hello"),
+            empty,
+            frame(0, 0, b"more"),
+            b"half".to_vec(),
+        ]
+        .concat();
+        for piece in 1..sent.len() {
+            for room in [1, 2, 9, 10, 100] {
+                let (ours, mut peer) = tokio::io::duplex(piece);
+                let sent = sent.clone();
+                let peer = tokio::spawn(async move { peer.write_all(&sent).await });
+                let mut wire = Wire::new(ours, Side::Client, Cut::default(), None, |_| {});
+                let (mut read, mut some) = (Vec::new(), vec![0; room]);
+                loop {
+                    match wire.read(&mut some).await.expect("bytes") {
+                        0 => break,
+                        count => read.extend_from_slice(&some[..count]),
+                    }
+                }
+                peer.await.expect("no panic").expect("it was read");
+                assert_eq!(read, expected, "pieces of {piece}, room for {room}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_read_is_read_no_further_until_it_does() {
+        let (ours, peer) = tokio::io::duplex(64 << 10);
+        let (mut from_us, mut to_us) = tokio::io::split(peer);
+        let mut wire = Wire::new(ours, Side::Client, Cut::default(), None, |_| {});
+        // It does not read: our writes wait.
+        let mut written = 0;
+        let mut write = |wire: &mut Wire<_, _>, cx: &mut Context<'_>| {
+            while let Poll::Ready(count) = Pin::new(&mut *wire).poll_write(cx, &[0; 4096]) {
+                written += count.expect("it is open");
+            }
+        };
+        std::future::poll_fn(|cx| Poll::Ready(write(&mut wire, cx))).await;
+        let sender = tokio::spawn(async move {
+            let frame = frame(0, 0, &[0; 1024]);
+            let mut sent = 0;
+            // Until it is stuck.
+            while let Ok(done) =
+                tokio::time::timeout(Duration::from_millis(200), to_us.write_all(&frame)).await
+            {
+                done.expect("it is open");
+                sent += frame.len();
+            }
+            sent
+        });
+        let mut read = 0;
+        let mut some = vec![0; 16 << 10];
+        while let Ok(count) = tokio::time::timeout(Duration::from_millis(400), wire.read(&mut some)).await {
+            read += count.expect("bytes");
+        }
+        let sent = sender.await.expect("no panic");
+        assert!(read >= READ_WHILE_WRITES_WAIT && read < READ_WHILE_WRITES_WAIT + (32 << 10), "{read}");
+        assert!(sent >= read, "{sent}");
+        // It reads: so do we.
+        let mut drained = vec![0; 64 << 10];
+        let (drained, more) = tokio::join!(from_us.read(&mut drained), async {
+            std::future::poll_fn(|cx| {
+                let wrote = Pin::new(&mut wire).poll_write(cx, b"x");
+                wrote.map(|wrote| wrote.expect("it is open"))
+            })
+            .await;
+            wire.read(&mut some).await
+        });
+        assert!(drained.expect("bytes") > 0);
+        assert!(more.expect("bytes") > 0);
+    }
+}

@@ -1,0 +1,159 @@
+//! One connection of a client, on h2.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::{Connection, SendResponse};
+use http::{Request, Response};
+use http_body::Body as _;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{ConnectionError, Shared, rpc};
+use crate::http2::{Cut, LastActivity, Seen, Sending, Side, Wire, describe, server};
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Its SETTINGS are to come.
+    Opening,
+    Open,
+    /// The client was told to begin nothing more.
+    Draining,
+}
+
+/// So many tasks of RPCs at once: those that the client may have, and as many that it has reset and that have yet to
+/// notice.
+const MAX_TASKS: usize = 2 * server::MAX_STREAMS as usize;
+
+pub(super) async fn serve(
+    proxy: Arc<Shared>,
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    drain: impl Future<Output = ()> + Send,
+) -> Result<(), ConnectionError> {
+    let opened = Instant::now();
+    let options = proxy.options;
+    let activity = LastActivity::default();
+    let has_settings = Arc::new(AtomicBool::new(false));
+    let seen = {
+        let has_settings = Arc::clone(&has_settings);
+        move |seen| {
+            if seen == Seen::Settings {
+                has_settings.store(true, Ordering::Relaxed);
+            }
+        }
+    };
+    let wire = Wire::new(io, Side::Server, Cut::default(), Some(activity.clone()), seen);
+    let mut drain = pin!(drain);
+    let handshake = server::builder().handshake::<_, Bytes>(wire);
+    let mut connection = tokio::select! {
+        opened = timeout(options.handshake_timeout, handshake) => match opened {
+            Ok(connection) => connection.map_err(failed)?,
+            Err(_) => return Err(ConnectionError::Handshake(options.handshake_timeout)),
+        },
+        // There is no RPC that it could lose.
+        () = &mut drain => return Ok(()),
+    };
+
+    // Those that are left end with this.
+    let mut rpcs = JoinSet::new();
+    let mut phase = Phase::Opening;
+    loop {
+        let look_at = match phase {
+            Phase::Opening if has_settings.load(Ordering::Relaxed) => {
+                phase = Phase::Open;
+                continue;
+            }
+            Phase::Opening => Some(opened + options.handshake_timeout),
+            Phase::Open => None,
+            Phase::Draining if rpcs.is_empty() => {
+                let left = options.drain_timeout.saturating_sub(activity.elapsed());
+                if left.is_zero() {
+                    return Ok(());
+                }
+                Some(Instant::now() + left)
+            }
+            Phase::Draining => None,
+        };
+        let is_full = rpcs.len() >= MAX_TASKS;
+        tokio::select! {
+            // In order of how often they are ready.
+            biased;
+            accepted = accept(&mut connection, is_full) => match accepted {
+                Some(Ok((request, respond))) => {
+                    rpcs.spawn(answer(Arc::clone(&proxy), request, respond));
+                }
+                Some(Err(error)) => return Err(failed(error)),
+                None => return Ok(()),
+            },
+            Some(_) = rpcs.join_next() => {}
+            () = sleep_until(look_at.unwrap_or(opened)), if look_at.is_some() => {
+                if phase == Phase::Opening && !has_settings.load(Ordering::Relaxed) {
+                    return Err(ConnectionError::Handshake(options.handshake_timeout));
+                }
+            }
+            () = &mut drain, if phase != Phase::Draining => {
+                if phase == Phase::Opening && !has_settings.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                connection.graceful_shutdown();
+                phase = Phase::Draining;
+            }
+        }
+    }
+}
+
+fn failed(error: h2::Error) -> ConnectionError {
+    ConnectionError::Http2(describe(&error))
+}
+
+/// The next RPC. `None` at the end. While there is no room for one the connection goes on without.
+async fn accept<T: AsyncRead + AsyncWrite + Unpin>(
+    connection: &mut Connection<T, Bytes>,
+    is_full: bool,
+) -> Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>> {
+    if is_full {
+        poll_fn(|cx| connection.poll_closed(cx)).await.err().map(Err)
+    } else {
+        connection.accept().await
+    }
+}
+
+/// One RPC, until its last word is handed to h2, or the client has reset it.
+async fn answer(proxy: Arc<Shared>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    let response = {
+        let mut call = pin!(rpc::call(proxy, request));
+        poll_fn(|cx| {
+            if respond.poll_reset(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            call.as_mut().poll(cx).map(Some)
+        })
+        .await
+    };
+    let Some(response) = response else { return };
+    let (head, body) = response.into_parts();
+    let is_all = body.is_end_stream();
+    match respond.send_response(Response::from_parts(head, ()), is_all) {
+        Ok(_) if is_all => {}
+        Ok(stream) => {
+            let mut sending = Sending::new(body, stream);
+            let mut begun = false;
+            poll_fn(|cx| {
+                if std::mem::replace(&mut begun, true) { sending.poll_finish(cx) } else { sending.begin(cx) }
+            })
+            .await;
+        }
+        // The stream is over, or these headers may not be sent.
+        Err(error) => {
+            tracing::debug!(%error, "a response could not be sent");
+            respond.send_reset(h2::Reason::INTERNAL_ERROR);
+        }
+    }
+}

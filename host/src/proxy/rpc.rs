@@ -1,0 +1,171 @@
+//! One RPC through the proxy.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body::{Frame, SizeHint};
+use tonic::Status;
+use tonic::body::Body;
+use tower_service::Service as _;
+
+use super::{Admitted, Shared};
+use crate::http2::{Outgoing, Received, status_of};
+
+/// Sends an RPC of any kind through the channel. Metadata, messages and trailers pass as they are, but for
+/// the headers of the connection itself; `:authority` is the channel's.
+pub(super) async fn call(proxy: Arc<Shared>, request: Request<RecvStream>) -> Response<Answer> {
+    let (mut head, stream) = request.into_parts();
+    if !is_grpc(&head) {
+        // As gRPC servers answer (`doc/PROTOCOL-HTTP2.md`).
+        let mut refused = Response::new(Answer::nothing());
+        *refused.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return refused;
+    }
+    if let Some(name) = head.headers.keys().find(|name| !is_key(name)) {
+        return refuse(&Status::internal(format!(
+            "metadata key {name:?} is none: use a-z, 0-9, '-', '_' and '.'"
+        )));
+    }
+    let size = size_of(&head);
+    if size > proxy.options.max_metadata {
+        let limit = proxy.options.max_metadata;
+        return refuse(&Status::resource_exhausted(format!(
+            "request metadata of {size} bytes: at most {limit} are taken"
+        )));
+    }
+    let Some(admitted) = proxy.admit() else {
+        let limit = proxy.options.max_rpcs;
+        return refuse(&Status::unavailable(format!("{limit} RPCs are under way here, as many as may be")));
+    };
+    let path = head.uri.path_and_query().cloned();
+    head.uri = path.map_or_else(Uri::default, Uri::from);
+    for name in CONNECTION_HEADERS {
+        head.headers.remove(name);
+    }
+    let body = if stream.is_end_stream() { Body::empty() } else { Body::new(Upload(Received::new(stream))) };
+    match proxy.channel.clone().call(Request::from_parts(head, body)).await {
+        Ok(mut response) => {
+            // What is sent may be less: an error comes in place of the rest.
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+            response.map(|body| Answer { body: Some(body), _admitted: Some(admitted) })
+        }
+        Err(status) => refuse(&status),
+    }
+}
+
+/// Of one connection, and not of the RPC. A request with others of this kind is malformed in HTTP/2 (RFC 9113, 8.2.2),
+/// and does not come so far.
+const CONNECTION_HEADERS: [HeaderName; 2] = [header::HOST, header::TE];
+
+fn is_grpc(head: &Parts) -> bool {
+    let is_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
+    head.method == Method::POST && head.headers.get(header::CONTENT_TYPE).is_some_and(is_grpc)
+}
+
+/// Whether gRPC allows it as a key of metadata (`doc/PROTOCOL-HTTP2.md`, "Header-Name"). One that HTTP/2 does not allow, too, has
+/// had a `|` put in (`http2::header_block`), and must not be taken for another.
+fn is_key(name: &HeaderName) -> bool {
+    !name.as_str().as_bytes().contains(&b'|')
+}
+
+/// As SETTINGS_MAX_HEADER_LIST_SIZE counts (RFC 9113, 6.5.2), but for the authority, which is not used.
+fn size_of(head: &Parts) -> usize {
+    let path = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let headers = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+    path + headers.sum::<usize>()
+}
+
+/// A response that is nothing but this status.
+fn refuse(status: &Status) -> Response<Answer> {
+    let mut response = Response::new(Answer::nothing());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    if status.add_header(headers).is_err() {
+        headers.clear();
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    response
+}
+
+/// The body of a request.
+struct Upload(Received);
+
+impl http_body::Body for Upload {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.0).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| frame.map_err(|error| status_of(&error))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+/// The body of a response. When it fails underway (its deadline passes, its server is lost), the client is
+/// told by trailers: a reset stream would hide the status.
+pub(super) struct Answer {
+    body: Option<Body>,
+    _admitted: Option<Admitted>,
+}
+
+impl Answer {
+    const fn nothing() -> Self {
+        Self { body: None, _admitted: None }
+    }
+}
+
+impl Outgoing for Answer {
+    const FAILED: Reason = Reason::INTERNAL_ERROR;
+
+    /// The stream says when its client is gone.
+    fn poll_given_up(&self, _cx: &Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        match ready!(Pin::new(body).poll_frame(cx)) {
+            Some(Err(status)) => {
+                self.body = None;
+                let mut trailers = HeaderMap::new();
+                match status.add_header(&mut trailers) {
+                    Ok(()) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                    Err(unspeakable) => Poll::Ready(Some(Err(unspeakable))),
+                }
+            }
+            other => Poll::Ready(other),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        // An error may come in place of what is announced.
+        SizeHint::default()
+    }
+}
