@@ -43,6 +43,16 @@ pub fn declare_affinity(key: Key) -> Result<(), String> {
     host::declare_affinity(key.0)
 }
 
+/// In [`Policy::init`](crate::Policy::init): has the host give the [number](metadata_number) of the first value of this key as
+/// [`PickInfo::affinity`](crate::PickInfo::affinity) of each RPC, in place of its hash. Costs less than to read it.
+///
+/// # Errors
+///
+/// Called outside of `init`.
+pub fn declare_affinity_number(key: Key) -> Result<(), String> {
+    host::declare_affinity_number(key.0)
+}
+
 /// The first value of a key, if it is text.
 #[must_use]
 pub fn metadata(key: Key) -> Option<String> {
@@ -55,10 +65,18 @@ pub fn metadata_all(key: Key) -> Vec<Vec<u8>> {
     host::metadata_all(key.0)
 }
 
-/// The [hash](crate::hash) of the first value of a key.
+/// The [hash](crate::hash) of the first value of a key: to spread values, not to tell them apart. Anyone can make values
+/// that have the same.
 #[must_use]
 pub fn metadata_hash(key: Key) -> Option<u64> {
     host::metadata_hash(key.0)
+}
+
+/// A number for the first value of a key: no other value ever has it. A value keeps it as long as it is among the latest
+/// some thousands, so what is kept by such numbers needs a bound.
+#[must_use]
+pub fn metadata_number(key: Key) -> Option<u64> {
+    host::metadata_number(key.0)
 }
 
 /// Adds to the request's metadata, if this pick sends it.

@@ -7,14 +7,16 @@ use std::collections::BTreeMap;
 use crate::bindings::hotpick::policy::env::Level;
 use crate::bindings::hotpick::policy::stats::{Measure, Summary};
 use crate::random::Random;
-use crate::{Nanos, SubConn};
+use crate::{Nanos, OTHER_METHOD, SubConn};
 
 /// What the fake host knows.
 #[derive(Debug, Default)]
 pub(crate) struct Host {
     pub(crate) in_init: bool,
     pub(crate) keys: Vec<String>,
-    pub(crate) affinity: Option<u32>,
+    pub(crate) affinity: Option<Affinity>,
+    /// Of values of metadata, each once.
+    pub(crate) numbered: Vec<(u32, Vec<u8>)>,
     pub(crate) methods: Vec<String>,
     pub(crate) random: Random,
     pub(crate) now: Nanos,
@@ -32,6 +34,13 @@ pub(crate) struct Host {
     pub(crate) resolves: u32,
     /// By name: the sum of what was added, or the last that was observed.
     pub(crate) instruments: Vec<(String, f64)>,
+}
+
+/// What the affinity of picks is made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Affinity {
+    HashOf(u32),
+    NumberOf(u32),
 }
 
 /// An RPC, as a pick sees it.
@@ -76,6 +85,37 @@ impl Host {
         self.random.next()
     }
 
+    /// The affinity of the RPC being picked.
+    pub(crate) fn affinity(&mut self) -> Option<u64> {
+        match self.affinity? {
+            Affinity::HashOf(key) => self.values(key).first().map(|value| crate::hash(value)),
+            Affinity::NumberOf(key) => self.number(key),
+        }
+    }
+
+    fn number(&mut self, key: u32) -> Option<u64> {
+        let value = (key, self.values(key).into_iter().next()?);
+        let at = self.numbered.iter().position(|known| *known == value).unwrap_or_else(|| {
+            self.numbered.push(value);
+            self.numbered.len() - 1
+        });
+        Some(at as u64 + 1)
+    }
+
+    /// The number of a method; the last one stands for those that have none of their own.
+    pub(crate) fn method(&mut self, name: &str) -> u32 {
+        let known = self.methods.iter().position(|known| known == name);
+        let at = known.unwrap_or_else(|| {
+            if self.methods.len() < OTHER_METHOD as usize {
+                self.methods.push(name.to_owned());
+                self.methods.len() - 1
+            } else {
+                OTHER_METHOD as usize
+            }
+        });
+        u32::try_from(at).unwrap_or(OTHER_METHOD)
+    }
+
     pub(crate) fn values(&self, key: u32) -> Vec<Vec<u8>> {
         let name = usize::try_from(key).ok().and_then(|at| self.keys.get(at));
         let metadata = self.rpc.iter().flat_map(|rpc| &rpc.metadata);
@@ -101,11 +141,19 @@ pub(crate) fn declare_metadata(key: &str) -> Result<u32, String> {
 }
 
 pub(crate) fn declare_affinity(key: u32) -> Result<(), String> {
+    declare(Affinity::HashOf(key))
+}
+
+pub(crate) fn declare_affinity_number(key: u32) -> Result<(), String> {
+    declare(Affinity::NumberOf(key))
+}
+
+fn declare(affinity: Affinity) -> Result<(), String> {
     with(|host| {
         if !host.in_init {
             return Err("the affinity key is declared in init".to_owned());
         }
-        host.affinity = Some(key);
+        host.affinity = Some(affinity);
         Ok(())
     })
 }
@@ -121,6 +169,10 @@ pub(crate) fn metadata_all(key: u32) -> Vec<Vec<u8>> {
 
 pub(crate) fn metadata_hash(key: u32) -> Option<u64> {
     with(|host| host.values(key).first().map(|value| crate::hash(value)))
+}
+
+pub(crate) fn metadata_number(key: u32) -> Option<u64> {
+    with(|host| host.number(key))
 }
 
 pub(crate) fn set_metadata(key: &str, value: &[u8]) -> Result<(), String> {

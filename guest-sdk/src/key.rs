@@ -1,7 +1,7 @@
 //! What of an RPC is hashed to choose its endpoint.
 
 use crate::config::{Range, Refused, Setting, Value};
-use crate::{PickInfo, SubConnMap, call, env, hash};
+use crate::{MethodMap, OTHER_METHOD, PickInfo, call, env, hash};
 
 /// What is hashed, as configurations name it: `metadata:<key>`, `method` or `random`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,7 +9,7 @@ use crate::{PickInfo, SubConnMap, call, env, hash};
 pub enum HashOn {
     /// The first value of this metadata key. RPCs without it go anywhere.
     Metadata(String),
-    /// The method's name.
+    /// The method's name. RPCs of those that are [not numbered](OTHER_METHOD) go anywhere.
     Method,
     /// Nothing: any RPC goes anywhere.
     Random,
@@ -63,7 +63,7 @@ impl Setting for HashOn {
 #[derive(Clone, Debug)]
 pub struct Key {
     on: HashOn,
-    methods: SubConnMap<u64>,
+    methods: MethodMap<u64>,
 }
 
 impl Key {
@@ -77,13 +77,15 @@ impl Key {
         if let HashOn::Metadata(key) = &on {
             call::declare(key, field).and_then(call::declare_affinity)?;
         }
-        Ok(Self { on, methods: SubConnMap::default() })
+        Ok(Self { on, methods: MethodMap::default() })
     }
 
     /// The hash of an RPC; none if there is nothing to hash, and it may go anywhere.
     pub fn of(&mut self, info: &PickInfo) -> Option<u64> {
         match self.on {
             HashOn::Metadata(_) => info.affinity,
+            // They are many, and must not all go to one endpoint.
+            HashOn::Method if info.method >= OTHER_METHOD => None,
             HashOn::Method => {
                 let name = || hash(env::method_name(info.method).as_bytes());
                 Some(*self.methods.get_or_insert_with(info.method, name))

@@ -106,12 +106,16 @@ pub use self::bindings::exports::hotpick::policy::picker::{
     FailCode, Nanos, PickInfo, PickResult, Subconn as SubConn,
 };
 pub use self::bindings::hotpick::policy::types::{Attribute, ConnectivityState, StatusCode};
-pub use self::map::{SubConnMap, Weights};
+pub use self::map::{MethodMap, SubConnMap, Weights};
 pub use self::parts::about::exports::hotpick::policy::about::Description;
 pub use self::parts::handover::exports::hotpick::policy::handover::Saved;
 pub use self::parts::outcomes::exports::hotpick::policy::outcomes::{Load, Outcome};
 pub use self::parts::plans::exports::hotpick::policy::plans::Plan;
 pub use self::set::SubConnSet;
+
+/// The [`PickInfo::method`] of every method that has no number of its own: callers can make methods up, and the host
+/// numbers 4,096 of them.
+pub const OTHER_METHOD: u32 = 4096;
 
 /// A hash map whose hasher is small and fast. The standard library's is made for keys that an enemy chooses: mix a
 /// seed into those.
@@ -256,8 +260,8 @@ macro_rules! __is_part {
     }};
 }
 
-/// The hash that the host makes of metadata values ([`PickInfo::affinity`], [`call::metadata_hash`]):
-/// a policy that hashes an attribute with it can compare the two.
+/// The hash that the host makes of metadata values ([`PickInfo::affinity`], [`call::metadata_hash`]). It says where a value
+/// belongs, and not which it is: anyone can make values that have the same.
 #[must_use]
 pub fn hash(value: &[u8]) -> u64 {
     twox_hash::XxHash64::oneshot(0, value)

@@ -1,8 +1,8 @@
-//! What a policy keeps of each subconn.
+//! What a policy keeps of each subconn, and of each method.
 
-use crate::{Endpoint, SubConn};
+use crate::{Endpoint, OTHER_METHOD, SubConn};
 
-/// A value for each of some subconns (or methods). The values are in a list, in no particular order but always the same
+/// A value for each of some subconns. The values are in a list, in no particular order but always the same
 /// one after the same changes.
 #[derive(Clone, Debug)]
 pub struct SubConnMap<T> {
@@ -176,6 +176,39 @@ impl<T> FromIterator<(SubConn, T)> for SubConnMap<T> {
     }
 }
 
+/// A value for each of some methods, by [`PickInfo::method`](crate::PickInfo::method), with one for all that have no number of
+/// their own ([`OTHER_METHOD`]). So it has a bound, whatever callers make up.
+#[derive(Clone, Debug)]
+pub struct MethodMap<T>(Vec<Option<T>>);
+
+impl<T> Default for MethodMap<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> MethodMap<T> {
+    /// The value of one.
+    #[must_use]
+    pub fn get(&self, method: u32) -> Option<&T> {
+        self.0.get(place(method)).and_then(Option::as_ref)
+    }
+
+    /// The value of one; a new one if it has none.
+    pub fn get_or_insert_with(&mut self, method: u32, new: impl FnOnce() -> T) -> &mut T {
+        let at = place(method);
+        if at >= self.0.len() {
+            self.0.resize_with(at + 1, || None);
+        }
+        self.0[at].get_or_insert_with(new)
+    }
+}
+
+/// A number that the contract does not have stands for the rest, too.
+const fn place(method: u32) -> usize {
+    (if method < OTHER_METHOD { method } else { OTHER_METHOD }) as usize
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -203,5 +236,18 @@ mod tests {
             prop_assert_eq!(all, model.iter().map(|(id, value)| (*id, *value)).collect::<Vec<_>>());
             prop_assert!((0..700).all(|id| map.get(id) == model.get(&id) && map.has(id) == model.contains_key(&id)));
         }
+    }
+
+    #[test]
+    fn methods_have_a_bound_whatever_their_number() {
+        let mut methods = MethodMap::default();
+        assert_eq!(methods.get(0), None);
+        for method in [3, OTHER_METHOD, u32::MAX, OTHER_METHOD + 1] {
+            methods.get_or_insert_with(method, || method);
+        }
+        assert_eq!(methods.get(3), Some(&3));
+        assert_eq!(methods.get(4), None);
+        assert_eq!(methods.get(u32::MAX), Some(&OTHER_METHOD));
+        assert_eq!(methods.0.len(), OTHER_METHOD as usize + 1);
     }
 }

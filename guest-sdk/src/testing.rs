@@ -148,15 +148,10 @@ impl<P: Policy> FakeHost<P> {
             host.rpc = Some(rpc.clone());
             host.explanation = None;
             host.added.clear();
-            let method = host.methods.iter().position(|known| *known == rpc.method).unwrap_or_else(|| {
-                host.methods.push(rpc.method.clone());
-                host.methods.len() - 1
-            });
-            let affinity =
-                host.affinity.and_then(|key| host.values(key).first().map(|value| crate::hash(value)));
+            let (method, affinity) = (host.method(&rpc.method), host.affinity());
             PickInfo {
                 call: self.calls,
-                method: u32::try_from(method).unwrap_or(u32::MAX),
+                method,
                 affinity,
                 random: host.next_random(),
                 now: host.now,

@@ -15,7 +15,7 @@ use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject as _};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::files;
@@ -270,12 +270,34 @@ impl Connector {
         let stream = connector
             .connect(name, io)
             .await
-            .map_err(|error| format!("TLS handshake with {shown:?} failed: {error}"))?;
+            .map_err(|error| format!("TLS handshake with {shown:?} failed: {error}{}", hint(&error)))?;
         match stream.get_ref().1.alpn_protocol() {
             Some(H2) => Ok(stream),
             _ => Err(format!("TLS peer {shown:?} did not choose HTTP/2 by ALPN")),
         }
     }
+}
+
+/// What to do about an error that does not say it.
+fn hint(error: &io::Error) -> String {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    let Some(rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext {
+        presented, ..
+    })) = error
+    else {
+        return String::new();
+    };
+    // As rustls writes it: DnsName("*.internal").
+    let wildcard = presented.iter().find_map(|name| {
+        let name = name.strip_prefix("DnsName(\"*.")?.trim_end_matches("\")");
+        (!name.contains('.')).then_some(name)
+    });
+    wildcard.map_or_else(String::new, |label| {
+        format!(
+            ". A wildcard for a whole top-level name, as \"*.{label}\" is, is not accepted: have the certificate issued \
+             for the full name, or for \"*.NAME.{label}\""
+        )
+    })
 }
 
 fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {

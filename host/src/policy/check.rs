@@ -86,7 +86,8 @@ impl WasmPolicy {
         let memory = instance.memory();
         let name = |key: &http::HeaderName| key.as_str().to_owned();
         let state = instance.state();
-        let (metadata, affinity) = (state.keys().iter().map(name).collect(), state.affinity_key().map(name));
+        let (metadata, affinity) =
+            (state.keys().iter().map(name).collect(), state.affinity_key().map(|(key, _)| name(key)));
         let lazy = state.lazy;
         let said = instance.describe().map_err(|fault| failed(fault.into()))?;
         let filled = |text: &String| !text.is_empty();

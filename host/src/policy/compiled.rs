@@ -73,7 +73,8 @@ fn reads_metadata(component: &Component) -> bool {
     calls.any(|(_, item)| match item.ty {
         ComponentItem::ComponentInstance(interface) => {
             let mut functions = interface.exports(engine).map(|(name, _)| name);
-            functions.any(|name| matches!(name, "metadata" | "metadata-all" | "metadata-hash"))
+            functions
+                .any(|name| matches!(name, "metadata" | "metadata-all" | "metadata-hash" | "metadata-number"))
         }
         _ => false,
     })

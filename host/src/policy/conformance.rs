@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::bindings::exports::hotpick::policy::outcomes::{Load, Outcome};
+use super::imports::Methods;
 use super::instance::{InitError, Instance, Role};
 use super::outcomes::outcome;
 use super::{Terms, WasmPolicy};
@@ -60,6 +61,7 @@ impl WasmPolicy {
             ("configuration", run.configuration()),
             ("endpoints", run.endpoints()),
             ("metadata", run.metadata()),
+            ("methods", run.methods()),
             ("parts", run.parts()),
             ("hand-over", run.handover()),
             ("memory", run.memory(options.picks)),
@@ -211,8 +213,38 @@ impl Run<'_> {
                 instance.pick(&info).map_err(|fault| format!("with the value {shown:?}: {fault}"))?;
             }
         }
+        // More values than are remembered, by the host and by any policy that should forget some.
+        for number in 0..20_000 {
+            let value = format!("value {number}");
+            let value = HeaderValue::try_from(value).map_err(|error| error.to_string())?;
+            let headers: HeaderMap = keys.iter().map(|key| (key.clone(), value.clone())).collect();
+            let picked = instance.pick(&PickInfo::new("/hotpick.Check/Metadata", &headers));
+            picked.map_err(|fault| format!("with {number} different values: {fault}"))?;
+        }
         let names: Vec<_> = keys.iter().map(HeaderName::as_str).collect();
         Ok(if names.is_empty() { "reads none".to_owned() } else { format!("reads {}", names.join(", ")) })
+    }
+
+    /// Every number that a method can have, and one more method than have one; each twice, and how its RPCs end.
+    fn methods(&self) -> Seen {
+        let mut instance = self.start()?;
+        tell(&mut instance, &StandIns::default().ready(3))?;
+        let (bare, rich) = (HeaderMap::new(), metadata(&instance, COLORS[0]));
+        let count = Methods::OTHER + 2;
+        for number in (0..count).chain(0..count) {
+            let name = format!("/hotpick.Check/Method{number}");
+            for metadata in [&bare, &rich] {
+                let answer = instance.pick(&PickInfo::new(&name, metadata));
+                let answer = answer.map_err(|fault| format!("method {number}: {fault}"))?;
+                if number % 64 == 0 || number >= Methods::OTHER {
+                    let mut end = ended(answer.call, 0);
+                    end.method = answer.method;
+                    let done = instance.done(&[end]);
+                    done.map_err(|fault| format!("outcomes of method {number}: {fault}"))?;
+                }
+            }
+        }
+        Ok(format!("{count}, of which {} have a number of their own", Methods::OTHER))
     }
 
     fn parts(&self) -> Seen {

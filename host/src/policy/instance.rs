@@ -16,7 +16,7 @@ use super::bindings::exports::hotpick::policy::picker::{
 use super::bindings::exports::hotpick::policy::plans::Plan as WitPlan;
 use super::bindings::hotpick::policy::types::{Attribute, ConnectivityState as WitState, FailCode};
 use super::exports::Exports;
-use super::imports::{self, Fittings, State, Wishes};
+use super::imports::{self, AffinityKind, Fittings, State, Wishes};
 use super::limits::{Limits, clip};
 use super::meter::Meter;
 use super::plan::{BUDGET, Order, Plan};
@@ -314,6 +314,7 @@ impl Instance {
         self.grant_wishes();
         let (order, picks) = match made {
             WitPlan::None => return Ok(None),
+            WitPlan::ByAffinity(_) if self.has_numbered_affinity() => return Ok(None),
             WitPlan::Sequence(picks) => (Order::Sequence, picks),
             WitPlan::ByAffinity(picks) => (Order::ByAffinity, picks),
         };
@@ -321,6 +322,11 @@ impl Instance {
         let plan = Plan::new(order, &picks, &state.told, serial, self.calls + 1, state.methods())?;
         self.calls += plan.as_ref().map_or(0, Plan::calls);
         Ok(plan)
+    }
+
+    /// Whether the affinity of picks is a number, and says nothing of where a value belongs.
+    fn has_numbered_affinity(&self) -> bool {
+        self.store.data().affinity_key().is_some_and(|(_, kind)| kind == AffinityKind::Number)
     }
 
     /// Whether the policy wants to be told how RPCs end.

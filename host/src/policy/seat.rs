@@ -132,7 +132,7 @@ impl Seat {
             lazy: instance.state().lazy,
             makes_plans: instance.makes_plans(),
             wants_outcomes: instance.wants_outcomes(),
-            affinity: instance.state().affinity_key().cloned(),
+            affinity: instance.state().affinity_key().map(|(key, _)| key.clone()),
             plan: ArcSwapOption::empty(),
             ear: Arc::new(Ear(Weak::clone(seat))),
             policy: policy.clone(),

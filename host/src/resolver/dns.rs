@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream;
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolverConfig};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use tokio::time::{Instant, sleep_until};
 
+use super::dns_over_tcp::Sockets;
 use super::{
     Address, DEFAULT_PORT, Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target,
     TargetError,
@@ -42,6 +41,8 @@ enum Query {
 }
 
 const DNS_PORT: u16 = 53;
+
+type Client = hickory_resolver::Resolver<Sockets>;
 
 impl DnsResolver {
     /// A resolver of this target, whatever its scheme.
@@ -86,17 +87,17 @@ impl DnsResolver {
         self
     }
 
-    fn client(&self) -> Result<TokioResolver, String> {
+    fn client(&self) -> Result<Client, String> {
         let failed = |error: hickory_resolver::net::NetError| format!("DNS cannot be set up: {error}");
         let mut builder = match self.server {
-            None => TokioResolver::builder_tokio().map_err(failed)?,
+            None => Client::builder(Sockets::default()).map_err(failed)?,
             Some(server) => {
                 let mut name_server = NameServerConfig::udp_and_tcp(server.ip());
                 for connection in &mut name_server.connections {
                     connection.port = server.port();
                 }
                 let config = ResolverConfig::from_parts(None, Vec::new(), vec![name_server]);
-                TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+                Client::builder_with_config(config, Sockets::default())
             }
         };
         // When we ask, it is because the last answer may be out of date.
@@ -104,7 +105,7 @@ impl DnsResolver {
         builder.build().map_err(failed)
     }
 
-    async fn resolve(&self, client: &TokioResolver) -> Result<Answer, String> {
+    async fn resolve(&self, client: &Client) -> Result<Answer, String> {
         match &self.query {
             Query::Host { name, port } => {
                 let (ips, until) = lookup(client, name).await?;
@@ -139,16 +140,23 @@ struct Answer {
     until: Instant,
 }
 
-async fn lookup(client: &TokioResolver, name: &str) -> Result<(Vec<IpAddr>, Instant), String> {
-    let found = client.lookup_ip(name).await.map_err(|error| format!("DNS lookup of {name:?}: {error}"))?;
+async fn lookup(client: &Client, name: &str) -> Result<(Vec<IpAddr>, Instant), String> {
+    let failed = |error: String| format!("DNS lookup of {name:?}: {error}");
+    let found = match name.parse::<IpAddr>() {
+        Ok(_) => client.lookup_ip(name).await,
+        // As it is. From text hickory would take a name for one of people's, which may have no underscore; those of
+        // machines do (`my_svc`, in networks of containers).
+        Err(_) => client.lookup_ip(Name::from_ascii(name).map_err(|error| failed(error.to_string()))?).await,
+    };
+    let found = found.map_err(|error| failed(error.to_string()))?;
     let ips: Vec<_> = found.iter().collect();
     if ips.is_empty() {
-        return Err(format!("DNS lookup of {name:?}: it has no address"));
+        return Err(failed("it has no address".to_owned()));
     }
     Ok((ips, found.valid_until().into()))
 }
 
-async fn resolve_srv(client: &TokioResolver, name: &str, all_priorities: bool) -> Result<Answer, String> {
+async fn resolve_srv(client: &Client, name: &str, all_priorities: bool) -> Result<Answer, String> {
     let failed = |error: String| format!("DNS lookup of {name:?}: {error}");
     let found = client.lookup(name, RecordType::SRV).await.map_err(|error| failed(error.to_string()))?;
     let mut records: Vec<_> = found
@@ -225,7 +233,7 @@ impl Resolver for DnsResolver {
 struct Watch {
     resolver: DnsResolver,
     resolve_now: ResolveNow,
-    client: Option<TokioResolver>,
+    client: Option<Client>,
     next: Next,
     failures: u32,
     /// The last answer, in any order.

@@ -5,6 +5,7 @@
 
 mod address;
 mod dns;
+mod dns_over_tcp;
 mod file;
 mod lists;
 mod manual;

@@ -10,7 +10,6 @@ use hotpick_guest::key::{HashOn, Key};
 use hotpick_guest::random::{Random, mix};
 use hotpick_guest::{
     About, Description, Endpoint, Nanos, PickInfo, PickResult, Placement, Policy, SubConn, SubConnMap, call,
-    hash,
 };
 
 hotpick_guest::config! {
@@ -136,7 +135,7 @@ impl Policy for Canary {
     }
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
-        let chosen = self.choice.and_then(call::metadata_hash).and_then(|choice| self.named(choice));
+        let chosen = self.choice.and_then(call::metadata).and_then(|choice| self.named(&choice));
         let side = chosen.unwrap_or_else(|| self.drawn(info));
         // What has drawn the side must not choose the endpoint, too.
         let random = Random::new(info.random).next();
@@ -161,10 +160,10 @@ impl Canary {
     }
 
     /// The side that an RPC asks for.
-    fn named(&self, choice: u64) -> Option<usize> {
+    fn named(&self, choice: &str) -> Option<usize> {
         let shares = &self.config.split.0;
-        let named = shares.iter().position(|share| hash(share.label.as_bytes()) == choice);
-        named.or_else(|| (hash(b"rest") == choice).then_some(shares.len()))
+        let named = shares.iter().position(|share| share.label == choice);
+        named.or_else(|| (choice == "rest").then_some(shares.len()))
     }
 
     /// The side that its key, or chance, has for an RPC.

@@ -13,11 +13,10 @@ mod pattern;
 
 use hotpick_guest::config::Config as _;
 use hotpick_guest::group::Group;
-use hotpick_guest::random::mix;
 use hotpick_guest::states::States;
 use hotpick_guest::{
     About, Connectivity, ConnectivityState, Description, Endpoint, FailCode, Map, Nanos, PickInfo,
-    PickResult, Placement, Policy, SubConn, SubConnMap, SubConnSet, call, env, hash,
+    PickResult, Placement, Policy, SubConn, SubConnMap, SubConnSet, call, env,
 };
 
 use self::config::{Config, Fallback, Key, Matching};
@@ -30,8 +29,17 @@ const MEMBERS: usize = 200_000;
 const LONGEST: usize = 256;
 /// Labels of endpoints that are gone are kept up to so many.
 const SPARE: usize = 64;
+/// The most keys that a configuration may have.
+const KEYS: usize = 4;
 /// And so many steps have all of the expressions together, for one value.
 const STEPS: usize = 100_000;
+
+/// What stands for the values of an RPC: the number that the host gives each value, and none has by chance or by design
+/// together with another; 0 for a key that it does not have. (Hashes would do for neither.)
+type Numbers = [u64; KEYS];
+
+/// For the values of a step of a chain of fallbacks, beyond all numbers of the host.
+const CONFIGURED: u64 = 1 << 63;
 
 #[derive(Debug)]
 struct Color {
@@ -39,14 +47,13 @@ struct Color {
     keys: Vec<call::Key>,
     /// For each key what the attributes are: each once.
     labels: Vec<Vec<Label>>,
-    /// Their places, by the hashes of their texts.
-    places: Vec<Map<u64, usize>>,
+    /// Their places, by their texts.
+    places: Vec<Map<String, usize>>,
     /// Of each endpoint, for each key: its label's place.
     labels_of: SubConnMap<Vec<Option<usize>>>,
     ready: Vec<SubConn>,
     is_ready: SubConnSet,
-    /// By the hashes of their values.
-    groups: Map<u64, Known>,
+    groups: Map<Numbers, Known>,
     /// In all groups.
     members: usize,
     states: States,
@@ -90,7 +97,7 @@ impl Policy for Color {
         let declare =
             |(at, key): (usize, &Key)| call::declare(&key.metadata, &format!("keys[{at}].metadata"));
         let keys: Vec<_> = config.keys.iter().enumerate().map(declare).collect::<Result<_, _>>()?;
-        call::declare_affinity(keys[0])?;
+        call::declare_affinity_number(keys[0])?;
         for (name, chain) in [("missing", &config.missing), ("unmatched", &config.unmatched)] {
             for (at, step) in chain.0.iter().enumerate() {
                 if let Fallback::Values(values) = step
@@ -142,24 +149,24 @@ impl Policy for Color {
     }
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
-        let (mut asked, mut combined) = (false, 0);
-        for at in 0..self.keys.len() {
-            let value = if at == 0 { info.affinity } else { call::metadata_hash(self.keys[at]) };
-            asked |= value.is_some();
-            combined = combine(combined, value);
+        let mut numbers = Numbers::default();
+        for (at, key) in self.keys.iter().enumerate() {
+            let number = if at == 0 { info.affinity } else { call::metadata_number(*key) };
+            numbers[at] = number.unwrap_or(0);
         }
+        let asked = numbers != Numbers::default();
         if asked {
-            if !self.groups.contains_key(&combined) {
-                let value = |key: &call::Key| match call::metadata(*key) {
+            if !self.groups.contains_key(&numbers) {
+                let value = |(key, number): (&call::Key, u64)| match call::metadata(*key) {
                     Some(text) => Asked::Text(text),
                     // There is a value, and it is no text that an attribute could be.
-                    None if call::metadata_hash(*key).is_some() => Asked::Other,
+                    None if number != 0 => Asked::Other,
                     None => Asked::Nothing,
                 };
-                let values: Vec<_> = self.keys.iter().map(value).collect();
-                self.remember(combined, &values);
+                let values: Vec<_> = self.keys.iter().zip(numbers).map(value).collect();
+                self.remember(numbers, &values);
             }
-            match self.groups.get_mut(&combined) {
+            match self.groups.get_mut(&numbers) {
                 Some(known) if known.is_coming => return PickResult::Queue,
                 Some(known) => {
                     if let Some(picked) = known.group.pick(info.random) {
@@ -192,18 +199,12 @@ impl Connectivity for Color {
     }
 }
 
-/// The hash of one more value, which may be missing.
-fn combine(others: u64, value: Option<u64>) -> u64 {
-    mix(others.wrapping_add(value.map_or(0, |value| value | 1)).wrapping_add(0x9e37_79b9_7f4a_7c15))
-}
-
 impl Color {
     /// The place of an endpoint's label for a key.
     fn label(&mut self, at: usize, endpoint: &Endpoint) -> Option<usize> {
         let Key { attribute, matching, .. } = &self.config.keys[at];
         let text = endpoint.attribute(attribute)?;
-        let text_hash = hash(text.as_bytes());
-        if let Some(known) = self.places[at].get(&text_hash) {
+        if let Some(known) = self.places[at].get(text) {
             return Some(*known);
         }
         let pattern = match matching {
@@ -220,7 +221,7 @@ impl Color {
         });
         let labels = &mut self.labels[at];
         labels.push(Label { text: text.to_owned(), pattern });
-        self.places[at].insert(text_hash, labels.len() - 1);
+        self.places[at].insert(text.to_owned(), labels.len() - 1);
         Some(labels.len() - 1)
     }
 
@@ -234,7 +235,7 @@ impl Color {
             let Some(place) = labels[at] else { continue };
             if let Some(label) = before[place].take() {
                 moved[place] = kept.len();
-                self.places[at].insert(hash(label.text.as_bytes()), kept.len());
+                self.places[at].insert(label.text.clone(), kept.len());
                 kept.push(label);
             }
             labels[at] = Some(moved[place]);
@@ -256,7 +257,7 @@ impl Color {
     }
 
     /// Finds the endpoints for values that were not asked for since the last change.
-    fn remember(&mut self, combined: u64, values: &[Asked]) {
+    fn remember(&mut self, numbers: Numbers, values: &[Asked]) {
         if self.groups.len() >= GROUPS || self.members >= MEMBERS {
             self.forget();
         }
@@ -290,7 +291,7 @@ impl Color {
         }
         self.members += members.len();
         let group = Group::new(self.config.balance, members);
-        self.groups.insert(combined, Known { group, is_coming });
+        self.groups.insert(numbers, Known { group, is_coming });
     }
 
     /// It is not ready, and has not failed: an RPC can wait for it.
@@ -309,12 +310,12 @@ impl Color {
                 Fallback::Any => self.all.pick(random),
                 Fallback::Unlabelled => self.unlabelled.pick(random),
                 Fallback::Values(values) => {
-                    let key = combined(values);
-                    if !self.groups.contains_key(&key) {
+                    let numbers = [CONFIGURED + at as u64, u64::from(asked), 0, 0];
+                    if !self.groups.contains_key(&numbers) {
                         let values: Vec<_> = values.iter().cloned().map(Asked::Text).collect();
-                        self.remember(key, &values);
+                        self.remember(numbers, &values);
                     }
-                    self.groups.get_mut(&key).and_then(|known| known.group.pick(random))
+                    self.groups.get_mut(&numbers).and_then(|known| known.group.pick(random))
                 }
                 Fallback::Fail => break,
             };
@@ -343,11 +344,6 @@ impl Color {
         }
         call::explain(&text);
     }
-}
-
-/// As [`combine`] would have it of the metadata.
-fn combined(values: &[String]) -> u64 {
-    values.iter().fold(0, |others, value| combine(others, Some(hash(value.as_bytes()))))
 }
 
 impl About for Color {
@@ -519,6 +515,19 @@ mod tests {
             assert_eq!(host.picks_for(&color(&own), 2), [id, id]);
             assert_eq!(host.picks_for(&color(&next), 1), [id + 1]);
             assert!(host.policy().labels[0].len() <= 2 * 3 + SPARE);
+        }
+    }
+
+    /// The value has the XXH64 of "red".
+    #[test]
+    fn a_value_with_the_hash_of_a_colour_is_another_value() {
+        let other = color(r#"zpaaytlf].!d2U"L"#);
+        assert_eq!(hotpick_guest::hash(b"red"), hotpick_guest::hash(&other.metadata[0].1));
+        for keys in ["[{}]", r#"[{"metadata":"x-zone","attribute":"zone"},{}]"#] {
+            let mut host = start(&format!(r#"{{"keys":{keys}}}"#));
+            assert_eq!(host.pick(&other), PickResult::Fail(FailCode::Unavailable));
+            assert_eq!(picks(&mut host, &color("red"), 2), [1, 3]);
+            assert_eq!(host.pick(&other), PickResult::Fail(FailCode::Unavailable));
         }
     }
 

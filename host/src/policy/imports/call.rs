@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 use twox_hash::XxHash64;
 
-use super::{State, nanos};
+use super::{Affinity, AffinityKind, State, nanos};
 use crate::headers::is_reserved;
 use crate::picker::PickInfo;
 use crate::policy::bindings::hotpick::policy::call;
@@ -74,9 +74,26 @@ impl State {
         Leavings { explanation: call.explanation.take(), added: std::mem::take(&mut call.added) }
     }
 
-    /// The hash of the declared affinity key's value, if the RPC has one.
-    pub(in crate::policy) fn affinity(&self, info: &PickInfo<'_>) -> Option<u64> {
-        self.affinity_key().and_then(|key| info.metadata.get(key)).map(affinity)
+    /// The hash or the number of the declared affinity key's value, if the RPC has one.
+    pub(in crate::policy) fn affinity(&mut self, info: &PickInfo<'_>) -> Option<u64> {
+        let Affinity { key, kind } = self.affinity?;
+        let value = info.metadata.get(self.keys.get(key)?)?;
+        Some(match kind {
+            AffinityKind::Hash => affinity(value),
+            AffinityKind::Number => self.values.number(key, value.as_bytes()),
+        })
+    }
+
+    fn declare(&mut self, key: u32, kind: AffinityKind) -> Result<(), String> {
+        if !self.in_init {
+            return Err("the affinity key is declared in init".to_owned());
+        }
+        let key = key as usize;
+        if key >= self.keys.len() {
+            return Err(format!("{key} is not a declared metadata key"));
+        }
+        self.affinity = Some(Affinity { key, kind });
+        Ok(())
     }
 }
 
@@ -103,15 +120,11 @@ impl call::Host for State {
     }
 
     fn declare_affinity(&mut self, key: u32) -> Result<(), String> {
-        if !self.in_init {
-            return Err("the affinity key is declared in init".to_owned());
-        }
-        let key = key as usize;
-        if key >= self.keys.len() {
-            return Err(format!("{key} is not a declared metadata key"));
-        }
-        self.affinity = Some(key);
-        Ok(())
+        self.declare(key, AffinityKind::Hash)
+    }
+
+    fn declare_affinity_number(&mut self, key: u32) -> Result<(), String> {
+        self.declare(key, AffinityKind::Number)
     }
 
     fn metadata(&mut self, key: u32) -> Option<String> {
@@ -130,6 +143,12 @@ impl call::Host for State {
 
     fn metadata_hash(&mut self, key: u32) -> Option<u64> {
         self.call.first(key as usize).map(affinity)
+    }
+
+    fn metadata_number(&mut self, key: u32) -> Option<u64> {
+        let key = key as usize;
+        let value = self.call.first(key)?;
+        Some(self.values.number(key, value.as_bytes()))
     }
 
     fn set_metadata(&mut self, key: String, value: Vec<u8>) -> Result<(), String> {

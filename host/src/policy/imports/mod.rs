@@ -3,12 +3,12 @@
 mod call;
 mod connections;
 mod metrics;
+mod numbers;
 mod stats;
 mod timers;
 mod wasi;
 
-use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use http::HeaderName;
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use wasmtime::component::{HasSelf, Linker};
 
 use self::call::CurrentCall;
+use self::numbers::Values;
 use self::timers::Timers;
 use super::bindings::hotpick::policy::types;
 use super::bindings::hotpick::policy::{
@@ -30,6 +31,7 @@ use crate::subconn::ReadySet;
 
 pub(super) use self::call::{BASE64, affinity};
 pub(super) use self::connections::Wishes;
+pub(super) use self::numbers::Methods;
 pub(super) use self::wasi::provide as provide_wasi;
 
 /// Everything that the contract has to import.
@@ -79,7 +81,9 @@ pub(super) struct State {
     silent: bool,
     reads_metadata: bool,
     keys: Vec<HeaderName>,
-    affinity: Option<usize>,
+    affinity: Option<Affinity>,
+    /// Of the values of those keys.
+    values: Values,
     /// Shared with the plans of the instance.
     methods: Arc<Mutex<Methods>>,
     /// As a rule an RPC is like the one before it.
@@ -91,6 +95,21 @@ pub(super) struct State {
     /// What it has logged as errors in the call under way: if it ends in a trap, why.
     last_words: String,
     _ticking: Ticking,
+}
+
+/// Where the affinity of picks comes from.
+#[derive(Clone, Copy, Debug)]
+struct Affinity {
+    /// A declared key.
+    key: usize,
+    kind: AffinityKind,
+}
+
+/// What picks are given of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AffinityKind {
+    Hash,
+    Number,
 }
 
 /// The longest explanation of a trap, in bytes. Some runtimes give it in several pieces.
@@ -118,6 +137,7 @@ impl State {
             reads_metadata,
             keys: Vec::new(),
             affinity: None,
+            values: Values::default(),
             methods: Arc::default(),
             last_method: (String::new(), Methods::OTHER),
             call: CurrentCall::default(),
@@ -146,9 +166,9 @@ impl State {
         &self.keys
     }
 
-    /// The declared key whose hash picks are given.
-    pub(super) fn affinity_key(&self) -> Option<&HeaderName> {
-        self.affinity.and_then(|key| self.keys.get(key))
+    /// The declared key that the affinity of picks is of, and what it is of that key's value.
+    pub(super) fn affinity_key(&self) -> Option<(&HeaderName, AffinityKind)> {
+        self.affinity.and_then(|affinity| Some((self.keys.get(affinity.key)?, affinity.kind)))
     }
 
     /// A call into the policy begins, which may take so long.
@@ -196,40 +216,6 @@ pub(super) fn time(moment: Instant) -> u64 {
 
 pub(super) fn nanos(duration: Duration) -> u64 {
     duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()))
-}
-
-/// Numbers for method names. Callers may make names up (a proxy's can), so there are only so many.
-#[derive(Debug, Default)]
-pub(super) struct Methods {
-    numbers: HashMap<String, u32>,
-    names: Vec<String>,
-}
-
-impl Methods {
-    const MOST: usize = 4096;
-    /// Stands for every method beyond the most.
-    const OTHER: u32 = u32::MAX;
-
-    pub(super) fn lock(methods: &Mutex<Self>) -> MutexGuard<'_, Self> {
-        methods.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn number(&mut self, name: &str) -> u32 {
-        if let Some(number) = self.numbers.get(name) {
-            return *number;
-        }
-        if self.names.len() == Self::MOST {
-            return Self::OTHER;
-        }
-        let number = u32::try_from(self.names.len()).unwrap_or(Self::OTHER);
-        self.names.push(name.to_owned());
-        self.numbers.insert(name.to_owned(), number);
-        number
-    }
-
-    fn name(&self, number: u32) -> String {
-        usize::try_from(number).ok().and_then(|at| self.names.get(at)).cloned().unwrap_or_default()
-    }
 }
 
 /// How many lines an instance may still log in this second.
