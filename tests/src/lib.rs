@@ -5,11 +5,14 @@ pub mod bench;
 mod cluster;
 pub mod corpus;
 pub mod fronts;
+pub mod hostile;
 pub mod languages;
+pub mod museum;
 mod native;
 pub mod peers;
 mod policies;
 pub mod raw;
+pub mod scripted;
 pub mod table;
 pub mod wat;
 

@@ -1,5 +1,6 @@
-//! A peer that says exactly the HTTP/2 frames that a test wants.
+//! A peer that says exactly the HTTP/2 frames that a test wants: a server, or a client.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -9,9 +10,36 @@ use tokio::net::{TcpListener, TcpStream};
 #[derive(Debug)]
 pub struct RawServer(TcpListener);
 
-/// A connection from a client.
-#[derive(Debug)]
-pub struct RawPeer(TcpStream);
+/// A connection: from a client, or to a server.
+pub struct RawPeer {
+    stream: TcpStream,
+    hpack: fluke_hpack::Decoder<'static>,
+}
+
+impl fmt::Debug for RawPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RawPeer({:?})", self.stream)
+    }
+}
+
+/// What a server has said on a stream.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct RawAnswer {
+    /// Name and value, of headers and trailers.
+    pub headers: Vec<(String, String)>,
+    /// The payloads of its DATA.
+    pub data: Vec<u8>,
+    /// It was reset, with this code.
+    pub reset: Option<u32>,
+}
+
+impl RawAnswer {
+    /// The last value of this header, of headers and trailers.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().rev().find(|(known, _)| known == name).map(|(_, value)| &value[..])
+    }
+}
 
 /// A frame as it came.
 #[derive(Debug)]
@@ -26,16 +54,24 @@ pub struct Frame {
     pub payload: Vec<u8>,
 }
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
+/// The types of frames.
+pub const DATA: u8 = 0;
+/// HEADERS.
+pub const HEADERS: u8 = 1;
+/// RST_STREAM.
+pub const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+/// GOAWAY.
+pub const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
 const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-const PREFACE: usize = 24;
+/// A flag of DATA and HEADERS.
+pub const END_STREAM: u8 = 1;
+/// A flag of HEADERS.
+pub const END_HEADERS: u8 = 4;
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const MAX_FRAME: usize = 16 << 10;
 
 /// REFUSED_STREAM.
 pub const REFUSED_STREAM: u32 = 7;
@@ -72,20 +108,127 @@ impl RawServer {
 
     /// The next connection, with our SETTINGS sent and the client's preface read.
     pub async fn accept(&self, settings: &[(u16, u32)]) -> RawPeer {
-        let mut peer = RawPeer(self.silent().await);
-        let mut preface = [0; PREFACE];
-        crate::soon("the preface", peer.0.read_exact(&mut preface)).await.expect("a preface");
+        let mut peer = RawPeer::on(self.silent().await);
+        let mut preface = [0; PREFACE.len()];
+        crate::soon("the preface", peer.stream.read_exact(&mut preface)).await.expect("a preface");
         peer.settings(settings).await;
         peer
     }
 }
 
 impl RawPeer {
+    /// A client of a server, with the preface and empty SETTINGS sent.
+    ///
+    /// # Panics
+    ///
+    /// No one listens there.
+    pub async fn connect(address: SocketAddr) -> Self {
+        let mut peer = Self::silent(address).await;
+        peer.bytes(PREFACE).await;
+        peer.settings(&[]).await;
+        peer
+    }
+
+    /// A client that says nothing.
+    ///
+    /// # Panics
+    ///
+    /// No one listens there.
+    pub async fn silent(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("connected");
+        stream.set_nodelay(true).expect("a socket");
+        Self::on(stream)
+    }
+
+    fn on(stream: TcpStream) -> Self {
+        Self { stream, hpack: fluke_hpack::Decoder::new() }
+    }
+
+    /// Sends these bytes.
+    ///
+    /// # Panics
+    ///
+    /// The other side has closed.
+    pub async fn bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.expect("sent");
+    }
+
+    /// Sends a header block, in as many frames as it takes.
+    pub async fn headers(&mut self, stream: u32, block: &[u8], flags: u8) {
+        let mut parts = block.chunks(MAX_FRAME).peekable();
+        let (mut kind, mut flags) = (HEADERS, flags);
+        while let Some(part) = parts.next() {
+            let end = if parts.peek().is_none() { END_HEADERS } else { 0 };
+            self.send(kind, flags | end, stream, part).await;
+            (kind, flags) = (CONTINUATION, 0);
+        }
+    }
+
+    /// Whether a connection that has said nothing is taken: one that is not closed when it has sent the preface.
+    pub async fn is_taken(&mut self) -> bool {
+        let sent = [&preface()[..], &[0, 0, 8, PING, 0, 0, 0, 0, 0], &[7; 8]].concat();
+        if self.stream.write_all(&sent).await.is_err() {
+            return false;
+        }
+        while let Some(frame) = self.frame().await {
+            if frame.kind == PING && frame.flags & ACK != 0 {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The headers of an RPC, with more of them.
+    pub async fn begin_rpc(&mut self, stream: u32, path: &str, more: &[(&str, &str)]) {
+        let mut block = request(path);
+        block.extend(more.iter().flat_map(|(name, value)| literal(name, value)));
+        self.headers(stream, &block, 0).await;
+    }
+
+    /// An RPC of the echo service with the message "hello", and more headers.
+    pub async fn rpc(&mut self, stream: u32, path: &str, more: &[(&str, &str)]) {
+        self.begin_rpc(stream, path, more).await;
+        self.send(DATA, END_STREAM, stream, HELLO).await;
+    }
+
+    /// What comes on a stream until its end. Other streams are passed over.
+    ///
+    /// # Panics
+    ///
+    /// The connection ends before.
+    pub async fn answer_on(&mut self, stream: u32) -> RawAnswer {
+        let mut answer = RawAnswer::default();
+        loop {
+            let frame = self.frame().await.expect("the stream's end comes before the connection's");
+            if frame.stream != stream {
+                continue;
+            }
+            match frame.kind {
+                HEADERS => answer.headers.extend(self.fields(&frame.payload)),
+                DATA => answer.data.extend(&frame.payload),
+                RST_STREAM => {
+                    answer.reset = frame.payload.first_chunk().map(|code| u32::from_be_bytes(*code));
+                    return answer;
+                }
+                _ => {}
+            }
+            if matches!(frame.kind, HEADERS | DATA) && frame.flags & END_STREAM != 0 {
+                return answer;
+            }
+        }
+    }
+
+    fn fields(&mut self, block: &[u8]) -> Vec<(String, String)> {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let fields = self.hpack.decode(block).expect("HPACK");
+        fields.into_iter().map(|(name, value)| (text(name), text(value))).collect()
+    }
+
     /// Sends a frame.
     pub async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
         let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
-        self.0.write_all(&[&head, payload].concat()).await.expect("sent");
+        self.stream.write_all(&[&head, payload].concat()).await.expect("sent");
     }
 
     /// SETTINGS.
@@ -142,10 +285,10 @@ impl RawPeer {
     /// The next frame; none when the client has closed. Acknowledges SETTINGS and PINGs.
     pub async fn frame(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
-        crate::soon("a frame", self.0.read_exact(&mut head)).await.ok()?;
+        crate::soon("a frame", self.stream.read_exact(&mut head)).await.ok()?;
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         let mut payload = vec![0; usize::try_from(length).expect("a length")];
-        self.0.read_exact(&mut payload).await.ok()?;
+        self.stream.read_exact(&mut payload).await.ok()?;
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
         let frame = Frame { kind: head[3], flags: head[4], stream, payload };
         match frame.kind {
@@ -172,6 +315,31 @@ impl RawPeer {
     }
 }
 
+/// A message of the echo service: "hello".
+pub const HELLO: &[u8] = b"\0\0\0\0\x07\x0a\x05hello";
+
+/// What a client begins with: the preface, and empty SETTINGS.
+#[must_use]
+pub fn preface() -> Vec<u8> {
+    [PREFACE, &[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]].concat()
+}
+
+/// The header block of an RPC, uncompressed.
+#[must_use]
+pub fn request(path: &str) -> Vec<u8> {
+    // `:method: POST` and `:scheme: http` of the static table.
+    let mut block = vec![0x83, 0x86];
+    for (name, value) in [
+        (":path", path),
+        (":authority", "localhost"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ] {
+        block.extend(literal(name, value));
+    }
+    block
+}
+
 /// The header block of a response, uncompressed.
 fn headers(more: &[(&str, &str)]) -> Vec<u8> {
     // `:status: 200` of the static table.
@@ -183,7 +351,26 @@ fn headers(more: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-fn literal(name: &str, value: &str) -> Vec<u8> {
-    let length = |text: &str| u8::try_from(text.len()).expect("a short text");
-    [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
+/// A field, uncompressed and in no table.
+#[must_use]
+pub fn literal(name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Vec<u8> {
+    fn text(text: &[u8]) -> Vec<u8> {
+        // RFC 7541, 5.1: what does not fit into seven bits follows by sevens.
+        let mut bytes = Vec::new();
+        let mut length = text.len();
+        if length < 127 {
+            bytes.push(length as u8);
+        } else {
+            bytes.push(127);
+            length -= 127;
+            while length >= 128 {
+                bytes.push((length % 128) as u8 | 128);
+                length /= 128;
+            }
+            bytes.push(length as u8);
+        }
+        bytes.extend_from_slice(text);
+        bytes
+    }
+    [&[0][..], &text(name.as_ref()), &text(value.as_ref())].concat()
 }

@@ -7,6 +7,7 @@ use hotpick::tls::{ClientTls, ServerTls};
 use hotpick_echo::{Backend, EchoClient, EchoRequest};
 use hotpick_tests::fronts::{self, Certificates, unix};
 use hotpick_tests::peers::{self, Process};
+use hotpick_tests::raw::RawPeer;
 use hotpick_tests::{Caller, Cluster, soon};
 use tokio_stream::StreamExt as _;
 use tonic::codec::CompressionEncoding;
@@ -98,6 +99,20 @@ fn a_client_on_grpcio_through_the_proxy_to_servers_on_grpcio() {
     assert_eq!(said.len(), 27, "{said:#?}");
     // The rule for it: the endpoint's address, as the target is a list.
     assert!(said.contains(&format!("authority {address}")), "{said:#?}");
+}
+
+/// Whose `:authority` is the socket's path, with a % in it.
+#[test]
+fn a_client_on_grpcio_through_a_unix_socket_of_the_proxy() {
+    if !peers::available() {
+        return;
+    }
+    let (_server, address) = python_server("one");
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = format!("unix:{}", folder.path().join("users.sock").display());
+    let (_proxy, listens) = proxy(&["--listen", &socket, "--target", &format!("ipv4:{address}")]);
+    let said = peers::python("client.py", &[&listens]).rest();
+    assert_eq!(said.last().map(String::as_str), Some("user agent"), "{said:#?}");
 }
 
 #[test]
@@ -218,6 +233,56 @@ async fn when_the_grace_is_over_the_proxy_ends_what_is_open_with_cancelled() {
     let status = soon("the end of the grace", answers.next()).await.expect("one").expect_err("ended");
     assert_eq!((status.code(), status.message()), (Code::Cancelled, "the channel is closed"));
     assert_eq!(process.end(), Some(1));
+}
+
+/// It has had an RPC, has none, and acknowledges nothing.
+#[tokio::test]
+async fn a_client_that_is_frozen_does_not_hold_the_drain() {
+    let cluster = Cluster::start(&["a"]).await;
+    let target = format!("ipv4:{}", cluster.backends[0].address());
+    let (mut process, address) = proxy(&["--listen", "127.0.0.1:0", "--target", &target]);
+    let mut client = RawPeer::connect(address.parse().expect("an address")).await;
+    client.rpc(1, "/hotpick.echo.Echo/Unary", &[]).await;
+    assert_eq!(client.answer_on(1).await.header("grpc-status"), Some("0"));
+    process.terminate();
+    let begin = std::time::Instant::now();
+    assert_eq!(process.end(), Some(0));
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn a_connection_beyond_the_limit_is_closed_and_the_others_go_on() {
+    let cluster = Cluster::start(&["a"]).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("proxy.toml");
+    let text = format!(
+        "[[listeners]]\nlisten = \"127.0.0.1:0\"\ntarget = \"ipv4:{}\"\nmax_connections = 2\n",
+        cluster.backends[0].address()
+    );
+    std::fs::write(&config, text).expect("written");
+    let (_process, address) = proxy(&["--config", config.to_str().expect("text")]);
+    let address = address.parse().expect("an address");
+    let mut first = RawPeer::connect(address).await;
+    let mut second = RawPeer::connect(address).await;
+    for client in [&mut first, &mut second] {
+        client.rpc(1, "/hotpick.echo.Echo/Unary", &[]).await;
+        assert_eq!(client.answer_on(1).await.header("grpc-status"), Some("0"));
+    }
+    let mut third = RawPeer::silent(address).await;
+    soon("its end", third.closed()).await;
+    first.rpc(3, "/hotpick.echo.Echo/Unary", &[]).await;
+    assert_eq!(first.answer_on(3).await.header("grpc-status"), Some("0"));
+    // One that leaves makes room.
+    drop(second);
+    let served = async {
+        loop {
+            let mut next = RawPeer::silent(address).await;
+            if next.is_taken().await {
+                return;
+            }
+        }
+    };
+    soon("room", served).await;
 }
 
 #[tokio::test]

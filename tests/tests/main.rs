@@ -10,6 +10,7 @@ mod fuzz;
 mod interop;
 mod languages;
 mod museum;
+mod outsiders;
 mod parts;
 mod plans;
 mod policies;

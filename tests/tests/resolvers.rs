@@ -195,6 +195,71 @@ async fn h17_while_dns_is_slow_an_rpc_waits_to_its_deadline() {
     assert_eq!(channel.state(), ConnectivityState::Connecting);
 }
 
+/// As networks of containers have them.
+#[tokio::test]
+async fn a_name_with_an_underscore_is_a_name() {
+    if !peers::available() {
+        return;
+    }
+    let (_backends, port) = backends_on(&["127.0.0.1"]).await;
+    let server = Dnsmasq::start(&[]);
+    server.set("my_svc", &["127.0.0.1"]);
+    server.set("a_b.some_net.test", &["127.0.0.1"]);
+    for name in ["my_svc", "a_b.some_net.test"] {
+        let channel = dns(&format!("dns://{}/{name}:{port}", server.address()));
+        settled(&channel, &[&format!("127.0.0.1:{port}")]).await;
+    }
+}
+
+/// A server that says of each answer, over TCP, too, that it is cut short, and has a record in it over TCP.
+#[tokio::test]
+async fn an_answer_that_is_cut_short_over_tcp_has_the_records_that_are_in_it() {
+    let (_backends, port) = backends_on(&["127.0.0.1"]).await;
+    let udp = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+    let address = udp.local_addr().expect("an address");
+    let tcp = tokio::net::TcpListener::bind(address).await.expect("the same port");
+    // The question again, as an answer that is cut short, with a record of 127.0.0.1 if there is room.
+    let answer = |query: &[u8], has_room: bool| {
+        let question = 12 + query[12..].iter().position(|byte| *byte == 0).expect("a name") + 5;
+        let mut answer = query[..question].to_vec();
+        (answer[2], answer[3]) = (0x87, 0x80);
+        answer[6..12].fill(0);
+        let asks_for_a = query[question - 3] == 1;
+        if has_room && asks_for_a {
+            answer[7] = 1;
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1]);
+        }
+        answer
+    };
+    let _server = tokio::spawn(async move {
+        let mut query = [0; 512];
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            tokio::select! {
+                received = udp.recv_from(&mut query) => {
+                    let (count, client) = received.expect("a query");
+                    udp.send_to(&answer(&query[..count], false), client).await.expect("sent");
+                }
+                accepted = tcp.accept() => {
+                    let (mut stream, _) = accepted.expect("a connection");
+                    connections.spawn(async move {
+                        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+                        while let Ok(length) = stream.read_u16().await {
+                            let mut query = vec![0; length.into()];
+                            stream.read_exact(&mut query).await.expect("a query");
+                            let answer = answer(&query, true);
+                            let length = u16::try_from(answer.len()).expect("short").to_be_bytes();
+                            stream.write_all(&[&length[..], &answer].concat()).await.expect("sent");
+                        }
+                    });
+                }
+            }
+        }
+    });
+    let channel = dns(&format!("dns://{address}/cut.test:{port}"));
+    settled(&channel, &[&format!("127.0.0.1:{port}")]).await;
+}
+
 #[tokio::test]
 async fn a_name_that_does_not_exist_fails_rpcs_and_says_so() {
     if !peers::available() {

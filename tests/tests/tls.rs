@@ -240,3 +240,21 @@ async fn certificates_that_cannot_be_used_are_refused_with_one_sentence() {
         assert_eq!(error.to_string(), sentence);
     }
 }
+
+/// grpcio takes it; webpki, and so we, do not, and say so.
+#[tokio::test]
+async fn a_wildcard_for_a_top_level_name_is_refused_with_what_to_do() {
+    let certificates = Certificates::new();
+    let (cert, key) = certificates.issue("server", "*.internal");
+    let tls = ServerTls::from_files(cert, key, None).expect("TLS");
+    let backend = Backend::start("a", "127.0.0.1:0".parse().expect("an address")).await.expect("a free port");
+    let (_front, address) = fronts::tls(backend.address(), tls).await;
+    let channel = Channel::builder(format!("static:///{address}"))
+        .tls(ClientTls::new().ca_file(certificates.ca()).server_name("echo.internal"))
+        .connect()
+        .expect("a channel");
+    let message = failure(&channel).await;
+    let advice = "A wildcard for a whole top-level name, as \"*.internal\" is, is not accepted: have the certificate \
+                  issued for the full name, or for \"*.NAME.internal\"";
+    assert!(message.contains(advice), "{message}");
+}

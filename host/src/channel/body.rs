@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -30,38 +30,48 @@ pin_project! {
 struct Open {
     inner: Received,
     call: Call,
-    /// What a response says that does not say its code: by its status of HTTP.
-    unsaid: Code,
     /// The request ends with the response.
     _replay: Replay,
     active: Active,
 }
 
 impl RpcBody {
+    /// # Errors
+    ///
+    /// The response is not one of gRPC: something on the way has answered, with a status of HTTP.
     pub(super) fn wrap(
         response: http::Response<Received>,
         mut call: Call,
         replay: Replay,
         active: Active,
         deadline: Option<Instant>,
-    ) -> http::Response<tonic::body::Body> {
+    ) -> Result<http::Response<tonic::body::Body>, Status> {
+        let said = grpc_code(response.headers());
+        if said.is_none() && response.status() != StatusCode::OK {
+            let status = not_grpc(response.status());
+            call.end(status.code(), None);
+            return Err(status);
+        }
         // An RPC without messages can end in its headers ("trailers-only"); a peer that ends it there without
         // a word is no gRPC server, and no reader will come to find that out.
         let is_over = response.body().is_end_stream();
-        let unsaid = code_of_http(response.status());
-        match grpc_code(response.headers()) {
+        match said {
             Some(code) => call.end(code, Some(response.headers())),
-            None if is_over => call.end(unsaid, None),
+            None if is_over => call.end(Code::Unknown, None),
             None => {}
         }
-        response.map(|inner| {
+        Ok(response.map(|inner| {
             if is_over {
                 return tonic::body::Body::empty();
             }
-            let open = Some(Open { inner, call, unsaid, _replay: replay, active });
+            let open = Some(Open { inner, call, _replay: replay, active });
             tonic::body::Body::new(Self { open, deadline: deadline.map(sleep_until) })
-        })
+        }))
     }
+}
+
+fn not_grpc(status: StatusCode) -> Status {
+    Status::new(code_of_http(status), format!("the response is not one of gRPC: HTTP status {status}"))
 }
 
 /// How the RPC ended, if these headers say it.
@@ -86,7 +96,7 @@ impl Body for RpcBody {
             Some(Ok(frame)) => match frame.trailers_ref() {
                 None => return Poll::Ready(Some(Ok(frame))),
                 Some(trailers) => {
-                    open.call.end(grpc_code(trailers).unwrap_or(open.unsaid), Some(trailers));
+                    open.call.end(grpc_code(trailers).unwrap_or(Code::Unknown), Some(trailers));
                     Some(Ok(frame))
                 }
             },
@@ -96,7 +106,7 @@ impl Body for RpcBody {
                 Some(Err(status))
             }
             None => {
-                open.call.end(open.unsaid, None);
+                open.call.end(Code::Unknown, None);
                 None
             }
         };

@@ -242,7 +242,7 @@ impl Shared {
             },
         };
         let (response, call, replay) = sent.map_err(|status| active.blame(status))?;
-        Ok(RpcBody::wrap(response, call, replay, active, deadline))
+        RpcBody::wrap(response, call, replay, active, deadline)
     }
 
     /// What the service config gives an RPC of this path, once the target has been resolved for the first time.

@@ -170,13 +170,19 @@ impl<T: AsyncWrite, F> Wire<T, F> {
                 if this.waiting.take().is_some() {
                     this.cut.0.reader.wake();
                 }
-                if *this.side == Side::Server
-                    && let Some(activity) = this.activity
-                {
-                    activity.now();
-                }
                 other
             }
+        }
+    }
+}
+
+impl<T, F> Wire<T, F> {
+    fn wrote(&self, written: &Poll<io::Result<usize>>) {
+        if self.side == Side::Server
+            && matches!(written, Poll::Ready(Ok(1..)))
+            && let Some(activity) = &self.activity
+        {
+            activity.now();
         }
     }
 }
@@ -239,17 +245,21 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Wire<T, F> {
 }
 
 impl<T: AsyncWrite, F> AsyncWrite for Wire<T, F> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_writing(buf.len(), |io| io.poll_write(cx, buf))
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = self.as_mut().poll_writing(buf.len(), |io| io.poll_write(cx, buf));
+        self.wrote(&written);
+        written
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let all = bufs.iter().map(|buf| buf.len()).sum();
-        self.poll_writing(all, |io| io.poll_write_vectored(cx, bufs))
+        let written = self.as_mut().poll_writing(all, |io| io.poll_write_vectored(cx, bufs));
+        self.wrote(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -3,7 +3,7 @@
 //! `cargo bench --workspace --bench rpcbench`: tables in Markdown, some eight minutes. The servers are a process of
 //! their own, so CPU time is the client's alone; the peers take turns, so that what disturbs the machine disturbs all.
 //! `HOTPICK_BENCH=quick` does one round of the first table. If valgrind is there, the instructions of an RPC are
-//! counted, too.
+//! counted, too; `-- instructions` does nothing else.
 
 mod peer;
 mod raw;
@@ -33,6 +33,7 @@ fn main() {
                 addresses.iter().map(|address| address.parse().expect("an address")).collect();
             count(Peer::named(peer), rpcs.parse().expect("a number"), &addresses);
         }
+        ["instructions"] => show_counts(&Servers::start(3)),
         _ => compare(),
     }
 }

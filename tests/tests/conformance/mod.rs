@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
 
-fn hello() -> Request<EchoRequest> {
+pub(crate) fn hello() -> Request<EchoRequest> {
     Request::new(EchoRequest::new("hello"))
 }
 
@@ -30,7 +30,7 @@ fn patient() -> Request<EchoRequest> {
     request
 }
 
-fn within(mut request: Request<EchoRequest>, millis: u64) -> Request<EchoRequest> {
+pub(crate) fn within(mut request: Request<EchoRequest>, millis: u64) -> Request<EchoRequest> {
     request.set_timeout(Duration::from_millis(millis));
     request
 }
@@ -44,7 +44,7 @@ fn quick() -> SubConnOptions {
     options
 }
 
-fn to(address: std::net::SocketAddr) -> hotpick::channel::ChannelBuilder {
+pub(crate) fn to(address: std::net::SocketAddr) -> hotpick::channel::ChannelBuilder {
     Channel::builder(format!("static:///{address}")).subconn_options(quick())
 }
 
@@ -66,7 +66,10 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 }
 
 /// An RPC that has been begun.
-fn begin(caller: &Caller, request: Request<EchoRequest>) -> tokio::task::JoinHandle<Result<String, Status>> {
+pub(crate) fn begin(
+    caller: &Caller,
+    request: Request<EchoRequest>,
+) -> tokio::task::JoinHandle<Result<String, Status>> {
     let caller = caller.clone();
     tokio::spawn(async move { caller.request(request).await })
 }

@@ -1,0 +1,380 @@
+//! What a client of the proxy sends, and the other RPCs.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hotpick_tests::raw::{
+    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, RawPeer, literal, request,
+};
+use hotpick_tests::scripted::{self, Scripted};
+use hotpick_tests::{Cluster, soon};
+use tokio::sync::mpsc;
+
+use super::*;
+
+const UNARY: &str = "/hotpick.echo.Echo/Unary";
+const RESOURCE_EXHAUSTED: &str = "8";
+
+/// What a server sees of an upload.
+#[derive(Debug, PartialEq, Eq)]
+enum Upload {
+    Begun,
+    Whole,
+    Reset(h2::Reason),
+}
+
+/// A server that says what it sees of each upload.
+async fn listener(answers_first: bool) -> (Scripted, mpsc::UnboundedReceiver<Upload>) {
+    let (tell, ends) = mpsc::unbounded_channel();
+    let server = Scripted::start(move |(request, mut respond): scripted::Exchange| {
+        let tell = tell.clone();
+        let _ = tell.send(Upload::Begun);
+        async move {
+            let mut stream = answers_first.then(|| {
+                let mut stream = respond.send_response(scripted::head(), false).expect("sent");
+                stream.send_data(Bytes::from_static(b"\0\0\0\0\0"), false).expect("sent");
+                stream
+            });
+            let mut body = request.into_body();
+            let end = loop {
+                match body.data().await {
+                    Some(Ok(data)) => drop(body.flow_control().release_capacity(data.len())),
+                    Some(Err(error)) => break Upload::Reset(error.reason().expect("a reset")),
+                    None => break Upload::Whole,
+                }
+            };
+            let _ = tell.send(end);
+            match &mut stream {
+                Some(stream) => drop(stream.send_trailers(http::HeaderMap::new())),
+                None => scripted::answer(&mut respond, "a"),
+            }
+        }
+    })
+    .await;
+    (server, ends)
+}
+
+/// Whatever the code of the reset, and whether the server has answered or not.
+#[tokio::test]
+async fn a_cancelled_upload_never_looks_whole_to_the_server() {
+    for answers_first in [false, true] {
+        let (server, mut ends) = listener(answers_first).await;
+        let channel = channel(server.address()).connect().expect("a channel");
+        let (proxied, _caller) = proxied(&channel).await;
+        let mut next = async || soon("an upload", ends.recv()).await.expect("a server");
+        let half = async || {
+            let mut client = RawPeer::connect(proxied.address).await;
+            client.begin_rpc(1, UNARY, &[]).await;
+            client.send(DATA, 0, 1, b"\0\0\0\x10\0half").await;
+            client
+        };
+        for code in [0, 2, 8] {
+            let mut client = half().await;
+            assert_eq!(next().await, Upload::Begun);
+            if answers_first {
+                while client.frame().await.expect("an answer").kind != DATA {}
+            }
+            client.reset(1, code).await;
+            let end = next().await;
+            assert_eq!(end, Upload::Reset(h2::Reason::CANCEL), "by {code}, answers first: {answers_first}");
+        }
+        // So it does when the client is gone.
+        let client = half().await;
+        assert_eq!(next().await, Upload::Begun);
+        drop(client);
+        assert_eq!(next().await, Upload::Reset(h2::Reason::CANCEL));
+        // And one that is whole is whole.
+        let mut client = RawPeer::connect(proxied.address).await;
+        client.rpc(1, UNARY, &[]).await;
+        assert_eq!([next().await, next().await], [Upload::Begun, Upload::Whole]);
+    }
+}
+
+/// grpc's clients write the path of the socket so, others as it is.
+#[tokio::test]
+async fn any_authority_will_do() {
+    let cluster = Cluster::start(&["a"]).await;
+    let channel = cluster.channel().connect().expect("a channel");
+    let (proxied, _caller) = proxied(&channel).await;
+    for authority in
+        ["localhost", "a.example:80", "[::1]:50", "tmp%2Fusers.sock", "/run/users.sock", "a b", "x,y"]
+    {
+        let mut client = RawPeer::connect(proxied.address).await;
+        // `:method: POST` and `:scheme: http` of the static table.
+        let mut block = vec![0x83, 0x86];
+        for (name, value) in [
+            (":path", UNARY),
+            (":authority", authority),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+        ] {
+            block.extend(literal(name, value));
+        }
+        client.headers(1, &block, 0).await;
+        client.send(DATA, END_STREAM, 1, hotpick_tests::raw::HELLO).await;
+        let answer = client.answer_on(1).await;
+        assert_eq!(answer.header("grpc-status"), Some("0"), "{authority}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_path_with_a_fragment_is_not_served_as_another_path() {
+    let cluster = Cluster::start(&["a"]).await;
+    let channel = cluster.channel().connect().expect("a channel");
+    let (proxied, _caller) = proxied(&channel).await;
+    let mut client = RawPeer::connect(proxied.address).await;
+    client.rpc(1, &format!("{UNARY}#x"), &[]).await;
+    assert_eq!(client.answer_on(1).await.reset, Some(1), "PROTOCOL_ERROR");
+    client.rpc(3, UNARY, &[]).await;
+    assert_eq!(client.answer_on(3).await.header("grpc-status"), Some("0"));
+}
+
+/// A request that HTTP/2 or gRPC does not allow ends as itself; the connection's other RPCs do not notice.
+#[tokio::test]
+async fn an_odd_request_is_answered_alone() {
+    let cluster = Cluster::start(&["a"]).await;
+    let channel = cluster.channel().connect().expect("a channel");
+    let (proxied, _caller) = proxied(&channel).await;
+    let mut client = RawPeer::connect(proxied.address).await;
+    let mut stream = 1;
+    for (what, fields, status, reset) in [
+        ("newline", vec![(&b"x-a"[..], &b"a\nb"[..])], Some("0"), None),
+        ("NUL", vec![(b"x-a", b"a\0b")], Some("0"), None),
+        ("DEL", vec![(b"x-a", b"\x7f")], Some("0"), None),
+        ("capital", vec![(b"X-A", b"b")], Some("0"), None),
+        ("name with a space", vec![(b"a b", b"c")], Some("13"), None),
+        ("name with a colon", vec![(b":foo", b"c")], Some("13"), None),
+        ("connection", vec![(b"connection", b"close")], None, Some(1)),
+        ("te", vec![(b"te", b"gzip")], None, Some(1)),
+        ("content-length", vec![(b"content-length", b"9999")], None, Some(1)),
+    ] {
+        let mut block = request(UNARY);
+        block.extend(fields.iter().flat_map(|(name, value)| literal(name, value)));
+        client.headers(stream, &block, 0).await;
+        client.send(DATA, END_STREAM, stream, hotpick_tests::raw::HELLO).await;
+        let answer = client.answer_on(stream).await;
+        assert_eq!((answer.header("grpc-status"), answer.reset), (status, reset), "{what}: {answer:?}");
+        stream += 2;
+    }
+    client.rpc(stream, UNARY, &[]).await;
+    assert_eq!(client.answer_on(stream).await.header("grpc-status"), Some("0"));
+}
+
+#[tokio::test]
+async fn metadata_beyond_the_limit_fails_its_rpc_alone_and_with_a_status() {
+    let cluster = Cluster::start(&["a"]).await;
+    let channel = cluster.channel().connect().expect("a channel");
+    let (proxied, _caller) = proxied(&channel).await;
+    let mut client = RawPeer::connect(proxied.address).await;
+    let mut stream = 1;
+    for (kib, status) in
+        [(8, "0"), (70, RESOURCE_EXHAUSTED), (130, RESOURCE_EXHAUSTED), (1000, RESOURCE_EXHAUSTED)]
+    {
+        client.rpc(stream, UNARY, &[("x-big", &"v".repeat(kib << 10))]).await;
+        let answer = client.answer_on(stream).await;
+        assert_eq!(answer.header("grpc-status"), Some(status), "{kib} KiB");
+        stream += 2;
+    }
+    // More than clients are told to send: HTTP's own answer, and still no more than this RPC.
+    client.rpc(stream, UNARY, &[("x-big", &"v".repeat(1100 << 10))]).await;
+    assert_eq!(client.answer_on(stream).await.header(":status"), Some("431"));
+    client.rpc(stream + 2, UNARY, &[]).await;
+    assert_eq!(client.answer_on(stream + 2).await.header("grpc-status"), Some("0"));
+}
+
+/// As after a while without CPU: requests, and their resets, are read at once.
+#[tokio::test]
+async fn thousands_of_rpcs_that_are_given_up_before_they_are_read_end_nothing() {
+    let cluster = Cluster::start(&["a"]).await;
+    let channel = cluster.channel().connect().expect("a channel");
+    let (proxied, _caller) = proxied(&channel).await;
+    let mut client = RawPeer::connect(proxied.address).await;
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    let mut all = Vec::new();
+    for stream in (1..4_001).step_by(2) {
+        all.extend(frame(HEADERS, END_HEADERS, stream, &request(UNARY)));
+        all.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+    }
+    client.bytes(&all).await;
+    client.rpc(4_001, UNARY, &[]).await;
+    assert_eq!(client.answer_on(4_001).await.header("grpc-status"), Some("0"));
+}
+
+/// DATA that was under way when the proxy ended a stream is no error of the client.
+#[tokio::test]
+async fn uploads_that_are_refused_early_end_nothing() {
+    let server = Scripted::start(async |(_, mut respond): scripted::Exchange| {
+        let mut head = scripted::head();
+        head.headers_mut().insert("grpc-status", 7.into());
+        let _ = respond.send_response(head, true);
+    })
+    .await;
+    let channel = channel(server.address()).connect().expect("a channel");
+    let (proxied, _caller) = proxied(&channel).await;
+    let mut client = RawPeer::connect(proxied.address).await;
+    for stream in (1..600).step_by(2) {
+        client.begin_rpc(stream, UNARY, &[]).await;
+        assert_eq!(client.answer_on(stream).await.header("grpc-status"), Some("7"));
+    }
+    // The client hears of it late.
+    for stream in (1..600).step_by(2) {
+        client.send(DATA, 0, stream, &[0; 1024]).await;
+        client.send(DATA, END_STREAM, stream, &[0; 1024]).await;
+    }
+    client.rpc(601, UNARY, &[]).await;
+    assert_eq!(client.answer_on(601).await.header("grpc-status"), Some("7"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_are_dropped_by_the_hundred_touch_no_other() {
+    let cluster = Cluster::start(&["a"]).await;
+    let held = Scripted::start(async |(_, mut respond): scripted::Exchange| {
+        // Held until it is reset.
+        let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+    })
+    .await;
+    let backend = cluster.backends[0].address();
+    let both = Channel::builder(format!("static:///{backend}")).connect().expect("a channel");
+    let (proxy, caller) = proxied(&both).await;
+    let mut neighbour = Neighbour::open(&caller).await;
+    let silent = channel(held.address()).connect().expect("a channel");
+    let (holding, holder) = proxied(&silent).await;
+    for round in 0..20 {
+        let calls: Vec<_> = (0..300).map(|_| begin(&holder, hello())).collect();
+        soon("all of them", async {
+            while holding.proxy.rpcs() < 300 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        calls.iter().for_each(tokio::task::JoinHandle::abort);
+        soon("their end", async {
+            while holding.proxy.rpcs() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        assert_eq!(held.accepted(), 1, "round {round}");
+        neighbour.answers(&format!("round {round}")).await;
+    }
+    assert_eq!(proxy.proxy.rpcs(), 1);
+}
+
+/// Those that are held by a server, and one more.
+#[tokio::test]
+async fn rpcs_beyond_the_limit_fail_and_those_within_it_do_not() {
+    let held = Scripted::start(async |(_, mut respond): scripted::Exchange| {
+        let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+    })
+    .await;
+    let channel = channel(held.address()).connect().expect("a channel");
+    let mut options = ProxyOptions::default();
+    options.max_rpcs = 3;
+    let proxied = Proxied::start(&channel, options).await;
+    let mut client = RawPeer::connect(proxied.address).await;
+    for stream in [1, 3, 5, 7] {
+        client.rpc(stream, UNARY, &[]).await;
+    }
+    let answer = client.answer_on(7).await;
+    assert_eq!(answer.header("grpc-status"), Some("14"), "{answer:?}");
+    client.reset(1, 8).await;
+    soon("room", async {
+        while proxied.proxy.rpcs() > 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    client.rpc(9, UNARY, &[]).await;
+    client.rpc(11, UNARY, &[]).await;
+    assert_eq!(client.answer_on(11).await.header("grpc-status"), Some("14"));
+}
+
+/// Nothing, one byte, half of the preface, all of it but no SETTINGS.
+#[tokio::test]
+async fn a_client_that_does_not_finish_its_preface_is_closed_in_time() {
+    let cluster = Cluster::start(&["a"]).await;
+    let channel = cluster.channel().connect().expect("a channel");
+    let mut options = ProxyOptions::default();
+    options.handshake_timeout = Duration::from_millis(100);
+    let proxied = Proxied::start(&channel, options).await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    for sent in [0, 1, 12, 24] {
+        let mut client = RawPeer::silent(proxied.address).await;
+        client.bytes(&preface[..sent]).await;
+        soon("its end", client.closed()).await;
+    }
+    // One that has said it stays.
+    let mut client = RawPeer::connect(proxied.address).await;
+    client.rpc(1, UNARY, &[]).await;
+    client.answer_on(1).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    client.rpc(3, UNARY, &[]).await;
+    assert_eq!(client.answer_on(3).await.header("grpc-status"), Some("0"));
+}
+
+/// It acknowledges nothing: neither GOAWAY's PING nor anything else.
+#[tokio::test]
+async fn a_drain_does_not_wait_for_a_client_that_is_frozen_and_has_no_rpc() {
+    let cluster = Cluster::start(&["a"]).await;
+    let channel = cluster.channel().connect().expect("a channel");
+    let mut options = ProxyOptions::default();
+    options.drain_timeout = Duration::from_millis(100);
+    let proxied = Proxied::start(&channel, options).await;
+    let mut frozen = RawPeer::connect(proxied.address).await;
+    frozen.rpc(1, UNARY, &[]).await;
+    frozen.answer_on(1).await;
+    let mut half = RawPeer::silent(proxied.address).await;
+    half.bytes(b"PRI").await;
+    soon("the drain", proxied.drain()).await;
+}
+
+/// A client that has an RPC is waited for, and told.
+#[tokio::test]
+async fn a_drain_waits_for_the_rpcs_that_there_are() {
+    let (release, mut released) = tokio::sync::watch::channel(false);
+    released.mark_unchanged();
+    let server = Scripted::start(move |(_, mut respond): scripted::Exchange| {
+        let mut released = released.clone();
+        async move {
+            let _ = released.wait_for(|released| *released).await;
+            scripted::answer(&mut respond, "a");
+        }
+    })
+    .await;
+    let channel = channel(server.address()).connect().expect("a channel");
+    let mut options = ProxyOptions::default();
+    options.drain_timeout = Duration::from_millis(10);
+    let proxied = Proxied::start(&channel, options).await;
+    let mut client = RawPeer::connect(proxied.address).await;
+    client.rpc(1, UNARY, &[]).await;
+    soon("the RPC", async {
+        while proxied.proxy.rpcs() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    let draining = tokio::spawn(proxied.drain());
+    while client.frame().await.expect("GOAWAY").kind != GOAWAY {}
+    assert!(!draining.is_finished());
+    release.send_replace(true);
+    assert_eq!(client.answer_on(1).await.header("grpc-status"), Some("0"));
+    client.closed().await;
+    soon("the drain", draining).await.expect("no panic");
+}
+
+#[tokio::test]
+async fn empty_data_frames_of_a_client_have_no_number_that_is_too_many() {
+    let cluster = Cluster::start(&["a"]).await;
+    let channel = cluster.channel().connect().expect("a channel");
+    let (proxied, _caller) = proxied(&channel).await;
+    let mut client = RawPeer::connect(proxied.address).await;
+    client.begin_rpc(1, UNARY, &[]).await;
+    for _ in 0..500 {
+        client.send(DATA, 0, 1, b"").await;
+    }
+    client.send(DATA, END_STREAM, 1, hotpick_tests::raw::HELLO).await;
+    assert_eq!(client.answer_on(1).await.header("grpc-status"), Some("0"));
+}

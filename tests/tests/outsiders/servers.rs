@@ -1,0 +1,301 @@
+//! What a server answers, and the other RPCs of its connection.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hotpick::picker::{Pick, PickResult};
+use hotpick_tests::raw::{self, DATA, END_STREAM, HEADERS, RawPeer, RawServer, literal};
+use hotpick_tests::scripted::{self, Scripted};
+use hotpick_tests::{Native, soon};
+use tokio::task::JoinSet;
+use tonic::{Code, Request};
+
+use super::*;
+
+/// The first request of a server by hand is a stream that stays open. `odd` answers the second, which ends as is
+/// returned, and then the first one is answered.
+async fn beside(odd: impl AsyncFnOnce(&mut RawPeer, u32)) -> Result<String, tonic::Status> {
+    let server = RawServer::bind().await;
+    let channel = to(server.address()).connect().expect("a channel");
+    let caller = Caller::of(&channel);
+    let neighbour = begin(&caller, hello());
+    let mut peer = server.accept(&[]).await;
+    let first = peer.request().await;
+    let call = begin(&caller, hello());
+    let second = peer.request().await;
+    odd(&mut peer, second).await;
+    let ended = soon("the odd one", call).await.expect("no panic");
+    peer.answer(first, "neighbour").await;
+    let served = soon("the neighbour", neighbour).await.expect("no panic");
+    assert_eq!(served.expect("the neighbour is served"), "neighbour");
+    ended
+}
+
+/// A response that is nothing but headers: a good head, and these fields.
+fn odd_head(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
+    // `:status: 200` of the static table.
+    let mut block = vec![0x88];
+    block.extend(literal("content-type", "application/grpc"));
+    block.extend(fields.iter().flat_map(|(name, value)| literal(name, value)));
+    block
+}
+
+#[tokio::test]
+async fn an_answer_with_characters_that_no_header_has_is_read_and_its_neighbours_live() {
+    for (name, value, message) in [
+        (&b"grpc-message"[..], &b"a\nb"[..], "a b"),
+        (b"grpc-message", b"a\x7fb", "a b"),
+        (b"x-a", b"\x01", ""),
+        (b"X-Up", b"1", ""),
+        (b"x y", b"1", ""),
+        (b":foo", b"1", ""),
+    ] {
+        let block = odd_head(&[(b"grpc-status", b"3"), (name, value)]);
+        let ended = beside(async |peer, stream| peer.headers(stream, &block, END_STREAM).await).await;
+        let status = ended.expect_err("not OK");
+        let name = String::from_utf8_lossy(name);
+        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, message), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_malformed_answer_fails_its_own_rpc_alone() {
+    let status = |value: &str| [literal(":status", value), literal("grpc-status", "0")].concat();
+    let long = "m".repeat(1_200 << 10);
+    let cases = [
+        ("status 0", status("0")),
+        ("status abc", status("abc")),
+        ("no status", literal("grpc-status", "0")),
+        ("connection", odd_head(&[(b"connection", b"close"), (b"grpc-status", b"0")])),
+        ("content-length", odd_head(&[(b"content-length", b"7"), (b"grpc-status", b"0")])),
+        ("1.2 MiB of trailers", odd_head(&[(b"grpc-status", b"3"), (b"grpc-message", long.as_bytes())])),
+    ];
+    for (what, block) in cases {
+        let ended = beside(async |peer, stream| peer.headers(stream, &block, END_STREAM).await).await;
+        assert_eq!(ended.expect_err("malformed").code(), Code::Internal, "{what}");
+    }
+}
+
+/// Beyond what a stream can be blamed for: the RPCs of the connection fail as those of one that is lost, and the endpoint
+/// says who did it.
+#[tokio::test]
+async fn what_h2_ends_a_connection_for_is_unavailable_to_all_and_the_endpoint_says_why() {
+    let server = RawServer::bind().await;
+    let channel = to(server.address()).connect().expect("a channel");
+    let caller = Caller::of(&channel);
+    let neighbour = begin(&caller, hello());
+    let mut peer = server.accept(&[]).await;
+    let first = peer.request().await;
+    // DATA of a stream that was never opened.
+    peer.send(DATA, 0, first + 100, b"abc").await;
+    let status = soon("its end", neighbour).await.expect("no panic").expect_err("the connection is over");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    let told = channel.wait_for(|status| status.subconns.iter().any(|one| one.last_error().is_some()));
+    let told = soon("an error", told).await;
+    let error = told.subconns[0].last_error().expect("an error");
+    assert!(error.contains("protocol error"), "{error}");
+    // And goes on with the next.
+    let call = begin(&caller, hello());
+    let mut next = server.accept(&[]).await;
+    let stream = next.request().await;
+    next.answer(stream, "again").await;
+    assert_eq!(soon("the answer", call).await.expect("no panic").expect("served"), "again");
+}
+
+/// As Jetty sends them: one with each response.
+#[tokio::test]
+async fn empty_data_frames_have_no_number_that_is_too_many() {
+    let ended = beside(async |peer, stream| {
+        peer.begin_answer(stream).await;
+        for _ in 0..500 {
+            peer.send(DATA, 0, stream, b"").await;
+        }
+        peer.send(HEADERS, raw::END_HEADERS | END_STREAM, stream, &literal("grpc-status", "5")).await;
+    });
+    assert_eq!(ended.await.expect_err("not found").code(), Code::NotFound);
+}
+
+/// 1,100 of them: h2 allows 1,024 in the life of a connection by default.
+#[tokio::test]
+async fn answers_that_are_malformed_have_no_number_that_ends_the_connection() {
+    let server = RawServer::bind().await;
+    let channel = to(server.address()).connect().expect("a channel");
+    let caller = Caller::of(&channel);
+    let neighbour = begin(&caller, hello());
+    let mut peer = server.accept(&[]).await;
+    let first = peer.request().await;
+    let block = odd_head(&[(b"connection", b"close"), (b"grpc-status", b"0")]);
+    for _ in 0..1_100 {
+        let call = begin(&caller, hello());
+        let stream = peer.request().await;
+        peer.headers(stream, &block, END_STREAM).await;
+        let status = soon("the odd one", call).await.expect("no panic").expect_err("malformed");
+        assert_eq!(status.code(), Code::Internal);
+    }
+    peer.answer(first, "neighbour").await;
+    assert_eq!(soon("the neighbour", neighbour).await.expect("no panic").expect("served"), "neighbour");
+}
+
+#[tokio::test]
+async fn a_reset_with_no_error_before_the_trailers_is_an_error() {
+    for with_message in [false, true] {
+        let ended = beside(async |peer, stream| {
+            if with_message {
+                peer.begin_answer(stream).await;
+                peer.send(DATA, 0, stream, b"\0\0\0\0\0").await;
+            }
+            peer.reset(stream, 0).await;
+        });
+        assert_eq!(ended.await.expect_err("no end").code(), Code::Internal);
+    }
+    // After them it says only that no more of the request is needed.
+    let ended = beside(async |peer, stream| {
+        peer.answer(stream, "odd").await;
+        peer.reset(stream, 0).await;
+    });
+    assert_eq!(ended.await.expect("served"), "odd");
+}
+
+/// A server whose answers come when their RPCs have been given up for long: a thousand of them, and the neighbour's.
+#[tokio::test]
+async fn answers_that_come_too_late_have_no_number_that_ends_the_connection() {
+    let server = RawServer::bind().await;
+    let channel = to(server.address()).connect().expect("a channel");
+    let caller = Caller::of(&channel);
+    let neighbour = begin(&caller, hello());
+    let mut peer = server.accept(&[]).await;
+    let first = peer.request().await;
+    for _ in 0..20 {
+        let calls: Vec<_> = (0..100).map(|_| begin(&caller, within(hello(), 50))).collect();
+        let mut streams = Vec::new();
+        for _ in 0..calls.len() {
+            streams.push(peer.request().await);
+        }
+        for call in calls {
+            let status = soon("its deadline", call).await.expect("no panic").expect_err("late");
+            assert_eq!(status.code(), Code::DeadlineExceeded);
+        }
+        for stream in streams {
+            peer.answer(stream, "late").await;
+        }
+    }
+    peer.answer(first, "neighbour").await;
+    assert_eq!(soon("the neighbour", neighbour).await.expect("no panic").expect("served"), "neighbour");
+}
+
+/// As a server does that finds a request too large: it ends the connection, and with it what others had under way.
+#[tokio::test]
+async fn after_a_goaway_with_an_error_an_rpc_is_sent_again_once() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let mut servers = JoinSet::new();
+    let mut addresses = Vec::new();
+    for _ in 0..5 {
+        let server = RawServer::bind().await;
+        addresses.push(server.address().to_string());
+        let connections = Arc::clone(&connections);
+        servers.spawn(async move {
+            loop {
+                let mut peer = server.accept(&[]).await;
+                let connections = Arc::clone(&connections);
+                tokio::spawn(async move {
+                    while let Some(frame) = peer.frame().await {
+                        if frame.kind == HEADERS {
+                            connections.fetch_add(1, Ordering::SeqCst);
+                            peer.goaway(0, 11).await;
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+    }
+    let channel = channel_to_all(&addresses);
+    let caller = Caller::ready(&channel, None).await;
+    let mut request: Request<_> = hello();
+    request.metadata_mut().insert("x-big", "v".repeat(20 << 10).parse().expect("metadata"));
+    let status = soon("its end", caller.request(request)).await.expect_err("nobody takes it");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert_eq!(connections.load(Ordering::SeqCst), 2, "{status}");
+}
+
+fn channel_to_all(addresses: &[String]) -> Channel {
+    let target = format!("static:///{}", addresses.join(","));
+    Channel::builder(target).connect().expect("a channel")
+}
+
+/// A policy is told what the caller is told.
+#[tokio::test]
+async fn a_status_of_http_is_the_code_that_policies_and_metrics_see() {
+    let server = Scripted::start(async |(request, mut respond): scripted::Exchange| {
+        let ends_at_once = request.uri().path().ends_with("Unary");
+        let response = http::Response::builder().status(503).header("content-type", "text/html");
+        let response = response.body(()).expect("a response");
+        let mut stream = respond.send_response(response, ends_at_once).expect("sent");
+        if !ends_at_once {
+            let _ = stream.send_data("<html/>".into(), true);
+        }
+    })
+    .await;
+    let native = Native::new(|ready, _| match ready.ready().first() {
+        Some(first) => PickResult::Pick(Pick::to(first.clone())),
+        None => PickResult::Queue,
+    });
+    let ledger = native.ledger();
+    let channel = channel(server.address()).native_policy(native).connect().expect("a channel");
+    let caller = Caller::of(&channel);
+    let status = soon("its end", caller.call()).await.expect_err("503");
+    assert_eq!(status.code(), Code::Unavailable);
+    let (_send, receive) = mpsc::channel(1);
+    let status = caller.client.clone().bidi(ReceiverStream::new(receive)).await.expect_err("503");
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(status.message(), "the response is not one of gRPC: HTTP status 503 Service Unavailable");
+    let ends = soon("both ends", async {
+        loop {
+            let ends = ledger.ends();
+            if ends.len() == 2 {
+                return ends;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    assert_eq!(ends.await, [(Some(Code::Unavailable), false); 2]);
+}
+
+/// The head of an answer is that of the server, but it says nothing of a length: it may come to an end before.
+#[tokio::test]
+async fn a_response_that_fails_midway_promises_no_length() {
+    let server = Scripted::start(async |(_, mut respond): scripted::Exchange| {
+        let mut head = scripted::head();
+        head.headers_mut().insert("content-length", 600.into());
+        let mut stream = respond.send_response(head, false).expect("sent");
+        let _ = stream.send_data(vec![0; 100].into(), false);
+        stream.send_reset(h2::Reason::INTERNAL_ERROR);
+    })
+    .await;
+    let channel = channel(server.address()).connect().expect("a channel");
+    let (proxied, _caller) = proxied(&channel).await;
+    let mut client = RawPeer::connect(proxied.address).await;
+    client.rpc(1, "/hotpick.echo.Echo/Unary", &[]).await;
+    let answer = client.answer_on(1).await;
+    assert_eq!(answer.header("content-length"), None);
+    assert_eq!(answer.header("grpc-status"), Some("13"));
+}
+
+/// A server that closes when it has refused an upload may have its words in flight: what matters is that they are read.
+#[tokio::test]
+async fn a_deadline_that_has_passed_sends_nothing() {
+    let paths = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&paths);
+    let server = Scripted::start(move |(request, mut respond): scripted::Exchange| {
+        seen.lock().expect("no panic").push(request.uri().path().to_owned());
+        async move { scripted::answer(&mut respond, "a") }
+    })
+    .await;
+    let channel = channel(server.address()).connect().expect("a channel");
+    let caller = Caller::ready(&channel, None).await;
+    let status = caller.request(within(hello(), 0)).await.expect_err("no time");
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    caller.call().await.expect("served");
+    assert_eq!(paths.lock().expect("no panic").len(), 1);
+}
