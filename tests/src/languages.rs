@@ -42,7 +42,7 @@ pub fn hotpick() -> Command {
 }
 
 /// Where the command and the tests keep what they have compiled, of which some takes tens of seconds.
-fn cache() -> PathBuf {
+pub(crate) fn cache() -> PathBuf {
     std::path::absolute(target().join("languages/cache")).expect("a path")
 }
 

@@ -12,8 +12,8 @@ pub(super) const READ_WHILE_WRITES_WAIT: usize = 1 << 20;
 ///
 /// An RPC that is cancelled or late is a reset stream, and its answer may be on its way. h2 remembers 50 for 1 s by default; what
 /// comes after that is an error to it, on the server's side of the connection. A stream takes some 500 bytes.
-const RESET_STREAMS: usize = 20_000;
-const RESET_STREAM_TIME: Duration = Duration::from_secs(20);
+const RESET_STREAMS: usize = 10_000;
+const RESET_STREAM_TIME: Duration = Duration::from_secs(10);
 
 /// Streams that a client opened and reset before we took them in.
 ///

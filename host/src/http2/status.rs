@@ -36,9 +36,13 @@ pub(crate) fn code_of_http(status: StatusCode) -> Code {
     }
 }
 
-/// An error with its causes, in one line.
+/// An error with its causes, in one line. If it is we who found it, it says whose it is.
 pub(crate) fn describe(error: &h2::Error) -> String {
-    let mut text = error.to_string();
+    let mut text = if error.is_library() && error.reason().is_some() {
+        format!("the peer broke the rules of HTTP/2: {error}")
+    } else {
+        error.to_string()
+    };
     let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
     for cause in causes {
         let cause = cause.to_string();

@@ -1,7 +1,6 @@
 //! Clients of a sidecar: RPCs that are HTTP/2 and otherwise anything, and bytes that may not even be that.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::{Report, Run, bytes, frame, mutate, one};
+use crate::languages::cache;
 use crate::peers::{Process, built};
 use crate::raw::{self, literal};
 use crate::scripted::{self, Scripted};
@@ -69,8 +69,10 @@ impl Sidecar {
         let file = folder.path().join("endpoints.json");
         let endpoints = format!(r#"{{"endpoints":[{}]}}"#, endpoints.collect::<Vec<_>>().join(","));
         std::fs::write(&file, endpoints).expect("written");
-        let mut config =
-            format!("policies = {directory:?}\ncache = {:?}\nadmin = \"127.0.0.1:0\"\n", cache());
+        let mut config = format!(
+            "policies = {directory:?}\ncache = {:?}\nadmin = \"127.0.0.1:0\"\n",
+            cache().join("hotpick")
+        );
         // By method, too: the number of methods is what clients make of it.
         let by_method =
             ["ring_hash", "maglev", "bounded_hash"].map(|name| (name.to_owned(), "{ hashOn = \"method\" }"));
@@ -157,12 +159,6 @@ impl Sidecar {
         findings.extend(self.log().lines().filter(|line| line.contains("panicked")).map(str::to_owned));
         findings
     }
-}
-
-/// For components that take long to compile.
-fn cache() -> std::path::PathBuf {
-    std::path::absolute(Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/hostile-cache"))
-        .expect("a path")
 }
 
 /// A run against each of the sidecar's listeners, with a client beside it whose RPCs are to be as if it were alone.

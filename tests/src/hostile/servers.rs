@@ -15,7 +15,7 @@ use tonic::Request;
 use super::{Report, Run, bytes, frame, mutate, one};
 use crate::raw::{self, literal};
 use crate::scripted::{self, Scripted};
-use crate::{Caller, Policies, standard};
+use crate::{Policies, standard};
 
 /// RPCs have so long.
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -55,12 +55,11 @@ pub async fn answers(run: Run) -> Report {
     });
 
     let end = Instant::now() + run.time;
-    let caller = Caller::of(&channel);
     let ready = channel.wait_for(|status| status.policy.name == "color" && !status.ready.ready().is_empty());
     crate::soon("the good one", ready).await;
     let mut callers = JoinSet::new();
     for number in 0..16 {
-        let caller = caller.clone();
+        let mut client = hotpick_echo::EchoClient::new(channel.clone());
         callers.spawn(async move {
             let (mut others, mut findings) = (0, Vec::new());
             while Instant::now() < end {
@@ -69,7 +68,7 @@ pub async fn answers(run: Run) -> Report {
                 request.metadata_mut().insert("color", color.parse().expect("metadata"));
                 request.set_timeout(DEADLINE);
                 let begun = Instant::now();
-                let ended = tokio::time::timeout(DEADLINE * 20, caller.request(request)).await;
+                let ended = tokio::time::timeout(DEADLINE * 20, client.unary(request)).await;
                 match ended {
                     Err(_) => findings.push(format!("an RPC to the {color} server hangs")),
                     Ok(Err(status)) if color == "good" => {

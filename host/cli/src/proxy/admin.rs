@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -12,10 +13,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tonic::body::Body;
 
 use super::metrics;
 use super::status::{self, Subjects};
+
+/// How many readers there may be at once, and how long each may take: one that hangs takes no more than its place.
+const MAX_CONNECTIONS: usize = 64;
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// A bound admin listener.
 pub(super) struct Admin(TcpListener);
@@ -33,12 +39,15 @@ impl Admin {
     /// Serves for ever.
     pub(super) async fn serve(self, subjects: Subjects) {
         let subjects = Arc::new(subjects);
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
+            // Those beyond wait in the kernel's queue: a scraper comes again.
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let stream = match self.0.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept");
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
             };
@@ -51,9 +60,12 @@ impl Admin {
                 let mut server = http1::Builder::new();
                 let connection =
                     server.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "admin connection ended");
+                match tokio::time::timeout(LONGEST, connection).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::debug!(%error, "admin connection ended"),
+                    Err(_) => tracing::debug!("admin connection ended: it was open for {LONGEST:?}"),
                 }
+                drop(place);
             });
         }
     }

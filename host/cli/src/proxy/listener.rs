@@ -10,7 +10,7 @@ use hotpick::resolver::Address;
 use hotpick::tls::ServerTls;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -118,17 +118,25 @@ impl Socket {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                let probes = TcpKeepalive::new().with_time(DEAD_AFTER / 2).with_interval(DEAD_AFTER / 8);
-                let socket = SockRef::from(&stream);
-                socket.set_tcp_keepalive(&probes)?;
-                #[cfg(target_os = "linux")]
-                socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;
+                if let Err(error) = set_options(&stream) {
+                    // Of a client that is gone already, which is its own affair.
+                    tracing::debug!(%error, "socket options");
+                }
                 Ok(Box::new(stream))
             }
             Self::Unix { listener, .. } => Ok(Box::new(listener.accept().await?.0)),
         }
     }
+}
+
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let probes = TcpKeepalive::new().with_time(DEAD_AFTER / 2).with_interval(DEAD_AFTER / 8);
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&probes)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;
+    Ok(())
 }
 
 impl Drop for Socket {
@@ -174,7 +182,11 @@ async fn serve_connection(
     let io: Box<dyn Io> = match tls {
         None => io,
         Some(tls) => {
-            let handshake = tokio::time::timeout(HANDSHAKE, tls.accept(io)).await;
+            let handshake = tokio::select! {
+                handshake = tokio::time::timeout(HANDSHAKE, tls.accept(io)) => handshake,
+                // There is no RPC that it could lose.
+                () = drain.cancelled() => return Ok(()),
+            };
             let handshake = handshake.map_err(|_| "TLS handshake took too long".to_owned())?;
             Box::new(handshake.map_err(|error| format!("TLS handshake: {error}"))?)
         }
