@@ -357,17 +357,18 @@ pub fn literal(name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Vec<u8> {
     fn text(text: &[u8]) -> Vec<u8> {
         // RFC 7541, 5.1: what does not fit into seven bits follows by sevens.
         let mut bytes = Vec::new();
+        let small = |length: usize| u8::try_from(length).unwrap_or_default();
         let mut length = text.len();
         if length < 127 {
-            bytes.push(length as u8);
+            bytes.push(small(length));
         } else {
             bytes.push(127);
             length -= 127;
             while length >= 128 {
-                bytes.push((length % 128) as u8 | 128);
+                bytes.push(small(length % 128) | 128);
                 length /= 128;
             }
-            bytes.push(length as u8);
+            bytes.push(small(length));
         }
         bytes.extend_from_slice(text);
         bytes

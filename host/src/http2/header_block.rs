@@ -85,7 +85,7 @@ impl Reader<'_> {
                 _ if self.is_status(value) => {}
                 None => self.block[begin] = self.block[begin] & 0xf0 | index::SCHEME,
                 Some(name) if !name.is_huffman => {
-                    self.block[name.begin..name.end].copy_from_slice(b":scheme")
+                    self.block[name.begin..name.end].copy_from_slice(b":scheme");
                 }
                 Some(_) => {}
             }

@@ -184,7 +184,7 @@ where
                 match call {
                     Ok(Ok(_)) => {}
                     Ok(Err(status)) => {
-                        shared.find(format!("{name}: an RPC of another client failed: {status}"))
+                        shared.find(format!("{name}: an RPC of another client failed: {status}"));
                     }
                     Err(_) => shared.find(format!("{name}: an RPC of another client hangs")),
                 }
@@ -376,7 +376,7 @@ fn rpc(dice: &mut fastrand::Rng, stream: u32, out: &mut Vec<u8>) {
     match dice.u8(..6) {
         0 => out.extend(frame(raw::RST_STREAM, 0, stream, &dice.u32(..15).to_be_bytes())),
         1 => {
-            out.extend(frame(raw::HEADERS, raw::END_HEADERS | raw::END_STREAM, stream, &literal("x-t", "1")))
+            out.extend(frame(raw::HEADERS, raw::END_HEADERS | raw::END_STREAM, stream, &literal("x-t", "1")));
         }
         // And the stream stays open until the connection ends.
         2 => {}

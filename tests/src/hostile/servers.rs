@@ -72,7 +72,7 @@ pub async fn answers(run: Run) -> Report {
                 match ended {
                     Err(_) => findings.push(format!("an RPC to the {color} server hangs")),
                     Ok(Err(status)) if color == "good" => {
-                        findings.push(format!("an RPC of others fails: {status}"))
+                        findings.push(format!("an RPC of others fails: {status}"));
                     }
                     Ok(_) if begun.elapsed() > DEADLINE * 5 => {
                         findings.push(format!("an RPC to the {color} server took {:?}", begun.elapsed()));
