@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         [
             ("RPCs of clients", rpcs),
             ("connections of clients with mutated frames", frames),
-            ("connections of a server with odd and mutated answers", answers),
+            ("RPCs to a server with odd and mutated answers", answers),
         ]
     });
     let mut table = Table::new(["hostile", "sent", "RPCs of others", "findings", "memory, then"]);

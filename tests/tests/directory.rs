@@ -8,7 +8,7 @@ use std::process::Command;
 
 use hotpick::PolicyDir;
 use hotpick::policy::digest;
-use hotpick::policy_dir::PolicyStatus;
+use hotpick::policy_dir::{PolicyDirOptions, PolicyStatus};
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{Policies, soon, standard};
 
@@ -170,4 +170,48 @@ async fn temporary_files_of_editors_and_tools_are_passed_over() {
     in_force(&policies.followed, &standard("random")).await;
     let names: Vec<_> = policies.followed.status().into_iter().map(|status| status.name).collect();
     assert_eq!(names, ["p"]);
+}
+
+/// The first is being compiled when it is removed, and still is when another one has its name, with settings that say which
+/// bytes it must have.
+#[tokio::test]
+async fn what_is_made_of_a_file_that_is_gone_is_not_taken_for_the_one_that_has_its_name_now() {
+    let root = tempfile::tempdir().expect("a directory");
+    let (directory, gate) = (root.path().join("policies.d"), root.path().join("gate"));
+    fs::create_dir(&directory).expect("made");
+    let mut options = PolicyDirOptions::default();
+    options.quiet = std::time::Duration::from_millis(20);
+    let script = r#"while [ ! -e "$0" ]; do sleep 0.01; done; exec "$1" compile-policy"#;
+    let hotpick = hotpick_tests::peers::built("hotpick").get_program().to_owned();
+    options.compile.command =
+        Some(vec!["sh".into(), "-c".into(), script.into(), gate.clone().into(), hotpick]);
+    let followed = PolicyDir::open_with(&directory, options).expect("a directory");
+    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(5));
+    let mut until = async |what: &str, condition: &dyn Fn(Option<&PolicyStatus>) -> bool| {
+        let found = async {
+            loop {
+                ticks.tick().await;
+                let status = followed.status().into_iter().find(|status| status.name == "p");
+                if condition(status.as_ref()) {
+                    return status;
+                }
+            }
+        };
+        soon(what, found).await
+    };
+    let is_loading = |status: Option<&PolicyStatus>| status.is_some_and(|p| p.state.to_string() == "loading");
+
+    fs::write(directory.join("p.wasm"), Wat::first()).expect("written");
+    until("the first to be compiled", &is_loading).await;
+    fs::remove_file(directory.join("p.wasm")).expect("removed");
+    until("it to be forgotten", &|status| status.is_none()).await;
+    let second = standard("random");
+    fs::write(directory.join("p.toml"), format!("wasm-sha256 = {:?}\n", digest(&second))).expect("written");
+    fs::write(directory.join("p.wasm"), &second).expect("written");
+    until("the second to be compiled", &is_loading).await;
+    fs::write(&gate, "").expect("opened");
+    let status = until("a version", &|status| status.is_some_and(|p| p.version.is_some())).await;
+    let status = status.expect("it is there");
+    let version = status.version.expect("a version");
+    assert_eq!((version.digest, version.generation, status.loads), (digest(&second), 1, 1));
 }

@@ -27,6 +27,9 @@ pub(super) struct Follower {
     /// What is there, of all that has come to rest.
     at_rest: BTreeMap<String, Fingerprint>,
     policies: BTreeMap<String, Versions>,
+    /// The last ticket that was given. Of all names together, and never less: what is known of a name is forgotten when its
+    /// file is gone, and a job of then must not be taken for one of the file that has its name now.
+    last_ticket: u64,
     /// Since when someone has been seen to write to a file.
     writing: BTreeMap<String, Instant>,
     snapshot: Snapshot,
@@ -41,8 +44,8 @@ pub(super) struct Follower {
 struct Versions {
     /// The last that was given.
     generation: u64,
-    /// Of the last job.
-    ticket: u64,
+    /// Of the job whose result counts, if one is under way.
+    ticket: Option<u64>,
     /// What is being made, or was made last: of which bytes, with which settings.
     made_of: Option<(String, Settings)>,
     /// The settings of the job.
@@ -89,6 +92,7 @@ impl Follower {
             settling: Settling::default(),
             at_rest: BTreeMap::new(),
             policies: BTreeMap::new(),
+            last_ticket: 0,
             writing: BTreeMap::new(),
             snapshot: Snapshot::default(),
             unreadable: false,
@@ -310,10 +314,11 @@ impl Follower {
             });
             return Ok(());
         }
-        versions.ticket += 1;
+        self.last_ticket += 1;
+        let ticket = self.last_ticket;
+        versions.ticket = Some(ticket);
         versions.made_of = Some((digest, settings.clone()));
         versions.job = Some(settings);
-        let ticket = versions.ticket;
         let size = bytes.len();
         tracing::debug!(policy = name, size, "policy is being compiled");
         self.change(name, |entry| {
@@ -328,10 +333,12 @@ impl Follower {
     /// What the loader has made.
     fn take_loaded(&mut self) {
         for Loaded { name, ticket, result } in self.loader.take() {
-            let Some(versions) = self.policies.get_mut(&name).filter(|versions| versions.ticket == ticket)
+            let Some(versions) =
+                self.policies.get_mut(&name).filter(|versions| versions.ticket == Some(ticket))
             else {
                 continue;
             };
+            versions.ticket = None;
             let settings = versions.job.take().unwrap_or_default();
             match result {
                 Ok(policy) => self.put_in_force(&name, policy, settings),
@@ -455,7 +462,7 @@ impl Follower {
         let Some(entry) = self.snapshot.policies.get_mut(name) else { return };
         entry.loading = false;
         let versions = self.policies.entry(name.to_owned()).or_default();
-        versions.ticket += 1;
+        versions.ticket = None;
         versions.job = None;
         let in_force = entry.policy.as_ref().map(|policy| policy.version().digest);
         versions.made_of = in_force.map(|digest| (digest, entry.settings.clone()));

@@ -17,7 +17,7 @@ enum Task {
 /// What is to be made a policy.
 pub(super) struct Job {
     pub(super) name: String,
-    /// Of several jobs of a name the last one counts.
+    /// By which its result is known; no two jobs have the same.
     pub(super) ticket: u64,
     pub(super) bytes: Vec<u8>,
     pub(super) terms: Terms,

@@ -352,7 +352,13 @@ fn rpc(dice: &mut fastrand::Rng, stream: u32, out: &mut Vec<u8>) {
             4 if dice.u8(..10) == 0 => vec![b'v'; dice.usize(..90_000)],
             _ => text(dice, 40).into_bytes(),
         };
-        block.extend(literal(key, value));
+        let mut field = literal(key, value);
+        // In HPACK's table, never to be in one, or neither; and the last that went into the table once more.
+        field[0] = [0, 0x10, 0x40][dice.usize(..3)];
+        if field[0] == 0x40 && dice.bool() {
+            field.push(0xbe);
+        }
+        block.extend(field);
     }
     if dice.u8(..3) == 0 {
         let value = format!("{}{}", dice.u32(..2000), one(dice, &["n", "u", "m", "S", "M", "H", "x", ""]));

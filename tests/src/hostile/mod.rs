@@ -13,7 +13,7 @@ pub use self::servers::answers;
 /// What a run has seen.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// What was sent by the hostile side: RPCs, or connections.
+    /// What the hostile side sent: RPCs, or connections of frames; or the RPCs that it was to answer.
     pub sent: u64,
     /// RPCs of others meanwhile.
     pub others: u64,

@@ -1,7 +1,5 @@
 //! A server that answers at random, among others, and the RPCs of its channel.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hotpick::Channel;
@@ -42,13 +40,11 @@ pub async fn answers(run: Run) -> Report {
     options.backoff.max = Duration::from_millis(5);
     let channel = Channel::builder("static:///hostile").resolver(resolver).subconn_options(options);
     let channel = channel.policies(&policies.followed).policy("color").connect().expect("a channel");
-    let connections = Arc::new(AtomicU64::new(0));
-    let (counted, mut dice) = (Arc::clone(&connections), run.dice(0));
+    let mut dice = run.dice(0);
     let mut servers = JoinSet::new();
     servers.spawn(async move {
         let mut serving = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
-            counted.fetch_add(1, Ordering::Relaxed);
             serving.spawn(misbehave(stream, dice.fork()));
             while serving.try_join_next().is_some() {}
         }
@@ -61,7 +57,7 @@ pub async fn answers(run: Run) -> Report {
     for number in 0..16 {
         let mut client = hotpick_echo::EchoClient::new(channel.clone());
         callers.spawn(async move {
-            let (mut others, mut findings) = (0, Vec::new());
+            let (mut asked, mut findings) = (0, Vec::new());
             while Instant::now() < end {
                 let color = if number % 2 == 0 { "good" } else { "evil" };
                 let mut request = Request::new(hotpick_echo::EchoRequest::new("hello"));
@@ -79,22 +75,22 @@ pub async fn answers(run: Run) -> Report {
                     }
                     Ok(_) => {}
                 }
-                others += u64::from(color == "good");
+                asked += 1;
                 // The evil one is asked as often as it can answer, the other as often as others ask.
                 if color == "good" {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             }
-            (others, findings)
+            (number % 2 == 0, asked, findings)
         });
     }
     let mut report = Report::default();
     while let Some(ended) = callers.join_next().await {
-        let (others, findings) = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        report.others += others;
+        let (is_good, asked, findings) =
+            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        *(if is_good { &mut report.others } else { &mut report.sent }) += asked;
         report.findings.extend(findings);
     }
-    report.sent = connections.load(Ordering::Relaxed);
     if good.accepted() != 1 {
         report.findings.push(format!("the good server had {} connections", good.accepted()));
     }
