@@ -66,6 +66,7 @@ pub mod service_config;
 pub mod subconn;
 mod timeout;
 pub mod tls;
+mod workers;
 
 pub use self::channel::Channel;
 pub use self::policy_dir::PolicyDir;

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::spawn_blocking;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject as _};
@@ -18,7 +17,7 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::files;
+use crate::{files, workers};
 
 /// TLS of a channel's connections: TLS 1.2 and 1.3, and HTTP/2 chosen by ALPN.
 ///
@@ -407,7 +406,7 @@ impl<T: Send + Sync + 'static> Reloading<T> {
     /// they may lie anywhere, and so are read where it may block.
     async fn current(this: &Arc<Self>) -> Result<Arc<T>, String> {
         let this = Arc::clone(this);
-        spawn_blocking(move || this.load()).await.map_err(|error| error.to_string())
+        workers::run(move || this.load()).await.map_err(|lost| lost.to_string())
     }
 
     fn load(&self) -> Arc<T> {

@@ -82,6 +82,12 @@ impl Process {
         assert!(status.success(), "it is there to be told");
     }
 
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// What it has in memory, in KiB.
     ///
     /// # Panics

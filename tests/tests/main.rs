@@ -9,6 +9,7 @@ mod faults;
 mod fuzz;
 mod interop;
 mod languages;
+mod loading;
 mod museum;
 mod outsiders;
 mod parts;

@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use rustix::process::{Resource, Rlimit, setpriority_process, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 
 /// Used by the proxy; not meant for people.
 #[derive(Debug, clap::Args)]
@@ -23,11 +23,15 @@ pub(crate) fn command() -> std::io::Result<Vec<std::ffi::OsString>> {
     Ok(vec![std::env::current_exe()?.into(), "compile-policy".into()])
 }
 
+/// Sets a limit, or leaves the one that there is if it is lower: only root may raise that.
+fn lower(resource: Resource, most: u64) -> rustix::io::Result<()> {
+    let most = getrlimit(resource).maximum.map_or(most, |inherited| inherited.min(most));
+    setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
+}
+
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let limit = |most: u64| Rlimit { current: Some(most), maximum: Some(most) };
-    setrlimit(Resource::Cpu, limit(arguments.cpu_seconds)).context("limit the CPU time")?;
-    setrlimit(Resource::As, limit(arguments.memory_mib.saturating_mul(1 << 20)))
-        .context("limit the memory")?;
+    lower(Resource::Cpu, arguments.cpu_seconds).context("limit the CPU time")?;
+    lower(Resource::As, arguments.memory_mib.saturating_mul(1 << 20)).context("limit the memory")?;
     let mut component = Vec::new();
     std::io::stdin().read_to_end(&mut component).context("read the component")?;
     // What takes seconds must not take the processor from RPCs.

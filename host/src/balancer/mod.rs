@@ -13,7 +13,6 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use futures_core::Stream;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +30,7 @@ use crate::policy_dir::PolicyUpdate;
 use crate::resolver::{Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target};
 use crate::service_config::{MethodConfigs, PolicyConfig, ServiceConfig};
 use crate::subconn::{Dialer, ReadySet, SubConn};
+use crate::workers::{self, Task};
 
 pub(crate) use self::choice::Known;
 
@@ -283,7 +283,7 @@ enum Resolved {
 struct Starting {
     version: PolicyVersion,
     config: String,
-    task: JoinHandle<Result<Box<dyn PickerBuilder>, StartError>>,
+    task: Task<Result<Box<dyn PickerBuilder>, StartError>>,
     /// It is not wanted any more. It cannot be stopped: what comes next waits for its end, so that a policy
     /// that takes its time takes no more than one thread.
     overtaken: bool,
@@ -346,7 +346,7 @@ impl Balancer {
         placement.resolve_now = self.resolve_now.clone();
         placement.pick_again = self.pick_again.clone();
         let (version, ready) = (policy.version(), self.members.look());
-        let task = tokio::task::spawn_blocking(move || policy.start(&placement, &ready));
+        let task = workers::run(move || policy.start(&placement, &ready));
         self.starting = Some(Starting { version, config, task, overtaken: false });
     }
 

@@ -17,6 +17,7 @@ use crate::resolver::{Resolver, Target, TargetError};
 use crate::service_config::ServiceConfig;
 use crate::subconn::{Dialer, SubConnOptions};
 use crate::tls::{ClientTls, Connector, TlsError};
+use crate::workers;
 
 /// Makes a [`Channel`]. From [`Channel::builder`].
 #[derive(Debug)]
@@ -53,6 +54,9 @@ pub enum ConnectError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The machine has no thread for a channel to change its policy with.
+    #[error("a channel needs a thread beside its runtime, and none can be made: {0}")]
+    NoThread(#[source] std::io::Error),
     /// There is no runtime to run in.
     #[error("a channel needs a tokio runtime: call connect within one")]
     NoRuntime,
@@ -196,6 +200,7 @@ impl ChannelBuilder {
             tracing::info!(%directory, "no policy is named: round robin serves unless a service config names one");
         }
 
+        workers::ready().map_err(ConnectError::NoThread)?;
         let published = Arc::new(Published::default());
         let (reporter, report) = watch::channel(Report::default());
         let (commands, receiver) = mpsc::unbounded_channel();

@@ -7,11 +7,12 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,8 @@ pub struct CompileOptions {
 pub(crate) struct Compiler {
     options: CompileOptions,
     recent: Mutex<Recent>,
+    /// What is being compiled is not wanted any more.
+    stop: AtomicBool,
 }
 
 /// The components compiled last, by the digest of their file.
@@ -61,7 +64,13 @@ impl Compiler {
             tracing::warn!(%directory, %error, "no cache of compiled policies");
             options.cache = None;
         }
-        Self { options, recent: Mutex::default() }
+        Self { options, recent: Mutex::default(), stop: AtomicBool::new(false) }
+    }
+
+    /// Ends what is being compiled, with [`PolicyError::NotNow`], or lets things be compiled again. A child process ends at
+    /// once; a thread is given up.
+    pub(crate) fn stop(&self, stop: bool) {
+        self.stop.store(stop, Ordering::Relaxed);
     }
 
     /// Compiles a component that is made of the file with this digest.
@@ -86,8 +95,8 @@ impl Compiler {
                     tracing::info!(digest, size, "compiling a large policy, with low priority");
                 }
                 let component = match &self.options.command {
-                    Some(command) => in_child(engine, command, component, limits.compile)?,
-                    None => in_thread(engine, component, limits.compile)?,
+                    Some(command) => in_child(engine, command, component, limits.compile, &self.stop)?,
+                    None => in_thread(engine, component, limits.compile, &self.stop)?,
                 };
                 if is_large {
                     let digest = &digest[..12];
@@ -132,7 +141,43 @@ pub fn precompile(component: &[u8]) -> Result<Vec<u8>, PolicyError> {
 /// Only one at a time, over all directories of the process.
 static ONE: Mutex<()> = Mutex::new(());
 
-fn in_thread(engine: &'static Engine, component: &[u8], limit: Duration) -> Result<Component, PolicyError> {
+/// How often one looks whether what is being compiled is still wanted.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What comes within a time, unless it is not wanted any more.
+fn wait<T>(from: &Receiver<T>, limit: Duration, stop: &AtomicBool) -> Result<T, Unheard> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return Err(Unheard::Stopped);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        match from.recv_timeout(left.min(LOOK)) {
+            Ok(news) => return Ok(news),
+            Err(RecvTimeoutError::Disconnected) => return Err(Unheard::Gone),
+            Err(RecvTimeoutError::Timeout) if left.is_zero() => return Err(Unheard::Late),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+/// Why nothing was heard.
+enum Unheard {
+    Stopped,
+    Gone,
+    Late,
+}
+
+fn stopped() -> PolicyError {
+    PolicyError::NotNow("another file comes first".to_owned())
+}
+
+fn in_thread(
+    engine: &'static Engine,
+    component: &[u8],
+    limit: Duration,
+    stop: &AtomicBool,
+) -> Result<Component, PolicyError> {
     let (done, result) = sync_channel(1);
     let (begin, begun) = sync_channel(1);
     let component = component.to_vec();
@@ -154,15 +199,20 @@ fn in_thread(engine: &'static Engine, component: &[u8], limit: Duration) -> Resu
         // Deeply nested code: what the compiler needs must not end the process.
         .stack_size(64 << 20)
         .spawn(work)
-        .map_err(|error| PolicyError::Compile(format!("there is no thread for it: {error}")))?;
-    // The time limit is for this one, not for the one before.
-    let _ = begun.recv();
-    match result.recv_timeout(limit) {
-        Ok(compiled) => compiled.map_err(|error| PolicyError::Invalid(one_line(&error))),
-        Err(RecvTimeoutError::Timeout) => Err(took_longer(limit)),
-        Err(RecvTimeoutError::Disconnected) => {
-            Err(PolicyError::Compile("the compiler ended without a word".to_owned()))
+        .map_err(|error| PolicyError::NotNow(format!("there is no thread for it: {error}")))?;
+    // The time limit is for this one, not for the one before; which may have been given up, and never end.
+    match wait(&begun, limit, stop) {
+        Ok(()) => {}
+        Err(Unheard::Stopped) => return Err(stopped()),
+        Err(Unheard::Gone | Unheard::Late) => {
+            return Err(PolicyError::NotNow("another policy is still being compiled".to_owned()));
         }
+    }
+    match wait(&result, limit, stop) {
+        Ok(compiled) => compiled.map_err(|error| PolicyError::Invalid(one_line(&error))),
+        Err(Unheard::Stopped) => Err(stopped()),
+        Err(Unheard::Late) => Err(took_longer(limit)),
+        Err(Unheard::Gone) => Err(PolicyError::Compile("the compiler ended without a word".to_owned())),
     }
 }
 
@@ -185,11 +235,20 @@ fn in_child(
     command: &[std::ffi::OsString],
     component: &[u8],
     limit: Duration,
+    stop: &AtomicBool,
 ) -> Result<Component, PolicyError> {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let failed = |error: std::io::Error| PolicyError::Compile(format!("the compiler does not run: {error}"));
-    let (program, arguments) =
-        command.split_first().ok_or_else(|| failed(std::io::ErrorKind::InvalidInput.into()))?;
+    let failed = |error: std::io::Error| {
+        let text = format!("the compiler does not run: {error}");
+        // All but a wrong command is the machine's: no process, no thread, no descriptor, no memory.
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::InvalidInput => {
+                PolicyError::Compile(text)
+            }
+            _ => PolicyError::NotNow(text),
+        }
+    };
+    let (program, arguments) = command.split_first().ok_or_else(|| failed(ErrorKind::InvalidInput.into()))?;
     let mut compiler = Command::new(program);
     #[cfg(unix)]
     // A group of its own, so that it can be ended with all that it starts.
@@ -201,12 +260,19 @@ fn in_child(
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed)?;
-    let output = converse(child, component, limit).map_err(failed)?.ok_or_else(|| took_longer(limit))?;
+    let output = match converse(child, component, limit, stop).map_err(failed)? {
+        Ok(output) => output,
+        Err(Unheard::Stopped) => return Err(stopped()),
+        Err(Unheard::Gone | Unheard::Late) => return Err(took_longer(limit)),
+    };
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let said = clip(said.trim(), 500);
         return Err(match said.strip_prefix("is not valid: ") {
             Some(said) => PolicyError::Invalid(said.to_owned()),
+            None if was_killed(output.status) => {
+                PolicyError::NotNow(format!("the compiler ended with {}", output.status))
+            }
             None => PolicyError::Compile(format!("the compiler ended with {}: {said}", output.status)),
         });
     }
@@ -215,46 +281,75 @@ fn in_child(
     })
 }
 
-/// Feeds a child and reads what it has to say. None: it took too long, and was ended.
+/// By someone else, who needed the memory, as a rule: that says nothing of the file.
+#[cfg(unix)]
+fn was_killed(status: std::process::ExitStatus) -> bool {
+    std::os::unix::process::ExitStatusExt::signal(&status) == Some(rustix::process::Signal::KILL.as_raw())
+}
+
+#[cfg(not(unix))]
+fn was_killed(_status: std::process::ExitStatus) -> bool {
+    false
+}
+
+/// Feeds a child and reads what it has to say. One that takes too long, or is not wanted any more, is ended.
 fn converse(
     mut child: Child,
     input: &[u8],
     limit: Duration,
-) -> std::io::Result<Option<std::process::Output>> {
+    stop: &AtomicBool,
+) -> std::io::Result<Result<std::process::Output, Unheard>> {
     let deadline = Instant::now() + limit;
     let (mut stdin, mut stdout, mut stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     std::thread::scope(|scope| {
         // A child that ends early does not read on; that it failed is seen from its status.
-        scope.spawn(|| stdin.take().map(|mut stdin| stdin.write_all(input)));
-        let read = scope.spawn(move || {
+        let write = move || {
+            let _ = stdin.take().map(|mut stdin| stdin.write_all(input));
+        };
+        let read = move || {
             let mut bytes = Vec::new();
             let _ = stdout.as_mut().map(|stdout| stdout.read_to_end(&mut bytes));
             bytes
-        });
-        let said = scope.spawn(move || {
+        };
+        let hear = move || {
             let mut bytes = Vec::new();
             let _ = stderr.as_mut().map(|stderr| stderr.take(64 << 10).read_to_end(&mut bytes));
             bytes
-        });
+        };
+        let thread = || std::thread::Builder::new().name("hotpick-compiler-io".to_owned());
+        let threads = (|| {
+            let _written = thread().spawn_scoped(scope, write)?;
+            Ok((thread().spawn_scoped(scope, read)?, thread().spawn_scoped(scope, hear)?))
+        })();
+        let (read, said) = match threads {
+            Ok(threads) => threads,
+            Err(error) => {
+                // Those that there are end with it.
+                end(&mut child);
+                child.wait()?;
+                return Err(error);
+            }
+        };
         let mut pause = Duration::from_millis(1);
         let status = loop {
             let status = child.try_wait();
             if let Ok(Some(status)) = status {
                 break status;
             }
-            if status.is_err() || Instant::now() >= deadline {
+            let is_stopped = stop.load(Ordering::Relaxed);
+            if status.is_err() || is_stopped || Instant::now() >= deadline {
                 // Whatever happens: those who read wait for the end of what it writes.
                 end(&mut child);
                 child.wait()?;
-                return status.map(|_| None);
+                return status.map(|_| Err(if is_stopped { Unheard::Stopped } else { Unheard::Late }));
             }
             std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(20));
+            pause = (pause * 2).min(LOOK);
         };
         // What it has left behind must not hold its output open.
         end(&mut child);
         let (stdout, stderr) = (read.join().unwrap_or_default(), said.join().unwrap_or_default());
-        Ok(Some(std::process::Output { status, stdout, stderr }))
+        Ok(Ok(std::process::Output { status, stdout, stderr }))
     })
 }
 

@@ -130,6 +130,9 @@ pub enum PolicyError {
     /// It is valid, but could not be compiled.
     #[error("cannot be compiled: {0}")]
     Compile(String),
+    /// The machine, and not the file, is why it could not be compiled: it is tried again, by and by.
+    #[error("cannot be compiled at this moment, and is tried again: {0}")]
+    NotNow(String),
     /// No channel took it.
     #[error(transparent)]
     Refused(StartError),
@@ -152,7 +155,7 @@ impl PolicyError {
                 Stage::World
             }
             Self::NotGranted(_) => Stage::Grants,
-            Self::Compile(_) | Self::Engine(_) => Stage::Compile,
+            Self::Compile(_) | Self::NotNow(_) | Self::Engine(_) => Stage::Compile,
             Self::Refused(error) => error.stage(),
         }
     }

@@ -20,6 +20,7 @@ use super::preflight::preflight;
 use super::record::{Counters, FaultKind};
 use crate::picker::{Cursor, Faults, Handover, Pick, PickInfo, PickResult, Placement, Saved, Shard};
 use crate::subconn::{DoneInfo, Listener, Picked, ReadySet};
+use crate::workers;
 
 /// One instance's place in a channel.
 pub(super) struct Seat {
@@ -418,15 +419,14 @@ impl Seat {
         if due || worn {
             let seat = Arc::clone(self);
             // `init` may take long, and compiled code needs a stack of its own size: off the workers.
-            match tokio::task::spawn_blocking(move || seat.reseat(worn && !due)).await {
-                Ok(()) => {}
-                Err(error) if error.is_panic() => {
-                    let mut occupant = self.lock();
-                    let text = "the host panicked while it was replaced".to_owned();
-                    self.faulted(&mut occupant, FaultKind::Start, text, LONGEST_WAIT);
-                }
-                // The runtime is shutting down.
-                Err(_) => return None,
+            if let Err(lost) = workers::run(move || seat.reseat(worn && !due)).await {
+                let mut occupant = self.lock();
+                self.faulted(
+                    &mut occupant,
+                    FaultKind::Start,
+                    format!("{lost} while it was replaced"),
+                    LONGEST_WAIT,
+                );
             }
         }
         self.deliver()

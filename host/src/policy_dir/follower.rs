@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Weak};
@@ -50,6 +51,8 @@ struct Versions {
     made_of: Option<(String, Settings)>,
     /// The settings of the job.
     job: Option<Settings>,
+    /// How often in a row it could not be compiled for want of something else.
+    postponed: u32,
     /// Versions that were in force, the last one last.
     earlier: Vec<Earlier>,
 }
@@ -71,6 +74,9 @@ const AHEAD: usize = 1 << 20;
 const LONG_WRITE: Duration = Duration::from_secs(5);
 /// How long after the last refusal a version is taken back that no channel has taken.
 const JUDGEMENT: Duration = Duration::from_millis(200);
+/// When a file is tried again that the machine, and not the file, was in the way of: doubled each time.
+const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN_AT_LEAST: Duration = Duration::from_secs(5);
 /// How often a directory is scanned that other machines write to: they cause no events.
 const NETWORK_SCAN: Duration = Duration::from_secs(1);
 
@@ -86,7 +92,7 @@ impl Follower {
             directory: shared.path.clone(),
             wake,
             watcher: Watcher::new(&shared.path, dirty.clone()),
-            loader: Loader::start(options.compile.clone(), dirty.clone())?,
+            loader: Loader::start(options.compile.clone(), shared.wanted.clone(), dirty.clone())?,
             options,
             dirty,
             settling: Settling::default(),
@@ -100,7 +106,22 @@ impl Follower {
         })
     }
 
+    /// Follows until nobody is interested any more.
     pub(super) fn run(mut self) {
+        loop {
+            // Nothing that is known of panics there; but if something does, the directory is followed all the same.
+            match catch_unwind(AssertUnwindSafe(|| self.follow())) {
+                Ok(()) => return,
+                Err(_) => {
+                    let directory = self.directory.display();
+                    tracing::error!(%directory, "the host panicked while it followed the directory: it goes on");
+                    std::thread::sleep(AGAIN_AT_LEAST);
+                }
+            }
+        }
+    }
+
+    fn follow(&mut self) {
         loop {
             // Armed first: what changes during the scan is then an event.
             self.watcher.arm();
@@ -166,7 +187,7 @@ impl Follower {
                 && self.may_compile_ahead(&file)
                 && let Ok(Some(bytes)) = files::read(&self.directory.join(&file), fingerprint, AHEAD)
             {
-                self.loader.compile_ahead(bytes, self.options.limits);
+                self.loader.compile_ahead(stem(&file), bytes, self.options.limits);
             }
         }
         for name in changed {
@@ -326,7 +347,7 @@ impl Follower {
             entry.loading = true;
             entry.rejected = None;
         });
-        self.loader.load(Job { name: name.to_owned(), ticket, bytes, terms });
+        self.loader.load(Job { name: name.to_owned(), ticket, bytes: bytes.into(), terms });
         Ok(())
     }
 
@@ -340,9 +361,15 @@ impl Follower {
             };
             versions.ticket = None;
             let settings = versions.job.take().unwrap_or_default();
+            let is_postponed = matches!(result, Err(PolicyError::NotNow(_)));
+            versions.postponed = if is_postponed { versions.postponed + 1 } else { 0 };
+            let again = AGAIN.saturating_mul(1 << versions.postponed.min(16)).min(AGAIN_AT_LEAST);
             match result {
                 Ok(policy) => self.put_in_force(&name, policy, settings),
                 Err(error) => self.reject(&name, error),
+            }
+            if is_postponed {
+                self.settling.retry(&format!("{name}.wasm"), again);
             }
         }
     }
@@ -459,6 +486,7 @@ impl Follower {
 
     /// What is being made of a policy's files is out of date. What is in force counts as made.
     fn forget_job(&mut self, name: &str) {
+        self.loader.forget(name);
         let Some(entry) = self.snapshot.policies.get_mut(name) else { return };
         entry.loading = false;
         let versions = self.policies.entry(name.to_owned()).or_default();

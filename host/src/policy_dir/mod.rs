@@ -37,10 +37,12 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::WatchStream;
 
 use self::follower::Follower;
+use self::loader::Wanted;
 use self::settings::Settings;
 use crate::files::{self, ReadError};
 use crate::picker::{Policy, PolicyVersion};
 use crate::policy::{CompileOptions, Compiler, Limits, PolicyError, Record, WasmPolicy, digest};
+use crate::workers;
 
 pub use self::status::{PolicyState, PolicyStatus, Quarantine};
 
@@ -55,6 +57,7 @@ struct Shared {
     path: PathBuf,
     snapshot: watch::Sender<Snapshot>,
     dirty: SyncSender<()>,
+    wanted: Wanted,
 }
 
 /// How a directory is followed.
@@ -200,11 +203,13 @@ impl PolicyDir {
                 tracing::warn!(%directory, %error, "no policy directory yet: channels use round robin until there is one");
             }
         }
+        workers::ready().map_err(failed)?;
         let (dirty, wake) = sync_channel(1);
         let shared = Arc::new(Shared {
             path: absolute,
             snapshot: watch::Sender::new(Snapshot::default()),
             dirty: dirty.clone(),
+            wanted: Wanted::default(),
         });
         let follower = Follower::new(&shared, options, dirty, wake).map_err(failed)?;
         let thread = std::thread::Builder::new().name("hotpick-policies".to_owned());
@@ -230,8 +235,8 @@ impl PolicyDir {
         let name = name.to_owned();
         let mut seen = None;
         let mut given = PolicyVersion::default();
-        // As long as someone watches, the directory is followed.
-        let alive = Arc::clone(&self.0);
+        // As long as someone watches, the directory is followed, and this policy comes before others.
+        let alive = (Arc::clone(&self.0), self.0.wanted.want(&name));
         let updates = WatchStream::new(self.0.snapshot.subscribe()).filter_map(move |snapshot| {
             let _alive = &alive;
             let Some(entry) = snapshot.policies.get(&name) else {

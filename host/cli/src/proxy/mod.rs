@@ -103,6 +103,9 @@ impl Arguments {
 async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
     let policies = config.policies.as_deref().map(|path| open(path, config.cache)).transpose()?;
     let mut ends = Ends::new().context("listen to signals")?;
+    // A file that grows beyond a limit (`ulimit -f`), as a compiled policy in the cache may, is an error of that file, and not
+    // the end of the process.
+    let _too_large = signal(SignalKind::from_raw(SIGXFSZ)).context("listen to signals")?;
     let drain = CancellationToken::new();
     let mut serving = JoinSet::new();
     let mut channels = Vec::new();
@@ -145,6 +148,9 @@ fn open(path: &Path, cache: Option<PathBuf>) -> anyhow::Result<PolicyDir> {
     options.compile.command = Some(crate::compile::command().context("find the compiler")?);
     Ok(PolicyDir::open_with(path, options)?)
 }
+
+/// On Linux.
+const SIGXFSZ: i32 = 25;
 
 /// The signals that end a program.
 struct Ends {

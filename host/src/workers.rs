@@ -1,0 +1,162 @@
+//! Threads for what takes longer than RPCs may be held up: starting policies, replacing instances, reading certificates.
+//!
+//! They are our own, and one of them is there from the first channel or directory on, because a machine can be out of
+//! threads for a moment: tokio's `spawn_blocking` panics then, and with it would go the task that called it, which is a
+//! channel's. Here what is to be done waits for a thread that there is.
+//!
+//! There are few of them on purpose: a thousand channels that start a policy at once must not take the processor from RPCs.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+/// One stays; the others come when they are needed, and go.
+const MOST: usize = 8;
+/// How long one is kept that has nothing to do.
+const IDLE: Duration = Duration::from_secs(10);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct Pool {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool { jobs: VecDeque::new(), threads: 0, idle: 0 });
+static NEWS: Condvar = Condvar::new();
+
+/// Makes sure that there is a thread, now that there can be one.
+///
+/// # Errors
+///
+/// There is none, and none can be made.
+pub(crate) fn ready() -> io::Result<()> {
+    let mut pool = pool();
+    if pool.threads == 0 { grow(&mut pool) } else { Ok(()) }
+}
+
+/// Has something done on one of the threads, within the runtime of the caller if there is one. It is done even if the
+/// task is dropped.
+pub(crate) fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
+    let (done, result) = oneshot::channel();
+    let runtime = Handle::try_current().ok();
+    let job = move || {
+        let _within = runtime.as_ref().map(Handle::enter);
+        // Nobody may wait any more.
+        let _ = done.send(catch_unwind(AssertUnwindSafe(work)).map_err(|_| Lost));
+    };
+    let mut pool = pool();
+    pool.jobs.push_back(Box::new(job));
+    if pool.idle < pool.jobs.len() && pool.threads < MOST {
+        // If there can be no more of them, those that there are will come to it.
+        let grown = grow(&mut pool);
+        if let Err(error) = grown.as_ref()
+            && pool.threads == 0
+        {
+            tracing::error!(%error, "no thread could be made: what is to be done waits for the next try");
+        }
+    }
+    drop(pool);
+    NEWS.notify_one();
+    Task(result)
+}
+
+fn pool() -> MutexGuard<'static, Pool> {
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn grow(pool: &mut Pool) -> io::Result<()> {
+    std::thread::Builder::new().name("hotpick-worker".to_owned()).spawn(work)?;
+    pool.threads += 1;
+    Ok(())
+}
+
+fn work() {
+    let mut pool = pool();
+    loop {
+        if let Some(job) = pool.jobs.pop_front() {
+            drop(pool);
+            job();
+            pool = self::pool();
+            continue;
+        }
+        pool.idle += 1;
+        let (again, waited) = NEWS.wait_timeout(pool, IDLE).unwrap_or_else(PoisonError::into_inner);
+        pool = again;
+        pool.idle -= 1;
+        if waited.timed_out() && pool.jobs.is_empty() && pool.threads > 1 {
+            pool.threads -= 1;
+            return;
+        }
+    }
+}
+
+/// What is being done. Ready when it is.
+#[derive(Debug)]
+pub(crate) struct Task<T>(oneshot::Receiver<Result<T, Lost>>);
+
+/// It panicked.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the host panicked")]
+pub(crate) struct Lost;
+
+impl<T> Future for Task<T> {
+    type Output = Result<T, Lost>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|result| result.unwrap_or(Err(Lost)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_panics_takes_nothing_else_with_it() {
+        ready().expect("a thread");
+        let lost = run(|| -> u8 { panic!("as it should") }).await;
+        assert_eq!(lost.expect_err("lost").to_string(), "the host panicked");
+        assert_eq!(run(|| 7).await.expect("done"), 7);
+    }
+
+    /// More than there are threads, of which all but the last wait for the last.
+    #[tokio::test]
+    async fn there_are_so_many_threads_and_what_waits_for_one_is_done() {
+        let (release, released) = mpsc::channel::<()>();
+        let released = std::sync::Arc::new(Mutex::new(released));
+        let held: Vec<_> = (0..MOST - 1)
+            .map(|_| {
+                let released = std::sync::Arc::clone(&released);
+                run(move || released.lock().expect("no panic").recv().is_err())
+            })
+            .collect();
+        let others: Vec<_> = (0..100).map(|number| run(move || number)).collect();
+        for (number, other) in others.into_iter().enumerate() {
+            assert_eq!(other.await.expect("done"), number);
+        }
+        assert!(pool().threads <= MOST);
+        drop(release);
+        for one in held {
+            assert!(one.await.expect("done"));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_runtime_is_that_of_the_caller() {
+        run(|| tokio::spawn(async {})).await.expect("done").await.expect("spawned");
+        let outside = std::thread::spawn(|| run(|| 7));
+        assert_eq!(outside.join().expect("no panic").await.expect("done"), 7);
+    }
+}

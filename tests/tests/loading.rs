@@ -1,0 +1,193 @@
+//! From a file to a version when the machine, or another file, is in the way.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use hotpick::policy::digest;
+use hotpick::policy_dir::{PolicyDirOptions, PolicyStatus};
+use hotpick::{Channel, PolicyDir};
+use hotpick_tests::wat::Wat;
+use hotpick_tests::{Cluster, peers, soon, standard};
+use tempfile::TempDir;
+
+/// A directory whose compiler is this script: `$1` is the real one's command line, `$0` a folder of its own, and what is to
+/// be compiled is on its standard input.
+struct Compiled {
+    root: TempDir,
+    followed: PolicyDir,
+}
+
+impl Compiled {
+    fn by(script: &str) -> Self {
+        let root = tempfile::tempdir().expect("a directory");
+        fs::create_dir(root.path().join("policies.d")).expect("made");
+        fs::create_dir(root.path().join("own")).expect("made");
+        let mut options = PolicyDirOptions::default();
+        options.quiet = Duration::from_millis(20);
+        let hotpick = peers::built("hotpick").get_program().to_owned();
+        let own = root.path().join("own").into_os_string();
+        let command: Vec<OsString> = vec!["sh".into(), "-c".into(), script.into(), own, hotpick];
+        options.compile.command = Some(command);
+        let followed = PolicyDir::open_with(root.path().join("policies.d"), options).expect("a directory");
+        Self { root, followed }
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.root.path().join("policies.d").join(name), bytes).expect("written");
+    }
+
+    /// A file of the script's.
+    fn has(&self, name: &str) -> bool {
+        self.root.path().join("own").join(name).exists()
+    }
+
+    async fn wait_for(&self, name: &str, condition: impl Fn(&PolicyStatus) -> bool) -> PolicyStatus {
+        let found = async {
+            loop {
+                let status = self.followed.status().into_iter().find(|status| status.name == name);
+                if let Some(status) = status.filter(&condition) {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        soon(&format!("the directory to see {name}"), found).await
+    }
+
+    async fn until(&self, name: &str) {
+        soon(name, async {
+            while !self.has(name) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+
+    async fn active(&self, name: &str, bytes: &[u8]) -> PolicyStatus {
+        let wanted = digest(bytes);
+        self.wait_for(name, |status| status.version.as_ref().is_some_and(|version| version.digest == wanted))
+            .await
+    }
+}
+
+/// A policy that is recognised by its size, and otherwise the same as the first.
+fn large(filler: u8) -> Vec<u8> {
+    let mut bytes = Wat::first();
+    // A custom section of 200 KiB, with a name of one byte.
+    let size = 200 << 10;
+    let leb =
+        |value: u32| [value & 0x7f | 0x80, value >> 7 & 0x7f | 0x80, value >> 14].map(|byte| byte as u8);
+    bytes.push(0);
+    bytes.extend(leb(size + 2));
+    bytes.extend([1, b'x']);
+    bytes.extend(vec![filler; size as usize]);
+    bytes
+}
+
+/// What is large takes a minute; the process says that it has begun.
+const SLOW_IF_LARGE: &str = r#"cat > "$0/in.$$"
+if [ "$(stat -c %s "$0/in.$$")" -gt 100000 ]; then touch "$0/begun"; sleep 60; fi
+exec "$1" compile-policy < "$0/in.$$""#;
+
+#[tokio::test]
+async fn a_newer_file_ends_the_compilation_of_an_older_one() {
+    let directory = Compiled::by(SLOW_IF_LARGE);
+    directory.put("p.wasm", &large(0));
+    directory.until("begun").await;
+    directory.put("p.wasm", &large(1));
+    let begun = std::time::Instant::now();
+    directory.put("p.wasm", &standard("random"));
+    directory.active("p", &standard("random")).await;
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_file_that_a_channel_wants_comes_before_one_that_none_wants() {
+    let cluster = Cluster::start(&["a"]).await;
+    let directory = Compiled::by(SLOW_IF_LARGE);
+    let channel = cluster.channel().policies(&directory.followed).policy("p").connect().expect("a channel");
+    directory.put("a.wasm", &large(0));
+    directory.until("begun").await;
+    directory.put("p.wasm", &standard("random"));
+    directory.active("p", &standard("random")).await;
+    let active = |status: &hotpick::channel::ChannelStatus| status.policy.name == "p";
+    soon("the policy", channel.wait_for(active)).await;
+    // And the other waits again.
+    let other = directory.wait_for("a", |_| true).await;
+    assert_eq!(other.state.to_string(), "loading");
+}
+
+/// As the kernel does that is out of memory: twice, and then it is not.
+#[tokio::test]
+async fn a_compiler_that_someone_has_killed_is_no_verdict_on_the_file() {
+    let directory = Compiled::by(
+        r#"if [ ! -e "$0/once" ]; then touch "$0/once"; kill -9 $$; fi
+if [ ! -e "$0/twice" ]; then touch "$0/twice"; kill -9 $$; fi
+exec "$1" compile-policy"#,
+    );
+    directory.put("p.wasm", &standard("random"));
+    let rejected = directory.wait_for("p", |status| status.rejected.is_some()).await;
+    let reason = rejected.rejected.expect("a reason").to_string();
+    assert!(
+        reason.starts_with("cannot be compiled at this moment, and is tried again: the compiler ended with"),
+        "{reason}"
+    );
+    let status = directory.active("p", &standard("random")).await;
+    assert!(status.rejected.is_none() && directory.has("twice"));
+}
+
+/// No descriptor for the compiler's pipes, for a while.
+#[tokio::test]
+async fn a_lack_of_descriptors_is_no_verdict_on_the_file() {
+    use hotpick_tests::peers::Process;
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+
+    let cluster = Cluster::start(&["a"]).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let directory = folder.path().join("policies.d");
+    fs::create_dir(&directory).expect("made");
+    fs::write(directory.join("p.wasm"), Wat::first()).expect("written");
+    let mut command = peers::built("hotpick");
+    let target = format!("static:///{}", cluster.backends[0].address());
+    command.args(["proxy", "--listen", "127.0.0.1:0", "--policy", "p", "--target", &target, "--policies"]);
+    command.arg(&directory).arg("--cache").arg(folder.path().join("cache"));
+    let log = folder.path().join("log");
+    command.stderr(fs::File::create(&log).expect("a log"));
+    let mut process = Process::start(&mut command);
+    let line = process.line();
+    let listens = line.split(' ').nth(4).unwrap_or_else(|| panic!("{line}"));
+    let channel = Channel::builder(format!("static:///{listens}")).connect().expect("a channel");
+    let caller = hotpick_tests::Caller::ready(&channel, None).await;
+    let says = async |what: &str| {
+        soon(what, async {
+            while !fs::read_to_string(&log).expect("a log").contains(what) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    };
+    says("policy in force").await;
+
+    let pid = Pid::from_raw(i32::try_from(process.id()).expect("a number")).expect("a process");
+    let limit = |current: u64, maximum| Rlimit { current: Some(current), maximum };
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let before =
+        prlimit(Some(pid), Resource::Nofile, limit(limit_for(process.id(), 3), maximum)).expect("its limit");
+    fs::write(directory.join("p.wasm"), standard("random")).expect("written");
+    says("policy rejected").await;
+    caller.call().await.expect("served");
+    prlimit(Some(pid), Resource::Nofile, before).expect("its limit");
+    says(&format!("policy in force policy=p #2 {}", &digest(&standard("random"))[..12])).await;
+    caller.call().await.expect("served");
+}
+
+/// The limit under which a process can open so many files more.
+fn limit_for(process: u32, more: u64) -> u64 {
+    let open = fs::read_dir(Path::new("/proc").join(process.to_string()).join("fd")).expect("Linux");
+    let numbers = open.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
+    let open: std::collections::BTreeSet<_> = numbers.collect();
+    let mut free = (0..).filter(|number| !open.contains(number));
+    free.nth(usize::try_from(more).expect("a few")).expect("there is no end of them")
+}
