@@ -77,12 +77,14 @@ fn large(filler: u8) -> Vec<u8> {
     let mut bytes = Wat::first();
     // A custom section of 200 KiB, with a name of one byte.
     let size = 200 << 10;
-    let leb =
-        |value: u32| [value & 0x7f | 0x80, value >> 7 & 0x7f | 0x80, value >> 14].map(|byte| byte as u8);
+    let leb = |value: usize| {
+        [value & 0x7f | 0x80, value >> 7 & 0x7f | 0x80, value >> 14]
+            .map(|byte| u8::try_from(byte).expect("seven bits"))
+    };
     bytes.push(0);
     bytes.extend(leb(size + 2));
     bytes.extend([1, b'x']);
-    bytes.extend(vec![filler; size as usize]);
+    bytes.extend(vec![filler; size]);
     bytes
 }
 
