@@ -431,6 +431,31 @@ async fn the_builders_service_config_counts_where_the_resolver_gives_none() {
     assert_eq!((cluster.accepted(), channel.status().swaps), (2, 2));
 }
 
+/// What balances goes by what is said now, not by what was said before: two channels with one config do the same.
+#[tokio::test]
+async fn a_service_config_that_withdraws_its_policy_leaves_round_robin() {
+    let cluster = Cluster::start(&["red-1", "green-1"]).await;
+    let policies = Policies::with(&[("color.wasm", &standard("color"))]);
+    let with = |config: serde_json::Value| {
+        let config = hotpick::service_config::ServiceConfig::from_json(config);
+        let endpoints = resolver::ResolverUpdate::endpoints(cluster.endpoints());
+        cluster.resolver.update(endpoints.with_service_config(config));
+    };
+    with(json!({"loadBalancingConfig": [{"color": {}}]}));
+    let channel = cluster.channel().policies(&policies.followed).connect().expect("a channel");
+    let caller = Caller::ready(&channel, Some("color")).await;
+    assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
+    with(json!({}));
+    let withdrawn = |status: &ChannelStatus| status.policy.name == "round_robin";
+    soon("round robin", channel.wait_for(withdrawn)).await;
+    assert_eq!(caller.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
+    // And it comes back.
+    with(json!({"loadBalancingConfig": [{"color": {}}]}));
+    soon("color", channel.wait_for(|status| status.policy.name == "color")).await;
+    assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
+    assert_eq!(cluster.accepted(), 2);
+}
+
 #[tokio::test]
 async fn a_resolver_of_ones_own_is_used_by_its_scheme() {
     let cluster = Cluster::start(&["a"]).await;

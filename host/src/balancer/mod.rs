@@ -399,6 +399,11 @@ impl Balancer {
             self.choice = Choice::new(&self.known, &self.policies);
             self.overtake(None);
             self.waiting_for_policy = self.in_force.is_none() && !self.policies.is_empty();
+            if self.policies.is_empty() && self.in_force.is_some() {
+                // As in a channel that has never had a policy: what balances must not depend on what was before.
+                let policy = Arc::new(RoundRobin::default());
+                self.chosen(Chosen::Policy { policy, config: String::new() });
+            }
         }
     }
 
