@@ -446,9 +446,10 @@ impl Balancer {
                 self.resolved = Resolved::Endpoints;
                 self.follow(endpoints);
             }
-            // An error does not take away what is known to be good.
-            Err(error) if matches!(self.resolved, Resolved::Endpoints) => {
+            // An error does not take away what is known to be good; nor what was before the channel went idle.
+            Err(error) if matches!(self.resolved, Resolved::Endpoints) || !self.members.is_empty() => {
                 tracing::warn!(error, "resolver failed: the endpoints stay as they are");
+                self.resolved = Resolved::Endpoints;
             }
             Err(error) => self.resolved = Resolved::Failed(error),
         }

@@ -208,6 +208,32 @@ impl Resolver for Later {
     }
 }
 
+/// Has its endpoints when it is watched for the first time, and only an error from then on.
+#[derive(Debug)]
+struct OnlyOnce(std::sync::atomic::AtomicBool, Vec<Endpoint>);
+
+impl Resolver for OnlyOnce {
+    fn watch(&self, _: &Target, _: ResolveNow) -> ResolverStream {
+        let update = match self.0.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            false => ResolverUpdate::endpoints(self.1.clone()),
+            true => ResolverUpdate::error("the registry is gone"),
+        };
+        Box::pin(tokio_stream::once(update))
+    }
+}
+
+#[tokio::test]
+async fn h19_a_resolver_error_after_idleness_leaves_the_endpoints_that_were_known() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let resolver = OnlyOnce(false.into(), cluster.endpoints());
+    let channel = Channel::builder("static:///once").resolver(resolver).connect().expect("a channel");
+    let caller = Caller::ready(&channel, None).await;
+    channel.enter_idle();
+    state(&channel, Idle).await;
+    caller.call().await.expect("served by one that is known");
+    state(&channel, Ready).await;
+}
+
 #[tokio::test]
 async fn h19_an_rpc_wakes_a_channel_that_went_idle_before_it_was_resolved() {
     let cluster = Cluster::start(&["a"]).await;
