@@ -111,8 +111,12 @@ impl Meter {
         }
         if let Kind::Histogram(bounds) = &kind {
             let ascending = bounds.windows(2).all(|pair| pair[0] < pair[1]);
-            if !ascending || bounds.len() > MOST_BUCKETS || !bounds.iter().all(|bound| bound.is_finite()) {
-                return Err(format!("{name} needs at most {MOST_BUCKETS} buckets, ascending and finite"));
+            // OpenMetrics has no histogram with a sum for what may be negative.
+            let is_good = |bound: &f64| bound.is_finite() && *bound >= 0.0;
+            if !ascending || bounds.len() > MOST_BUCKETS || !bounds.iter().all(is_good) {
+                return Err(format!(
+                    "{name} needs at most {MOST_BUCKETS} buckets, ascending, finite and not negative"
+                ));
             }
         }
         let mut instruments = self.lock();

@@ -199,7 +199,8 @@ impl Snapshot {
         for (name, metrics) in families {
             let (_, first) = metrics[0];
             let name = format!("hotpick_policy_{name}");
-            let mut family = encoder.encode_descriptor(&name, &first.help, None, kind(&first.value))?;
+            let mut family =
+                encoder.encode_descriptor(&name, &escaped(&first.help), None, kind(&first.value))?;
             for (policy, metric) in &metrics {
                 let labels = vec![("policy", (*policy).to_owned()), ("target", metric.target.clone())];
                 match (&first.value, &metric.value) {
@@ -224,6 +225,11 @@ impl Snapshot {
     }
 }
 
+/// As OpenMetrics wants text in a line.
+fn escaped(help: &str) -> String {
+    help.replace('\\', "\\\\").replace('\n', "\\n").replace('"', "\\\"")
+}
+
 const fn kind(value: &MetricValue) -> MetricType {
     match value {
         MetricValue::Counter(_) => MetricType::Counter,
@@ -243,4 +249,14 @@ fn merged<T: std::ops::AddAssign + Copy>(values: Vec<(Labels, T)>) -> Vec<(Label
         merged.entry(labels).and_modify(|sum| *sum += value).or_insert(value);
     }
     merged.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escaped;
+
+    #[test]
+    fn a_help_text_stays_in_its_line() {
+        assert_eq!(escaped("a\n# TYPE b \"c\" \\"), "a\\n# TYPE b \\\"c\\\" \\\\");
+    }
 }
