@@ -15,6 +15,7 @@ mod conformance;
 mod contract;
 mod engine;
 mod exports;
+mod first_tries;
 mod grants;
 mod imports;
 mod instance;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 use self::compiled::Compiled;
+use self::first_tries::FirstTries;
 use self::picker::WasmPickerBuilder;
 use crate::picker::{PickerBuilder, Placement, Policy, PolicyVersion, Stage, StartError};
 use crate::subconn::ReadySet;
@@ -182,6 +184,7 @@ pub(crate) struct Terms {
     /// The policy may plan ahead.
     pub(crate) plans: bool,
     pub(crate) record: Arc<Record>,
+    first_tries: Arc<FirstTries>,
 }
 
 impl Terms {
@@ -196,6 +199,7 @@ impl Terms {
             shards: 1,
             plans: true,
             record,
+            first_tries: Arc::default(),
         }
     }
 }
@@ -290,15 +294,16 @@ impl Policy for WasmPolicy {
 
     fn start(&self, placement: &Placement, ready: &ReadySet) -> Result<Box<dyn PickerBuilder>, StartError> {
         let placement = self.placement(placement);
-        let _trying = self.terms.record.trying(self.terms.version.generation);
-        WasmPickerBuilder::start(self, &placement, ready)
-            .map(|builder| Box::new(builder) as Box<dyn PickerBuilder>)
-            .map_err(|error| {
-                let version = &self.terms.version;
-                let error = StartError::at(error.stage(), format!("policy {version} {error}"));
-                self.terms.record.refused(&placement.target, version.generation, error.clone());
-                error
-            })
+        let version = &self.terms.version;
+        let _trying = self.terms.record.trying(version.generation);
+        let start = || {
+            WasmPickerBuilder::start(self, &placement, ready)
+                .map(|builder| Box::new(builder) as Box<dyn PickerBuilder>)
+                .map_err(|error| StartError::at(error.stage(), format!("policy {version} {error}")))
+        };
+        self.terms.first_tries.start(&placement.config, start).inspect_err(|error| {
+            self.terms.record.refused(&placement.target, version.generation, error.clone());
+        })
     }
 }
 
