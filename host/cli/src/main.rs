@@ -67,8 +67,12 @@ fn main() -> ExitCode {
 }
 
 /// Logs at this level, or as `RUST_LOG` says.
+///
+/// h2 warns of frames that a peer sends as often as it likes: unless h2 is named, only its errors are logged.
 fn log_to_stderr(level: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let asked = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
+    let asked = if asked.contains("h2") { asked } else { format!("{asked},h2=error") };
+    let filter = EnvFilter::try_new(asked).unwrap_or_else(|_| EnvFilter::new(level));
     let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
 }

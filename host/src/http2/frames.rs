@@ -3,10 +3,11 @@
 //! h2 tells neither that the peer's SETTINGS have come nor that it has sent GOAWAY while streams are open; it counts
 //! DATA frames without data over the life of a connection and ends it at the 101st, though Jetty sends one with every
 //! response; and it ends connections for what is in one RPC's headers (see [`header_block`](super::header_block)). All of that
-//! can be seen, and mended, in the bytes before h2 reads them. (Blocks that go on in CONTINUATION are looked at as far as
-//! their HEADERS go.)
+//! can be seen, and mended, in the bytes before h2 reads them. (So a header block is passed on only when all of it is there.)
 
-use super::header_block;
+use std::ops::Range;
+
+use super::header_block::HeaderBlocks;
 
 /// Something that a peer said about the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +30,12 @@ pub(crate) enum Side {
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
+const PUSH_PROMISE: u8 = 5;
 const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 const PRIORITY: u8 = 0x20;
 const MAX_CONCURRENT_STREAMS: u16 = 3;
@@ -45,6 +49,8 @@ const KEPT: usize = 32 * SETTING;
 const GOAWAY_KEPT: usize = 8;
 /// The longest frame that we allow (SETTINGS_MAX_FRAME_SIZE is not changed); h2 refuses longer ones.
 const MAX_FRAME: usize = 16 << 10;
+/// A header block in more frames is passed on as it comes: h2 ends the connection for it.
+const MOST_FRAMES: usize = 128;
 
 /// Reads, and amends, the frames in a stream of bytes that comes in pieces of any size.
 #[derive(Debug)]
@@ -53,6 +59,9 @@ pub(super) struct Frames {
     payload: usize,
     kept: Option<Kept>,
     settings_seen: bool,
+    blocks: HeaderBlocks,
+    /// Frames so far.
+    count: u64,
 }
 
 /// The beginning of a payload that is of interest.
@@ -94,13 +103,18 @@ impl Head {
 
 impl Frames {
     /// Of a connection on which we are that side.
-    pub(super) const fn new(side: Side) -> Self {
+    pub(super) fn new(side: Side) -> Self {
         let payload = match side {
             Side::Client => 0,
             // Passed on as if it were a payload.
             Side::Server => PREFACE,
         };
-        Self { payload, kept: None, settings_seen: false }
+        Self { payload, kept: None, settings_seen: false, blocks: HeaderBlocks::default(), count: 0 }
+    }
+
+    /// How many frames have come.
+    pub(super) const fn count(&self) -> u64 {
+        self.count
     }
 
     /// Moves what is for h2 to the front.
@@ -124,21 +138,30 @@ impl Frames {
             } else {
                 let Some(head) = Head::read(&bytes[at..]) else { break };
                 match head.kind {
+                    // All of its frames, as they are but for what is amended.
+                    HEADERS => match whole_block(&bytes[at..]) {
+                        Block::Whole { first, more } => {
+                            self.blocks.amend_in(&mut bytes[at..], &first, &more);
+                            let end = more.last().unwrap_or(&first).end();
+                            self.count += 1 + more.len() as u64;
+                            take(&mut at, end, bytes);
+                            continue;
+                        }
+                        Block::Unfinished => break,
+                        Block::None => self.blocks.miss(),
+                    },
+                    PUSH_PROMISE => self.blocks.miss(),
                     // It says nothing.
                     DATA if head.length == 0 && !head.has(END_STREAM) => {
+                        self.count += 1;
                         at += HEAD;
                         continue;
-                    }
-                    HEADERS if head.length <= MAX_FRAME => {
-                        let Some(payload) = bytes.get_mut(at + HEAD..at + HEAD + head.length) else { break };
-                        if let Some(block) = header_block_in(payload, head) {
-                            header_block::amend(block);
-                        }
                     }
                     SETTINGS if !head.has(ACK) => self.kept = Some(Kept::new(SETTINGS)),
                     GOAWAY => self.kept = Some(Kept::new(GOAWAY)),
                     _ => {}
                 }
+                self.count += 1;
                 take(&mut at, HEAD, bytes);
                 self.payload = head.length;
             }
@@ -186,12 +209,94 @@ impl Kept {
     }
 }
 
-/// The part of HPACK in the payload of HEADERS. `None` if there is no such part; h2 then says so.
-fn header_block_in(payload: &mut [u8], head: Head) -> Option<&mut [u8]> {
-    let padding = if head.has(PADDED) { usize::from(*payload.first()?) } else { 0 };
-    let begin = usize::from(head.has(PADDED)) + if head.has(PRIORITY) { 5 } else { 0 };
-    let end = payload.len().checked_sub(padding)?;
-    payload.get_mut(begin..end)
+/// Where in some bytes a header block is, which begins at the first of them.
+enum Block {
+    /// In one frame, as a rule.
+    Whole { first: Part, more: Vec<Part> },
+    /// More of it is to come.
+    Unfinished,
+    /// There is no such block; h2 says so.
+    None,
+}
+
+/// A frame of a header block: where HPACK's part of it is, and what comes after that.
+struct Part {
+    block: Range<usize>,
+    padding: usize,
+}
+
+impl Part {
+    fn end(&self) -> usize {
+        self.block.end + self.padding
+    }
+}
+
+fn whole_block(bytes: &[u8]) -> Block {
+    let Some(head) = Head::read(bytes) else { return Block::Unfinished };
+    let first = match Part::read(bytes, 0, head) {
+        Ok(part) => part,
+        Err(block) => return block,
+    };
+    let (mut more, mut is_last) = (Vec::new(), head.has(END_HEADERS));
+    let mut at = first.end();
+    while !is_last {
+        let Some(head) = Head::read(&bytes[at..]) else { return Block::Unfinished };
+        let is_of_it = head.kind == CONTINUATION && bytes[at + 5..at + HEAD] == bytes[5..HEAD];
+        if !is_of_it || more.len() == MOST_FRAMES {
+            return Block::None;
+        }
+        match Part::read(bytes, at, head) {
+            Ok(part) => {
+                at = part.end();
+                more.push(part);
+            }
+            Err(block) => return block,
+        }
+        is_last = head.has(END_HEADERS);
+    }
+    Block::Whole { first, more }
+}
+
+impl Part {
+    /// Of the frame that begins there.
+    fn read(bytes: &[u8], at: usize, head: Head) -> Result<Self, Block> {
+        if head.length > MAX_FRAME {
+            return Err(Block::None);
+        }
+        let (begin, end) = (at + HEAD, at + HEAD + head.length);
+        let payload = bytes.get(begin..end).ok_or(Block::Unfinished)?;
+        let is_first = head.kind == HEADERS;
+        let is_padded = is_first && head.has(PADDED);
+        let padding = match payload.first() {
+            Some(padding) if is_padded => usize::from(*padding),
+            None if is_padded => return Err(Block::None),
+            _ => 0,
+        };
+        let before = usize::from(is_padded) + if is_first && head.has(PRIORITY) { 5 } else { 0 };
+        if before + padding > head.length {
+            return Err(Block::None);
+        }
+        Ok(Self { block: begin + before..end - padding, padding })
+    }
+}
+
+impl HeaderBlocks {
+    /// Amends the block that is in these parts of some bytes.
+    fn amend_in(&mut self, bytes: &mut [u8], first: &Part, more: &[Part]) {
+        if more.is_empty() {
+            self.amend(&mut bytes[first.block.clone()]);
+            return;
+        }
+        let parts = || std::iter::once(first).chain(more);
+        let mut block: Vec<u8> = parts().flat_map(|part| bytes[part.block.clone()].to_vec()).collect();
+        self.amend(&mut block);
+        let mut rest = &block[..];
+        for part in parts() {
+            let (own, after) = rest.split_at(part.block.len());
+            bytes[part.block.clone()].copy_from_slice(own);
+            rest = after;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -252,6 +357,27 @@ mod tests {
         let mut expected = bytes.clone();
         expected[at..at + 3].copy_from_slice(b"a-b");
         assert_eq!(passed(Side::Server, &[&bytes]).0, expected);
+    }
+
+    /// In HEADERS and CONTINUATION, cut wherever it can be.
+    #[test]
+    fn a_block_is_amended_however_many_frames_it_is_in() {
+        let block = [&[0x44, 8][..], b"/t.T/M#x", &[0x41, 3], b"a%b"].concat();
+        let amended = [&[0x44, 8][..], b"/t.T/M>x", &[0x41, 3], b"a-b"].concat();
+        for first in 0..=block.len() {
+            for second in first..=block.len() {
+                let frames = |block: &[u8]| {
+                    [
+                        frame(HEADERS, 0, &block[..first]),
+                        frame(CONTINUATION, 0, &block[first..second]),
+                        frame(CONTINUATION, END_HEADERS, &block[second..]),
+                        frame(DATA, 0, b"x"),
+                    ]
+                    .concat()
+                };
+                assert_eq!(passed(Side::Client, &[&frames(&block)]).0, frames(&amended), "{first}, {second}");
+            }
+        }
     }
 
     proptest! {

@@ -6,11 +6,14 @@
 //! (`tmp%2Fusers.sock`), and it cuts a `:path` at a `#`, so that another RPC is served than the one that was asked for.
 //!
 //! So characters that may not be there are overwritten, in place: one character by one that takes as many bits. The
-//! length of a block stays, and so does the size of every entry of HPACK's dynamic table, on which both sides must agree. No
-//! table is needed to do that, because only literals are looked at: an entry of a table was a literal before.
+//! length of a block stays, and so does the size of every entry of HPACK's dynamic table, on which both sides must agree.
+//! Only literals are looked at: an entry of a table was a literal before. Of the table itself no more is known than which
+//! names are where in it, for literals whose name is such an entry.
 //!
-//! What cannot be mended so is left to h2: an empty name, a newline by Huffman's code whose bits do not fit elsewhere, and all
-//! that is wrong with HPACK itself.
+//! What cannot be mended so is left to h2: an empty name, a newline by Huffman's code whose bits do not fit elsewhere, a
+//! malformed `:status` whose name is in the dynamic table, and all that is wrong with HPACK itself.
+
+use std::collections::VecDeque;
 
 use http::uri::Authority;
 
@@ -43,19 +46,103 @@ enum Kind {
     Path,
     Scheme,
     Status,
-    /// `:protocol`, or a field.
     Other,
 }
 
-/// Overwrites what h2 would end the connection for. What is not whole, or no header block, is left to h2.
-pub(super) fn amend(block: &mut [u8]) {
-    let mut reader = Reader { block, at: 0 };
-    while reader.field().is_some() {}
+/// The header blocks that come on a connection, one after the other.
+#[derive(Debug, Default)]
+pub(super) struct HeaderBlocks {
+    table: Table,
+    /// A block could not be read: h2 ends the connection for it, and of the table nothing is known any more.
+    is_lost: bool,
 }
+
+impl HeaderBlocks {
+    /// Overwrites what h2 would end the connection for. What is no header block is left to h2.
+    pub(super) fn amend(&mut self, block: &mut [u8]) {
+        if self.is_lost {
+            return;
+        }
+        let mut reader = Reader { block, at: 0, table: &mut self.table };
+        while reader.at < reader.block.len() {
+            if reader.field().is_none() {
+                self.is_lost = true;
+                return;
+            }
+        }
+    }
+
+    /// A block passes by that was not seen.
+    pub(super) fn miss(&mut self) {
+        self.is_lost = true;
+    }
+}
+
+/// What is known of HPACK's dynamic table (RFC 7541, 2.3.2 and 4).
+#[derive(Debug)]
+struct Table {
+    /// The latest first.
+    entries: VecDeque<Entry>,
+    size: usize,
+    max: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    kind: Kind,
+    name: usize,
+    size: usize,
+}
+
+/// SETTINGS_HEADER_TABLE_SIZE, which is not changed.
+const TABLE_SIZE: usize = 4096;
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { entries: VecDeque::new(), size: 0, max: TABLE_SIZE }
+    }
+}
+
+impl Table {
+    /// Kind and length of the name with this number. `None` if there is no such.
+    fn name(&self, number: usize) -> Option<(Kind, usize)> {
+        match number.checked_sub(STATIC.len()) {
+            None | Some(0) => Some((Kind::of(number), STATIC.get(number.checked_sub(1)?).copied()?.into())),
+            Some(at) => self.entries.get(at - 1).map(|entry| (entry.kind, entry.name)),
+        }
+    }
+
+    fn insert(&mut self, kind: Kind, name: usize, value: usize) {
+        let size = name + value + 32;
+        self.entries.push_front(Entry { kind, name, size });
+        self.size += size;
+        self.evict();
+    }
+
+    fn resize(&mut self, max: usize) {
+        // More is an error, which h2 says.
+        self.max = max.min(TABLE_SIZE);
+        self.evict();
+    }
+
+    fn evict(&mut self) {
+        while self.size > self.max {
+            self.size -= self.entries.pop_back().map_or(self.size, |entry| entry.size);
+        }
+    }
+}
+
+/// Lengths of the names of HPACK's static table (RFC 7541, appendix A).
+#[rustfmt::skip]
+const STATIC: [u8; 61] = [
+    10, 7, 7, 5, 5, 7, 7, 7, 7, 7, 7, 7, 7, 7, 14, 15, 15, 13, 6, 27, 3, 5, 13, 13, 19, 16, 16, 14, 16, 13,
+    12, 6, 4, 4, 6, 7, 4, 4, 8, 17, 13, 8, 19, 13, 4, 8, 12, 18, 19, 5, 7, 7, 11, 6, 10, 25, 17, 10, 4, 3, 16,
+];
 
 struct Reader<'a> {
     block: &'a mut [u8],
     at: usize,
+    table: &'a mut Table,
 }
 
 impl Reader<'_> {
@@ -63,36 +150,70 @@ impl Reader<'_> {
     fn field(&mut self) -> Option<()> {
         let begin = self.at;
         let first = *self.block.get(begin)?;
-        let (prefix, is_literal) = match first {
-            0x80.. => (7, false),
+        let (prefix, is_inserted) = match first {
+            0x80.. => {
+                self.integer(7)?;
+                return Some(());
+            }
             0x40.. => (6, true),
-            0x20.. => (5, false),
-            _ => (4, true),
+            0x20.. => {
+                let max = self.integer(5)?;
+                self.table.resize(max);
+                return Some(());
+            }
+            _ => (4, false),
         };
-        let name = self.integer(prefix)?;
-        if !is_literal {
-            return Some(());
-        }
-        let literal = if name == 0 { Some(self.text()?) } else { None };
-        let kind = match literal {
-            None => Kind::of(name),
-            Some(text) => self.name(text),
+        let number = self.integer(prefix)?;
+        let literal = if number == 0 { Some(self.text()?) } else { None };
+        let (mut kind, name) = match literal {
+            None => self.table.name(number)?,
+            Some(text) => (self.name(text), self.length(text)),
         };
         let value = self.text()?;
-        if kind == Kind::Status {
-            // As if it were another name of as many characters: a response without a status is an error of its stream.
-            match literal {
-                _ if self.is_status(value) => {}
-                None => self.block[begin] = self.block[begin] & 0xf0 | index::SCHEME,
-                Some(name) if !name.is_huffman => {
-                    self.block[name.begin..name.end].copy_from_slice(b":scheme");
-                }
-                Some(_) => {}
-            }
-        } else {
+        // h2 ends the connection for them. As if it were another name of as many characters: a message without a status, or
+        // without a method, is an error of its stream.
+        let is_bad = match kind {
+            Kind::Status => !self.is_status(value),
+            Kind::Method => value.begin == value.end,
+            _ => false,
+        };
+        if is_bad && self.rename(begin, number, literal) {
+            kind = Kind::Scheme;
+        }
+        if kind != Kind::Status {
             self.value(value, kind.rule());
         }
+        if is_inserted {
+            let value = self.length(value);
+            self.table.insert(kind, name, value);
+        }
         Some(())
+    }
+
+    /// Makes a `:status` or a `:method` a `:scheme`, which has as many characters. False if that cannot be done in place.
+    fn rename(&mut self, begin: usize, number: usize, literal: Option<Text>) -> bool {
+        match literal {
+            None if number < index::STATUSES.end() + 1 => {
+                self.block[begin] = self.block[begin] & 0xf0 | index::SCHEME;
+                true
+            }
+            None => false,
+            Some(name) => {
+                let scheme = if name.is_huffman { huffman::encoded(b":scheme") } else { b":scheme".to_vec() };
+                let bytes = &mut self.block[name.begin..name.end];
+                let fits = bytes.len() == scheme.len();
+                if fits {
+                    bytes.copy_from_slice(&scheme);
+                }
+                fits
+            }
+        }
+    }
+
+    /// In characters.
+    fn length(&self, text: Text) -> usize {
+        let bytes = &self.block[text.begin..text.end];
+        if text.is_huffman { huffman::decoded(bytes).len() } else { bytes.len() }
     }
 
     /// RFC 7541, 5.1.
@@ -242,7 +363,7 @@ impl Kind {
             b":path" => Self::Path,
             b":scheme" => Self::Scheme,
             b":status" => Self::Status,
-            b":protocol" => Self::Other,
+            b":protocol" => Self::Scheme,
             _ => return None,
         })
     }
@@ -288,9 +409,10 @@ mod tests {
     /// What name and value become.
     fn amended(mut block: Vec<u8>) -> (String, Vec<u8>) {
         let length = block.len();
-        amend(&mut block);
+        HeaderBlocks::default().amend(&mut block);
         assert_eq!(block.len(), length);
-        let mut reader = Reader { block: &mut block, at: 1 };
+        let mut table = Table::default();
+        let mut reader = Reader { block: &mut block, at: 1, table: &mut table };
         let texts = [reader.text().expect("a name"), reader.text().expect("a value")];
         let [name, value] = texts.map(|text| {
             let bytes = &block[text.begin..text.end];
@@ -311,7 +433,7 @@ mod tests {
         }
         for first in [0x41, 0x01, 0x11] {
             let mut block = [&[first, 16][..], socket].concat();
-            amend(&mut block);
+            HeaderBlocks::default().amend(&mut block);
             assert_eq!(&block[2..], b"tmp-2Fusers-sock");
         }
         for fine in ["localhost", "a.example:80", "[::1]:50", "user@host"] {
@@ -361,6 +483,17 @@ mod tests {
     }
 
     #[test]
+    fn what_has_a_kind_of_its_own_is_that_by_every_name() {
+        // By Huffman's code, and with a value that is no text.
+        assert_eq!(amended(huffman(b":status", b"0")).0, ":scheme");
+        let (name, value) = amended(raw(b":status", b"\xff"));
+        assert_eq!((&name[..], &value[..]), (":scheme", &b">"[..]));
+        // No value at all.
+        assert_eq!(amended(raw(b":method", b"")).0, ":scheme");
+        assert_eq!(amended(raw(b":protocol", b"\xff")).1, b">");
+    }
+
+    #[test]
     fn a_status_that_is_none_is_left_out() {
         for (status, is_fine) in [("200", true), ("999", true), ("0", false), ("abc", false), ("2000", false)]
         {
@@ -369,7 +502,7 @@ mod tests {
             for first in [0x48, 0x4e, 0x08, 0x18] {
                 let mut block =
                     [&[first, u8::try_from(status.len()).expect("short")], status.as_bytes()].concat();
-                amend(&mut block);
+                HeaderBlocks::default().amend(&mut block);
                 assert_eq!(block[0], if is_fine { first } else { first & 0xf0 | 6 }, "{status}");
             }
         }
@@ -378,17 +511,95 @@ mod tests {
     #[test]
     fn other_fields_stay_as_they_are() {
         // RFC 7541, C.3.3, with a size update before it.
-        let block = [&[0x3f, 0xe1, 0x1f, 0x82, 0x87, 0x85, 0xbf][..], &raw(b"custom-key", b"custom-value")];
+        let block = [&[0x3f, 0xe1, 0x1f, 0x82, 0x87, 0x85][..], &raw(b"custom-key", b"custom-value")];
         let block = block.concat();
         let mut amended = block.clone();
-        amend(&mut amended);
+        HeaderBlocks::default().amend(&mut amended);
         assert_eq!(amended, block);
     }
 
+    /// By the static name, then by the entry that this made, after others came before it, and after it was evicted.
+    #[test]
+    fn a_name_in_the_dynamic_table_is_known() {
+        let mut blocks = HeaderBlocks::default();
+        blocks.amend(&mut [&[0x44, 6][..], b"/t.T/M"].concat());
+        let mut by_entry = [&[0x0f, 62 - 15, 8][..], b"/t.T/M#x"].concat();
+        blocks.amend(&mut by_entry);
+        assert!(by_entry.ends_with(b"/t.T/M>x"));
+        // Inserted by the entry's name, it is another entry.
+        blocks.amend(&mut [&[0x7e, 6][..], b"/t.T/N"].concat());
+        blocks.amend(&mut raw(b"x-a", b"1"));
+        for number in [63, 64] {
+            let mut by_entry = [&[0x0f, number - 15, 8][..], b"/t.T/M#x"].concat();
+            blocks.amend(&mut by_entry);
+            assert!(by_entry.ends_with(b"/t.T/M>x"), "{number}");
+        }
+        // Of another name.
+        let mut other = [&[0x0f, 62 - 15, 8][..], b"/t.T/M#x"].concat();
+        blocks.amend(&mut other);
+        assert!(other.ends_with(b"/t.T/M#x"));
+        // A table of nothing, and again of something.
+        blocks.amend(&mut [0x20, 0x3f, 0xe1, 0x1f]);
+        assert!(blocks.table.entries.is_empty());
+        blocks.amend(&mut [&[0x44, 6][..], b"/t.T/M"].concat());
+        let mut by_entry = [&[0x0f, 62 - 15, 8][..], b"/t.T/M#x"].concat();
+        blocks.amend(&mut by_entry);
+        assert!(by_entry.ends_with(b"/t.T/M>x"));
+    }
+
+    /// RFC 7541, 6.3.
+    fn size_update(size: usize) -> Vec<u8> {
+        let byte = |value: usize| u8::try_from(value).expect("small");
+        match size.checked_sub(31) {
+            None => vec![0x20 | byte(size)],
+            Some(rest) => vec![0x3f, byte(rest % 128) | 0x80, byte(rest / 128)],
+        }
+    }
+
     proptest! {
+        /// The same names are at the same places as in a table of HPACK.
+        #[test]
+        fn the_table_is_that_of_hpack(
+            fields in prop::collection::vec((0usize..6, "[a-z]{1,40}", 0usize..1500, any::<bool>()), 1..60),
+            sizes in prop::collection::vec(0usize..4097, 0..3),
+        ) {
+            let names = [":path", ":authority", "x-a", "grpc-message", ":method", "content-type"];
+            let mut blocks = HeaderBlocks::default();
+            // Name and value, the latest first.
+            let (mut model, mut max) = (VecDeque::<(usize, usize)>::new(), TABLE_SIZE);
+            let mut sizes = sizes.into_iter();
+            for (name, text, length, is_huffman) in fields {
+                let value = text.repeat(1 + length / text.len());
+                let value = &value.as_bytes()[..length.min(value.len()).min(120)];
+                let field = if is_huffman { huffman(names[name].as_bytes(), value) } else { raw(names[name].as_bytes(), value) };
+                let mut block = Vec::new();
+                let evict = |model: &mut VecDeque<(usize, usize)>, max| {
+                    while model.iter().map(|(_, size)| size).sum::<usize>() > max {
+                        model.pop_back();
+                    }
+                };
+                if length % 17 == 0
+                    && let Some(size) = sizes.next()
+                {
+                    max = size;
+                    block.extend(size_update(size));
+                    evict(&mut model, max);
+                }
+                block.extend(field);
+                blocks.amend(&mut block);
+                prop_assert!(!blocks.is_lost);
+                model.push_front((name, names[name].len() + value.len() + 32));
+                while model.iter().map(|(_, size)| size).sum::<usize>() > max { model.pop_back(); }
+                prop_assert_eq!(blocks.table.entries.len(), model.len());
+                for (entry, (_, size)) in blocks.table.entries.iter().zip(&model) {
+                    prop_assert_eq!(entry.size, *size);
+                }
+            }
+        }
+
         #[test]
         fn no_bytes_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            amend(&mut bytes);
+            HeaderBlocks::default().amend(&mut bytes);
         }
 
         /// And neither is the size of an entry in a table another one.
@@ -410,8 +621,9 @@ mod tests {
     /// The lengths of name and value.
     fn amended_or_left(block: &[u8]) -> (usize, usize) {
         let mut block = block.to_vec();
-        amend(&mut block);
-        let mut reader = Reader { block: &mut block, at: 1 };
+        HeaderBlocks::default().amend(&mut block);
+        let mut table = Table::default();
+        let mut reader = Reader { block: &mut block, at: 1, table: &mut table };
         let texts = [reader.text().expect("a name"), reader.text().expect("a value")];
         let [name, value] = texts.map(|text| huffman::decoded(&block[text.begin..text.end]).len());
         (name, value)

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-/// So much is read from a peer that does not read, from when our writes begin to wait.
+/// So many frames are read from a peer that does not read, from when our writes begin to wait until one gets through. Then the
+/// connection ends.
 ///
-/// For each frame that h2 objects to it queues an answer; those that the peer does not read would pile up. A peer
-/// that reads at all never comes near it: writes wait only while its window of TCP is full.
-pub(super) const READ_WHILE_WRITES_WAIT: usize = 1 << 20;
+/// For each frame that h2 objects to it queues an answer of some 500 bytes; those that the peer does not read would pile up.
+/// A client that writes all of its uploads before it reads has 16,000 frames in all of its windows. (To read no further
+/// would be wrong: two peers that do that wait for each other.)
+pub(super) const FRAMES_WHILE_WRITES_WAIT: u64 = 100_000;
 
 /// Streams that we have reset, and how long they are remembered: frames that were under way are then ignored.
 ///
@@ -91,7 +93,7 @@ pub(crate) mod server {
             .reset_stream_duration(RESET_STREAM_TIME)
             .max_pending_accept_reset_streams(RESET_BEFORE_ACCEPTED)
             // A client can have a reset for each frame it sends. What that costs is bounded elsewhere: our answers by
-            // READ_WHILE_WRITES_WAIT, what is under way behind them by the tasks of a connection.
+            // FRAMES_WHILE_WRITES_WAIT, what is under way behind them by the tasks of a connection.
             .max_local_error_reset_streams(None)
             .data_frame_budget(SMALL_FRAMES);
         builder

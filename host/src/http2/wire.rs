@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::frames::{Frames, Passed, Seen, Side};
-use super::limits::READ_WHILE_WRITES_WAIT;
+use super::limits::FRAMES_WHILE_WRITES_WAIT;
 
 /// A connection before HTTP/2: TCP or Unix, with or without TLS.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -31,8 +31,9 @@ pin_project! {
     /// failed write is kept until everything has been read: from then on writes go nowhere, and the error
     /// comes in place of the end of the stream.
     ///
-    /// A peer that sends and does not read has nothing read from it after a while
-    /// ([`READ_WHILE_WRITES_WAIT`]): h2 queues an answer to each frame that it objects to, without a limit.
+    /// A peer that sends and does not read is cut off after a while ([`FRAMES_WHILE_WRITES_WAIT`]): h2 queues an answer to
+    /// each frame that it objects to, without a limit. It is read until then: two peers that wait for each
+    /// other to read would wait for ever.
     #[derive(Debug)]
     pub(crate) struct Wire<T, F> {
         #[pin]
@@ -42,8 +43,8 @@ pin_project! {
         seen: F,
         activity: Option<LastActivity>,
         broken: Option<io::Error>,
-        // Bytes read since writes began to wait, while they do.
-        waiting: Option<usize>,
+        // How many frames had come when writes began to wait, while they do.
+        waiting: Option<u64>,
         held: Held,
         cut: Cut,
         // Tells that this is gone, and the connection with it.
@@ -163,13 +164,11 @@ impl<T: AsyncWrite, F> Wire<T, F> {
                 Poll::Ready(Ok(otherwise))
             }
             Poll::Pending => {
-                this.waiting.get_or_insert(0);
+                this.waiting.get_or_insert(this.frames.count());
                 Poll::Pending
             }
             other @ Poll::Ready(_) => {
-                if this.waiting.take().is_some() {
-                    this.cut.0.reader.wake();
-                }
+                *this.waiting = None;
                 other
             }
         }
@@ -196,9 +195,9 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Wire<T, F> {
         }
         loop {
             this.cut.poll(cx)?;
-            if this.waiting.is_some_and(|read| read >= READ_WHILE_WRITES_WAIT) {
-                // The next write that gets through wakes it.
-                return Poll::Pending;
+            if this.waiting.is_some_and(|before| this.frames.count() - before > FRAMES_WHILE_WRITES_WAIT) {
+                let text = format!("the peer sent {FRAMES_WHILE_WRITES_WAIT} frames and read nothing");
+                return Poll::Ready(Err(io::Error::other(text)));
             }
             let read = if this.held.part.is_empty() {
                 ready!(this.io.as_mut().poll_read(cx, buf))?;
@@ -224,9 +223,6 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Wire<T, F> {
                 this.held.give(buf);
                 more.filled().len()
             };
-            if let Some(waiting) = this.waiting {
-                *waiting += read;
-            }
             if read == 0 {
                 if buf.filled().len() > begin {
                     return Poll::Ready(Ok(()));
@@ -340,55 +336,64 @@ mod tests {
         }
     }
 
+    /// Two of them, each with more to write than fits on the way, and with as much to read.
     #[tokio::test(start_paused = true)]
-    async fn a_peer_that_does_not_read_is_read_no_further_until_it_does() {
-        let (ours, peer) = tokio::io::duplex(64 << 10);
-        let (mut from_us, mut to_us) = tokio::io::split(peer);
-        let mut wire = Wire::new(ours, Side::Client, Cut::default(), None, |_| {});
-        // It does not read: our writes wait.
-        let mut written = 0;
-        let mut write = |wire: &mut Wire<_, _>, cx: &mut Context<'_>| {
-            while let Poll::Ready(count) = Pin::new(&mut *wire).poll_write(cx, &[0; 4096]) {
-                written += count.expect("it is open");
-            }
+    async fn peers_that_both_write_first_do_not_wait_for_each_other() {
+        let (ours, theirs) = tokio::io::duplex(64 << 10);
+        let exchange = |io| async move {
+            let wire = Wire::new(io, Side::Client, Cut::default(), None, |_| {});
+            let (mut reader, mut writer) = tokio::io::split(wire);
+            let data = frame(0, 0, &[0; 16 << 10]).repeat(600);
+            let mut read = vec![0; data.len()];
+            let (written, read) = tokio::join!(writer.write_all(&data), reader.read_exact(&mut read));
+            written.expect("written");
+            read.expect("read")
         };
+        let both = async { tokio::join!(exchange(ours), exchange(theirs)) };
+        let (ours, theirs) = tokio::time::timeout(Duration::from_secs(10), both).await.expect("no deadlock");
+        assert_eq!(ours, theirs);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_sends_and_never_reads_is_cut_off() {
+        let (ours, peer) = tokio::io::duplex(64 << 10);
+        let (_from_us, mut to_us) = tokio::io::split(peer);
+        let mut wire = Wire::new(ours, Side::Server, Cut::default(), None, |_| {});
+        // It does not read: our writes wait.
         std::future::poll_fn(|cx| {
-            write(&mut wire, cx);
+            while Pin::new(&mut wire).poll_write(cx, &[0; 4096]).is_ready() {}
             Poll::Ready(())
         })
         .await;
-        let sender = tokio::spawn(async move {
-            let frame = frame(0, 0, &[0; 1024]);
-            let mut sent = 0;
-            // Until it is stuck.
-            while let Ok(done) =
-                tokio::time::timeout(Duration::from_millis(200), to_us.write_all(&frame)).await
-            {
-                done.expect("it is open");
-                sent += frame.len();
-            }
-            sent
+        tokio::spawn(async move {
+            to_us.write_all(&[b'P'; 24]).await.expect("read");
+            // Until it is cut off.
+            while to_us.write_all(&frame(6, 0, &[0; 8])).await.is_ok() {}
         });
-        let mut read = 0;
-        let mut some = vec![0; 16 << 10];
-        while let Ok(count) = tokio::time::timeout(Duration::from_millis(400), wire.read(&mut some)).await {
-            read += count.expect("bytes");
-        }
-        let sent = sender.await.expect("no panic");
-        let most = READ_WHILE_WRITES_WAIT + (32 << 10);
-        assert!((READ_WHILE_WRITES_WAIT..most).contains(&read), "{read}");
-        assert!(sent >= read, "{sent}");
-        // It reads: so do we.
-        let mut drained = vec![0; 64 << 10];
-        let (drained, more) = tokio::join!(from_us.read(&mut drained), async {
-            std::future::poll_fn(|cx| {
-                let wrote = Pin::new(&mut wire).poll_write(cx, b"x");
-                wrote.map(|wrote| wrote.expect("it is open"))
-            })
-            .await;
-            wire.read(&mut some).await
+        let mut read = Vec::new();
+        let error = wire.read_to_end(&mut read).await.expect_err("cut off");
+        assert_eq!(error.to_string(), "the peer sent 100000 frames and read nothing");
+        assert!(read.len() as u64 >= FRAMES_WHILE_WRITES_WAIT * 17);
+    }
+
+    /// A write that fails while another one waits is no reason not to read.
+    #[tokio::test(start_paused = true)]
+    async fn the_end_is_seen_though_writes_had_to_wait() {
+        let (ours, peer) = tokio::io::duplex(1024);
+        let mut wire = Wire::new(ours, Side::Client, Cut::default(), None, |_| {});
+        std::future::poll_fn(|cx| {
+            while Pin::new(&mut wire).poll_write(cx, &[0; 4096]).is_ready() {}
+            Poll::Ready(())
+        })
+        .await;
+        let reading = async {
+            let mut read = Vec::new();
+            wire.read_to_end(&mut read).await
+        };
+        let (ended, ()) = tokio::join!(tokio::time::timeout(Duration::from_secs(1), reading), async {
+            tokio::task::yield_now().await;
+            drop(peer);
         });
-        assert!(drained.expect("bytes") > 0);
-        assert!(more.expect("bytes") > 0);
+        assert_eq!(ended.expect("seen").expect("the end"), 0);
     }
 }

@@ -87,7 +87,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    assert_eq!(tries.start("{}", slow).expect_err("it loops").to_string(), "it loops")
+                    assert_eq!(tries.start("{}", slow).expect_err("it loops").to_string(), "it loops");
                 });
             }
         });

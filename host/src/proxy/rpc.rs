@@ -63,7 +63,11 @@ pub(super) async fn call(proxy: Arc<Shared>, request: Request<RecvStream>) -> Re
 const CONNECTION_HEADERS: [HeaderName; 2] = [header::HOST, header::TE];
 
 fn is_grpc(head: &Parts) -> bool {
-    let is_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
+    // `application/grpc`, with a subtype or parameters: `application/grpc-web` is another protocol.
+    let is_grpc = |value: &HeaderValue| {
+        let rest = value.as_bytes().strip_prefix(b"application/grpc");
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+    };
     head.method == Method::POST && head.headers.get(header::CONTENT_TYPE).is_some_and(is_grpc)
 }
 

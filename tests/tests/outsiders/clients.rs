@@ -378,3 +378,64 @@ async fn empty_data_frames_of_a_client_have_no_number_that_is_too_many() {
     client.send(DATA, END_STREAM, 1, hotpick_tests::raw::HELLO).await;
     assert_eq!(client.answer_on(1).await.header("grpc-status"), Some("0"));
 }
+
+/// `:path` in CONTINUATION, in two pieces, and with a name out of HPACK's dynamic table.
+#[tokio::test]
+async fn no_form_of_a_path_with_a_fragment_is_served_as_another_path() {
+    let cluster = Cluster::start(&["a"]).await;
+    let channel = cluster.channel().connect().expect("a channel");
+    let (proxied, _caller) = proxied(&channel).await;
+    let path = format!("{UNARY}#x");
+    let rest = [literal("content-type", "application/grpc"), literal("te", "trailers")].concat();
+    let block = [&[0x83, 0x86][..], &literal(":path", &path), &rest].concat();
+    for cut in [0, 1, 3, 12, 20, 40] {
+        let mut client = RawPeer::connect(proxied.address).await;
+        client.send(HEADERS, 0, 1, &block[..cut]).await;
+        client.send(9, END_HEADERS, 1, &block[cut..]).await;
+        client.send(DATA, END_STREAM, 1, hotpick_tests::raw::HELLO).await;
+        assert_eq!(client.answer_on(1).await.reset, Some(1), "cut at {cut}");
+    }
+    // A good one, which makes an entry; and then by the name of that entry, which is the 62nd.
+    let mut client = RawPeer::connect(proxied.address).await;
+    let mut field = literal(":path", UNARY);
+    field[0] = 0x40;
+    client.headers(1, &[&[0x83, 0x86][..], &field, &rest].concat(), 0).await;
+    client.send(DATA, END_STREAM, 1, hotpick_tests::raw::HELLO).await;
+    assert_eq!(client.answer_on(1).await.header("grpc-status"), Some("0"));
+    let value = &literal("", &path)[2..];
+    client.headers(3, &[&[0x83, 0x86, 0x0f, 62 - 15][..], value, &rest].concat(), 0).await;
+    client.send(DATA, END_STREAM, 3, hotpick_tests::raw::HELLO).await;
+    assert_eq!(client.answer_on(3).await.reset, Some(1), "by a name of the table");
+}
+
+/// A client that sends all of its requests before it reads an answer, through two proxies, each of which has more to write to the
+/// other than fits on the way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proxies_in_a_row_do_not_wait_for_each_other() {
+    let cluster = Cluster::start(&["a"]).await;
+    let channel = cluster.channel().connect().expect("a channel");
+    let (inner, _caller) = proxied(&channel).await;
+    let between = to(inner.address).connect().expect("a channel");
+    let (_outer, caller) = proxied(&between).await;
+    let text = "x".repeat(60_000);
+    let mut streams = tokio::task::JoinSet::new();
+    for _ in 0..150 {
+        let (mut client, text) = (caller.client.clone(), text.clone());
+        streams.spawn(async move {
+            let requests = tokio_stream::iter(std::iter::repeat_n(hotpick_echo::EchoRequest::new(&text), 20));
+            let mut answers = client.bidi(requests).await.expect("open").into_inner();
+            let mut count = 0;
+            while let Some(answer) = answers.message().await.expect("an answer") {
+                assert_eq!(answer.text.len(), text.len());
+                count += 1;
+            }
+            count
+        });
+    }
+    soon("all of them", async {
+        while let Some(count) = streams.join_next().await {
+            assert_eq!(count.expect("no panic"), 20);
+        }
+    })
+    .await;
+}

@@ -299,3 +299,44 @@ async fn a_deadline_that_has_passed_sends_nothing() {
     caller.call().await.expect("served");
     assert_eq!(paths.lock().expect("no panic").len(), 1);
 }
+
+/// It reads nothing while its client has more to send than fits on the way, and then it is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_and_dies_is_found_out_and_its_successor_is_used() {
+    let server = RawServer::bind().await;
+    let channel = channel(server.address()).connect().expect("a channel");
+    let caller = Caller::of(&channel);
+    let text = "x".repeat(60_000);
+    let upload = || Request::new(hotpick_echo::EchoRequest::new(&text));
+    let calls: Vec<_> = (0..200).map(|_| begin(&caller, upload())).collect();
+    let mut peer = server.accept(&[(4, 1 << 20)]).await;
+    // Room for all of them but on the way, and answers of some MiB; from then on it says and reads nothing.
+    while peer.frame().await.expect("a request").stream != 7 {}
+    peer.send(8, 0, 0, &(1_u32 << 30).to_be_bytes()).await;
+    for stream in [1, 3, 5, 7] {
+        peer.begin_answer(stream).await;
+        for _ in 0..60 {
+            peer.send(DATA, 0, stream, &[0; 16 << 10]).await;
+        }
+    }
+    drop(peer);
+    // Its successor, which also gets those that had not been sent.
+    let successor = tokio::spawn(async move {
+        let mut next = server.accept(&[(4, 1 << 20)]).await;
+        next.send(8, 0, 0, &(1_u32 << 30).to_be_bytes()).await;
+        loop {
+            let stream = next.request().await;
+            next.answer(stream, "next").await;
+        }
+    });
+    let mut failed = 0;
+    for call in calls {
+        match soon("its end", call).await.expect("no panic") {
+            Ok(backend) => assert_eq!(backend, "next"),
+            Err(status) => failed += usize::from(status.code() == Code::Unavailable),
+        }
+    }
+    assert!(failed > 4, "what was sent is lost: {failed}");
+    assert_eq!(soon("the answer", caller.request(hello())).await.expect("served"), "next");
+    successor.abort();
+}
