@@ -199,6 +199,25 @@ async fn what_a_policy_prints_is_in_the_log_and_there_is_not_too_much_of_it() {
     assert!((2..=most).contains(&lines()), "{} lines in {seconds} s", lines());
 }
 
+/// With a typing error in the name, as a rule.
+#[tokio::test]
+async fn settings_that_belong_to_no_policy_are_told_of() {
+    let cluster = Cluster::start(&["a"]).await;
+    let sidecar = Sidecar::start(&cluster, &[("p.wasm", &Wat::first()), ("q.toml", b"enabled = false")]);
+    sidecar.put("p.wasm.toml", b"enabled = maybe");
+    for said in [
+        r#"settings of no policy: there is no policy file of that name settings="q.toml""#,
+        r#"settings of no policy settings="p.wasm.toml" error=has settings that cannot be used: "#,
+    ] {
+        soon(said, async {
+            while !sidecar.log().contains(said) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+}
+
 /// A compiler that ends, hangs, is killed or talks nonsense costs no more than the policy.
 #[test]
 fn whatever_becomes_of_the_compiler_it_is_another_process() {

@@ -66,6 +66,8 @@ struct Earlier {
 
 /// How often a file is looked at within the quiet time.
 const LOOKS: u32 = 6;
+/// From the beginning of a scan to that of the next, at least.
+const BETWEEN_SCANS: Duration = Duration::from_millis(10);
 /// How many versions are kept to go back to.
 const EARLIER: usize = 3;
 /// What is larger takes seconds to compile: a head start is worth nothing there.
@@ -123,6 +125,7 @@ impl Follower {
 
     fn follow(&mut self) {
         loop {
+            let begun = Instant::now();
             // Armed first: what changes during the scan is then an event.
             self.watcher.arm();
             self.scan();
@@ -134,7 +137,12 @@ impl Follower {
             shared.snapshot.send_replace(self.snapshot.clone());
             drop(shared);
             match self.wake.recv_timeout(self.pause()) {
-                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                // A file that is written to without a pause is an event without a pause.
+                Ok(()) => {
+                    let pause = (self.options.quiet / LOOKS).min(BETWEEN_SCANS);
+                    std::thread::sleep(pause.saturating_sub(begun.elapsed()));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -202,7 +210,8 @@ impl Follower {
                         self.reject(&name, error);
                     }
                 }
-                None => self.withdraw(&name, &toml),
+                None if self.snapshot.policies.contains_key(&name) => self.withdraw(&name, &toml),
+                None => self.lone_settings(&toml),
             }
         }
         self.forget_the_gone();
@@ -506,21 +515,33 @@ impl Follower {
     }
 
     fn withdraw(&mut self, name: &str, settings: &str) {
-        if self.snapshot.policies.contains_key(name) {
-            self.writing.remove(&format!("{name}.wasm"));
-            // It is in force where it is used, and can be disabled there.
-            match self.settings(settings) {
-                Ok(Some(settings)) if !settings.enabled => self.disable(name),
-                Ok(Some(_)) => self.entry(name).enabled = true,
-                Ok(None) | Err(_) => {}
+        self.writing.remove(&format!("{name}.wasm"));
+        // It is in force where it is used, and can be disabled there.
+        match self.settings(settings) {
+            Ok(Some(settings)) if !settings.enabled => self.disable(name),
+            Ok(Some(_)) => self.entry(name).enabled = true,
+            Ok(None) | Err(_) => {}
+        }
+        tracing::warn!(policy = name, in_force = self.in_force(name), "policy file is gone");
+        self.forget_job(name);
+        self.change(name, |entry| {
+            entry.present = false;
+            entry.rejected = None;
+            entry.quarantined = None;
+        });
+    }
+
+    /// Settings without a policy: a typing error in their name, as a rule.
+    fn lone_settings(&mut self, file: &str) {
+        if !self.at_rest.contains_key(file) {
+            return;
+        }
+        match self.settings(file) {
+            Ok(Some(_)) => {
+                tracing::warn!(settings = ?file, "settings of no policy: there is no policy file of that name")
             }
-            tracing::warn!(policy = name, in_force = self.in_force(name), "policy file is gone");
-            self.forget_job(name);
-            self.change(name, |entry| {
-                entry.present = false;
-                entry.rejected = None;
-                entry.quarantined = None;
-            });
+            Ok(None) => {}
+            Err(error) => tracing::warn!(settings = ?file, %error, "settings of no policy"),
         }
     }
 

@@ -50,9 +50,10 @@ pub async fn answers(run: Run) -> Report {
         }
     });
 
-    let end = Instant::now() + run.time;
     let ready = channel.wait_for(|status| status.policy.name == "color" && !status.ready.ready().is_empty());
     crate::soon("the good one", ready).await;
+    // Not before: on a busy machine it takes seconds to compile the policy.
+    let end = Instant::now() + run.time;
     let mut callers = JoinSet::new();
     for number in 0..16 {
         let mut client = hotpick_echo::EchoClient::new(channel.clone());
