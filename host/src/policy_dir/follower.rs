@@ -538,7 +538,7 @@ impl Follower {
         }
         match self.settings(file) {
             Ok(Some(_)) => {
-                tracing::warn!(settings = ?file, "settings of no policy: there is no policy file of that name")
+                tracing::warn!(settings = ?file, "settings of no policy: there is no policy file of that name");
             }
             Ok(None) => {}
             Err(error) => tracing::warn!(settings = ?file, %error, "settings of no policy"),
