@@ -33,7 +33,7 @@ fn main() {
                 addresses.iter().map(|address| address.parse().expect("an address")).collect();
             count(Peer::named(peer), rpcs.parse().expect("a number"), &addresses);
         }
-        ["instructions"] => show_counts(&Servers::start(3)),
+        ["instructions", ..] => show_counts(&Servers::start(3)),
         _ => compare(),
     }
 }
