@@ -193,7 +193,7 @@ impl Reader<'_> {
     /// Makes a `:status` or a `:method` a `:scheme`, which has as many characters. False if that cannot be done in place.
     fn rename(&mut self, begin: usize, number: usize, literal: Option<Text>) -> bool {
         match literal {
-            None if number < index::STATUSES.end() + 1 => {
+            None if number <= *index::STATUSES.end() => {
                 self.block[begin] = self.block[begin] & 0xf0 | index::SCHEME;
                 true
             }

@@ -78,7 +78,7 @@ const LONG_WRITE: Duration = Duration::from_secs(5);
 const JUDGEMENT: Duration = Duration::from_millis(200);
 /// When a file is tried again that the machine, and not the file, was in the way of: doubled each time.
 const AGAIN: Duration = Duration::from_millis(100);
-const AGAIN_AT_LEAST: Duration = Duration::from_secs(5);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(5);
 /// How often a directory is scanned that other machines write to: they cause no events.
 const NETWORK_SCAN: Duration = Duration::from_secs(1);
 
@@ -117,7 +117,7 @@ impl Follower {
                 Err(_) => {
                     let directory = self.directory.display();
                     tracing::error!(%directory, "the host panicked while it followed the directory: it goes on");
-                    std::thread::sleep(AGAIN_AT_LEAST);
+                    std::thread::sleep(AGAIN_AT_MOST);
                 }
             }
         }
@@ -372,7 +372,7 @@ impl Follower {
             let settings = versions.job.take().unwrap_or_default();
             let is_postponed = matches!(result, Err(PolicyError::NotNow(_)));
             versions.postponed = if is_postponed { versions.postponed + 1 } else { 0 };
-            let again = AGAIN.saturating_mul(1 << versions.postponed.min(16)).min(AGAIN_AT_LEAST);
+            let again = AGAIN.saturating_mul(1 << versions.postponed.min(16)).min(AGAIN_AT_MOST);
             match result {
                 Ok(policy) => self.put_in_force(&name, policy, settings),
                 Err(error) => self.reject(&name, error),

@@ -282,7 +282,6 @@ async fn a_response_that_fails_midway_promises_no_length() {
     assert_eq!(answer.header("grpc-status"), Some("13"));
 }
 
-/// A server that closes when it has refused an upload may have its words in flight: what matters is that they are read.
 #[tokio::test]
 async fn a_deadline_that_has_passed_sends_nothing() {
     let paths = Arc::new(Mutex::new(Vec::new()));
