@@ -14,7 +14,7 @@ use super::header_block::HeaderBlocks;
 pub(crate) enum Seen {
     /// The peer's first SETTINGS: it speaks HTTP/2.
     Settings,
-    /// SETTINGS_MAX_CONCURRENT_STREAMS: so many streams at once, from now on.
+    /// SETTINGS_MAX_CONCURRENT_STREAMS: how many streams may be open at once, from now on.
     MaxStreams(u32),
     /// GOAWAY: no new stream will be served.
     GoAway { last_stream: u32, code: u32 },
@@ -75,7 +75,7 @@ struct Kept {
 /// What has become of some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Passed {
-    /// So many, at the front, are for h2.
+    /// The number of bytes at the front that h2 may read.
     pub(super) kept: usize,
     /// The bytes from here on are the beginning of a frame that can be looked at only when more of it is there. Between
     /// the two there is nothing of interest any more.
@@ -215,7 +215,7 @@ enum Block {
     Whole { first: Part, more: Vec<Part> },
     /// More of it is to come.
     Unfinished,
-    /// There is no such block; h2 says so.
+    /// The frames do not make a header block: h2 answers with its own error.
     None,
 }
 

@@ -58,7 +58,8 @@ pub(super) struct HeaderBlocks {
 }
 
 impl HeaderBlocks {
-    /// Overwrites what h2 would end the connection for. What is no header block is left to h2.
+    /// Overwrites each character for which h2 would end the connection. Bytes that are not a header block stay as they
+    /// are: h2 rejects them.
     pub(super) fn amend(&mut self, block: &mut [u8]) {
         if self.is_lost {
             return;

@@ -57,7 +57,7 @@ pub(super) async fn serve(
             Ok(connection) => connection.map_err(failed)?,
             Err(_) => return Err(ConnectionError::Handshake(options.handshake_timeout)),
         },
-        // There is no RPC that it could lose.
+        // No RPC has begun on this connection.
         () = &mut drain => return Ok(()),
     };
 

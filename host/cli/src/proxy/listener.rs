@@ -41,7 +41,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const DEAD_AFTER: Duration = Duration::from_secs(20);
 
 impl Listener {
-    /// Listens on `host:port` or `unix:/path`, for so many connections at once.
+    /// Listens on `host:port` or `unix:/path`, and serves at most this many connections at once.
     pub(super) async fn bind(
         address: &str,
         tls: Option<ServerTls>,
@@ -184,7 +184,7 @@ async fn serve_connection(
         Some(tls) => {
             let handshake = tokio::select! {
                 handshake = tokio::time::timeout(HANDSHAKE, tls.accept(io)) => handshake,
-                // There is no RPC that it could lose.
+                // No RPC has begun on this connection.
                 () = drain.cancelled() => return Ok(()),
             };
             let handshake = handshake.map_err(|_| "TLS handshake took too long".to_owned())?;
