@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use hotpick::etcd::Registration;
+use hotpick::etcd::{Etcd, Registration};
 use hotpick::{Channel, PolicyDir};
 use hotpick_echo::{Backend, EchoClient, EchoRequest};
 use tonic::Request;
@@ -22,7 +22,7 @@ struct Registered {
 }
 
 impl Registered {
-    async fn start(etcd: &Channel, name: &str, color: &str) -> anyhow::Result<Self> {
+    async fn start(etcd: &Etcd, name: &str, color: &str) -> anyhow::Result<Self> {
         let server = Backend::start(name, "127.0.0.1:0".parse()?).await?;
         let (address, port) = (server.address().ip().to_string(), server.address().port());
         let value = serde_json::json!({"address": address, "port": port, "color": color});
@@ -42,7 +42,7 @@ impl Registered {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:2379".to_owned());
-    let etcd = Channel::builder(format!("static:///{address}")).connect()?;
+    let etcd = Etcd::builder(&address).connect()?;
     let mut servers = Vec::new();
     for (name, color) in [("green-1", "green"), ("red-1", "red"), ("red-2", "red")] {
         servers.push(Registered::start(&etcd, name, color).await?);

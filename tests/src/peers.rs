@@ -225,43 +225,120 @@ impl Dnsmasq {
     }
 }
 
-/// A real etcd.
+/// A real etcd: one member of a cluster, which may have no other.
 #[derive(Debug)]
 pub struct Etcd {
     directory: tempfile::TempDir,
+    name: String,
     client: u16,
     peer: u16,
+    /// `name=url,name=url`
+    cluster: String,
+    arguments: Vec<String>,
     process: Option<Process>,
 }
 
 impl Etcd {
     /// Starts one with no data.
+    ///
+    /// # Panics
+    ///
+    /// It does not listen within 30 s.
     #[must_use]
     pub fn start() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let mut etcd = Self { directory, client: free_port(), peer: free_port(), process: None };
-        etcd.restart();
-        etcd
+        Self::cluster(1).remove(0)
+    }
+
+    /// Starts a cluster of so many.
+    ///
+    /// # Panics
+    ///
+    /// One does not listen within 30 s.
+    #[must_use]
+    pub fn cluster(members: usize) -> Vec<Self> {
+        Self::cluster_with(members, &[])
+    }
+
+    /// Starts a cluster of members with these arguments. With a certificate among them they serve by TLS.
+    ///
+    /// # Panics
+    ///
+    /// One does not listen within 30 s.
+    #[must_use]
+    pub fn cluster_with(members: usize, arguments: &[&str]) -> Vec<Self> {
+        let peers: Vec<u16> = (0..members).map(|_| free_port()).collect();
+        let named = peers.iter().enumerate().map(|(at, port)| format!("m{at}=http://127.0.0.1:{port}"));
+        let cluster = named.collect::<Vec<_>>().join(",");
+        let member = |(at, peer): (usize, &u16)| Self {
+            directory: tempfile::tempdir().expect("a directory"),
+            name: format!("m{at}"),
+            client: free_port(),
+            peer: *peer,
+            cluster: cluster.clone(),
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            process: None,
+        };
+        let mut members: Vec<_> = peers.iter().enumerate().map(member).collect();
+        // None serves before a majority is there.
+        members.iter_mut().for_each(Self::spawn);
+        members.iter().for_each(Self::wait);
+        members
     }
 
     /// Kills it and starts it again, with the data it has.
     pub fn restart(&mut self) {
+        self.spawn();
+        self.wait();
+    }
+
+    /// The same, without waiting until it serves.
+    pub fn spawn(&mut self) {
         self.stop();
         let url = |port| format!("http://127.0.0.1:{port}");
+        let tls = self.arguments.iter().any(|argument| argument.starts_with("--cert-file"));
+        let client = if tls { url(self.client).replace("http", "https") } else { url(self.client) };
         let mut command = Command::new("etcd");
-        command.arg("--data-dir").arg(self.directory.path().join("data"));
-        command.args(["--name", "one", "--listen-client-urls", &url(self.client)]);
-        command.args(["--advertise-client-urls", &url(self.client), "--listen-peer-urls", &url(self.peer)]);
+        command.arg("--data-dir").arg(self.data()).args(["--name", &self.name]);
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &url(self.peer)]);
         command.args(["--initial-advertise-peer-urls", &url(self.peer)]);
-        command.args(["--initial-cluster", &format!("one={}", url(self.peer))]);
+        command.args(["--initial-cluster", &self.cluster]).args(&self.arguments);
         command.env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH);
         self.process = Some(Process::start(command.stderr(Stdio::null())));
+    }
+
+    /// Waits until it serves.
+    pub fn wait(&self) {
         wait_for_port(self.client);
     }
 
     /// Kills it.
     pub fn stop(&mut self) {
         self.process = None;
+    }
+
+    /// Kills it, and takes its data away.
+    ///
+    /// # Panics
+    ///
+    /// They stay.
+    pub fn lose(&mut self) {
+        self.stop();
+        std::fs::remove_dir_all(self.data()).expect("removed");
+    }
+
+    /// It neither answers nor ends, until it is [thawed](Self::thaw).
+    pub fn freeze(&self) {
+        self.process.iter().for_each(|process| process.signal("STOP"));
+    }
+
+    /// It goes on.
+    pub fn thaw(&self) {
+        self.process.iter().for_each(|process| process.signal("CONT"));
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
     }
 
     /// Where it serves clients: `host:port`.

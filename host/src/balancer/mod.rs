@@ -30,6 +30,7 @@ use crate::policy_dir::PolicyUpdate;
 use crate::resolver::{Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target};
 use crate::service_config::{MethodConfigs, PolicyConfig, ServiceConfig};
 use crate::subconn::{Dialer, ReadySet, SubConn};
+use crate::text::clip;
 use crate::workers::{self, Task};
 
 pub(crate) use self::choice::Known;
@@ -129,6 +130,7 @@ pub(crate) fn run(
         connects: false,
         next_id: 0,
         resolved: Resolved::NotYet,
+        told_of: None,
         resolve_now: ResolveNow::default(),
         pick_again: PickAgain::default(),
         idle: false,
@@ -228,6 +230,10 @@ fn names(policies: &[PolicyConfig]) -> String {
     policies.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
+/// How often the same error of a resolver is told of, and how much of it.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+const LONGEST_ERROR: usize = 1000;
+
 /// However the loop ends, with its channel, its runtime or a panic: no connection stays behind, and no RPC
 /// waits for a picker that will not come.
 impl Drop for Balancer {
@@ -256,6 +262,8 @@ struct Balancer {
     connects: bool,
     next_id: u32,
     resolved: Resolved,
+    /// The resolver's last error that the log has, while there is no answer, and since when.
+    told_of: Option<(String, Instant)>,
     resolve_now: ResolveNow,
     pick_again: PickAgain,
     /// No connections, and no resolver, until an RPC comes.
@@ -443,15 +451,31 @@ impl Balancer {
         self.service_config(&update);
         match update.endpoints {
             Ok(endpoints) => {
+                if self.told_of.take().is_some() {
+                    tracing::info!(target = self.target, endpoints = endpoints.len(), "resolver answers again");
+                }
                 self.resolved = Resolved::Endpoints;
                 self.follow(endpoints);
             }
             // An error does not take away what is known to be good; nor what was before the channel went idle.
             Err(error) if matches!(self.resolved, Resolved::Endpoints) || !self.members.is_empty() => {
-                tracing::warn!(error, "resolver failed: the endpoints stay as they are");
+                self.tell_of(&error, "the endpoints stay as they are");
                 self.resolved = Resolved::Endpoints;
             }
-            Err(error) => self.resolved = Resolved::Failed(error),
+            Err(error) => {
+                self.tell_of(&error, "RPCs fail until it answers");
+                self.resolved = Resolved::Failed(error);
+            }
+        }
+    }
+
+    /// The resolver's error, in the log; the same again is told from time to time.
+    fn tell_of(&mut self, error: &str, consequence: &str) {
+        let is_told = |(told, at): &(String, Instant)| told == error && at.elapsed() < TELL_AGAIN;
+        if !self.told_of.as_ref().is_some_and(is_told) {
+            let shown = clip(error, LONGEST_ERROR);
+            tracing::warn!(target = self.target, error = shown, "resolver failed: {consequence}");
+            self.told_of = Some((error.to_owned(), Instant::now()));
         }
     }
 

@@ -4,16 +4,26 @@
 //! Written down here instead of taken from a crate: those need protoc to be built, and their watches end
 //! when a member restarts.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use http::uri::PathAndQuery;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::client::Grpc;
-use tonic::metadata::MetadataValue;
-use tonic::{IntoStreamingRequest, Request, Response, Status, Streaming};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::{Code, IntoStreamingRequest, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
+use super::attempts::{Patience, hedged, is_passing};
+use super::cluster::Credentials;
 use crate::channel::{Channel, WaitForReady};
+use crate::connectivity::ConnectivityState;
+use crate::workers;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct ResponseHeader {
+    #[prost(uint64, tag = "1")]
+    pub(super) cluster_id: u64,
     #[prost(int64, tag = "3")]
     pub(super) revision: i64,
 }
@@ -32,6 +42,8 @@ pub(super) struct RangeRequest {
     pub(super) key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
     pub(super) range_end: Vec<u8>,
+    #[prost(bool, tag = "7")]
+    pub(super) serializable: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -74,6 +86,8 @@ pub(super) struct WatchCreate {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct WatchResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(super) header: Option<ResponseHeader>,
     #[prost(bool, tag = "3")]
     pub(super) created: bool,
     #[prost(bool, tag = "4")]
@@ -95,18 +109,38 @@ pub(super) struct Event {
     pub(super) kv: Option<KeyValue>,
 }
 
+impl Event {
+    pub(super) const fn is_delete(&self) -> bool {
+        self.kind == 1
+    }
+}
+
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct LeaseGrantRequest {
     /// Seconds.
     #[prost(int64, tag = "1")]
     pub(super) ttl: i64,
+    #[prost(int64, tag = "2")]
+    pub(super) id: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct AuthenticateRequest {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(string, tag = "2")]
+    pub(super) password: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct AuthenticateResponse {
+    #[prost(string, tag = "2")]
+    pub(super) token: String,
 }
 
 /// Of grants and of keep-alives.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Lease {
-    #[prost(int64, tag = "2")]
-    pub(super) id: i64,
     /// Seconds; 0 of a lease that is gone.
     #[prost(int64, tag = "3")]
     pub(super) ttl: i64,
@@ -118,82 +152,235 @@ pub(super) struct LeaseId {
     pub(super) id: i64,
 }
 
-/// A client of etcd.
+/// A client of etcd. Whatever one member does, a call is answered by another.
 #[derive(Clone, Debug)]
-pub(super) struct Client(Grpc<Channel>);
-
-/// A server that registers itself outlasts a moment without etcd.
-fn patient<Q>(message: Q) -> Request<Q> {
-    let mut request = Request::new(message);
-    request.extensions_mut().insert(WaitForReady(true));
-    request
+pub(super) struct Client {
+    grpc: Grpc<Channel>,
+    channel: Channel,
+    credentials: Option<Arc<Credentials>>,
+    /// What the login gave, until it is void.
+    token: Arc<Mutex<Option<MetadataValue<Ascii>>>>,
 }
 
 /// More keys than that are more than a channel should balance over.
 const LARGEST_ANSWER: usize = 64 << 20;
 
 impl Client {
-    pub(super) fn new(channel: Channel) -> Self {
-        Self(Grpc::new(channel).max_decoding_message_size(LARGEST_ANSWER))
+    pub(super) fn new(channel: Channel, credentials: Option<Credentials>) -> Self {
+        Self {
+            grpc: Grpc::new(channel.clone()).max_decoding_message_size(LARGEST_ANSWER),
+            channel,
+            credentials: credentials.map(Arc::new),
+            token: Arc::default(),
+        }
     }
 
-    pub(super) async fn range(&mut self, request: RangeRequest) -> Result<RangeResponse, Status> {
-        self.unary("/etcdserverpb.KV/Range", Request::new(request)).await
+    pub(super) const fn channel(&self) -> &Channel {
+        &self.channel
     }
 
-    pub(super) async fn put(&mut self, request: PutRequest) -> Result<Done, Status> {
-        self.unary("/etcdserverpb.KV/Put", patient(request)).await
+    /// Reads a list. One that may be old is taken only if it is credible.
+    pub(super) async fn range(
+        &self,
+        request: RangeRequest,
+        patience: Patience,
+        is_credible: impl Fn(&RangeResponse) -> bool,
+    ) -> Result<RangeResponse, Status> {
+        let once = |number: usize| {
+            let is_credible = &is_credible;
+            // As of the last that all have agreed upon; where that takes too long, as this member knows it.
+            let serializable = number > 0;
+            let request = RangeRequest { serializable, ..request.clone() };
+            async move {
+                let answer: RangeResponse =
+                    self.once("/etcdserverpb.KV/Range", &request, patience, !serializable).await?;
+                if serializable && !is_credible(&answer) {
+                    return Err(Status::unavailable("the member that answers is behind the others"));
+                }
+                Ok(answer)
+            }
+        };
+        self.hedged(patience, once).await
     }
 
-    pub(super) async fn grant(&mut self, ttl: i64) -> Result<Lease, Status> {
-        self.unary("/etcdserverpb.Lease/LeaseGrant", patient(LeaseGrantRequest { ttl })).await
+    pub(super) async fn put(&self, request: PutRequest, patience: Patience) -> Result<Done, Status> {
+        self.unary("/etcdserverpb.KV/Put", request, patience).await
     }
 
-    pub(super) async fn revoke(&mut self, id: i64) -> Result<Done, Status> {
-        self.unary("/etcdserverpb.Lease/LeaseRevoke", patient(LeaseId { id })).await
+    /// Makes a lease of this number. It is no failure that there is one: an attempt whose answer was lost made it.
+    pub(super) async fn grant(&self, ttl: i64, id: i64, patience: Patience) -> Result<(), Status> {
+        let granted: Result<Lease, Status> =
+            self.unary("/etcdserverpb.Lease/LeaseGrant", LeaseGrantRequest { ttl, id }, patience).await;
+        match granted {
+            Err(status) if status.code() == Code::FailedPrecondition && status.message().contains("exists") => {
+                Ok(())
+            }
+            granted => granted.map(drop),
+        }
     }
 
-    /// Opens a watch. It stays open as long as `requests` does.
+    pub(super) async fn revoke(&self, id: i64, patience: Patience) -> Result<Done, Status> {
+        self.unary("/etcdserverpb.Lease/LeaseRevoke", LeaseId { id }, patience).await
+    }
+
+    /// Makes a lease as long as it was at first, once. How long it is now, in seconds; 0 if there is none.
+    ///
+    /// etcd has a stream for this; a stream stays with its member, and each of these calls may go to another.
+    pub(super) async fn keep_alive(&self, id: i64, patience: Patience) -> Result<i64, Status> {
+        let path = "/etcdserverpb.Lease/LeaseKeepAlive";
+        let once = |_| async {
+            let request = tokio_stream::once(LeaseId { id });
+            let answer = async {
+                let mut answers: Streaming<Lease> = self.streaming(path, request, patience).await?;
+                answers.message().await
+            };
+            answer.await?.map(|lease| lease.ttl).ok_or_else(|| Status::unavailable("etcd ended the stream"))
+        };
+        self.hedged(patience, once).await
+    }
+
+    /// Opens a watch, which has no end of itself. With it comes what keeps it open.
     pub(super) async fn watch(
-        &mut self,
-        requests: impl tokio_stream::Stream<Item = WatchRequest> + Send + 'static,
-    ) -> Result<Streaming<WatchResponse>, Status> {
-        self.streaming("/etcdserverpb.Watch/Watch", requests).await
+        &self,
+        create: WatchCreate,
+        patience: Patience,
+    ) -> Result<(Streaming<WatchResponse>, mpsc::Sender<WatchRequest>), Status> {
+        let once = |_| async {
+            let (open, requests) = mpsc::channel(1);
+            // There is room for one.
+            let _ = open.try_send(WatchRequest { create: Some(create.clone()) });
+            let requests = ReceiverStream::new(requests);
+            Ok((self.streaming("/etcdserverpb.Watch/Watch", requests, patience).await?, open))
+        };
+        self.hedged(patience, once).await
     }
 
-    pub(super) async fn keep_alive(
-        &mut self,
-        requests: impl tokio_stream::Stream<Item = LeaseId> + Send + 'static,
-    ) -> Result<Streaming<Lease>, Status> {
-        self.streaming("/etcdserverpb.Lease/LeaseKeepAlive", requests).await
-    }
-
-    async fn unary<Q, A>(&mut self, path: &'static str, mut request: Request<Q>) -> Result<A, Status>
+    async fn hedged<T, F>(&self, patience: Patience, attempt: impl Fn(usize) -> F) -> Result<T, Status>
     where
-        Q: prost::Message + Send + Sync + 'static,
+        F: Future<Output = Result<T, Status>>,
+    {
+        // Who does not wait for a connection is told at once that there is none.
+        let goes_on = |status: &Status| {
+            is_passing(status) && (patience.waits || self.channel.state() == ConnectivityState::Ready)
+        };
+        hedged(patience, goes_on, attempt).await
+    }
+
+    async fn unary<Q, A>(&self, path: &'static str, message: Q, patience: Patience) -> Result<A, Status>
+    where
+        Q: prost::Message + Clone + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
     {
-        request.set_timeout(super::PATIENCE);
-        let path = PathAndQuery::from_static(path);
-        self.0.unary(request, path, ProstCodec::default()).await.map(Response::into_inner)
+        self.hedged(patience, |_| self.once(path, &message, patience, true)).await
+    }
+
+    /// One attempt of a call, and one more with a new token if the one that there is turns out to be void.
+    async fn once<Q, A>(
+        &self,
+        path: &'static str,
+        message: &Q,
+        patience: Patience,
+        with_leader: bool,
+    ) -> Result<A, Status>
+    where
+        Q: prost::Message + Clone + Send + Sync + 'static,
+        A: prost::Message + Default + Send + Sync + 'static,
+    {
+        let send = async |token: Option<MetadataValue<Ascii>>| {
+            let mut request = Request::new(message.clone());
+            request.set_timeout(patience.whole);
+            prepare(&mut request, token, patience, with_leader);
+            let path = PathAndQuery::from_static(path);
+            self.grpc.clone().unary(request, path, ProstCodec::default()).await.map(Response::into_inner)
+        };
+        let token = self.token(patience).await?;
+        match send(token.clone()).await {
+            Err(status) if token.is_some() && is_void(&status) => {
+                self.forget(&token);
+                send(self.token(patience).await?).await
+            }
+            result => result,
+        }
     }
 
     async fn streaming<Q, A>(
-        &mut self,
+        &self,
         path: &'static str,
         requests: impl tokio_stream::Stream<Item = Q> + Send + 'static,
+        patience: Patience,
     ) -> Result<Streaming<A>, Status>
     where
         Q: prost::Message + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
     {
+        let token = self.token(patience).await?;
         let mut request = requests.into_streaming_request();
-        // A member that has lost its leader would go on as if nothing happened.
-        request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
+        prepare(&mut request, token.clone(), patience, true);
         let path = PathAndQuery::from_static(path);
-        let open = self.0.streaming(request, path, ProstCodec::default());
-        // The stream itself has no end, but the headers must come.
-        let opened = tokio::time::timeout(super::PATIENCE, open).await;
-        opened.map_err(|_| Status::deadline_exceeded("etcd does not answer"))?.map(Response::into_inner)
+        let opened = self.grpc.clone().streaming(request, path, ProstCodec::default()).await;
+        opened.map(Response::into_inner).inspect_err(|status| {
+            if is_void(status) {
+                // Who tries again logs in.
+                self.forget(&token);
+            }
+        })
     }
+
+    /// What shows who we are, if we are anyone.
+    async fn token(&self, patience: Patience) -> Result<Option<MetadataValue<Ascii>>, Status> {
+        let Some(credentials) = &self.credentials else { return Ok(None) };
+        let known = self.lock().clone();
+        if known.is_some() {
+            return Ok(known);
+        }
+        let theirs = Arc::clone(credentials);
+        let password = workers::run(move || theirs.password()).await;
+        let password = password.map_err(|lost| lost.to_string()).flatten().map_err(Status::unauthenticated)?;
+        let mut request = Request::new(AuthenticateRequest { name: credentials.user.clone(), password });
+        request.set_timeout(patience.whole);
+        prepare(&mut request, None, patience, true);
+        let path = PathAndQuery::from_static("/etcdserverpb.Auth/Authenticate");
+        let answer = self.grpc.clone().unary(request, path, ProstCodec::default()).await;
+        let answer: AuthenticateResponse = answer.map_err(|status| {
+            let user = &credentials.user;
+            Status::new(status.code(), format!("login as {user:?}: {}", status.message()))
+        })?.into_inner();
+        let token = MetadataValue::try_from(answer.token)
+            .map_err(|_| Status::internal("etcd's token cannot be metadata"))?;
+        *self.lock() = Some(token.clone());
+        Ok(Some(token))
+    }
+
+    /// The token is void, unless there is another already.
+    fn forget(&self, token: &Option<MetadataValue<Ascii>>) {
+        let mut known = self.lock();
+        if *known == *token {
+            *known = None;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<MetadataValue<Ascii>>> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn prepare<Q>(
+    request: &mut Request<Q>,
+    token: Option<MetadataValue<Ascii>>,
+    patience: Patience,
+    with_leader: bool,
+) {
+    if with_leader {
+        // A member that has lost its leader would go on as if nothing had happened.
+        request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
+    }
+    if let Some(token) = token {
+        request.metadata_mut().insert("token", token);
+    }
+    request.extensions_mut().insert(WaitForReady(patience.waits));
+}
+
+/// The token has run out, or the users have changed: one must log in again.
+fn is_void(status: &Status) -> bool {
+    status.code() == Code::Unauthenticated || status.message().contains("revision of auth store is old")
 }

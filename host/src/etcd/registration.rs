@@ -1,30 +1,32 @@
 //! The servers' side of discovery.
 
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::IntervalStream;
-use tonic::Status;
+use tokio::time::{Instant, sleep, sleep_until};
+use tonic::{Status, Streaming};
 
-use super::PATIENCE;
-use super::api::{Client, LeaseId, PutRequest};
-use crate::channel::Channel;
-use crate::subconn::Backoff;
+use super::api::{Client, Event, PutRequest, WatchCreate, WatchRequest, WatchResponse};
+use super::attempts::Patience;
+use super::cluster::Etcd;
+use crate::resolver::endpoint_of;
+use crate::text::quoted;
 
 /// A server's entry in etcd, kept alive as long as this value lives. When its process dies, the entry goes
 /// with its lease; a server that leaves in good order [revokes](Self::revoke) it first, and then drains.
 ///
+/// The lease is renewed three times in its length, and tried again within a tenth of it, at one member after the other:
+/// as long as a quorum of them lives, the entry stays. After a time without etcd it is there again as soon as etcd is.
+/// An entry that someone deletes is put again only with its lease.
+///
 /// ```no_run
 /// use std::time::Duration;
-/// use hotpick::{Channel, etcd::Registration};
+/// use hotpick::etcd::{Etcd, Registration};
 ///
 /// # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
-/// let etcd = Channel::builder("static:///127.0.0.1:2379").connect()?;
+/// let etcd = Etcd::builder("10.0.0.7:2379,10.0.0.8:2379,10.0.0.9:2379").connect()?;
 /// let endpoint = serde_json::json!({"address": "10.0.0.1", "port": 5001, "color": "red"});
 /// let entry = Registration::start(&etcd, "services/echo/red-1", endpoint, Duration::from_secs(10)).await?;
 /// // ... serve ...
@@ -39,27 +41,29 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Puts `endpoint` at `key`, with a lease of this length (at least a second), and keeps it alive: if
-    /// etcd or the connection to it is gone for longer, the entry is put again when it is back.
+    /// Puts `endpoint` at `key`, with a lease of this length (whole seconds, at least one), and keeps it alive.
     ///
     /// # Errors
     ///
-    /// etcd cannot be reached within 10 s, or refuses.
+    /// The value is no endpoint, or etcd cannot be reached within 10 s, or refuses.
     pub async fn start(
-        etcd: &Channel,
+        etcd: &Etcd,
         key: impl Into<String>,
         endpoint: Value,
         ttl: Duration,
     ) -> Result<Self, Status> {
+        endpoint_of(&endpoint)
+            .map_err(|error| Status::invalid_argument(format!("what is to be registered is no endpoint: {error}")))?;
         let entry = Entry {
-            client: Client::new(etcd.clone()),
+            client: etcd.0.clone(),
             key: key.into(),
             value: endpoint.to_string(),
             ttl: ttl.as_secs().clamp(1, LONGEST),
+            lease: fastrand::i64(1..=i64::MAX),
         };
-        let lease = entry.put().await?;
+        entry.put(Patience::COMMON).await?;
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(keep(entry, lease, stopped));
+        let task = tokio::spawn(keep(entry, stopped));
         Ok(Self { stop: Some(stop), task })
     }
 
@@ -86,81 +90,134 @@ struct Entry {
     value: String,
     /// Seconds.
     ttl: u64,
+    /// Of our own choice, and always the same: whatever attempt a frozen member makes up for when it wakes, the entry
+    /// has this lease.
+    lease: i64,
 }
 
 /// The longest lease that etcd gives, in seconds.
 const LONGEST: u64 = 9_000_000_000;
+/// How often the log tells that it does not work.
+const TELL_EVERY: Duration = Duration::from_secs(30);
 
 impl Entry {
-    /// Puts the entry with a new lease.
-    async fn put(&self) -> Result<i64, Status> {
-        let mut client = self.client.clone();
-        let put = async {
-            let lease = client.grant(self.ttl.cast_signed()).await?.id;
-            let (key, value) = (self.key.clone().into_bytes(), self.value.clone().into_bytes());
-            client.put(PutRequest { key, value, lease }).await?;
-            Ok(lease)
-        };
-        timeout(PATIENCE, put)
-            .await
-            .unwrap_or_else(|_| Err(Status::deadline_exceeded("etcd does not answer")))
+    fn ttl(&self) -> Duration {
+        Duration::from_secs(self.ttl)
     }
 
-    /// Keeps a lease alive until it, or the stream, is lost; `alive` is called at each answer.
-    async fn keep_alive(&self, lease: i64, mut alive: impl FnMut()) -> Status {
-        let every = Duration::from_secs(self.ttl) / 3;
-        let mut ticks = interval(every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let requests = IntervalStream::new(ticks).map(move |_| LeaseId { id: lease });
-        let mut answers = match self.client.clone().keep_alive(requests).await {
-            Ok(answers) => answers,
-            Err(status) => return status,
-        };
-        loop {
-            match timeout(every + PATIENCE, answers.message()).await {
-                Ok(Ok(Some(lease))) if lease.ttl > 0 => alive(),
-                Ok(Ok(_)) => return Status::not_found("the lease is gone"),
-                Ok(Err(status)) => return status,
-                Err(_) => return Status::deadline_exceeded("etcd does not answer"),
-            }
+    /// Of a call on which the entry's life depends.
+    fn patience(&self) -> Patience {
+        let each = (self.ttl() / 10).clamp(Duration::from_millis(100), Patience::COMMON.each);
+        Patience { whole: self.ttl().min(Patience::COMMON.whole), each, waits: true }
+    }
+
+    /// Puts the entry, with its lease.
+    async fn put(&self, patience: Patience) -> Result<(), Status> {
+        let end = Instant::now() + patience.whole;
+        self.client.grant(self.ttl.cast_signed(), self.lease, patience).await?;
+        let patience = Patience { whole: end - Instant::now(), ..patience };
+        let (key, value) = (self.key.clone().into_bytes(), self.value.clone().into_bytes());
+        self.client.put(PutRequest { key, value, lease: self.lease }, patience).await.map(drop)
+    }
+
+    /// Has the lease begin anew, and the entry if it is lost.
+    async fn renew(&self) -> Result<Renewed, Status> {
+        match self.client.keep_alive(self.lease, self.patience()).await? {
+            1.. => Ok(Renewed::Kept),
+            _ => self.put(self.patience()).await.map(|()| Renewed::Lost),
         }
     }
 
-    /// Keeps the entry there for ever. `lease` is always the one that it has.
-    async fn stay(&self, lease: &AtomicI64) {
-        let failures = AtomicU32::new(0);
+    /// Follows what becomes of the entry, if that can be.
+    async fn watch(&self) -> Option<Watch> {
+        let (key, range_end) = (self.key.clone().into_bytes(), Vec::new());
+        let create = WatchCreate { key, range_end, start_revision: 0 };
+        self.client.watch(create, self.patience()).await.ok()
+    }
+
+    /// Keeps the entry there for ever.
+    async fn stay(&self) {
+        let mut failing: Option<Failing> = None;
+        let mut watch: Option<Watch> = None;
         loop {
-            let current = lease.load(Ordering::Relaxed);
-            let status = self.keep_alive(current, || failures.store(0, Ordering::Relaxed)).await;
-            tracing::warn!(key = self.key, %status, "etcd lease lost: registering again");
-            loop {
-                // The first may be a member that restarts: the next has the same data.
-                if let failed @ 1.. = failures.fetch_add(1, Ordering::Relaxed) {
-                    sleep(Backoff::default().delay(failed, fastrand::f64())).await;
-                }
-                // The old lease may still live; a new one costs nothing, and the key then follows it.
-                match self.put().await {
-                    Ok(new) => {
-                        lease.store(new, Ordering::Relaxed);
-                        break;
+            if watch.is_none() {
+                watch = self.watch().await;
+            }
+            // What has been renewed lives from when it was asked for, at the earliest.
+            let began = Instant::now();
+            match self.renew().await {
+                Ok(renewed) => {
+                    let key = quoted(self.key.as_bytes(), 200);
+                    match (renewed, failing.take()) {
+                        (Renewed::Lost, _) => tracing::warn!(key, "etcd had lost the lease: registered again"),
+                        (Renewed::Kept, Some(failing)) => {
+                            let after = failing.since.elapsed();
+                            tracing::info!(key, ?after, "etcd lease kept alive again");
+                        }
+                        (Renewed::Kept, None) => {}
                     }
-                    Err(status) => tracing::warn!(key = self.key, %status, "etcd cannot be written to"),
+                    tokio::select! {
+                        () = sleep_until(began + self.ttl() / 3) => {}
+                        // A member that was the leader, and wakes, may take leases for run out that are not (etcd's
+                        // issue 15247): what is lost is put at once.
+                        () = deleted(&mut watch) => {}
+                    }
+                }
+                Err(status) => {
+                    let failing = failing.get_or_insert_with(|| Failing { since: began, told: None });
+                    if failing.told.is_none_or(|at| at.elapsed() > TELL_EVERY) {
+                        failing.told = Some(Instant::now());
+                        let (key, error) =
+                            (quoted(self.key.as_bytes(), 200), quoted(status.message().as_bytes(), 500));
+                        tracing::warn!(key, error, "etcd lease cannot be kept alive: tried again and again");
+                    }
+                    let most = (self.ttl() / 10).min(Duration::from_secs(1));
+                    sleep(most.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                 }
             }
         }
     }
 }
 
-async fn keep(entry: Entry, lease: i64, stop: oneshot::Receiver<()>) {
-    let lease = AtomicI64::new(lease);
+/// The entry's watch, and what keeps it open.
+type Watch = (Streaming<WatchResponse>, mpsc::Sender<WatchRequest>);
+
+/// The entry has been deleted; for ever nothing when that is not known. Cancel-safe.
+async fn deleted(watch: &mut Option<Watch>) {
+    while let Some((answers, _)) = watch {
+        match answers.message().await {
+            Ok(Some(answer)) if !answer.canceled => {
+                if answer.events.iter().any(Event::is_delete) {
+                    return;
+                }
+            }
+            _ => *watch = None,
+        }
+    }
+    std::future::pending().await
+}
+
+enum Renewed {
+    Kept,
+    /// etcd did not have it any more; it does now.
+    Lost,
+}
+
+struct Failing {
+    since: Instant,
+    told: Option<Instant>,
+}
+
+async fn keep(entry: Entry, stop: oneshot::Receiver<()>) {
     tokio::select! {
         asked = stop => {
             // Without a word, the value was dropped, and this task is being aborted.
-            let lease = lease.load(Ordering::Relaxed);
-            if asked.is_ok() && let Err(status) = entry.client.clone().revoke(lease).await {
-                tracing::warn!(key = entry.key, %status, "etcd lease cannot be revoked: it runs out by itself");
+            if asked.is_ok() && let Err(status) = entry.client.revoke(entry.lease, Patience::COMMON).await {
+                let key = quoted(entry.key.as_bytes(), 200);
+                let error = quoted(status.message().as_bytes(), 500);
+                tracing::warn!(key, error, "etcd lease cannot be revoked: it runs out by itself");
             }
         }
-        () = entry.stay(&lease) => {}
+        () = entry.stay() => {}
     }
 }

@@ -7,15 +7,16 @@ use std::time::Duration;
 use futures_util::stream;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target, TargetError, record};
 use crate::files::{self, Fingerprint, ReadError, Settling};
 use crate::service_config::ServiceConfig;
+use crate::workers;
 
 /// Endpoints in a file of JSON, or of TOML if its name ends in `.toml`. The file is looked at twice a
 /// second, and read when it has changed and come to rest; one that is bad or gone leaves the endpoints as
-/// they are.
+/// they are. One that someone has open to write is read when it is closed, or has stayed the same for 5 s.
 ///
 /// ```toml
 /// [[endpoints]]
@@ -39,6 +40,8 @@ pub struct FileResolver {
 const LOOK: Duration = Duration::from_millis(500);
 const QUIET: Duration = Duration::from_millis(100);
 const LIMIT: usize = 16 << 20;
+/// Who has it open to write without writing for so long will not.
+const OPEN: Duration = Duration::from_secs(5);
 
 impl FileResolver {
     /// A resolver of this file.
@@ -60,12 +63,9 @@ impl FileResolver {
 
 impl Resolver for FileResolver {
     fn watch(&self, _target: &Target, _resolve_now: ResolveNow) -> ResolverStream {
-        let follow = Follow { path: self.path.clone(), settling: Settling::default(), looked: false };
+        let follow = Follow { path: self.path.clone(), settling: Settling::default(), looked: false, open: None };
         Box::pin(stream::unfold(follow, async |mut follow| {
             let update = follow.next().await;
-            if let Err(error) = &update.endpoints {
-                tracing::warn!(error, "endpoints could not be read");
-            }
             Some((update, follow))
         }))
     }
@@ -76,6 +76,8 @@ struct Follow {
     settling: Settling,
     /// At least once: what is not there then may never be.
     looked: bool,
+    /// Since when someone has it open to write, and it stays as it is.
+    open: Option<(Fingerprint, Instant)>,
 }
 
 impl Follow {
@@ -86,8 +88,10 @@ impl Follow {
             if !first {
                 sleep(if self.settling.is_pending(QUIET) { QUIET } else { LOOK }).await;
             }
-            let found: BTreeMap<_, _> =
-                Fingerprint::at(&self.path).map(|found| (name.clone(), found)).into_iter().collect();
+            let path = self.path.clone();
+            // On a file system of others a look may take its time.
+            let found = workers::run(move || Fingerprint::at(&path)).await.unwrap_or_default();
+            let found: BTreeMap<_, _> = found.map(|found| (name.clone(), found)).into_iter().collect();
             if found.is_empty() && first {
                 return ResolverUpdate::error(format!(
                     "file {:?} is not there, or cannot be looked at",
@@ -102,7 +106,7 @@ impl Follow {
                         self.path
                     ));
                 }
-                Some((_, Some(fingerprint))) => match files::read(&self.path, fingerprint, LIMIT) {
+                Some((_, Some(fingerprint))) => match self.read(fingerprint).await {
                     Ok(None) => self.settling.retry(&name, Duration::ZERO),
                     Err(ReadError::BeingWritten) => self.settling.retry(&name, LOOK),
                     Ok(Some(bytes)) => return parse(&self.path, &bytes),
@@ -116,6 +120,23 @@ impl Follow {
                 },
             }
         }
+    }
+
+    /// The file, once nobody has it open to write, or has not written for long.
+    async fn read(&mut self, seen: Fingerprint) -> Result<Option<Vec<u8>>, ReadError> {
+        let is_patient = !self.open.is_some_and(|(open, since)| open == seen && since.elapsed() >= OPEN);
+        let path = self.path.clone();
+        let read = if is_patient { files::read } else { files::read_open };
+        let bytes = workers::run(move || read(&path, seen, LIMIT)).await;
+        let bytes = bytes.unwrap_or_else(|lost| Err(std::io::Error::other(lost).into()));
+        if !matches!(bytes, Err(ReadError::BeingWritten)) {
+            self.open = None;
+        } else if self.open.is_none_or(|(open, _)| open != seen) {
+            let file = self.path.display();
+            tracing::info!(%file, "endpoints file is open for writing: read when it is closed, or has not changed for {OPEN:?}");
+            self.open = Some((seen, Instant::now()));
+        }
+        bytes
     }
 }
 

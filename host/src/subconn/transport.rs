@@ -142,6 +142,9 @@ impl KeepAlive {
     }
 }
 
+/// The peer ended its side in good order.
+const CLOSED: &str = "closed by the peer";
+
 impl Transport {
     /// Starts HTTP/2 on a connection, and waits for the peer's SETTINGS: until then nothing shows that it
     /// speaks HTTP/2. `abort` ends the connection at once, with its streams.
@@ -163,7 +166,7 @@ impl Transport {
         let driven = Driven(Arc::clone(&link));
         tokio::spawn(async move {
             let reason = match connection.await {
-                Ok(()) => "closed by the peer".to_owned(),
+                Ok(()) => CLOSED.to_owned(),
                 Err(error) => describe(&error),
             };
             driven.0.closed(reason);
@@ -185,6 +188,9 @@ impl Transport {
                 drop(phase);
                 Ok(Self { sender, link })
             }
+            Ok(Phase::Closed { reason }) if *reason == CLOSED => Err(format!(
+                "{CLOSED} before its first frame: it does not speak HTTP/2, or wants TLS or a certificate"
+            )),
             Ok(Phase::Closed { reason }) => Err(reason.clone()),
             Ok(Phase::GoingAway { .. } | Phase::Handshake) | Err(_) => {
                 Err("the peer sent GOAWAY at once".to_owned())

@@ -1,0 +1,146 @@
+//! A call to etcd is tried at one member after the other, so that one of them, whatever it does, holds up nothing.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep_until, timeout};
+use tonic::{Code, Status};
+
+/// How long a call may take, and how long one attempt has before the next begins beside it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) whole: Duration,
+    pub(super) each: Duration,
+    /// Waits for a connection, too; without it, where there is none, that is an error at once.
+    pub(super) waits: bool,
+}
+
+impl Patience {
+    /// Of a call that someone waits for.
+    pub(super) const COMMON: Self =
+        Self { whole: Duration::from_secs(10), each: Duration::from_secs(1), waits: true };
+    /// Of a call that is made again anyway.
+    pub(super) const SHORT: Self =
+        Self { whole: Duration::from_secs(5), each: Duration::from_secs(1), waits: false };
+}
+
+/// When so many others have begun, an attempt is given up: it may hang at a member that waits for a leader which will not
+/// come.
+const MOST: u32 = 4;
+/// After the first failure, and twice as long after each further one.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Makes attempts, which are told their number from 0 on, until one succeeds, or fails in a way that does not pass, or the time is over. Every attempt must be
+/// one that may be made twice.
+pub(super) async fn hedged<T, F>(
+    patience: Patience,
+    is_passing: impl Fn(&Status) -> bool,
+    attempt: impl Fn(usize) -> F,
+) -> Result<T, Status>
+where
+    F: Future<Output = Result<T, Status>>,
+{
+    let end = Instant::now() + patience.whole;
+    let mut begun = 0;
+    let mut begin = || {
+        begun += 1;
+        let attempt = attempt(begun - 1);
+        let limit = patience.each.saturating_mul(MOST);
+        async move { timeout(limit, attempt).await.unwrap_or_else(|_| Err(silent())) }
+    };
+    let mut under_way = FuturesUnordered::from_iter([begin()]);
+    let mut next = Instant::now() + patience.each;
+    let mut pause = PAUSE;
+    let mut last = None;
+    loop {
+        tokio::select! {
+            biased;
+            Some(result) = under_way.next() => match result {
+                Err(status) if is_passing(&status) => {
+                    last = Some(status);
+                    next = next.min(Instant::now() + pause);
+                    pause = (pause * 2).min(patience.each);
+                }
+                result => return result,
+            },
+            () = sleep_until(end) => {
+                return Err(last.unwrap_or_else(silent));
+            }
+            () = sleep_until(next) => {
+                under_way.push(begin());
+                next = Instant::now() + patience.each;
+            }
+        }
+    }
+}
+
+fn silent() -> Status {
+    Status::deadline_exceeded("etcd does not answer")
+}
+
+/// Another member, or this one in a moment, may answer otherwise.
+pub(super) fn is_passing(status: &Status) -> bool {
+    use Code::{Aborted, DeadlineExceeded, Internal, ResourceExhausted, Unavailable, Unknown};
+    matches!(
+        status.code(),
+        Aborted | DeadlineExceeded | Internal | ResourceExhausted | Unavailable | Unknown
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    const PATIENCE: Patience =
+        Patience { whole: Duration::from_secs(10), each: Duration::from_secs(1), waits: true };
+
+    /// What each attempt does: after so many milliseconds it succeeds, or fails with a code.
+    async fn run(script: &[(u64, Result<u8, Code>)]) -> (Result<u8, Code>, Duration, usize) {
+        let (begin, begun) = (Instant::now(), Cell::new(0));
+        let attempt = |_| {
+            let (after, result) = script[begun.replace(begun.get() + 1).min(script.len() - 1)];
+            async move {
+                tokio::time::sleep(Duration::from_millis(after)).await;
+                result.map_err(|code| Status::new(code, "as told"))
+            }
+        };
+        let result = hedged(PATIENCE, is_passing, attempt).await;
+        (result.map_err(|status| status.code()), begin.elapsed(), begun.get())
+    }
+
+    const NEVER: (u64, Result<u8, Code>) = (u64::MAX / 4, Ok(0));
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_that_is_silent_is_not_waited_for() {
+        let (result, took, begun) = run(&[NEVER, (5, Ok(2))]).await;
+        assert_eq!((result, begun), (Ok(2), 2));
+        assert!(took < Duration::from_millis(1010), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_slow_may_still_answer_first() {
+        assert_eq!(run(&[(1500, Ok(1)), NEVER]).await.0, Ok(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_brings_the_next_attempt_at_once_and_a_verdict_ends_them() {
+        let (result, took, begun) = run(&[(1, Err(Code::Unavailable)), (1, Ok(2))]).await;
+        assert_eq!((result, begun), (Ok(2), 2));
+        assert!(took < Duration::from_millis(50), "{took:?}");
+        let (result, _, begun) = run(&[(1, Err(Code::PermissionDenied))]).await;
+        assert_eq!((result, begun), (Err(Code::PermissionDenied), 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn there_are_few_at_a_time_and_an_end() {
+        let (result, took, begun) = run(&[NEVER]).await;
+        assert_eq!((result, took), (Err(Code::DeadlineExceeded), PATIENCE.whole));
+        assert!(begun < 20, "{begun}");
+        let (result, took, begun) = run(&[(1, Err(Code::Unavailable))]).await;
+        assert_eq!((result, took), (Err(Code::Unavailable), PATIENCE.whole));
+        assert!(begun < 20, "{begun}");
+    }
+}
