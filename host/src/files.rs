@@ -20,6 +20,9 @@ pub(crate) enum ReadError {
     TooLarge { size: usize, limit: usize },
     #[error("someone is writing to it")]
     BeingWritten,
+    /// And who has it open cannot be asked.
+    #[error("it was written a moment ago")]
+    Young,
 }
 
 /// What shows that a file is another than before, whatever the events say.
@@ -62,11 +65,42 @@ impl Fingerprint {
     fn is_old(&self, quiet: Duration) -> bool {
         self.modified.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > quiet)
     }
+
+    /// The same of a file whose time may be in the future: another machine's clock says nothing.
+    fn is_at_rest(&self, quiet: Duration) -> bool {
+        self.modified.is_none_or(|at| at.elapsed().map_or(true, |age| age > quiet))
+    }
 }
+
+/// Where it cannot be asked who has a file open, it must not have been written for so long.
+const UNASKED: Duration = Duration::from_secs(2);
 
 /// Reads a file whole, if it stayed as `expected` all the while, and no one has it open to write to it.
 /// `None`: it did not.
 pub(crate) fn read(path: &Path, expected: Fingerprint, limit: usize) -> Result<Option<Vec<u8>>, ReadError> {
+    read_if(path, expected, limit, |file| match writers(file) {
+        Writers::None => Ok(()),
+        Writers::Some => Err(ReadError::BeingWritten),
+        Writers::Unknown if expected.is_at_rest(UNASKED) => Ok(()),
+        Writers::Unknown => Err(ReadError::Young),
+    })
+}
+
+/// The same, though someone may have it open to write.
+pub(crate) fn read_open(
+    path: &Path,
+    expected: Fingerprint,
+    limit: usize,
+) -> Result<Option<Vec<u8>>, ReadError> {
+    read_if(path, expected, limit, |_| Ok(()))
+}
+
+fn read_if(
+    path: &Path,
+    expected: Fingerprint,
+    limit: usize,
+    may_be_read: impl FnOnce(&File) -> Result<(), ReadError>,
+) -> Result<Option<Vec<u8>>, ReadError> {
     let mut file = open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -76,9 +110,7 @@ pub(crate) fn read(path: &Path, expected: Fingerprint, limit: usize) -> Result<O
     if size > limit {
         return Err(ReadError::TooLarge { size, limit });
     }
-    if is_being_written(&file) {
-        return Err(ReadError::BeingWritten);
-    }
+    may_be_read(&file)?;
     let mut bytes = Vec::with_capacity(size);
     // One more than there should be: a file that grows is not at rest.
     file.by_ref().take(metadata.len() + 1).read_to_end(&mut bytes)?;
@@ -101,19 +133,50 @@ pub(crate) fn read_now(path: &Path, limit: usize) -> Result<Vec<u8>, ReadError> 
 }
 
 /// Reads TOML. The error is one line, which says where.
+///
+/// What TOML has and JSON has not (dates, `nan`, `inf`) is refused by its name: nothing of ours takes it, and in a
+/// policy's configuration it would arrive as something else.
 pub(crate) fn from_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    toml::from_str(text).map_err(|error: toml::de::Error| {
+    let located = |error: toml::de::Error| {
         let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
         format!("line {line}: {}", error.message())
-    })
+    };
+    let read = toml::from_str(text).map_err(located)?;
+    let table: toml::Table = toml::from_str(text).map_err(located)?;
+    for (key, value) in &table {
+        fits_json(key, value)?;
+    }
+    Ok(read)
 }
 
-/// Whether someone has the file open to write to it: a copy may pause for longer than any quiet time, and
-/// be valid so far. Where that cannot be asked for (a file of another user, a file system without leases)
-/// the quiet time must do.
+fn fits_json(name: &str, value: &toml::Value) -> Result<(), String> {
+    match value {
+        toml::Value::Datetime(date) => Err(format!("{name} is the date {date}: write it as text, in quotes")),
+        toml::Value::Float(number) if !number.is_finite() => {
+            Err(format!("{name} is {number}: write a number, or text in quotes"))
+        }
+        toml::Value::Array(values) => {
+            values.iter().enumerate().try_for_each(|(at, value)| fits_json(&format!("{name}[{at}]"), value))
+        }
+        toml::Value::Table(table) => {
+            table.iter().try_for_each(|(key, value)| fits_json(&format!("{name}.{key}"), value))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Who has a file open to write to it: a copy may pause for longer than any quiet time, and be valid so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writers {
+    None,
+    Some,
+    /// It is another user's, or on a file system without leases.
+    Unknown,
+}
+
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "leases are in no safe interface")]
-fn is_being_written(file: &File) -> bool {
+fn writers(file: &File) -> Writers {
     use std::os::fd::AsRawFd as _;
     /// `linux/fcntl.h`.
     const F_SETSIG: libc::c_int = 10;
@@ -124,15 +187,18 @@ fn is_being_written(file: &File) -> bool {
         libc::fcntl(file, F_SETSIG, libc::SIGURG);
         if libc::fcntl(file, libc::F_SETLEASE, libc::F_RDLCK) == 0 {
             libc::fcntl(file, libc::F_SETLEASE, libc::F_UNLCK);
-            return false;
+            return Writers::None;
         }
     }
-    io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
+    match io::Error::last_os_error().kind() {
+        io::ErrorKind::WouldBlock => Writers::Some,
+        _ => Writers::Unknown,
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn is_being_written(_file: &File) -> bool {
-    false
+fn writers(_file: &File) -> Writers {
+    Writers::Unknown
 }
 
 #[cfg(unix)]
@@ -275,6 +341,37 @@ mod tests {
         drop(writer);
         let whole = read(&path, seen(), 100).expect("read");
         assert_eq!(whole.as_deref(), Some(&b"half and half"[..]));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn where_writers_are_not_known_a_file_must_have_been_at_rest() {
+        // There are no leases of pipes.
+        let (pipe, _other) = std::io::pipe().expect("a pipe");
+        assert_eq!(writers(&std::os::fd::OwnedFd::from(pipe).into()), Writers::Unknown);
+        let written = |ago: i64| {
+            let second = Duration::from_secs(ago.unsigned_abs());
+            let now = SystemTime::now();
+            let modified = Some(if ago < 0 { now + second } else { now - second });
+            Fingerprint { modified, ..fingerprint(1) }
+        };
+        assert!(!written(1).is_at_rest(UNASKED));
+        assert!(written(3).is_at_rest(UNASKED));
+        assert!(written(-100).is_at_rest(UNASKED));
+    }
+
+    #[test]
+    fn what_toml_has_and_json_has_not_is_refused_by_name() {
+        let of = |text: &str| from_toml::<toml::Table>(text).map(|_| ());
+        assert_eq!(of("[config]\na = 1.5\nb = ['2024-01-01']"), Ok(()));
+        for (text, sentence) in [
+            ("[config]\nweights = { a = nan }", "config.weights.a is NaN: write a number"),
+            ("x = [1.0, -inf]", "x[1] is -inf: write a number"),
+            ("[config]\nsince = 2024-01-01", "config.since is the date 2024-01-01: write it as text"),
+        ] {
+            let error = of(text).expect_err(text);
+            assert!(error.starts_with(sentence), "{error}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

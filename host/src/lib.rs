@@ -64,6 +64,7 @@ pub mod proxy;
 pub mod resolver;
 pub mod service_config;
 pub mod subconn;
+mod text;
 mod timeout;
 pub mod tls;
 mod workers;

@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         for (file, result) in &checked {
             match result {
                 Ok(report) => print!("{}", to_text(file, report)),
-                Err(error) => eprintln!("hotpick: {}: {}: {error}", file.display(), error.stage()),
+                Err(error) => eprintln!("hotpick: {}: {}: {error}", shown(file), error.stage()),
             }
         }
     }
@@ -79,7 +79,7 @@ fn conformance(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         match &tried {
             Err(error) if arguments.json => all.push(refused_to_json(file, error)),
             Ok(seen) if arguments.json => all.push(conformance_to_json(file, seen)),
-            Err(error) => eprintln!("hotpick: {}: {}: {error}", file.display(), error.stage()),
+            Err(error) => eprintln!("hotpick: {}: {}: {error}", shown(file), error.stage()),
             Ok(seen) => print!("{}", conformance_to_text(file, seen)),
         }
     }
@@ -90,7 +90,7 @@ fn conformance(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn conformance_to_text(file: &Path, seen: &[Conformance]) -> String {
-    let mut out = format!("{}\n", file.display());
+    let mut out = format!("{}\n", shown(file));
     for Conformance { name, result, .. } in seen {
         let (verdict, text) = match result {
             Ok(text) => ("ok", text),
@@ -111,7 +111,11 @@ fn conformance_to_json(file: &Path, seen: &[Conformance]) -> Value {
     json!({"file": file.to_string_lossy(), "ok": ok, "conformance": seen})
 }
 
-/// What a policy says of itself must not talk to the terminal.
+fn shown(file: &Path) -> String {
+    plain(&file.to_string_lossy())
+}
+
+/// What a policy says of itself, or is named, must not talk to the terminal.
 fn plain(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
@@ -141,6 +145,8 @@ fn to_json(file: &Path, result: &Result<Report, StartError>) -> Value {
                 "ok": true,
                 "digest": report.digest,
                 "size": report.size,
+                "seal": report.seal,
+                "enabled": report.enabled,
                 "imports": report.imports,
                 "optional_parts": report.optional_parts,
                 "ignored_exports": report.ignored_exports,
@@ -160,12 +166,19 @@ fn to_json(file: &Path, result: &Result<Report, StartError>) -> Value {
 
 fn to_text(file: &Path, report: &Report) -> String {
     let list = |names: &[String]| if names.is_empty() { "-".to_owned() } else { names.join(", ") };
-    let mut lines = vec![format!("{}", file.display())];
+    let mut lines = vec![shown(file)];
     let mut line = |name: &str, value: String| lines.push(format!("  {name:<10} {}", plain(&value)));
     if let Some(summary) = &report.summary {
         line("summary", summary.clone());
     }
     line("file", format!("{} bytes, sha256 {}", report.size, report.digest));
+    line("seal", report.seal.as_ref().map_or_else(
+        || "none: were it cut short, nothing would show it; hotpick build FILE seals it".to_owned(),
+        |seal| format!("contract {}, {}", seal.contract, seal.sdk),
+    ));
+    if !report.enabled {
+        line("settings", "enabled = false: a directory does not use it".to_owned());
+    }
     line("imports", list(&report.imports));
     line("metadata", list(&report.metadata));
     if let Some(affinity) = &report.affinity {

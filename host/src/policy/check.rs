@@ -7,6 +7,7 @@ use super::bindings::exports::hotpick::policy::outcomes::Outcome;
 use super::instance::{InitError, Instance, Role};
 use super::outcomes::outcome;
 use super::preflight::preflight;
+use super::seal::Seal;
 use super::trial::failed;
 use crate::picker::{PickInfo, Placement, StartError};
 use crate::subconn::{DoneInfo, Picked, ReadySet, StandIns, SubConn};
@@ -20,6 +21,10 @@ pub struct Report {
     pub digest: String,
     /// Bytes of the file.
     pub size: usize,
+    /// What its builder says of the file, if it does. It fits.
+    pub seal: Option<Seal>,
+    /// Its settings do not say `enabled = false`.
+    pub enabled: bool,
     /// The capabilities that it imports.
     pub imports: Vec<String>,
     /// The optional interfaces that it exports.
@@ -95,6 +100,8 @@ impl WasmPolicy {
         Ok(Report {
             digest: self.compiled.digest.clone(),
             size: self.compiled.size,
+            seal: self.compiled.seal.clone(),
+            enabled: self.terms.enabled,
             imports: self.imports().to_vec(),
             optional_parts: self.optional_parts().to_vec(),
             ignored_exports: self.ignored_exports().to_vec(),

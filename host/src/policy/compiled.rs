@@ -15,6 +15,7 @@ use super::grants::Grants;
 use super::imports::{State, provide_wasi};
 use super::limits::Limits;
 use super::scan::{Outline, scan};
+use super::seal::{Seal, verify};
 use super::{PolicyError, digest};
 
 /// A component that fits, ready to be instantiated.
@@ -23,6 +24,7 @@ pub(super) struct Compiled {
     pub(super) pre: InstancePre<State>,
     pub(super) indices: Indices,
     pub(super) shape: Shape,
+    pub(super) seal: Option<Seal>,
     /// It imports a function that gives values of metadata.
     pub(super) reads_metadata: bool,
     /// SHA-256 of the file.
@@ -40,15 +42,16 @@ impl Compiled {
     ) -> Result<Self, PolicyError> {
         // Parsers and compilers of bytes from anywhere: a panic of theirs is one more way to be bad.
         let checked = std::panic::catch_unwind(|| check(bytes, limits, grants));
-        let (component, shape) = checked.unwrap_or_else(|_| Err(panicked()))?;
+        let Checked { component, shape, seal } = checked.unwrap_or_else(|_| Err(panicked()))?;
         let digest = digest(bytes);
         let component = compiler.compile(&component, &digest, limits)?;
         let size = bytes.len();
-        let link = AssertUnwindSafe(|| Self::link(&component, shape, digest, size));
-        std::panic::catch_unwind(link).unwrap_or_else(|_| Err(panicked()))
+        let link = AssertUnwindSafe(|| Self::link(&component, shape));
+        let linked = std::panic::catch_unwind(link).unwrap_or_else(|_| Err(panicked()))?;
+        Ok(Self { digest, size, seal, ..linked })
     }
 
-    fn link(component: &Component, shape: Shape, digest: String, size: usize) -> Result<Self, PolicyError> {
+    fn link(component: &Component, shape: Shape) -> Result<Self, PolicyError> {
         let engine = Engine::shared().map_err(PolicyError::Engine)?;
         let misfit = |error: wasmtime::Error| PolicyError::Misfit(one_line(&error));
         let pre = if shape.capabilities.iter().any(|name| name == WASI) {
@@ -61,7 +64,7 @@ impl Compiled {
         let pre = pre.map_err(misfit)?;
         let indices = Indices::new(&pre, &shape.optional).map_err(misfit)?;
         let reads_metadata = reads_metadata(component);
-        Ok(Self { engine, pre, indices, shape, reads_metadata, digest, size })
+        Ok(Self { engine, pre, indices, shape, reads_metadata, digest: String::new(), size: 0, seal: None })
     }
 }
 
@@ -80,16 +83,20 @@ fn reads_metadata(component: &Component) -> bool {
     })
 }
 
-/// All that can be said of bytes without compiling them. Gives the component, and what it says of itself.
-fn check<'a>(
-    bytes: &'a [u8],
-    limits: &Limits,
-    grants: &Grants,
-) -> Result<(Cow<'a, [u8]>, Shape), PolicyError> {
+struct Checked<'a> {
+    component: Cow<'a, [u8]>,
+    /// What it says of itself.
+    shape: Shape,
+    seal: Option<Seal>,
+}
+
+/// All that can be said of bytes without compiling them.
+fn check<'a>(bytes: &'a [u8], limits: &Limits, grants: &Grants) -> Result<Checked<'a>, PolicyError> {
     if bytes.len() > limits.component {
         return Err(PolicyError::TooLarge { size: bytes.len(), limit: limits.component });
     }
     let kind = kind(bytes)?;
+    let seal = verify(bytes)?;
     let outline = scan(bytes, limits)?;
     let (component, Outline { imports, exports }) = match kind {
         Kind::Component => (Cow::Borrowed(bytes), outline),
@@ -101,7 +108,7 @@ fn check<'a>(
     };
     let shape = Shape::of(&imports, &exports)?;
     grants.allow(&shape.capabilities)?;
-    Ok((component, shape))
+    Ok(Checked { component, shape, seal })
 }
 
 fn panicked() -> PolicyError {

@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 use wasmtime::component::Component;
 
 use super::engine::Engine;
-use super::limits::{Limits, clip};
+use super::limits::Limits;
 use super::{PolicyError, digest};
+use crate::text::clip;
 
 /// How policies are compiled.
 #[derive(Clone, Debug, Default)]

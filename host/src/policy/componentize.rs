@@ -34,10 +34,10 @@ fn without(wasm: &[u8], custom: &[u8]) -> Vec<u8> {
 }
 
 /// Magic number and version.
-const HEADER: usize = 8;
+pub(super) const HEADER: usize = 8;
 
 /// The first of these sections, its name if it is a custom one, and those after it.
-fn section(sections: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+pub(super) fn section(sections: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let mut reader = wasmparser::BinaryReader::new(sections, 0);
     let id = reader.read_u8().ok()?;
     let size = usize::try_from(reader.read_var_u32().ok()?).ok()?;

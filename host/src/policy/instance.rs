@@ -17,7 +17,7 @@ use super::bindings::exports::hotpick::policy::plans::Plan as WitPlan;
 use super::bindings::hotpick::policy::types::{Attribute, ConnectivityState as WitState, FailCode};
 use super::exports::Exports;
 use super::imports::{self, AffinityKind, Fittings, State, Wishes};
-use super::limits::{Limits, clip};
+use super::limits::Limits;
 use super::meter::Meter;
 use super::plan::{BUDGET, Order, Plan};
 use super::record::FaultKind;
@@ -25,6 +25,7 @@ use crate::connectivity::ConnectivityState;
 use crate::picker::{Pick, PickInfo, PickResult, Placement, Saved, Stage};
 use crate::resolver::{Endpoint, ResolveNow};
 use crate::subconn::{Changes, ReadySet};
+use crate::text::clip;
 
 /// An instance of a policy. After a [`Fault`] it must not be called again: wasmtime has poisoned its
 /// Store, or its answers make no sense.

@@ -126,12 +126,6 @@ impl Limits {
     }
 }
 
-/// Texts of a policy that go to logs and statuses: bounded, and on one line.
-pub(super) fn clip(text: &str, limit: usize) -> String {
-    let end = text.floor_char_boundary(limit);
-    text[..end].replace(char::is_control, " ")
-}
-
 /// Holds an instance to its memory, and remembers that it asked for more.
 #[derive(Debug)]
 pub(super) struct Memory {

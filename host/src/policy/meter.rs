@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::limits::{Limits, clip};
+use super::limits::Limits;
+use crate::text::clip;
 
 /// The instruments of one policy in channels to one target. They outlive instances and versions.
 #[derive(Debug, Default)]

@@ -28,6 +28,7 @@ mod plan;
 mod preflight;
 mod record;
 mod scan;
+mod seal;
 mod seat;
 mod trial;
 
@@ -52,6 +53,8 @@ pub use self::limits::Limits;
 pub use self::meter::{Metric, MetricValue};
 pub use self::record::{FaultKind, Refusal, Totals, Use};
 pub(crate) use self::record::{Reading, Record};
+pub use self::seal::{Seal, seal};
+pub(crate) use self::seal::verify;
 pub use self::trial::Trial;
 
 /// Why bytes are not a policy, stage by stage.
@@ -96,6 +99,20 @@ pub enum PolicyError {
     /// The bytes do not begin as Wasm does.
     #[error("is not WebAssembly")]
     NotWasm,
+    /// Less is there than its seal says.
+    #[error("is cut short: its seal is for {sealed} bytes, of which {there} are there")]
+    CutShort {
+        /// Bytes that are there, after the seal.
+        there: usize,
+        /// Bytes that there should be.
+        sealed: usize,
+    },
+    /// It is not what was sealed.
+    #[error("does not fit its seal: it was changed after `hotpick build` made it, which can seal it again")]
+    Seal,
+    /// It has no seal.
+    #[error("has no seal, and this host wants one: build it, or the file itself, with `hotpick build`")]
+    Unsealed,
     /// A core module that does not say which world it is made for.
     #[error(
         "is a core module without a component-type section: build it with hotpick-guest or `hotpick build`"
@@ -152,7 +169,13 @@ impl PolicyError {
             Self::Settings(_) | Self::Digest { .. } => Stage::Settings,
             Self::TooLarge { .. } => Stage::Size,
             Self::TooComplex { .. } => Stage::Scan,
-            Self::NotWasm | Self::NoComponentType | Self::Encode(_) | Self::Invalid(_) => Stage::Parse,
+            Self::CutShort { .. }
+            | Self::Encode(_)
+            | Self::Invalid(_)
+            | Self::NoComponentType
+            | Self::NotWasm
+            | Self::Seal
+            | Self::Unsealed => Stage::Parse,
             Self::UnknownImport(_) | Self::MissingExport(_) | Self::WrongVersion { .. } | Self::Misfit(_) => {
                 Stage::World
             }
@@ -183,6 +206,8 @@ pub(crate) struct Terms {
     pub(crate) shards: u32,
     /// The policy may plan ahead.
     pub(crate) plans: bool,
+    /// Its settings do not say `enabled = false`; a directory makes nothing of those that do.
+    pub(crate) enabled: bool,
     pub(crate) record: Arc<Record>,
     first_tries: Arc<FirstTries>,
 }
@@ -198,6 +223,7 @@ impl Terms {
             on_fault: OnFault::default(),
             shards: 1,
             plans: true,
+            enabled: true,
             record,
             first_tries: Arc::default(),
         }
@@ -278,6 +304,12 @@ impl WasmPolicy {
     #[must_use]
     pub fn optional_parts(&self) -> &[String] {
         &self.compiled.shape.optional
+    }
+
+    /// What its builder says of its file, if it does.
+    #[must_use]
+    pub fn seal(&self) -> Option<&Seal> {
+        self.compiled.seal.as_ref()
     }
 
     /// What the policy exports beside: nobody calls it.

@@ -9,12 +9,12 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::loader::{Job, Loaded, Loader};
-use super::settings::Settings;
+use super::settings::{BEGIN, END, Settings};
 use super::watcher::{Watcher, is_on_a_network};
 use super::{Entry, PolicyDirOptions, Quarantine, Shared, Snapshot};
 use crate::files::{self, Fingerprint, ReadError, Settling};
 use crate::picker::{Policy as _, PolicyVersion, StartError};
-use crate::policy::{PolicyError, Record, WasmPolicy, digest, is_policy_name};
+use crate::policy::{PolicyError, Record, WasmPolicy, digest, is_policy_name, verify};
 
 pub(super) struct Follower {
     shared: Weak<Shared>,
@@ -193,7 +193,7 @@ impl Follower {
             // Whatever is said of it beside: that may be that it is not wanted.
             if file.ends_with(".wasm")
                 && self.may_compile_ahead(&file)
-                && let Ok(Some(bytes)) = files::read(&self.directory.join(&file), fingerprint, AHEAD)
+                && let Ok(Some(bytes)) = files::read_open(&self.directory.join(&file), fingerprint, AHEAD)
             {
                 self.loader.compile_ahead(stem(&file), bytes, self.options.limits);
             }
@@ -214,6 +214,11 @@ impl Follower {
                 None => self.lone_settings(&toml),
             }
         }
+        let at_rest = &self.at_rest;
+        let is_stray = |toml: &String| {
+            at_rest.contains_key(toml) && !at_rest.contains_key(&format!("{}.wasm", stem(toml)))
+        };
+        self.snapshot.strays.retain(|toml, _| is_stray(toml));
         self.forget_the_gone();
     }
 
@@ -252,29 +257,66 @@ impl Follower {
     fn settings(&mut self, file: &str) -> Result<Option<Settings>, PolicyError> {
         let Some(fingerprint) = self.at_rest.get(file).copied() else { return Ok(Some(Settings::default())) };
         match files::read(&self.directory.join(file), fingerprint, self.options.limits.config) {
-            Ok(Some(bytes)) => {
+            Ok(Some(bytes)) if Settings::are_finished(&bytes) => {
                 self.writing.remove(file);
                 Settings::parse(&bytes).map(Some)
             }
+            Ok(Some(_)) if self.is_worth_waiting(file) => Ok(None),
+            Ok(Some(_)) => Err(PolicyError::Settings(format!("{file}: begins with {BEGIN:?} and does not end with {END:?}"))),
             Ok(None) => {
                 self.settling.retry(file, Duration::ZERO);
                 Ok(None)
             }
-            Err(error) if self.is_worth_waiting(file, &error) => Ok(None),
+            Err(error) if self.passes(file, &error) => Ok(None),
             Err(error) => Err(PolicyError::Settings(format!("{file}: {error}"))),
         }
     }
 
-    /// A file could not be read. It is tried again; but whether that is worth a word?
-    fn is_worth_waiting(&mut self, file: &str, error: &ReadError) -> bool {
-        if !matches!(error, ReadError::BeingWritten) {
-            self.writing.remove(file);
-            self.settling.retry(file, self.options.scan);
-            return false;
+    /// A file could not be read. It is tried again; but whether that is worth no word?
+    fn passes(&mut self, file: &str, error: &ReadError) -> bool {
+        if matches!(error, ReadError::BeingWritten | ReadError::Young) {
+            return self.is_worth_waiting(file);
         }
+        self.writing.remove(file);
+        self.settling.retry(file, self.options.scan);
+        false
+    }
+
+    /// Someone writes to a file, it seems: it is looked at again, and told of only when that takes long.
+    fn is_worth_waiting(&mut self, file: &str) -> bool {
         self.settling.retry(file, self.options.quiet);
         let since = *self.writing.entry(file.to_owned()).or_insert_with(Instant::now);
         since.elapsed() < LONG_WRITE
+    }
+
+    /// The bytes of a policy's file. None: it is still changing.
+    fn read_whole(&mut self, file: &str, fingerprint: Fingerprint) -> Result<Option<Vec<u8>>, PolicyError> {
+        let (path, limit) = (self.directory.join(file), self.options.limits.component);
+        let mut bytes = files::read(&path, fingerprint, limit);
+        if matches!(bytes, Err(ReadError::Young)) {
+            // That it is whole its seal can show at once.
+            let now = files::read_open(&path, fingerprint, limit);
+            if let Ok(Some(now)) = now && verify(&now).is_ok_and(|seal| seal.is_some()) {
+                bytes = Ok(Some(now));
+            }
+        }
+        match bytes {
+            Ok(Some(bytes)) => match verify(&bytes) {
+                Err(PolicyError::CutShort { .. }) if self.is_worth_waiting(file) => Ok(None),
+                Err(error) => Err(error),
+                Ok(_) => {
+                    self.writing.remove(file);
+                    Ok(Some(bytes))
+                }
+            },
+            Ok(None) => {
+                self.settling.retry(file, Duration::ZERO);
+                Ok(None)
+            }
+            // What could not be read may be good, and not change.
+            Err(error) if self.passes(file, &error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Files that have come to rest: reads them, and has a version made of them if they are news.
@@ -298,18 +340,7 @@ impl Follower {
             tracing::info!(policy = name, "policy enabled");
             self.change(name, |entry| entry.present = true);
         }
-        let bytes = match files::read(&self.directory.join(file), fingerprint, self.options.limits.component)
-        {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => {
-                self.settling.retry(file, Duration::ZERO);
-                return Ok(());
-            }
-            // What could not be read may be good, and not change.
-            Err(error) if self.is_worth_waiting(file, &error) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        self.writing.remove(file);
+        let Some(bytes) = self.read_whole(file, fingerprint)? else { return Ok(()) };
         let digest = digest(&bytes);
         settings.check(&digest)?;
         // Its number it gets when it comes into force.
@@ -373,7 +404,7 @@ impl Follower {
             let is_postponed = matches!(result, Err(PolicyError::NotNow(_)));
             versions.postponed = if is_postponed { versions.postponed + 1 } else { 0 };
             let again = AGAIN.saturating_mul(1 << versions.postponed.min(16)).min(AGAIN_AT_MOST);
-            match result {
+            match result.and_then(|policy| self.options.admit(policy)) {
                 Ok(policy) => self.put_in_force(&name, policy, settings),
                 Err(error) => self.reject(&name, error),
             }
@@ -536,12 +567,15 @@ impl Follower {
         if !self.at_rest.contains_key(file) {
             return;
         }
-        match self.settings(file) {
-            Ok(Some(_)) => {
-                tracing::warn!(settings = ?file, "settings of no policy: there is no policy file of that name");
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(settings = ?file, %error, "settings of no policy"),
+        let said = match self.settings(file) {
+            Ok(Some(settings)) if settings.enabled => "there is no policy file of that name".to_owned(),
+            Ok(Some(_)) => "there is no policy file of that name, and nothing is disabled".to_owned(),
+            Ok(None) => return,
+            Err(error) => format!("there is no policy file of that name, and the file {error}"),
+        };
+        if self.snapshot.strays.get(file) != Some(&said) {
+            tracing::warn!(settings = ?file, "settings of no policy: {said}");
+            self.snapshot.strays.insert(file.to_owned(), said);
         }
     }
 
@@ -623,7 +657,7 @@ impl From<ReadError> for PolicyError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::TooLarge { size, limit } => Self::TooLarge { size, limit },
-            ReadError::Io(_) | ReadError::NotRegular | ReadError::BeingWritten => {
+            ReadError::Io(_) | ReadError::NotRegular | ReadError::BeingWritten | ReadError::Young => {
                 Self::Read(error.to_string())
             }
         }

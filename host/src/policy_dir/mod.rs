@@ -74,6 +74,8 @@ pub struct PolicyDirOptions {
     pub caps: Limits,
     /// How policies are compiled.
     pub compile: CompileOptions,
+    /// Refuse files without a [seal](crate::policy::Seal), of which nothing shows whether they are whole.
+    pub require_seal: bool,
 }
 
 impl Default for PolicyDirOptions {
@@ -84,6 +86,7 @@ impl Default for PolicyDirOptions {
             limits: Limits::default(),
             caps: Limits::caps(),
             compile: CompileOptions::default(),
+            require_seal: false,
         }
     }
 }
@@ -128,6 +131,8 @@ struct Snapshot {
     /// The directory has been read once.
     complete: bool,
     policies: BTreeMap<String, Entry>,
+    /// Settings that belong to no policy: by the file's name, what there is to say of them.
+    strays: BTreeMap<String, String>,
 }
 
 #[derive(Clone)]
@@ -172,7 +177,14 @@ pub fn load(file: impl AsRef<Path>, options: &PolicyDirOptions) -> Result<WasmPo
     let digest = digest(&bytes);
     settings.check(&digest)?;
     let terms = settings.terms(PolicyVersion::new(name, 1, digest), options, Arc::default())?;
-    WasmPolicy::load(&bytes, terms, &Compiler::new(options.compile.clone()))
+    let policy = WasmPolicy::load(&bytes, terms, &Compiler::new(options.compile.clone()))?;
+    options.admit(policy)
+}
+
+impl PolicyDirOptions {
+    fn admit(&self, policy: WasmPolicy) -> Result<WasmPolicy, PolicyError> {
+        if self.require_seal && policy.seal().is_none() { Err(PolicyError::Unsealed) } else { Ok(policy) }
+    }
 }
 
 impl PolicyDir {
@@ -228,6 +240,13 @@ impl PolicyDir {
     pub fn status(&self) -> Vec<PolicyStatus> {
         let snapshot = self.0.snapshot.borrow();
         snapshot.policies.iter().map(|(name, entry)| PolicyStatus::of(name, entry)).collect()
+    }
+
+    /// The settings files of the directory that belong to no policy, by name, each with a sentence: a typing error in the
+    /// name, as a rule.
+    #[must_use]
+    pub fn stray_settings(&self) -> BTreeMap<String, String> {
+        self.0.snapshot.borrow().strays.clone()
     }
 
     /// Follows one policy. Of several changes in a row only the last may be seen.

@@ -48,19 +48,19 @@ struct LimitSettings {
     update_ms: Option<u64>,
     init_ms: Option<u64>,
     save_ms: Option<u64>,
-    memory_mib: Option<usize>,
-    table_elements: Option<usize>,
-    metadata_keys: Option<usize>,
-    metadata_value_bytes: Option<usize>,
-    log_line_bytes: Option<usize>,
-    log_lines_per_second: Option<u32>,
-    saved_kib: Option<usize>,
-    instruments: Option<usize>,
-    timers: Option<usize>,
-    faults_per_minute: Option<usize>,
+    memory_mib: Option<u64>,
+    table_elements: Option<u64>,
+    metadata_keys: Option<u64>,
+    metadata_value_bytes: Option<u64>,
+    log_line_bytes: Option<u64>,
+    log_lines_per_second: Option<u64>,
+    saved_kib: Option<u64>,
+    instruments: Option<u64>,
+    timers: Option<u64>,
+    faults_per_minute: Option<u64>,
     timer_ms: Option<u64>,
-    result_kib: Option<usize>,
-    config_kib: Option<usize>,
+    result_kib: Option<u64>,
+    config_kib: Option<u64>,
     compile_seconds: Option<u64>,
 }
 
@@ -87,7 +87,21 @@ impl Default for Settings {
     }
 }
 
+/// Settings whose first line is this one are whole when their last is [`END`].
+pub(super) const BEGIN: &str = "# begin";
+/// See [`BEGIN`].
+pub(super) const END: &str = "# end";
+
 impl Settings {
+    /// Whether nothing shows that more is to come: settings of which half is there may be well-formed, and grant what the
+    /// other half takes back.
+    pub(super) fn are_finished(bytes: &[u8]) -> bool {
+        let lines = bytes.trim_ascii();
+        let first = lines.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii();
+        let last = lines.rsplit(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii();
+        first != BEGIN.as_bytes() || last == END.as_bytes()
+    }
+
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, PolicyError> {
         let text = std::str::from_utf8(bytes)
             .map_err(|error| PolicyError::Settings(format!("they are not UTF-8: {error}")))?;
@@ -126,6 +140,7 @@ impl Settings {
         terms.on_fault = self.on_fault();
         terms.shards = self.shards()?;
         terms.plans = self.plans;
+        terms.enabled = self.enabled;
         terms.record = record;
         Ok(terms)
     }
@@ -159,53 +174,86 @@ impl Settings {
     fn limits(&self, host: &Limits, caps: &Limits) -> Result<Limits, PolicyError> {
         let of = &self.limits;
         let mut limits = *host;
-        let ms = |ms: Option<u64>| ms.map(Duration::from_millis);
-        let least = Duration::from_millis(1);
-        set("pick-ms", &mut limits.pick, ms(of.pick_ms), least, caps.pick)?;
-        set("update-ms", &mut limits.update, ms(of.update_ms), least, caps.update)?;
-        set("init-ms", &mut limits.init, ms(of.init_ms), least, caps.init)?;
-        set("save-ms", &mut limits.save, ms(of.save_ms), least, caps.save)?;
-        let mib = |mib: Option<usize>| mib.map(|mib| mib.saturating_mul(1 << 20));
-        let kib = |kib: Option<usize>| kib.map(|kib| kib.saturating_mul(1 << 10));
-        set("memory-mib", &mut limits.memory, mib(of.memory_mib), 1 << 20, caps.memory)?;
-        set("result-kib", &mut limits.handed_over, kib(of.result_kib), 1 << 10, caps.handed_over)?;
-        set("config-kib", &mut limits.config, kib(of.config_kib), 1 << 10, caps.config)?;
-        let seconds = of.compile_seconds.map(Duration::from_secs);
-        set("compile-seconds", &mut limits.compile, seconds, Duration::from_secs(1), caps.compile)?;
-        set("timer-ms", &mut limits.timer, ms(of.timer_ms), caps.timer, Duration::MAX)?;
-        set("table-elements", &mut limits.table, of.table_elements, 0, caps.table)?;
-        set("metadata-keys", &mut limits.metadata_keys, of.metadata_keys, 0, caps.metadata_keys)?;
+        let (ms, second) = (Duration::from_millis(1), Duration::from_secs(1));
+        set("pick-ms", &mut limits.pick, of.pick_ms, EACH, ms, caps.pick)?;
+        set("update-ms", &mut limits.update, of.update_ms, EACH, ms, caps.update)?;
+        set("init-ms", &mut limits.init, of.init_ms, EACH, ms, caps.init)?;
+        set("save-ms", &mut limits.save, of.save_ms, EACH, ms, caps.save)?;
+        set("timer-ms", &mut limits.timer, of.timer_ms, EACH, caps.timer, Duration::MAX)?;
+        set("compile-seconds", &mut limits.compile, of.compile_seconds, SECONDS, second, caps.compile)?;
+        set("memory-mib", &mut limits.memory, of.memory_mib, MIB, 1 << 20, caps.memory)?;
+        set("result-kib", &mut limits.handed_over, of.result_kib, KIB, 1 << 10, caps.handed_over)?;
+        set("config-kib", &mut limits.config, of.config_kib, KIB, 1 << 10, caps.config)?;
+        set("saved-kib", &mut limits.saved, of.saved_kib, KIB, 0, caps.saved)?;
+        set("table-elements", &mut limits.table, of.table_elements, EACH, 0, caps.table)?;
+        set("metadata-keys", &mut limits.metadata_keys, of.metadata_keys, EACH, 0, caps.metadata_keys)?;
         let value = &mut limits.metadata_value;
-        set("metadata-value-bytes", value, of.metadata_value_bytes, 0, caps.metadata_value)?;
-        set("log-line-bytes", &mut limits.log_line, of.log_line_bytes, 1, caps.log_line)?;
-        set("log-lines-per-second", &mut limits.log_lines, of.log_lines_per_second, 0, caps.log_lines)?;
-        set("saved-kib", &mut limits.saved, kib(of.saved_kib), 0, caps.saved)?;
-        set("instruments", &mut limits.instruments, of.instruments, 0, caps.instruments)?;
-        set("timers", &mut limits.timers, of.timers, 0, caps.timers)?;
-        set("faults-per-minute", &mut limits.faults, of.faults_per_minute, 1, caps.faults)?;
+        set("metadata-value-bytes", value, of.metadata_value_bytes, EACH, 0, caps.metadata_value)?;
+        set("log-line-bytes", &mut limits.log_line, of.log_line_bytes, EACH, 1, caps.log_line)?;
+        set("log-lines-per-second", &mut limits.log_lines, of.log_lines_per_second, EACH, 0, caps.log_lines)?;
+        set("instruments", &mut limits.instruments, of.instruments, EACH, 0, caps.instruments)?;
+        set("timers", &mut limits.timers, of.timers, EACH, 0, caps.timers)?;
+        set("faults-per-minute", &mut limits.faults, of.faults_per_minute, EACH, 1, caps.faults)?;
         Ok(limits)
     }
 }
 
-fn set<T: Copy + PartialOrd + std::fmt::Debug>(
-    key: &str,
-    limit: &mut T,
-    value: Option<T>,
-    least: T,
-    most: T,
-) -> Result<(), PolicyError> {
-    match value {
-        None => Ok(()),
-        Some(value) if value < least => {
-            Err(PolicyError::Settings(format!("limits.{key} is {value:?}, less than {least:?}")))
-        }
-        Some(value) if value > most => Err(PolicyError::Settings(format!(
-            "limits.{key} is {value:?}, and this host allows no more than {most:?}"
-        ))),
-        Some(value) => {
-            *limit = value;
-            Ok(())
-        }
+/// Sets a limit to what the settings say, in their unit.
+fn set<T: Measure>(key: &str, limit: &mut T, said: Option<u64>, unit: Unit, least: T, most: T) -> Result<(), PolicyError> {
+    let Some(said) = said else { return Ok(()) };
+    let value = T::of(said, unit);
+    let refused = |why: String| Err(PolicyError::Settings(format!("limits.{key} is {said}{why}")));
+    if value < least {
+        refused(format!(", less than {}", least.count(unit)))
+    } else if value > most {
+        refused(format!(", and this host allows no more than {}", most.count(unit)))
+    } else {
+        *limit = value;
+        Ok(())
+    }
+}
+
+/// What the number of a limit counts: of time milliseconds, of what is counted one by one.
+type Unit = u64;
+const EACH: Unit = 1;
+const SECONDS: Unit = 1000;
+const KIB: Unit = 1 << 10;
+const MIB: Unit = 1 << 20;
+
+/// What is limited: a time, or a count.
+trait Measure: Copy + PartialOrd {
+    fn of(number: u64, unit: Unit) -> Self;
+    /// How many units it is.
+    fn count(self, unit: Unit) -> u128;
+}
+
+impl Measure for Duration {
+    fn of(number: u64, unit: Unit) -> Self {
+        Self::from_millis(number.saturating_mul(unit))
+    }
+
+    fn count(self, unit: Unit) -> u128 {
+        self.as_millis() / u128::from(unit)
+    }
+}
+
+impl Measure for usize {
+    fn of(number: u64, unit: Unit) -> Self {
+        Self::try_from(number.saturating_mul(unit)).unwrap_or(Self::MAX)
+    }
+
+    fn count(self, unit: Unit) -> u128 {
+        self as u128 / u128::from(unit)
+    }
+}
+
+impl Measure for u32 {
+    fn of(number: u64, unit: Unit) -> Self {
+        Self::try_from(number.saturating_mul(unit)).unwrap_or(Self::MAX)
+    }
+
+    fn count(self, unit: Unit) -> u128 {
+        u128::from(self) / u128::from(unit)
     }
 }
 
@@ -266,6 +314,20 @@ mod tests {
     }
 
     #[test]
+    fn settings_may_say_where_they_end() {
+        for (text, finished) in [
+            ("", true),
+            ("enabled = true", true),
+            ("# begin", false),
+            ("# begin\nenabled = true\n", false),
+            ("# begin\nenabled = true\n# end\n", true),
+            ("\n # begin \r\nenabled = true\r\n# end", true),
+        ] {
+            assert_eq!(Settings::are_finished(text.as_bytes()), finished, "{text:?}");
+        }
+    }
+
+    #[test]
     fn malformed_settings_are_refused_with_their_line() {
         for (text, sentence) in [
             ("enabled = true\nenable = false\n", "line 2: unknown field `enable`"),
@@ -285,8 +347,11 @@ mod tests {
     #[test]
     fn what_the_host_does_not_allow_is_refused_by_name() {
         for (text, sentence) in [
-            ("[limits]\npick-ms = 0", "limits.pick-ms is 0ns, less than 1ms"),
-            ("[limits]\npick-ms = 1000", "limits.pick-ms is 1s, and this host allows no more than 50ms"),
+            ("[limits]\npick-ms = 0", "limits.pick-ms is 0, less than 1"),
+            ("[limits]\npick-ms = 1000", "limits.pick-ms is 1000, and this host allows no more than 50"),
+            ("[limits]\nmemory-mib = 2048", "limits.memory-mib is 2048, and this host allows no more than 1024"),
+            ("[limits]\nmemory-mib = 18446744073709", "limits.memory-mib is 18446744073709, and this"),
+            ("[limits]\ncompile-seconds = 700", "compile-seconds is 700, and this host allows no more than 600"),
             ("[limits]\ntimers = 65", "limits.timers is 65, and this host allows no more than 64"),
             ("[grants]\ncapabilities = ['stat']", "\"stat\" is not a capability: there are env, stats, call"),
         ] {

@@ -108,7 +108,7 @@ impl Follow {
                 }
                 Some((_, Some(fingerprint))) => match self.read(fingerprint).await {
                     Ok(None) => self.settling.retry(&name, Duration::ZERO),
-                    Err(ReadError::BeingWritten) => self.settling.retry(&name, LOOK),
+                    Err(ReadError::BeingWritten | ReadError::Young) => self.settling.retry(&name, LOOK),
                     Ok(Some(bytes)) => return parse(&self.path, &bytes),
                     Err(error) => {
                         self.settling.retry(&name, LOOK * 10);

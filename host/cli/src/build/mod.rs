@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
-use hotpick::policy::{PolicyError, componentize_with, digest};
+use hotpick::policy::{PolicyError, componentize_with, digest, seal};
 use hotpick::policy_dir;
 
 pub(crate) use self::language::Language;
@@ -21,7 +21,7 @@ pub(crate) use self::language::Language;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// A folder with policies in one language (as `hotpick new` makes them; for Rust a crate or a folder of crates), or
-    /// a .wat file.
+    /// a .wat file, or a .wasm file, which is sealed.
     #[arg(default_value = ".")]
     path: PathBuf,
     /// Where the components go; by default into `dist` in the folder.
@@ -34,9 +34,9 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let path = &arguments.path;
-    if path.extension().is_some_and(|extension| extension == "wat") {
+    if path.extension().is_some_and(|extension| extension == "wat" || extension == "wasm") {
         ensure!(!arguments.check, "--check is for policies in Rust, not for {path:?}");
-        build_wat(path, arguments.out.as_deref())?;
+        build_file(path, arguments.out.as_deref())?;
         return Ok(ExitCode::SUCCESS);
     }
     let path = &fs::canonicalize(path).with_context(|| format!("folder {path:?}"))?;
@@ -47,22 +47,27 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         (language, true) => {
             anyhow::bail!("--check is for policies in Rust, and those in {path:?} are in {language}")
         }
-        (language, false) => language.build(path, |name, wasm| write(&out, name, &component(name, wasm)?))?,
+        (language, false) => {
+            language.build(path, |name, wasm| write(&out, name, &component(name, wasm, &language.to_string())?))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn build_wat(path: &Path, out: Option<&Path>) -> anyhow::Result<()> {
+/// Text, or what another tool has made.
+fn build_file(path: &Path, out: Option<&Path>) -> anyhow::Result<()> {
     let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    let component = component(name, &wat::parse_file(path)?)?;
+    let what = if path.extension().is_some_and(|extension| extension == "wat") { "WAT" } else { "a file" };
+    let component = component(name, &wat::parse_file(path)?, what)?;
     let folder = out.or(path.parent()).unwrap_or(Path::new("."));
     write(folder, name, &component)
 }
 
 const WASI_STUB: &str = include_str!("wasi_stub.wat");
 
-/// The component of a core module, or one that its language's tool has made, checked as the loader will.
-fn component(name: &str, wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
+/// The component of a core module, or one that its language's tool has made; sealed, and checked as the loader will.
+fn component(name: &str, wasm: &[u8], language: &str) -> anyhow::Result<Vec<u8>> {
+    const VERSION: &str = env!("CARGO_PKG_VERSION");
     let stub = script::core_module("wasi-stub", WASI_STUB)?;
     let scratch = tempfile::tempdir().context("make a folder for the policy")?;
     let file = scratch.path().join(format!("{name}.wasm"));
@@ -71,6 +76,7 @@ fn component(name: &str, wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
             true => wasm.to_vec(),
             false => componentize_with(wasm, &[("wasi_snapshot_preview1", &stub)])?,
         };
+        let component = seal(&component, &format!("{language}, by hotpick {VERSION}"))?;
         fs::write(&file, &component).map_err(|error| PolicyError::Read(error.to_string()))?;
         policy_dir::load(&file, &crate::cache::cached())?;
         Ok::<_, PolicyError>(component)

@@ -46,7 +46,7 @@ pub(super) fn build(folder: &Path, out: &Path) -> anyhow::Result<()> {
         let module =
             target_directory.join(rustc::TARGET).join("release").join(format!("{}.wasm", policy.name));
         let module = fs::read(&module).with_context(|| format!("read {module:?}"))?;
-        let component = component(&policy.name, &module)?;
+        let component = component(&policy.name, &module, "Rust")?;
         write(out, &policy.name, &component)?;
         let built = Built { sources: policy.digest.clone(), file: digest(&component) };
         manifest.policies.insert(policy.name.clone(), built);

@@ -25,6 +25,9 @@ pub(super) struct Config {
     pub(super) policies: Option<PathBuf>,
     /// Of compiled policies.
     pub(super) cache: Option<PathBuf>,
+    /// Policies without a seal are refused.
+    #[serde(default)]
+    pub(super) require_seal: bool,
     /// Where to tell of policies, and count.
     pub(super) admin: Option<String>,
     #[serde(default)]
@@ -193,6 +196,7 @@ mod tests {
             r#"
             policies = "policies.d"
             cache = "/var/cache/hotpick"
+            require_seal = true
             admin = "127.0.0.1:9901"
             [[listeners]]
             listen = "unix:/run/hotpick.sock"

@@ -94,6 +94,11 @@ impl Snapshot {
                 self.each(|p| p.totals.picks),
             ),
             family(
+                "hotpick_policy_planned_picks",
+                "Those of them that it had planned: it was not called for the RPC",
+                self.each(|p| p.totals.planned_picks),
+            ),
+            family(
                 "hotpick_policy_fallback_picks",
                 "Picks that the fallback made instead of the policy",
                 self.each(|p| p.totals.fallback_picks),

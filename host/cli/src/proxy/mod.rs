@@ -101,7 +101,7 @@ impl Arguments {
 }
 
 async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
-    let policies = config.policies.as_deref().map(|path| open(path, config.cache)).transpose()?;
+    let policies = config.policies.as_deref().map(|path| open(path, config.cache, config.require_seal)).transpose()?;
     let mut ends = Ends::new().context("listen to signals")?;
     // A file that grows beyond a limit (`ulimit -f`), as a compiled policy in the cache may, is an error of that file, and not
     // the end of the process.
@@ -142,8 +142,9 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
 }
 
 /// Follows the directory. No file in it can take the proxy with it: a process of its own compiles.
-fn open(path: &Path, cache: Option<PathBuf>) -> anyhow::Result<PolicyDir> {
+fn open(path: &Path, cache: Option<PathBuf>, require_seal: bool) -> anyhow::Result<PolicyDir> {
     let mut options = PolicyDirOptions::default();
+    options.require_seal = require_seal;
     options.compile.cache = cache.or_else(crate::cache::user_cache);
     options.compile.command = Some(crate::compile::command().context("find the compiler")?);
     Ok(PolicyDir::open_with(path, options)?)

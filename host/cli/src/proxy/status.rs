@@ -30,6 +30,7 @@ pub(super) fn json(subjects: &Subjects) -> Value {
     });
     json!({
         "directory": subjects.policies.as_ref().map(|directory| directory.path().to_string_lossy().into_owned()),
+        "stray_settings": subjects.policies.as_ref().map(PolicyDir::stray_settings).unwrap_or_default(),
         "policies": policies.map(|policy| policy_json(&policy)).collect::<Vec<_>>(),
         "channels": channels.collect::<Vec<_>>(),
     })
@@ -75,6 +76,7 @@ fn policy_json(policy: &PolicyStatus) -> Value {
             "reason": quarantine.reason,
         })),
         "picks": policy.totals.picks,
+        "planned_picks": policy.totals.planned_picks,
         "fallback_picks": policy.totals.fallback_picks,
         "renewals": policy.totals.renewals,
         "faults": counts(faults),

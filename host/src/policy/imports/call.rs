@@ -9,7 +9,7 @@ use super::{Affinity, AffinityKind, State, nanos};
 use crate::headers::is_reserved;
 use crate::picker::PickInfo;
 use crate::policy::bindings::hotpick::policy::call;
-use crate::policy::limits::clip;
+use crate::text::clip;
 
 /// The RPC being picked. Empty between picks.
 #[derive(Default)]

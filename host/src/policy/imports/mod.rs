@@ -25,9 +25,10 @@ use super::bindings::hotpick::policy::{
 };
 use super::clock::{Ticking, Watchdog};
 use super::grants::Grants;
-use super::limits::{Limits, Memory, clip};
+use super::limits::{Limits, Memory};
 use super::meter::{Instrument, Meter};
 use crate::subconn::ReadySet;
+use crate::text::clip;
 
 pub(super) use self::call::{BASE64, affinity};
 pub(super) use self::connections::Wishes;
