@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn where_writers_are_not_known_a_file_must_have_been_at_rest() {
         // There are no leases of pipes.
-        let (pipe, _other) = std::io::pipe().expect("a pipe");
+        let (pipe, _other) = io::pipe().expect("a pipe");
         assert_eq!(writers(&std::os::fd::OwnedFd::from(pipe).into()), Writers::Unknown);
         let written = |ago: i64| {
             let second = Duration::from_secs(ago.unsigned_abs());

@@ -3,6 +3,7 @@
 //! Certificates and keys that come from files are read again when a connection is made, so that a renewed
 //! one is used from the next connection on. A file that is bad at that moment changes nothing but the log.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -274,6 +275,39 @@ impl Connector {
             Some(H2) => Ok(stream),
             _ => Err(format!("TLS peer {shown:?} did not choose HTTP/2 by ALPN")),
         }
+    }
+}
+
+/// The certificate that the server of a connection has shown, and that has been found good for the connection's own name.
+#[derive(Debug)]
+pub(crate) struct PeerCertificate {
+    certificate: CertificateDer<'static>,
+    /// Whether it is made out to other names, too, of those that were asked for.
+    others: Mutex<BTreeMap<String, bool>>,
+}
+
+/// So many of these are remembered.
+const OTHER_NAMES: usize = 64;
+
+impl PeerCertificate {
+    pub(crate) fn of<T>(stream: &tokio_rustls::client::TlsStream<T>) -> Option<Self> {
+        let certificate = stream.get_ref().1.peer_certificates()?.first()?.clone().into_owned();
+        Some(Self { certificate, others: Mutex::default() })
+    }
+
+    /// Whether it is made out to this host as well.
+    pub(crate) fn is_made_out_to(&self, host: &str) -> bool {
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = others.get(host) {
+            return *known;
+        }
+        let parsed = rustls::server::ParsedCertificate::try_from(&self.certificate);
+        let is_for = |name| parsed.is_ok_and(|parsed| rustls::client::verify_server_name(&parsed, &name).is_ok());
+        let is_for = server_name(host).is_ok_and(is_for);
+        if others.len() < OTHER_NAMES {
+            others.insert(host.to_owned(), is_for);
+        }
+        is_for
     }
 }
 

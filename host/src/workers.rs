@@ -22,6 +22,8 @@ const MOST: usize = 8;
 /// How long one is kept that has nothing to do.
 const IDLE: Duration = Duration::from_secs(10);
 
+const STACK: usize = 2 << 20;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
@@ -70,12 +72,25 @@ pub(crate) fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     Task(result)
 }
 
+/// The same, and waits for it: for the little that cannot be done on the caller's own thread.
+///
+/// # Errors
+///
+/// It panicked.
+pub(crate) fn wait<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Lost> {
+    let (done, result) = std::sync::mpsc::sync_channel(1);
+    // Its result comes by the other way, and a panic ends that.
+    drop(run(move || done.send(work())));
+    result.recv().map_err(|_| Lost)
+}
+
 fn pool() -> MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn grow(pool: &mut Pool) -> io::Result<()> {
-    std::thread::Builder::new().name("hotpick-worker".to_owned()).spawn(work)?;
+    // Whatever RUST_MIN_STACK says: policies are called here.
+    std::thread::Builder::new().name("hotpick-worker".to_owned()).stack_size(STACK).spawn(work)?;
     pool.threads += 1;
     Ok(())
 }
@@ -151,6 +166,12 @@ mod tests {
         for one in held {
             assert!(one.await.expect("done"));
         }
+    }
+
+    #[test]
+    fn what_is_waited_for_comes_or_is_lost() {
+        assert_eq!(wait(|| 7).expect("done"), 7);
+        assert!(wait(|| -> u8 { panic!("as it should") }).is_err());
     }
 
     #[tokio::test]

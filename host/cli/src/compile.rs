@@ -10,13 +10,16 @@ use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimi
 /// Used by the proxy; not meant for people.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Seconds of CPU.
-    #[arg(long, default_value_t = 300)]
-    cpu_seconds: u64,
+    /// Seconds of CPU; by default what HOTPICK_COMPILE_SECONDS says.
+    #[arg(long)]
+    cpu_seconds: Option<u64>,
     /// MiB of address space.
     #[arg(long, default_value_t = 4096)]
     memory_mib: u64,
 }
+
+/// Without word of how long it may take.
+const SECONDS: u64 = 300;
 
 /// The command line that the proxy compiles by.
 pub(crate) fn command() -> std::io::Result<Vec<std::ffi::OsString>> {
@@ -30,7 +33,9 @@ fn lower(resource: Resource, most: u64) -> rustix::io::Result<()> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    lower(Resource::Cpu, arguments.cpu_seconds).context("limit the CPU time")?;
+    let said = || std::env::var("HOTPICK_COMPILE_SECONDS").ok()?.parse().ok();
+    let seconds = arguments.cpu_seconds.or_else(said).unwrap_or(SECONDS);
+    lower(Resource::Cpu, seconds).context("limit the CPU time")?;
     lower(Resource::As, arguments.memory_mib.saturating_mul(1 << 20)).context("limit the memory")?;
     let mut component = Vec::new();
     std::io::stdin().read_to_end(&mut component).context("read the component")?;

@@ -14,6 +14,8 @@ pub(super) struct Members {
     list: Vec<Endpoint>,
     by_addresses: HashMap<Box<[Address]>, u32>,
     members: HashMap<u32, Member>,
+    /// The number of the next, unless it is taken.
+    next: u32,
     /// How many are in each state, as the channel sees it.
     counts: [usize; 5],
     snapshots: Snapshots,
@@ -27,6 +29,11 @@ struct Member {
     /// RPCs fail fast instead of hanging at each new attempt.
     state: ConnectivityState,
 }
+
+/// Numbers begin anew after so many: what goes by them (bits and pages of snapshots, maps of policies) stays small however
+/// many endpoints come and go. Of an endpoint that is gone everyone has been told long before another has its number, and
+/// more endpoints at a time no resolver gives.
+const NUMBERS: u32 = 1 << 24;
 
 /// What has become of a subconn.
 pub(super) struct Noted {
@@ -99,7 +106,7 @@ impl Members {
     pub(super) fn follow(
         &mut self,
         endpoints: Vec<Endpoint>,
-        spawn: impl FnMut(Endpoint) -> SubConn,
+        spawn: impl FnMut(u32, Endpoint) -> SubConn,
     ) -> Vec<u32> {
         // As a rule few of them are others than before.
         let alike = |(new, old): &(&Endpoint, &Endpoint)| new == old;
@@ -126,7 +133,7 @@ impl Members {
         first: usize,
         old: usize,
         new: &[Endpoint],
-        mut spawn: impl FnMut(Endpoint) -> SubConn,
+        mut spawn: impl FnMut(u32, Endpoint) -> SubConn,
     ) -> Vec<u32> {
         let mut gone: HashMap<Box<[Address]>, u32> = HashMap::with_capacity(old);
         for endpoint in &self.list[first..first + old] {
@@ -151,8 +158,8 @@ impl Members {
                     id
                 }
                 None => {
-                    let subconn = spawn(endpoint.clone());
-                    let (id, state) = (subconn.id(), ConnectivityState::Idle);
+                    let id = self.number();
+                    let (subconn, state) = (spawn(id, endpoint.clone()), ConnectivityState::Idle);
                     let member = Member { subconn, last: state, state };
                     self.snapshots.put(member.entry());
                     self.members.insert(id, member);
@@ -175,6 +182,17 @@ impl Members {
         self.snapshots.replace(first, old, order);
         self.list.splice(first..first + old, list);
         fresh
+    }
+
+    /// A number that no subconn has.
+    fn number(&mut self) -> u32 {
+        loop {
+            let id = self.next;
+            self.next = (id + 1) % NUMBERS;
+            if !self.members.contains_key(&id) {
+                return id;
+            }
+        }
     }
 
     /// How they are, as far as it has been noted.
@@ -218,15 +236,16 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
             let _within = runtime.enter();
             let (events, _) = mpsc::unbounded_channel();
-            let (mut members, mut next, mut before) = (Members::default(), 0, BTreeMap::new());
+            let (mut members, mut before) = (Members::default(), BTreeMap::new());
+            // Numbers begin anew on the way.
+            members.next = NUMBERS - 5;
             for list in lists {
                 let endpoint = |(number, weight): &(u8, u32)| {
                     let address = format!("10.0.0.{number}:80").parse().expect("an address");
                     Endpoint::new(address).with_weight(*weight)
                 };
-                let fresh = members.follow(list.iter().map(endpoint).collect(), |endpoint| {
-                    next += 1;
-                    SubConn::spawn(next - 1, endpoint, Dialer::plain(), events.clone())
+                let fresh = members.follow(list.iter().map(endpoint).collect(), |id, endpoint| {
+                    SubConn::spawn(id, endpoint, Dialer::plain(), events.clone())
                 });
                 let mut seen = std::collections::HashSet::new();
                 let expected = list.iter().filter(|(number, _)| seen.insert(*number)).map(endpoint);

@@ -23,7 +23,7 @@ use self::members::Members;
 use crate::activity::Activity;
 use crate::connectivity::ConnectivityState;
 use crate::picker::{
-    Always, PickAgain, Picker, PickerBuilder, PickerCell, Placement, Policy, PolicyVersion, RoundRobin,
+    Always, Faults, PickAgain, Picker, PickerBuilder, PickerCell, Placement, Policy, PolicyVersion, RoundRobin,
     StartError, Wakes,
 };
 use crate::policy_dir::PolicyUpdate;
@@ -84,6 +84,8 @@ pub(crate) struct Report {
     pub(crate) ready: ReadySet,
     /// The last one that the policy built.
     pub(crate) picker: Option<Arc<dyn Picker>>,
+    /// What the policy had done wrong when the channel was closed.
+    pub(crate) faults: Faults,
     pub(crate) refused: Option<StartError>,
 }
 
@@ -96,6 +98,7 @@ impl Default for Report {
             swaps: 0,
             ready: ReadySet::default(),
             picker: None,
+            faults: Faults::default(),
             refused: None,
         }
     }
@@ -128,7 +131,6 @@ pub(crate) fn run(
         members: Members::default(),
         idle_members: Vec::new(),
         connects: false,
-        next_id: 0,
         resolved: Resolved::NotYet,
         told_of: None,
         resolve_now: ResolveNow::default(),
@@ -239,7 +241,13 @@ const LONGEST_ERROR: usize = 1000;
 impl Drop for Balancer {
     fn drop(&mut self) {
         self.published.cell.publish(Arc::new(Always::Drop(self.activity.why_closed())));
-        self.report.send_modify(|report| report.state = ConnectivityState::Shutdown);
+        self.report.send_modify(|report| {
+            report.state = ConnectivityState::Shutdown;
+            // The policy's instance goes now, with its timers, and not with the last clone of the channel.
+            if let Some(picker) = report.picker.take() {
+                report.faults = picker.faults();
+            }
+        });
     }
 }
 
@@ -260,7 +268,6 @@ struct Balancer {
     /// publication, or did not.
     idle_members: Vec<u32>,
     connects: bool,
-    next_id: u32,
     resolved: Resolved,
     /// The resolver's last error that the log has, while there is no answer, and since when.
     told_of: Option<(String, Instant)>,
@@ -480,10 +487,8 @@ impl Balancer {
     }
 
     fn follow(&mut self, endpoints: Vec<Endpoint>) {
-        let Self { members, next_id, dialer, events, .. } = self;
-        let fresh = members.follow(endpoints, |endpoint| {
-            let id = *next_id;
-            *next_id += 1;
+        let Self { members, dialer, events, .. } = self;
+        let fresh = members.follow(endpoints, |id, endpoint| {
             SubConn::spawn(id, endpoint, dialer.clone(), events.clone())
         });
         self.idle_members.extend(fresh);

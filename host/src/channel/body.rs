@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Sleep;
 use tonic::{Code, Status};
 
 use crate::activity::Active;
@@ -44,7 +44,7 @@ impl RpcBody {
         mut call: Call,
         replay: Replay,
         active: Active,
-        deadline: Option<Instant>,
+        deadline: impl FnOnce() -> Option<Sleep>,
     ) -> Result<http::Response<tonic::body::Body>, Status> {
         let said = grpc_code(response.headers());
         if said.is_none() && response.status() != StatusCode::OK {
@@ -65,7 +65,7 @@ impl RpcBody {
                 return tonic::body::Body::empty();
             }
             let open = Some(Open { inner, call, _replay: replay, active });
-            tonic::body::Body::new(Self { open, deadline: deadline.map(sleep_until) })
+            tonic::body::Body::new(Self { open, deadline: deadline() })
         }))
     }
 }

@@ -240,6 +240,7 @@ impl ChannelBuilder {
             connections,
             commands,
             wait_for_ready,
+            runtime,
             abort,
             closed,
             _dropped,

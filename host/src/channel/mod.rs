@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -51,6 +52,8 @@ struct Shared {
     wait_for_ready: bool,
     /// Ends every connection at once.
     abort: CancellationToken,
+    /// Where the channel was made.
+    runtime: Handle,
     /// Ends the balancer; alone it lets RPCs under way finish.
     closed: CancellationToken,
     _dropped: DropGuard,
@@ -158,7 +161,7 @@ impl Channel {
             state: report.state,
             policy: report.policy,
             swaps: report.swaps,
-            faults: report.picker.map(|picker| picker.faults()).unwrap_or_default(),
+            faults: report.picker.map_or(report.faults, |picker| picker.faults()),
             refused: report.refused,
             subconns: report.ready.all().to_vec(),
             ready: report.ready,
@@ -215,7 +218,10 @@ impl Shared {
                 let config = self.method_config(request.uri().path());
                 let config = match own {
                     None => config.await,
-                    Some(at) => timeout_at(at, config).await.map_err(|_| deadline_exceeded(None))?,
+                    Some(at) => {
+                        let config = self.timer(|| timeout_at(at, config));
+                        config.await.map_err(|_| deadline_exceeded(None))?
+                    }
                 };
                 (config, Instant::now())
             }
@@ -236,13 +242,23 @@ impl Shared {
         let mut asked = Asked::default();
         let sent = match deadline {
             None => self.send(request, rpc, &mut asked).await,
-            Some(at) => match timeout_at(at, self.send(request, rpc, &mut asked)).await {
-                Ok(sent) => sent,
-                Err(_) => return Err(deadline_exceeded(asked.error.as_ref())),
-            },
+            Some(at) => {
+                let sent = self.timer(|| timeout_at(at, self.send(request, rpc, &mut asked)));
+                match sent.await {
+                    Ok(sent) => sent,
+                    Err(_) => return Err(deadline_exceeded(asked.error.as_ref())),
+                }
+            }
         };
         let (response, call, replay) = sent.map_err(|status| active.blame(status))?;
-        RpcBody::wrap(response, call, replay, active, deadline)
+        let timer = || deadline.map(|at| self.timer(|| sleep_until(at)));
+        RpcBody::wrap(response, call, replay, active, timer)
+    }
+
+    /// Makes something that goes by the clock, which needs a runtime: the caller's, or where it has none the channel's.
+    fn timer<T>(&self, make: impl FnOnce() -> T) -> T {
+        let _within = Handle::try_current().is_err().then(|| self.runtime.enter());
+        make()
     }
 
     /// What the service config gives an RPC of this path, once the target has been resolved for the first time.
@@ -296,6 +312,10 @@ impl Shared {
 
             // The head stays here: what the policy adds belongs to this attempt alone.
             let mut attempt = Request::from_parts(head.clone(), body);
+            // In place of the caller's: of two `authorization`s nobody knows which counts.
+            for (name, _) in &pick.metadata {
+                attempt.headers_mut().remove(name);
+            }
             for (name, value) in pick.metadata {
                 attempt.headers_mut().append(name, value);
             }

@@ -27,20 +27,38 @@ enum Rest {
 }
 
 /// A body on its way.
-pub(crate) struct Sending<B> {
+pub(crate) struct Sending<B: Outgoing> {
     body: B,
     stream: SendStream<Bytes>,
     /// Taken from the body, and not handed over: with the last of them goes word that it is the last.
     held: Option<Bytes>,
+    /// All of it is handed over, or the stream is over.
+    is_over: bool,
+}
+
+/// Whatever ends it early (its runtime, or a panic of the body): the peer is not left waiting for the rest, nor who waits
+/// for the peer.
+impl<B: Outgoing> Drop for Sending<B> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.stream.send_reset(B::FAILED);
+        }
+    }
 }
 
 impl<B: Outgoing> Sending<B> {
     pub(crate) const fn new(body: B, stream: SendStream<Bytes>) -> Self {
-        Self { body, stream, held: None }
+        Self { body, stream, held: None, is_over: false }
     }
 
     /// Hands over what is there: the whole, as a rule. Then goes on with [`poll_finish`](Self::poll_finish).
     pub(crate) fn begin(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let begun = self.poll_begin(cx);
+        self.is_over |= begun.is_ready();
+        begun
+    }
+
+    fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut left = AT_ONCE;
         while left > 0
             && let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx)
@@ -50,7 +68,7 @@ impl<B: Outgoing> Sending<B> {
             }
             left = left.saturating_sub(self.held.as_ref().map_or(1, |data| data.len().max(1)));
         }
-        self.poll_finish(cx)
+        self.poll_rest(cx)
     }
 
     /// Hands over the rest as the peer lets it, until there is no more or the stream is over.
@@ -59,6 +77,12 @@ impl<B: Outgoing> Sending<B> {
     }
 
     pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let finished = self.poll_rest(cx);
+        self.is_over |= finished.is_ready();
+        finished
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.held.is_some() && self.body.poll_given_up(cx).is_ready() {
                 self.stream.send_reset(Reason::CANCEL);

@@ -161,6 +161,8 @@ impl<T: AsyncWrite, F> Wire<T, F> {
         match poll(this.io) {
             Poll::Ready(Err(error)) if *this.side == Side::Client => {
                 *this.broken = Some(error);
+                // Which waits, as a rule: what there is to read is there, and then it is over.
+                this.cut.0.reader.wake();
                 Poll::Ready(Ok(otherwise))
             }
             Poll::Pending => {
@@ -200,7 +202,7 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Wire<T, F> {
                 return Poll::Ready(Err(io::Error::other(text)));
             }
             let read = if this.held.part.is_empty() {
-                ready!(this.io.as_mut().poll_read(cx, buf))?;
+                ready!(unless_broken(this.broken, this.io.as_mut().poll_read(cx, buf)))?;
                 let bytes = &mut buf.filled_mut()[begin..];
                 let read = bytes.len();
                 let Passed { kept, rest } = this.frames.pass(bytes, &mut *this.seen);
@@ -210,7 +212,7 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Wire<T, F> {
             } else {
                 let mut more = [MaybeUninit::uninit(); 4096];
                 let mut more = ReadBuf::uninit(&mut more);
-                ready!(this.io.as_mut().poll_read(cx, &mut more))?;
+                ready!(unless_broken(this.broken, this.io.as_mut().poll_read(cx, &mut more)))?;
                 let Held { part, out, .. } = &mut *this.held;
                 part.extend_from_slice(more.filled());
                 let Passed { kept, rest } = this.frames.pass(part, &mut *this.seen);
@@ -238,6 +240,17 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Wire<T, F> {
             }
         }
     }
+}
+
+/// Where nothing can be written, nothing is waited for: a peer that has shut its reading side alone (a Unix socket's may)
+/// would be taken for one that is slow.
+fn unless_broken(broken: &mut Option<io::Error>, read: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+    if read.is_pending()
+        && let Some(error) = broken.take()
+    {
+        return Poll::Ready(Err(error));
+    }
+    read
 }
 
 impl<T: AsyncWrite, F> AsyncWrite for Wire<T, F> {
@@ -300,6 +313,24 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         assert_eq!(read, words);
         assert_eq!(seen, [Seen::Settings, Seen::GoAway { last_stream: 1, code: 0 }]);
+    }
+
+    /// It reads no more, and says no more: there is nothing to wait for.
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_peer_that_has_shut_its_reading_side_alone_is_gone() {
+        let (ours, peer) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        peer.shutdown(std::net::Shutdown::Read).expect("shut");
+        ours.set_nonblocking(true).expect("set");
+        let ours = tokio::net::UnixStream::from_std(ours).expect("a socket");
+        let wire = Wire::new(ours, Side::Client, Cut::default(), None, |_| {});
+        let (mut reader, mut writer) = tokio::io::split(wire);
+        let reading = tokio::spawn(async move { reader.read(&mut [0; 8]).await });
+        tokio::task::yield_now().await;
+        writer.write_all(b"a request").await.expect("as if it were sent");
+        let ended = tokio::time::timeout(Duration::from_secs(5), reading).await.expect("it does not wait");
+        let error = ended.expect("no panic").expect_err("it was not sent");
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 
     /// Pieces of every size, read with room for every size.

@@ -2,16 +2,23 @@
 //! spent at each tick.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
 /// How often the epoch advances, and with it a running call is looked at.
 const TICK: Duration = Duration::from_millis(1);
+/// So many ticks after the last sign of a call the thread rests.
+const AWAKE: u32 = 64;
+/// A tick now and then, even so: see [`Ticking::call`].
+const REST: Duration = Duration::from_secs(1);
 
-/// A thread that advances the epoch while any instance lives, and sleeps otherwise.
+/// A thread that advances the epoch while calls run, and rests otherwise.
+#[derive(Debug)]
 pub(super) struct Ticker {
     instances: AtomicUsize,
+    /// A call has begun, or was seen to run, since the thread last looked.
+    is_called: AtomicBool,
     thread: Thread,
 }
 
@@ -23,19 +30,30 @@ impl Ticker {
             loop {
                 if ticker.instances.load(Ordering::SeqCst) == 0 {
                     std::thread::park();
+                    continue;
+                }
+                wasm.increment_epoch();
+                if ticker.is_called.swap(false, Ordering::SeqCst) {
+                    for _ in 0..AWAKE {
+                        std::thread::sleep(TICK);
+                        wasm.increment_epoch();
+                    }
                 } else {
-                    std::thread::sleep(TICK);
-                    wasm.increment_epoch();
+                    std::thread::park_timeout(REST);
                 }
             }
         })?;
-        let ticker = Arc::new(Self { instances: AtomicUsize::new(0), thread: thread.thread().clone() });
+        let ticker = Arc::new(Self {
+            instances: AtomicUsize::new(0),
+            is_called: AtomicBool::new(false),
+            thread: thread.thread().clone(),
+        });
         // The receiver is there: the thread waits for this one message.
         let _ = tell.send(Arc::clone(&ticker));
         Ok(ticker)
     }
 
-    /// Keeps the epoch advancing for as long as the guard lives.
+    /// Keeps the epoch advancing, while calls run, for as long as the guard lives.
     pub(super) fn tick(self: &Arc<Self>) -> Ticking {
         self.instances.fetch_add(1, Ordering::SeqCst);
         self.thread.unpark();
@@ -44,7 +62,21 @@ impl Ticker {
 }
 
 /// See [`Ticker::tick`].
+#[derive(Debug)]
 pub(super) struct Ticking(Arc<Ticker>);
+
+impl Ticking {
+    /// A call begins, or was seen to run. The load keeps the line shared: this runs for every call.
+    ///
+    /// What it sees may be a moment old, and the thread have begun to rest in that moment: the tick that comes
+    /// nevertheless finds the call, which says so here.
+    pub(super) fn call(&self) {
+        if !self.0.is_called.load(Ordering::Relaxed) {
+            self.0.is_called.store(true, Ordering::SeqCst);
+            self.0.thread.unpark();
+        }
+    }
+}
 
 impl Drop for Ticking {
     fn drop(&mut self) {
@@ -64,7 +96,7 @@ pub(super) struct Watchdog {
 impl Watchdog {
     /// A call begins that may take this long, give or take a tick.
     pub(super) fn arm(&mut self, limit: Duration) {
-        // Up to a tick has passed when the call is first looked at.
+        // Up to a tick has passed when the call is first looked at, or, if the clock had rested, nothing.
         self.limit = limit.saturating_sub(TICK);
         self.first = None;
     }

@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
 
-use super::compiler::{Compiler, one_line};
+use super::compiler::{Compiler, Keep, one_line};
 use super::componentize::componentize_module;
 use super::contract::{PACKAGE, Shape, WASI};
 use super::engine::Engine;
@@ -25,6 +26,8 @@ pub(super) struct Compiled {
     pub(super) indices: Indices,
     pub(super) shape: Shape,
     pub(super) seal: Option<Seal>,
+    /// What was compiled stays in the cache meanwhile.
+    _keep: Option<Arc<Keep>>,
     /// It imports a function that gives values of metadata.
     pub(super) reads_metadata: bool,
     /// SHA-256 of the file.
@@ -44,11 +47,11 @@ impl Compiled {
         let checked = std::panic::catch_unwind(|| check(bytes, limits, grants));
         let Checked { component, shape, seal } = checked.unwrap_or_else(|_| Err(panicked()))?;
         let digest = digest(bytes);
-        let component = compiler.compile(&component, &digest, limits)?;
+        let (component, keep) = compiler.compile(&component, &digest, limits)?;
         let size = bytes.len();
         let link = AssertUnwindSafe(|| Self::link(&component, shape));
         let linked = std::panic::catch_unwind(link).unwrap_or_else(|_| Err(panicked()))?;
-        Ok(Self { digest, size, seal, ..linked })
+        Ok(Self { digest, size, seal, _keep: keep, ..linked })
     }
 
     fn link(component: &Component, shape: Shape) -> Result<Self, PolicyError> {
@@ -64,7 +67,7 @@ impl Compiled {
         let pre = pre.map_err(misfit)?;
         let indices = Indices::new(&pre, &shape.optional).map_err(misfit)?;
         let reads_metadata = reads_metadata(component);
-        Ok(Self { engine, pre, indices, shape, reads_metadata, digest: String::new(), size: 0, seal: None })
+        Ok(Self { engine, pre, indices, shape, reads_metadata, digest: String::new(), size: 0, seal: None, _keep: None })
     }
 }
 

@@ -5,7 +5,7 @@
 //! worst away; what remains is bounded by a time limit here, and by a child process where there is a
 //! program to be one.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::panic::AssertUnwindSafe;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use wasmtime::component::Component;
@@ -21,6 +21,7 @@ use wasmtime::component::Component;
 use super::engine::Engine;
 use super::limits::Limits;
 use super::{PolicyError, digest};
+use crate::files;
 use crate::text::clip;
 
 /// How policies are compiled.
@@ -31,8 +32,12 @@ pub struct CompileOptions {
     /// for its owner alone; refused if others may write to it, as what lies there is trusted. None: nothing
     /// is kept beyond the process.
     pub cache: Option<PathBuf>,
+    /// How many bytes the cache may have: those that were not used for longest are removed, but none that this process
+    /// has in use. None: 512 MiB.
+    pub cache_bytes: Option<u64>,
     /// A program that compiles, and its arguments: it reads a component from its standard input, and
-    /// writes what [`precompile`] makes of it to its standard output. It is ended after the time limit.
+    /// writes what [`precompile`] makes of it to its standard output. It is ended after the time limit, which it
+    /// finds, in seconds, in the environment variable `HOTPICK_COMPILE_SECONDS`.
     /// None: a thread of this process compiles, which cannot be ended, only given up.
     pub command: Option<Vec<std::ffi::OsString>>,
 }
@@ -42,6 +47,7 @@ pub struct CompileOptions {
 pub(crate) struct Compiler {
     options: CompileOptions,
     recent: Mutex<Recent>,
+    in_use: Mutex<InUse>,
     /// What is being compiled is not wanted any more.
     stop: AtomicBool,
 }
@@ -50,10 +56,21 @@ pub(crate) struct Compiler {
 #[derive(Default)]
 struct Recent(VecDeque<(String, Component)>);
 
+/// Which files of the cache are in use: by policies that hold what they were given.
+type InUse = BTreeMap<PathBuf, Weak<Keep>>;
+
+/// A compiled component's file stays in the cache for as long as this is held.
+#[derive(Debug)]
+pub(super) struct Keep;
+
 /// Enough for a rollback, or an operator who tries some settings.
 const REMEMBERED: usize = 8;
-/// How many compiled components lie in the cache directory at most.
-const CACHED: usize = 64;
+/// See [`CompileOptions::cache_bytes`].
+const CACHED: u64 = 512 << 20;
+/// No compiled policy is larger.
+const LARGEST: usize = 1 << 30;
+/// What was begun so long ago will not be finished.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 impl Compiler {
     pub(crate) fn new(options: CompileOptions) -> Self {
@@ -65,7 +82,7 @@ impl Compiler {
             tracing::warn!(%directory, %error, "no cache of compiled policies");
             options.cache = None;
         }
-        Self { options, recent: Mutex::default(), stop: AtomicBool::new(false) }
+        Self { options, ..Self::default() }
     }
 
     /// Ends what is being compiled, with [`PolicyError::NotNow`], or lets things be compiled again. A child process ends at
@@ -80,12 +97,13 @@ impl Compiler {
         component: &[u8],
         digest: &str,
         limits: &Limits,
-    ) -> Result<Component, PolicyError> {
-        if let Some((_, component)) = self.recent().0.iter().find(|(known, _)| known == digest) {
-            return Ok(component.clone());
-        }
+    ) -> Result<(Component, Option<Arc<Keep>>), PolicyError> {
         let engine = Engine::shared().map_err(PolicyError::Engine)?;
         let file = self.options.cache.as_deref().map(|cache| cache.join(file_name(digest, engine)));
+        let keep = file.as_deref().map(|file| self.keep(file));
+        if let Some((_, component)) = self.recent().0.iter().find(|(known, _)| known == digest) {
+            return Ok((component.clone(), keep));
+        }
         let compiled = match file.as_deref().and_then(|file| cached(engine, file)) {
             Some(component) => component,
             None => {
@@ -104,7 +122,7 @@ impl Compiler {
                     tracing::info!(digest, took = ?begin.elapsed(), "policy compiled");
                 }
                 if let Some(file) = &file
-                    && let Err(error) = store(&component, file)
+                    && let Err(error) = self.store(&component, file)
                 {
                     tracing::warn!(file = %file.display(), error, "a compiled policy could not be kept");
                 }
@@ -114,7 +132,79 @@ impl Compiler {
         let mut recent = self.recent();
         recent.0.truncate(REMEMBERED - 1);
         recent.0.push_front((digest.to_owned(), compiled.clone()));
-        Ok(compiled)
+        Ok((compiled, keep))
+    }
+
+    /// A file of the cache is in use from now on.
+    fn keep(&self, file: &Path) -> Arc<Keep> {
+        let mut in_use = self.in_use();
+        if let Some(keep) = in_use.get(file).and_then(Weak::upgrade) {
+            return keep;
+        }
+        let keep = Arc::new(Keep);
+        in_use.retain(|_, keep| keep.strong_count() > 0);
+        in_use.insert(file.to_owned(), Arc::downgrade(&keep));
+        keep
+    }
+
+    /// Keeps a compiled component: whole, or not at all.
+    fn store(&self, component: &Component, file: &Path) -> Result<(), String> {
+        let code = component.serialize().map_err(|error| one_line(&error))?;
+        let directory = file.parent().ok_or("it has no directory")?;
+        let part = file.with_extension(format!("{}.part", std::process::id()));
+        let write = || {
+            let mut out = fs::File::create(&part)?;
+            out.write_all(digest(&code).as_bytes())?;
+            out.write_all(&code)?;
+            fs::rename(&part, file)
+        };
+        let written = write().or_else(|error| {
+            // Someone has removed it, to empty it.
+            if error.kind() != ErrorKind::NotFound {
+                return Err(error);
+            }
+            prepare(directory)?;
+            write()
+        });
+        if written.is_err() {
+            let _ = fs::remove_file(&part);
+        }
+        self.prune(directory);
+        written.map_err(|error| error.to_string())
+    }
+
+    /// Throws away what has not been used for longest, and what was never finished.
+    fn prune(&self, directory: &Path) {
+        let Ok(entries) = fs::read_dir(directory) else { return };
+        let mut files = Vec::new();
+        for entry in entries.flatten() {
+            let (path, Ok(metadata)) = (entry.path(), entry.metadata()) else { continue };
+            let Ok(modified) = metadata.modified() else { continue };
+            let kind = path.extension().and_then(|extension| extension.to_str());
+            match kind {
+                Some("cwasm") => files.push((modified, metadata.len(), path)),
+                Some("part") if modified.elapsed().is_ok_and(|age| age > ABANDONED) => {
+                    let _ = fs::remove_file(path);
+                }
+                _ => {}
+            }
+        }
+        files.sort();
+        let most = self.options.cache_bytes.unwrap_or(CACHED);
+        let mut size: u64 = files.iter().map(|(_, size, _)| size).sum();
+        let in_use = self.in_use();
+        for (_, bytes, file) in files {
+            if size <= most {
+                break;
+            }
+            if in_use.get(&file).is_none_or(|keep| keep.strong_count() == 0) && fs::remove_file(&file).is_ok() {
+                size -= bytes;
+            }
+        }
+    }
+
+    fn in_use(&self) -> MutexGuard<'_, InUse> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
@@ -141,6 +231,54 @@ pub fn precompile(component: &[u8]) -> Result<Vec<u8>, PolicyError> {
 
 /// Only one at a time, over all directories of the process.
 static ONE: Mutex<()> = Mutex::new(());
+/// The same of those on threads of this process.
+static SLOT: Slot = Slot { state: Mutex::new(SlotState { is_taken: false, given_up: 0 }), freed: Condvar::new() };
+/// So many that take longer than they may, and may never end, have this process go on without compiling.
+const GIVEN_UP: usize = 4;
+/// What tells the compiler's process how long it has.
+const SECONDS: &str = "HOTPICK_COMPILE_SECONDS";
+
+/// Where one compiles. A thread cannot be ended: one that takes too long is given up, and leaves the place to others.
+struct Slot {
+    state: Mutex<SlotState>,
+    freed: Condvar,
+}
+
+struct SlotState {
+    is_taken: bool,
+    given_up: usize,
+}
+
+impl Slot {
+    /// Takes the place when it is free. `Gone`: too many have been given up.
+    fn take(&self, limit: Duration, stop: &AtomicBool) -> Result<(), Unheard> {
+        let deadline = Instant::now() + limit;
+        let mut state = self.lock();
+        while state.is_taken {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Unheard::Stopped);
+            }
+            if Instant::now() >= deadline {
+                return Err(Unheard::Late);
+            }
+            state = self.freed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if state.given_up >= GIVEN_UP {
+            return Err(Unheard::Gone);
+        }
+        state.is_taken = true;
+        Ok(())
+    }
+
+    fn free(&self) {
+        self.lock().is_taken = false;
+        self.freed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SlotState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// How often one looks whether what is being compiled is still wanted.
 const LOOK: Duration = Duration::from_millis(20);
@@ -179,13 +317,18 @@ fn in_thread(
     limit: Duration,
     stop: &AtomicBool,
 ) -> Result<Component, PolicyError> {
+    SLOT.take(limit, stop).map_err(|unheard| match unheard {
+        Unheard::Stopped => stopped(),
+        Unheard::Late => PolicyError::NotNow("another policy is still being compiled".to_owned()),
+        Unheard::Gone => PolicyError::Compile(format!(
+            "{GIVEN_UP} policies take longer than they may, and cannot be ended: restart the process, or compile in another \
+             one (CompileOptions::command)"
+        )),
+    })?;
     let (done, result) = sync_channel(1);
-    let (begin, begun) = sync_channel(1);
-    let component = component.to_vec();
+    let is_given_up = Arc::new(AtomicBool::new(false));
+    let (component, given_up) = (component.to_vec(), Arc::clone(&is_given_up));
     let work = move || {
-        // Held for as long as it takes, even if no one waits any more.
-        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = begin.send(());
         if component.len() > LARGE {
             lower_priority();
         }
@@ -194,22 +337,28 @@ fn in_thread(
             .unwrap_or_else(|_| Err(wasmtime::Error::msg("the compiler panicked on it")));
         // Nobody waits if it took too long.
         let _ = done.send(compiled);
+        if given_up.swap(true, Ordering::SeqCst) {
+            SLOT.lock().given_up -= 1;
+        } else {
+            SLOT.free();
+        }
     };
     std::thread::Builder::new()
         .name("hotpick-compile".to_owned())
         // Deeply nested code: what the compiler needs must not end the process.
         .stack_size(64 << 20)
         .spawn(work)
-        .map_err(|error| PolicyError::NotNow(format!("there is no thread for it: {error}")))?;
-    // The time limit is for this one, not for the one before; which may have been given up, and never end.
-    match wait(&begun, limit, stop) {
-        Ok(()) => {}
-        Err(Unheard::Stopped) => return Err(stopped()),
-        Err(Unheard::Gone | Unheard::Late) => {
-            return Err(PolicyError::NotNow("another policy is still being compiled".to_owned()));
-        }
+        .map_err(|error| {
+            SLOT.free();
+            PolicyError::NotNow(format!("there is no thread for it: {error}"))
+        })?;
+    let heard = wait(&result, limit, stop);
+    if heard.is_err() && !is_given_up.swap(true, Ordering::SeqCst) {
+        // It goes on, beside those that come.
+        SLOT.lock().given_up += 1;
+        SLOT.free();
     }
-    match wait(&result, limit, stop) {
+    match heard {
         Ok(compiled) => compiled.map_err(|error| PolicyError::Invalid(one_line(&error))),
         Err(Unheard::Stopped) => Err(stopped()),
         Err(Unheard::Late) => Err(took_longer(limit)),
@@ -256,6 +405,7 @@ fn in_child(
     std::os::unix::process::CommandExt::process_group(&mut compiler, 0);
     let child = compiler
         .args(arguments)
+        .env(SECONDS, limit.as_secs().max(1).to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -271,6 +421,7 @@ fn in_child(
         let said = clip(said.trim(), 500);
         return Err(match said.strip_prefix("is not valid: ") {
             Some(said) => PolicyError::Invalid(said.to_owned()),
+            None if ended_by(output.status) == Some(rustix::process::Signal::XCPU.as_raw()) => took_longer(limit),
             None if was_killed(output.status) => {
                 PolicyError::NotNow(format!("the compiler ended with {}", output.status))
             }
@@ -283,14 +434,18 @@ fn in_child(
 }
 
 /// By someone else, who needed the memory, as a rule: that says nothing of the file.
-#[cfg(unix)]
 fn was_killed(status: std::process::ExitStatus) -> bool {
-    std::os::unix::process::ExitStatusExt::signal(&status) == Some(rustix::process::Signal::KILL.as_raw())
+    ended_by(status) == Some(rustix::process::Signal::KILL.as_raw())
+}
+
+#[cfg(unix)]
+fn ended_by(status: std::process::ExitStatus) -> Option<i32> {
+    std::os::unix::process::ExitStatusExt::signal(&status)
 }
 
 #[cfg(not(unix))]
-fn was_killed(_status: std::process::ExitStatus) -> bool {
-    false
+fn ended_by(_status: std::process::ExitStatus) -> Option<i32> {
+    None
 }
 
 /// Feeds a child and reads what it has to say. One that takes too long, or is not wanted any more, is ended.
@@ -382,7 +537,8 @@ fn file_name(digest: &str, engine: &Engine) -> String {
 /// A compiled component out of the cache. One that is not whole, or not for this engine, is as if it were
 /// not there.
 fn cached(engine: &Engine, file: &Path) -> Option<Component> {
-    let bytes = fs::read(file).ok()?;
+    // What lies there may be anything, a FIFO even.
+    let bytes = files::read_now(file, LARGEST).ok()?;
     let (seal, code) = bytes.split_at_checked(64)?;
     if digest(code).as_bytes() != seal {
         let _ = fs::remove_file(file);
@@ -396,38 +552,6 @@ fn cached(engine: &Engine, file: &Path) -> Option<Component> {
 
 fn now() -> std::time::SystemTime {
     std::time::SystemTime::now()
-}
-
-/// Keeps a compiled component: whole, or not at all.
-fn store(component: &Component, file: &Path) -> Result<(), String> {
-    let code = component.serialize().map_err(|error| one_line(&error))?;
-    let part = file.with_extension(format!("{}.part", std::process::id()));
-    let write = || {
-        let mut out = fs::File::create(&part)?;
-        out.write_all(digest(&code).as_bytes())?;
-        out.write_all(&code)?;
-        fs::rename(&part, file)
-    };
-    write().map_err(|error| error.to_string())?;
-    if let Some(directory) = file.parent() {
-        prune(directory);
-    }
-    Ok(())
-}
-
-/// Throws away what has not been used for longest.
-fn prune(directory: &Path) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    let mut files: Vec<_> = entries
-        .flatten()
-        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "cwasm"))
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect();
-    files.sort();
-    let surplus = files.len().saturating_sub(CACHED);
-    for (_, file) in &files[..surplus] {
-        let _ = fs::remove_file(file);
-    }
 }
 
 /// Makes the cache directory, for its owner alone, and refuses one that others may write to.

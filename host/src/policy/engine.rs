@@ -17,6 +17,14 @@ pub(super) struct Engine {
 
 /// The most stack that a policy's call may use. Tokio's threads have 2 MiB.
 const STACK: usize = 512 << 10;
+/// What the host needs beside, for what a policy imports.
+const HOST_STACK: usize = 128 << 10;
+
+/// Whether there is as much stack left on this thread as a call into a policy may use. With less of it a policy that
+/// recurses would not trap, but end the process.
+pub(super) fn has_stack() -> bool {
+    stacker::remaining_stack().is_none_or(|left| left >= STACK + HOST_STACK)
+}
 
 impl Engine {
     /// The engine. Made at the first call; an error is for good.

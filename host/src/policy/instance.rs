@@ -15,6 +15,7 @@ use super::bindings::exports::hotpick::policy::picker::{
 };
 use super::bindings::exports::hotpick::policy::plans::Plan as WitPlan;
 use super::bindings::hotpick::policy::types::{Attribute, ConnectivityState as WitState, FailCode};
+use super::engine::has_stack;
 use super::exports::Exports;
 use super::imports::{self, AffinityKind, Fittings, State, Wishes};
 use super::limits::Limits;
@@ -91,6 +92,8 @@ pub(super) enum InitError {
     Fault(#[from] Fault),
     #[error("refused its configuration: {0}")]
     Refused(String),
+    #[error("failed to start: the thread that starts it has less stack left than the 640 KiB that a policy may need")]
+    NoStack,
     #[error("has a configuration of {0} bytes, more than {1}")]
     ConfigTooLong(usize, usize),
     #[error("failed its trial picks: {0}")]
@@ -102,7 +105,7 @@ pub(super) enum InitError {
 impl InitError {
     pub(super) const fn stage(&self) -> Stage {
         match self {
-            Self::Instantiate(_) => Stage::Instantiate,
+            Self::Instantiate(_) | Self::NoStack => Stage::Instantiate,
             Self::Fault(_) | Self::Refused(_) | Self::ConfigTooLong(..) => Stage::Init,
             Self::Trial(_) | Self::OnlyQueues(_) => Stage::PreFlight,
         }
@@ -148,6 +151,9 @@ impl Instance {
     fn init(policy: &WasmPolicy, placement: &Placement, role: Role) -> Result<Self, InitError> {
         let WasmPolicy { compiled, terms } = policy;
         let limits = terms.limits;
+        if !has_stack() {
+            return Err(InitError::NoStack);
+        }
         if placement.config.len() > limits.config {
             return Err(InitError::ConfigTooLong(placement.config.len(), limits.config));
         }
@@ -169,7 +175,7 @@ impl Instance {
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(limits.handed_over);
         store.epoch_deadline_callback(|mut store| {
-            Ok(if store.data_mut().watchdog.look() {
+            Ok(if store.data_mut().look() {
                 wasmtime::UpdateDeadline::Continue(1)
             } else {
                 wasmtime::UpdateDeadline::Interrupt

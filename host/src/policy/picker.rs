@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::WasmPolicy;
+use super::engine::has_stack;
 use super::imports::Methods;
 use super::instance::{Answer, InitError};
 use super::plan::Plan;
@@ -12,6 +13,7 @@ use super::seat::{Held, Seat};
 use crate::connectivity::ConnectivityState;
 use crate::picker::{Faults, Handover, Pick, PickInfo, PickResult, Picker, PickerBuilder, Placement};
 use crate::subconn::{Done, Picked, ReadySet};
+use crate::workers;
 
 /// A policy at work in one channel: owns the seats of its instances, of which there is one unless the policy's
 /// settings ask for more.
@@ -30,7 +32,13 @@ impl WasmPickerBuilder {
 impl PickerBuilder for WasmPickerBuilder {
     fn build(&mut self, ready: &ReadySet) -> Arc<dyn Picker> {
         for seat in &*self.0 {
-            seat.tell(ready);
+            if has_stack() {
+                seat.tell(ready);
+            } else {
+                let (theirs, ready) = (Arc::clone(seat), ready.clone());
+                // A panic there has been told of, and the seat is as it was.
+                let _ = workers::wait(move || theirs.tell(&ready));
+            }
         }
         Arc::new(WasmPicker { seats: Arc::clone(&self.0), ready: ready.clone() })
     }
@@ -65,13 +73,16 @@ impl Picker for WasmPicker {
             let plan = home.plan.load();
             if let Some(plan) = &*plan {
                 let (picked, runs_low) = planned(home, plan, info);
-                if runs_low {
+                if runs_low && has_stack() {
                     home.plan_ahead(plan);
                 }
                 if let Some(picked) = picked {
                     return picked;
                 }
             }
+        }
+        if !has_stack() {
+            return home.without_stack(&self.ready);
         }
         match self.check_out(home) {
             Some((seat, held)) => self.ask(seat, held, info),

@@ -1,7 +1,7 @@
 //! Where a channel's instance sits while it works, and while it is being replaced.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, TryLockError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::WasmPolicy;
 use super::bindings::exports::hotpick::policy::outcomes::Outcome;
+use super::engine::has_stack;
 use super::grants::OnFault;
 use super::imports::affinity;
 use super::instance::{Fault, InitError, Instance, Role};
@@ -304,6 +305,21 @@ impl Seat {
         picked
     }
 
+    /// The thread that picks has too little stack left to call the policy on.
+    #[cold]
+    pub(super) fn without_stack(&self, ready: &ReadySet) -> PickResult {
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| {
+            let policy = &self.policy.terms.version;
+            tracing::warn!(
+                %policy,
+                "a thread that sends RPCs has less than 640 KiB of stack left, which a policy may need: \
+                 the fallback picks for them. Give the runtime's threads more (thread_stack_size)"
+            );
+        });
+        self.fall_back(ready)
+    }
+
     fn fallback_pick(&self, ready: &ReadySet) -> PickResult {
         match self.policy.terms.on_fault {
             OnFault::RoundRobin => {
@@ -429,7 +445,12 @@ impl Seat {
                 );
             }
         }
-        self.deliver()
+        if has_stack() {
+            return self.deliver();
+        }
+        let seat = Arc::clone(self);
+        let delivered = workers::run(move || seat.deliver()).await;
+        delivered.unwrap_or_else(|_| Some(Instant::now() + LONGEST_WAIT))
     }
 
     /// Delivers outcomes and timers, and saves, as far as these are due. All of it takes microseconds, and

@@ -72,7 +72,8 @@ pub struct DoneInfo<'a> {
     pub client_ended: bool,
     /// The trailers, if the RPC came so far.
     pub trailers: Option<&'a http::HeaderMap>,
-    /// From the pick to this end.
+    /// To this end from the pick, or from when it got a stream if it had to wait for one: how long there was none says
+    /// nothing of the server's work.
     pub latency: Duration,
 }
 
@@ -113,9 +114,13 @@ impl Call {
         Self { open: Some(Open { subconn, stream: None, done, begun }), deadline }
     }
 
-    pub(super) fn on(&mut self, stream: InFlight) {
+    /// It is on a connection, for which it may have waited.
+    pub(super) fn on(&mut self, stream: InFlight, waited: bool) {
         if let Some(open) = &mut self.open {
             open.stream = Some(stream);
+            if waited {
+                open.begun = Instant::now();
+            }
         }
     }
 

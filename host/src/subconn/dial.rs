@@ -17,7 +17,7 @@ use super::transport::Transport;
 use super::{ConnectionCounters, Places, SubConnOptions};
 use crate::http2::Io;
 use crate::resolver::{Address, Endpoint};
-use crate::tls::Connector;
+use crate::tls::{Connector, PeerCertificate};
 
 /// How the connections of a channel are made.
 #[derive(Clone, Debug)]
@@ -113,11 +113,15 @@ impl Dialer {
                 Box::new(UnixStream::connect(path).await.map_err(|error| error.to_string())?)
             }
         };
-        let io = match &self.tls {
-            None => io,
-            Some(tls) => Box::new(tls.connect(io, address.host()).await?),
+        let (io, certificate) = match &self.tls {
+            None => (io, None),
+            Some(tls) => {
+                let stream = tls.connect(io, address.host()).await?;
+                let certificate = PeerCertificate::of(&stream);
+                (Box::new(stream) as Box<dyn Io>, certificate)
+            }
         };
-        Transport::start(io, &self.options, Arc::clone(room), self.abort.clone()).await
+        Transport::start(io, certificate, &self.options, Arc::clone(room), self.abort.clone()).await
     }
 }
 

@@ -234,15 +234,27 @@ impl SubConn {
         let mut call = Call::begin(Arc::clone(&self.0), done, begun, deadline);
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         parts.scheme = Some(self.0.scheme.clone());
-        parts.authority = Some(parts.authority.unwrap_or_else(|| self.0.authority.clone()));
+        let own = parts.authority.take().filter(|own| *own != self.0.authority);
+        parts.authority = Some(own.clone().unwrap_or_else(|| self.0.authority.clone()));
         *request.uri_mut() = Uri::from_parts(parts)
             .map_err(|error| SendError::Failed(tonic::Status::internal(error.to_string())))?;
         loop {
-            let Some((transport, stream)) = self.transport().await else {
+            let (place, waited) = self.transport().await;
+            let Some((transport, stream)) = place else {
                 call.not_sent();
                 return Err(SendError::NotSent(Box::new(request)));
             };
-            call.on(stream);
+            call.on(stream, waited);
+            if let Some(own) = &own
+                && !transport.may_serve(own)
+            {
+                let status = tonic::Status::unavailable(format!(
+                    "the RPC has the authority {own}, which the certificate of {} is not made out to",
+                    self.0.authority
+                ));
+                call.end(status.code(), None);
+                return Err(SendError::Failed(status));
+            }
             if let Some(deadline) = deadline {
                 let now = Instant::now();
                 let since = told.map(|told| now.saturating_duration_since(told));
@@ -269,20 +281,21 @@ impl SubConn {
         }
     }
 
-    /// The connection for the next RPC, once there is room for it, and its place there. None if there is none.
-    async fn transport(&self) -> Place {
+    /// The connection for the next RPC, once there is room for it, and its place there, none if there is none; and
+    /// whether it had to wait.
+    async fn transport(&self) -> (Place, bool) {
         let shared = &self.0;
         if !shared.room.is_awaited()
             && let Found::At(place) = shared.find()
         {
-            return place;
+            return (place, false);
         }
         let place = shared.room.join();
         // What becomes of those that were there when the subconn left READY, its task has said; later ones see it.
         if shared.condition().state != ConnectivityState::Ready {
-            return None;
+            return (None, true);
         }
-        place.await.ok().flatten()
+        (place.await.ok().flatten(), true)
     }
 }
 

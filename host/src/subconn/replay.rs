@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use h2::Reason;
@@ -44,7 +44,8 @@ struct State {
     /// The current sending. The connection of an earlier one may go on polling for a while: it must get
     /// nothing, and not leave its waker with the caller's body.
     sending: usize,
-    rest: tonic::body::Body,
+    /// None while it is being polled: it is the caller's code, which may come back here, or panic.
+    rest: Option<tonic::body::Body>,
     kept: VecDeque<Kept>,
     size: usize,
     /// How many of the kept frames the current sending has given out.
@@ -52,6 +53,10 @@ struct State {
     /// Everything that was given out is in `kept`.
     complete: bool,
     ended: bool,
+    /// No one waits for the response any more.
+    is_dropped: bool,
+    /// The caller's body has failed; what followed would look whole.
+    has_failed: bool,
     error: Option<Status>,
     /// Of the connection that waits for the next frame.
     waker: Option<Waker>,
@@ -69,11 +74,13 @@ impl ReplayBody {
         let state = State {
             sending: 0,
             ended: body.is_end_stream(),
-            rest: body,
+            rest: Some(body),
             kept: VecDeque::new(),
             size: 0,
             given: 0,
             complete: true,
+            is_dropped: false,
+            has_failed: false,
             error: None,
             waker: None,
         };
@@ -116,7 +123,9 @@ impl Drop for Replay {
         // Also of a body that has ended: the last of it may still wait for the peer.
         let before = state.next_sending();
         state.ended = true;
-        let rest = std::mem::take(&mut state.rest);
+        state.is_dropped = true;
+        // One that is being polled ends with that.
+        let rest = state.rest.take();
         drop(state);
         before.into_iter().for_each(Waker::wake);
         // The caller's code, and not under the lock.
@@ -152,6 +161,32 @@ impl State {
             self.kept.push_back(frame);
         } else {
             self.forget();
+        }
+    }
+
+    /// The caller's body has given this: to the current sending, or to one that is over.
+    fn taken(&mut self, frame: Option<&Result<Frame<Bytes>, Status>>, is_over: bool, is_current: bool) {
+        match frame {
+            Some(Ok(frame)) => {
+                let data = frame.data_ref().cloned().map(Kept::Data);
+                let kept = data.or_else(|| frame.trailers_ref().cloned().map(Kept::Trailers));
+                match kept {
+                    // The next sending is on its way already, and counts on all of it.
+                    Some(kept) if !is_current && self.complete => self.kept.push_back(kept),
+                    Some(kept) => self.keep(kept),
+                    None => {}
+                }
+                self.ended |= is_over;
+            }
+            // What failed once is not tried again.
+            Some(Err(error)) => {
+                self.has_failed = true;
+                self.error = Some(error.clone());
+                if is_current {
+                    self.forget();
+                }
+            }
+            None => self.ended = true,
         }
     }
 
@@ -201,35 +236,43 @@ impl Body for ReplayBody {
             self.at = 0;
             state.given = 0;
         }
+        if state.has_failed {
+            return Poll::Ready(Some(Err(Ended)));
+        }
         if state.ended {
             return Poll::Ready(None);
         }
-        let frame = match Pin::new(&mut state.rest).poll_frame(cx) {
-            Poll::Ready(frame) => frame,
-            Poll::Pending => {
-                state.wakes(cx);
-                return Poll::Pending;
-            }
+        // Before it is polled: who ends the sending meanwhile must wake this one.
+        state.wakes(cx);
+        let Some(mut rest) = state.rest.take() else {
+            // The sending before is at it, and wakes this one when it is done.
+            return Poll::Pending;
         };
-        match &frame {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    state.keep(Kept::Data(data.clone()));
-                } else if let Some(trailers) = frame.trailers_ref() {
-                    state.keep(Kept::Trailers(trailers.clone()));
-                }
-                state.ended |= state.rest.is_end_stream();
-                if state.complete {
-                    self.at += 1;
-                    state.given = self.at;
-                }
-            }
-            // What failed once is not tried again.
-            Some(Err(error)) => {
-                state.forget();
-                state.error = Some(error.clone());
-            }
-            None => state.ended = true,
+        drop(state);
+        let polled = Pin::new(&mut rest).poll_frame(cx);
+        let mut state = shared.lock();
+        if state.is_dropped {
+            drop(state);
+            drop(rest);
+            return Poll::Ready(Some(Err(Ended)));
+        }
+        let is_over = rest.is_end_stream();
+        state.rest = Some(rest);
+        let is_current = self.sending == state.sending;
+        if let Poll::Ready(frame) = &polled {
+            state.taken(frame.as_ref(), is_over, is_current);
+        }
+        if !is_current {
+            // What was taken meanwhile is the next one's, and so is what comes.
+            let next = state.waker.take();
+            drop(state);
+            next.into_iter().for_each(Waker::wake);
+            return Poll::Ready(Some(Err(Ended)));
+        }
+        let frame = ready!(polled);
+        if state.complete && matches!(frame, Some(Ok(_))) {
+            self.at += 1;
+            state.given = self.at;
         }
         Poll::Ready(frame.map(|frame| frame.map_err(|_| Ended)))
     }
@@ -242,7 +285,10 @@ impl Body for ReplayBody {
     fn size_hint(&self) -> SizeHint {
         let state = self.shared.lock();
         // The rest knows nothing of what is kept.
-        if state.kept.is_empty() { state.rest.size_hint() } else { SizeHint::default() }
+        match &state.rest {
+            Some(rest) if state.kept.is_empty() => rest.size_hint(),
+            _ => SizeHint::default(),
+        }
     }
 }
 

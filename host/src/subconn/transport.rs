@@ -9,7 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Ping, PingPong};
+use http::uri::Authority;
 use http_body::Body as _;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +20,7 @@ use tonic::Status;
 use super::replay::ReplayBody;
 use super::{Places, SubConnOptions};
 use crate::http2::{Cut, Io, LastActivity, Received, Seen, Sending, Side, Wire, client, describe, status_of};
+use crate::tls::PeerCertificate;
 
 /// Why a request got no response.
 #[derive(Debug)]
@@ -64,6 +67,10 @@ pub(super) struct Loss {
 pub(super) struct Transport {
     sender: SendRequest<Bytes>,
     link: Arc<Link>,
+    /// Of the peer, if the connection is encrypted.
+    certificate: Option<PeerCertificate>,
+    /// The channel's: what a caller leaves behind is done there, for its own may end.
+    runtime: Handle,
 }
 
 /// What the connection's task, the frames it reads, and the subconn share.
@@ -142,6 +149,9 @@ impl KeepAlive {
     }
 }
 
+/// How h2 says that a connection has no number left for a stream.
+const NO_NUMBER: &str = "stream ID overflowed";
+
 /// The peer ended its side in good order.
 const CLOSED: &str = "closed by the peer";
 
@@ -150,6 +160,7 @@ impl Transport {
     /// speaks HTTP/2. `abort` ends the connection at once, with its streams.
     pub(super) async fn start(
         io: Box<dyn Io>,
+        certificate: Option<PeerCertificate>,
         options: &SubConnOptions,
         room: Arc<Places>,
         abort: CancellationToken,
@@ -186,7 +197,7 @@ impl Transport {
         match phase.as_deref() {
             Ok(Phase::Ready) => {
                 drop(phase);
-                Ok(Self { sender, link })
+                Ok(Self { sender, link, certificate, runtime: Handle::current() })
             }
             Ok(Phase::Closed { reason }) if *reason == CLOSED => Err(format!(
                 "{CLOSED} before its first frame: it does not speak HTTP/2, or wants TLS or a certificate"
@@ -201,6 +212,11 @@ impl Transport {
     /// What is known of the connection, to be kept beyond it.
     pub(super) fn link(&self) -> &Arc<Link> {
         &self.link
+    }
+
+    /// Whether RPCs to this authority, which is not the connection's, may be sent on it (gRFC A81).
+    pub(super) fn may_serve(&self, authority: &Authority) -> bool {
+        self.certificate.as_ref().is_none_or(|certificate| certificate.is_made_out_to(authority.host()))
     }
 
     /// Whether a request sent now has a chance. Exact but for what is still on the wire.
@@ -228,7 +244,7 @@ impl Transport {
         .await;
         if let Some(request) = request.filter(|_| !is_whole) {
             // The peer answers before it has all of the request.
-            tokio::spawn(request.finish());
+            self.runtime.spawn(request.finish());
         }
         match response {
             Ok(response) => {
@@ -262,6 +278,11 @@ impl Transport {
         let is_all = body.is_end_stream();
         match sender.send_request(http::Request::from_parts(head, ()), is_all) {
             Ok((response, stream)) => Ok((response, (!is_all).then(|| Sending::new(body, stream)))),
+            // Others have taken the last numbers of streams meanwhile: nothing has left.
+            Err(error) if error.to_string().contains(NO_NUMBER) => {
+                self.link.closed(describe(&error));
+                Err(SendError::Unprocessed { status: status_of(&error), refused: false })
+            }
             // It was refused here, and cannot be sent anywhere.
             Err(error) if !error.is_io() && !error.is_go_away() => {
                 Err(SendError::Failed(Status::internal(format!("not a request: {}", describe(&error)))))

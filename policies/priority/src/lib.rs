@@ -226,7 +226,8 @@ impl Priority {
         let retention = nanos(config.retention);
         let last = chosen.or(waiting_for).unwrap_or(u32::MAX);
         for (_, tier) in tiers.iter_mut().filter(|(number, _)| *number > last) {
-            if tier.is_active && chosen.is_some() {
+            // One that is not active may have connections of the policy before: kept for a while, too.
+            if (tier.is_active || tier.ready > 0) && chosen.is_some() {
                 let until = tier.unused_since.get_or_insert(now).saturating_add(retention);
                 if now >= until {
                     tier.deactivate(states);
@@ -263,8 +264,6 @@ impl Connectivity for Priority {
         tier.count(before, false);
         tier.count(after, true);
         let goes_down = tier.has_failed() && !was_down;
-        // A policy before this one has connected it: it is kept for a while, and then given up.
-        tier.is_active |= state == ConnectivityState::Ready;
         // It is tried on: what has failed, and what has lost its connection.
         if tier.is_active && state == ConnectivityState::Idle {
             connections::connect(id);
@@ -500,5 +499,23 @@ mod tests {
             let error = FakeHost::<Priority>::start(config).expect_err(config);
             assert!(error.starts_with(field), "{config}: {error}");
         }
+    }
+
+    /// The policy before has left a connection to one of them.
+    #[test]
+    fn a_tier_that_is_inherited_in_part_is_connected_whole_when_it_is_needed() {
+        let mut host = FakeHost::<Priority>::start("{}").expect("started");
+        let tier = |id: u32, tier: &str| endpoint(id, &[("priority", tier)]);
+        host.change(&[tier(0, "0"), tier(1, "1"), tier(2, "1"), tier(3, "1")], &[]);
+        host.connectivity(0, Ready, "");
+        host.connectivity(1, Ready, "");
+        host.ready(&[0, 1]);
+        host.take_connects();
+        host.connectivity(0, Idle, "");
+        host.ready(&[1]);
+        host.connectivity(0, TransientFailure, "refused");
+        let connected: Vec<_> = host.take_connects().into_iter().filter(|(id, _)| *id > 0).collect();
+        assert_eq!(connected, [(1, true), (2, true), (3, true)]);
+        assert_eq!(host.counts(&[1], 10), [10]);
     }
 }

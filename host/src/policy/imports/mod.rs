@@ -95,7 +95,7 @@ pub(super) struct State {
     line: Vec<u8>,
     /// What it has logged as errors in the call under way: if it ends in a trap, why.
     last_words: String,
-    _ticking: Ticking,
+    ticking: Ticking,
 }
 
 /// Where the affinity of picks comes from.
@@ -145,7 +145,7 @@ impl State {
             log: LogBudget::default(),
             line: Vec::new(),
             last_words: String::new(),
-            _ticking: ticking,
+            ticking,
         }
     }
 
@@ -174,8 +174,17 @@ impl State {
 
     /// A call into the policy begins, which may take so long.
     pub(super) fn arm(&mut self, limit: Duration) {
+        self.ticking.call();
         self.watchdog.arm(limit);
+        // Of an earlier call, which has done without.
+        self.memory.refused = false;
         self.last_words.clear();
+    }
+
+    /// A tick: whether the call may go on.
+    pub(super) fn look(&mut self) -> bool {
+        self.ticking.call();
+        self.watchdog.look()
     }
 
     /// What the policy has logged as errors in this call.
