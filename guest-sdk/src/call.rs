@@ -79,7 +79,8 @@ pub fn metadata_number(key: Key) -> Option<u64> {
     host::metadata_number(key.0)
 }
 
-/// Adds to the request's metadata, if this pick sends it.
+/// Sets metadata of the request, if this pick sends it, in place of what the caller has under that key; a second
+/// value in the same pick is added to the first.
 ///
 /// # Errors
 ///

@@ -117,6 +117,11 @@ fn read_if(
     Ok((bytes.len() == size && Fingerprint::at(path) == Some(expected)).then_some(bytes))
 }
 
+/// Whether it is sure that no one has a file open to write to it.
+pub(crate) fn is_closed(path: &Path) -> bool {
+    open(path).is_ok_and(|file| writers(&file) == Writers::None)
+}
+
 /// Reads a file as it is at this moment.
 pub(crate) fn read_now(path: &Path, limit: usize) -> Result<Vec<u8>, ReadError> {
     let file = open(path)?;

@@ -54,6 +54,56 @@ async fn a_config_map_is_swapped() {
     assert_eq!(status.loads, 2);
 }
 
+/// A file that is cut short at the end of a section is a component, and would be a policy that does less.
+#[tokio::test]
+async fn a_file_that_is_cut_short_changes_nothing() {
+    let whole = standard("bounded_hash");
+    let policies = Policies::with(&[("p.wasm", &Wat::first())]);
+    in_force(&policies.followed, &Wat::first()).await;
+    let of = |policies: &Policies| policies.followed.status().into_iter().find(|status| status.name == "p");
+    fs::write(policies.path().join("p.wasm"), &whole[..whole.len() - 1]).expect("written");
+    let rejected = |status: &PolicyStatus| status.rejected.as_ref().map(ToString::to_string);
+    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(5));
+    let told = soon("a word on it", async {
+        loop {
+            ticks.tick().await;
+            if let Some(said) = of(&policies).as_ref().and_then(rejected) {
+                return said;
+            }
+        }
+    });
+    let length = whole.len();
+    let said = told.await;
+    assert!(said.starts_with("is cut short: its seal is for "), "{said} ({length} bytes)");
+    // What was in force is in force.
+    in_force(&policies.followed, &Wat::first()).await;
+    fs::write(policies.path().join("p.wasm"), &whole).expect("written");
+    let status = in_force(&policies.followed, &whole).await;
+    assert_eq!((status.loads, status.rejected), (2, None));
+}
+
+#[tokio::test]
+async fn a_host_may_want_a_seal() {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("p.wasm"), standard("random")).expect("written");
+    fs::write(directory.path().join("q.wasm"), Wat::first()).expect("written");
+    let mut options = PolicyDirOptions::default();
+    options.require_seal = true;
+    let followed = PolicyDir::open_with(directory.path(), options).expect("a directory");
+    in_force(&followed, &standard("random")).await;
+    let refused = |status: &PolicyStatus| status.name == "q" && status.rejected.is_some();
+    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(5));
+    soon("a refusal", async {
+        while !followed.status().iter().any(refused) {
+            ticks.tick().await;
+        }
+    })
+    .await;
+    let status = followed.status().into_iter().find(refused).expect("refused");
+    let said = status.rejected.expect("refused").to_string();
+    assert!(said.starts_with("has no seal, and this host wants one"), "{said}");
+}
+
 /// The path of the directory is a symlink, and it is swapped: no event tells of it.
 #[tokio::test]
 async fn a_directory_is_swapped_by_a_symlink() {

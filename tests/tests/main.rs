@@ -18,6 +18,7 @@ mod policies;
 mod readers;
 mod reload;
 mod resolvers;
+mod runtimes;
 mod sidecar;
 mod standard;
 mod tls;

@@ -206,8 +206,8 @@ async fn settings_that_belong_to_no_policy_are_told_of() {
     let sidecar = Sidecar::start(&cluster, &[("p.wasm", &Wat::first()), ("q.toml", b"enabled = false")]);
     sidecar.put("p.wasm.toml", b"enabled = maybe");
     for said in [
-        r#"settings of no policy: there is no policy file of that name settings="q.toml""#,
-        r#"settings of no policy settings="p.wasm.toml" error=has settings that cannot be used: "#,
+        r#"settings of no policy: there is no policy file of that name, and nothing is disabled settings="q.toml""#,
+        r#"settings of no policy: there is no policy file of that name, and the file has settings that cannot be used: "#,
     ] {
         soon(said, async {
             while !sidecar.log().contains(said) {

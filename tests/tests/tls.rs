@@ -6,10 +6,11 @@ use hotpick::Channel;
 use hotpick::connectivity::ConnectivityState::TransientFailure;
 use hotpick::subconn::SubConnOptions;
 use hotpick::tls::{ClientTls, ServerTls};
-use hotpick_echo::Backend;
+use hotpick_echo::{Backend, EchoRequest};
 use hotpick_tests::fronts::{self, Certificates, Front};
 use hotpick_tests::{Caller, soon};
 use tokio::net::TcpListener;
+use tonic::Code;
 
 /// A backend behind TLS.
 struct Secure {
@@ -90,6 +91,26 @@ async fn the_certificate_must_be_made_out_to_the_name() {
         .connect()
         .expect("a channel");
     assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
+}
+
+/// A server on a connection that is not for it would see what is not meant for it (gRFC A81).
+#[tokio::test]
+async fn an_rpc_with_an_authority_of_its_own_goes_only_where_the_certificate_is_made_out_to_it() {
+    let server = secure(false).await;
+    let channel = server.channel("localhost", server.trusting());
+    Caller::ready(&channel, None).await;
+    let call = async |origin: &str| {
+        let origin = origin.parse().expect("a URI");
+        let mut client = hotpick_echo::EchoClient::with_origin(channel.clone(), origin);
+        client.unary(EchoRequest::new("hello")).await.map(|_| ())
+    };
+    call("https://localhost").await.expect("made out to it");
+    call("https://localhost:1234").await.expect("the port is none of the certificate's");
+    for _ in 0..2 {
+        let status = call("https://other.example").await.expect_err("not made out to it");
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().contains("the RPC has the authority other.example"), "{status}");
+    }
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ fn the_demo_loses_no_rpc() {
     assert!(output.status.success(), "{said}");
     for part in [
         "policy active #2",
-        "active.wasm is not valid: ",
+        "active.wasm is cut short: ",
         "policy active #3",
         "policy active #4",
         "policy active #5",
@@ -164,7 +164,7 @@ fn a_check_names_the_stage_and_the_reason() {
     );
     let half = write("half.wasm", &color[..color.len() / 2]);
     let said = complaint(&["check", &half]);
-    assert!(said.contains("half.wasm: parse: is not valid: "), "{said}");
+    assert!(said.contains("half.wasm: parse: is cut short: "), "{said}");
     let said = complaint(&["check", "nowhere.wasm"]);
     assert!(said.contains("nowhere.wasm: file: cannot be read: No such file"), "{said}");
     // The settings beside it count, as in a directory.

@@ -302,7 +302,10 @@ impl Follower {
         }
         match bytes {
             Ok(Some(bytes)) => match verify(&bytes) {
-                Err(PolicyError::CutShort { .. }) if self.is_worth_waiting(file) => Ok(None),
+                // The rest may be on its way, as far as that can be known.
+                Err(PolicyError::CutShort { .. }) if !files::is_closed(&path) && self.is_worth_waiting(file) => {
+                    Ok(None)
+                }
                 Err(error) => Err(error),
                 Ok(_) => {
                     self.writing.remove(file);
