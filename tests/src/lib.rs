@@ -13,6 +13,7 @@ pub mod peers;
 mod policies;
 pub mod raw;
 pub mod scripted;
+pub mod stress;
 pub mod table;
 pub mod wat;
 

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hotpick::Channel;
-use hotpick::channel::ChannelStatus;
 use hotpick::connectivity::ConnectivityState::TransientFailure;
 use hotpick::etcd::{self, EtcdResolver, Registration};
 use hotpick::tls::ClientTls;
@@ -239,7 +238,7 @@ struct Fleet {
     load: Load,
 }
 
-const TTL: Duration = Duration::from_secs(2);
+const TTL: Duration = Duration::from_secs(3);
 
 impl Fleet {
     async fn start() -> Self {
@@ -270,11 +269,11 @@ impl Fleet {
             .resolver(EtcdResolver::new(&self.client, "services/echo"))
             .connect()
             .expect("a channel");
-        let answered = |status: &ChannelStatus| !status.subconns.is_empty() || status.state == TransientFailure;
-        soon("a list", fresh.wait_for(answered)).await;
-        // A leader that wakes takes leases away that are not its to take: what it took is there again at once.
+        soon("a list", fresh.wait_for(|status| !status.subconns.is_empty())).await;
+        // A leader that wakes takes leases away that are not its to take: what it took is there again at once, as far as
+        // the machine has time for it.
         let all = fresh.wait_for(|status| status.subconns.len() == self.entries.len());
-        let all = tokio::time::timeout(Duration::from_millis(500), all).await;
+        let all = tokio::time::timeout(Duration::from_secs(2), all).await;
         assert!(all.is_ok(), "{} entries are lost: {when}", self.entries.len() - fresh.status().subconns.len());
     }
 
@@ -306,7 +305,7 @@ async fn register(client: &etcd::Etcd, cluster: &Cluster, at: usize) -> Registra
 /// How long what is taken away is gone: `HOTPICK_ETCD_OUTAGE` seconds, for those who have the time.
 fn outage() -> Duration {
     let seconds = std::env::var("HOTPICK_ETCD_OUTAGE").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(3))
+    Duration::from_secs(seconds.unwrap_or(4))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

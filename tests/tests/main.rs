@@ -21,4 +21,5 @@ mod resolvers;
 mod runtimes;
 mod sidecar;
 mod standard;
+mod stress;
 mod tls;

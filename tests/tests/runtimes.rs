@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use hotpick::Channel;
 use hotpick::channel::ChannelStatus;
+use hotpick::resolver::ResolverUpdate;
 use hotpick_echo::EchoRequest;
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{Caller, Cluster, Policies, soon};
@@ -35,7 +36,7 @@ fn cluster(on: &Runtime) -> (Cluster, Channel) {
 #[test]
 fn rpcs_need_no_runtime_of_their_callers() {
     let ours = runtime();
-    let (_cluster, channel) = cluster(&ours);
+    let (cluster, channel) = cluster(&ours);
     let caller = Caller::of(&channel);
     for _ in 0..10 {
         futures_executor(caller.call()).expect("served");
@@ -45,7 +46,7 @@ fn rpcs_need_no_runtime_of_their_callers() {
     futures_executor(caller.request(with_deadline)).expect("served");
     let mut late = Request::new(EchoRequest::new("hello"));
     late.set_timeout(Duration::from_millis(50));
-    ours.block_on(async { _cluster.backends.iter().for_each(|backend| backend.set_delay(Duration::from_secs(5))) });
+    cluster.backends.iter().for_each(|backend| backend.set_delay(Duration::from_secs(5)));
     let status = futures_executor(caller.request(late)).expect_err("the backends are slow");
     assert_eq!(status.code(), Code::DeadlineExceeded);
 }
@@ -171,7 +172,7 @@ fn a_thread_with_little_stack_falls_back_and_the_process_lives() {
             let caller = Caller::ready(&channel, Some("p")).await;
             let tally = caller.tally(20).await;
             // It is told of what changes all the same.
-            cluster.resolver.set(vec![cluster.endpoints()[0].clone()]);
+            cluster.resolver.update(ResolverUpdate::endpoints([cluster.endpoints()[0].clone()]));
             let one = |status: &ChannelStatus| status.ready.ready().len() == 1;
             soon("one endpoint", channel.wait_for(one)).await;
             assert_eq!(caller.tally(5).await.len(), 1);

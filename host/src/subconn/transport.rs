@@ -199,8 +199,8 @@ impl Transport {
                 drop(phase);
                 Ok(Self { sender, link, certificate, runtime: Handle::current() })
             }
-            Ok(Phase::Closed { reason }) if *reason == CLOSED => Err(format!(
-                "{CLOSED} before its first frame: it does not speak HTTP/2, or wants TLS or a certificate"
+            Ok(Phase::Closed { reason }) if *reason == CLOSED || reason.contains("reset") => Err(format!(
+                "{reason} before its first frame: it does not speak HTTP/2, or wants TLS or a certificate"
             )),
             Ok(Phase::Closed { reason }) => Err(reason.clone()),
             Ok(Phase::GoingAway { .. } | Phase::Handshake) | Err(_) => {

@@ -58,7 +58,7 @@ impl Run {
         Self { time, seed }
     }
 
-    fn dice(self, of: u64) -> fastrand::Rng {
+    pub(crate) fn dice(self, of: u64) -> fastrand::Rng {
         fastrand::Rng::with_seed(self.seed.wrapping_add(of))
     }
 }
