@@ -19,6 +19,7 @@ mod readers;
 mod reload;
 mod resolvers;
 mod runtimes;
+mod scarcity;
 mod sidecar;
 mod standard;
 mod stress;

@@ -74,5 +74,11 @@ fn log_to_stderr(level: &str) {
     let asked = if asked.contains("h2") { asked } else { format!("{asked},h2=error") };
     let filter = EnvFilter::try_new(asked).unwrap_or_else(|_| EnvFilter::new(level));
     let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(ansi)
+        .with_writer(std::io::stderr)
+        // It would say on the standard error that nothing can be said there, and panic: whatever logs, on a full disk.
+        .log_internal_errors(false)
+        .init();
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use futures_core::Stream;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -141,6 +141,7 @@ pub(crate) fn run(
         swapped: None,
         starting: None,
         next: None,
+        again: None,
         activity: Arc::clone(&activity),
         published,
         report,
@@ -164,6 +165,7 @@ pub(crate) fn run(
                     Command::EnterIdle => sleeps = true,
                 },
                 started = started(&mut balancer.starting) => balancer.started(started),
+                () = due(balancer.again.as_ref().map(|(at, ..)| *at)) => balancer.start_again(),
                 // A policy is tried out on the endpoints before it is let at the RPCs.
                 chosen = balancer.choice.next(), if balancer.is_resolved() => balancer.chosen(chosen),
                 update = next(&mut endpoints) => match update {
@@ -232,6 +234,9 @@ fn names(policies: &[PolicyConfig]) -> String {
     policies.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
+/// When a policy is started again that the machine was in the way of.
+const START_AGAIN: Duration = Duration::from_secs(2);
+
 /// How often the same error of a resolver is told of, and how much of it.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 const LONGEST_ERROR: usize = 1000;
@@ -284,6 +289,8 @@ struct Balancer {
     starting: Option<Starting>,
     /// To be started when that has ended.
     next: Option<(Arc<dyn Policy>, String)>,
+    /// To be started again at this time: the machine was in the way.
+    again: Option<(Instant, Arc<dyn Policy>, String)>,
     activity: Arc<Activity>,
     published: Arc<Published>,
     report: watch::Sender<Report>,
@@ -296,6 +303,7 @@ enum Resolved {
 }
 
 struct Starting {
+    policy: Arc<dyn Policy>,
     version: PolicyVersion,
     config: String,
     task: Task<Result<Box<dyn PickerBuilder>, StartError>>,
@@ -305,6 +313,7 @@ struct Starting {
 }
 
 struct Started {
+    policy: Arc<dyn Policy>,
     version: PolicyVersion,
     config: String,
     overtaken: bool,
@@ -316,10 +325,18 @@ async fn started(starting: &mut Option<Starting>) -> Started {
     let Some(current) = starting else { return std::future::pending().await };
     let result = (&mut current.task).await;
     let (version, config) = (std::mem::take(&mut current.version), std::mem::take(&mut current.config));
-    let overtaken = current.overtaken;
+    let (policy, overtaken) = (Arc::clone(&current.policy), current.overtaken);
     *starting = None;
     let failed = |error| Err(StartError::new(format!("policy could not be started: {error}")));
-    Started { version, config, overtaken, result: result.unwrap_or_else(failed) }
+    Started { policy, version, config, overtaken, result: result.unwrap_or_else(failed) }
+}
+
+/// Waits until then; for ever if there is no such time. Cancel-safe.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Balancer {
@@ -361,8 +378,17 @@ impl Balancer {
         placement.resolve_now = self.resolve_now.clone();
         placement.pick_again = self.pick_again.clone();
         let (version, ready) = (policy.version(), self.members.look());
-        let task = workers::run(move || policy.start(&placement, &ready));
-        self.starting = Some(Starting { version, config, task, overtaken: false });
+        self.again = None;
+        let theirs = Arc::clone(&policy);
+        let task = workers::run(move || theirs.start(&placement, &ready));
+        self.starting = Some(Starting { policy, version, config, task, overtaken: false });
+    }
+
+    /// What the machine was in the way of is tried once more.
+    fn start_again(&mut self) {
+        if let Some((_, policy, config)) = self.again.take() {
+            self.start(policy, config);
+        }
     }
 
     /// The policy that is being started, if one is, is not wanted any more; then this one is to be started.
@@ -370,10 +396,11 @@ impl Balancer {
         if let Some(starting) = &mut self.starting {
             starting.overtaken = true;
         }
+        self.again = None;
         self.next = next;
     }
 
-    fn started(&mut self, Started { version, config, overtaken, result }: Started) {
+    fn started(&mut self, Started { policy, version, config, overtaken, result }: Started) {
         if let Some((policy, config)) = self.next.take() {
             self.start(policy, config);
         }
@@ -392,6 +419,9 @@ impl Balancer {
             Err(error) => {
                 let in_force = self.report.borrow().policy.to_string();
                 tracing::warn!(%error, in_force, "policy not taken");
+                if error.is_passing() {
+                    self.again = Some((later(START_AGAIN), policy, config));
+                }
                 self.report.send_modify(|report| report.refused = Some(error));
             }
         }

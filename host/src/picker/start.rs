@@ -131,6 +131,7 @@ impl Saved {
 pub struct StartError {
     stage: Stage,
     sentence: String,
+    is_passing: bool,
 }
 
 impl StartError {
@@ -143,7 +144,20 @@ impl StartError {
     /// An error of this stage.
     #[must_use]
     pub fn at(stage: Stage, sentence: impl Into<String>) -> Self {
-        Self { stage, sentence: sentence.into() }
+        Self { stage, sentence: sentence.into(), is_passing: false }
+    }
+
+    /// An error of this stage that says nothing of the policy: the machine lacked something. The channel tries again, by
+    /// and by.
+    #[must_use]
+    pub fn passing(stage: Stage, sentence: impl Into<String>) -> Self {
+        Self { is_passing: true, ..Self::at(stage, sentence) }
+    }
+
+    /// Whether it is the machine that was in the way, and not the policy.
+    #[must_use]
+    pub const fn is_passing(&self) -> bool {
+        self.is_passing
     }
 
     /// The stage that failed.

@@ -55,7 +55,7 @@ impl Compiled {
     }
 
     fn link(component: &Component, shape: Shape) -> Result<Self, PolicyError> {
-        let engine = Engine::shared().map_err(PolicyError::Engine)?;
+        let engine = Engine::shared()?;
         let misfit = |error: wasmtime::Error| PolicyError::Misfit(one_line(&error));
         let pre = if shape.capabilities.iter().any(|name| name == WASI) {
             let mut linker = engine.linker.clone();

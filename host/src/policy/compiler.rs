@@ -98,7 +98,7 @@ impl Compiler {
         digest: &str,
         limits: &Limits,
     ) -> Result<(Component, Option<Arc<Keep>>), PolicyError> {
-        let engine = Engine::shared().map_err(PolicyError::Engine)?;
+        let engine = Engine::shared()?;
         let file = self.options.cache.as_deref().map(|cache| cache.join(file_name(digest, engine)));
         let keep = file.as_deref().map(|file| self.keep(file));
         if let Some((_, component)) = self.recent().0.iter().find(|(known, _)| known == digest) {
@@ -225,7 +225,7 @@ impl std::fmt::Debug for Recent {
 ///
 /// The bytes are no component that can be compiled.
 pub fn precompile(component: &[u8]) -> Result<Vec<u8>, PolicyError> {
-    let engine = Engine::shared().map_err(PolicyError::Engine)?;
+    let engine = Engine::shared()?;
     engine.wasm.precompile_component(component).map_err(|error| PolicyError::Invalid(one_line(&error)))
 }
 

@@ -1,9 +1,10 @@
 //! The one wasmtime engine of the process.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use wasmtime::component::Linker;
 
+use super::PolicyError;
 use super::clock::{Ticker, Ticking};
 use super::imports::{self, State};
 
@@ -27,11 +28,21 @@ pub(super) fn has_stack() -> bool {
 }
 
 impl Engine {
-    /// The engine. Made at the first call; an error is for good.
-    pub(super) fn shared() -> Result<&'static Self, String> {
-        static ENGINE: LazyLock<Result<Engine, String>> =
-            LazyLock::new(|| Engine::new().map_err(|error| format!("{error:#}")));
-        ENGINE.as_ref().map_err(Clone::clone)
+    /// The engine, made at the first call. It needs a thread and some memory, and there may be none: at the next call
+    /// there may.
+    pub(super) fn shared() -> Result<&'static Self, PolicyError> {
+        static ENGINE: OnceLock<Engine> = OnceLock::new();
+        static MAKING: Mutex<()> = Mutex::new(());
+        if let Some(engine) = ENGINE.get() {
+            return Ok(engine);
+        }
+        let _one = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(engine) = ENGINE.get() {
+            return Ok(engine);
+        }
+        let failed = |error| PolicyError::NotNow(format!("the engine cannot be made: {error:#}"));
+        let engine = Self::new().map_err(failed)?;
+        Ok(ENGINE.get_or_init(|| engine))
     }
 
     fn new() -> wasmtime::Result<Self> {

@@ -61,6 +61,8 @@ pub(super) enum Role {
 pub(super) enum Fault {
     #[error("trapped: {0}")]
     Trap(String),
+    #[error("could not be called: the host panicked")]
+    Host,
     #[error("ran past its limit of time")]
     Deadline,
     #[error("asked for more memory than its limit")]
@@ -75,6 +77,7 @@ impl Fault {
     pub(super) const fn kind(&self) -> FaultKind {
         match self {
             Self::Trap(_) => FaultKind::Trap,
+            Self::Host => FaultKind::Start,
             Self::Deadline => FaultKind::Deadline,
             Self::Memory => FaultKind::Memory,
             Self::UnknownSubConn(_) => FaultKind::UnknownSubConn,
@@ -88,6 +91,8 @@ impl Fault {
 pub(super) enum InitError {
     #[error("failed to start: it cannot be instantiated: {0}")]
     Instantiate(Fault),
+    #[error("cannot be started at this moment, and is tried again: {0}")]
+    NotNow(String),
     #[error("failed to start: {0}")]
     Fault(#[from] Fault),
     #[error("refused its configuration: {0}")]
@@ -103,9 +108,14 @@ pub(super) enum InitError {
 }
 
 impl InitError {
+    /// The machine was in the way, and not the policy.
+    pub(super) const fn is_passing(&self) -> bool {
+        matches!(self, Self::NotNow(_))
+    }
+
     pub(super) const fn stage(&self) -> Stage {
         match self {
-            Self::Instantiate(_) | Self::NoStack => Stage::Instantiate,
+            Self::Instantiate(_) | Self::NoStack | Self::NotNow(_) => Stage::Instantiate,
             Self::Fault(_) | Self::Refused(_) | Self::ConfigTooLong(..) => Stage::Init,
             Self::Trial(_) | Self::OnlyQueues(_) => Stage::PreFlight,
         }
@@ -185,7 +195,10 @@ impl Instance {
         arm(&mut store, limits.init);
         let instantiated = compiled.pre.instantiate(&mut store);
         let instantiated = instantiated.and_then(|instance| compiled.indices.load(&mut store, &instance));
-        let exports = instantiated.map_err(|error| InitError::Instantiate(fault(&store, &error)))?;
+        let exports = instantiated.map_err(|error| match lack(&error) {
+            Some(lack) => InitError::NotNow(lack),
+            None => InitError::Instantiate(fault(&store, &error)),
+        })?;
         let policy = terms.version.name.clone();
         let mut instance = Self {
             store,
@@ -509,6 +522,13 @@ const fn wit_state(state: ConnectivityState) -> WitState {
 fn arm(store: &mut Store<State>, limit: Duration) {
     store.data_mut().arm(limit);
     store.set_epoch_deadline(1);
+}
+
+/// What the machine lacks, if that is why: wasmtime says so in words alone.
+fn lack(error: &wasmtime::Error) -> Option<String> {
+    let text = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    let of_the_system = ["mmap failed", "mprotect failed", "Cannot allocate memory", "os error 12"];
+    of_the_system.iter().any(|words| text.contains(words)).then(|| clip(&text, 200))
 }
 
 fn fault(store: &Store<State>, error: &wasmtime::Error) -> Fault {

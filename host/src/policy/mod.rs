@@ -155,9 +155,6 @@ pub enum PolicyError {
     /// No channel took it.
     #[error(transparent)]
     Refused(StartError),
-    /// The engine itself could not be made.
-    #[error("cannot be compiled on this machine: {0}")]
-    Engine(String),
 }
 
 impl PolicyError {
@@ -180,7 +177,7 @@ impl PolicyError {
                 Stage::World
             }
             Self::NotGranted(_) => Stage::Grants,
-            Self::Compile(_) | Self::NotNow(_) | Self::Engine(_) => Stage::Compile,
+            Self::Compile(_) | Self::NotNow(_) => Stage::Compile,
             Self::Refused(error) => error.stage(),
         }
     }
@@ -331,10 +328,15 @@ impl Policy for WasmPolicy {
         let start = || {
             WasmPickerBuilder::start(self, &placement, ready)
                 .map(|builder| Box::new(builder) as Box<dyn PickerBuilder>)
-                .map_err(|error| StartError::at(error.stage(), format!("policy {version} {error}")))
+                .map_err(|error| {
+                    let (stage, said) = (error.stage(), format!("policy {version} {error}"));
+                    if error.is_passing() { StartError::passing(stage, said) } else { StartError::at(stage, said) }
+                })
         };
         self.terms.first_tries.start(&placement.config, start).inspect_err(|error| {
-            self.terms.record.refused(&placement.target, version.generation, error.clone());
+            if !error.is_passing() {
+                self.terms.record.refused(&placement.target, version.generation, error.clone());
+            }
         })
     }
 }

@@ -1,13 +1,14 @@
 //! The Wasm picker: picks by the policy's plan, or checks an instance out and asks it.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::WasmPolicy;
 use super::engine::has_stack;
 use super::imports::Methods;
-use super::instance::{Answer, InitError};
+use super::instance::{Answer, Fault, InitError};
 use super::plan::Plan;
 use super::seat::{Held, Seat};
 use crate::connectivity::ConnectivityState;
@@ -137,7 +138,9 @@ impl WasmPicker {
         // That an RPC is held is noted under the lock: what would free it comes after.
         let Some(instance) = &mut occupant.instance else { return seat.fall_back(&self.ready) };
         let timed = (seat.counters.pick() % TIMED == FIRST_TIMED).then(std::time::Instant::now);
-        match instance.pick(info) {
+        // Of wasmtime's own, on a thread that has no memory left for what it needs there. The instance is not to be used then.
+        let answer = catch_unwind(AssertUnwindSafe(|| instance.pick(info)));
+        match answer.unwrap_or_else(|_| Err(Fault::Host)) {
             Ok(answer) => {
                 if let Some(begun) = timed {
                     seat.counters.took(begun.elapsed());

@@ -362,6 +362,14 @@ impl Seat {
         occupant.worn = false;
         occupant.streak =
             if occupant.seated.elapsed() < SETTLED { occupant.streak.saturating_add(1) } else { 1 };
+        if *fault == Fault::Host {
+            // That is not the policy's doing.
+            let (policy, wait) = (&self.policy.terms.version, wait(occupant.streak));
+            tracing::error!(%policy, %fault, ?wait, "the fallback picks until the instance is replaced");
+            occupant.replace_at = Some(Instant::now() + wait);
+            self.wake.notify_one();
+            return;
+        }
         self.faulted(occupant, fault.kind(), fault.to_string(), wait(occupant.streak));
     }
 
@@ -551,7 +559,12 @@ impl Seat {
                 occupant.renew_after = Instant::now() + LONGEST_WAIT;
                 occupant.streak = occupant.streak.saturating_add(1);
                 let wait = wait(occupant.streak).max(FIRST_WAIT);
-                if occupant.instance.is_none() {
+                if occupant.instance.is_none() && error.is_passing() {
+                    let policy = &self.policy.terms.version;
+                    tracing::warn!(%policy, %error, ?wait, "the fallback picks until it is replaced");
+                    occupant.replace_at = Some(Instant::now() + wait);
+                    self.wake.notify_one();
+                } else if occupant.instance.is_none() {
                     self.faulted(&mut occupant, FaultKind::Start, error.to_string(), wait);
                 }
             }
