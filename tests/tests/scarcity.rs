@@ -157,9 +157,8 @@ async fn what_a_machine_lacks_for_a_while_loses_no_rpc_and_is_made_up_for() {
     // The disk: no room for what is compiled, nor, soon, for the log.
     let log = fs::metadata(sidecar.folder.path().join("log")).expect("there").len();
     sidecar.without("fsize", log + 4096, "(os error 27)").await;
-    // Threads: as many as there are.
-    let threads = sidecar.count("task");
-    sidecar.without("nproc", threads, "(os error 11)").await;
+    // Threads, and processes: those that there are.
+    sidecar.without("nproc", 1, "(os error 11)").await;
     // Descriptors: those that there are, and one.
     let open = sidecar.count("fd");
     sidecar.without("nofile", open + 1, "(os error 24)").await;
