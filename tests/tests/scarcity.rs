@@ -21,6 +21,22 @@ const USER: u32 = 64_123;
 /// For how long something is gone: `HOTPICK_SCARCITY` seconds.
 const GONE: Duration = Duration::from_secs(2);
 
+/// More than a host remembers in its memory.
+const NAMES: [&str; 12] = [
+    "random",
+    "round_robin",
+    "least_request",
+    "p2c_ewma",
+    "maglev",
+    "ring_hash",
+    "zone",
+    "subset",
+    "outlier",
+    "sticky",
+    "bounded_hash",
+    "weighted_round_robin",
+];
+
 struct Sidecar {
     process: Process,
     folder: TempDir,
@@ -58,8 +74,7 @@ impl Sidecar {
 
     /// One policy after the other, each time another one.
     fn put_next(&mut self) -> Vec<u8> {
-        let names = ["random", "round_robin", "least_request", "p2c_ewma", "maglev", "ring_hash", "zone", "subset"];
-        let bytes = standard(names[self.puts % names.len()]);
+        let bytes = standard(NAMES[self.puts % NAMES.len()]);
         self.puts += 1;
         let (partial, file) = (self.folder.path().join("next"), self.folder.path().join("policies.d/p.wasm"));
         fs::write(&partial, &bytes).expect("written");
