@@ -302,7 +302,8 @@ impl PeerCertificate {
             return *known;
         }
         let parsed = rustls::server::ParsedCertificate::try_from(&self.certificate);
-        let is_for = |name| parsed.is_ok_and(|parsed| rustls::client::verify_server_name(&parsed, &name).is_ok());
+        let is_for =
+            |name| parsed.is_ok_and(|parsed| rustls::client::verify_server_name(&parsed, &name).is_ok());
         let is_for = server_name(host).is_ok_and(is_for);
         if others.len() < OTHER_NAMES {
             others.insert(host.to_owned(), is_for);

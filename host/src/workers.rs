@@ -8,7 +8,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -16,6 +15,8 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+
+use crate::supervision::guarded;
 
 /// One stays; the others come when they are needed, and go.
 const MOST: usize = 8;
@@ -54,7 +55,7 @@ pub(crate) fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     let job = move || {
         let _within = runtime.as_ref().map(Handle::enter);
         // Nobody may wait any more.
-        let _ = done.send(catch_unwind(AssertUnwindSafe(work)).map_err(|_| Lost));
+        let _ = done.send(guarded("a worker's task", work).ok_or(Lost));
     };
     let mut pool = pool();
     pool.jobs.push_back(Box::new(job));

@@ -28,7 +28,8 @@ fn main() {
 
 /// A small file after many large ones, of its own name and of others.
 async fn behind_large_ones(count: usize) {
-    let (name, large) = hotpick_tests::museum::languages().into_iter().max_by_key(|(_, bytes)| bytes.len()).expect("one");
+    let (name, large) =
+        hotpick_tests::museum::languages().into_iter().max_by_key(|(_, bytes)| bytes.len()).expect("one");
     let mut table = Table::new(["a small file after so many large ones", "in force after"]);
     for others in [false, true] {
         let cluster = Cluster::start(&["a"]).await;
@@ -62,14 +63,17 @@ async fn looping(count: usize) {
     let policies = Policies::with(&[("p.wasm", &standard("round_robin"))]);
     let mut channels = Vec::new();
     for _ in 0..count {
-        channels.push(cluster.channel().policies(&policies.followed).policy("p").connect().expect("a channel"));
+        channels
+            .push(cluster.channel().policies(&policies.followed).policy("p").connect().expect("a channel"));
     }
     for channel in &channels {
         Caller::ready(channel, Some("p")).await;
     }
     let mut table = Table::new(["of so many channels", "RPC/s", "p50", "p99", "most", "CPU s", "failed"]);
     let looping = Wat { init: "(loop (br 0)) (i32.const 0)", ..Wat::default() }.component();
-    for (what, file) in [("nothing changes", None), ("a file loops in init", Some(looping)), ("nothing changes again", None)] {
+    for (what, file) in
+        [("nothing changes", None), ("a file loops in init", Some(looping)), ("nothing changes again", None)]
+    {
         let cpu = cpu_time();
         let begin = Instant::now();
         if let Some(file) = file {
@@ -84,7 +88,8 @@ async fn looping(count: usize) {
                     ticks.tick().await;
                     let begin = Instant::now();
                     failed += u32::from(caller.call().await.is_err());
-                    latencies.saturating_record(u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX));
+                    latencies
+                        .saturating_record(u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX));
                 }
                 (latencies, failed)
             })
@@ -95,7 +100,12 @@ async fn looping(count: usize) {
             all.add(latencies).expect("of one kind");
             lost += failed;
         }
-        let ms = |quantile: f64| format!("{:.2} ms", f64::from(u32::try_from(all.value_at_quantile(quantile)).unwrap_or(u32::MAX)) / 1000.0);
+        let ms = |quantile: f64| {
+            format!(
+                "{:.2} ms",
+                f64::from(u32::try_from(all.value_at_quantile(quantile)).unwrap_or(u32::MAX)) / 1000.0
+            )
+        };
         table.row([
             format!("{count}: {what}"),
             (all.len() / TIME.as_secs()).to_string(),
@@ -130,7 +140,8 @@ async fn many_files(count: usize) {
         options.compile.cache = Some(cache.clone());
         let begin = Instant::now();
         let policies = PolicyDir::open_with(&directory, options).expect("a directory");
-        let channel = cluster.channel().policies(&policies).policy(&used).policy_patience(Duration::from_secs(600));
+        let channel =
+            cluster.channel().policies(&policies).policy(&used).policy_patience(Duration::from_secs(600));
         let channel = channel.connect().expect("a channel");
         let in_force = |status: &ChannelStatus| status.policy.generation > 0;
         soon("the policy in force", channel.wait_for(in_force)).await;

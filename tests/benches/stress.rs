@@ -16,7 +16,8 @@ const STORM: Duration = Duration::from_secs(20);
 fn main() -> ExitCode {
     let seconds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(60);
     let (begin, time) = (Instant::now(), Duration::from_secs(seconds));
-    let mut table = Table::new(["storm", "RPCs", "given up", "channels", "files", "findings", "descriptors", "KiB"]);
+    let mut table =
+        Table::new(["storm", "RPCs", "given up", "channels", "files", "findings", "descriptors", "KiB"]);
     let (mut findings, mut descriptors) = (Vec::new(), Vec::new());
     let mut number = 0;
     while begin.elapsed() < time {

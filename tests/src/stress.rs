@@ -93,16 +93,21 @@ struct Member {
 pub fn storm(run: Run) -> Report {
     let servers = runtime(2);
     // Of two kinds; those of one thread are driven by it.
-    let (many, alone): (Vec<_>, Vec<_>) = (vec![runtime(2), runtime(1)], vec![Alone::start(), Alone::start()]);
+    let (many, alone): (Vec<_>, Vec<_>) =
+        (vec![runtime(2), runtime(1)], vec![Alone::start(), Alone::start()]);
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let sky = servers.block_on(async {
         let mut backends = Vec::new();
         for name in ["anchor", "b", "c", "d"] {
-            backends.push(Backend::start(name, "127.0.0.1:0".parse().expect("an address")).await.expect("a port"));
+            backends.push(
+                Backend::start(name, "127.0.0.1:0".parse().expect("an address")).await.expect("a port"),
+            );
         }
         let at = |address: String| Endpoint::new(address.parse().expect("an address"));
-        let dead = vec![at("127.0.0.1:1".to_owned()), at(silent.local_addr().expect("an address").to_string())];
-        let runtimes = many.iter().map(|runtime| runtime.handle().clone()).chain(alone.iter().map(Alone::handle));
+        let dead =
+            vec![at("127.0.0.1:1".to_owned()), at(silent.local_addr().expect("an address").to_string())];
+        let runtimes =
+            many.iter().map(|runtime| runtime.handle().clone()).chain(alone.iter().map(Alone::handle));
         Arc::new(Sky {
             resolver: ManualResolver::new(vec![Endpoint::new(backends[0].address().into())]),
             backends,
@@ -112,7 +117,10 @@ pub fn storm(run: Run) -> Report {
                 let ready = ready.ready();
                 let count = ready.len().max(1);
                 let at = info.metadata.len().wrapping_add(usize::from(info.requeued)) % count;
-                ready.iter().nth(at).map_or(PickResult::Queue, |subconn| PickResult::Pick(Pick::to(subconn.clone())))
+                ready
+                    .iter()
+                    .nth(at)
+                    .map_or(PickResult::Queue, |subconn| PickResult::Pick(Pick::to(subconn.clone())))
             }),
             channels: Mutex::default(),
             runtimes: runtimes.collect(),
@@ -191,7 +199,8 @@ impl Sky {
     }
 
     fn builder(&self, dice: &mut fastrand::Rng) -> ChannelBuilder {
-        let builder = Channel::builder("static:///storm").resolver(self.resolver.clone()).wait_for_ready(true);
+        let builder =
+            Channel::builder("static:///storm").resolver(self.resolver.clone()).wait_for_ready(true);
         let builder = builder.policies(&self.policies.followed).policy_patience(Duration::from_millis(200));
         match dice.u8(..3) {
             0 => builder.native_policy(self.native.clone()),
@@ -283,7 +292,11 @@ async fn weather(sky: Arc<Sky>, mut dice: fastrand::Rng) {
         for backend in &sky.backends[1..] {
             if dice.bool() {
                 let weight = dice.u32(1..4);
-                endpoints.push(Endpoint::new(backend.address().into()).with_weight(weight).with_attribute("color", "red"));
+                endpoints.push(
+                    Endpoint::new(backend.address().into())
+                        .with_weight(weight)
+                        .with_attribute("color", "red"),
+                );
             }
         }
         endpoints.extend(sky.dead.iter().filter(|_| dice.u8(..4) == 0).cloned());
@@ -313,7 +326,8 @@ async fn weather(sky: Arc<Sky>, mut dice: fastrand::Rng) {
 
 /// Puts files into the directory, good and bad, and takes them away.
 async fn operator(sky: Arc<Sky>, mut dice: fastrand::Rng) {
-    let names = ["round_robin", "random", "least_request", "p2c_ewma", "maglev", "weighted_round_robin", "ring_hash"];
+    let names =
+        ["round_robin", "random", "least_request", "p2c_ewma", "maglev", "weighted_round_robin", "ring_hash"];
     let mut files: Vec<Vec<u8>> = names.iter().map(|name| standard(name)).collect();
     files.push(Wat::first());
     files.push(Wat::every(50, "unreachable"));

@@ -1,16 +1,18 @@
 //! The channel and its subconns.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hotpick::Channel;
+use hotpick::Target;
 use hotpick::channel::WaitForReady;
 use hotpick::connectivity::ConnectivityState;
 use hotpick::picker::{
     Pick, PickInfo, PickResult, Picker, PickerBuilder, Placement, Policy, PolicyVersion, StartError,
 };
-use hotpick::resolver::{Endpoint, ResolverUpdate};
+use hotpick::resolver::{Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate};
 use hotpick::subconn::{ReadySet, SubConnOptions};
 use hotpick_echo::{Backend, EchoRequest};
 use hotpick_tests::{Caller, Cluster, Load, soon};
@@ -398,4 +400,76 @@ async fn bad_arguments_are_refused_with_one_sentence() {
         refuse(Channel::builder("static:///a:1").authority("a b")),
         "authority \"a b\" is not a host or host:port"
     );
+}
+
+/// Answers, and panics the first time that it is asked for more.
+#[derive(Debug)]
+struct Panics {
+    endpoint: Endpoint,
+    watched: AtomicUsize,
+}
+
+impl Resolver for Panics {
+    fn watch(&self, _target: &Target, _resolve_now: ResolveNow) -> ResolverStream {
+        let first = self.watched.fetch_add(1, Ordering::SeqCst) == 0;
+        let answer = tokio_stream::iter([ResolverUpdate::endpoints([self.endpoint.clone()])]);
+        let then = futures_util::stream::poll_fn(move |_| {
+            assert!(!first, "as it should");
+            std::task::Poll::Pending
+        });
+        Box::pin(futures_util::StreamExt::chain(answer, then))
+    }
+}
+
+#[tokio::test]
+async fn a_resolver_that_panics_is_watched_again_and_its_endpoints_stay() {
+    let cluster = Cluster::start(&["a"]).await;
+    let resolver = Arc::new(Panics { endpoint: cluster.endpoints().remove(0), watched: AtomicUsize::new(0) });
+    #[derive(Debug)]
+    struct Shared(Arc<Panics>);
+    impl Resolver for Shared {
+        fn watch(&self, target: &Target, resolve_now: ResolveNow) -> ResolverStream {
+            self.0.watch(target, resolve_now)
+        }
+    }
+    let channel = Channel::builder("static:///x").resolver(Shared(Arc::clone(&resolver))).connect();
+    let channel = channel.expect("a channel");
+    let caller = Caller::ready(&channel, None).await;
+    let before = hotpick::panics();
+    soon("another watch", async {
+        while resolver.watched.load(Ordering::SeqCst) < 2 {
+            assert_eq!(caller.call().await.expect("served"), "a");
+        }
+    })
+    .await;
+    assert!(before > 0 || hotpick::panics() > 0, "it is counted");
+    assert_eq!(cluster.accepted(), 1);
+}
+
+/// A policy in Rust that panics when it is told of the endpoints.
+#[derive(Debug)]
+struct Dizzy;
+
+impl Policy for Dizzy {
+    fn version(&self) -> PolicyVersion {
+        PolicyVersion::new("dizzy", 1, "")
+    }
+
+    fn start(&self, _: &Placement, _: &ReadySet) -> Result<Box<dyn PickerBuilder>, StartError> {
+        Ok(Box::new(Self))
+    }
+}
+
+impl PickerBuilder for Dizzy {
+    fn build(&mut self, _: &ReadySet) -> Arc<dyn Picker> {
+        panic!("as it should")
+    }
+}
+
+#[tokio::test]
+async fn a_policy_in_rust_that_panics_is_stood_in_for() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let channel = cluster.channel().native_policy(Dizzy).connect().expect("a channel");
+    let caller = Caller::ready(&channel, None).await;
+    assert_eq!(caller.tally(20).await.len(), 2);
 }

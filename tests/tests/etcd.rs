@@ -274,7 +274,11 @@ impl Fleet {
         // the machine has time for it.
         let all = fresh.wait_for(|status| status.subconns.len() == self.entries.len());
         let all = tokio::time::timeout(Duration::from_secs(2), all).await;
-        assert!(all.is_ok(), "{} entries are lost: {when}", self.entries.len() - fresh.status().subconns.len());
+        assert!(
+            all.is_ok(),
+            "{} entries are lost: {when}",
+            self.entries.len() - fresh.status().subconns.len()
+        );
     }
 
     /// A server leaves, and comes back: how long the channel takes to see it.
@@ -408,10 +412,8 @@ async fn an_etcd_with_tls_and_a_password_is_let_in_with_them_and_says_so_without
     let client = etcd::Etcd::builder(&https).tls(ClientTls::new().ca_file(&ca)).user("root", "secret");
     let client = client.connect().expect("a client");
     let _entry = register(&client, &cluster, 0).await;
-    let target = format!(
-        "etcd:///services/echo?endpoints={https}&ca={ca}&user=root&password-file={}",
-        at("password")
-    );
+    let target =
+        format!("etcd:///services/echo?endpoints={https}&ca={ca}&user=root&password-file={}", at("password"));
     let channel = Channel::builder(target).connect().expect("a channel");
     settled(&channel, &[&a]).await;
     let value = json!({"address": b}).to_string();
@@ -429,7 +431,10 @@ async fn an_etcd_with_tls_and_a_password_is_let_in_with_them_and_says_so_without
         (format!("etcd:///services/echo?endpoints={https}"), "certificate"),
         (format!("etcd:///services/echo?endpoints={https}&ca={ca}"), "user name is empty"),
         (
-            format!("etcd:///services/echo?endpoints={https}&ca={ca}&user=root&password-file={}", at("password")),
+            format!(
+                "etcd:///services/echo?endpoints={https}&ca={ca}&user=root&password-file={}",
+                at("password")
+            ),
             "login as \"root\": etcdserver: authentication failed",
         ),
         (

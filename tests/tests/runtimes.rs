@@ -86,11 +86,10 @@ const MESSAGE: &[u8] = &[0, 0, 0, 0, 3, 10, 1, b'x'];
 #[test]
 fn an_rpc_outlives_the_runtime_that_it_began_on() {
     let ours = runtime();
-    let (_cluster, channel) = cluster(&ours);
+    let (_cluster, mut mine) = cluster(&ours);
     let theirs = runtime();
     let (send, request) = open_request("/hotpick.echo.Echo/Bidi");
     send.send(Ok(Frame::data(Bytes::from_static(MESSAGE)))).expect("open");
-    let mut mine = channel.clone();
     let response = theirs.block_on(async { soon("an answer", mine.call(request)).await }).expect("an answer");
     theirs.shutdown_timeout(Duration::from_secs(5));
     send.send(Ok(Frame::data(Bytes::from_static(MESSAGE)))).expect("someone takes it");
@@ -104,7 +103,8 @@ fn a_request_whose_body_panics_ends_its_rpc() {
     let ours = runtime();
     let (_cluster, channel) = cluster(&ours);
     let (go, gone) = tokio::sync::oneshot::channel::<()>();
-    let first = futures_util::stream::iter([Ok::<_, tonic::Status>(Frame::data(Bytes::from_static(MESSAGE)))]);
+    let first =
+        futures_util::stream::iter([Ok::<_, tonic::Status>(Frame::data(Bytes::from_static(MESSAGE)))]);
     let then = futures_util::FutureExt::into_stream(async move {
         let _ = gone.await;
         panic!("as it should");
@@ -161,11 +161,12 @@ fn recursing() -> Vec<u8> {
 #[test]
 fn a_thread_with_little_stack_falls_back_and_the_process_lives() {
     let policies = Policies::with(&[("p.wasm", &recursing())]);
-    let little = || Builder::new_multi_thread().worker_threads(2).thread_stack_size(256 << 10).enable_all().build();
+    let little =
+        || Builder::new_multi_thread().worker_threads(2).thread_stack_size(256 << 10).enable_all().build();
     let little = little().expect("a runtime");
     // On the runtime's own threads, not on this one.
     let picked = little.spawn({
-        let followed = policies.followed.clone();
+        let followed = policies.followed;
         async move {
             let cluster = Cluster::start(&["a", "b"]).await;
             let channel = cluster.channel().policies(&followed).policy("p").connect().expect("a channel");

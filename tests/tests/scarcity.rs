@@ -58,7 +58,16 @@ impl Sidecar {
         }
         let mut command = as_user(peers::built("hotpick").get_program());
         let target = format!("static:///{}", addresses(cluster));
-        command.args(["proxy", "--listen", "127.0.0.1:0", "--policy", "p", "--target", &target, "--policies"]);
+        command.args([
+            "proxy",
+            "--listen",
+            "127.0.0.1:0",
+            "--policy",
+            "p",
+            "--target",
+            &target,
+            "--policies",
+        ]);
         command.arg(&directory).arg("--cache").arg(&cache).env_remove("RUST_MIN_STACK");
         command.stderr(fs::File::create(folder.path().join("log")).expect("a log"));
         fs::write(directory.join("p.wasm"), Wat::first()).expect("written");
@@ -141,7 +150,11 @@ impl Sidecar {
         assert!(took < Duration::from_secs(10), "{took:?} after {resource} was back: {log}");
         assert!(log.contains(sign), "{resource} was not missed: {log}");
         let (calls, failed) = load.stop().await;
-        assert!(calls > 100 && failed.is_empty(), "{resource}: {} of {calls} failed: {failed:?}\n{log}", failed.len());
+        assert!(
+            calls > 100 && failed.is_empty(),
+            "{resource}: {} of {calls} failed: {failed:?}\n{log}",
+            failed.len()
+        );
         assert!(!log.contains("panicked"), "{resource}: {log}");
     }
 }

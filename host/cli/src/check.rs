@@ -172,10 +172,13 @@ fn to_text(file: &Path, report: &Report) -> String {
         line("summary", summary.clone());
     }
     line("file", format!("{} bytes, sha256 {}", report.size, report.digest));
-    line("seal", report.seal.as_ref().map_or_else(
-        || "none: were it cut short, nothing would show it; hotpick build FILE seals it".to_owned(),
-        |seal| format!("contract {}, {}", seal.contract, seal.sdk),
-    ));
+    line(
+        "seal",
+        report.seal.as_ref().map_or_else(
+            || "none: were it cut short, nothing would show it; hotpick build FILE seals it".to_owned(),
+            |seal| format!("contract {}, {}", seal.contract, seal.sdk),
+        ),
+    );
     if !report.enabled {
         line("settings", "enabled = false: a directory does not use it".to_owned());
     }

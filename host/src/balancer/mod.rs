@@ -23,13 +23,14 @@ use self::members::Members;
 use crate::activity::Activity;
 use crate::connectivity::ConnectivityState;
 use crate::picker::{
-    Always, Faults, PickAgain, Picker, PickerBuilder, PickerCell, Placement, Policy, PolicyVersion, RoundRobin,
-    StartError, Wakes,
+    Always, Faults, PickAgain, Picker, PickerBuilder, PickerCell, Placement, Policy, PolicyVersion,
+    RoundRobin, StartError, Wakes,
 };
 use crate::policy_dir::PolicyUpdate;
 use crate::resolver::{Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target};
 use crate::service_config::{MethodConfigs, PolicyConfig, ServiceConfig};
 use crate::subconn::{Dialer, ReadySet, SubConn};
+use crate::supervision::{self, guarded, guarded_task};
 use crate::text::clip;
 use crate::workers::{self, Task};
 
@@ -153,6 +154,7 @@ pub(crate) fn run(
         let mut idle_check = std::pin::pin!(sleep(idle_timeout));
         let watch = |balancer: &Balancer| resolver.watch(&target, balancer.resolve_now.clone());
         let mut endpoints: Option<ResolverStream> = Some(watch(&balancer));
+        let mut watch_again = None;
         loop {
             let (mut sleeps, mut wakes) = (false, false);
             let waited = balancer.waiting_for_policy;
@@ -169,8 +171,13 @@ pub(crate) fn run(
                 // A policy is tried out on the endpoints before it is let at the RPCs.
                 chosen = balancer.choice.next(), if balancer.is_resolved() => balancer.chosen(chosen),
                 update = next(&mut endpoints) => match update {
-                    Some(update) => balancer.resolved(update),
+                    Some(Some(update)) => balancer.resolved(update),
                     None => {
+                        endpoints = None;
+                        watch_again = Some(later(supervision::AGAIN));
+                        balancer.resolved(ResolverUpdate::error("the resolver panicked"));
+                    }
+                    Some(None) => {
                         endpoints = None;
                         if matches!(balancer.resolved, Resolved::NotYet) {
                             let error = "the resolver ended without an answer";
@@ -178,6 +185,12 @@ pub(crate) fn run(
                         }
                     }
                 },
+                () = due(watch_again) => {
+                    watch_again = None;
+                    if !balancer.idle {
+                        endpoints = Some(watch(&balancer));
+                    }
+                }
                 () = wake.notified() => wakes = true,
                 () = pick_again.requested() => {}
                 Some(id) = changed.recv() => {
@@ -222,10 +235,11 @@ fn later(after: Duration) -> Instant {
     Instant::now() + after.min(FAR)
 }
 
-/// The next answer of the resolver; for ever nothing when it is not watched. Cancel-safe.
-async fn next(endpoints: &mut Option<ResolverStream>) -> Option<ResolverUpdate> {
+/// The next answer of the resolver, none after the last; none of it if it panicked. For ever nothing when it is not
+/// watched. Cancel-safe.
+async fn next(endpoints: &mut Option<ResolverStream>) -> Option<Option<ResolverUpdate>> {
     match endpoints {
-        Some(endpoints) => endpoints.next().await,
+        Some(endpoints) => guarded_task("a resolver", endpoints.next()).await,
         None => std::future::pending().await,
     }
 }
@@ -489,7 +503,11 @@ impl Balancer {
         match update.endpoints {
             Ok(endpoints) => {
                 if self.told_of.take().is_some() {
-                    tracing::info!(target = self.target, endpoints = endpoints.len(), "resolver answers again");
+                    tracing::info!(
+                        target = self.target,
+                        endpoints = endpoints.len(),
+                        "resolver answers again"
+                    );
                 }
                 self.resolved = Resolved::Endpoints;
                 self.follow(endpoints);
@@ -518,9 +536,8 @@ impl Balancer {
 
     fn follow(&mut self, endpoints: Vec<Endpoint>) {
         let Self { members, dialer, events, .. } = self;
-        let fresh = members.follow(endpoints, |id, endpoint| {
-            SubConn::spawn(id, endpoint, dialer.clone(), events.clone())
-        });
+        let fresh = members
+            .follow(endpoints, |id, endpoint| SubConn::spawn(id, endpoint, dialer.clone(), events.clone()));
         self.idle_members.extend(fresh);
     }
 
@@ -562,7 +579,7 @@ impl Balancer {
         // The policy is told of everything, even while there is nothing to pick from; but of an idle channel when it
         // wakes: one that wants its connections would connect again at once.
         let is_told = matches!(self.resolved, Resolved::Endpoints) && !self.idle;
-        let built = is_told.then(|| self.builder.build(&ready));
+        let built = is_told.then(|| self.build(&ready));
         // The picker is in place before the state is told: who waits for READY can pick.
         let mut picker = None;
         let cell = &self.published.cell;
@@ -599,6 +616,14 @@ impl Balancer {
                 report.picker = picker;
             }
         });
+    }
+
+    /// The policy's picker for these. A native one's code is not ours.
+    fn build(&mut self, ready: &ReadySet) -> Arc<dyn Picker> {
+        guarded("a policy", || self.builder.build(ready)).unwrap_or_else(|| {
+            // What stands in wherever there is no policy.
+            RoundRobin::builder().build(ready)
+        })
     }
 
     fn is_resolved(&self) -> bool {

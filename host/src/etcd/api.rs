@@ -212,7 +212,9 @@ impl Client {
         let granted: Result<Lease, Status> =
             self.unary("/etcdserverpb.Lease/LeaseGrant", LeaseGrantRequest { ttl, id }, patience).await;
         match granted {
-            Err(status) if status.code() == Code::FailedPrecondition && status.message().contains("exists") => {
+            Err(status)
+                if status.code() == Code::FailedPrecondition && status.message().contains("exists") =>
+            {
                 Ok(())
             }
             granted => granted.map(drop),
@@ -335,16 +337,19 @@ impl Client {
         }
         let theirs = Arc::clone(credentials);
         let password = workers::run(move || theirs.password()).await;
-        let password = password.map_err(|lost| lost.to_string()).flatten().map_err(Status::unauthenticated)?;
+        let password =
+            password.map_err(|lost| lost.to_string()).flatten().map_err(Status::unauthenticated)?;
         let mut request = Request::new(AuthenticateRequest { name: credentials.user.clone(), password });
         request.set_timeout(patience.whole);
         prepare(&mut request, None, patience, true);
         let path = PathAndQuery::from_static("/etcdserverpb.Auth/Authenticate");
         let answer = self.grpc.clone().unary(request, path, ProstCodec::default()).await;
-        let answer: AuthenticateResponse = answer.map_err(|status| {
-            let user = &credentials.user;
-            Status::new(status.code(), format!("login as {user:?}: {}", status.message()))
-        })?.into_inner();
+        let answer: AuthenticateResponse = answer
+            .map_err(|status| {
+                let user = &credentials.user;
+                Status::new(status.code(), format!("login as {user:?}: {}", status.message()))
+            })?
+            .into_inner();
         let token = MetadataValue::try_from(answer.token)
             .map_err(|_| Status::internal("etcd's token cannot be metadata"))?;
         *self.lock() = Some(token.clone());

@@ -82,10 +82,7 @@ fn silent() -> Status {
 /// Another member, or this one in a moment, may answer otherwise.
 pub(super) fn is_passing(status: &Status) -> bool {
     use Code::{Aborted, DeadlineExceeded, Internal, ResourceExhausted, Unavailable, Unknown};
-    matches!(
-        status.code(),
-        Aborted | DeadlineExceeded | Internal | ResourceExhausted | Unavailable | Unknown
-    )
+    matches!(status.code(), Aborted | DeadlineExceeded | Internal | ResourceExhausted | Unavailable | Unknown)
 }
 
 #[cfg(test)]

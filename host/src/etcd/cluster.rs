@@ -83,7 +83,8 @@ impl EtcdBuilder {
 
     /// Logs in as this user (etcd's own authentication), and again whenever the token that it was given is void.
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
-        self.credentials = Some(Credentials { user: name.into(), password: Password::Given(password.into()) });
+        self.credentials =
+            Some(Credentials { user: name.into(), password: Password::Given(password.into()) });
         self
     }
 
@@ -107,8 +108,9 @@ impl EtcdBuilder {
             backoff: Backoff { base: Duration::from_millis(250), max: BACKOFF, ..Backoff::default() },
             ..SubConnOptions::default()
         };
-        let mut builder =
-            Channel::builder(format!("static:///{}", addresses.list)).subconn_options(options).idle_timeout(None);
+        let mut builder = Channel::builder(format!("static:///{}", addresses.list))
+            .subconn_options(options)
+            .idle_timeout(None);
         if let Some(tls) = self.tls.or_else(|| addresses.encrypted.then(ClientTls::new)) {
             builder = builder.tls(tls);
         }
@@ -136,13 +138,17 @@ impl EtcdBuilder {
                     address
                 }
                 Some((scheme, _)) => {
-                    return Err(invalid(format!("etcd is not spoken to by {scheme:?}: write http:// or https://")));
+                    return Err(invalid(format!(
+                        "etcd is not spoken to by {scheme:?}: write http:// or https://"
+                    )));
                 }
             };
             list.push(address.trim_end_matches('/'));
         }
         if plain && (encrypted || self.tls.is_some()) {
-            return Err(invalid("some of it is to be encrypted, and a member says http://: write https://".to_owned()));
+            return Err(invalid(
+                "some of it is to be encrypted, and a member says http://: write https://".to_owned(),
+            ));
         }
         Ok(Addresses { list: list.join(","), encrypted })
     }

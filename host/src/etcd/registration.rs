@@ -12,6 +12,7 @@ use super::api::{Client, Event, PutRequest, WatchCreate, WatchRequest, WatchResp
 use super::attempts::Patience;
 use super::cluster::Etcd;
 use crate::resolver::endpoint_of;
+use crate::supervision::guarded_task;
 use crate::text::quoted;
 
 /// A server's entry in etcd, kept alive as long as this value lives. When its process dies, the entry goes
@@ -52,8 +53,9 @@ impl Registration {
         endpoint: Value,
         ttl: Duration,
     ) -> Result<Self, Status> {
-        endpoint_of(&endpoint)
-            .map_err(|error| Status::invalid_argument(format!("what is to be registered is no endpoint: {error}")))?;
+        endpoint_of(&endpoint).map_err(|error| {
+            Status::invalid_argument(format!("what is to be registered is no endpoint: {error}"))
+        })?;
         let entry = Entry {
             client: etcd.0.clone(),
             key: key.into(),
@@ -149,7 +151,9 @@ impl Entry {
                 Ok(renewed) => {
                     let key = quoted(self.key.as_bytes(), 200);
                     match (renewed, failing.take()) {
-                        (Renewed::Lost, _) => tracing::warn!(key, "etcd had lost the lease: registered again"),
+                        (Renewed::Lost, _) => {
+                            tracing::warn!(key, "etcd had lost the lease: registered again");
+                        }
                         (Renewed::Kept, Some(failing)) => {
                             let after = failing.since.elapsed();
                             tracing::info!(key, ?after, "etcd lease kept alive again");
@@ -164,7 +168,7 @@ impl Entry {
                     }
                 }
                 Err(status) => {
-                    let failing = failing.get_or_insert_with(|| Failing { since: began, told: None });
+                    let failing = failing.get_or_insert(Failing { since: began, told: None });
                     if failing.told.is_none_or(|at| at.elapsed() > TELL_EVERY) {
                         failing.told = Some(Instant::now());
                         let (key, error) =
@@ -194,7 +198,7 @@ async fn deleted(watch: &mut Option<Watch>) {
             _ => *watch = None,
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 enum Renewed {
@@ -218,6 +222,10 @@ async fn keep(entry: Entry, stop: oneshot::Receiver<()>) {
                 tracing::warn!(key, error, "etcd lease cannot be revoked: it runs out by itself");
             }
         }
-        () = entry.stay() => {}
+        () = async {
+            while guarded_task("a registration in etcd", entry.stay()).await.is_none() {
+                sleep(entry.ttl() / 10).await;
+            }
+        } => {}
     }
 }

@@ -178,7 +178,7 @@ impl Follow {
                     return;
                 }
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         let asked = async {
             sleep(AT_LEAST).await;
@@ -310,7 +310,14 @@ impl List {
             };
             let (clusters, revisions) = ((was.cluster, origin.cluster), (was.revision, origin.revision));
             let kept = before.len();
-            tracing::warn!(prefix, kept, ?hold, ?clusters, ?revisions, "etcd has no endpoints any more: {what}");
+            tracing::warn!(
+                prefix,
+                kept,
+                ?hold,
+                ?clusters,
+                ?revisions,
+                "etcd has no endpoints any more: {what}"
+            );
             let until = self.kept.as_ref().map_or_else(|| Instant::now() + hold, |kept| kept.until);
             self.kept = Some(Kept { found: before, until });
         }
@@ -324,7 +331,12 @@ impl List {
         if self.kept.is_none() && has_some(&before) && !has_some(&self.found) {
             // Perhaps it is their leases that were lost, and they register again at once.
             let hold = hold.min(GRACE);
-            tracing::info!(prefix, kept = before.len(), ?hold, "the last endpoints of etcd have been deleted");
+            tracing::info!(
+                prefix,
+                kept = before.len(),
+                ?hold,
+                "the last endpoints of etcd have been deleted"
+            );
             self.kept = (!hold.is_zero()).then(|| Kept { found: before, until: Instant::now() + hold });
         }
     }

@@ -67,7 +67,8 @@ pub(super) fn parse(target: &Target) -> Result<(String, EtcdBuilder, Option<Dura
         TargetError::Invalid { reason, .. } => invalid(reason),
         error => error,
     })?;
-    let hold = hold.map(|text| seconds(text).ok_or_else(|| invalid(format!("hold is {text:?}: write seconds, as 30"))));
+    let hold = hold
+        .map(|text| seconds(text).ok_or_else(|| invalid(format!("hold is {text:?}: write seconds, as 30"))));
     Ok((prefix.to_owned(), etcd, hold.transpose()?))
 }
 

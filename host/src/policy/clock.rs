@@ -9,7 +9,7 @@ use std::time::Duration;
 /// How often the epoch advances, and with it a running call is looked at.
 const TICK: Duration = Duration::from_millis(1);
 /// So many ticks after the last sign of a call the thread rests.
-const AWAKE: u32 = 64;
+const AWAKE: u32 = 16;
 /// A tick now and then, even so: see [`Ticking::call`].
 const REST: Duration = Duration::from_secs(1);
 

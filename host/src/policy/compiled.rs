@@ -67,7 +67,17 @@ impl Compiled {
         let pre = pre.map_err(misfit)?;
         let indices = Indices::new(&pre, &shape.optional).map_err(misfit)?;
         let reads_metadata = reads_metadata(component);
-        Ok(Self { engine, pre, indices, shape, reads_metadata, digest: String::new(), size: 0, seal: None, _keep: None })
+        Ok(Self {
+            engine,
+            pre,
+            indices,
+            shape,
+            reads_metadata,
+            digest: String::new(),
+            size: 0,
+            seal: None,
+            _keep: None,
+        })
     }
 }
 

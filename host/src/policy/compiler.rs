@@ -197,7 +197,8 @@ impl Compiler {
             if size <= most {
                 break;
             }
-            if in_use.get(&file).is_none_or(|keep| keep.strong_count() == 0) && fs::remove_file(&file).is_ok() {
+            if in_use.get(&file).is_none_or(|keep| keep.strong_count() == 0) && fs::remove_file(&file).is_ok()
+            {
                 size -= bytes;
             }
         }
@@ -232,7 +233,8 @@ pub fn precompile(component: &[u8]) -> Result<Vec<u8>, PolicyError> {
 /// Only one at a time, over all directories of the process.
 static ONE: Mutex<()> = Mutex::new(());
 /// The same of those on threads of this process.
-static SLOT: Slot = Slot { state: Mutex::new(SlotState { is_taken: false, given_up: 0 }), freed: Condvar::new() };
+static SLOT: Slot =
+    Slot { state: Mutex::new(SlotState { is_taken: false, given_up: 0 }), freed: Condvar::new() };
 /// So many that take longer than they may, and may never end, have this process go on without compiling.
 const GIVEN_UP: usize = 4;
 /// What tells the compiler's process how long it has.
@@ -421,7 +423,9 @@ fn in_child(
         let said = clip(said.trim(), 500);
         return Err(match said.strip_prefix("is not valid: ") {
             Some(said) => PolicyError::Invalid(said.to_owned()),
-            None if ended_by(output.status) == Some(rustix::process::Signal::XCPU.as_raw()) => took_longer(limit),
+            None if ended_by(output.status) == Some(rustix::process::Signal::XCPU.as_raw()) => {
+                took_longer(limit)
+            }
             None if was_killed(output.status) => {
                 PolicyError::NotNow(format!("the compiler ended with {}", output.status))
             }

@@ -97,7 +97,9 @@ pub(super) enum InitError {
     Fault(#[from] Fault),
     #[error("refused its configuration: {0}")]
     Refused(String),
-    #[error("failed to start: the thread that starts it has less stack left than the 640 KiB that a policy may need")]
+    #[error(
+        "failed to start: the thread that starts it has less stack left than the 640 KiB that a policy may need"
+    )]
     NoStack,
     #[error("has a configuration of {0} bytes, more than {1}")]
     ConfigTooLong(usize, usize),

@@ -53,8 +53,8 @@ pub use self::limits::Limits;
 pub use self::meter::{Metric, MetricValue};
 pub use self::record::{FaultKind, Refusal, Totals, Use};
 pub(crate) use self::record::{Reading, Record};
-pub use self::seal::{Seal, seal};
 pub(crate) use self::seal::verify;
+pub use self::seal::{Seal, seal};
 pub use self::trial::Trial;
 
 /// Why bytes are not a policy, stage by stage.
@@ -330,7 +330,11 @@ impl Policy for WasmPolicy {
                 .map(|builder| Box::new(builder) as Box<dyn PickerBuilder>)
                 .map_err(|error| {
                     let (stage, said) = (error.stage(), format!("policy {version} {error}"));
-                    if error.is_passing() { StartError::passing(stage, said) } else { StartError::at(stage, said) }
+                    if error.is_passing() {
+                        StartError::passing(stage, said)
+                    } else {
+                        StartError::at(stage, said)
+                    }
                 })
         };
         self.terms.first_tries.start(&placement.config, start).inspect_err(|error| {

@@ -102,7 +102,7 @@ impl<'a> Sealed<'a> {
 
 fn leb128(mut number: usize, bytes: &mut Vec<u8>) {
     loop {
-        let low = (number & 0x7f) as u8;
+        let low = u8::try_from(number & 0x7f).unwrap_or_default();
         number >>= 7;
         if number == 0 {
             bytes.push(low);

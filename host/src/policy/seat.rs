@@ -21,6 +21,7 @@ use super::preflight::preflight;
 use super::record::{Counters, FaultKind};
 use crate::picker::{Cursor, Faults, Handover, Pick, PickInfo, PickResult, Placement, Saved, Shard};
 use crate::subconn::{DoneInfo, Listener, Picked, ReadySet};
+use crate::supervision::{self, guarded_task};
 use crate::workers;
 
 /// One instance's place in a channel.
@@ -416,8 +417,10 @@ fn wait(streak: u32) -> Duration {
 async fn keep(seat: Weak<Seat>, wake: Arc<Notify>) {
     loop {
         let Some(strong) = seat.upgrade() else { return };
-        let next = strong.tend().await;
+        // What it left halfway the instance makes up for, or its faults end it.
+        let tended = guarded_task("a policy's keeper", strong.tend()).await;
         drop(strong);
+        let next = tended.unwrap_or_else(|| Some(Instant::now() + supervision::AGAIN));
         match next {
             None => wake.notified().await,
             Some(at) => {

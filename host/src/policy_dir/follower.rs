@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Weak};
@@ -15,6 +14,7 @@ use super::{Entry, PolicyDirOptions, Quarantine, Shared, Snapshot};
 use crate::files::{self, Fingerprint, ReadError, Settling};
 use crate::picker::{Policy as _, PolicyVersion, StartError};
 use crate::policy::{PolicyError, Record, WasmPolicy, digest, is_policy_name, verify};
+use crate::supervision::{self, guarded};
 
 pub(super) struct Follower {
     shared: Weak<Shared>,
@@ -112,13 +112,9 @@ impl Follower {
     pub(super) fn run(mut self) {
         loop {
             // Nothing that is known of panics there; but if something does, the directory is followed all the same.
-            match catch_unwind(AssertUnwindSafe(|| self.follow())) {
-                Ok(()) => return,
-                Err(_) => {
-                    let directory = self.directory.display();
-                    tracing::error!(%directory, "the host panicked while it followed the directory: it goes on");
-                    std::thread::sleep(AGAIN_AT_MOST);
-                }
+            match guarded("the follower of a policy directory", || self.follow()) {
+                Some(()) => return,
+                None => std::thread::sleep(supervision::AGAIN),
             }
         }
     }
@@ -262,7 +258,9 @@ impl Follower {
                 Settings::parse(&bytes).map(Some)
             }
             Ok(Some(_)) if self.is_worth_waiting(file) => Ok(None),
-            Ok(Some(_)) => Err(PolicyError::Settings(format!("{file}: begins with {BEGIN:?} and does not end with {END:?}"))),
+            Ok(Some(_)) => Err(PolicyError::Settings(format!(
+                "{file}: begins with {BEGIN:?} and does not end with {END:?}"
+            ))),
             Ok(None) => {
                 self.settling.retry(file, Duration::ZERO);
                 Ok(None)
@@ -296,14 +294,18 @@ impl Follower {
         if matches!(bytes, Err(ReadError::Young)) {
             // That it is whole its seal can show at once.
             let now = files::read_open(&path, fingerprint, limit);
-            if let Ok(Some(now)) = now && verify(&now).is_ok_and(|seal| seal.is_some()) {
+            if let Ok(Some(now)) = now
+                && verify(&now).is_ok_and(|seal| seal.is_some())
+            {
                 bytes = Ok(Some(now));
             }
         }
         match bytes {
             Ok(Some(bytes)) => match verify(&bytes) {
                 // The rest may be on its way, as far as that can be known.
-                Err(PolicyError::CutShort { .. }) if !files::is_closed(&path) && self.is_worth_waiting(file) => {
+                Err(PolicyError::CutShort { .. })
+                    if !files::is_closed(&path) && self.is_worth_waiting(file) =>
+                {
                     Ok(None)
                 }
                 Err(error) => Err(error),

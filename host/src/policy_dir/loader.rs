@@ -7,11 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::policy::{CompileOptions, Compiler, Limits, PolicyError, Terms, WasmPolicy};
+use crate::supervision::guarded;
 
 /// What is to be made a policy.
 #[derive(Clone)]
@@ -226,7 +226,7 @@ impl Shared {
             Task::CompileAhead(Ahead { bytes, limits, .. }) => {
                 let ahead = || WasmPolicy::compile_ahead(&bytes, &limits, &self.compiler);
                 // What is wrong with it is said when it is loaded.
-                let _ = catch_unwind(AssertUnwindSafe(ahead));
+                let _ = guarded("the loader", ahead);
                 self.queue().current = None;
                 return;
             }
@@ -234,8 +234,8 @@ impl Shared {
         let Job { name, ticket, bytes, terms } = job.clone();
         let load = || WasmPolicy::load(&bytes, terms, &self.compiler);
         // Nothing that is known of panics there; but if something does, this thread must go on.
-        let result = catch_unwind(AssertUnwindSafe(load))
-            .unwrap_or_else(|_| Err(PolicyError::Compile("the host panicked on it".to_owned())));
+        let result = guarded("the loader", load)
+            .unwrap_or_else(|| Err(PolicyError::Compile("the host panicked on it".to_owned())));
         let mut queue = self.queue();
         let fate = queue.current.take().map_or(Fate::Wanted, |current| current.fate);
         match fate {

@@ -199,7 +199,14 @@ impl Settings {
 }
 
 /// Sets a limit to what the settings say, in their unit.
-fn set<T: Measure>(key: &str, limit: &mut T, said: Option<u64>, unit: Unit, least: T, most: T) -> Result<(), PolicyError> {
+fn set<T: Measure>(
+    key: &str,
+    limit: &mut T,
+    said: Option<u64>,
+    unit: Unit,
+    least: T,
+    most: T,
+) -> Result<(), PolicyError> {
     let Some(said) = said else { return Ok(()) };
     let value = T::of(said, unit);
     let refused = |why: String| Err(PolicyError::Settings(format!("limits.{key} is {said}{why}")));
@@ -349,9 +356,15 @@ mod tests {
         for (text, sentence) in [
             ("[limits]\npick-ms = 0", "limits.pick-ms is 0, less than 1"),
             ("[limits]\npick-ms = 1000", "limits.pick-ms is 1000, and this host allows no more than 50"),
-            ("[limits]\nmemory-mib = 2048", "limits.memory-mib is 2048, and this host allows no more than 1024"),
+            (
+                "[limits]\nmemory-mib = 2048",
+                "limits.memory-mib is 2048, and this host allows no more than 1024",
+            ),
             ("[limits]\nmemory-mib = 18446744073709", "limits.memory-mib is 18446744073709, and this"),
-            ("[limits]\ncompile-seconds = 700", "compile-seconds is 700, and this host allows no more than 600"),
+            (
+                "[limits]\ncompile-seconds = 700",
+                "compile-seconds is 700, and this host allows no more than 600",
+            ),
             ("[limits]\ntimers = 65", "limits.timers is 65, and this host allows no more than 64"),
             ("[grants]\ncapabilities = ['stat']", "\"stat\" is not a capability: there are env, stats, call"),
         ] {

@@ -63,7 +63,8 @@ impl FileResolver {
 
 impl Resolver for FileResolver {
     fn watch(&self, _target: &Target, _resolve_now: ResolveNow) -> ResolverStream {
-        let follow = Follow { path: self.path.clone(), settling: Settling::default(), looked: false, open: None };
+        let follow =
+            Follow { path: self.path.clone(), settling: Settling::default(), looked: false, open: None };
         Box::pin(stream::unfold(follow, async |mut follow| {
             let update = follow.next().await;
             Some((update, follow))

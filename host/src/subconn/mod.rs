@@ -149,7 +149,7 @@ impl SubConn {
         Self(shared)
     }
 
-    /// The number by which policies know this subconn: unique in its channel, never reused.
+    /// The number by which policies know this subconn: no other of its channel has it, nor has had it for a long time.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.0.id

@@ -12,6 +12,7 @@ use super::stats::OpenConnection;
 use super::transport::{Loss, Transport};
 use super::{Backoff, Dialer, Pool, Shared};
 use crate::connectivity::ConnectivityState;
+use crate::supervision::guarded_task;
 
 /// What a subconn is told.
 #[derive(Debug)]
@@ -30,14 +31,9 @@ pub(super) async fn run(
 ) {
     let machine = Machine::new(dialer.options.backoff);
     let mut task = Task { shared, dialer, commands, events, machine, connected: None };
-    loop {
-        match task.machine.state() {
-            State::Ready { .. } => task.serve().await,
-            State::Shutdown => return,
-            state => {
-                task.announce(state.into(), None);
-                task.advance(state).await;
-            }
+    while task.machine.state() != State::Shutdown {
+        if guarded_task("a subconn", task.step()).await.is_none() {
+            task.begin_anew();
         }
     }
 }
@@ -53,6 +49,27 @@ struct Task {
 }
 
 impl Task {
+    /// From one state to the next.
+    async fn step(&mut self) {
+        match self.machine.state() {
+            State::Ready { .. } => self.serve().await,
+            State::Shutdown => {}
+            state => {
+                self.announce(state.into(), None);
+                self.advance(state).await;
+            }
+        }
+    }
+
+    /// After a panic: as if its connections had been lost, and could not be made again at once.
+    fn begin_anew(&mut self) {
+        self.connected = None;
+        self.machine = Machine::new(self.dialer.options.backoff);
+        self.machine.connect();
+        self.machine.failed(Instant::now(), fastrand::f64());
+        self.failed_with("the host panicked".to_owned());
+    }
+
     /// Shows a state to those who look, and tells the balancer if it is another than before.
     fn announce(&self, state: ConnectivityState, error: Option<String>) {
         let mut condition = self.shared.condition();

@@ -48,7 +48,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             anyhow::bail!("--check is for policies in Rust, and those in {path:?} are in {language}")
         }
         (language, false) => {
-            language.build(path, |name, wasm| write(&out, name, &component(name, wasm, &language.to_string())?))?;
+            language.build(path, |name, wasm| {
+                write(&out, name, &component(name, wasm, &language.to_string())?)
+            })?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -89,6 +89,11 @@ impl Snapshot {
         let family = |name, help, values| Family { name, help, values };
         vec![
             family(
+                "hotpick_host_panics",
+                "Panics of the host, or of what it was given, that something went on after",
+                vec![(Vec::new(), hotpick::panics())],
+            ),
+            family(
                 "hotpick_policy_picks",
                 "Picks that were asked of the policy",
                 self.each(|p| p.totals.picks),

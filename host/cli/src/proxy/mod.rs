@@ -101,7 +101,8 @@ impl Arguments {
 }
 
 async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
-    let policies = config.policies.as_deref().map(|path| open(path, config.cache, config.require_seal)).transpose()?;
+    let policies =
+        config.policies.as_deref().map(|path| open(path, config.cache, config.require_seal)).transpose()?;
     let mut ends = Ends::new().context("listen to signals")?;
     // A file that grows beyond a limit (`ulimit -f`), as a compiled policy in the cache may, is an error of that file, and not
     // the end of the process.

@@ -30,6 +30,7 @@ pub(super) fn json(subjects: &Subjects) -> Value {
     });
     json!({
         "directory": subjects.policies.as_ref().map(|directory| directory.path().to_string_lossy().into_owned()),
+        "panics": hotpick::panics(),
         "stray_settings": subjects.policies.as_ref().map(PolicyDir::stray_settings).unwrap_or_default(),
         "policies": policies.map(|policy| policy_json(&policy)).collect::<Vec<_>>(),
         "channels": channels.collect::<Vec<_>>(),
