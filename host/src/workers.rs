@@ -20,6 +20,8 @@ use crate::supervision::guarded;
 
 /// One stays; the others come when they are needed, and go.
 const MOST: usize = 8;
+/// So many may start policies, which take a second and more if they loop: nothing else waits for that.
+const STARTS: usize = 6;
 /// How long one is kept that has nothing to do.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -30,11 +32,15 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 struct Pool {
     jobs: VecDeque<Job>,
+    /// Those of policies, of which only so many are done at a time, and the number that are.
+    starts: VecDeque<Job>,
+    starting: usize,
     threads: usize,
     idle: usize,
 }
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { jobs: VecDeque::new(), threads: 0, idle: 0 });
+static POOL: Mutex<Pool> =
+    Mutex::new(Pool { jobs: VecDeque::new(), starts: VecDeque::new(), starting: 0, threads: 0, idle: 0 });
 static NEWS: Condvar = Condvar::new();
 
 /// Makes sure that there is a thread, now that there can be one.
@@ -50,6 +56,18 @@ pub(crate) fn ready() -> io::Result<()> {
 /// Has something done on one of the threads, within the runtime of the caller if there is one. It is done even if the
 /// task is dropped.
 pub(crate) fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
+    queue(work, |pool| &mut pool.jobs)
+}
+
+/// The same of a policy's start, which may take long: on a part of the threads.
+pub(crate) fn start<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
+    queue(work, |pool| &mut pool.starts)
+}
+
+fn queue<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+    which: impl FnOnce(&mut Pool) -> &mut VecDeque<Job>,
+) -> Task<T> {
     let (done, result) = oneshot::channel();
     let runtime = Handle::try_current().ok();
     let job = move || {
@@ -58,8 +76,8 @@ pub(crate) fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         let _ = done.send(guarded("a worker's task", work).ok_or(Lost));
     };
     let mut pool = pool();
-    pool.jobs.push_back(Box::new(job));
-    if pool.idle < pool.jobs.len() && pool.threads < MOST {
+    which(&mut pool).push_back(Box::new(job));
+    if pool.idle < pool.due() && pool.threads < MOST {
         // If there can be no more of them, those that there are will come to it.
         let grown = grow(&mut pool);
         if let Err(error) = grown.as_ref()
@@ -85,6 +103,13 @@ pub(crate) fn wait<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     result.recv().map_err(|_| Lost)
 }
 
+impl Pool {
+    /// What could be done now, were there threads.
+    fn due(&self) -> usize {
+        self.jobs.len() + self.starts.len().min(STARTS - self.starting)
+    }
+}
+
 fn pool() -> MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -105,11 +130,21 @@ fn work() {
             pool = self::pool();
             continue;
         }
+        if pool.starting < STARTS
+            && let Some(job) = pool.starts.pop_front()
+        {
+            pool.starting += 1;
+            drop(pool);
+            job();
+            pool = self::pool();
+            pool.starting -= 1;
+            continue;
+        }
         pool.idle += 1;
         let (again, waited) = NEWS.wait_timeout(pool, IDLE).unwrap_or_else(PoisonError::into_inner);
         pool = again;
         pool.idle -= 1;
-        if waited.timed_out() && pool.jobs.is_empty() && pool.threads > 1 {
+        if waited.timed_out() && pool.due() == 0 && pool.threads > 1 {
             pool.threads -= 1;
             return;
         }
@@ -147,9 +182,13 @@ mod tests {
         assert_eq!(run(|| 7).await.expect("done"), 7);
     }
 
+    /// Of the tests that hold nearly all of the threads.
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
     /// More than there are threads, of which all but the last wait for the last.
     #[tokio::test]
     async fn there_are_so_many_threads_and_what_waits_for_one_is_done() {
+        let _turn = TURN.lock().await;
         let (release, released) = mpsc::channel::<()>();
         let released = std::sync::Arc::new(Mutex::new(released));
         let held: Vec<_> = (0..MOST - 1)
@@ -173,6 +212,27 @@ mod tests {
     fn what_is_waited_for_comes_or_is_lost() {
         assert_eq!(wait(|| 7).expect("done"), 7);
         assert!(wait(|| -> u8 { panic!("as it should") }).is_err());
+    }
+
+    /// Starts that all wait, as those of a version do that another channel tries first: the rest is done nevertheless.
+    #[tokio::test]
+    async fn starts_take_a_part_of_the_threads_only() {
+        let _turn = TURN.lock().await;
+        let (release, released) = mpsc::channel::<()>();
+        let released = std::sync::Arc::new(Mutex::new(released));
+        let held: Vec<_> = (0..MOST * 2)
+            .map(|_| {
+                let released = std::sync::Arc::clone(&released);
+                start(move || released.lock().expect("no panic").recv().is_err())
+            })
+            .collect();
+        for number in 0..20 {
+            assert_eq!(run(move || number).await.expect("done"), number);
+        }
+        drop(release);
+        for one in held {
+            assert!(one.await.expect("done"));
+        }
     }
 
     #[tokio::test]

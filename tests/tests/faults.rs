@@ -235,3 +235,25 @@ async fn a_version_that_every_channel_refuses_is_taken_back() {
     let (calls, failed) = load.stop().await;
     assert!(failed.is_empty(), "{} of {calls} failed: {:?}", failed.len(), failed[0]);
 }
+
+/// Its settings give it a minute for `init`, and it would take all of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_is_overtaken_or_whose_channel_is_closed_is_cut() {
+    let cluster = Cluster::start(&["a"]).await;
+    let looping = Wat { init: "(loop (br 0)) (i32.const 0)", ..Wat::default() }.component();
+    let policies = Policies::with(&[("p.wasm", &looping), ("p.toml", b"[limits]\ninit-ms = 60000\n")]);
+    let connect = || cluster.channel().policies(&policies.followed).policy("p").connect().expect("a channel");
+    // More of them than there are threads to start policies on.
+    let channels: Vec<_> = (0..12).map(|_| connect()).collect();
+    for channel in &channels {
+        // Round robin serves when the patience of 5 s is over; it begins to start before.
+        Caller::ready(channel, None).await;
+        assert_eq!(channel.status().policy.generation, 0);
+    }
+    channels.iter().for_each(Channel::close);
+    let begin = std::time::Instant::now();
+    let channel = connect();
+    policies.put("p.wasm", &Wat::first());
+    soon("the good one", channel.wait_for(digest_is(&digest(&Wat::first())))).await;
+    assert!(begin.elapsed() < std::time::Duration::from_secs(10), "{:?}", begin.elapsed());
+}

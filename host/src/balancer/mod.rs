@@ -8,6 +8,7 @@ mod members;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -321,9 +322,24 @@ struct Starting {
     version: PolicyVersion,
     config: String,
     task: Task<Result<Box<dyn PickerBuilder>, StartError>>,
-    /// It is not wanted any more. It cannot be stopped: what comes next waits for its end, so that a policy
-    /// that takes its time takes no more than one thread.
+    /// It is not wanted any more. A policy in WebAssembly is cut then, one in Rust cannot be stopped: what comes next waits
+    /// for its end, so that a policy that takes its time takes no more than one thread.
     overtaken: bool,
+    cut: Arc<AtomicBool>,
+}
+
+impl Starting {
+    fn overtake(&mut self) {
+        self.overtaken = true;
+        self.cut.store(true, Ordering::Relaxed);
+    }
+}
+
+/// With the channel.
+impl Drop for Starting {
+    fn drop(&mut self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
 }
 
 struct Started {
@@ -340,6 +356,8 @@ async fn started(starting: &mut Option<Starting>) -> Started {
     let result = (&mut current.task).await;
     let (version, config) = (std::mem::take(&mut current.version), std::mem::take(&mut current.config));
     let (policy, overtaken) = (Arc::clone(&current.policy), current.overtaken);
+    // It has started: what looks at this from now on is at work.
+    current.cut = Arc::default();
     *starting = None;
     let failed = |error| Err(StartError::new(format!("policy could not be started: {error}")));
     Started { policy, version, config, overtaken, result: result.unwrap_or_else(failed) }
@@ -393,9 +411,10 @@ impl Balancer {
         placement.pick_again = self.pick_again.clone();
         let (version, ready) = (policy.version(), self.members.look());
         self.again = None;
+        let cut = Arc::clone(&placement.cut);
         let theirs = Arc::clone(&policy);
-        let task = workers::run(move || theirs.start(&placement, &ready));
-        self.starting = Some(Starting { policy, version, config, task, overtaken: false });
+        let task = workers::start(move || theirs.start(&placement, &ready));
+        self.starting = Some(Starting { policy, version, config, task, overtaken: false, cut });
     }
 
     /// What the machine was in the way of is tried once more.
@@ -408,7 +427,7 @@ impl Balancer {
     /// The policy that is being started, if one is, is not wanted any more; then this one is to be started.
     fn overtake(&mut self, next: Option<(Arc<dyn Policy>, String)>) {
         if let Some(starting) = &mut self.starting {
-            starting.overtaken = true;
+            starting.overtake();
         }
         self.again = None;
         self.next = next;

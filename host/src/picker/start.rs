@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
@@ -22,6 +22,8 @@ pub struct Placement {
     pub resolve_now: ResolveNow,
     /// Has the RPCs that the policy holds picked for again.
     pub pick_again: PickAgain,
+    /// The start is not wanted any more.
+    pub(crate) cut: Arc<AtomicBool>,
     /// Of the random numbers that the policy sees.
     pub(crate) seeds: Arc<AtomicU64>,
     /// Which of several instances.
@@ -49,6 +51,7 @@ impl Placement {
             handover: None,
             resolve_now: ResolveNow::default(),
             pick_again: PickAgain::default(),
+            cut: Arc::default(),
             seeds,
             shard: Shard { number: 0, count: 1, channel: 0 },
         }

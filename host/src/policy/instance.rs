@@ -1,5 +1,6 @@
 //! One Store, one instance of a policy in it, and the calls into it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -180,6 +181,7 @@ impl Instance {
             meter,
             generation: terms.version.generation,
             reads_metadata: compiled.reads_metadata,
+            cut: Arc::clone(&placement.cut),
             silent: is_trial,
         };
         let state = State::new(fittings, compiled.engine.tick());

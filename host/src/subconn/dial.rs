@@ -33,6 +33,33 @@ pub(crate) struct Dialer {
     pub(crate) counters: Arc<ConnectionCounters>,
 }
 
+/// Why there is no connection: a sentence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub(super) struct DialError {
+    pub(super) text: String,
+    /// It is this machine that lacks something, and says nothing of the peer.
+    pub(super) is_ours: bool,
+}
+
+impl From<String> for DialError {
+    fn from(text: String) -> Self {
+        Self { text, is_ours: false }
+    }
+}
+
+impl From<std::io::Error> for DialError {
+    fn from(error: std::io::Error) -> Self {
+        #[cfg(unix)]
+        let ours =
+            [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EAGAIN, libc::EADDRNOTAVAIL];
+        #[cfg(not(unix))]
+        let ours: [i32; 0] = [];
+        let is_ours = error.raw_os_error().is_some_and(|code| ours.contains(&code));
+        Self { text: error.to_string(), is_ours }
+    }
+}
+
 /// Where to try to connect to.
 #[derive(Clone, Debug)]
 enum Place {
@@ -67,16 +94,19 @@ impl Dialer {
     /// Connects to the endpoint: to the first of its addresses that sends HTTP/2 SETTINGS (gRFC A61,
     /// "happy eyeballs"). The error is one sentence that names the address that failed last. `room` is
     /// told when the peer allows more streams.
-    pub(super) async fn dial(&self, endpoint: &Endpoint, room: &Arc<Places>) -> Result<Transport, String> {
+    pub(super) async fn dial(&self, endpoint: &Endpoint, room: &Arc<Places>) -> Result<Transport, DialError> {
         let limit = self.options.connect_timeout;
         let attempts = places(endpoint.addresses()).into_iter().map(|(address, place)| async move {
             let connected = self.attempt(&address, place, room).await;
-            connected.map_err(|error| format!("connect to {address}: {error}"))
+            connected.map_err(|DialError { text, is_ours }| {
+                let text = format!("connect to {address}: {text}");
+                DialError { text, is_ours }
+            })
         });
         let race = race(attempts.collect(), self.options.attempt_delay);
         tokio::time::timeout(limit, race).await.unwrap_or_else(|_| {
             let address = &endpoint.addresses()[0];
-            Err(format!("connect to {address}: no HTTP/2 SETTINGS within {limit:?}"))
+            Err(format!("connect to {address}: no HTTP/2 SETTINGS within {limit:?}").into())
         })
     }
 
@@ -85,10 +115,10 @@ impl Dialer {
         address: &Address,
         place: Place,
         room: &Arc<Places>,
-    ) -> Result<Transport, String> {
+    ) -> Result<Transport, DialError> {
         match place {
             Place::Name { host, port } => {
-                let found = tokio::net::lookup_host((host, port)).await.map_err(|error| error.to_string())?;
+                let found = tokio::net::lookup_host((host, port)).await?;
                 let sockets = interleave(found.collect(), SocketAddr::is_ipv6);
                 let connect = |socket| self.connect(address, Socket::Tcp(socket), room);
                 race(sockets.into_iter().map(connect).collect(), self.options.attempt_delay).await
@@ -102,16 +132,14 @@ impl Dialer {
         address: &Address,
         socket: Socket,
         room: &Arc<Places>,
-    ) -> Result<Transport, String> {
+    ) -> Result<Transport, DialError> {
         let io: Box<dyn Io> = match socket {
             Socket::Tcp(socket) => {
-                let tcp = TcpStream::connect(socket).await.map_err(|error| error.to_string())?;
-                set_options(&tcp, self.options.dead_after).map_err(|error| error.to_string())?;
+                let tcp = TcpStream::connect(socket).await?;
+                set_options(&tcp, self.options.dead_after)?;
                 Box::new(tcp)
             }
-            Socket::Unix(path) => {
-                Box::new(UnixStream::connect(path).await.map_err(|error| error.to_string())?)
-            }
+            Socket::Unix(path) => Box::new(UnixStream::connect(path).await?),
         };
         let (io, certificate) = match &self.tls {
             None => (io, None),
@@ -121,7 +149,8 @@ impl Dialer {
                 (Box::new(stream) as Box<dyn Io>, certificate)
             }
         };
-        Transport::start(io, certificate, &self.options, Arc::clone(room), self.abort.clone()).await
+        let abort = self.abort.clone();
+        Ok(Transport::start(io, certificate, &self.options, Arc::clone(room), abort).await?)
     }
 }
 
@@ -154,13 +183,13 @@ fn interleave<T>(items: Vec<T>, kind: impl Fn(&T) -> bool) -> Vec<T> {
 
 /// Starts on the attempts in turn, on the next when one has failed or `delay` has passed, and gives the
 /// first success, or the last error.
-async fn race<T>(
-    attempts: Vec<impl Future<Output = Result<T, String>>>,
+async fn race<T, E: From<String>>(
+    attempts: Vec<impl Future<Output = Result<T, E>>>,
     delay: Duration,
-) -> Result<T, String> {
+) -> Result<T, E> {
     let mut attempts = attempts.into_iter();
     let mut running = FuturesUnordered::new();
-    let mut last = "it has no address".to_owned();
+    let mut last = E::from("it has no address".to_owned());
     loop {
         match attempts.next() {
             Some(attempt) => running.push(attempt),
@@ -225,6 +254,13 @@ mod tests {
         assert_eq!(raced(&[("a", 5, false), ("b", 5, false), ("c", 5, true)]).await, (Ok("c"), 15));
         assert_eq!(raced(&[("a", 5, false), ("b", 7, false)]).await, (Err("b".to_owned()), 12));
         assert_eq!(raced(&[("a", 300, false), ("b", 20, false)]).await, (Err("a".to_owned()), 300));
+    }
+
+    #[test]
+    fn what_this_machine_lacks_says_nothing_of_the_peer() {
+        let is_ours = |code| DialError::from(std::io::Error::from_raw_os_error(code)).is_ours;
+        assert!(is_ours(libc::EMFILE) && is_ours(libc::EADDRNOTAVAIL));
+        assert!(!is_ours(libc::ECONNREFUSED) && !DialError::from("no".to_owned()).is_ours);
     }
 
     #[test]

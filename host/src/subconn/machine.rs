@@ -101,9 +101,14 @@ impl Machine {
         }
     }
 
-    /// The attempt failed.
-    pub(super) fn failed(&mut self, now: Instant, random: f64) {
-        if self.state == State::Connecting {
+    /// The attempt failed; `is_ours`: for want of something here, which may be there again in a moment.
+    pub(super) fn failed(&mut self, now: Instant, is_ours: bool, random: f64) {
+        if self.state != State::Connecting {
+            return;
+        }
+        if is_ours {
+            self.state = State::TransientFailure { until: now + self.backoff.delay(1, random) };
+        } else {
             self.wait(now, random);
         }
     }
@@ -207,7 +212,7 @@ mod tests {
         for _ in 0..5 {
             machine.tick(Instant::now() + Duration::from_secs(200));
             machine.connect();
-            machine.failed(Instant::now(), 0.5);
+            machine.failed(Instant::now(), false, 0.5);
         }
         for answered in [true, false] {
             machine.tick(Instant::now() + Duration::from_secs(200));
@@ -218,6 +223,19 @@ mod tests {
             }
             machine.lost(Instant::now(), answered, 0.5);
             assert_eq!((machine.state(), machine.failures), (State::Idle, 0));
+        }
+    }
+
+    /// When there are descriptors again, they are dialled soon.
+    #[tokio::test(start_paused = true)]
+    async fn what_this_machine_lacks_does_not_lengthen_the_backoff() {
+        let mut machine = Machine::new(Backoff::default());
+        for _ in 0..20 {
+            machine.connect();
+            machine.failed(Instant::now(), true, 0.5);
+            let State::TransientFailure { until } = machine.state() else { panic!("{:?}", machine.state()) };
+            assert_eq!(until - Instant::now(), Duration::from_secs(1));
+            machine.tick(until);
         }
     }
 
@@ -256,7 +274,7 @@ mod tests {
                 match event {
                     Event::Connect => machine.connect(),
                     Event::Connected => machine.connected(now),
-                    Event::Failed => machine.failed(now, random),
+                    Event::Failed => machine.failed(now, false, random),
                     Event::Lost(answered) => machine.lost(now, answered, random),
                     Event::EnterIdle => machine.enter_idle(now, false),
                     Event::Tick => machine.tick(now),

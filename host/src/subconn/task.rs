@@ -6,6 +6,7 @@ use futures_util::future::{BoxFuture, select_all};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::dial::DialError;
 use super::health::{Checkup, Health};
 use super::machine::{Machine, State};
 use super::stats::OpenConnection;
@@ -66,7 +67,7 @@ impl Task {
         self.connected = None;
         self.machine = Machine::new(self.dialer.options.backoff);
         self.machine.connect();
-        self.machine.failed(Instant::now(), fastrand::f64());
+        self.machine.failed(Instant::now(), false, fastrand::f64());
         self.failed_with("the host panicked".to_owned());
     }
 
@@ -106,10 +107,10 @@ impl Task {
                         self.connected = Some(dialled);
                         self.machine.connected(Instant::now());
                     }
-                    Err(error) => {
-                        tracing::debug!(%error, "subconn failed");
-                        self.failed_with(error);
-                        self.machine.failed(Instant::now(), fastrand::f64());
+                    Err(DialError { text, is_ours }) => {
+                        tracing::debug!(error = text, "subconn failed");
+                        self.failed_with(text);
+                        self.machine.failed(Instant::now(), is_ours, fastrand::f64());
                     }
                 },
                 () = until(state) => self.machine.tick(Instant::now()),
@@ -249,17 +250,17 @@ impl Drop for Task {
 
 /// A connection, and what counts it.
 type Dialled = (Transport, OpenConnection);
-type Dialling = BoxFuture<'static, Result<Dialled, String>>;
+type Dialling = BoxFuture<'static, Result<Dialled, DialError>>;
 
 /// Waits for the connection that is being made; for ever if none is. Cancel-safe.
-async fn finished(dialling: &mut Option<Dialling>) -> Result<Dialled, String> {
+async fn finished(dialling: &mut Option<Dialling>) -> Result<Dialled, DialError> {
     let Some(current) = dialling else { return std::future::pending().await };
     let result = current.await;
     *dialling = None;
     result
 }
 
-async fn dial(shared: &Shared, dialer: &Dialer) -> Result<Dialled, String> {
+async fn dial(shared: &Shared, dialer: &Dialer) -> Result<Dialled, DialError> {
     shared.stats.dialled();
     match dialer.dial(&shared.endpoint.load_full(), &shared.room).await {
         Ok(transport) => Ok((transport, dialer.counters.opened())),

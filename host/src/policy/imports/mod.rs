@@ -8,6 +8,7 @@ mod stats;
 mod timers;
 mod wasi;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -56,6 +57,8 @@ pub(super) struct Fittings {
     pub(super) generation: u64,
     /// The policy can ask for values of metadata, not only for the hash of one.
     pub(super) reads_metadata: bool,
+    /// Its start is not wanted any more.
+    pub(super) cut: Arc<AtomicBool>,
     /// An instance that is only tried out: what it logs goes nowhere.
     pub(super) silent: bool,
 }
@@ -81,6 +84,7 @@ pub(super) struct State {
     instruments: Vec<Arc<Instrument>>,
     silent: bool,
     reads_metadata: bool,
+    cut: Arc<AtomicBool>,
     keys: Vec<HeaderName>,
     affinity: Option<Affinity>,
     /// Of the values of those keys.
@@ -118,7 +122,8 @@ const LAST_WORDS: usize = 200;
 
 impl State {
     pub(super) fn new(fittings: Fittings, ticking: Ticking) -> Self {
-        let Fittings { policy, seed, limits, grants, meter, generation, reads_metadata, silent } = fittings;
+        let Fittings { policy, seed, limits, grants, meter, generation, reads_metadata, cut, silent } =
+            fittings;
         Self {
             watchdog: Watchdog::default(),
             memory: Memory::new(&limits),
@@ -136,6 +141,7 @@ impl State {
             instruments: Vec::new(),
             silent,
             reads_metadata,
+            cut,
             keys: Vec::new(),
             affinity: None,
             values: Values::default(),
@@ -184,7 +190,7 @@ impl State {
     /// A tick: whether the call may go on.
     pub(super) fn look(&mut self) -> bool {
         self.ticking.call();
-        self.watchdog.look()
+        self.watchdog.look() && !self.cut.load(Ordering::Relaxed)
     }
 
     /// What the policy has logged as errors in this call.
