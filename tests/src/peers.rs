@@ -230,12 +230,77 @@ impl Dnsmasq {
 pub struct Etcd {
     directory: tempfile::TempDir,
     name: String,
-    client: u16,
-    peer: u16,
+    client: SocketAddr,
+    peer: SocketAddr,
     /// `name=url,name=url`
     cluster: String,
     arguments: Vec<String>,
     process: Option<Process>,
+    /// A host of its own.
+    host: Option<Host>,
+}
+
+/// A network namespace with two links: by one it is reached from here, by the other from its like.
+#[derive(Debug)]
+struct Host {
+    name: String,
+}
+
+/// Two bridges, for the two links of each host.
+#[derive(Debug)]
+pub struct Hosts;
+
+const BRIDGES: [&str; 2] = ["hotpick-c", "hotpick-p"];
+
+fn ip(arguments: &str) -> bool {
+    let output = Command::new("ip").args(arguments.split(' ')).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+impl Hosts {
+    /// None where they cannot be made: that takes root, and a system that lets it.
+    fn start() -> Option<Self> {
+        let hosts = Self;
+        for (at, bridge) in BRIDGES.iter().enumerate() {
+            let _ = ip(&format!("link del {bridge}"));
+            let made = ip(&format!("link add {bridge} type bridge")) && ip(&format!("link set {bridge} up"));
+            if !made || !ip(&format!("addr add 10.213.{at}.254/24 dev {bridge}")) {
+                return None;
+            }
+        }
+        Some(hosts)
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        for bridge in BRIDGES {
+            let _ = ip(&format!("link del {bridge}"));
+        }
+    }
+}
+
+impl Host {
+    fn start(number: usize) -> Option<Self> {
+        let host = Self { name: format!("hotpick-{number}") };
+        let name = &host.name;
+        let _ = ip(&format!("netns del {name}"));
+        let mut made = ip(&format!("netns add {name}")) && ip(&format!("-n {name} link set lo up"));
+        for (at, bridge) in BRIDGES.iter().enumerate() {
+            let (outer, inner) = (format!("hp{number}o{at}"), format!("link{at}"));
+            made &= ip(&format!("link add {outer} type veth peer name {inner} netns {name}"))
+                && ip(&format!("link set {outer} master {bridge} up"))
+                && ip(&format!("-n {name} addr add 10.213.{at}.{}/24 dev {inner}", number + 1))
+                && ip(&format!("-n {name} link set {inner} up"));
+        }
+        made.then_some(host)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = ip(&format!("netns del {}", self.name));
+    }
 }
 
 impl Etcd {
@@ -266,23 +331,55 @@ impl Etcd {
     /// One does not listen within 30 s.
     #[must_use]
     pub fn cluster_with(members: usize, arguments: &[&str]) -> Vec<Self> {
-        let peers: Vec<u16> = (0..members).map(|_| free_port()).collect();
-        let named = peers.iter().enumerate().map(|(at, port)| format!("m{at}=http://127.0.0.1:{port}"));
+        let local = || SocketAddr::from(([127, 0, 0, 1], free_port()));
+        Self::all((0..members).map(|_| (local(), local(), None)).collect(), arguments)
+    }
+
+    /// Starts a cluster of three on hosts of their own, which can be [cut off](Self::cut_off) from each other. None where
+    /// these cannot be made.
+    ///
+    /// # Panics
+    ///
+    /// One does not listen within 30 s.
+    #[must_use]
+    pub fn cluster_on_hosts() -> Option<(Vec<Self>, Hosts)> {
+        let hosts = Hosts::start()?;
+        let mut places = Vec::new();
+        for number in 0..3u8 {
+            let address = |link, port| SocketAddr::from(([10, 213, link, number + 1], port));
+            places.push((address(0, 2379), address(1, 2380), Some(Host::start(number.into())?)));
+        }
+        Some((Self::all(places, &[]), hosts))
+    }
+
+    fn all(places: Vec<(SocketAddr, SocketAddr, Option<Host>)>, arguments: &[&str]) -> Vec<Self> {
+        let named = places.iter().enumerate().map(|(at, (_, peer, _))| format!("m{at}=http://{peer}"));
         let cluster = named.collect::<Vec<_>>().join(",");
-        let member = |(at, peer): (usize, &u16)| Self {
+        let member = |(at, (client, peer, host))| Self {
             directory: tempfile::tempdir().expect("a directory"),
             name: format!("m{at}"),
-            client: free_port(),
-            peer: *peer,
+            client,
+            peer,
             cluster: cluster.clone(),
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             process: None,
+            host,
         };
-        let mut members: Vec<_> = peers.iter().enumerate().map(member).collect();
+        let mut members: Vec<_> = places.into_iter().enumerate().map(member).collect();
         // None serves before a majority is there.
         members.iter_mut().for_each(Self::spawn);
         members.iter().for_each(Self::wait);
         members
+    }
+
+    /// The other members cannot be reached any more from its host, or can again; from here it can all the time.
+    ///
+    /// # Panics
+    ///
+    /// It has no host of its own.
+    pub fn cut_off(&self, is_cut: bool) {
+        let host = &self.host.as_ref().expect("a host of its own").name;
+        assert!(ip(&format!("-n {host} link set link1 {}", if is_cut { "down" } else { "up" })), "a link");
     }
 
     /// Kills it and starts it again, with the data it has.
@@ -294,10 +391,17 @@ impl Etcd {
     /// The same, without waiting until it serves.
     pub fn spawn(&mut self) {
         self.stop();
-        let url = |port| format!("http://127.0.0.1:{port}");
+        let url = |address| format!("http://{address}");
         let tls = self.arguments.iter().any(|argument| argument.starts_with("--cert-file"));
         let client = if tls { url(self.client).replace("http", "https") } else { url(self.client) };
-        let mut command = Command::new("etcd");
+        let mut command = match &self.host {
+            None => Command::new("etcd"),
+            Some(host) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", &host.name, "etcd"]);
+                command
+            }
+        };
         command.arg("--data-dir").arg(self.data()).args(["--name", &self.name]);
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &url(self.peer)]);
@@ -309,7 +413,7 @@ impl Etcd {
 
     /// Waits until it serves.
     pub fn wait(&self) {
-        wait_for_port(self.client);
+        wait_for(self.client);
     }
 
     /// Kills it.
@@ -344,7 +448,7 @@ impl Etcd {
     /// Where it serves clients: `host:port`.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.client)
+        self.client.to_string()
     }
 }
 
@@ -435,9 +539,13 @@ pub fn free_port() -> u16 {
 ///
 /// Nothing does, for half a minute.
 pub fn wait_for_port(port: u16) {
+    wait_for(([127, 0, 0, 1], port).into());
+}
+
+fn wait_for(address: SocketAddr) {
     let begin = Instant::now();
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(begin.elapsed() < Duration::from_secs(30), "nothing listens on port {port}");
+    while std::net::TcpStream::connect(address).is_err() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "nothing listens on {address}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

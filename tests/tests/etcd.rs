@@ -241,8 +241,7 @@ struct Fleet {
 const TTL: Duration = Duration::from_secs(3);
 
 impl Fleet {
-    async fn start() -> Self {
-        let members = Etcd::cluster(3);
+    async fn start(members: Vec<Etcd>) -> Self {
         let cluster = Cluster::start(&["a", "b", "c", "d", "e", "f"]).await;
         let client = client_of(&members);
         let mut entries = Vec::new();
@@ -317,7 +316,7 @@ async fn an_etcd_member_that_is_frozen_or_gone_takes_no_registration_with_it() {
     if !peers::available() {
         return;
     }
-    let mut fleet = Fleet::start().await;
+    let mut fleet = Fleet::start(Etcd::cluster(3)).await;
     for at in 0..3 {
         fleet.members[at].freeze();
         fleet.stay_registered_for(outage(), "frozen").await;
@@ -335,12 +334,33 @@ async fn an_etcd_member_that_is_frozen_or_gone_takes_no_registration_with_it() {
     fleet.end().await;
 }
 
+/// It answers its clients, and knows of nothing that the others agree upon.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_member_that_is_cut_off_from_the_others_takes_no_registration_with_it() {
+    if !peers::available() {
+        return;
+    }
+    let Some((members, _hosts)) = Etcd::cluster_on_hosts() else {
+        eprintln!("not tested: network namespaces cannot be made here");
+        return;
+    };
+    let mut fleet = Fleet::start(members).await;
+    for at in 0..3 {
+        fleet.members[at].cut_off(true);
+        fleet.stay_registered_for(outage(), "cut off").await;
+        fleet.follows_changes().await;
+        fleet.members[at].cut_off(false);
+        fleet.stay_registered_for(TTL, "together again").await;
+    }
+    fleet.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_etcd_is_back_the_registrations_are_there_and_changes_are_followed() {
     if !peers::available() {
         return;
     }
-    let mut fleet = Fleet::start().await;
+    let mut fleet = Fleet::start(Etcd::cluster(3)).await;
     fleet.members.iter_mut().for_each(Etcd::stop);
     sleep(outage()).await;
     fleet.members.iter_mut().for_each(Etcd::spawn);
