@@ -5,10 +5,10 @@
 
 mod choice;
 mod members;
+mod starts;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -21,6 +21,7 @@ use tonic::Status;
 
 use self::choice::{Choice, Chosen};
 use self::members::Members;
+use self::starts::{Candidate, Starts, Step};
 use crate::activity::Activity;
 use crate::connectivity::ConnectivityState;
 use crate::picker::{
@@ -33,7 +34,6 @@ use crate::service_config::{MethodConfigs, PolicyConfig, ServiceConfig};
 use crate::subconn::{Dialer, ReadySet, SubConn};
 use crate::supervision::{self, guarded, guarded_task};
 use crate::text::clip;
-use crate::workers::{self, Task};
 
 pub(crate) use self::choice::Known;
 
@@ -141,9 +141,7 @@ pub(crate) fn run(
         wake: Arc::clone(&wake),
         builder: RoundRobin::builder(),
         swapped: None,
-        starting: None,
-        next: None,
-        again: None,
+        starts: Starts::default(),
         activity: Arc::clone(&activity),
         published,
         report,
@@ -167,8 +165,7 @@ pub(crate) fn run(
                     Command::Connect => wakes = true,
                     Command::EnterIdle => sleeps = true,
                 },
-                started = started(&mut balancer.starting) => balancer.started(started),
-                () = due(balancer.again.as_ref().map(|(at, ..)| *at)) => balancer.start_again(),
+                step = balancer.starts.step() => balancer.step(step),
                 // A policy is tried out on the endpoints before it is let at the RPCs.
                 chosen = balancer.choice.next(), if balancer.is_resolved() => balancer.chosen(chosen),
                 update = next(&mut endpoints) => match update {
@@ -249,9 +246,6 @@ fn names(policies: &[PolicyConfig]) -> String {
     policies.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// When a policy is started again that the machine was in the way of.
-const START_AGAIN: Duration = Duration::from_secs(2);
-
 /// How often the same error of a resolver is told of, and how much of it.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 const LONGEST_ERROR: usize = 1000;
@@ -301,11 +295,7 @@ struct Balancer {
     waiting_for_policy: bool,
     /// The policy that the builder is of since now, and whether it is the first: told when it picks, and not before.
     swapped: Option<(PolicyVersion, bool)>,
-    starting: Option<Starting>,
-    /// To be started when that has ended.
-    next: Option<(Arc<dyn Policy>, String)>,
-    /// To be started again at this time: the machine was in the way.
-    again: Option<(Instant, Arc<dyn Policy>, String)>,
+    starts: Starts,
     activity: Arc<Activity>,
     published: Arc<Published>,
     report: watch::Sender<Report>,
@@ -315,52 +305,6 @@ enum Resolved {
     NotYet,
     Failed(String),
     Endpoints,
-}
-
-struct Starting {
-    policy: Arc<dyn Policy>,
-    version: PolicyVersion,
-    config: String,
-    task: Task<Result<Box<dyn PickerBuilder>, StartError>>,
-    /// It is not wanted any more. A policy in WebAssembly is cut then, one in Rust cannot be stopped: what comes next waits
-    /// for its end, so that a policy that takes its time takes no more than one thread.
-    overtaken: bool,
-    cut: Arc<AtomicBool>,
-}
-
-impl Starting {
-    fn overtake(&mut self) {
-        self.overtaken = true;
-        self.cut.store(true, Ordering::Relaxed);
-    }
-}
-
-/// With the channel.
-impl Drop for Starting {
-    fn drop(&mut self) {
-        self.cut.store(true, Ordering::Relaxed);
-    }
-}
-
-struct Started {
-    policy: Arc<dyn Policy>,
-    version: PolicyVersion,
-    config: String,
-    overtaken: bool,
-    result: Result<Box<dyn PickerBuilder>, StartError>,
-}
-
-/// Waits for the policy that is being started; for ever if none is. Cancel-safe.
-async fn started(starting: &mut Option<Starting>) -> Started {
-    let Some(current) = starting else { return std::future::pending().await };
-    let result = (&mut current.task).await;
-    let (version, config) = (std::mem::take(&mut current.version), std::mem::take(&mut current.config));
-    let (policy, overtaken) = (Arc::clone(&current.policy), current.overtaken);
-    // It has started: what looks at this from now on is at work.
-    current.cut = Arc::default();
-    *starting = None;
-    let failed = |error| Err(StartError::new(format!("policy could not be started: {error}")));
-    Started { policy, version, config, overtaken, result: result.unwrap_or_else(failed) }
 }
 
 /// Waits until then; for ever if there is no such time. Cancel-safe.
@@ -375,19 +319,18 @@ impl Balancer {
     fn chosen(&mut self, chosen: Chosen) {
         match chosen {
             Chosen::Policy { policy, config } => {
-                let is_ours =
-                    |(version, own): &(PolicyVersion, String)| *version == policy.version() && *own == config;
-                if self.in_force.as_ref().is_some_and(is_ours) {
+                let candidate = Candidate { policy, config };
+                if self.in_force.as_ref().is_some_and(|(version, config)| candidate.is(version, config)) {
                     // A bad file, or a bad configuration, gave way to what is in force.
-                    self.overtake(None);
+                    self.starts.overtake(None);
                     self.waiting_for_policy = false;
                     self.report.send_modify(|report| report.refused = None);
                     return;
                 }
-                if self.starting.is_some() {
-                    self.overtake(Some((policy, config)));
+                if self.starts.is_busy() {
+                    self.starts.overtake(Some(candidate));
                 } else {
-                    self.start(policy, config);
+                    self.start(candidate);
                 }
             }
             Chosen::Nothing { names } => {
@@ -404,56 +347,43 @@ impl Balancer {
         }
     }
 
-    fn start(&mut self, policy: Arc<dyn Policy>, config: String) {
-        let mut placement = Placement::new(self.target.clone(), config.clone());
+    fn start(&mut self, candidate: Candidate) {
+        let mut placement = Placement::new(self.target.clone(), candidate.config.clone());
         placement.handover = self.builder.handover();
         placement.resolve_now = self.resolve_now.clone();
         placement.pick_again = self.pick_again.clone();
-        let (version, ready) = (policy.version(), self.members.look());
-        self.again = None;
-        let cut = Arc::clone(&placement.cut);
-        let theirs = Arc::clone(&policy);
-        let task = workers::start(move || theirs.start(&placement, &ready));
-        self.starting = Some(Starting { policy, version, config, task, overtaken: false, cut });
+        let ready = self.members.look();
+        self.starts.begin(candidate, placement, ready);
     }
 
-    /// What the machine was in the way of is tried once more.
-    fn start_again(&mut self) {
-        if let Some((_, policy, config)) = self.again.take() {
-            self.start(policy, config);
+    fn step(&mut self, step: Step) {
+        if let Step::Start(candidate) = step {
+            return self.start(candidate);
+        }
+        if let Some(next) = self.starts.take_next() {
+            self.start(next);
+        }
+        if let Step::Started(candidate, result) = step {
+            self.started(candidate, result);
         }
     }
 
-    /// The policy that is being started, if one is, is not wanted any more; then this one is to be started.
-    fn overtake(&mut self, next: Option<(Arc<dyn Policy>, String)>) {
-        if let Some(starting) = &mut self.starting {
-            starting.overtake();
-        }
-        self.again = None;
-        self.next = next;
-    }
-
-    fn started(&mut self, Started { policy, version, config, overtaken, result }: Started) {
-        if let Some((policy, config)) = self.next.take() {
-            self.start(policy, config);
-        }
-        if overtaken {
-            return;
-        }
+    fn started(&mut self, candidate: Candidate, result: Result<Box<dyn PickerBuilder>, StartError>) {
+        let version = candidate.policy.version();
         self.waiting_for_policy = false;
         match result {
             Ok(builder) => {
                 tracing::info!(policy = %version, "policy in force");
                 // The old builder goes; its instance follows with the last picker that uses it.
                 self.builder = builder;
-                let first = self.in_force.replace((version.clone(), config)).is_none();
+                let first = self.in_force.replace((version.clone(), candidate.config)).is_none();
                 self.swapped = Some((version, first));
             }
             Err(error) => {
                 let in_force = self.report.borrow().policy.to_string();
                 tracing::warn!(%error, in_force, "policy not taken");
                 if error.is_passing() {
-                    self.again = Some((later(START_AGAIN), policy, config));
+                    self.starts.try_again(candidate);
                 }
                 self.report.send_modify(|report| report.refused = Some(error));
             }
@@ -475,7 +405,7 @@ impl Balancer {
         if *policies != self.policies {
             self.policies.clone_from(policies);
             self.choice = Choice::new(&self.known, &self.policies);
-            self.overtake(None);
+            self.starts.overtake(None);
             self.waiting_for_policy = self.in_force.is_none() && !self.policies.is_empty();
             if self.policies.is_empty() && self.in_force.is_some() {
                 // As in a channel that has never had a policy: what balances must not depend on what was before.

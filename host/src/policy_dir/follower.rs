@@ -1,19 +1,22 @@
 //! The thread that follows a directory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use super::listing::list;
 use super::loader::{Job, Loaded, Loader};
-use super::settings::{BEGIN, END, Settings};
+use super::reading::{Files, LOOKS};
+use super::settings::Settings;
+use super::versions::{Earlier, Versions};
 use super::watcher::{Watcher, is_on_a_network};
 use super::{Entry, PolicyDirOptions, Quarantine, Shared, Snapshot};
-use crate::files::{self, Fingerprint, ReadError, Settling};
+use crate::files::{Fingerprint, ReadError};
 use crate::picker::{Policy as _, PolicyVersion, StartError};
-use crate::policy::{PolicyError, Record, WasmPolicy, digest, is_policy_name, verify};
+use crate::policy::{PolicyError, Record, WasmPolicy, digest, is_policy_name};
 use crate::supervision::{self, guarded};
 
 pub(super) struct Follower {
@@ -24,15 +27,11 @@ pub(super) struct Follower {
     dirty: SyncSender<()>,
     watcher: Watcher,
     loader: Loader,
-    settling: Settling,
-    /// What is there, of all that has come to rest.
-    at_rest: BTreeMap<String, Fingerprint>,
+    files: Files,
     policies: BTreeMap<String, Versions>,
     /// The last ticket that was given. Of all names together, and never less: what is known of a name is forgotten when its
     /// file is gone, and a job of then must not be taken for one of the file that has its name now.
     last_ticket: u64,
-    /// Since when someone has been seen to write to a file.
-    writing: BTreeMap<String, Instant>,
     snapshot: Snapshot,
     /// The directory could not be listed the last time.
     unreadable: bool,
@@ -40,40 +39,8 @@ pub(super) struct Follower {
     on_a_network: bool,
 }
 
-/// The versions of one policy.
-#[derive(Default)]
-struct Versions {
-    /// The last that was given.
-    generation: u64,
-    /// Of the job whose result counts, if one is under way.
-    ticket: Option<u64>,
-    /// What is being made, or was made last: of which bytes, with which settings.
-    made_of: Option<(String, Settings)>,
-    /// The settings of the job.
-    job: Option<Settings>,
-    /// How often in a row it could not be compiled for want of something else.
-    postponed: u32,
-    /// Versions that were in force, the last one last.
-    earlier: Vec<Earlier>,
-}
-
-struct Earlier {
-    policy: WasmPolicy,
-    settings: Settings,
-    /// It was beyond its probation.
-    proven: bool,
-}
-
-/// How often a file is looked at within the quiet time.
-const LOOKS: u32 = 6;
 /// From the beginning of a scan to that of the next, at least.
 const BETWEEN_SCANS: Duration = Duration::from_millis(10);
-/// How many versions are kept to go back to.
-const EARLIER: usize = 3;
-/// What is larger takes seconds to compile: a head start is worth nothing there.
-const AHEAD: usize = 1 << 20;
-/// Who writes to a file for longer than this is told of.
-const LONG_WRITE: Duration = Duration::from_secs(5);
 /// How long after the last refusal a version is taken back that no channel has taken.
 const JUDGEMENT: Duration = Duration::from_millis(200);
 /// When a file is tried again that the machine, and not the file, was in the way of: doubled each time.
@@ -92,16 +59,14 @@ impl Follower {
         Ok(Self {
             shared: Arc::downgrade(shared),
             directory: shared.path.clone(),
+            files: Files::new(shared.path.clone(), &options),
             wake,
             watcher: Watcher::new(&shared.path, dirty.clone()),
             loader: Loader::start(options.compile.clone(), shared.wanted.clone(), dirty.clone())?,
             options,
             dirty,
-            settling: Settling::default(),
-            at_rest: BTreeMap::new(),
             policies: BTreeMap::new(),
             last_ticket: 0,
-            writing: BTreeMap::new(),
             snapshot: Snapshot::default(),
             unreadable: false,
             on_a_network: false,
@@ -129,7 +94,7 @@ impl Follower {
             self.judge();
             let Some(shared) = self.shared.upgrade() else { return };
             // The first picture is complete when nothing in it is still moving.
-            self.snapshot.complete |= !self.settling.is_pending(self.options.quiet);
+            self.snapshot.complete |= !self.files.is_pending();
             shared.snapshot.send_replace(self.snapshot.clone());
             drop(shared);
             match self.wake.recv_timeout(self.pause()) {
@@ -146,7 +111,7 @@ impl Follower {
 
     /// How long until the next scan, if nothing happens.
     fn pause(&self) -> Duration {
-        if self.settling.is_pending(self.options.quiet) {
+        if self.files.is_pending() {
             self.options.quiet / LOOKS
         } else if self.is_refused_somewhere() {
             JUDGEMENT / 4
@@ -176,31 +141,14 @@ impl Follower {
             }
         };
         self.unreadable = false;
-        let mut changed = BTreeSet::new();
-        for (file, seen) in self.settling.observe(&present, self.options.quiet) {
-            changed.insert(stem(&file).to_owned());
-            match seen {
-                Some(fingerprint) => self.at_rest.insert(file, fingerprint),
-                None => self.at_rest.remove(&file),
-            };
-        }
-        // The quiet time is not lost: what the file will be, most likely, is compiled meanwhile.
-        for (file, fingerprint) in self.settling.foresee(self.options.quiet / LOOKS) {
-            // Whatever is said of it beside: that may be that it is not wanted.
-            if file.ends_with(".wasm")
-                && self.may_compile_ahead(&file)
-                && let Ok(Some(bytes)) = files::read_open(&self.directory.join(&file), fingerprint, AHEAD)
-            {
-                self.loader.compile_ahead(stem(&file), bytes, self.options.limits);
-            }
+        let changed = self.files.observe(&present);
+        // The quiet time is not lost: what a file will be, most likely, is compiled meanwhile.
+        for (name, bytes) in self.files.foresee() {
+            self.loader.compile_ahead(&name, bytes, self.options.limits);
         }
         for name in changed {
             let (wasm, toml) = (format!("{name}.wasm"), format!("{name}.toml"));
-            if self.settling.is_moving(&wasm) || self.settling.is_moving(&toml) {
-                // The two are one: both are taken when the other has come to rest.
-                continue;
-            }
-            match self.at_rest.get(&wasm).copied() {
+            match self.files.at_rest(&wasm) {
                 Some(fingerprint) => {
                     if let Err(error) = self.take_in(&name, &wasm, fingerprint, &toml) {
                         self.reject(&name, error);
@@ -210,11 +158,8 @@ impl Follower {
                 None => self.lone_settings(&toml),
             }
         }
-        let at_rest = &self.at_rest;
-        let is_stray = |toml: &String| {
-            at_rest.contains_key(toml) && !at_rest.contains_key(&format!("{}.wasm", stem(toml)))
-        };
-        self.snapshot.strays.retain(|toml, _| is_stray(toml));
+        let files = &self.files;
+        self.snapshot.strays.retain(|toml, _| files.is_stray(toml));
         self.forget_the_gone();
     }
 
@@ -240,90 +185,6 @@ impl Follower {
         self.snapshot.policies.iter().any(refused)
     }
 
-    /// Whether nothing that is known so far speaks against a file.
-    fn may_compile_ahead(&self, file: &str) -> bool {
-        let toml = self.directory.join(format!("{}.toml", stem(file)));
-        match files::read_now(&toml, self.options.limits.config) {
-            Ok(bytes) => Settings::parse(&bytes).is_ok_and(|settings| settings.enabled),
-            Err(_) => true,
-        }
-    }
-
-    /// What the operator says of a policy. None: the file is still changing.
-    fn settings(&mut self, file: &str) -> Result<Option<Settings>, PolicyError> {
-        let Some(fingerprint) = self.at_rest.get(file).copied() else { return Ok(Some(Settings::default())) };
-        match files::read(&self.directory.join(file), fingerprint, self.options.limits.config) {
-            Ok(Some(bytes)) if Settings::are_finished(&bytes) => {
-                self.writing.remove(file);
-                Settings::parse(&bytes).map(Some)
-            }
-            Ok(Some(_)) if self.is_worth_waiting(file) => Ok(None),
-            Ok(Some(_)) => Err(PolicyError::Settings(format!(
-                "{file}: begins with {BEGIN:?} and does not end with {END:?}"
-            ))),
-            Ok(None) => {
-                self.settling.retry(file, Duration::ZERO);
-                Ok(None)
-            }
-            Err(error) if self.passes(file, &error) => Ok(None),
-            Err(error) => Err(PolicyError::Settings(format!("{file}: {error}"))),
-        }
-    }
-
-    /// A file could not be read. It is tried again; but whether that is worth no word?
-    fn passes(&mut self, file: &str, error: &ReadError) -> bool {
-        if matches!(error, ReadError::BeingWritten | ReadError::Young) {
-            return self.is_worth_waiting(file);
-        }
-        self.writing.remove(file);
-        self.settling.retry(file, self.options.scan);
-        false
-    }
-
-    /// Someone writes to a file, it seems: it is looked at again, and told of only when that takes long.
-    fn is_worth_waiting(&mut self, file: &str) -> bool {
-        self.settling.retry(file, self.options.quiet);
-        let since = *self.writing.entry(file.to_owned()).or_insert_with(Instant::now);
-        since.elapsed() < LONG_WRITE
-    }
-
-    /// The bytes of a policy's file. None: it is still changing.
-    fn read_whole(&mut self, file: &str, fingerprint: Fingerprint) -> Result<Option<Vec<u8>>, PolicyError> {
-        let (path, limit) = (self.directory.join(file), self.options.limits.component);
-        let mut bytes = files::read(&path, fingerprint, limit);
-        if matches!(bytes, Err(ReadError::Young)) {
-            // That it is whole its seal can show at once.
-            let now = files::read_open(&path, fingerprint, limit);
-            if let Ok(Some(now)) = now
-                && verify(&now).is_ok_and(|seal| seal.is_some())
-            {
-                bytes = Ok(Some(now));
-            }
-        }
-        match bytes {
-            Ok(Some(bytes)) => match verify(&bytes) {
-                // The rest may be on its way, as far as that can be known.
-                Err(PolicyError::CutShort { .. })
-                    if !files::is_closed(&path) && self.is_worth_waiting(file) =>
-                {
-                    Ok(None)
-                }
-                Err(error) => Err(error),
-                Ok(_) => {
-                    self.writing.remove(file);
-                    Ok(Some(bytes))
-                }
-            },
-            Ok(None) => {
-                self.settling.retry(file, Duration::ZERO);
-                Ok(None)
-            }
-            // What could not be read may be good, and not change.
-            Err(error) if self.passes(file, &error) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// Files that have come to rest: reads them, and has a version made of them if they are news.
     fn take_in(
         &mut self,
@@ -335,7 +196,7 @@ impl Follower {
         if !is_policy_name(name) {
             return Err(PolicyError::Name(name.to_owned()));
         }
-        let Some(settings) = self.settings(settings)? else { return Ok(()) };
+        let Some(settings) = self.files.settings(settings)? else { return Ok(()) };
         if !settings.enabled {
             self.disable(name);
             self.change(name, |entry| entry.present = true);
@@ -345,7 +206,7 @@ impl Follower {
             tracing::info!(policy = name, "policy enabled");
             self.change(name, |entry| entry.present = true);
         }
-        let Some(bytes) = self.read_whole(file, fingerprint)? else { return Ok(()) };
+        let Some(bytes) = self.files.read_whole(file, fingerprint)? else { return Ok(()) };
         let digest = digest(&bytes);
         settings.check(&digest)?;
         // Its number it gets when it comes into force.
@@ -414,7 +275,7 @@ impl Follower {
                 Err(error) => self.reject(&name, error),
             }
             if is_postponed {
-                self.settling.retry(&format!("{name}.wasm"), again);
+                self.files.retry(&format!("{name}.wasm"), again);
             }
         }
     }
@@ -551,9 +412,9 @@ impl Follower {
     }
 
     fn withdraw(&mut self, name: &str, settings: &str) {
-        self.writing.remove(&format!("{name}.wasm"));
+        self.files.forget(&format!("{name}.wasm"));
         // It is in force where it is used, and can be disabled there.
-        match self.settings(settings) {
+        match self.files.settings(settings) {
             Ok(Some(settings)) if !settings.enabled => self.disable(name),
             Ok(Some(_)) => self.entry(name).enabled = true,
             Ok(None) | Err(_) => {}
@@ -569,10 +430,10 @@ impl Follower {
 
     /// Settings without a policy: a typing error in their name, as a rule.
     fn lone_settings(&mut self, file: &str) {
-        if !self.at_rest.contains_key(file) {
+        if self.files.at_rest(file).is_none() {
             return;
         }
-        let said = match self.settings(file) {
+        let said = match self.files.settings(file) {
             Ok(Some(settings)) if settings.enabled => "there is no policy file of that name".to_owned(),
             Ok(Some(_)) => "there is no policy file of that name, and nothing is disabled".to_owned(),
             Ok(None) => return,
@@ -612,52 +473,6 @@ impl Follower {
     }
 }
 
-impl Versions {
-    /// Keeps a version to go back to. Of too many, those go first that have proven nothing.
-    fn keep(&mut self, earlier: Earlier) {
-        self.earlier.push(earlier);
-        if self.earlier.len() > EARLIER {
-            let unproven = self.earlier.iter().position(|earlier| !earlier.proven);
-            self.earlier.remove(unproven.unwrap_or(0));
-        }
-    }
-
-    /// The digest of the last one that has done well.
-    fn previous(&self) -> Option<String> {
-        let proven = self.earlier.iter().rev().find(|earlier| earlier.proven);
-        proven.map(|earlier| earlier.policy.version().digest)
-    }
-}
-
-fn stem(file: &str) -> &str {
-    file.strip_suffix(".wasm").or(file.strip_suffix(".toml")).unwrap_or(file)
-}
-
-/// The policy files in a directory, by name, each with its fingerprint: what ends in `.wasm` or `.toml` and is not
-/// an editor's, a tool's or a hidden file. What cannot be looked at (a dangling symlink) is not there.
-fn list(directory: &Path) -> io::Result<BTreeMap<String, Fingerprint>> {
-    let mut files = BTreeMap::new();
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        // A name that is not UTF-8 cannot be a policy's; shown, it names itself in the refusal.
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if (name.ends_with(".wasm") || name.ends_with(".toml"))
-            && !name.starts_with(['.', '_'])
-            && let Some(fingerprint) = fingerprint(&entry)
-        {
-            files.insert(name, fingerprint);
-        }
-    }
-    Ok(files)
-}
-
-/// Settings that cannot be looked at are there nevertheless: they may say that the policy is not to be used.
-fn fingerprint(entry: &std::fs::DirEntry) -> Option<Fingerprint> {
-    let path = entry.path();
-    let is_settings = path.extension().is_some_and(|extension| extension == "toml");
-    Fingerprint::at(&path).or_else(|| if is_settings { Fingerprint::of_link(&path) } else { None })
-}
-
 impl From<ReadError> for PolicyError {
     fn from(error: ReadError) -> Self {
         match error {
@@ -666,23 +481,5 @@ impl From<ReadError> for PolicyError {
                 Self::Read(error.to_string())
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn other_files_are_passed_over() {
-        let directory = tempfile::tempdir().expect("a directory");
-        for name in
-            ["a.wasm", ".a.wasm", "_a.wasm", "a.wasm~", "a.wasm.tmp", "a.toml", "a.wasm.swp", "B c.wasm"]
-        {
-            std::fs::write(directory.path().join(name), "x").expect("written");
-        }
-        std::fs::create_dir(directory.path().join("..data")).expect("made");
-        let names: Vec<_> = list(directory.path()).expect("listed").into_keys().collect();
-        assert_eq!(names, ["B c.wasm", "a.toml", "a.wasm"]);
     }
 }

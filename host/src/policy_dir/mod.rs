@@ -18,9 +18,12 @@
 //! all that settings can say.
 
 mod follower;
+mod listing;
 mod loader;
+mod reading;
 mod settings;
 mod status;
+mod versions;
 mod watcher;
 
 use std::collections::BTreeMap;
