@@ -1,6 +1,8 @@
 //! Endpoints out of a real etcd, and of one that misbehaves.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hotpick::Channel;
@@ -466,4 +468,83 @@ async fn an_etcd_with_tls_and_a_password_is_let_in_with_them_and_says_so_without
         let status = soon("a failure", Caller::of(&channel).call()).await.expect_err("not let in");
         assert!(status.message().contains(sentence), "{target}: {status}");
     }
+}
+
+/// An etcd of leases and puts, which may be made to forget the one and to refuse the other.
+#[derive(Debug, Default)]
+struct Leases {
+    lives: AtomicBool,
+    is_put: AtomicBool,
+    refuses: AtomicBool,
+    refused: AtomicUsize,
+}
+
+async fn serve(leases: Arc<Leases>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let at = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+            let mut open = Vec::new();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let head = http::Response::builder().header("content-type", "application/grpc").body(());
+                let mut answer = respond.send_response(head.expect("a response"), false).expect("sent");
+                let ttl = |lives: bool| if lives { vec![0x18, 5] } else { Vec::new() };
+                let (message, status) = match request.uri().path().rsplit('/').next() {
+                    Some("LeaseGrant") if leases.lives.swap(true, Ordering::SeqCst) => (None, "9"),
+                    Some("LeaseGrant") => (Some(ttl(true)), "0"),
+                    Some("LeaseKeepAlive") => (Some(ttl(leases.lives.load(Ordering::SeqCst))), "0"),
+                    Some("Put") if leases.refuses.load(Ordering::SeqCst) => {
+                        leases.refused.fetch_add(1, Ordering::SeqCst);
+                        (None, "7")
+                    }
+                    Some("Put") => {
+                        leases.is_put.store(true, Ordering::SeqCst);
+                        (Some(Vec::new()), "0")
+                    }
+                    _ => {
+                        open.push((answer, request));
+                        continue;
+                    }
+                };
+                if let Some(message) = message {
+                    let length = u32::try_from(message.len()).expect("short").to_be_bytes();
+                    answer.send_data([&[0], &length[..], &message].concat().into(), false).expect("sent");
+                }
+                let mut trailers = http::HeaderMap::new();
+                trailers.insert("grpc-status", http::HeaderValue::from_static(status));
+                trailers.insert("grpc-message", http::HeaderValue::from_static("it exists"));
+                answer.send_trailers(trailers).expect("sent");
+            }
+        }
+    });
+    at
+}
+
+/// A lease that lives says nothing of the entry, if that could not be put when the lease was made anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_could_not_be_put_with_its_new_lease_is_put_when_it_can() {
+    let leases = Arc::new(Leases::default());
+    let address = serve(Arc::clone(&leases)).await;
+    let client = etcd::Etcd::builder(address.to_string()).connect().expect("a client");
+    let value = json!({"address": "127.0.0.1:1"});
+    let _entry =
+        soon("the registration", Registration::start(&client, "k", value, TTL)).await.expect("registered");
+    assert!(leases.is_put.load(Ordering::SeqCst));
+    // It loses all that it has, and has no mind to take anything.
+    leases.refuses.store(true, Ordering::SeqCst);
+    leases.is_put.store(false, Ordering::SeqCst);
+    leases.lives.store(false, Ordering::SeqCst);
+    let until = async |condition: &dyn Fn() -> bool| {
+        soon("that", async {
+            while !condition() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    };
+    until(&|| leases.refused.load(Ordering::SeqCst) > 3).await;
+    assert!(leases.lives.load(Ordering::SeqCst), "there is a lease again");
+    leases.refuses.store(false, Ordering::SeqCst);
+    until(&|| leases.is_put.load(Ordering::SeqCst)).await;
 }

@@ -22,8 +22,12 @@ pub(crate) struct Arguments {
 const SECONDS: u64 = 300;
 
 /// The command line that the proxy compiles by.
+///
+/// On Linux by the program that runs, whatever lies at its path by now: another version's code would be of no use here.
 pub(crate) fn command() -> std::io::Result<Vec<std::ffi::OsString>> {
-    Ok(vec![std::env::current_exe()?.into(), "compile-policy".into()])
+    let program = std::path::Path::new("/proc/self/exe");
+    let program = if program.exists() { program.to_owned() } else { std::env::current_exe()? };
+    Ok(vec![program.into(), "compile-policy".into()])
 }
 
 /// Sets a limit, or leaves the one that there is if it is lower: only root may raise that.
@@ -41,7 +45,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     std::io::stdin().read_to_end(&mut component).context("read the component")?;
     // What takes seconds must not take the processor from RPCs.
     if component.len() > 1 << 20 {
-        setpriority_process(None, 10).context("lower the priority")?;
+        // One that is lower already stays: only root may raise it.
+        let _ = setpriority_process(None, 10);
     }
     match hotpick::policy::precompile(&component) {
         Ok(code) => {

@@ -122,12 +122,17 @@ impl Entry {
         self.client.put(PutRequest { key, value, lease: self.lease }, patience).await.map(drop)
     }
 
-    /// Has the lease begin anew, and the entry if it is lost.
-    async fn renew(&self) -> Result<Renewed, Status> {
-        match self.client.keep_alive(self.lease, self.patience()).await? {
-            1.. => Ok(Renewed::Kept),
-            _ => self.put(self.patience()).await.map(|()| Renewed::Lost),
+    /// Has the lease begin anew, and the entry if it is lost. `is_there`: it has been put since it was last lost; a lease
+    /// that lives says nothing of that.
+    async fn renew(&self, is_there: &mut bool) -> Result<Renewed, Status> {
+        let lives = self.client.keep_alive(self.lease, self.patience()).await? > 0;
+        if lives && *is_there {
+            return Ok(Renewed::Kept);
         }
+        *is_there = false;
+        self.put(self.patience()).await?;
+        *is_there = true;
+        Ok(Renewed::Lost)
     }
 
     /// Follows what becomes of the entry, if that can be.
@@ -141,22 +146,24 @@ impl Entry {
     async fn stay(&self) {
         let mut failing: Option<Failing> = None;
         let mut watch: Option<Watch> = None;
+        // It has been put before this begins.
+        let mut is_there = true;
         loop {
             if watch.is_none() {
                 watch = self.watch().await;
             }
             // What has been renewed lives from when it was asked for, at the earliest.
             let began = Instant::now();
-            match self.renew().await {
+            match self.renew(&mut is_there).await {
                 Ok(renewed) => {
                     let key = quoted(self.key.as_bytes(), 200);
                     match (renewed, failing.take()) {
                         (Renewed::Lost, _) => {
-                            tracing::warn!(key, "etcd had lost the lease: registered again");
+                            tracing::warn!(%key, "etcd had lost the lease: registered again");
                         }
                         (Renewed::Kept, Some(failing)) => {
                             let after = failing.since.elapsed();
-                            tracing::info!(key, ?after, "etcd lease kept alive again");
+                            tracing::info!(%key, ?after, "etcd lease kept alive again");
                         }
                         (Renewed::Kept, None) => {}
                     }
@@ -173,7 +180,7 @@ impl Entry {
                         failing.told = Some(Instant::now());
                         let (key, error) =
                             (quoted(self.key.as_bytes(), 200), quoted(status.message().as_bytes(), 500));
-                        tracing::warn!(key, error, "etcd lease cannot be kept alive: tried again and again");
+                        tracing::warn!(%key, %error, "etcd lease cannot be kept alive: tried again and again");
                     }
                     let most = (self.ttl() / 10).min(Duration::from_secs(1));
                     sleep(most.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
@@ -219,7 +226,7 @@ async fn keep(entry: Entry, stop: oneshot::Receiver<()>) {
             if asked.is_ok() && let Err(status) = entry.client.revoke(entry.lease, Patience::COMMON).await {
                 let key = quoted(entry.key.as_bytes(), 200);
                 let error = quoted(status.message().as_bytes(), 500);
-                tracing::warn!(key, error, "etcd lease cannot be revoked: it runs out by itself");
+                tracing::warn!(%key, %error, "etcd lease cannot be revoked: it runs out by itself");
             }
         }
         () = async {

@@ -239,7 +239,7 @@ impl Follow {
         };
         if answer.canceled {
             let reason = quoted(answer.cancel_reason.as_bytes(), LONGEST_TEXT);
-            tracing::info!(reason, compacted = answer.compact_revision, "etcd watch cancelled");
+            tracing::info!(%reason, compacted = answer.compact_revision, "etcd watch cancelled");
             return Err("the watch was cancelled".to_owned());
         }
         if answer.created {
@@ -301,27 +301,44 @@ impl List {
     fn read(&mut self, prefix: &str, origin: Origin, kvs: Vec<KeyValue>, hold: Duration) {
         let before = std::mem::take(&mut self.found);
         self.change(prefix, kvs.into_iter().map(|kv| (true, kv)));
-        if !hold.is_zero() && has_some(&before) && !has_some(&self.found) {
-            let was = self.origin.unwrap_or(origin);
-            let what = match () {
-                () if was.cluster != origin.cluster => "this is another etcd cluster",
-                () if origin.is_before(was) => "etcd has lost data: its revision is lower",
-                () => "all have been deleted, or their leases have run out",
-            };
+        let was = self.origin.replace(origin).unwrap_or(origin);
+        let what = match () {
+            () if was.cluster != origin.cluster => "this is another etcd cluster",
+            () if origin.is_before(was) => "etcd has lost data: its revision is lower",
+            () if has_some(&before) && !has_some(&self.found) => {
+                "all have been deleted, or their leases have run out"
+            }
+            // What is not all of it, of the same etcd and later, is taken at its word.
+            () => return,
+        };
+        let lost = self.keep(before, hold);
+        if lost > 0 {
             let (clusters, revisions) = ((was.cluster, origin.cluster), (was.revision, origin.revision));
-            let kept = before.len();
             tracing::warn!(
                 prefix,
-                kept,
+                kept = lost,
                 ?hold,
                 ?clusters,
                 ?revisions,
-                "etcd has no endpoints any more: {what}"
+                "etcd has lost endpoints: {what}"
             );
-            let until = self.kept.as_ref().map_or_else(|| Instant::now() + hold, |kept| kept.until);
-            self.kept = Some(Kept { found: before, until });
         }
-        self.origin = Some(origin);
+    }
+
+    /// Keeps what is not found any more, beside what is kept already. Gives how many those are.
+    fn keep(&mut self, before: Found, hold: Duration) -> usize {
+        let lost: Found = before
+            .into_iter()
+            .filter(|(key, value)| value.is_some() && !self.found.contains_key(key))
+            .collect();
+        let count = lost.len();
+        if count > 0 && !hold.is_zero() {
+            let until = Instant::now() + hold;
+            let kept = self.kept.get_or_insert_with(|| Kept { found: Found::new(), until });
+            kept.until = until;
+            kept.found.extend(lost);
+        }
+        count
     }
 
     /// The watch says what has been put, and what has been deleted (`false`).
@@ -331,13 +348,8 @@ impl List {
         if self.kept.is_none() && has_some(&before) && !has_some(&self.found) {
             // Perhaps it is their leases that were lost, and they register again at once.
             let hold = hold.min(GRACE);
-            tracing::info!(
-                prefix,
-                kept = before.len(),
-                ?hold,
-                "the last endpoints of etcd have been deleted"
-            );
-            self.kept = (!hold.is_zero()).then(|| Kept { found: before, until: Instant::now() + hold });
+            let kept = self.keep(before, hold);
+            tracing::info!(prefix, kept, ?hold, "the last endpoints of etcd have been deleted");
         }
     }
 
@@ -358,7 +370,7 @@ impl List {
                 malformed += 1;
                 if malformed <= TOLD {
                     let (key, error) = (quoted(&key, LONGEST_TEXT), quoted(error.as_bytes(), LONGEST_TEXT));
-                    tracing::warn!(key, error, "etcd has a value that is no endpoint");
+                    tracing::warn!(%key, %error, "etcd has a value that is no endpoint");
                 }
             }
             self.found.insert(key, endpoint.ok());
@@ -447,11 +459,22 @@ mod tests {
         assert_eq!(ports(&list), [9]);
         list.kept_long_enough().await;
         assert_eq!((ports(&list), begin.elapsed()), (vec![], HOLD + GRACE));
-        // What is not all of it is taken at its word.
+        // What is not all of it is taken at its word, of the same etcd.
         list.read("p", origin(9), vec![put("1", 1), put("2", 2)], HOLD);
         list.read("p", origin(11), vec![put("1", 1)], HOLD);
         assert_eq!(ports(&list), [1]);
         list.read("p", origin(12), vec![], Duration::ZERO);
+        assert_eq!(ports(&list), [0; 0]);
+
+        // Of one that has lost its data, or is another, it is not: others may register again as the first did.
+        list.read("p", origin(20), vec![put("1", 1), put("2", 2), put("3", 3)], HOLD);
+        list.read("p", origin(2), vec![put("1", 1)], HOLD);
+        assert_eq!(ports(&list), [1, 2, 3]);
+        tokio::time::advance(HOLD / 2).await;
+        // And a second time, before that is over.
+        list.read("p", Origin { cluster: 2, revision: 3 }, vec![], HOLD);
+        assert_eq!(ports(&list), [1, 2, 3]);
+        list.kept_long_enough().await;
         assert_eq!(ports(&list), [0; 0]);
     }
 }

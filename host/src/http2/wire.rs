@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::frames::{Frames, Passed, Seen, Side};
@@ -42,7 +42,7 @@ pin_project! {
         frames: Frames,
         seen: F,
         activity: Option<LastActivity>,
-        broken: Option<io::Error>,
+        broken: Option<Broken>,
         // How many frames had come when writes began to wait, while they do.
         waiting: Option<u64>,
         held: Held,
@@ -51,6 +51,17 @@ pin_project! {
         _gone: DropGuard,
     }
 }
+
+/// Nothing can be written any more.
+#[derive(Debug)]
+struct Broken {
+    error: io::Error,
+    /// When the peer's last words are not waited for any longer: what it said is on its way, or there, as a rule.
+    over: Pin<Box<Sleep>>,
+}
+
+/// How long last words may take.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What was read and not passed on, because it did not fit or because more of it is needed.
 #[derive(Debug, Default)]
@@ -160,8 +171,8 @@ impl<T: AsyncWrite, F> Wire<T, F> {
         }
         match poll(this.io) {
             Poll::Ready(Err(error)) if *this.side == Side::Client => {
-                *this.broken = Some(error);
-                // Which waits, as a rule: what there is to read is there, and then it is over.
+                *this.broken = Some(Broken { error, over: Box::pin(sleep(LAST_WORDS)) });
+                // Which waits, as a rule, and is to wait for that long.
                 this.cut.0.reader.wake();
                 Poll::Ready(Ok(otherwise))
             }
@@ -202,7 +213,8 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Wire<T, F> {
                 return Poll::Ready(Err(io::Error::other(text)));
             }
             let read = if this.held.part.is_empty() {
-                ready!(unless_broken(this.broken, this.io.as_mut().poll_read(cx, buf)))?;
+                let polled = this.io.as_mut().poll_read(cx, buf);
+                ready!(unless_broken(this.broken, cx, polled))?;
                 let bytes = &mut buf.filled_mut()[begin..];
                 let read = bytes.len();
                 let Passed { kept, rest } = this.frames.pass(bytes, &mut *this.seen);
@@ -212,7 +224,8 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Wire<T, F> {
             } else {
                 let mut more = [MaybeUninit::uninit(); 4096];
                 let mut more = ReadBuf::uninit(&mut more);
-                ready!(unless_broken(this.broken, this.io.as_mut().poll_read(cx, &mut more)))?;
+                let polled = this.io.as_mut().poll_read(cx, &mut more);
+                ready!(unless_broken(this.broken, cx, polled))?;
                 let Held { part, out, .. } = &mut *this.held;
                 part.extend_from_slice(more.filled());
                 let Passed { kept, rest } = this.frames.pass(part, &mut *this.seen);
@@ -229,7 +242,7 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Wire<T, F> {
                 if buf.filled().len() > begin {
                     return Poll::Ready(Ok(()));
                 }
-                return Poll::Ready(this.broken.take().map_or(Ok(()), Err));
+                return Poll::Ready(this.broken.take().map_or(Ok(()), |broken| Err(broken.error)));
             }
             if let Some(activity) = this.activity {
                 activity.now();
@@ -242,11 +255,15 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Wire<T, F> {
     }
 }
 
-/// Where nothing can be written, nothing is waited for: a peer that has shut its reading side alone (a Unix socket's may)
-/// would be taken for one that is slow.
-fn unless_broken(broken: &mut Option<io::Error>, read: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+/// Where nothing can be written, nothing is waited for but last words: a peer that has shut its reading side alone (a Unix
+/// socket's may) would be taken for one that is slow.
+fn unless_broken(
+    broken: &mut Option<Broken>,
+    cx: &mut Context<'_>,
+    read: Poll<io::Result<()>>,
+) -> Poll<io::Result<()>> {
     if read.is_pending()
-        && let Some(error) = broken.take()
+        && let Some(Broken { error, .. }) = broken.take_if(|broken| broken.over.as_mut().poll(cx).is_ready())
     {
         return Poll::Ready(Err(error));
     }

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
+use crate::supervision::guarded;
+
 /// How often the epoch advances, and with it a running call is looked at.
 const TICK: Duration = Duration::from_millis(1);
 /// So many ticks after the last sign of a call the thread rests.
@@ -27,7 +29,7 @@ impl Ticker {
         let (tell, told) = std::sync::mpsc::channel::<Arc<Self>>();
         let thread = std::thread::Builder::new().name("hotpick-epoch".to_owned()).spawn(move || {
             let Ok(ticker) = told.recv() else { return };
-            loop {
+            let tick = || loop {
                 if ticker.instances.load(Ordering::SeqCst) == 0 {
                     std::thread::park();
                     continue;
@@ -41,7 +43,9 @@ impl Ticker {
                 } else {
                     std::thread::park_timeout(REST);
                 }
-            }
+            };
+            // Without it no call would be cut.
+            while guarded::<()>("the epoch's thread", tick).is_none() {}
         })?;
         let ticker = Arc::new(Self {
             instances: AtomicUsize::new(0),

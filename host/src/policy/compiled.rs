@@ -7,7 +7,8 @@ use std::sync::Arc;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
 
-use super::compiler::{Compiler, Keep, one_line};
+use super::cache::Keep;
+use super::compiler::{Compiler, one_line};
 use super::componentize::componentize_module;
 use super::contract::{PACKAGE, Shape, WASI};
 use super::engine::Engine;
@@ -120,6 +121,9 @@ fn check<'a>(bytes: &'a [u8], limits: &Limits, grants: &Grants) -> Result<Checke
         }
     };
     let shape = Shape::of(&imports, &exports)?;
+    if let Some(seal) = &seal {
+        seal.check(&shape)?;
+    }
     grants.allow(&shape.capabilities)?;
     Ok(Checked { component, shape, seal })
 }

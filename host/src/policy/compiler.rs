@@ -5,23 +5,22 @@
 //! worst away; what remains is bounded by a time limit here, and by a child process where there is a
 //! program to be one.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::fs;
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use wasmtime::component::Component;
 
+use super::PolicyError;
+use super::cache::{Cache, Keep, deserialize};
 use super::engine::Engine;
 use super::limits::Limits;
-use super::{PolicyError, digest};
-use crate::files;
 use crate::text::clip;
 
 /// How policies are compiled.
@@ -47,7 +46,7 @@ pub struct CompileOptions {
 pub(crate) struct Compiler {
     options: CompileOptions,
     recent: Mutex<Recent>,
-    in_use: Mutex<InUse>,
+    cache: Option<Cache>,
     /// What is being compiled is not wanted any more.
     stop: AtomicBool,
 }
@@ -56,33 +55,12 @@ pub(crate) struct Compiler {
 #[derive(Default)]
 struct Recent(VecDeque<(String, Component)>);
 
-/// Which files of the cache are in use: by policies that hold what they were given.
-type InUse = BTreeMap<PathBuf, Weak<Keep>>;
-
-/// A compiled component's file stays in the cache for as long as this is held.
-#[derive(Debug)]
-pub(super) struct Keep;
-
 /// Enough for a rollback, or an operator who tries some settings.
 const REMEMBERED: usize = 8;
-/// See [`CompileOptions::cache_bytes`].
-const CACHED: u64 = 512 << 20;
-/// No compiled policy is larger.
-const LARGEST: usize = 1 << 30;
-/// What was begun so long ago will not be finished.
-const ABANDONED: Duration = Duration::from_secs(3600);
-
 impl Compiler {
     pub(crate) fn new(options: CompileOptions) -> Self {
-        let mut options = options;
-        if let Some(directory) = &options.cache
-            && let Err(error) = prepare(directory)
-        {
-            let directory = directory.display();
-            tracing::warn!(%directory, %error, "no cache of compiled policies");
-            options.cache = None;
-        }
-        Self { options, ..Self::default() }
+        let cache = options.cache.as_deref().map(|directory| Cache::new(directory, options.cache_bytes));
+        Self { options, cache, ..Self::default() }
     }
 
     /// Ends what is being compiled, with [`PolicyError::NotNow`], or lets things be compiled again. A child process ends at
@@ -99,12 +77,12 @@ impl Compiler {
         limits: &Limits,
     ) -> Result<(Component, Option<Arc<Keep>>), PolicyError> {
         let engine = Engine::shared()?;
-        let file = self.options.cache.as_deref().map(|cache| cache.join(file_name(digest, engine)));
-        let keep = file.as_deref().map(|file| self.keep(file));
+        let cached = self.cache.as_ref().map(|cache| (cache, cache.file(digest, engine)));
+        let keep = cached.as_ref().map(|(cache, file)| cache.keep(file));
         if let Some((_, component)) = self.recent().0.iter().find(|(known, _)| known == digest) {
             return Ok((component.clone(), keep));
         }
-        let compiled = match file.as_deref().and_then(|file| cached(engine, file)) {
+        let compiled = match cached.as_ref().and_then(|(cache, file)| cache.find(engine, file)) {
             Some(component) => component,
             None => {
                 let begin = Instant::now();
@@ -121,8 +99,8 @@ impl Compiler {
                     let digest = &digest[..12];
                     tracing::info!(digest, took = ?begin.elapsed(), "policy compiled");
                 }
-                if let Some(file) = &file
-                    && let Err(error) = self.store(&component, file)
+                if let Some((cache, file)) = &cached
+                    && let Err(error) = cache.store(&component, file)
                 {
                     tracing::warn!(file = %file.display(), error, "a compiled policy could not be kept");
                 }
@@ -133,79 +111,6 @@ impl Compiler {
         recent.0.truncate(REMEMBERED - 1);
         recent.0.push_front((digest.to_owned(), compiled.clone()));
         Ok((compiled, keep))
-    }
-
-    /// A file of the cache is in use from now on.
-    fn keep(&self, file: &Path) -> Arc<Keep> {
-        let mut in_use = self.in_use();
-        if let Some(keep) = in_use.get(file).and_then(Weak::upgrade) {
-            return keep;
-        }
-        let keep = Arc::new(Keep);
-        in_use.retain(|_, keep| keep.strong_count() > 0);
-        in_use.insert(file.to_owned(), Arc::downgrade(&keep));
-        keep
-    }
-
-    /// Keeps a compiled component: whole, or not at all.
-    fn store(&self, component: &Component, file: &Path) -> Result<(), String> {
-        let code = component.serialize().map_err(|error| one_line(&error))?;
-        let directory = file.parent().ok_or("it has no directory")?;
-        let part = file.with_extension(format!("{}.part", std::process::id()));
-        let write = || {
-            let mut out = fs::File::create(&part)?;
-            out.write_all(digest(&code).as_bytes())?;
-            out.write_all(&code)?;
-            fs::rename(&part, file)
-        };
-        let written = write().or_else(|error| {
-            // Someone has removed it, to empty it.
-            if error.kind() != ErrorKind::NotFound {
-                return Err(error);
-            }
-            prepare(directory)?;
-            write()
-        });
-        if written.is_err() {
-            let _ = fs::remove_file(&part);
-        }
-        self.prune(directory);
-        written.map_err(|error| error.to_string())
-    }
-
-    /// Throws away what has not been used for longest, and what was never finished.
-    fn prune(&self, directory: &Path) {
-        let Ok(entries) = fs::read_dir(directory) else { return };
-        let mut files = Vec::new();
-        for entry in entries.flatten() {
-            let (path, Ok(metadata)) = (entry.path(), entry.metadata()) else { continue };
-            let Ok(modified) = metadata.modified() else { continue };
-            let kind = path.extension().and_then(|extension| extension.to_str());
-            match kind {
-                Some("cwasm") => files.push((modified, metadata.len(), path)),
-                Some("part") if modified.elapsed().is_ok_and(|age| age > ABANDONED) => {
-                    let _ = fs::remove_file(path);
-                }
-                _ => {}
-            }
-        }
-        files.sort();
-        let most = self.options.cache_bytes.unwrap_or(CACHED);
-        let mut size: u64 = files.iter().map(|(_, size, _)| size).sum();
-        let in_use = self.in_use();
-        for (_, bytes, file) in files {
-            if size <= most {
-                break;
-            }
-            if in_use.get(&file).is_none_or(|keep| keep.strong_count() == 0) && fs::remove_file(&file).is_ok()
-            {
-                size -= bytes;
-            }
-        }
-    }
-
-    fn in_use(&self) -> MutexGuard<'_, InUse> {
-        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {
@@ -392,11 +297,10 @@ fn in_child(
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let failed = |error: std::io::Error| {
         let text = format!("the compiler does not run: {error}");
-        // All but a wrong command is the machine's: no process, no thread, no descriptor, no memory.
+        // The machine's, and not the file's: no process, no descriptor, no memory; or no program, which may be about to
+        // be replaced by another.
         match error.kind() {
-            ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::InvalidInput => {
-                PolicyError::Compile(text)
-            }
+            ErrorKind::InvalidInput => PolicyError::Compile(text),
             _ => PolicyError::NotNow(text),
         }
     };
@@ -423,6 +327,7 @@ fn in_child(
         let said = clip(said.trim(), 500);
         return Err(match said.strip_prefix("is not valid: ") {
             Some(said) => PolicyError::Invalid(said.to_owned()),
+            None if said.starts_with(NOT_NOW) => PolicyError::NotNow(said[NOT_NOW.len()..].to_owned()),
             None if ended_by(output.status) == Some(rustix::process::Signal::XCPU.as_raw()) => {
                 took_longer(limit)
             }
@@ -437,9 +342,15 @@ fn in_child(
     })
 }
 
-/// By someone else, who needed the memory, as a rule: that says nothing of the file.
+/// As [`PolicyError::NotNow`] begins.
+const NOT_NOW: &str = "cannot be compiled at this moment, and is tried again: ";
+
+/// By someone else, who needed the memory, as a rule: that says nothing of the file. (A compiler that aborts does so for
+/// the file, or for want of the memory that it may have: that does.)
 fn was_killed(status: std::process::ExitStatus) -> bool {
-    ended_by(status) == Some(rustix::process::Signal::KILL.as_raw())
+    use rustix::process::Signal;
+    let others = [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
+    ended_by(status).is_some_and(|signal| others.iter().any(|other| other.as_raw() == signal))
 }
 
 #[cfg(unix)]
@@ -520,60 +431,6 @@ fn end(child: &mut Child) {
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
     let _ = child.kill();
-}
-
-/// Whose bytes these are, the caller has made sure of: our own child's, or our own directory's.
-#[allow(unsafe_code, reason = "machine code from ourselves")]
-fn deserialize(engine: &Engine, bytes: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: what `precompile` or `serialize` of this program made, in a process or a file of the same
-    // user; wasmtime checks that it is for this engine.
-    unsafe { Component::deserialize(&engine.wasm, bytes) }
-}
-
-/// By what was compiled, and by which compiler with which options for which machine.
-fn file_name(digest: &str, engine: &Engine) -> String {
-    use std::hash::{Hash as _, Hasher as _};
-    let mut hasher = twox_hash::XxHash64::with_seed(0);
-    engine.wasm.precompile_compatibility_hash().hash(&mut hasher);
-    format!("{digest}-{:016x}.cwasm", hasher.finish())
-}
-
-/// A compiled component out of the cache. One that is not whole, or not for this engine, is as if it were
-/// not there.
-fn cached(engine: &Engine, file: &Path) -> Option<Component> {
-    // What lies there may be anything, a FIFO even.
-    let bytes = files::read_now(file, LARGEST).ok()?;
-    let (seal, code) = bytes.split_at_checked(64)?;
-    if digest(code).as_bytes() != seal {
-        let _ = fs::remove_file(file);
-        return None;
-    }
-    let component = deserialize(engine, code).ok()?;
-    // So that what is used is not what is thrown away.
-    let _ = fs::File::options().append(true).open(file).and_then(|file| file.set_modified(now()));
-    Some(component)
-}
-
-fn now() -> std::time::SystemTime {
-    std::time::SystemTime::now()
-}
-
-/// Makes the cache directory, for its owner alone, and refuses one that others may write to.
-#[cfg(unix)]
-fn prepare(directory: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let metadata = fs::symlink_metadata(directory)?;
-    let ours = metadata.uid() == rustix::process::geteuid().as_raw();
-    if metadata.is_dir() && ours && metadata.mode() & 0o022 == 0 {
-        return Ok(());
-    }
-    Err(std::io::Error::other("it is not a directory that only its owner, which is us, may write to"))
-}
-
-#[cfg(not(unix))]
-fn prepare(directory: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(directory)
 }
 
 /// For policies that are compiled outside of a directory.

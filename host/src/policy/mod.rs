@@ -6,6 +6,7 @@
 //! robin, and the instance is replaced.
 
 mod bindings;
+mod cache;
 mod check;
 mod clock;
 mod compiled;

@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::componentize::{HEADER, section};
-use super::contract::{PACKAGE, Shape};
+use super::contract::{PACKAGE, Shape, VERSION};
 use super::limits::Limits;
 use super::scan::scan;
 use super::{PolicyError, digest};
@@ -36,9 +36,13 @@ pub struct Seal {
 ///
 /// # Errors
 ///
-/// It is no policy by its imports and exports.
+/// It is no policy by its imports and exports, or is shorter than the seal that it has says.
 pub fn seal(component: &[u8], sdk: &str) -> Result<Vec<u8>, PolicyError> {
     let (header, rest) = component.split_at_checked(HEADER).ok_or(PolicyError::NotWasm)?;
+    // What is cut short must not be made whole by a new seal; what was changed may be.
+    if let Err(error @ PolicyError::CutShort { .. }) = verify(component) {
+        return Err(error);
+    }
     let rest = Sealed::of(component).map_or(rest, |sealed| sealed.rest);
     let outline = scan(component, &Limits::caps())?;
     let shape = Shape::of(&outline.imports, &outline.exports)?;
@@ -70,7 +74,10 @@ pub fn seal(component: &[u8], sdk: &str) -> Result<Vec<u8>, PolicyError> {
 ///
 /// The file is not what was sealed.
 pub(crate) fn verify(bytes: &[u8]) -> Result<Option<Seal>, PolicyError> {
-    let Some(Sealed { text, rest }) = Sealed::of(bytes) else { return Ok(None) };
+    let Some(Sealed { text, rest }) = Sealed::of(bytes) else {
+        // Elsewhere it does not say what it is for: of what comes before it nothing shows whether it is whole.
+        return if has_seal(bytes) { Err(PolicyError::Seal) } else { Ok(None) };
+    };
     let seal: Seal = serde_json::from_slice(text).map_err(|_| PolicyError::Seal)?;
     if rest.len() < seal.length {
         return Err(PolicyError::CutShort { there: rest.len(), sealed: seal.length });
@@ -80,6 +87,26 @@ pub(crate) fn verify(bytes: &[u8]) -> Result<Option<Seal>, PolicyError> {
         return Err(PolicyError::Seal);
     }
     Ok(Some(seal))
+}
+
+/// Whether a seal is among the sections of a file.
+fn has_seal(bytes: &[u8]) -> bool {
+    let mut rest = bytes.get(HEADER..).unwrap_or_default();
+    while let Some((_, name, after)) = section(rest) {
+        if name == NAME.as_bytes() {
+            return true;
+        }
+        rest = after;
+    }
+    false
+}
+
+impl Seal {
+    /// Refuses a file that is another than its seal says.
+    pub(super) fn check(&self, shape: &Shape) -> Result<(), PolicyError> {
+        let is_ours = self.contract.strip_prefix(VERSION).is_some_and(|rest| rest.starts_with('.'));
+        if is_ours && self.parts == shape.optional { Ok(()) } else { Err(PolicyError::Seal) }
+    }
 }
 
 struct Sealed<'a> {
@@ -145,6 +172,7 @@ mod tests {
             let seal = verify(&sealed[..*end]);
             // Before the seal there is nothing that could be a policy.
             assert_eq!(seal.is_err(), *end > HEADER, "{end}: {seal:?}");
+            assert!(super::seal(&sealed[..*end], "a test").is_err(), "{end}: sealed again");
         }
         // The fault that this is for: without it, some of these are policies.
         let limits = Limits::default();
@@ -166,6 +194,15 @@ mod tests {
         sealed[last] ^= 1;
         sealed.push(0);
         assert_eq!(verify(&sealed), Err(PolicyError::Seal));
+        sealed.pop();
+        let other = [&sealed[..HEADER], &[0, 2, 1, b'x'], &sealed[HEADER..]].concat();
+        assert_eq!(verify(&other), Err(PolicyError::Seal));
+        let seal_of = |bytes| verify(bytes).expect("it fits").expect("sealed");
+        let found = seal_of(&sealed);
+        assert_eq!(Seal { parts: vec![], ..found.clone() }.check(&Shape::default()), Ok(()));
+        assert_eq!(found.check(&Shape::default()), Err(PolicyError::Seal));
+        let later = Seal { contract: "0.10.0".to_owned(), parts: vec![], ..found };
+        assert_eq!(later.check(&Shape::default()), Err(PolicyError::Seal));
         assert_eq!(verify(b"\0asm\x0d\0\x01\0"), Ok(None));
         assert!(seal(b"\0asm", "a test").is_err());
     }

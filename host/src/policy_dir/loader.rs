@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use crate::policy::{CompileOptions, Compiler, Limits, PolicyError, Terms, WasmPolicy};
 use crate::supervision::guarded;
@@ -31,11 +31,17 @@ pub(super) struct Loaded {
 }
 
 /// How many channels want each policy.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Wanted(Arc<Mutex<BTreeMap<String, usize>>>);
+#[derive(Clone, Default)]
+pub(super) struct Wanted(Arc<Wants>);
+
+#[derive(Default)]
+struct Wants {
+    counts: Mutex<BTreeMap<String, usize>>,
+    /// Whom it concerns that another one is.
+    loader: OnceLock<Weak<Shared>>,
+}
 
 /// A channel that wants a policy, for as long as it does.
-#[derive(Debug)]
 pub(super) struct Want {
     wanted: Wanted,
     name: String,
@@ -44,6 +50,9 @@ pub(super) struct Want {
 impl Wanted {
     pub(super) fn want(&self, name: &str) -> Want {
         *self.lock().entry(name.to_owned()).or_default() += 1;
+        if let Some(loader) = self.0.loader.get().and_then(Weak::upgrade) {
+            loader.is_wanted_now(name);
+        }
         Want { wanted: self.clone(), name: name.to_owned() }
     }
 
@@ -52,7 +61,7 @@ impl Wanted {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -115,7 +124,10 @@ impl Loader {
     /// Starts the thread. It sends to `dirty` whenever it has made something of a job.
     pub(super) fn start(options: CompileOptions, wanted: Wanted, dirty: SyncSender<()>) -> io::Result<Self> {
         let compiler = Compiler::new(options);
+        let wants = Arc::clone(&wanted.0);
         let shared = Arc::new(Shared { queue: Mutex::default(), news: Condvar::new(), compiler, wanted });
+        // There is one loader of a directory.
+        let _ = wants.loader.set(Arc::downgrade(&shared));
         let theirs = Arc::clone(&shared);
         let work = move || {
             while let Some(task) = theirs.next() {
@@ -191,6 +203,20 @@ enum Task {
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A channel wants this one from now on: it comes before one that nobody wants.
+    fn is_wanted_now(&self, name: &str) {
+        let mut queue = self.queue();
+        if queue.jobs.contains_key(name)
+            && let Some(current) = &mut queue.current
+            && current.name != name
+            && !self.wanted.is_wanted(&current.name)
+            && current.fate == Fate::Wanted
+        {
+            current.fate = Fate::Postponed;
+            self.compiler.stop(true);
+        }
     }
 
     /// Waits for something to do. None: it is over.

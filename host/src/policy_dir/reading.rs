@@ -126,7 +126,12 @@ impl Files {
 
     /// A file could not be read. It is tried again; but whether that is worth no word?
     fn passes(&mut self, file: &str, error: &ReadError) -> bool {
-        if matches!(error, ReadError::BeingWritten | ReadError::Young) {
+        if matches!(error, ReadError::Young) {
+            // It will not be young for ever, unless someone goes on writing.
+            self.settling.retry(file, self.quiet);
+            return true;
+        }
+        if matches!(error, ReadError::BeingWritten) {
             return self.is_worth_waiting(file);
         }
         self.writing.remove(file);
@@ -138,7 +143,12 @@ impl Files {
     fn is_worth_waiting(&mut self, file: &str) -> bool {
         self.settling.retry(file, self.quiet);
         let since = *self.writing.entry(file.to_owned()).or_insert_with(Instant::now);
-        since.elapsed() < LONG_WRITE
+        let is_worth_it = since.elapsed() < LONG_WRITE;
+        if !is_worth_it {
+            // It is told of; who writes to it then has as much time as this one.
+            self.writing.remove(file);
+        }
+        is_worth_it
     }
 
     /// The bytes of a policy's file. None: it is still changing.

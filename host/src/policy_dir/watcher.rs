@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -9,71 +10,101 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 /// Watches a directory, and its parent for when the directory itself comes, goes or is replaced.
 pub(super) struct Watcher {
     directory: PathBuf,
+    dirty: SyncSender<()>,
+    /// None while the system has none left.
     inner: Option<RecommendedWatcher>,
     /// What is watched now: `directory` when it had this identity.
     watched: Option<Identity>,
+    /// There are no events, and that has been told.
+    is_told: bool,
+    /// Not to be tried before this.
+    again: Instant,
 }
+
+/// When events are tried again, after the system had none left.
+const AGAIN: Duration = Duration::from_secs(4);
 
 impl Watcher {
     /// Sends to `dirty` when something may have changed; a full channel is as good.
     pub(super) fn new(directory: &Path, dirty: SyncSender<()>) -> Self {
-        let within = directory.to_owned();
-        // notify calls this on its own thread: it must not block there.
-        let handler = move |event: notify::Result<notify::Event>| {
-            let relevant = match event {
-                Ok(event) => {
-                    let reading = matches!(
-                        event.kind,
-                        EventKind::Access(
-                            AccessKind::Open(_) | AccessKind::Read | AccessKind::Close(AccessMode::Read)
-                        )
-                    );
-                    // The parent's other children are none of ours. Within the directory no name is
-                    // filtered: a swap of Kubernetes' `..data` names no policy.
-                    let ours = event.need_rescan()
-                        || event.paths.is_empty()
-                        || event.paths.iter().any(|path| path.starts_with(&within));
-                    ours && !reading
-                }
-                Err(_) => true,
-            };
-            if relevant {
-                let _ = dirty.try_send(());
-            }
-        };
-        let inner = notify::recommended_watcher(handler)
-            .inspect_err(
-                |error| tracing::warn!(%error, "no events for policies: the directory is scanned instead"),
-            )
-            .ok();
-        let mut watcher = Self { directory: directory.to_owned(), inner, watched: None };
-        if let (Some(inner), Some(parent)) = (&mut watcher.inner, directory.parent()) {
-            // Without it a directory that is replaced is found by the next scan.
-            let _ = inner.watch(parent, RecursiveMode::NonRecursive);
-        }
+        let (directory, again) = (directory.to_owned(), Instant::now());
+        let mut watcher = Self { directory, dirty, inner: None, watched: None, is_told: false, again };
+        watcher.arm();
         watcher
     }
 
     /// Follows the directory if it is another one than before, or was not there.
     pub(super) fn arm(&mut self) {
-        let Some(inner) = &mut self.inner else { return };
         let identity = identity(&self.directory);
-        if identity == self.watched {
+        let is_watched = self.inner.is_some() && identity == self.watched;
+        if is_watched || (self.is_told && Instant::now() < self.again) {
             return;
         }
+        match self.watch(identity) {
+            Ok(()) if std::mem::take(&mut self.is_told) => {
+                let directory = self.directory.display();
+                tracing::info!(%directory, "events for policies again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                self.again = Instant::now() + AGAIN;
+                if !std::mem::replace(&mut self.is_told, true) {
+                    let directory = self.directory.display();
+                    tracing::warn!(%directory, %error, "no events for policies: the directory is scanned instead");
+                }
+            }
+        }
+    }
+
+    fn watch(&mut self, identity: Option<Identity>) -> notify::Result<()> {
+        let inner = match &mut self.inner {
+            Some(inner) => inner,
+            none => {
+                let mut inner = notify::recommended_watcher(handler(&self.directory, self.dirty.clone()))?;
+                if let Some(parent) = self.directory.parent() {
+                    // Without it a directory that is replaced is found by the next scan.
+                    let _ = inner.watch(parent, RecursiveMode::NonRecursive);
+                }
+                none.insert(inner)
+            }
+        };
         if self.watched.take().is_some() {
             let _ = inner.unwatch(&self.directory);
         }
         if identity.is_some() {
-            match inner.watch(&self.directory, RecursiveMode::NonRecursive) {
-                Ok(()) => self.watched = identity,
-                Err(error) => {
-                    let directory = self.directory.display();
-                    tracing::warn!(%directory, %error, "no events for policies: the directory is scanned instead");
-                    // Once is enough: the scan goes on, and this is tried again with a new directory.
-                    self.watched = identity;
-                }
+            inner.watch(&self.directory, RecursiveMode::NonRecursive)?;
+        }
+        self.watched = identity;
+        Ok(())
+    }
+}
+
+/// notify calls this on its own thread: it must not block there.
+fn handler(
+    directory: &Path,
+    dirty: SyncSender<()>,
+) -> impl Fn(notify::Result<notify::Event>) + Send + 'static {
+    let within = directory.to_owned();
+    move |event| {
+        let relevant = match event {
+            Ok(event) => {
+                let reading = matches!(
+                    event.kind,
+                    EventKind::Access(
+                        AccessKind::Open(_) | AccessKind::Read | AccessKind::Close(AccessMode::Read)
+                    )
+                );
+                // The parent's other children are none of ours. Within the directory no name is
+                // filtered: a swap of Kubernetes' `..data` names no policy.
+                let ours = event.need_rescan()
+                    || event.paths.is_empty()
+                    || event.paths.iter().any(|path| path.starts_with(&within));
+                ours && !reading
             }
+            Err(_) => true,
+        };
+        if relevant {
+            let _ = dirty.try_send(());
         }
     }
 }

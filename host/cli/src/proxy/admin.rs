@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
 use super::metrics;
@@ -36,8 +37,12 @@ impl Admin {
         self.0.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
     }
 
-    /// Serves for ever.
-    pub(super) async fn serve(self, subjects: Subjects) {
+    /// Serves until the proxy is to end.
+    pub(super) async fn serve(self, subjects: Subjects, drain: CancellationToken) {
+        drain.run_until_cancelled_owned(self.serve_on(subjects)).await;
+    }
+
+    async fn serve_on(self, subjects: Subjects) {
         let subjects = Arc::new(subjects);
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {

@@ -125,10 +125,17 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
     if let Some(address) = config.admin {
         let admin = Admin::bind(&address).await.context("admin")?;
         let _ = writeln!(std::io::stdout(), "hotpick proxy: admin on {}", admin.address());
-        tokio::spawn(admin.serve(Subjects { policies, channels: channels.clone() }));
+        serving.spawn(admin.serve(Subjects { policies, channels: channels.clone() }, drain.clone()));
     }
 
-    ends.next().await;
+    tokio::select! {
+        () = ends.next() => {}
+        // They serve until they are told to drain. Nothing that is known of ends one; what has lost a listener is not to
+        // look as if it served.
+        Some(ended) = serving.join_next() => {
+            ended.context("a listener has ended")?;
+        }
+    }
     tracing::info!(?grace, "draining");
     drain.cancel();
     let drained = async { while serving.join_next().await.is_some() {} };
