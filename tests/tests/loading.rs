@@ -121,6 +121,20 @@ async fn a_file_that_a_channel_wants_comes_before_one_that_none_wants() {
     assert_eq!(other.state.to_string(), "loading");
 }
 
+/// Both lie there, and the one that nobody wants is being compiled, when someone wants the other.
+#[tokio::test]
+async fn what_a_channel_begins_to_want_ends_what_nobody_wants() {
+    let cluster = Cluster::start(&["a"]).await;
+    let directory = Compiled::by(SLOW_IF_LARGE);
+    directory.put("a.wasm", &large(0));
+    directory.until("begun").await;
+    directory.put("p.wasm", &standard("random"));
+    directory.wait_for("p", |status| status.state.to_string() == "loading").await;
+    let channel = cluster.channel().policies(&directory.followed).policy("p").connect().expect("a channel");
+    let active = |status: &hotpick::channel::ChannelStatus| status.policy.name == "p";
+    soon("the policy", channel.wait_for(active)).await;
+}
+
 /// As the kernel does that is out of memory: twice, and then it is not.
 #[tokio::test]
 async fn a_compiler_that_someone_has_killed_is_no_verdict_on_the_file() {

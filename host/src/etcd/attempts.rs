@@ -20,9 +20,9 @@ impl Patience {
     /// Of a call that someone waits for.
     pub(super) const COMMON: Self =
         Self { whole: Duration::from_secs(10), each: Duration::from_secs(1), waits: true };
-    /// Of a call that is made again anyway.
-    pub(super) const SHORT: Self =
-        Self { whole: Duration::from_secs(5), each: Duration::from_secs(1), waits: false };
+    /// Of a list, which may be long, and of its watch; both are tried again anyway.
+    pub(super) const LIST: Self =
+        Self { whole: Duration::from_secs(10), each: Duration::from_secs(2), waits: false };
 }
 
 /// When so many others have begun, an attempt is given up: it may hang at a member that waits for a leader which will not

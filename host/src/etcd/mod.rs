@@ -8,7 +8,7 @@
 //! {"address": "10.0.0.1", "port": 5001, "weight": 2, "color": "red"}
 //! ```
 //!
-//! A member may be frozen, cut off or gone: each call is tried at another when one is silent for a second, and nothing
+//! A member may be frozen, cut off or gone: each call is tried at another when one is silent for a second or two, and nothing
 //! waits longer than 2 s to be tried again. As long as a quorum of members and a server live, the server's entry stays.
 
 mod api;

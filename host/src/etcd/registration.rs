@@ -149,9 +149,6 @@ impl Entry {
         // It has been put before this begins.
         let mut is_there = true;
         loop {
-            if watch.is_none() {
-                watch = self.watch().await;
-            }
             // What has been renewed lives from when it was asked for, at the earliest.
             let began = Instant::now();
             match self.renew(&mut is_there).await {
@@ -167,11 +164,17 @@ impl Entry {
                         }
                         (Renewed::Kept, None) => {}
                     }
+                    // A member that was the leader, and wakes, may take leases for run out that are not (etcd's issue
+                    // 15247): what is lost is put at once. That it cannot be watched holds up nothing.
+                    let lost = async {
+                        if watch.is_none() {
+                            watch = self.watch().await;
+                        }
+                        deleted(&mut watch).await;
+                    };
                     tokio::select! {
                         () = sleep_until(began + self.ttl() / 3) => {}
-                        // A member that was the leader, and wakes, may take leases for run out that are not (etcd's
-                        // issue 15247): what is lost is put at once.
-                        () = deleted(&mut watch) => {}
+                        () = lost => {}
                     }
                 }
                 Err(status) => {

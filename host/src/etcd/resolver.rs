@@ -213,7 +213,7 @@ impl Follow {
         };
         // What a member knows that is behind the others must not take us back to what was before.
         let is_credible = |list: &RangeResponse| known.is_none_or(|known| !origin(list).is_before(known));
-        let list = self.client()?.range(range, Patience::SHORT, is_credible).await.map_err(said)?;
+        let list = self.client()?.range(range, Patience::LIST, is_credible).await.map_err(said)?;
         let origin = origin(&list);
         self.list.read(&self.resolver.prefix, origin, list.kvs, self.resolver.hold);
         self.next = Next::Open(origin.revision + 1);
@@ -224,7 +224,7 @@ impl Follow {
     async fn open(&mut self, start_revision: i64) -> Result<(), String> {
         let RangeRequest { key, range_end, .. } = self.range();
         let create = WatchCreate { key, range_end, start_revision };
-        let (answers, open) = self.client()?.watch(create, Patience::SHORT).await.map_err(said)?;
+        let (answers, open) = self.client()?.watch(create, Patience::LIST).await.map_err(said)?;
         self.next = Next::Listen(Box::new(Watch { answers, _open: open }));
         Ok(())
     }
