@@ -227,9 +227,9 @@ fn in_thread(
     SLOT.take(limit, stop).map_err(|unheard| match unheard {
         Unheard::Stopped => stopped(),
         Unheard::Late => PolicyError::NotNow("another policy is still being compiled".to_owned()),
-        Unheard::Gone => PolicyError::Compile(format!(
-            "{GIVEN_UP} policies take longer than they may, and cannot be ended: restart the process, or compile in another \
-             one (CompileOptions::command)"
+        Unheard::Gone => PolicyError::NotNow(format!(
+            "{GIVEN_UP} compilations that were given up have not ended: if they never do, restart the process, or compile in \
+             another one (CompileOptions::command)"
         )),
     })?;
     let (done, result) = sync_channel(1);
