@@ -72,8 +72,9 @@ fn queue<T: Send + 'static>(
     let runtime = Handle::try_current().ok();
     let job = move || {
         let _within = runtime.as_ref().map(Handle::enter);
-        // Nobody may wait any more.
-        let _ = done.send(guarded("a worker's task", work).ok_or(Lost));
+        let result = guarded("a worker's task", work).ok_or(Lost);
+        // Nobody may wait any more: then it is dropped here, and that is not our code either.
+        let _ = guarded("what a worker's task has made", || drop(done.send(result)));
     };
     let mut pool = pool();
     which(&mut pool).push_back(Box::new(job));

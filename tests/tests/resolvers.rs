@@ -338,6 +338,27 @@ async fn h17_re_resolution_on_failure_is_rate_limited() {
     }
 }
 
+/// A program that keeps its file open, and writes to it in place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_of_endpoints_that_someone_keeps_open_is_read_when_it_has_come_to_rest() {
+    use std::io::Write as _;
+
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("endpoints.json");
+    let list = |at: usize| {
+        json!({"endpoints": [{"address": cluster.backends[at].address().to_string()}]}).to_string()
+    };
+    std::fs::write(&path, list(0)).expect("written");
+    let channel = Channel::builder(format!("file://{}", path.display())).connect().expect("a channel");
+    let address = |at: usize| cluster.backends[at].address().to_string();
+    settled(&channel, &[&address(0)]).await;
+    let mut open = std::fs::File::options().write(true).truncate(true).open(&path).expect("open");
+    open.write_all(list(1).as_bytes()).expect("written");
+    settled(&channel, &[&address(1)]).await;
+    drop(open);
+}
+
 #[tokio::test]
 async fn a_file_of_endpoints_is_followed() {
     let cluster = Cluster::start(&["red-1", "green-1"]).await;

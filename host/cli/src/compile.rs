@@ -30,17 +30,21 @@ pub(crate) fn command() -> std::io::Result<Vec<std::ffi::OsString>> {
     Ok(vec![program.into(), "compile-policy".into()])
 }
 
-/// Sets a limit, or leaves the one that there is if it is lower: only root may raise that.
-fn lower(resource: Resource, most: u64) -> rustix::io::Result<()> {
-    let most = getrlimit(resource).maximum.map_or(most, |inherited| inherited.min(most));
-    setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
+/// Sets a limit, or leaves the one that there is if it is lower: only root may raise that. The hard limit is `more` above: at the
+/// soft one of CPU time the system says why it ends the process (SIGXCPU), at the hard one it kills it.
+fn lower(resource: Resource, most: u64, more: u64) -> rustix::io::Result<()> {
+    let inherited = getrlimit(resource).maximum;
+    let most = inherited.map_or(most, |inherited| inherited.min(most));
+    let maximum =
+        inherited.map_or(most.saturating_add(more), |inherited| inherited.min(most.saturating_add(more)));
+    setrlimit(resource, Rlimit { current: Some(most), maximum: Some(maximum) })
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let said = || std::env::var("HOTPICK_COMPILE_SECONDS").ok()?.parse().ok();
     let seconds = arguments.cpu_seconds.or_else(said).unwrap_or(SECONDS);
-    lower(Resource::Cpu, seconds).context("limit the CPU time")?;
-    lower(Resource::As, arguments.memory_mib.saturating_mul(1 << 20)).context("limit the memory")?;
+    lower(Resource::Cpu, seconds, 5).context("limit the CPU time")?;
+    lower(Resource::As, arguments.memory_mib.saturating_mul(1 << 20), 0).context("limit the memory")?;
     let mut component = Vec::new();
     std::io::stdin().read_to_end(&mut component).context("read the component")?;
     // What takes seconds must not take the processor from RPCs.

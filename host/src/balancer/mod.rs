@@ -151,7 +151,11 @@ pub(crate) fn run(
         let pick_again = balancer.pick_again.clone();
         let idle_timeout = idle_timeout.unwrap_or(Duration::MAX);
         let mut idle_check = std::pin::pin!(sleep(idle_timeout));
-        let watch = |balancer: &Balancer| resolver.watch(&target, balancer.resolve_now.clone());
+        let watch = |balancer: &Balancer| -> ResolverStream {
+            let watched = guarded("a resolver", || resolver.watch(&target, balancer.resolve_now.clone()));
+            // Its first answer is a panic, then.
+            watched.unwrap_or_else(|| Box::pin(futures_util::stream::once(async { panic!("in watch") })))
+        };
         let mut endpoints: Option<ResolverStream> = Some(watch(&balancer));
         let mut watch_again = None;
         loop {
@@ -325,6 +329,10 @@ impl Balancer {
                     self.starts.overtake(None);
                     self.waiting_for_policy = false;
                     self.report.send_modify(|report| report.refused = None);
+                    return;
+                }
+                if self.starts.is_at(&candidate) {
+                    // The same again: something else of it has changed.
                     return;
                 }
                 if self.starts.is_busy() {

@@ -66,6 +66,12 @@ impl Starts {
         self.current.is_some()
     }
 
+    /// Whether this is what is being started, and is wanted.
+    pub(super) fn is_at(&self, candidate: &Candidate) -> bool {
+        let is = |current: &Starting| current.candidate.is(&candidate.policy.version(), &candidate.config);
+        self.current.as_ref().is_some_and(|current| !current.overtaken && is(current))
+    }
+
     /// Begins to start a policy. Not while it is busy.
     pub(super) fn begin(&mut self, candidate: Candidate, placement: Placement, ready: ReadySet) {
         self.again = None;

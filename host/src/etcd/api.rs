@@ -328,6 +328,13 @@ impl Client {
         })
     }
 
+    /// A watch was cancelled for this reason: the token may be void, which a watch is told in its own way.
+    pub(super) fn cancelled(&self, reason: &str) {
+        if reason.contains("auth") || reason.contains("permission") {
+            *self.lock() = None;
+        }
+    }
+
     /// What shows who we are, if we are anyone.
     async fn token(&self, patience: Patience) -> Result<Option<MetadataValue<Ascii>>, Status> {
         let Some(credentials) = &self.credentials else { return Ok(None) };

@@ -170,7 +170,7 @@ impl Entry {
                         if watch.is_none() {
                             watch = self.watch().await;
                         }
-                        deleted(&mut watch).await;
+                        self.deleted(&mut watch).await;
                     };
                     tokio::select! {
                         () = sleep_until(began + self.ttl() / 3) => {}
@@ -196,19 +196,26 @@ impl Entry {
 /// The entry's watch, and what keeps it open.
 type Watch = (Streaming<WatchResponse>, mpsc::Sender<WatchRequest>);
 
-/// The entry has been deleted; for ever nothing when that is not known. Cancel-safe.
-async fn deleted(watch: &mut Option<Watch>) {
-    while let Some((answers, _)) = watch {
-        match answers.message().await {
-            Ok(Some(answer)) if !answer.canceled => {
-                if answer.events.iter().any(Event::is_delete) {
-                    return;
+impl Entry {
+    /// The entry has been deleted; for ever nothing when that is not known. Cancel-safe.
+    async fn deleted(&self, watch: &mut Option<Watch>) {
+        while let Some((answers, _)) = watch {
+            match answers.message().await {
+                Ok(Some(answer)) if !answer.canceled => {
+                    if answer.events.iter().any(Event::is_delete) {
+                        return;
+                    }
+                }
+                ended => {
+                    if let Ok(Some(answer)) = ended {
+                        self.client.cancelled(&answer.cancel_reason);
+                    }
+                    *watch = None;
                 }
             }
-            _ => *watch = None,
         }
+        std::future::pending::<()>().await;
     }
-    std::future::pending::<()>().await;
 }
 
 enum Renewed {

@@ -22,8 +22,6 @@ pub(super) struct Cache {
     /// Bytes.
     most: u64,
     in_use: Mutex<InUse>,
-    /// The directory has been found to be ours.
-    is_ready: AtomicBool,
     /// That it is not has been told.
     is_told: AtomicBool,
 }
@@ -49,17 +47,14 @@ impl Cache {
             directory: directory.to_owned(),
             most: most.unwrap_or(CACHED),
             in_use: Mutex::default(),
-            is_ready: AtomicBool::new(false),
             is_told: AtomicBool::new(false),
         };
         cache.is_ready();
         cache
     }
 
+    /// Looked at each time: the directory may go, and another user's take its place.
     fn is_ready(&self) -> bool {
-        if self.is_ready.load(Ordering::Relaxed) {
-            return true;
-        }
         let prepared = prepare(&self.directory);
         if let Err(error) = &prepared
             && !self.is_told.swap(true, Ordering::Relaxed)
@@ -67,7 +62,6 @@ impl Cache {
             let directory = self.directory.display();
             tracing::warn!(%directory, %error, "no cache of compiled policies, until this is mended");
         }
-        self.is_ready.store(prepared.is_ok(), Ordering::Relaxed);
         prepared.is_ok()
     }
 

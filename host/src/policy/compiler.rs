@@ -136,10 +136,9 @@ pub fn precompile(component: &[u8]) -> Result<Vec<u8>, PolicyError> {
 }
 
 /// Only one at a time, over all directories of the process.
-static ONE: Mutex<()> = Mutex::new(());
+static CHILDREN: Slot = Slot::new();
 /// The same of those on threads of this process.
-static SLOT: Slot =
-    Slot { state: Mutex::new(SlotState { is_taken: false, given_up: 0 }), freed: Condvar::new() };
+static SLOT: Slot = Slot::new();
 /// So many that take longer than they may, and may never end, have this process go on without compiling.
 const GIVEN_UP: usize = 4;
 /// What tells the compiler's process how long it has.
@@ -156,7 +155,20 @@ struct SlotState {
     given_up: usize,
 }
 
+/// Frees the place when it is dropped.
+struct Taken(&'static Slot);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.free();
+    }
+}
+
 impl Slot {
+    const fn new() -> Self {
+        Self { state: Mutex::new(SlotState { is_taken: false, given_up: 0 }), freed: Condvar::new() }
+    }
+
     /// Takes the place when it is free. `Gone`: too many have been given up.
     fn take(&self, limit: Duration, stop: &AtomicBool) -> Result<(), Unheard> {
         let deadline = Instant::now() + limit;
@@ -214,6 +226,18 @@ enum Unheard {
     Late,
 }
 
+/// Why there is no place to compile in.
+fn busy(unheard: Unheard) -> PolicyError {
+    match unheard {
+        Unheard::Stopped => stopped(),
+        Unheard::Late => PolicyError::NotNow("another policy is still being compiled".to_owned()),
+        Unheard::Gone => PolicyError::NotNow(format!(
+            "{GIVEN_UP} compilations that were given up have not ended: if they never do, restart the process, or compile in \
+             another one (CompileOptions::command)"
+        )),
+    }
+}
+
 fn stopped() -> PolicyError {
     PolicyError::NotNow("another file comes first".to_owned())
 }
@@ -224,14 +248,7 @@ fn in_thread(
     limit: Duration,
     stop: &AtomicBool,
 ) -> Result<Component, PolicyError> {
-    SLOT.take(limit, stop).map_err(|unheard| match unheard {
-        Unheard::Stopped => stopped(),
-        Unheard::Late => PolicyError::NotNow("another policy is still being compiled".to_owned()),
-        Unheard::Gone => PolicyError::NotNow(format!(
-            "{GIVEN_UP} compilations that were given up have not ended: if they never do, restart the process, or compile in \
-             another one (CompileOptions::command)"
-        )),
-    })?;
+    SLOT.take(limit, stop).map_err(busy)?;
     let (done, result) = sync_channel(1);
     let is_given_up = Arc::new(AtomicBool::new(false));
     let (component, given_up) = (component.to_vec(), Arc::clone(&is_given_up));
@@ -294,7 +311,8 @@ fn in_child(
     limit: Duration,
     stop: &AtomicBool,
 ) -> Result<Component, PolicyError> {
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    CHILDREN.take(limit, stop).map_err(busy)?;
+    let _taken = Taken(&CHILDREN);
     let failed = |error: std::io::Error| {
         let text = format!("the compiler does not run: {error}");
         // The machine's, and not the file's: no process, no descriptor, no memory; or no program, which may be about to
@@ -311,7 +329,7 @@ fn in_child(
     std::os::unix::process::CommandExt::process_group(&mut compiler, 0);
     let child = compiler
         .args(arguments)
-        .env(SECONDS, limit.as_secs().max(1).to_string())
+        .env(SECONDS, limit.as_secs().saturating_add(1).to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

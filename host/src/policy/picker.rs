@@ -1,16 +1,15 @@
 //! The Wasm picker: picks by the policy's plan, or checks an instance out and asks it.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::WasmPolicy;
 use super::engine::has_stack;
 use super::imports::Methods;
-use super::instance::{Answer, Fault, InitError};
+use super::instance::{Answer, InitError};
 use super::plan::Plan;
-use super::seat::{Held, Seat};
+use super::seat::{Held, Seat, called};
 use crate::connectivity::ConnectivityState;
 use crate::picker::{Faults, Handover, Pick, PickInfo, PickResult, Picker, PickerBuilder, Placement};
 use crate::subconn::{Done, Picked, ReadySet};
@@ -138,9 +137,7 @@ impl WasmPicker {
         // That an RPC is held is noted under the lock: what would free it comes after.
         let Some(instance) = &mut occupant.instance else { return seat.fall_back(&self.ready) };
         let timed = (seat.counters.pick() % TIMED == FIRST_TIMED).then(std::time::Instant::now);
-        // Of wasmtime's own, on a thread that has no memory left for what it needs there. The instance is not to be used then.
-        let answer = catch_unwind(AssertUnwindSafe(|| instance.pick(info)));
-        match answer.unwrap_or_else(|_| Err(Fault::Host)) {
+        match called(|| instance.pick(info)) {
             Ok(answer) => {
                 if let Some(begun) = timed {
                     seat.counters.took(begun.elapsed());

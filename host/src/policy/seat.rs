@@ -21,7 +21,7 @@ use super::preflight::preflight;
 use super::record::{Counters, FaultKind};
 use crate::picker::{Cursor, Faults, Handover, Pick, PickInfo, PickResult, Placement, Saved, Shard};
 use crate::subconn::{DoneInfo, Listener, Picked, ReadySet};
-use crate::supervision::{self, guarded_task};
+use crate::supervision::{self, guarded, guarded_task};
 use crate::workers;
 
 /// One instance's place in a channel.
@@ -237,7 +237,8 @@ impl Seat {
 
     fn make_plan(&self, occupant: &mut Occupant) -> Option<Plan> {
         let serial = occupant.serial;
-        let (plan, result) = match occupant.instance.as_mut()?.plan(serial) {
+        let instance = occupant.instance.as_mut()?;
+        let (plan, result) = match called(|| instance.plan(serial)) {
             Ok(plan) => (plan, Ok(())),
             Err(fault) => (None, Err(fault)),
         };
@@ -256,7 +257,7 @@ impl Seat {
         occupant.ready = ready.clone();
         if let Some(instance) = &mut occupant.instance {
             instance.enter_into_force();
-            let told = instance.tell(ready);
+            let told = called(|| instance.tell(ready));
             self.after(&mut occupant, told);
             if !is_told {
                 self.plan_anew(&mut occupant);
@@ -349,7 +350,7 @@ impl Seat {
 
     fn save_now(&self, occupant: &mut Occupant) {
         let Some(instance) = &mut occupant.instance else { return };
-        match instance.save() {
+        match called(|| instance.save()) {
             Ok(Some(saved)) => occupant.saved = vec![saved],
             Ok(None) => {}
             Err(fault) => self.retire(occupant, &fault),
@@ -405,6 +406,12 @@ impl Drop for Seat {
     }
 }
 
+/// A call into an instance. That the host panics there is no fault of the policy, but the instance is not to be used any
+/// more: wasmtime panics on a thread that has no memory left for what it needs there.
+pub(super) fn called<T>(call: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    guarded("a call into a policy", call).unwrap_or(Err(Fault::Host))
+}
+
 /// How long to wait before the replacement after this many faults in a row.
 fn wait(streak: u32) -> Duration {
     match streak.checked_sub(2) {
@@ -448,12 +455,14 @@ impl Seat {
             // `init` may take long, and compiled code needs a stack of its own size: off the workers.
             if let Err(lost) = workers::run(move || seat.reseat(worn && !due)).await {
                 let mut occupant = self.lock();
-                self.faulted(
-                    &mut occupant,
-                    FaultKind::Start,
-                    format!("{lost} while it was replaced"),
-                    LONGEST_WAIT,
-                );
+                let policy = &self.policy.terms.version;
+                tracing::error!(%policy, %lost, "its instance could not be replaced: tried again after {LONGEST_WAIT:?}");
+                // Not the policy's doing, and not to be tried in a circle.
+                occupant.worn = false;
+                occupant.renew_after = Instant::now() + LONGEST_WAIT;
+                if occupant.instance.is_none() {
+                    occupant.replace_at = Some(occupant.renew_after);
+                }
             }
         }
         if has_stack() {
@@ -475,14 +484,14 @@ impl Seat {
         if let Some(instance) = &mut occupant.instance
             && !batch.is_empty()
         {
-            let done = instance.done(&batch);
+            let done = called(|| instance.done(&batch));
             self.after_kept(&mut occupant, done);
             self.pick_again();
         }
         if let Some(instance) = &mut occupant.instance
             && instance.next_timer().is_some_and(|at| at <= Instant::now())
         {
-            let fired = instance.fire();
+            let fired = called(|| instance.fire());
             self.after_kept(&mut occupant, fired);
             self.plan_anew(&mut occupant);
             self.pick_again();

@@ -79,8 +79,22 @@ impl Follower {
             // Nothing that is known of panics there; but if something does, the directory is followed all the same.
             match guarded("the follower of a policy directory", || self.follow()) {
                 Some(()) => return,
-                None => std::thread::sleep(supervision::AGAIN),
+                None => {
+                    std::thread::sleep(supervision::AGAIN);
+                    self.begin_anew();
+                }
             }
+        }
+    }
+
+    /// After a panic: what was taken in halfway is taken in again, and what was being made is made again.
+    fn begin_anew(&mut self) {
+        self.files = Files::new(self.directory.clone(), &self.options);
+        for versions in self.policies.values_mut() {
+            (versions.ticket, versions.job, versions.made_of) = (None, None, None);
+        }
+        for entry in self.snapshot.policies.values_mut() {
+            entry.loading = false;
         }
     }
 

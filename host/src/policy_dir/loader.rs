@@ -148,7 +148,7 @@ impl Loader {
             let is_wanted = |name: &str| self.0.wanted.is_wanted(name);
             if current.name == job.name {
                 current.fate = Fate::Superseded;
-            } else if !is_wanted(&current.name) && is_wanted(&job.name) {
+            } else if current.fate == Fate::Wanted && !is_wanted(&current.name) && is_wanted(&job.name) {
                 current.fate = Fate::Postponed;
             }
             if current.fate != Fate::Wanted {

@@ -19,8 +19,8 @@ pub(super) struct Files {
     settling: Settling,
     /// What is there, of all that has come to rest.
     at_rest: BTreeMap<String, Fingerprint>,
-    /// Since when someone has been seen to write to a file.
-    writing: BTreeMap<String, Instant>,
+    /// Since when someone has been seen to write to a file, and what it was then.
+    writing: BTreeMap<String, (Option<Fingerprint>, Instant)>,
 }
 
 /// How often a file is looked at within the quiet time.
@@ -141,13 +141,15 @@ impl Files {
 
     /// Someone writes to a file, it seems: it is looked at again, and told of only when that takes long.
     fn is_worth_waiting(&mut self, file: &str) -> bool {
-        self.settling.retry(file, self.quiet);
-        let since = *self.writing.entry(file.to_owned()).or_insert_with(Instant::now);
-        let is_worth_it = since.elapsed() < LONG_WRITE;
-        if !is_worth_it {
-            // It is told of; who writes to it then has as much time as this one.
-            self.writing.remove(file);
+        let seen = self.at_rest.get(file).copied();
+        let writing = self.writing.entry(file.to_owned()).or_insert_with(|| (seen, Instant::now()));
+        if writing.0 != seen {
+            // Something has come: who writes has as much time as anyone.
+            *writing = (seen, Instant::now());
         }
+        let is_worth_it = writing.1.elapsed() < LONG_WRITE;
+        // What is told of is looked at when all is: the rest of the directory must not wait for it.
+        self.settling.retry(file, if is_worth_it { self.quiet } else { self.scan });
         is_worth_it
     }
 

@@ -51,8 +51,7 @@ impl From<String> for DialError {
 impl From<std::io::Error> for DialError {
     fn from(error: std::io::Error) -> Self {
         #[cfg(unix)]
-        let ours =
-            [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EAGAIN, libc::EADDRNOTAVAIL];
+        let ours = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EAGAIN];
         #[cfg(not(unix))]
         let ours: [i32; 0] = [];
         let is_ours = error.raw_os_error().is_some_and(|code| ours.contains(&code));
@@ -139,7 +138,14 @@ impl Dialer {
                 set_options(&tcp, self.options.dead_after)?;
                 Box::new(tcp)
             }
-            Socket::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            Socket::Unix(path) => {
+                // Of a Unix socket EAGAIN is the peer's: its queue is full.
+                let connected = UnixStream::connect(path).await;
+                Box::new(connected.map_err(|error| match error.kind() {
+                    std::io::ErrorKind::WouldBlock => DialError::from(error.to_string()),
+                    _ => error.into(),
+                })?)
+            }
         };
         let (io, certificate) = match &self.tls {
             None => (io, None),
@@ -259,7 +265,9 @@ mod tests {
     #[test]
     fn what_this_machine_lacks_says_nothing_of_the_peer() {
         let is_ours = |code| DialError::from(std::io::Error::from_raw_os_error(code)).is_ours;
-        assert!(is_ours(libc::EMFILE) && is_ours(libc::EADDRNOTAVAIL));
+        assert!(is_ours(libc::EMFILE) && is_ours(libc::ENOBUFS));
+        // As for ::1 where there is no IPv6: for good.
+        assert!(!is_ours(libc::EADDRNOTAVAIL));
         assert!(!is_ours(libc::ECONNREFUSED) && !DialError::from("no".to_owned()).is_ours);
     }
 

@@ -172,7 +172,7 @@ impl State {
                 let kept = data.or_else(|| frame.trailers_ref().cloned().map(Kept::Trailers));
                 match kept {
                     // The next sending is on its way already, and counts on all of it.
-                    Some(kept) if !is_current && self.complete => self.kept.push_back(kept),
+                    Some(kept) if !is_current => self.kept.push_back(kept),
                     Some(kept) => self.keep(kept),
                     None => {}
                 }

@@ -262,7 +262,11 @@ async fn finished(dialling: &mut Option<Dialling>) -> Result<Dialled, DialError>
 
 async fn dial(shared: &Shared, dialer: &Dialer) -> Result<Dialled, DialError> {
     shared.stats.dialled();
-    match dialer.dial(&shared.endpoint.load_full(), &shared.room).await {
+    let endpoint = shared.endpoint.load_full();
+    // Names are looked up on a thread, which panics if there can be none.
+    let dialled = guarded_task("a connection's making", dialer.dial(&endpoint, &shared.room)).await;
+    let lack = || DialError { text: "the host panicked".to_owned(), is_ours: true };
+    match dialled.unwrap_or_else(|| Err(lack())) {
         Ok(transport) => Ok((transport, dialer.counters.opened())),
         Err(error) => {
             dialer.counters.failed();
