@@ -11,7 +11,7 @@ use crate::supervision::guarded;
 /// How often the epoch advances, and with it a running call is looked at.
 const TICK: Duration = Duration::from_millis(1);
 /// So many ticks after the last sign of a call the thread rests.
-const AWAKE: u32 = 16;
+const AWAKE: u32 = 8;
 /// A tick now and then, even so: see [`Ticking::call`].
 const REST: Duration = Duration::from_secs(1);
 
