@@ -16,6 +16,7 @@ use hotpick::channel::ChannelBuilder;
 use hotpick::picker::{Pick, PickResult};
 use hotpick::resolver::{Endpoint, ManualResolver, ResolverUpdate};
 use hotpick::service_config::ServiceConfig;
+use hotpick::subconn::SubConnOptions;
 use hotpick_echo::{Backend, EchoClient, EchoRequest};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::timeout;
@@ -202,6 +203,10 @@ impl Sky {
         let builder =
             Channel::builder("static:///storm").resolver(self.resolver.clone()).wait_for_ready(true);
         let builder = builder.policies(&self.policies.followed).policy_patience(Duration::from_millis(200));
+        // A hash waits for its endpoint (gRFC A42), and that may be the silent one when the storm ends.
+        let mut options = SubConnOptions::default();
+        options.connect_timeout = Duration::from_secs(2);
+        let builder = builder.subconn_options(options);
         match dice.u8(..3) {
             0 => builder.native_policy(self.native.clone()),
             1 => builder.policy("p"),
