@@ -258,7 +258,7 @@ async fn person(sky: Arc<Sky>, mut dice: fastrand::Rng) {
             _ => {}
         }
         let kind = dice.u8(..4);
-        let rpc = rpc(EchoClient::new(channel), kind, dice.usize(1..4));
+        let rpc = rpc(EchoClient::new(channel.clone()), kind, dice.usize(1..4));
         let given_up = dice.u8(..4) == 0;
         let patience = if given_up { Duration::from_micros(dice.u64(..3000)) } else { PATIENCE };
         match timeout(patience, rpc).await {
@@ -266,7 +266,12 @@ async fn person(sky: Arc<Sky>, mut dice: fastrand::Rng) {
             Ok(Err(status)) if is_closed.load(Ordering::SeqCst) && status.code() == Code::Cancelled => {}
             Ok(Err(status)) => sky.finds(format!("an RPC of kind {kind} failed: {status}")),
             Err(_) if given_up => drop(sky.cancelled.fetch_add(1, Ordering::Relaxed)),
-            Err(_) => sky.finds(format!("an RPC of kind {kind} hung for {PATIENCE:?}")),
+            Err(_) => {
+                let status = channel.status();
+                let (ready, policy) = (status.ready.ready().len(), &status.policy);
+                let how = format!("{} by {policy}, {ready} ready, {:?}", status.state, status.subconns);
+                sky.finds(format!("an RPC of kind {kind} hung for {PATIENCE:?}: {how}, {:?}", status.faults));
+            }
         }
     }
 }
