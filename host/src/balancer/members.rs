@@ -30,8 +30,8 @@ struct Member {
     state: ConnectivityState,
 }
 
-/// Numbers begin anew after so many: what goes by them (bits and pages of snapshots, maps of policies) stays small however
-/// many endpoints come and go. Of an endpoint that is gone everyone has been told long before another has its number, and
+/// After this many numbers the first is used again: what is indexed by them (bits and pages of snapshots, maps of policies)
+/// stays small however many endpoints come and go. Of an endpoint that is gone everyone has been told long before another has its number, and
 /// more endpoints at a time no resolver gives.
 const NUMBERS: u32 = 1 << 24;
 
@@ -237,7 +237,7 @@ mod tests {
             let _within = runtime.enter();
             let (events, _) = mpsc::unbounded_channel();
             let (mut members, mut before) = (Members::default(), BTreeMap::new());
-            // Numbers begin anew on the way.
+            // The first numbers are used again on the way.
             members.next = NUMBERS - 5;
             for list in lists {
                 let endpoint = |(number, weight): &(u8, u32)| {
