@@ -151,12 +151,11 @@ pub(crate) fn run(
         let pick_again = balancer.pick_again.clone();
         let idle_timeout = idle_timeout.unwrap_or(Duration::MAX);
         let mut idle_check = std::pin::pin!(sleep(idle_timeout));
-        let watch = |balancer: &Balancer| -> ResolverStream {
+        let watch = |balancer: &Balancer| {
             let watched = guarded("a resolver", || resolver.watch(&target, balancer.resolve_now.clone()));
-            // Its first answer is a panic, then.
-            watched.unwrap_or_else(|| Box::pin(futures_util::stream::once(async { panic!("in watch") })))
+            watched.map_or(Watching::Panicked, Watching::Stream)
         };
-        let mut endpoints: Option<ResolverStream> = Some(watch(&balancer));
+        let mut endpoints = watch(&balancer);
         let mut watch_again = None;
         loop {
             let (mut sleeps, mut wakes) = (false, false);
@@ -173,14 +172,14 @@ pub(crate) fn run(
                 // A policy is tried out on the endpoints before it is let at the RPCs.
                 chosen = balancer.choice.next(), if balancer.is_resolved() => balancer.chosen(chosen),
                 update = next(&mut endpoints) => match update {
-                    Some(Some(update)) => balancer.resolved(update),
-                    None => {
-                        endpoints = None;
+                    News::Update(update) => balancer.resolved(update),
+                    News::Panicked => {
+                        endpoints = Watching::Nothing;
                         watch_again = Some(later(supervision::AGAIN));
                         balancer.resolved(ResolverUpdate::error("the resolver panicked"));
                     }
-                    Some(None) => {
-                        endpoints = None;
+                    News::Ended => {
+                        endpoints = Watching::Nothing;
                         if matches!(balancer.resolved, Resolved::NotYet) {
                             let error = "the resolver ended without an answer";
                             balancer.resolved(ResolverUpdate::error(error));
@@ -190,7 +189,7 @@ pub(crate) fn run(
                 () = due(watch_again) => {
                     watch_again = None;
                     if !balancer.idle {
-                        endpoints = Some(watch(&balancer));
+                        endpoints = watch(&balancer);
                     }
                 }
                 () = wake.notified() => wakes = true,
@@ -219,10 +218,10 @@ pub(crate) fn run(
                 patience_ends.as_mut().reset(later(patience));
             }
             if sleeps {
-                endpoints = None;
+                endpoints = Watching::Nothing;
                 balancer.enter_idle();
             } else if wakes && balancer.idle {
-                endpoints = Some(watch(&balancer));
+                endpoints = watch(&balancer);
                 balancer.leave_idle();
                 idle_check.as_mut().reset(later(idle_timeout));
             }
@@ -237,12 +236,32 @@ fn later(after: Duration) -> Instant {
     Instant::now() + after.min(FAR)
 }
 
-/// The next answer of the resolver, none after the last; none of it if it panicked. For ever nothing when it is not
-/// watched. Cancel-safe.
-async fn next(endpoints: &mut Option<ResolverStream>) -> Option<Option<ResolverUpdate>> {
+/// The resolver, which may be a program's own code.
+enum Watching {
+    /// The channel is idle, or the resolver has ended or panicked.
+    Nothing,
+    Stream(ResolverStream),
+    /// In `watch` itself: not told yet.
+    Panicked,
+}
+
+/// What the resolver does next.
+enum News {
+    Update(ResolverUpdate),
+    Ended,
+    Panicked,
+}
+
+/// The next news of the resolver; pending for ever while it is not watched. Cancel-safe.
+async fn next(endpoints: &mut Watching) -> News {
     match endpoints {
-        Some(endpoints) => guarded_task("a resolver", endpoints.next()).await,
-        None => std::future::pending().await,
+        Watching::Nothing => std::future::pending().await,
+        Watching::Panicked => News::Panicked,
+        Watching::Stream(stream) => match guarded_task("a resolver", stream.next()).await {
+            Some(Some(update)) => News::Update(update),
+            Some(None) => News::Ended,
+            None => News::Panicked,
+        },
     }
 }
 
