@@ -133,7 +133,7 @@ fn a_check_is_for_programs_too() {
     assert_eq!(output.status.code(), Some(1));
     let said: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
     let good = &said[0];
-    assert_eq!((&good["ok"], &good["imports"]), (&true.into(), &serde_json::json!(["env"])));
+    assert_eq!((&good["ok"], &good["imports"]), (&true.into(), &serde_json::json!(["call", "env"])));
     for number in ["size", "memory", "pick_ns"] {
         assert!(good[number].as_u64().is_some_and(|number| number > 0), "{number}: {good}");
     }

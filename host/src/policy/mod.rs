@@ -350,9 +350,10 @@ impl Policy for WasmPolicy {
 }
 
 impl WasmPolicy {
-    /// With the configuration that counts.
+    /// With the configuration that counts, and the number of instances, which some refuse.
     fn placement(&self, placement: &Placement) -> Placement {
         let mut placement = placement.clone();
+        placement.shard.count = self.terms.shards;
         if let (Some(config), "{}") = (&self.terms.config, placement.config.as_str()) {
             placement.config = config.to_string();
         }

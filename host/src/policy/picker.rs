@@ -167,7 +167,12 @@ impl WasmPicker {
 }
 
 /// What the plan has for this RPC, if it has something; and whether it is time for the next plan.
+///
+/// Nothing for a retry: the policy can see where the RPC has been, and a plan cannot.
 fn planned(seat: &Seat, plan: &Plan, info: &PickInfo<'_>) -> (Option<PickResult>, bool) {
+    if !info.tried.is_empty() {
+        return (None, false);
+    }
     let affinity = seat.affinity_in(plan, info);
     let Some(planned) = plan.pick(info.now, affinity) else { return (None, false) };
     if planned.taken > 0 {

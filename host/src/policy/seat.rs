@@ -198,7 +198,7 @@ impl Seat {
     /// The hash of an RPC's affinity key, if the plan goes by it.
     pub(super) fn affinity_in(&self, plan: &Plan, info: &PickInfo<'_>) -> Option<u64> {
         let key = self.affinity.as_ref().filter(|_| plan.order() == Order::ByAffinity)?;
-        info.metadata.get(key).map(affinity)
+        affinity(info.metadata, key)
     }
 
     /// The plan to pick by; when the one before is used up, its successor.

@@ -101,6 +101,8 @@ struct Open {
     stream: Option<InFlight>,
     done: Option<Done>,
     begun: Instant,
+    /// The headers of the response have come.
+    responded: bool,
 }
 
 impl Call {
@@ -110,8 +112,8 @@ impl Call {
         begun: Instant,
         deadline: Option<Instant>,
     ) -> Self {
-        subconn.stats.begin();
-        Self { open: Some(Open { subconn, stream: None, done, begun }), deadline }
+        subconn.stats.begin(begun);
+        Self { open: Some(Open { subconn, stream: None, done, begun, responded: false }), deadline }
     }
 
     /// It is on a connection, for which it may have waited.
@@ -131,10 +133,18 @@ impl Call {
         }
     }
 
+    /// The response begins.
+    pub(super) fn responded(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.responded = true;
+            open.subconn.stats.responded(open.begun, Instant::now());
+        }
+    }
+
     /// It never left, or the peer has not looked at it.
     pub(super) fn not_sent(&mut self) {
         if let Some(open) = self.open.take() {
-            open.subconn.stats.unsend();
+            open.subconn.stats.unsend(open.responded);
             open.finish(End { code: None, client_ended: false, trailers: None }, Instant::now());
         }
     }
@@ -152,7 +162,8 @@ impl Call {
     fn ended(&mut self, end: End<'_>) {
         if let Some(open) = self.open.take() {
             let now = Instant::now();
-            open.subconn.stats.end(end.code == Some(Code::Ok), end.client_ended, open.begun, now);
+            let code = end.code.unwrap_or(Code::Unknown);
+            open.subconn.stats.end(code, end.client_ended, open.responded, open.begun, now);
             open.finish(end, now);
         }
     }

@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::room::Room;
-use self::stats::Stats;
+use self::stats::{ResponseStats, Stats};
 use self::task::Command;
 use self::transport::{InFlight, Transport};
 use crate::connectivity::ConnectivityState;
@@ -203,6 +203,11 @@ impl SubConn {
         self.0.stats.in_flight()
     }
 
+    /// When its responses begin.
+    pub(crate) fn responses(&self) -> ResponseStats {
+        self.0.stats.responses()
+    }
+
     /// Starts connecting if IDLE.
     pub(crate) fn connect(&self) {
         self.0.command(Command::Connect);
@@ -263,7 +268,10 @@ impl SubConn {
                 }
             }
             match transport.send(request).await {
-                Ok(response) => return Ok((response, call)),
+                Ok(response) => {
+                    call.responded();
+                    return Ok((response, call));
+                }
                 // The connection was lost just now: on another, or on none, if it was the last.
                 Err(SendError::NotSent(unsent)) => {
                     call.off();

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tonic::Code;
 
 /// How fast an average forgets: after so long, what was before weighs 1/e.
 const MEMORY: Duration = Duration::from_secs(10);
@@ -18,7 +19,70 @@ pub(crate) struct Stats {
     picked: AtomicU64,
     succeeded: AtomicU64,
     failed: AtomicU64,
+    responses: Responses,
     averages: Mutex<Averages>,
+}
+
+/// When responses begin. Sums, of which whoever reads them twice has the change between.
+#[derive(Debug, Default)]
+struct Responses {
+    /// RPCs under way whose response has begun.
+    under_way: AtomicU32,
+    /// When the first RPC began since the last one was answered or given up; 0 if none has. In nanoseconds of [`CLOCK`].
+    /// One that is older says something of what it asks for, and not of the server, which has answered others since.
+    waiting: AtomicU64,
+    begun: AtomicU64,
+    waited: AtomicU64,
+    abandoned: AtomicU64,
+    abandoned_after: AtomicU64,
+    ended: AtomicU64,
+    faulty: AtomicU64,
+}
+
+/// What an atomic has in place of an instant: the time since this.
+static CLOCK: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn on_clock(at: Instant) -> u64 {
+    nanos(at.saturating_duration_since(*CLOCK))
+}
+
+/// A reading of when the responses of a subconn begin: sums since it is there, but for the first two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ResponseStats {
+    /// RPCs under way.
+    pub(crate) in_flight: u32,
+    /// For how long nothing has come of the RPCs that have begun since the last answer.
+    pub(crate) silence: Duration,
+    /// Responses that have begun.
+    pub(crate) begun: u64,
+    /// How long these were awaited, all together, in nanoseconds.
+    pub(crate) waited: u64,
+    /// RPCs that the client gave up before their response had begun.
+    pub(crate) abandoned: u64,
+    /// How long these had waited, all together, in nanoseconds.
+    pub(crate) abandoned_after: u64,
+    /// RPCs that the server has ended, or the loss of its connection.
+    pub(crate) ended: u64,
+    /// Those of them whose status says that something is wrong with the server.
+    pub(crate) faulty: u64,
+}
+
+/// The statuses that say more of the server than of the request.
+const fn is_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::Internal
+            | Code::Unknown
+            | Code::DataLoss
+            | Code::ResourceExhausted
+            | Code::Unimplemented
+    )
 }
 
 /// The connections of a channel, over all of its subconns since it began (gRFC A94).
@@ -81,6 +145,14 @@ impl Drop for OpenConnection {
         connections.open = connections.open.saturating_sub(1);
         let why = self.end.take().unwrap_or_else(|| "subchannel shutdown".to_owned());
         *connections.disconnections.entry(why).or_default() += 1;
+    }
+}
+
+impl Responses {
+    fn begins(&self, begun: Instant, now: Instant) {
+        self.waiting.store(0, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.waited.fetch_add(nanos(now.saturating_duration_since(begun)), Ordering::Relaxed);
     }
 }
 
@@ -162,18 +234,69 @@ impl Stats {
         }
     }
 
-    pub(super) fn begin(&self) {
+    pub(super) fn begin(&self, now: Instant) {
         self.picked.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if self.responses.waiting.load(Ordering::Relaxed) == 0 {
+            self.responses.waiting.store(on_clock(now).max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// The response of an RPC begins.
+    pub(super) fn responded(&self, begun: Instant, now: Instant) {
+        self.responses.under_way.fetch_add(1, Ordering::Relaxed);
+        self.responses.begins(begun, now);
     }
 
     /// `client_ended`: the client gave up, which says little of the server.
-    pub(super) fn end(&self, ok: bool, client_ended: bool, begun: Instant, now: Instant) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    pub(super) fn end(&self, code: Code, client_ended: bool, responded: bool, begun: Instant, now: Instant) {
+        self.gone(responded);
+        let ok = code == Code::Ok;
         let outcome = if ok { &self.succeeded } else { &self.failed };
         outcome.fetch_add(1, Ordering::Relaxed);
+        let responses = &self.responses;
+        match (responded, client_ended) {
+            (true, _) => {}
+            (false, true) => {
+                responses.waiting.store(0, Ordering::Relaxed);
+                responses.abandoned.fetch_add(1, Ordering::Relaxed);
+                let waited = nanos(now.saturating_duration_since(begun));
+                responses.abandoned_after.fetch_add(waited, Ordering::Relaxed);
+            }
+            (false, false) => responses.begins(begun, now),
+        }
         if !client_ended {
+            responses.ended.fetch_add(1, Ordering::Relaxed);
+            responses.faulty.fetch_add(is_fault(code).into(), Ordering::Relaxed);
             self.averages().answered(ok, now.saturating_duration_since(begun), now);
+        }
+    }
+
+    pub(crate) fn responses(&self) -> ResponseStats {
+        let Responses { under_way, waiting, begun, waited, abandoned, abandoned_after, ended, faulty } =
+            &self.responses;
+        let in_flight = self.in_flight();
+        let is_awaited = in_flight > under_way.load(Ordering::Relaxed);
+        let since = waiting.load(Ordering::Relaxed);
+        let silence =
+            if is_awaited && since > 0 { on_clock(Instant::now()).saturating_sub(since) } else { 0 };
+        ResponseStats {
+            in_flight,
+            silence: Duration::from_nanos(silence),
+            begun: begun.load(Ordering::Relaxed),
+            waited: waited.load(Ordering::Relaxed),
+            abandoned: abandoned.load(Ordering::Relaxed),
+            abandoned_after: abandoned_after.load(Ordering::Relaxed),
+            ended: ended.load(Ordering::Relaxed),
+            faulty: faulty.load(Ordering::Relaxed),
+        }
+    }
+
+    fn gone(&self, responded: bool) {
+        // In this order: who looks between them must not take it for one that is awaited.
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if responded {
+            self.responses.under_way.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -194,8 +317,8 @@ impl Stats {
     }
 
     /// The RPC never left.
-    pub(super) fn unsend(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    pub(super) fn unsend(&self, responded: bool) {
+        self.gone(responded);
         self.picked.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -217,5 +340,48 @@ mod tests {
         // One of many in the same moment moves it by a thousandth.
         averages.answered(true, ms(1010), Instant::now());
         assert!(averages.latency > ms(10) && averages.latency < ms(13), "{averages:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_that_of_rpcs_that_began_after_the_last_answer() {
+        let (stats, ms) = (Stats::default(), Duration::from_millis);
+        let begin = || {
+            stats.begin(Instant::now());
+            Instant::now()
+        };
+        let silence = || stats.responses().silence;
+        // A stream that says nothing for an hour.
+        let stream = begin();
+        tokio::time::advance(ms(5)).await;
+        assert_eq!(silence(), ms(5));
+        let first = begin();
+        tokio::time::advance(ms(10)).await;
+        stats.end(Code::Unavailable, false, false, first, Instant::now());
+        tokio::time::advance(ms(3_600_000)).await;
+        assert_eq!(silence(), ms(0), "others are answered");
+        let second = begin();
+        tokio::time::advance(ms(1)).await;
+        begin();
+        tokio::time::advance(ms(1)).await;
+        assert_eq!(silence(), ms(2));
+        stats.end(Code::Cancelled, true, false, second, Instant::now());
+        assert_eq!(silence(), ms(0));
+        stats.unsend(false);
+        stats.responded(stream, Instant::now());
+        stats.end(Code::Ok, false, true, stream, Instant::now());
+        let ms = 1_000_000;
+        assert_eq!(
+            stats.responses(),
+            ResponseStats {
+                in_flight: 0,
+                silence: Duration::ZERO,
+                begun: 2,
+                waited: (3_600_017 + 10) * ms,
+                abandoned: 1,
+                abandoned_after: 2 * ms,
+                ended: 2,
+                faulty: 1,
+            }
+        );
     }
 }

@@ -1,10 +1,13 @@
 //! The interface `call`: the RPC being picked.
 
+use std::hash::Hasher as _;
+
 use base64::Engine as _;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use twox_hash::XxHash64;
 
+use super::numbers::Values;
 use super::{Affinity, AffinityKind, State, nanos};
 use crate::headers::is_reserved;
 use crate::picker::PickInfo;
@@ -39,9 +42,34 @@ impl CurrentCall {
     }
 }
 
-/// What picks are given of the affinity key.
-pub(in crate::policy) fn affinity(value: &HeaderValue) -> u64 {
-    XxHash64::oneshot(0, value.as_bytes())
+/// The hash of a key of the metadata, as [`hash`] makes it.
+pub(in crate::policy) fn affinity(metadata: &HeaderMap, key: &HeaderName) -> Option<u64> {
+    // Mostly no key has several values, and to look for them costs more than to find the first.
+    if metadata.len() == metadata.keys_len() {
+        hash(metadata.get(key).into_iter())
+    } else {
+        hash(metadata.get_all(key).iter())
+    }
+}
+
+/// The hash of a key's values, joined by commas if there are several (gRFC A76); none if there is nothing in them.
+fn hash<'a>(mut values: impl Iterator<Item = &'a HeaderValue>) -> Option<u64> {
+    let first = values.next()?.as_bytes();
+    let Some(second) = values.next() else {
+        return (!first.is_empty()).then(|| XxHash64::oneshot(0, first));
+    };
+    let mut hasher = XxHash64::with_seed(0);
+    hasher.write(first);
+    for value in std::iter::once(second).chain(values) {
+        hasher.write(b",");
+        hasher.write(value.as_bytes());
+    }
+    Some(hasher.finish())
+}
+
+/// The number of a key's value, if there is anything in it.
+fn number_of(values: &mut Values, key: usize, value: &HeaderValue) -> Option<u64> {
+    (!value.is_empty()).then(|| values.number(key, value.as_bytes()))
 }
 
 impl State {
@@ -77,11 +105,11 @@ impl State {
     /// The hash or the number of the declared affinity key's value, if the RPC has one.
     pub(in crate::policy) fn affinity(&mut self, info: &PickInfo<'_>) -> Option<u64> {
         let Affinity { key, kind } = self.affinity?;
-        let value = info.metadata.get(self.keys.get(key)?)?;
-        Some(match kind {
-            AffinityKind::Hash => affinity(value),
-            AffinityKind::Number => self.values.number(key, value.as_bytes()),
-        })
+        let name = self.keys.get(key)?;
+        match kind {
+            AffinityKind::Hash => affinity(info.metadata, name),
+            AffinityKind::Number => number_of(&mut self.values, key, info.metadata.get(name)?),
+        }
     }
 
     fn declare(&mut self, key: u32, kind: AffinityKind) -> Result<(), String> {
@@ -142,13 +170,12 @@ impl call::Host for State {
     }
 
     fn metadata_hash(&mut self, key: u32) -> Option<u64> {
-        self.call.first(key as usize).map(affinity)
+        hash(self.call.values(key as usize))
     }
 
     fn metadata_number(&mut self, key: u32) -> Option<u64> {
         let key = key as usize;
-        let value = self.call.first(key)?;
-        Some(self.values.number(key, value.as_bytes()))
+        number_of(&mut self.values, key, self.call.first(key)?)
     }
 
     fn set_metadata(&mut self, key: String, value: Vec<u8>) -> Result<(), String> {

@@ -31,6 +31,10 @@ impl stats::Host for State {
     fn read(&mut self, id: u32) -> Option<stats::Summary> {
         self.told.find(id).map(summary)
     }
+
+    fn responses(&mut self, id: u32) -> Option<stats::ResponseCounts> {
+        self.told.find(id).map(responses)
+    }
 }
 
 fn summary(subconn: &SubConn) -> stats::Summary {
@@ -43,6 +47,21 @@ fn summary(subconn: &SubConn) -> stats::Summary {
         failed: stats.failed,
         latency_ewma: nanos(stats.latency),
         ready_since: stats.ready_since.map_or(0, at),
+    }
+}
+
+fn responses(subconn: &SubConn) -> stats::ResponseCounts {
+    let counted = subconn.responses();
+    stats::ResponseCounts {
+        in_flight: counted.in_flight,
+        max_streams: subconn.most_streams(),
+        silence: nanos(counted.silence),
+        begun: counted.begun,
+        waited: counted.waited,
+        abandoned: counted.abandoned,
+        abandoned_after: counted.abandoned_after,
+        ended: counted.ended,
+        faulty: counted.faulty,
     }
 }
 
