@@ -4,7 +4,7 @@
 use crate::bindings::hotpick::policy::call as host;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::fake as host;
-use crate::{Nanos, SubConn};
+use crate::{Nanos, PickInfo, SubConn};
 
 /// A metadata key that picks read. From [`declare_metadata`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub fn declare(key: &str, field: &str) -> Result<Key, String> {
     })
 }
 
-/// In [`Policy::init`](crate::Policy::init): has the host hash the first value of this key into
+/// In [`Policy::init`](crate::Policy::init): has the host [hash](metadata_hash) the value of this key into
 /// [`PickInfo::affinity`](crate::PickInfo::affinity) of each RPC. Costs less than to read it.
 ///
 /// # Errors
@@ -65,14 +65,14 @@ pub fn metadata_all(key: Key) -> Vec<Vec<u8>> {
     host::metadata_all(key.0)
 }
 
-/// The [hash](crate::hash) of the first value of a key: to spread values, not to tell them apart. Anyone can make values
+/// The [hash](crate::hash) of the value of a key, of several joined by commas; none if it is empty: to spread values, not to tell them apart. Anyone can make values
 /// that have the same.
 #[must_use]
 pub fn metadata_hash(key: Key) -> Option<u64> {
     host::metadata_hash(key.0)
 }
 
-/// A number for the first value of a key: no other value ever has it. A value keeps it as long as it is among the latest
+/// A number for the first value of a key, if it is not empty: no other value ever has it. A value keeps it as long as it is among the latest
 /// some thousands, so what is kept by such numbers needs a bound.
 #[must_use]
 pub fn metadata_number(key: Key) -> Option<u64> {
@@ -93,6 +93,32 @@ pub fn set_metadata(key: &str, value: &[u8]) -> Result<(), String> {
 #[must_use]
 pub fn tried(id: SubConn) -> bool {
     host::tried(id)
+}
+
+/// What this draws, at a retry one that the RPC has not tried: drawn again if need be, up to 16 times, and then whatever
+/// it is. Costs nothing at a first attempt.
+///
+/// ```
+/// use hotpick_guest::{PickInfo, call};
+///
+/// let mut turns = [7, 8].into_iter().cycle();
+/// assert_eq!(call::untried(&PickInfo::default(), || turns.next()), Some(7));
+/// ```
+#[inline]
+pub fn untried(info: &PickInfo, mut draw: impl FnMut() -> Option<SubConn>) -> Option<SubConn> {
+    let drawn = draw()?;
+    if info.attempt == 0 { Some(drawn) } else { untried_or(drawn, &mut draw) }
+}
+
+#[cold]
+fn untried_or(mut drawn: SubConn, draw: &mut dyn FnMut() -> Option<SubConn>) -> Option<SubConn> {
+    for _ in 0..16 {
+        if !tried(drawn) {
+            break;
+        }
+        drawn = draw()?;
+    }
+    Some(drawn)
 }
 
 /// The time left until the RPC's deadline, if it has one.

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use crate::bindings::hotpick::policy::env::Level;
-use crate::bindings::hotpick::policy::stats::{Measure, Summary};
+use crate::bindings::hotpick::policy::stats::{Measure, ResponseCounts, Summary};
 use crate::random::Random;
 use crate::{Nanos, OTHER_METHOD, SubConn};
 
@@ -26,6 +26,8 @@ pub(crate) struct Host {
     pub(crate) explanation: Option<String>,
     pub(crate) added: Vec<(String, Vec<u8>)>,
     pub(crate) stats: BTreeMap<SubConn, Summary>,
+    /// Of those of which there is more than a summary.
+    pub(crate) responses: BTreeMap<SubConn, ResponseCounts>,
     /// When each is due.
     pub(crate) timers: BTreeMap<u32, Nanos>,
     pub(crate) lazy: bool,
@@ -88,13 +90,18 @@ impl Host {
     /// The affinity of the RPC being picked.
     pub(crate) fn affinity(&mut self) -> Option<u64> {
         match self.affinity? {
-            Affinity::HashOf(key) => self.values(key).first().map(|value| crate::hash(value)),
+            Affinity::HashOf(key) => self.hash(key),
             Affinity::NumberOf(key) => self.number(key),
         }
     }
 
+    pub(crate) fn hash(&self, key: u32) -> Option<u64> {
+        let joined = self.values(key).join(&b","[..]);
+        (!joined.is_empty()).then(|| crate::hash(&joined))
+    }
+
     fn number(&mut self, key: u32) -> Option<u64> {
-        let value = (key, self.values(key).into_iter().next()?);
+        let value = (key, self.values(key).into_iter().next().filter(|value| !value.is_empty())?);
         let at = self.numbered.iter().position(|known| *known == value).unwrap_or_else(|| {
             self.numbered.push(value);
             self.numbered.len() - 1
@@ -168,7 +175,7 @@ pub(crate) fn metadata_all(key: u32) -> Vec<Vec<u8>> {
 }
 
 pub(crate) fn metadata_hash(key: u32) -> Option<u64> {
-    with(|host| host.values(key).first().map(|value| crate::hash(value)))
+    with(|host| host.hash(key))
 }
 
 pub(crate) fn metadata_number(key: u32) -> Option<u64> {
@@ -227,6 +234,24 @@ pub(crate) fn in_flight(id: SubConn) -> u32 {
 
 pub(crate) fn read(id: SubConn) -> Option<Summary> {
     with(|host| host.stats.get(&id).copied())
+}
+
+pub(crate) fn responses(id: SubConn) -> Option<ResponseCounts> {
+    let of_summary = |summary: Summary| {
+        let ended = summary.succeeded + summary.failed;
+        ResponseCounts {
+            in_flight: summary.in_flight,
+            max_streams: summary.max_streams,
+            silence: 0,
+            begun: ended,
+            waited: ended * summary.latency_ewma,
+            abandoned: 0,
+            abandoned_after: 0,
+            ended,
+            faulty: summary.failed,
+        }
+    };
+    with(|host| host.responses.get(&id).copied().or_else(|| host.stats.get(&id).copied().map(of_summary)))
 }
 
 pub(crate) fn least(among: &[SubConn], by: Measure) -> Option<SubConn> {

@@ -1,16 +1,18 @@
 //! Groups of endpoints that RPCs are spread over.
 
-use crate::random::two_below;
-use crate::{SubConn, SubConnSet, below, env, stats};
+use crate::answers::{Answers, Cost};
+use crate::random::{Random, two_below};
+use crate::stride::Stride;
+use crate::{PickInfo, SubConn, SubConnSet, Weights, below, call, env};
 
 crate::config! {
     /// How RPCs are spread over the endpoints of a group.
     pub enum Balance {
         /// One after the other.
         RoundRobin,
-        /// Of two at random, the one with fewer RPCs under way.
+        /// Of two at random, the one with fewer RPCs under way, and few failures.
         LeastRequest,
-        /// Of two at random, the one with the lower load: RPCs under way times latency.
+        /// Of two at random, the one with the lower load: RPCs under way times latency, and few failures.
         P2c,
     }
 }
@@ -71,46 +73,74 @@ impl Rotation {
     }
 }
 
-/// Ready subconns that RPCs are spread over in one of the usual ways.
+/// Ready subconns that RPCs are spread over in one of the usual ways, by their weights. A retry goes to one that the RPC has
+/// not tried, if there is one.
 ///
 /// ```
+/// use hotpick_guest::answers::Answers;
 /// use hotpick_guest::group::{Balance, Group};
+/// use hotpick_guest::{PickInfo, Weights};
 ///
-/// let mut group = Group::new(Balance::RoundRobin, vec![3, 5]);
-/// let (one, other) = (group.pick(0), group.pick(0));
-/// assert!(one != other && group.pick(0) == one);
+/// let mut group = Group::new(Balance::RoundRobin);
+/// group.update(vec![3, 5], &Weights::default());
+/// let (info, mut answers) = (PickInfo::default(), Answers::default());
+/// let [one, other, again] = [(); 3].map(|()| group.pick(&info, &mut answers));
+/// assert!(one != other && again == one);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Group {
     balance: Balance,
     members: Rotation,
+    /// Of the members, if these differ.
+    weights: Vec<f64>,
+    /// Turns by weight.
+    stride: Option<Stride>,
+}
+
+/// The places of two at random, and of two more, up to sixteen: to be looked at as far as need be.
+pub fn random_pairs(bound: usize, random: u64) -> impl Iterator<Item = usize> {
+    let mut random = Random::new(random);
+    (0..8).flat_map(move |_| <[usize; 2]>::from(two_below(bound, random.next())))
 }
 
 impl Group {
-    /// These members.
+    /// No members.
     #[must_use]
-    pub fn new(balance: Balance, members: Vec<SubConn>) -> Self {
-        Self { balance, members: Rotation::new(members) }
+    pub fn new(balance: Balance) -> Self {
+        Self { balance, members: Rotation::default(), weights: Vec::new(), stride: None }
     }
 
-    /// These are its members from now on.
-    pub fn update(&mut self, members: Vec<SubConn>) {
+    /// These are its members from now on, with these weights.
+    pub fn update(&mut self, members: Vec<SubConn>, weights: &Weights) {
+        self.weights.clear();
+        if !weights.are_all_1() && members.windows(2).any(|pair| weights.of(pair[0]) != weights.of(pair[1])) {
+            self.weights.extend(members.iter().map(|id| f64::from(weights.of(*id))));
+        }
+        let position = || self.stride.as_ref().map_or_else(|| env::random() >> 32, Stride::position);
+        self.stride = match self.balance {
+            Balance::RoundRobin => Stride::new(&self.weights, position()),
+            _ => None,
+        };
         self.members.update(members);
     }
 
-    /// One of the members, by a uniform `random`; none if there are none.
-    pub fn pick(&mut self, random: u64) -> Option<SubConn> {
-        let members = self.members.members();
-        if self.balance == Balance::RoundRobin || members.len() < 2 {
-            return self.members.pick();
-        }
-        let (first, second) = two_below(members.len(), random);
-        let (first, second) = (members[first], members[second]);
-        let other_is_better = match self.balance {
-            Balance::P2c => is_less_loaded(second, first),
-            _ => stats::in_flight(second) < stats::in_flight(first),
+    /// One of the members; none if there are none. `answers` are those of the policy: its groups may share members.
+    ///
+    /// It makes its own random number of that of the pick: what chose the group must not choose the member, too.
+    pub fn pick(&mut self, info: &PickInfo, answers: &mut Answers) -> Option<SubConn> {
+        let by = match self.balance {
+            Balance::RoundRobin => return call::untried(info, || self.next()),
+            Balance::LeastRequest => Cost::Rpcs,
+            Balance::P2c => Cost::Latency,
         };
-        Some(if other_is_better { second } else { first })
+        let members = self.members.members();
+        if members.len() < 2 {
+            return members.first().copied();
+        }
+        let weight = |at: usize| self.weights.get(at).copied().unwrap_or(1.0);
+        let pairs = random_pairs(members.len(), info.random).map(|at| (members[at], weight(at)));
+        // If none has a free stream the RPC waits for one.
+        answers.pick(pairs, 2, by, info).or_else(|| members.first().copied())
     }
 
     /// Those that are picked.
@@ -118,17 +148,13 @@ impl Group {
     pub fn members(&self) -> &[SubConn] {
         self.members.members()
     }
-}
 
-/// Whether one would be done sooner than another: the RPCs under way and the one to come, times the latency that
-/// the host has seen; by the RPCs alone as long as one latency is not known.
-fn is_less_loaded(one: SubConn, other: SubConn) -> bool {
-    let (Some(one), Some(other)) = (stats::read(one), stats::read(other)) else { return false };
-    if one.latency_ewma == 0 || other.latency_ewma == 0 {
-        return one.in_flight < other.in_flight;
+    fn next(&mut self) -> Option<SubConn> {
+        match &mut self.stride {
+            Some(stride) => self.members.members().get(stride.next()).copied(),
+            None => self.members.pick(),
+        }
     }
-    let load = |of: stats::Summary| (u128::from(of.in_flight) + 1) * u128::from(of.latency_ewma);
-    load(one) < load(other)
 }
 
 #[cfg(test)]
@@ -136,9 +162,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fake;
+    use crate::random::mix;
     use crate::stats::Summary;
-    use crate::testing::summary;
+    use crate::testing::{endpoint, summary};
+    use crate::{Endpoint, fake};
 
     #[test]
     fn the_turn_stays_when_others_come_and_go() {
@@ -179,15 +206,72 @@ mod tests {
         }
     }
 
+    fn group(balance: Balance, members: &[SubConn], weights: &[(SubConn, u32)]) -> Group {
+        let weighted = |(id, weight): &(SubConn, u32)| Endpoint { weight: *weight, ..endpoint(*id, &[]) };
+        let mut of = Weights::default();
+        of.update(&weights.iter().map(weighted).collect::<Vec<_>>(), &[]);
+        let mut group = Group::new(balance);
+        group.update(members.to_vec(), &of);
+        group
+    }
+
+    fn counts(group: &mut Group, ids: &[SubConn], n: u64) -> Vec<usize> {
+        let mut random = Random::new(5);
+        let mut picks = || {
+            group.pick(&PickInfo { random: random.next(), ..PickInfo::default() }, &mut Answers::default())
+        };
+        let picks: Vec<_> = (0..n).filter_map(|_| picks()).collect();
+        ids.iter().map(|id| picks.iter().filter(|picked| *picked == id).count()).collect()
+    }
+
     #[test]
-    fn of_two_the_one_with_fewer_rpcs_or_the_lower_load() {
-        let with = |in_flight, latency_ewma| Summary { in_flight, latency_ewma, ..summary() };
-        fake::with(|host| host.stats.extend([(1, with(3, 1_000)), (2, with(1, 10_000))]));
-        let mut least = Group::new(Balance::LeastRequest, vec![1, 2]);
-        let mut p2c = Group::new(Balance::P2c, vec![1, 2]);
-        for random in [0, u64::MAX / 3, u64::MAX] {
-            assert_eq!(least.pick(random), Some(2));
-            assert_eq!(p2c.pick(random), Some(1));
+    fn of_two_the_one_with_fewer_rpcs_for_its_weight() {
+        fake::with(|host| {
+            let with = |in_flight| Summary { in_flight, ..summary() };
+            host.stats.extend([(1, with(3)), (2, with(1))]);
+        });
+        assert_eq!(counts(&mut group(Balance::LeastRequest, &[1, 2], &[]), &[1, 2], 20), [0, 20]);
+        let mut weighted = group(Balance::LeastRequest, &[1, 2], &[(1, 3)]);
+        assert_eq!(counts(&mut weighted, &[1, 2], 20), [20, 0]);
+    }
+
+    #[test]
+    fn turns_are_as_the_weights_also_when_others_come_and_go() {
+        let mut group = group(Balance::RoundRobin, &[1, 2, 3], &[(1, 4), (2, 1), (3, 1)]);
+        assert_eq!(counts(&mut group, &[1, 2, 3], 60), [40, 10, 10]);
+        let mut weights = Weights::default();
+        weights.update(&[Endpoint { weight: 4, ..endpoint(1, &[]) }], &[]);
+        let mut seen = [0; 4];
+        for round in 0..100 {
+            group.update(if round % 2 == 0 { vec![1, 2] } else { vec![1, 2, 3] }, &weights);
+            (0..30)
+                .filter_map(|_| group.pick(&PickInfo::default(), &mut Answers::default()))
+                .for_each(|id| seen[id as usize] += 1);
         }
+        // 24, 6 and none; and 20, 5 and 5.
+        let expected = [0, 2_200, 550, 250];
+        assert!(seen.iter().zip(expected).all(|(seen, expected)| i32::abs(seen - expected) < 60), "{seen:?}");
+    }
+
+    #[test]
+    fn a_retry_goes_to_one_that_was_not_tried() {
+        fake::with(|host| {
+            host.stats.clear();
+            host.rpc = Some(fake::Rpc { tried: vec![1, 3], ..fake::Rpc::default() });
+        });
+        for balance in [Balance::RoundRobin, Balance::LeastRequest, Balance::P2c] {
+            let mut group = group(balance, &[1, 2, 3], &[]);
+            for random in 0..50 {
+                let info = PickInfo { attempt: 2, random: mix(random), ..PickInfo::default() };
+                assert_eq!(group.pick(&info, &mut Answers::default()), Some(2), "{balance:?}");
+            }
+            group.update(vec![1, 3], &Weights::default());
+            assert!(
+                group
+                    .pick(&PickInfo { attempt: 2, ..PickInfo::default() }, &mut Answers::default())
+                    .is_some()
+            );
+        }
+        fake::with(|host| host.rpc = None);
     }
 }

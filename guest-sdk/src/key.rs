@@ -7,7 +7,8 @@ use crate::{MethodMap, OTHER_METHOD, PickInfo, call, env, hash};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "what there is")]
 pub enum HashOn {
-    /// The first value of this metadata key. RPCs without it go anywhere.
+    /// The value of this metadata key; several are joined by commas (gRFC A76). RPCs without it, or with nothing in it,
+    /// go anywhere.
     Metadata(String),
     /// The method's name. RPCs of those that are [not numbered](OTHER_METHOD) go anywhere.
     Method,
@@ -30,6 +31,10 @@ impl Setting for HashOn {
         match (text.as_str(), text.strip_prefix("metadata:")) {
             ("method", _) => Ok(Self::Method),
             ("random", _) => Ok(Self::Random),
+            // gRFC A76 has none of these: their values differ with how they are encoded.
+            (_, Some(key)) if key.ends_with("-bin") => {
+                Err(Refused::because("must be no key of bytes, with -bin at its end"))
+            }
             (_, Some(key)) if !key.is_empty() => Ok(Self::Metadata(key.to_owned())),
             _ => {
                 let mut what = String::from("must be ");

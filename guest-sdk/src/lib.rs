@@ -57,6 +57,7 @@ pub mod __bindings;
 #[doc(hidden)]
 #[path = "parts.rs"]
 pub mod __parts;
+pub mod answers;
 pub mod call;
 #[cfg(target_arch = "wasm32")]
 mod component;
@@ -71,10 +72,12 @@ pub mod key;
 mod map;
 pub mod metrics;
 pub mod random;
+pub mod recent;
 pub mod ring;
 mod set;
 pub mod states;
 pub mod stats;
+pub mod stride;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 pub mod timers;
@@ -267,6 +270,12 @@ pub fn hash(value: &[u8]) -> u64 {
     twox_hash::XxHash64::oneshot(0, value)
 }
 
+/// XXH64 with a seed. With 0 it is [`hash`].
+#[must_use]
+pub fn hash_with_seed(seed: u64, value: &[u8]) -> u64 {
+    twox_hash::XxHash64::oneshot(seed, value)
+}
+
 /// A random number below `bound`, out of a uniform `random`; 0 if `bound` is 0.
 ///
 /// ```
@@ -286,6 +295,38 @@ pub fn nanos(duration: Duration) -> Nanos {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+impl Placement {
+    /// In [`Policy::init`], of a policy that cannot be one of several instances: refuses that, for this reason.
+    ///
+    /// # Errors
+    ///
+    /// It is one of several.
+    pub fn must_be_alone(&self, reason: &str) -> Result<(), String> {
+        if self.shards < 2 {
+            return Ok(());
+        }
+        let mut sentence = String::from("shards: must be 1: ");
+        sentence.push_str(reason);
+        Err(sentence)
+    }
+}
+
+impl Default for PickInfo {
+    /// Of a first attempt, at the beginning of time.
+    fn default() -> Self {
+        Self {
+            call: 0,
+            method: 0,
+            affinity: None,
+            random: 0,
+            now: 0,
+            attempt: 0,
+            wait_for_ready: false,
+            requeued: false,
+        }
+    }
+}
+
 impl Endpoint {
     /// The value of an attribute.
     #[must_use]
@@ -296,12 +337,12 @@ impl Endpoint {
             .map(|attribute| attribute.value.as_str())
     }
 
-    /// What stands for the endpoint in consistent hashing: its attribute `hash_key` (gRFC A76), or else its
-    /// first address.
+    /// What stands for the endpoint in consistent hashing: its attribute `hash_key` (gRFC A76), or else, also
+    /// if that is empty, its first address.
     #[must_use]
     pub fn hash_key(&self) -> &str {
         let address = || self.addresses.first().map_or("", String::as_str);
-        self.attribute("hash_key").unwrap_or_else(address)
+        self.attribute("hash_key").filter(|key| !key.is_empty()).unwrap_or_else(address)
     }
 }
 

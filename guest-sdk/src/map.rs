@@ -1,10 +1,12 @@
 //! What a policy keeps of each subconn, and of each method.
 
+use std::fmt;
+
 use crate::{Endpoint, OTHER_METHOD, SubConn};
 
 /// A value for each of some subconns. The values are in a list, in no particular order but always the same
 /// one after the same changes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SubConnMap<T> {
     places: Places,
     entries: Vec<(SubConn, T)>,
@@ -54,6 +56,12 @@ impl Places {
             page.places = Vec::new();
         }
         Some(place)
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for SubConnMap<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.entries.iter().map(|(id, value)| (id, value))).finish()
     }
 }
 
@@ -159,6 +167,12 @@ impl Weights {
                 weight => self.0.insert(endpoint.id, weight),
             };
         }
+    }
+
+    /// All are 1.
+    #[must_use]
+    pub fn are_all_1(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The weight of one; 1 if it is not known.

@@ -3,7 +3,7 @@
 use std::collections::BinaryHeap;
 
 use crate::json::push_number;
-use crate::{Endpoint, SubConn, hash};
+use crate::{Endpoint, SubConn, SubConnMap, hash};
 
 /// What consistent hashing knows of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,49 +25,123 @@ impl Place {
     }
 }
 
-/// Points on a circle of 64-bit hashes, each of an endpoint: an RPC goes to the first one from its own hash on.
+/// The endpoints of consistent hashing, in the order of their keys.
 #[derive(Clone, Debug, Default)]
+pub struct Places {
+    of: SubConnMap<Place>,
+    order: Vec<SubConn>,
+}
+
+impl Places {
+    /// Takes in a change of the list, as [`Policy::endpoints`](crate::Policy::endpoints) has it. Gives what is gone, or has
+    /// another key, as it was.
+    pub fn update(&mut self, added: &[Endpoint], removed: &[SubConn]) -> Vec<Place> {
+        let mut moved: Vec<SubConn> = removed.to_vec();
+        // Sorted by a heap: a quicksort is faster, and 4 KB of code for each type.
+        let mut new = BinaryHeap::new();
+        for endpoint in added {
+            if self.of.get(endpoint.id).is_none_or(|place| place.key != endpoint.hash_key()) {
+                moved.push(endpoint.id);
+                new.push((endpoint.hash_key(), endpoint.id));
+            }
+        }
+        let gone = moved.into_iter().filter_map(|id| self.of.remove(id)).collect();
+        let before = std::mem::take(&mut self.order).into_iter();
+        let named = before.filter_map(|id| Some((self.of.get(id)?.key.as_str(), id)));
+        self.order = merge(named, new.into_sorted_vec().into_iter()).map(|(_, id)| id).collect();
+        for endpoint in added {
+            self.of.insert(endpoint.id, Place::of(endpoint));
+        }
+        gone
+    }
+
+    /// In the order of their keys; of the same key in that of their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = &Place> {
+        self.order.iter().filter_map(|id| self.of.get(*id))
+    }
+
+    /// That of a subconn.
+    #[must_use]
+    pub fn get(&self, id: SubConn) -> Option<&Place> {
+        self.of.get(id)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.of.len()
+    }
+
+    /// There are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.of.is_empty()
+    }
+}
+
+/// Points on a circle of 64-bit hashes, each of an endpoint: an RPC goes to the first one from its own hash on.
+///
+/// Each endpoint has as many points as its weight says: the one with the least weight so many that there are `least` in all,
+/// if that is not more than `most`. It is the ring of grpc-go, step by step, so that clients of both have the same. The order
+/// of the endpoints makes no difference.
+#[derive(Clone, Debug)]
 pub struct Ring {
+    least: u32,
+    most: u32,
     /// Ascending.
     points: Vec<(u64, SubConn)>,
+    places: Places,
+    /// How many points each has.
+    counts: SubConnMap<u32>,
 }
 
 impl Ring {
-    /// Places endpoints by their hash keys, each as often as its weight says: the one
-    /// with the least weight as often as to have `least` points in all, if that is not more than `most`.
-    ///
-    /// The order of the endpoints makes no difference.
+    /// Without endpoints.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "some million points")]
-    #[expect(clippy::cast_sign_loss, reason = "not negative")]
-    pub fn new<'a>(endpoints: impl Iterator<Item = &'a Place>, least: u32, most: u32) -> Self {
-        let endpoints: Vec<_> = endpoints.collect();
-        // Sorted by heaps: a quicksort is faster, and 4 KB of code for each type.
-        let named = endpoints.iter().zip(0..).map(|(place, at)| (place.key.as_str(), at));
-        let order = named.collect::<BinaryHeap<(&str, usize)>>().into_sorted_vec();
-        let sum: f64 = endpoints.iter().map(|endpoint| f64::from(endpoint.weight)).sum();
-        let Some(lightest) = endpoints.iter().map(|endpoint| endpoint.weight).min() else {
-            return Self::default();
-        };
-        // Each step as in grpc-go, so that clients of both have the same ring.
-        let lightest = f64::from(lightest) / sum;
-        let scale = ((lightest * f64::from(least)).ceil() / lightest).min(f64::from(most));
-        let mut points = Vec::with_capacity(scale.ceil() as usize);
-        let (mut target, mut name) = (0.0, String::new());
-        for (key, at) in order {
-            let (id, weight) = (endpoints[at].id, endpoints[at].weight);
-            target += scale * (f64::from(weight) / sum);
-            let mut number = 0;
-            while (points.len() as f64) < target {
-                name.clear();
-                name.push_str(key);
-                name.push('_');
-                push_number(&mut name, number);
-                points.push((hash(name.as_bytes()), id));
-                number += 1;
-            }
+    pub fn new(least: u32, most: u32) -> Self {
+        Self { least, most, points: Vec::new(), places: Places::default(), counts: SubConnMap::default() }
+    }
+
+    /// Takes in a change of the list, as [`Policy::endpoints`](crate::Policy::endpoints) has it. It hashes only the points
+    /// that come or go.
+    pub fn update(&mut self, added: &[Endpoint], removed: &[SubConn]) {
+        let (mut fresh, mut gone) = (BinaryHeap::new(), BinaryHeap::new());
+        for place in self.places.update(added, removed) {
+            let count = self.counts.remove(place.id).unwrap_or(0);
+            gone.extend((0..count).map(|number| (place.point(number), place.id)));
         }
-        Self { points: BinaryHeap::from(points).into_sorted_vec() }
+        self.count(&mut fresh, &mut gone);
+        let mut gone = gone.into_sorted_vec().into_iter().peekable();
+        let before = std::mem::take(&mut self.points).into_iter();
+        let kept = before.filter(|point| gone.next_if_eq(point).is_none());
+        self.points = merge(kept, fresh.into_sorted_vec().into_iter()).collect();
+    }
+
+    /// Gives each its number of points, and the points that come and go by that. Each step as in grpc-go.
+    fn count(&mut self, fresh: &mut BinaryHeap<(u64, SubConn)>, gone: &mut BinaryHeap<(u64, SubConn)>) {
+        let weights = || self.places.iter().map(|place| place.weight);
+        let sum: f64 = weights().map(f64::from).sum();
+        let Some(lightest) = weights().min() else { return };
+        let lightest = f64::from(lightest) / sum;
+        let scale = ((lightest * f64::from(self.least)).ceil() / lightest).min(f64::from(self.most));
+        let (mut target, mut made) = (0.0, 0u32);
+        for place in self.places.iter() {
+            target += scale * (f64::from(place.weight) / sum);
+            let first = made;
+            while f64::from(made) < target {
+                made += 1;
+            }
+            let count = made - first;
+            let before = self.counts.insert(place.id, count).unwrap_or(0);
+            fresh.extend((before..count).map(|number| (place.point(number), place.id)));
+            gone.extend((count..before).map(|number| (place.point(number), place.id)));
+        }
+    }
+
+    /// The endpoints that it is of.
+    #[must_use]
+    pub const fn places(&self) -> &Places {
+        &self.places
     }
 
     /// The owners of the points from a hash on, once around; an endpoint comes as often as it has points.
@@ -90,20 +164,50 @@ impl Ring {
     }
 }
 
+impl Place {
+    /// The hash of one of its points.
+    fn point(&self, number: u32) -> u64 {
+        let mut name = String::with_capacity(self.key.len() + 6);
+        name.push_str(&self.key);
+        name.push('_');
+        push_number(&mut name, number.into());
+        hash(name.as_bytes())
+    }
+}
+
+/// Two ascending lists as one.
+fn merge<T: Ord>(one: impl Iterator<Item = T>, other: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
+    let (mut one, mut other) = (one.peekable(), other.peekable());
+    std::iter::from_fn(move || match (one.peek(), other.peek()) {
+        (Some(next), Some(others)) if others < next => other.next(),
+        (None, _) => other.next(),
+        _ => one.next(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::testing::endpoint;
+
+    fn weighted(id: SubConn, weight: u32) -> Endpoint {
+        Endpoint { weight, ..endpoint(id, &[]) }
+    }
+
+    fn ring(endpoints: &[Endpoint], least: u32, most: u32) -> Ring {
+        let mut ring = Ring::new(least, most);
+        ring.update(endpoints, &[]);
+        ring
+    }
 
     #[test]
     fn sizes_are_those_of_grfc_a42() {
         let size = |weights: &[u32], least, most| {
-            let endpoints: Vec<_> = weights
-                .iter()
-                .zip(0..)
-                .map(|(weight, id)| Place { weight: *weight, ..Place::of(&endpoint(id, &[])) })
-                .collect();
-            Ring::new(endpoints.iter(), least, most).len()
+            let endpoints: Vec<_> =
+                weights.iter().zip(0..).map(|(weight, id)| weighted(id, *weight)).collect();
+            ring(&endpoints, least, most).len()
         };
         assert_eq!(size(&[1, 1, 1], 1, 4_096), 3);
         // A least ring of 1,024 for three has 342 points each.
@@ -116,12 +220,62 @@ mod tests {
 
     #[test]
     fn it_goes_around_and_the_order_of_endpoints_makes_no_difference() {
-        let (a, b) = (Place::of(&endpoint(1, &[])), Place::of(&endpoint(2, &[])));
-        let (ring, turned) = (Ring::new([&a, &b].into_iter(), 4, 4), Ring::new([&b, &a].into_iter(), 4, 4));
+        let (a, b) = (weighted(1, 1), weighted(2, 1));
+        let (ring, turned) = (ring(&[a.clone(), b.clone()], 4, 4), ring(&[b, a], 4, 4));
         assert_eq!(ring.points, turned.points);
         let all: Vec<_> = ring.points.iter().map(|(_, owner)| *owner).collect();
         assert_eq!(ring.from(0).collect::<Vec<_>>(), all);
         assert_eq!(ring.from(ring.points[3].0).next(), Some(ring.points[3].1));
         assert_eq!(ring.from(ring.points[3].0 + 1).collect::<Vec<_>>(), all);
+    }
+
+    /// The ring of gRFC A42, made at once, as grpc-go does.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small")]
+    fn model(endpoints: &[Endpoint], least: u32, most: u32) -> Vec<(u64, SubConn)> {
+        let sum: f64 = endpoints.iter().map(|endpoint| f64::from(endpoint.weight)).sum();
+        let normalized = |endpoint: &Endpoint| f64::from(endpoint.weight) / sum;
+        let minimum = endpoints.iter().map(normalized).fold(f64::INFINITY, f64::min);
+        let scale = f64::min((minimum * f64::from(least)).ceil() / minimum, f64::from(most));
+        let mut sorted = endpoints.to_vec();
+        sorted.sort_by(|one, other| one.hash_key().cmp(other.hash_key()).then(one.id.cmp(&other.id)));
+        let (mut ring, mut current, mut target) = (Vec::with_capacity(scale.ceil() as usize), 0.0, 0.0);
+        for endpoint in &sorted {
+            target += scale * normalized(endpoint);
+            let mut index = 0;
+            while current < target {
+                let key = format!("{}_{index}", endpoint.hash_key());
+                ring.push((twox_hash::XxHash64::oneshot(0, key.as_bytes()), endpoint.id));
+                index += 1;
+                current += 1.0;
+            }
+        }
+        ring.sort_unstable();
+        ring
+    }
+
+    proptest! {
+        #[test]
+        fn a_ring_that_was_changed_is_the_ring_of_what_there_is(
+            sizes in (1u32..200, 0u32..300),
+            changes in prop::collection::vec((0u32..12, 0u32..4, any::<bool>()), 1..30),
+        ) {
+            let (least, most) = (sizes.0, sizes.0 + sizes.1);
+            let (mut ring, mut there) = (Ring::new(least, most), std::collections::BTreeMap::new());
+            for (id, weight, named) in changes {
+                if weight == 0 {
+                    ring.update(&[], &[id]);
+                    there.remove(&id);
+                } else {
+                    // Some have a name, that others may have, too.
+                    let name = format!("n{}", id % 3);
+                    let attributes: &[_] = if named { &[("hash_key", name.as_str())] } else { &[] };
+                    let endpoint = Endpoint { weight, ..endpoint(id, attributes) };
+                    ring.update(std::slice::from_ref(&endpoint), &[]);
+                    there.insert(id, endpoint);
+                }
+                let endpoints: Vec<_> = there.values().cloned().collect();
+                prop_assert_eq!(&ring.points, &model(&endpoints, least, most));
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::bindings::hotpick::policy::stats as host;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::fake as host;
 
-pub use crate::bindings::hotpick::policy::stats::{Measure, Summary};
+pub use crate::bindings::hotpick::policy::stats::{Measure, ResponseCounts, Summary};
 
 /// RPCs under way; 0 for an unknown subconn.
 #[must_use]
@@ -25,4 +25,11 @@ pub fn least(among: &[SubConn], by: Measure) -> Option<SubConn> {
 #[must_use]
 pub fn read(id: SubConn) -> Option<Summary> {
     host::read(id)
+}
+
+/// How a subconn has answered, counted since it is there: the change between two readings says how it does now.
+/// [`Answers`](crate::answers::Answers) makes averages of it.
+#[must_use]
+pub fn responses(id: SubConn) -> Option<ResponseCounts> {
+    host::responses(id)
 }

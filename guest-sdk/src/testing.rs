@@ -1,5 +1,12 @@
 //! A small fake host, to test policies natively.
 
+mod histories;
+mod lazy;
+mod world;
+
+pub use self::histories::histories;
+pub use self::lazy::LazyHost;
+pub use self::world::{BAD, Server, World};
 use crate::env::Level;
 pub use crate::fake::Rpc;
 use crate::random::Random;
@@ -116,13 +123,31 @@ impl<P: Policy> FakeHost<P> {
     ///
     /// What the policy's `init` says.
     pub fn start_with_seed(config: &str, seed: u64) -> Result<Self, String> {
-        fake::with(|host| {
-            *host = fake::Host { in_init: true, random: Random::new(seed), ..fake::Host::default() }
-        });
-        let placement = Placement { target: "fake:///".to_owned(), shard: 0, shards: 1, seed, generation: 1 };
-        let policy = P::init(config, &placement);
+        let target = "fake:///".to_owned();
+        Self::start_at(config, &Placement { target, shard: 0, shards: 1, seed, generation: 1 })
+    }
+
+    /// Starts a policy in this place.
+    ///
+    /// # Errors
+    ///
+    /// What the policy's `init` says.
+    pub fn start_at(config: &str, placement: &Placement) -> Result<Self, String> {
+        let random = Random::new(placement.seed);
+        fake::with(|host| *host = fake::Host { in_init: true, random, ..fake::Host::default() });
+        let policy = P::init(config, placement);
         fake::with(|host| host.in_init = false);
         Ok(Self { policy: policy?, calls: 0 })
+    }
+
+    /// Starts a policy as one of two instances, which some refuse.
+    ///
+    /// # Errors
+    ///
+    /// What the policy's `init` says.
+    pub fn start_as_one_of_two(config: &str) -> Result<Self, String> {
+        let target = "fake:///".to_owned();
+        Self::start_at(config, &Placement { target, shard: 0, shards: 2, seed: 0, generation: 1 })
     }
 
     /// Adds endpoints and makes all of them ready, in this order.
