@@ -5,12 +5,15 @@
 //! up, and with n endpoints a key has its owner but for O(1/epsilon^2) of them. What is counted are the RPCs that
 //! this policy has picked for and that have not ended, as far as it has been told: some milliseconds late.
 
+#[cfg(test)]
+mod model;
+
 use hotpick_guest::config::Config as _;
 use hotpick_guest::key::{HashOn, Key};
-use hotpick_guest::ring::{Place, Ring};
+use hotpick_guest::ring::Ring;
 use hotpick_guest::{
     About, Description, Endpoint, Nanos, Outcome, Outcomes, PickInfo, PickResult, Placement, Policy, SubConn,
-    SubConnMap, SubConnSet,
+    SubConnMap, call,
 };
 
 hotpick_guest::config! {
@@ -34,32 +37,37 @@ hotpick_guest::config! {
 struct BoundedHash {
     config: Config,
     key: Key,
-    endpoints: SubConnMap<Place>,
     ring: Ring,
-    /// RPCs under way to each endpoint, ready or not.
-    loads: SubConnMap<u32>,
+    loads: SubConnMap<Load>,
     ready: Vec<SubConn>,
-    is_ready: SubConnSet,
     /// RPCs under way to the ready ones, and their weights.
     total: u32,
     weights: f64,
 }
 
+/// Of an endpoint.
+#[derive(Debug, Default)]
+struct Load {
+    /// RPCs under way to it, ready or not.
+    rpcs: u32,
+    is_ready: bool,
+}
+
 impl Policy for BoundedHash {
-    fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
+    fn init(config: &str, placement: &Placement) -> Result<Self, String> {
         let config = Config::parse(config)?;
+        placement
+            .must_be_alone("each of several would count its own RPCs, and let an endpoint have so many")?;
         if config.min_ring_size > config.max_ring_size {
             return Err("minRingSize: must not be more than maxRingSize".to_owned());
         }
         let key = Key::declare(config.hash_on.clone(), "hashOn")?;
         Ok(Self {
-            config,
             key,
-            endpoints: SubConnMap::default(),
-            ring: Ring::default(),
+            ring: Ring::new(config.min_ring_size, config.max_ring_size),
+            config,
             loads: SubConnMap::default(),
             ready: Vec::new(),
-            is_ready: SubConnSet::default(),
             total: 0,
             weights: 0.0,
         })
@@ -67,33 +75,40 @@ impl Policy for BoundedHash {
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
         for id in removed {
-            self.endpoints.remove(*id);
             self.loads.remove(*id);
         }
         for endpoint in added {
-            self.endpoints.insert(endpoint.id, Place::of(endpoint));
-            self.loads.get_or_insert_with(endpoint.id, || 0);
+            self.loads.get_or_insert_with(endpoint.id, Load::default);
         }
-        let Config { min_ring_size, max_ring_size, .. } = self.config;
-        self.ring = Ring::new(self.endpoints.values(), min_ring_size, max_ring_size);
+        self.ring.update(added, removed);
         self.count();
     }
 
     fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
         self.ready = ready.to_vec();
-        self.is_ready = ready.into();
+        self.loads.values_mut().for_each(|load| load.is_ready = false);
+        for id in ready {
+            self.loads.get_or_insert_with(*id, Load::default).is_ready = true;
+        }
         self.count();
     }
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
         let hash = self.key.of(info).unwrap_or(info.random);
         let each = f64::from(self.total + 1) / self.weights * (1.0 + self.config.epsilon);
-        let has_room =
-            |id: &SubConn| self.is_ready.has(*id) && self.load(*id) < capacity(each * self.weight(*id));
-        let Some(picked) = self.ring.from(hash).find(has_room).or_else(|| self.least_loaded()) else {
+        let has_room = |id: &SubConn| {
+            let load = self.loads.get(*id);
+            load.is_some_and(|load| load.is_ready && load.rpcs < capacity(each * self.weight(*id)))
+        };
+        let is_tried = |id: &SubConn| info.attempt > 0 && call::tried(*id);
+        let mut with_room = self.ring.from(hash).filter(has_room);
+        let first = with_room.next();
+        // A retry goes to the next one that has room.
+        let untried = first.filter(|id| !is_tried(id)).or_else(|| with_room.find(|id| !is_tried(id)));
+        let Some(picked) = untried.or(first).or_else(|| self.least_loaded()) else {
             return PickResult::Queue;
         };
-        *self.loads.get_or_insert_with(picked, || 0) += 1;
+        self.loads.get_or_insert_with(picked, Load::default).rpcs += 1;
         self.total += 1;
         PickResult::Pick(picked)
     }
@@ -108,11 +123,11 @@ fn capacity(share: f64) -> u32 {
 
 impl BoundedHash {
     fn load(&self, id: SubConn) -> u32 {
-        self.loads.get(id).copied().unwrap_or(0)
+        self.loads.get(id).map_or(0, |load| load.rpcs)
     }
 
     fn weight(&self, id: SubConn) -> f64 {
-        self.endpoints.get(id).map_or(1.0, |place| f64::from(place.weight))
+        self.ring.places().get(id).map_or(1.0, |place| f64::from(place.weight))
     }
 
     /// Adds up what the ready ones have.
@@ -130,9 +145,9 @@ impl BoundedHash {
 impl Outcomes for BoundedHash {
     fn done(&mut self, batch: &[Outcome], _now: Nanos) {
         for outcome in batch {
-            if let Some(load) = self.loads.get_mut(outcome.subconn).filter(|load| **load > 0) {
-                *load -= 1;
-                self.total -= u32::from(self.is_ready.has(outcome.subconn));
+            if let Some(load) = self.loads.get_mut(outcome.subconn).filter(|load| load.rpcs > 0) {
+                load.rpcs -= 1;
+                self.total -= u32::from(load.is_ready);
             }
         }
     }
@@ -195,7 +210,7 @@ mod tests {
                 let bound = (under_way.len() as f64 / f64::from(n) * (1.0 + epsilon) - 1e-9).ceil();
                 let picked = under_way.last().expect("picked");
                 assert!(
-                    host.policy().loads.get(*picked).is_some_and(|load| f64::from(*load) <= bound),
+                    host.policy().loads.get(*picked).is_some_and(|load| f64::from(load.rpcs) <= bound),
                     "round {round}"
                 );
                 // Around 200 at a time.

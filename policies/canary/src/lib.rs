@@ -4,12 +4,17 @@
 //! stays on its side as long as the split does, and a growing share keeps those that it has: a user who has seen the
 //! new version does not go back and forth. A side without a ready endpoint takes no RPCs.
 
+#[cfg(test)]
+mod model;
+
+use hotpick_guest::answers::Answers;
 use hotpick_guest::config::{Config as _, Range, Refused, Setting, Value};
 use hotpick_guest::group::{Balance, Group};
 use hotpick_guest::key::{HashOn, Key};
-use hotpick_guest::random::{Random, mix};
+use hotpick_guest::random::mix;
 use hotpick_guest::{
-    About, Description, Endpoint, Nanos, PickInfo, PickResult, Placement, Policy, SubConn, SubConnMap, call,
+    About, Description, Endpoint, Nanos, PickInfo, PickResult, Placement, Policy, SubConn, SubConnMap,
+    Weights, call,
 };
 
 hotpick_guest::config! {
@@ -100,6 +105,8 @@ struct Canary {
     choice: Option<call::Key>,
     /// For each endpoint the place of its side.
     side_of: SubConnMap<usize>,
+    weights: Weights,
+    answers: Answers,
     ready: Vec<SubConn>,
     /// One for each share, and the rest last.
     sides: Vec<Group>,
@@ -113,11 +120,22 @@ impl Policy for Canary {
             None => None,
         };
         let key = Key::declare(config.stable_on.clone(), "stableOn")?;
-        let sides = vec![Group::new(config.balance, Vec::new()); config.split.0.len() + 1];
-        Ok(Self { config, key, choice, side_of: SubConnMap::default(), ready: Vec::new(), sides })
+        let sides = vec![Group::new(config.balance); config.split.0.len() + 1];
+        Ok(Self {
+            config,
+            key,
+            choice,
+            side_of: SubConnMap::default(),
+            weights: Weights::default(),
+            answers: Answers::default(),
+            ready: Vec::new(),
+            sides,
+        })
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
+        self.weights.update(added, removed);
+        removed.iter().for_each(|id| self.answers.forget(*id));
         for id in removed {
             self.side_of.remove(*id);
         }
@@ -137,13 +155,11 @@ impl Policy for Canary {
     fn pick(&mut self, info: &PickInfo) -> PickResult {
         let chosen = self.choice.and_then(call::metadata).and_then(|choice| self.named(&choice));
         let side = chosen.unwrap_or_else(|| self.drawn(info));
-        // What has drawn the side must not choose the endpoint, too.
-        let random = Random::new(info.random).next();
-        if let Some(picked) = self.sides[side].pick(random) {
+        if let Some(picked) = self.sides[side].pick(info, &mut self.answers) {
             return PickResult::Pick(picked);
         }
         // First the rest, then whatever there is.
-        let picked = self.sides.iter_mut().rev().find_map(|side| side.pick(random));
+        let picked = self.sides.iter_mut().rev().find_map(|side| side.pick(info, &mut self.answers));
         picked.map_or(PickResult::Queue, PickResult::Pick)
     }
 }
@@ -155,7 +171,7 @@ impl Canary {
             members[self.side_of.get(*id).copied().unwrap_or(self.sides.len() - 1)].push(*id);
         }
         for (side, members) in self.sides.iter_mut().zip(members) {
-            side.update(members);
+            side.update(members, &self.weights);
         }
     }
 

@@ -9,30 +9,46 @@
 //! of fallbacks is gone through.
 
 mod config;
+mod labels;
+#[cfg(test)]
+mod model;
 mod pattern;
 
+use std::rc::Rc;
+
+use hotpick_guest::answers::Answers;
 use hotpick_guest::config::Config as _;
 use hotpick_guest::group::Group;
+use hotpick_guest::recent::Recent;
 use hotpick_guest::states::States;
 use hotpick_guest::{
-    About, Connectivity, ConnectivityState, Description, Endpoint, FailCode, Map, Nanos, PickInfo,
-    PickResult, Placement, Policy, SubConn, SubConnMap, SubConnSet, call, env,
+    About, Alarms, Connectivity, ConnectivityState, Description, Endpoint, FailCode, Map, Nanos, PickInfo,
+    PickResult, Placement, Policy, SubConn, SubConnMap, Weights, call, env, timers,
 };
 
 use self::config::{Config, Fallback, Key, Matching};
-use self::pattern::Pattern;
+use self::labels::{Labels, Search};
+use self::pattern::{Pattern, Room};
 
-/// So many combinations of values are remembered with their group, and so many members of all groups.
-const GROUPS: usize = 1_024;
-const MEMBERS: usize = 200_000;
-/// A longer value matches no regular expression: picks have little time.
-const LONGEST: usize = 256;
+/// So many combinations of values are remembered with what they match and with their group, and so many members of all
+/// groups: those that were used last.
+const GROUPS: usize = 2_048;
+const MEMBERS: usize = 400_000;
 /// Labels of endpoints that are gone are kept up to so many.
 const SPARE: usize = 64;
 /// The most keys that a configuration may have.
 const KEYS: usize = 4;
-/// And so many steps have all of the expressions together, for one value.
-const STEPS: usize = 100_000;
+/// So many steps of expressions has a pick, and so many has the timer for the values that need more.
+const STEPS: usize = 20_000;
+/// One expression takes 512,000 at most: none stands still.
+const STEPS_BESIDE: usize = 600_000;
+/// The timer to go on with them, and how long it waits.
+const GO_ON: u32 = 0;
+const SOON: Nanos = 10_000_000;
+/// So many of them at once; the RPCs of others wait.
+const SEARCHES: usize = 64;
+/// And so many have those of all labels: some MiB.
+const STORED: usize = 200_000;
 
 /// What stands for the values of an RPC: the number that the host gives each value, and none has by chance or by design
 /// together with another; 0 for a key that it does not have. (Hashes would do for neither.)
@@ -45,49 +61,55 @@ const CONFIGURED: u64 = 1 << 63;
 struct Color {
     config: Config,
     keys: Vec<call::Key>,
-    /// For each key what the attributes are: each once.
-    labels: Vec<Vec<Label>>,
-    /// Their places, by their texts.
-    places: Vec<Map<String, usize>>,
-    /// Of each endpoint, for each key: its label's place.
-    labels_of: SubConnMap<Vec<Option<usize>>>,
+    /// For each key what the attributes are.
+    labels: Vec<Labels>,
+    /// The steps of their expressions; and whether there was no room for one.
+    stored: usize,
+    is_full: bool,
+    /// For each key and each label its endpoints.
+    endpoints_of: Vec<Vec<Vec<SubConn>>>,
+    known: SubConnMap<Known>,
     ready: Vec<SubConn>,
-    is_ready: SubConnSet,
-    groups: Map<Numbers, Known>,
-    /// In all groups.
-    members: usize,
+    /// Which labels values match, whatever is ready.
+    matches: Recent<Numbers, Rc<Matches>>,
+    /// Those of which that is not known yet.
+    searches: Map<Numbers, Matches>,
+    groups: Recent<Numbers, Colour>,
+    weights: Weights,
+    answers: Answers,
+    room: Room,
     states: States,
     all: Group,
     unlabelled: Group,
 }
 
-/// The ready endpoints for some values.
+/// An endpoint.
 #[derive(Debug)]
 struct Known {
+    /// For each key its label's place.
+    labels: Vec<Option<usize>>,
+    is_ready: bool,
+}
+
+/// Values, and the labels that they match, for each key.
+#[derive(Debug)]
+struct Matches(Vec<(Asked, Search)>);
+
+/// The ready endpoints for some values.
+#[derive(Debug)]
+struct Colour {
     group: Group,
     /// None of them is ready, but one may be soon.
     is_coming: bool,
 }
 
-/// An attribute's value.
-#[derive(Debug)]
-struct Label {
-    text: String,
-    pattern: Option<Pattern>,
-}
-
-impl Label {
-    /// How well it matches; 0 is not at all.
-    fn matches(&self, matching: Matching, value: &str, steps: &mut usize) -> usize {
-        match matching {
-            Matching::Exact => (self.text == value).into(),
-            Matching::Prefix if value.starts_with(&self.text) => self.text.len() + 1,
-            Matching::Prefix => 0,
-            Matching::Regex if value.len() > LONGEST => 0,
-            Matching::Regex => {
-                self.pattern.as_ref().is_some_and(|pattern| pattern.matches(value, steps)).into()
-            }
+impl Colour {
+    /// The answer for an RPC; none if there is no endpoint for it.
+    fn pick(&mut self, info: &PickInfo, answers: &mut Answers) -> Option<PickResult> {
+        if self.is_coming {
+            return Some(PickResult::Queue);
         }
+        self.group.pick(info, answers).map(PickResult::Pick)
     }
 }
 
@@ -107,15 +129,20 @@ impl Policy for Color {
                 }
             }
         }
-        let empty = || Group::new(config.balance, Vec::new());
+        let empty = || Group::new(config.balance);
         Ok(Self {
-            labels: keys.iter().map(|_| Vec::new()).collect(),
-            places: keys.iter().map(|_| Map::default()).collect(),
-            labels_of: SubConnMap::default(),
+            labels: config.keys.iter().map(|key| Labels::new(key.matching)).collect(),
+            stored: 0,
+            is_full: false,
+            endpoints_of: keys.iter().map(|_| Vec::new()).collect(),
+            known: SubConnMap::default(),
             ready: Vec::new(),
-            is_ready: SubConnSet::default(),
-            groups: Map::default(),
-            members: 0,
+            matches: Recent::new(GROUPS, MEMBERS),
+            searches: Map::default(),
+            groups: Recent::new(GROUPS, MEMBERS),
+            weights: Weights::default(),
+            answers: Answers::default(),
+            room: Room::default(),
             states: States::default(),
             all: empty(),
             unlabelled: empty(),
@@ -125,26 +152,45 @@ impl Policy for Color {
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
+        self.weights.update(added, removed);
+        removed.iter().for_each(|id| self.answers.forget(*id));
         for id in removed {
-            self.labels_of.remove(*id);
+            self.known.remove(*id);
             self.states.remove(*id);
         }
         for endpoint in added {
             let labels = (0..self.keys.len()).map(|at| self.label(at, endpoint)).collect();
-            self.labels_of.insert(endpoint.id, labels);
+            let is_ready = self.known.get(endpoint.id).is_some_and(|known| known.is_ready);
+            self.known.insert(endpoint.id, Known { labels, is_ready });
         }
         for at in 0..self.keys.len() {
-            if self.labels[at].len() > 2 * self.labels_of.len() + SPARE {
+            if self.labels[at].len() > 2 * self.known.len() + SPARE {
                 self.drop_unused(at);
             }
         }
+        for (at, of) in self.endpoints_of.iter_mut().enumerate() {
+            of.iter_mut().for_each(Vec::clear);
+            of.resize(self.labels[at].len(), Vec::new());
+            for (id, known) in self.known.iter() {
+                if let Some(label) = known.labels[at] {
+                    of[label].push(id);
+                }
+            }
+        }
+        self.matches.clear();
+        self.searches.clear();
         // An endpoint may have changed its colour and stayed ready.
         self.regroup();
     }
 
     fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
         self.ready = ready.to_vec();
-        self.is_ready = ready.into();
+        self.known.values_mut().for_each(|known| known.is_ready = false);
+        for id in ready {
+            if let Some(known) = self.known.get_mut(*id) {
+                known.is_ready = true;
+            }
+        }
         self.regroup();
     }
 
@@ -156,27 +202,20 @@ impl Policy for Color {
         }
         let asked = numbers != Numbers::default();
         if asked {
-            if !self.groups.contains_key(&numbers) {
+            let values = |of: &Self| {
                 let value = |(key, number): (&call::Key, u64)| match call::metadata(*key) {
                     Some(text) => Asked::Text(text),
                     // There is a value, and it is no text that an attribute could be.
                     None if number != 0 => Asked::Other,
                     None => Asked::Nothing,
                 };
-                let values: Vec<_> = self.keys.iter().zip(numbers).map(value).collect();
-                self.remember(numbers, &values);
-            }
-            match self.groups.get_mut(&numbers) {
-                Some(known) if known.is_coming => return PickResult::Queue,
-                Some(known) => {
-                    if let Some(picked) = known.group.pick(info.random) {
-                        return PickResult::Pick(picked);
-                    }
-                }
-                None => {}
+                of.keys.iter().zip(numbers).map(value).collect()
+            };
+            if let Some(answer) = self.pick_for(numbers, values, info) {
+                return answer;
             }
         }
-        self.fall_back(asked, info.random)
+        self.fall_back(asked, info)
     }
 }
 
@@ -194,7 +233,7 @@ impl Connectivity for Color {
         let before = self.states.note(id, state);
         // Those that wait for it, wait no more. What is ready is told apart.
         if self.states.of(id) != before && state != ConnectivityState::Ready {
-            self.forget();
+            self.groups.clear();
         }
     }
 }
@@ -204,102 +243,186 @@ impl Color {
     fn label(&mut self, at: usize, endpoint: &Endpoint) -> Option<usize> {
         let Key { attribute, matching, .. } = &self.config.keys[at];
         let text = endpoint.attribute(attribute)?;
-        if let Some(known) = self.places[at].get(text) {
-            return Some(*known);
+        if let Some(known) = self.labels[at].place(text) {
+            return Some(known);
         }
         let pattern = match matching {
-            Matching::Regex => Pattern::new(text).map(Some),
-            _ => Ok(None),
+            // To read those that there is no room for takes time, too.
+            Matching::Regex if !self.is_full => self.pattern(text, endpoint),
+            _ => None,
         };
-        let pattern = pattern.unwrap_or_else(|error| {
-            let name = endpoint.hash_key();
-            let warning = format!(
-                "{attribute}={text} of {name} is no regular expression ({error}): it matches nothing"
-            );
-            env::log(env::Level::Warn, &warning);
-            None
-        });
-        let labels = &mut self.labels[at];
-        labels.push(Label { text: text.to_owned(), pattern });
-        self.places[at].insert(text.to_owned(), labels.len() - 1);
-        Some(labels.len() - 1)
+        Some(self.labels[at].add(text.to_owned(), pattern))
+    }
+
+    /// The expression of a label; none, and a warning, if it is none or there is no room for it.
+    fn pattern(&mut self, text: &str, endpoint: &Endpoint) -> Option<Pattern> {
+        let warning = match Pattern::new(text) {
+            Ok(pattern) if self.stored + pattern.len() <= STORED => {
+                self.stored += pattern.len();
+                return Some(pattern);
+            }
+            Ok(_) => {
+                self.is_full = true;
+                format!(
+                    "the regular expressions of the endpoints take too much memory: from {text} of {} on they match nothing",
+                    endpoint.hash_key()
+                )
+            }
+            Err(error) => {
+                let name = endpoint.hash_key();
+                format!("{text} of {name} is no regular expression ({error}): it matches nothing")
+            }
+        };
+        env::log(env::Level::Warn, &warning);
+        None
     }
 
     /// Forgets the labels that no endpoint has any more.
     fn drop_unused(&mut self, at: usize) {
-        let mut before: Vec<_> = std::mem::take(&mut self.labels[at]).into_iter().map(Some).collect();
-        let mut moved: Vec<usize> = vec![0; before.len()];
-        let kept = &mut self.labels[at];
-        self.places[at].clear();
-        for labels in self.labels_of.values_mut() {
-            let Some(place) = labels[at] else { continue };
-            if let Some(label) = before[place].take() {
-                moved[place] = kept.len();
-                self.places[at].insert(label.text.clone(), kept.len());
-                kept.push(label);
-            }
-            labels[at] = Some(moved[place]);
+        let kept = Labels::new(self.config.keys[at].matching);
+        let mut before = std::mem::replace(&mut self.labels[at], kept);
+        let mut moved: Vec<Option<usize>> = vec![None; before.len()];
+        for known in self.known.values_mut() {
+            let Some(place) = &mut known.labels[at] else { continue };
+            let now = moved[*place].get_or_insert_with(|| {
+                let (text, pattern) = before.take(*place);
+                self.labels[at].add(text, pattern)
+            });
+            *place = *now;
         }
+        self.stored = self.labels.iter().map(Labels::steps).sum();
+        self.is_full = false;
     }
 
     fn regroup(&mut self) {
-        self.forget();
-        self.all.update(self.ready.clone());
-        let labelled =
-            |id: &SubConn| self.labels_of.get(*id).is_some_and(|labels| labels.iter().any(Option::is_some));
-        let unlabelled = self.ready.iter().copied().filter(|id| !labelled(id)).collect();
-        self.unlabelled.update(unlabelled);
-    }
-
-    fn forget(&mut self) {
         self.groups.clear();
-        self.members = 0;
+        self.all.update(self.ready.clone(), &self.weights);
+        let labelled =
+            |id: &SubConn| self.known.get(*id).is_some_and(|known| known.labels.iter().any(Option::is_some));
+        let unlabelled = self.ready.iter().copied().filter(|id| !labelled(id)).collect();
+        self.unlabelled.update(unlabelled, &self.weights);
     }
 
-    /// Finds the endpoints for values that were not asked for since the last change.
-    fn remember(&mut self, numbers: Numbers, values: &[Asked]) {
-        if self.groups.len() >= GROUPS || self.members >= MEMBERS {
-            self.forget();
+    /// The answer for some values; none if there is no endpoint for them. An RPC waits while that is not known yet.
+    fn pick_for(
+        &mut self,
+        numbers: Numbers,
+        values: impl FnOnce(&Self) -> Vec<Asked>,
+        info: &PickInfo,
+    ) -> Option<PickResult> {
+        if let Some(known) = self.groups.get_mut(numbers) {
+            return known.pick(info, &mut self.answers);
         }
-        let (mut members, mut is_coming) = (Vec::new(), false);
-        // First those that are ready, then those that may come to be.
-        for ready in [true, false] {
-            let all = self.labels_of.iter();
-            let mut found: Vec<_> = all.filter(|(id, _)| self.is_ready.has(*id) == ready).collect();
-            for (at, value) in values.iter().enumerate() {
-                let value = match value {
-                    Asked::Nothing => continue,
-                    Asked::Other => {
-                        found.clear();
-                        break;
-                    }
-                    Asked::Text(value) => value,
-                };
-                let (matching, mut steps) = (self.config.keys[at].matching, STEPS);
-                let labels = self.labels[at].iter();
-                let scores: Vec<_> = labels.map(|label| label.matches(matching, value, &mut steps)).collect();
-                let score = |labels: &[Option<usize>]| labels[at].map_or(0, |label| scores[label]);
-                let best = found.iter().map(|(_, labels)| score(labels)).max().unwrap_or(0).max(1);
-                found.retain(|(_, labels)| score(labels) == best);
-            }
-            if !ready {
-                is_coming = found.iter().any(|(id, _)| self.may_come(*id));
-            } else if !found.is_empty() {
-                members = found.iter().map(|(id, _)| *id).collect();
-                break;
-            }
-        }
-        self.members += members.len();
-        let group = Group::new(self.config.balance, members);
-        self.groups.insert(numbers, Known { group, is_coming });
+        let Some(matches) = self.matches(numbers, values) else {
+            drop(timers::schedule(GO_ON, SOON));
+            return Some(PickResult::Queue);
+        };
+        let mut colour = self.group(&matches);
+        let answer = colour.pick(info, &mut self.answers);
+        let size = colour.group.members().len();
+        self.groups.insert(numbers, colour, size);
+        answer
     }
 
-    /// It is not ready, and has not failed: an RPC can wait for it.
+    /// The labels that values match; none if it takes longer than a pick has to find that out.
+    fn matches(&mut self, numbers: Numbers, values: impl FnOnce(&Self) -> Vec<Asked>) -> Option<Rc<Matches>> {
+        if let Some(known) = self.matches.get_mut(numbers) {
+            return Some(Rc::clone(known));
+        }
+        if self.searches.contains_key(&numbers) {
+            // The timer goes on with it.
+            return None;
+        }
+        if self.searches.len() >= SEARCHES {
+            return None;
+        }
+        let begin = |(at, asked): (usize, Asked)| {
+            let search = match &asked {
+                Asked::Text(value) => self.labels[at].search(value),
+                Asked::Nothing | Asked::Other => Search::default(),
+            };
+            (asked, search)
+        };
+        let mut matches = Matches(values(self).into_iter().enumerate().map(begin).collect());
+        let mut steps = STEPS;
+        if self.go_on(&mut matches, &mut steps) {
+            return Some(self.remember(numbers, matches));
+        }
+        self.searches.insert(numbers, matches);
+        None
+    }
+
+    fn go_on(&mut self, matches: &mut Matches, steps: &mut usize) -> bool {
+        let Self { labels, room, .. } = self;
+        matches.0.iter_mut().zip(labels).all(|((asked, search), labels)| match asked {
+            Asked::Text(value) => labels.go_on(search, value, room, steps),
+            Asked::Nothing | Asked::Other => true,
+        })
+    }
+
+    fn remember(&mut self, numbers: Numbers, matches: Matches) -> Rc<Matches> {
+        let size = matches.0.iter().map(|(_, search)| search.found.len()).sum();
+        let matches = Rc::new(matches);
+        self.matches.insert(numbers, Rc::clone(&matches), size);
+        matches
+    }
+
+    /// The endpoints for some values: of those that match all of them, those that match the first one best, of these those
+    /// that match the second one best, and so on.
+    fn group(&self, matches: &Matches) -> Colour {
+        let asked =
+            || matches.0.iter().enumerate().filter(|(_, (asked, _))| !matches!(asked, Asked::Nothing));
+        let score_of = |(at, (_, search)): (usize, &(Asked, Search))| {
+            let mut scores = vec![0; self.labels[at].len()];
+            search.found.iter().for_each(|(label, score)| scores[*label] = *score);
+            (at, scores)
+        };
+        let scores: Vec<_> = asked().map(score_of).collect();
+        let score = |known: &Known| -> Option<Numbers> {
+            let mut of = Numbers::default();
+            for (at, scores) in &scores {
+                of[*at] = scores[known.labels[*at]?];
+                if of[*at] == 0 {
+                    return None;
+                }
+            }
+            Some(of)
+        };
+        // Those of the value that the fewest match.
+        let of = |(at, (_, search)): (usize, &(Asked, Search))| {
+            let endpoints = search.found.iter().map(move |(label, _)| &self.endpoints_of[at][*label]);
+            (endpoints.clone().map(Vec::len).sum::<usize>(), endpoints.flatten().copied().collect::<Vec<_>>())
+        };
+        let fewest = asked().map(|(at, one)| (search_size(self, at, &one.1), at)).min();
+        let candidates = fewest.map_or_else(Vec::new, |(_, at)| of((at, &matches.0[at])).1);
+        let (mut members, mut best, mut is_coming) = (Vec::new(), Numbers::default(), false);
+        for id in candidates {
+            let Some(known) = self.known.get(id) else { continue };
+            let Some(score) = score(known) else { continue };
+            if !known.is_ready {
+                is_coming |= self.may_come(id);
+                continue;
+            }
+            if score > best {
+                best = score;
+                members.clear();
+            }
+            if score == best {
+                members.push(id);
+            }
+        }
+        is_coming &= members.is_empty();
+        let mut group = Group::new(self.config.balance);
+        group.update(members, &self.weights);
+        Colour { group, is_coming }
+    }
+
+    /// It has not failed: an RPC can wait for it.
     fn may_come(&self, id: SubConn) -> bool {
         matches!(self.states.of(id), ConnectivityState::Connecting | ConnectivityState::Idle)
     }
 
-    fn fall_back(&mut self, asked: bool, random: u64) -> PickResult {
+    fn fall_back(&mut self, asked: bool, info: &PickInfo) -> PickResult {
         if self.ready.is_empty() {
             return PickResult::Queue;
         }
@@ -307,15 +430,17 @@ impl Color {
         for at in 0..chain.0.len() {
             let chain = if asked { &self.config.unmatched } else { &self.config.missing };
             let picked = match &chain.0[at] {
-                Fallback::Any => self.all.pick(random),
-                Fallback::Unlabelled => self.unlabelled.pick(random),
+                Fallback::Any => self.all.pick(info, &mut self.answers),
+                Fallback::Unlabelled => self.unlabelled.pick(info, &mut self.answers),
                 Fallback::Values(values) => {
                     let numbers = [CONFIGURED + at as u64, u64::from(asked), 0, 0];
-                    if !self.groups.contains_key(&numbers) {
-                        let values: Vec<_> = values.iter().cloned().map(Asked::Text).collect();
-                        self.remember(numbers, &values);
+                    let values: Vec<_> = values.iter().cloned().map(Asked::Text).collect();
+                    match self.pick_for(numbers, |_| values, info) {
+                        Some(PickResult::Pick(picked)) => Some(picked),
+                        // Of these none is waited for that is coming; but that they are compared is.
+                        Some(_) if !self.groups.has(&numbers) => return PickResult::Queue,
+                        _ => None,
                     }
-                    self.groups.get_mut(&numbers).and_then(|known| known.group.pick(random))
                 }
                 Fallback::Fail => break,
             };
@@ -346,13 +471,35 @@ impl Color {
     }
 }
 
+/// How many endpoints a search has found.
+fn search_size(of: &Color, at: usize, search: &Search) -> usize {
+    search.found.iter().map(|(label, _)| of.endpoints_of[at][*label].len()).sum()
+}
+
+impl Alarms for Color {
+    /// Goes on with the values that took longer than a pick has: the RPCs that wait for that are picked for again.
+    fn fired(&mut self, _id: u32, _now: Nanos) {
+        let mut steps = STEPS_BESIDE;
+        for (numbers, mut matches) in std::mem::take(&mut self.searches) {
+            if steps > 0 && self.go_on(&mut matches, &mut steps) {
+                self.remember(numbers, matches);
+            } else {
+                self.searches.insert(numbers, matches);
+            }
+        }
+        if !self.searches.is_empty() {
+            drop(timers::schedule(GO_ON, SOON));
+        }
+    }
+}
+
 impl About for Color {
     fn describe() -> Description {
         Description::of::<Config>("RPCs go to the endpoints whose attributes match their metadata.")
     }
 }
 
-hotpick_guest::export!(Color: Connectivity, About);
+hotpick_guest::export!(Color: Connectivity, Alarms, About);
 
 #[cfg(test)]
 mod tests {
@@ -539,6 +686,49 @@ mod tests {
             assert!(host.policy().groups.len() <= GROUPS);
         }
         assert_eq!(picks(&mut host, &color("blue"), 1), [2]);
+    }
+
+    #[test]
+    fn a_value_in_use_is_not_looked_for_again_whatever_callers_make_up() {
+        let mut host = start("{}");
+        for n in 0..10 * GROUPS {
+            host.pick(&color(&format!("c{n}")));
+            if n % 100 == 0 {
+                assert_eq!(picks(&mut host, &color("blue"), 1), [2]);
+            }
+            assert!(n == 0 || host.policy().groups.iter().any(|(_, known)| known.group.members() == [2]));
+        }
+    }
+
+    #[test]
+    fn any_number_of_expressions_takes_bounded_time() {
+        let start = |of: &dyn Fn(u32) -> String| {
+            let mut host = FakeHost::<Color>::start(r#"{"keys":[{"matching":"regex"}]}"#).expect("started");
+            let labelled = |id: u32| endpoint(id, &[("color", of(id).as_str())]);
+            host.endpoints(&(0..10_000).map(labelled).collect::<Vec<_>>());
+            host
+        };
+        // Most are none at their first letters: all of them are compared.
+        let mut host = start(&|id| format!("tenant-{id}-.*"));
+        assert_eq!(picks(&mut host, &color("tenant-9999-a"), 1), [9_999]);
+        assert!(host.log().is_empty());
+        // Each of these would have to look at all of the value.
+        let mut host = start(&|id| format!(".*-{id}"));
+        for (value, expected) in [
+            ("tenant-7".to_owned(), PickResult::Pick(7)),
+            (format!("{}-9999", "x".repeat(200)), PickResult::Pick(9_999)),
+            ("x".repeat(256), PickResult::Fail(FailCode::Unavailable)),
+        ] {
+            let mut waited = 0;
+            // It waits until all are compared, and is never sent elsewhere.
+            while host.pick(&color(&value)) == PickResult::Queue {
+                host.run(hotpick_guest::Duration::from_millis(10));
+                waited += 1;
+                assert!(waited < 100);
+            }
+            assert!(waited > 0);
+            assert_eq!(host.pick(&color(&value)), expected);
+        }
     }
 
     #[test]

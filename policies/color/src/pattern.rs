@@ -6,7 +6,11 @@
 
 /// An expression.
 #[derive(Clone, Debug)]
-pub(crate) struct Pattern(Vec<Step>);
+pub(crate) struct Pattern {
+    steps: Vec<Step>,
+    /// What every text that matches begins with.
+    prefix: String,
+}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -25,6 +29,14 @@ struct Class {
 }
 
 impl Class {
+    /// The one character that there is.
+    fn only(&self) -> Option<char> {
+        match self.ranges[..] {
+            [(first, last)] if first == last && !self.is_negated => Some(first),
+            _ => None,
+        }
+    }
+
     fn has(&self, c: char) -> bool {
         self.ranges.iter().any(|(first, last)| (*first..=*last).contains(&c)) != self.is_negated
     }
@@ -59,62 +71,112 @@ impl Pattern {
         let (mut steps, mut work) = (Vec::new(), 0);
         emit(&node, &mut steps, &mut work)?;
         steps.push(Step::Done);
-        Ok(Self(steps))
+        // A run of single characters that nothing leads around.
+        let literal = steps.iter().map_while(|step| match step {
+            Step::One(class) => class.only(),
+            _ => None,
+        });
+        let prefix: String = literal.collect();
+        // These steps are never looked at: all the others, and all jumps, are behind them.
+        let length = prefix.chars().count();
+        steps.drain(..length);
+        for step in &mut steps {
+            match step {
+                Step::Split(one, other) => (*one, *other) = (*one - length, *other - length),
+                Step::Jump(to) => *to -= length,
+                Step::One(_) | Step::Done => {}
+            }
+        }
+        Ok(Self { steps, prefix })
     }
 
-    /// Whether the whole of a text is as the expression says. Takes what it needs off `steps`; if that is not enough the
-    /// answer is no.
-    pub(crate) fn matches(&self, text: &str, steps: &mut usize) -> bool {
-        let (mut now, mut next) = (Threads::new(self.0.len()), Threads::new(self.0.len()));
-        now.add(&self.0, 0);
+    /// What every text that matches begins with.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// How many steps it has: what it takes of the memory.
+    pub(crate) fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Whether the whole of a text is as the expression says, if what it needs is to be had of `steps`; none if not.
+    pub(crate) fn matches(&self, text: &str, room: &mut Room, steps: &mut usize) -> Option<bool> {
+        let mut pay = |cost: usize| {
+            let left = steps.checked_sub(cost);
+            *steps = left.unwrap_or(0);
+            left
+        };
+        pay(BEGINNING)?;
+        let Some(text) = text.strip_prefix(self.prefix.as_str()) else { return Some(false) };
+        let Room { now, next } = room;
+        now.clear(self.steps.len());
+        let mut cost = now.add(&self.steps, 0);
         for c in text.chars() {
-            next.clear();
-            let Some(left) = steps.checked_sub(now.at.len() + 1) else { return false };
-            *steps = left;
+            pay(cost + now.at.len() + 1)?;
+            next.clear(self.steps.len());
+            cost = 0;
             for at in &now.at {
-                if let Step::One(class) = &self.0[*at]
+                if let Step::One(class) = &self.steps[*at]
                     && class.has(c)
                 {
-                    next.add(&self.0, at + 1);
+                    cost += next.add(&self.steps, at + 1);
                 }
             }
             if next.at.is_empty() {
-                return false;
+                return Some(false);
             }
-            std::mem::swap(&mut now, &mut next);
+            std::mem::swap(now, next);
         }
-        now.at.iter().any(|at| matches!(self.0[*at], Step::Done))
+        Some(now.at.iter().any(|at| matches!(self.steps[*at], Step::Done)))
     }
+}
+
+/// What it costs to begin with an expression, in steps.
+const BEGINNING: usize = 10;
+
+/// Room to match in.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    now: Threads,
+    next: Threads,
 }
 
 /// Where all ways through the expression are.
+#[derive(Debug, Default)]
 struct Threads {
     at: Vec<usize>,
-    seen: Vec<bool>,
+    /// For each step the last round in which it was reached: so there is nothing to clear.
+    seen: Vec<u64>,
+    round: u64,
+    to_do: Vec<usize>,
 }
 
 impl Threads {
-    fn new(steps: usize) -> Self {
-        Self { at: Vec::new(), seen: vec![false; steps] }
-    }
-
-    fn clear(&mut self) {
+    fn clear(&mut self, steps: usize) {
         self.at.clear();
-        self.seen.fill(false);
+        self.round += 1;
+        if self.seen.len() < steps {
+            self.seen.resize(steps, 0);
+        }
     }
 
-    fn add(&mut self, steps: &[Step], at: usize) {
-        let mut to_do = vec![at];
-        while let Some(at) = to_do.pop() {
-            if std::mem::replace(&mut self.seen[at], true) {
+    /// Gives how many steps were looked at.
+    fn add(&mut self, steps: &[Step], at: usize) -> usize {
+        let mut looked = 0;
+        self.to_do.push(at);
+        while let Some(at) = self.to_do.pop() {
+            looked += 1;
+            if std::mem::replace(&mut self.seen[at], self.round) == self.round {
                 continue;
             }
             match steps[at] {
-                Step::Jump(to) => to_do.push(to),
-                Step::Split(one, other) => to_do.extend([other, one]),
+                Step::Jump(to) => self.to_do.push(to),
+                Step::Split(one, other) => self.to_do.extend([other, one]),
                 Step::One(_) | Step::Done => self.at.push(at),
             }
         }
+        looked
     }
 }
 
@@ -331,9 +393,8 @@ mod tests {
     use super::*;
 
     fn matches(pattern: &str, text: &str) -> bool {
-        Pattern::new(pattern)
-            .unwrap_or_else(|error| panic!("{pattern}: {error}"))
-            .matches(text, &mut usize::MAX.clone())
+        let compiled = Pattern::new(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));
+        compiled.matches(text, &mut Room::default(), &mut usize::MAX.clone()).expect("time enough")
     }
 
     #[test]
@@ -369,7 +430,10 @@ mod tests {
         // Ways that multiply: elsewhere this takes for ever.
         assert!(!matches("(a*)*(a|aa)*b", &"a".repeat(2_000)));
         let (pattern, mut steps) = (Pattern::new("(a|b|c)*").expect("good"), 100);
-        assert!(pattern.matches("abc", &mut steps) && !pattern.matches(&"a".repeat(100), &mut steps));
+        let room = &mut Room::default();
+        assert_eq!(pattern.matches("abc", room, &mut steps), Some(true));
+        assert_eq!(pattern.matches(&"a".repeat(100), room, &mut steps), None);
+        assert_eq!(steps, 0, "all that there was");
     }
 
     proptest! {
@@ -378,8 +442,9 @@ mod tests {
             let (Ok(ours), Ok(theirs)) = (Pattern::new(&pattern), regex_lite::Regex::new(&format!("^(?:{pattern})$"))) else {
                 return Ok(());
             };
+            let mut room = Room::default();
             for text in texts {
-                prop_assert_eq!(ours.matches(&text, &mut usize::MAX.clone()), theirs.is_match(&text), "{:?} {:?}", pattern, text);
+                prop_assert_eq!(ours.matches(&text, &mut room, &mut usize::MAX.clone()), Some(theirs.is_match(&text)), "{:?} {:?}", pattern, text);
             }
         }
     }

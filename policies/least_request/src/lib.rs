@@ -5,14 +5,22 @@
 //! exponentially (Mitzenmacher, 2001), and no client runs after the one endpoint that all of them find empty.
 //! The counts are the host's: they are of all RPCs of the channel, and outlive a swap.
 //!
+//! An endpoint that fails most of its RPCs, or answers none at all, counts as fuller than it is ([`Answers`]): one that
+//! fails fast is always empty.
+//!
 //! An endpoint whose connection has no free stream (the peer's MAX_CONCURRENT_STREAMS) is not picked as long as
 //! another one has; if none has, RPCs wait for the first to become free.
 
+#[cfg(test)]
+mod model;
+
+use hotpick_guest::answers::{Answers, Cost};
 use hotpick_guest::config::Config as _;
-use hotpick_guest::random::{Random, two_below};
+use hotpick_guest::group::random_pairs;
+use hotpick_guest::random::{Random, mix};
 use hotpick_guest::{
     About, Alarms, Description, Endpoint, Nanos, Outcome, Outcomes, PickInfo, PickResult, Placement, Policy,
-    SubConn, Weights, below, stats, timers,
+    SubConn, Weights, below, call, timers,
 };
 
 hotpick_guest::config! {
@@ -47,32 +55,18 @@ struct LeastRequest {
     config: Config,
     ready: Vec<SubConn>,
     weights: Weights,
-}
-
-/// An endpoint that could be picked.
-#[derive(Clone, Copy)]
-struct Candidate {
-    id: SubConn,
-    /// RPCs, this one included.
-    rpcs: u64,
-    weight: u64,
-}
-
-impl Candidate {
-    /// Fewer RPCs for its weight.
-    const fn is_better_than(self, other: Self) -> bool {
-        self.rpcs * other.weight < other.rpcs * self.weight
-    }
+    answers: Answers,
 }
 
 impl Policy for LeastRequest {
     fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
         let config = Config::parse(config)?;
-        Ok(Self { config, ready: Vec::new(), weights: Weights::default() })
+        Ok(Self { config, ready: Vec::new(), weights: Weights::default(), answers: Answers::default() })
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
         self.weights.update(added, removed);
+        removed.iter().for_each(|id| self.answers.forget(*id));
     }
 
     fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
@@ -82,13 +76,14 @@ impl Policy for LeastRequest {
     fn pick(&mut self, info: &PickInfo) -> PickResult {
         let n = self.ready.len();
         let best = match self.config.selection_method {
-            Selection::NChoices if n > self.config.choice_count as usize => {
-                self.choose(info.random).or_else(|| self.scan(info.random))
-            }
-            _ => self.scan(info.random),
+            Selection::NChoices if n > self.config.choice_count as usize => self
+                .choose(info)
+                .filter(|id| info.attempt == 0 || !call::tried(*id))
+                .or_else(|| self.scan(info)),
+            _ => self.scan(info),
         };
         if let Some(best) = best {
-            return PickResult::Pick(best.id);
+            return PickResult::Pick(best);
         }
         if n > 0 {
             // RPCs that another version has picked for may hold the streams: of their end no one tells.
@@ -100,35 +95,33 @@ impl Policy for LeastRequest {
 
 impl LeastRequest {
     /// The best of some.
-    fn choose(&self, random: u64) -> Option<Candidate> {
+    fn choose(&mut self, info: &PickInfo) -> Option<SubConn> {
         let n = self.ready.len();
-        if self.config.choice_count == 2 {
-            let (first, second) = two_below(n, random);
-            return self.best([first, second].into_iter());
+        let choices = self.config.choice_count as usize;
+        if choices == 2 {
+            return self.best(random_pairs(n, info.random), 2, info);
         }
         // With repetition, as in gRFC A48.
-        let mut random = Random::new(random);
-        self.best((0..self.config.choice_count).map(|_| random.below(n)))
+        let mut random = Random::new(info.random);
+        self.best((0..2 * choices).map(|_| random.below(n)), choices, info)
     }
 
-    /// The best of all, from a random one on: of equal ones none is preferred.
-    fn scan(&self, random: u64) -> Option<Candidate> {
+    /// The best of all; of a thousand from a random one on, if there are more.
+    fn scan(&mut self, info: &PickInfo) -> Option<SubConn> {
         let n = self.ready.len();
-        let first = below(n, random);
-        self.best((first..n).chain(0..first).take(MOST))
+        let first = below(n, mix(info.random));
+        self.best((first..n).chain(0..first).take(MOST), MOST, info)
     }
 
-    /// The best of these that have a free stream; the first one if they are equal.
-    fn best(&self, among: impl Iterator<Item = usize>) -> Option<Candidate> {
-        let free = among.filter_map(|at| self.candidate(self.ready[at]));
-        free.reduce(|best, other| if other.is_better_than(best) { other } else { best })
-    }
-
-    fn candidate(&self, id: SubConn) -> Option<Candidate> {
-        let known = stats::read(id)?;
-        let weight = self.weights.of(id);
-        let candidate = Candidate { id, rpcs: u64::from(known.in_flight) + 1, weight: weight.into() };
-        (known.in_flight < known.max_streams).then_some(candidate)
+    fn best(
+        &mut self,
+        among: impl Iterator<Item = usize>,
+        enough: usize,
+        info: &PickInfo,
+    ) -> Option<SubConn> {
+        let Self { ready, weights, answers, .. } = self;
+        let weighted = among.map(|at| (ready[at], f64::from(weights.of(ready[at]))));
+        answers.pick(weighted, enough, Cost::Rpcs, info)
     }
 }
 
@@ -151,8 +144,9 @@ hotpick_guest::export!(LeastRequest: Outcomes, Alarms, About);
 
 #[cfg(test)]
 mod tests {
+    use hotpick_guest::Duration;
     use hotpick_guest::stats::Summary;
-    use hotpick_guest::testing::{FakeHost, chi_square, endpoint, summary};
+    use hotpick_guest::testing::{BAD, FakeHost, Server, World, chi_square, endpoint, summary};
 
     use super::*;
 
@@ -178,8 +172,28 @@ mod tests {
     fn of_all_the_one_with_fewest_and_equal_ones_alike() {
         let mut host = start(r#"{"selectionMethod":"full_scan"}"#, &[5, 2, 7, 2, 2]);
         let counts = host.counts(&[0, 1, 2, 3, 4], 3_000);
-        // From 0 or 1 on it is 1, from 2 or 3 on it is 3.
-        assert!(chi_square(&counts, &[0.0, 2.0, 0.0, 2.0, 1.0]).is_likely(), "{counts:?}");
+        assert!(chi_square(&counts, &[0.0, 1.0, 0.0, 1.0, 1.0]).is_likely(), "{counts:?}");
+        let mut busy = [5; 100];
+        (busy[98], busy[99]) = (0, 0);
+        let counts = start(r#"{"selectionMethod":"full_scan"}"#, &busy).counts(&[98, 99], 10_000);
+        assert!(chi_square(&counts, &[1.0, 1.0]).is_likely(), "{counts:?}");
+        // As many choices as there are endpoints.
+        let counts = start(r#"{"choiceCount":5}"#, &[5, 5, 5, 0, 0]).counts(&[3, 4], 10_000);
+        assert!(chi_square(&counts, &[1.0, 1.0]).is_likely(), "{counts:?}");
+    }
+
+    #[test]
+    fn a_bad_one_of_five_gets_under_2_percent_and_its_share_again_when_it_is_well() {
+        // Looking at all of them costs more time here: two kinds will do.
+        for (config, kinds) in [("{}", &BAD[..]), (r#"{"selectionMethod":"full_scan"}"#, &BAD[5..7])] {
+            for (what, bad, deadline) in kinds.iter().copied() {
+                let well = Server::well(Duration::from_millis(5));
+                let world = World::new(start(config, &[0; 5]), &[well; 5], 200);
+                let (share, after) = world.with_deadline(deadline).bad_hour(bad);
+                assert!(share < 0.02, "{config}, {what}: {share}");
+                assert!(after > 0.15, "{config}, {what}: {after}");
+            }
+        }
     }
 
     #[test]

@@ -1,21 +1,24 @@
 //! `maglev`: consistent hashing by a table. Each endpoint has the same share of the keys, to one entry, and a pick
 //! costs one look; when an endpoint comes or goes a few keys more than its own move.
 //!
-//! After Maglev (Eisenbud et al., NSDI 2016) and Envoy's balancer of that name. The table is of all endpoints; the
+//! After Maglev (Eisenbud et al., NSDI 2016) and Envoy's balancer of that name, with Envoy's table: clients of both send a
+//! key to the same endpoint. The table is of all endpoints; the
 //! entries of those that are not ready are taken by whoever has the next entry, until they are back: a flap moves
 //! the keys of one endpoint, and no others.
 
+#[cfg(test)]
+mod model;
 mod table;
 
 use hotpick_guest::config::Config as _;
 use hotpick_guest::key::{HashOn, Key};
-use hotpick_guest::ring::Place;
+use hotpick_guest::ring::Places;
 use hotpick_guest::{
     About, Description, Endpoint, Nanos, PickInfo, PickResult, Placement, Plan, Plans, Policy, SubConn,
-    SubConnMap, SubConnSet, below,
+    SubConnMap, SubConnSet, below, call,
 };
 
-use self::table::{Table, is_prime};
+use self::table::{Hashes, Table, is_prime};
 
 hotpick_guest::config! {
     /// Consistent hashing by a table.
@@ -28,11 +31,15 @@ hotpick_guest::config! {
     }
 }
 
+/// So many entries are looked at for a retry.
+const LOOKED_AT: usize = 1_000;
+
 #[derive(Debug)]
 struct Maglev {
     config: Config,
     key: Key,
-    endpoints: SubConnMap<Place>,
+    places: Places,
+    hashes: SubConnMap<Hashes>,
     /// Of all endpoints.
     table: Table,
     /// The same, of the ready ones; empty if there are none.
@@ -52,7 +59,8 @@ impl Policy for Maglev {
         Ok(Self {
             config,
             key,
-            endpoints: SubConnMap::default(),
+            places: Places::default(),
+            hashes: SubConnMap::default(),
             table: Table::default(),
             ready: Vec::new(),
             now: SubConnSet::default(),
@@ -62,13 +70,13 @@ impl Policy for Maglev {
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
         let ready = std::mem::take(&mut self.now);
-        for id in removed {
-            self.endpoints.remove(*id);
+        for gone in self.places.update(added, removed) {
+            self.hashes.remove(gone.id);
         }
         for endpoint in added {
-            self.endpoints.insert(endpoint.id, Place::of(endpoint));
+            self.hashes.get_or_insert_with(endpoint.id, || Hashes::of(endpoint.hash_key()));
         }
-        self.table = Table::new(self.endpoints.values(), self.config.table_size);
+        self.table = Table::new(&self.places, &self.hashes, self.config.table_size);
         self.fill(ready);
     }
 
@@ -87,7 +95,18 @@ impl Policy for Maglev {
         #[expect(clippy::cast_possible_truncation, reason = "less than the size")]
         let at =
             self.key.of(info).map_or_else(|| below(size, info.random), |hash| (hash % size as u64) as usize);
-        PickResult::Pick(among[at])
+        if info.attempt == 0 || !call::tried(among[at]) {
+            return PickResult::Pick(among[at]);
+        }
+        // A retry goes to the next entry of another endpoint.
+        let mut entries = (at..size).chain(0..at).map(|at| among[at]).take(LOOKED_AT);
+        let mut tried = among[at];
+        let untried = entries.find(|id| {
+            let is_new = *id != tried && !call::tried(*id);
+            tried = *id;
+            is_new
+        });
+        PickResult::Pick(untried.unwrap_or(among[at]))
     }
 }
 

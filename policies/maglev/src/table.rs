@@ -1,10 +1,8 @@
-//! The lookup table of Maglev (Eisenbud et al., NSDI 2016, section 3.4).
-
-use std::collections::BinaryHeap;
+//! The lookup table of Maglev (Eisenbud et al., NSDI 2016, section 3.4), as Envoy fills it.
 
 use hotpick_guest::random::mix;
-use hotpick_guest::ring::Place;
-use hotpick_guest::{SubConn, hash};
+use hotpick_guest::ring::Places;
+use hotpick_guest::{SubConn, SubConnMap, hash, hash_with_seed};
 
 /// Entries of about the same number for each endpoint, in proportion to the weights.
 #[derive(Debug, Default)]
@@ -14,16 +12,28 @@ pub(crate) struct Table {
     pub(crate) entries: Vec<u32>,
 }
 
+/// Of an endpoint's name: where it begins in the table, and how it goes on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hashes {
+    offset: u64,
+    skip: u64,
+}
+
+impl Hashes {
+    pub(crate) fn of(name: &str) -> Self {
+        Self { offset: hash(name.as_bytes()), skip: hash_with_seed(1, name.as_bytes()) }
+    }
+}
+
 /// An endpoint on its way through the table: it has its own order of all entries.
 struct Filler {
     /// Of the next entry that it would like.
     at: u64,
     skip: u64,
-    /// Against the largest one.
+    /// Its part of all.
     weight: f64,
-    /// Turns that its weight has earned it, and that it has had.
-    due: f64,
-    had: f64,
+    /// It takes an entry in the round in which its weight for all rounds so far comes to this.
+    target: f64,
 }
 
 const FREE: u32 = u32::MAX;
@@ -31,44 +41,41 @@ const FREE: u32 = u32::MAX;
 const MOST_TO_MEAN: f64 = 20.0;
 
 impl Table {
-    /// The endpoints take turns: each takes the first entry in its own order that is free. When one comes or goes, most
-    /// entries stay as they are.
+    /// The endpoints take turns, by their names: each takes the first entry in its own order that is free. When one comes or
+    /// goes, most entries stay as they are. The table is Envoy's: its hashes, its turns, and the roundings of its weights,
+    /// so that clients of both send a key to the same endpoint; but weights of more than twenty times the mean are cut.
     ///
     /// `size` is a prime number, so that each order has every entry. The order of the endpoints makes no difference.
-    pub(crate) fn new<'a>(endpoints: impl Iterator<Item = &'a Place>, size: u32) -> Self {
-        let endpoints: Vec<_> = endpoints.collect();
-        let named = endpoints.iter().zip(0..).map(|(place, at)| (hash(place.key.as_bytes()), at));
-        let order = named.collect::<BinaryHeap<(u64, usize)>>().into_sorted_vec();
-        let Some(heaviest) = endpoints.iter().map(|endpoint| endpoint.weight).max() else {
+    #[expect(clippy::cast_precision_loss, reason = "numbers of endpoints and of entries")]
+    pub(crate) fn new(places: &Places, hashes: &SubConnMap<Hashes>, size: u32) -> Self {
+        if places.is_empty() {
             return Self::default();
-        };
-        let length = u64::from(size);
-        #[expect(clippy::cast_precision_loss, reason = "a number of endpoints")]
-        let mean =
-            endpoints.iter().map(|place| f64::from(place.weight)).sum::<f64>() / endpoints.len() as f64;
-        let heaviest = f64::from(heaviest).min(mean * MOST_TO_MEAN);
-        let mut fillers: Vec<Filler> = Vec::with_capacity(order.len());
-        let mut before = None;
-        for (offset, at) in &order {
-            // Those of the same name would all want the same entries.
-            let is_double = before.replace(*offset) == Some(*offset);
-            let offset = if is_double { mix(*offset ^ fillers.len() as u64) } else { *offset };
-            // The paper has two hash functions; this makes the second of the first.
-            let skip = mix(offset) % (length - 1) + 1;
-            let weight = (f64::from(endpoints[*at].weight) / heaviest).min(1.0);
-            // In the first round each has one, however light it is.
-            fillers.push(Filler { at: offset % length, skip, weight, due: 1.0 - weight, had: 0.0 });
         }
+        let mean = places.iter().map(|place| f64::from(place.weight)).sum::<f64>() / places.len() as f64;
+        let bounded = |weight: u32| f64::from(weight).min(mean * MOST_TO_MEAN);
+        let sum: f64 = places.iter().map(|place| bounded(place.weight)).sum();
+        let length = u64::from(size);
+        let mut fillers: Vec<Filler> = Vec::with_capacity(places.len());
+        let mut before = None;
+        for place in places.iter() {
+            // Those of the same name would all want the same entries.
+            let is_double = before.replace(place.key.as_str()) == Some(&place.key);
+            let salt = if is_double { mix(fillers.len() as u64) } else { 0 };
+            let Hashes { offset, skip } =
+                hashes.get(place.id).copied().unwrap_or_else(|| Hashes::of(&place.key));
+            let (at, skip) = ((offset ^ salt) % length, (skip ^ salt) % (length - 1) + 1);
+            fillers.push(Filler { at, skip, weight: bounded(place.weight) / sum, target: 0.0 });
+        }
+        let heaviest = fillers.iter().map(|filler| filler.weight).fold(0.0, f64::max);
         let mut entries = vec![FREE; size as usize];
-        let mut free = entries.len();
+        let (mut free, mut round) = (entries.len(), 0.0);
         while free > 0 {
+            round += 1.0;
             for (filler, owner) in fillers.iter_mut().zip(0..) {
-                filler.due += filler.weight;
-                // The heaviest has one in each round.
-                if filler.due < filler.had + 1.0 - 1e-9 || free == 0 {
+                if round * filler.weight < filler.target || free == 0 {
                     continue;
                 }
-                filler.had += 1.0;
+                filler.target += heaviest;
                 while entries[filler.place()] != FREE {
                     filler.go_on(length);
                 }
@@ -76,7 +83,7 @@ impl Table {
                 free -= 1;
             }
         }
-        Self { owners: order.iter().map(|(_, at)| endpoints[*at].id).collect(), entries }
+        Self { owners: places.iter().map(|place| place.id).collect(), entries }
     }
 }
 
@@ -104,16 +111,19 @@ pub(crate) fn is_prime(number: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use hotpick_guest::Endpoint;
     use hotpick_guest::testing::endpoint;
 
     use super::*;
 
-    fn endpoints(n: u32) -> Vec<Place> {
-        (0..n).map(|id| Place::of(&endpoint(id, &[]))).collect()
+    fn endpoints(n: u32) -> Vec<Endpoint> {
+        (0..n).map(|id| endpoint(id, &[])).collect()
     }
 
-    fn table<'a>(endpoints: impl Iterator<Item = &'a Place>, size: u32) -> Vec<SubConn> {
-        let Table { owners, entries } = Table::new(endpoints, size);
+    fn table<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, size: u32) -> Vec<SubConn> {
+        let mut places = Places::default();
+        places.update(&endpoints.cloned().collect::<Vec<_>>(), &[]);
+        let Table { owners, entries } = Table::new(&places, &SubConnMap::default(), size);
         entries.iter().map(|owner| owners[*owner as usize]).collect()
     }
 
@@ -138,6 +148,7 @@ mod tests {
             endpoint.weight = weight;
         }
         let counts = counts(&table(endpoints.iter(), 8_009), 3);
+        // Each has one in the first round, however light it is.
         for (count, expected) in counts.iter().zip([1_001, 2_002, 5_006]) {
             assert!(count.abs_diff(expected) <= 5, "{counts:?}");
         }
@@ -168,10 +179,36 @@ mod tests {
         let counts = counts(&table(endpoints.iter(), 1_009), 100);
         assert!(counts.iter().all(|count| *count > 0) && counts[7] > 100, "{counts:?}");
         for endpoint in &mut endpoints {
-            (endpoint.weight, endpoint.key) = (1, "same".to_owned());
+            (endpoint.weight, endpoint.addresses) = (1, vec!["same".to_owned()]);
         }
         let table = table(endpoints.iter(), 1_009);
         assert!((0..100).all(|id| table.contains(&id)));
+    }
+
+    /// As Envoy 1.40 was seen to send keys that fall on each entry.
+    #[test]
+    fn it_is_the_table_of_envoy() {
+        let named = |(number, weight): &(u32, u32)| {
+            let addresses = vec![format!("127.0.0.{number}:18080")];
+            Endpoint { addresses, weight: *weight, ..endpoint(*number, &[]) }
+        };
+        for (endpoints, expected) in [
+            (vec![(11, 1), (12, 1), (13, 1)], vec![11, 11, 13, 12, 13, 12, 11]),
+            (vec![(11, 1), (12, 2), (13, 3)], vec![12, 11, 13, 12, 13, 12, 11]),
+            (
+                vec![(14, 7), (11, 1), (15, 3), (12, 2), (13, 5)],
+                vec![
+                    14, 11, 13, 13, 12, 11, 12, 14, 14, 13, 12, 12, 14, 15, 15, 13, 15, 14, 14, 14, 14, 13,
+                    13, 15, 14, 15, 13, 13, 13, 14, 14,
+                ],
+            ),
+            // More than there are entries: the last by name have none.
+            ((11..=20).map(|number| (number, 1)).collect(), vec![17, 11, 14, 16, 13, 12, 15]),
+        ] {
+            let places: Vec<_> = endpoints.iter().map(named).collect();
+            let size = u32::try_from(expected.len()).expect("small");
+            assert_eq!(table(places.iter(), size), expected);
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Which endpoints are outliers: the algorithms of gRFC A50.
 
+use std::collections::BinaryHeap;
+
 use hotpick_guest::random::Random;
 use hotpick_guest::{Nanos, SubConn, SubConnMap, SubConnSet, nanos};
 
@@ -20,6 +22,8 @@ struct Endpoint {
     /// Since the last look.
     successes: u32,
     failures: u32,
+    /// Failures since the last success.
+    in_a_row: u32,
     ejected_at: Option<Nanos>,
     /// How often it was ejected of late: it is left out that much longer.
     multiplier: u32,
@@ -27,7 +31,7 @@ struct Endpoint {
 
 impl Endpoint {
     const fn requests(&self) -> u32 {
-        self.successes + self.failures
+        self.successes.saturating_add(self.failures)
     }
 
     fn percentage(&self, part: u32) -> f64 {
@@ -45,13 +49,26 @@ impl Detector {
     }
 
     /// The first list after a restore has all that there are: of others nothing is kept.
-    pub(crate) fn keep(&mut self, all: &[hotpick_guest::Endpoint]) {
+    pub(crate) fn keep(&mut self, all: &[hotpick_guest::Endpoint], config: &Config, now: Nanos) {
         if self.restored.is_empty() {
             return;
+        }
+        // What is damaged, or of another clock, must not last for ever.
+        for (_, endpoint) in &mut self.restored {
+            endpoint.ejected_at = endpoint.ejected_at.map(|at| at.min(now));
         }
         let there: SubConnSet = all.iter().map(|endpoint| endpoint.id).collect();
         for (id, endpoint) in self.restored.drain(..).filter(|(id, _)| there.has(*id)) {
             self.endpoints.insert(id, endpoint);
+        }
+        // Another limit may be in force.
+        all.iter().for_each(|endpoint| self.add(endpoint.id));
+        let (mut out, most) = (0, config.max_ejection_percent as usize * self.endpoints.len());
+        for endpoint in self.endpoints.values_mut().filter(|endpoint| endpoint.ejected_at.is_some()) {
+            if out * 100 >= most {
+                endpoint.ejected_at = None;
+            }
+            out += 1;
         }
     }
 
@@ -59,11 +76,20 @@ impl Detector {
         self.endpoints.remove(id);
     }
 
-    pub(crate) fn ended(&mut self, id: SubConn, well: bool) {
-        if let Some(endpoint) = self.endpoints.get_mut(id) {
-            let count = if well { &mut endpoint.successes } else { &mut endpoint.failures };
-            *count = count.saturating_add(1);
-        }
+    /// An RPC has ended. Gives whether that ejects its endpoint: it has failed so many in a row.
+    pub(crate) fn ended(&mut self, id: SubConn, well: bool, config: &Config, now: Nanos) -> bool {
+        let Some(endpoint) = self.endpoints.get_mut(id) else { return false };
+        let count = if well { &mut endpoint.successes } else { &mut endpoint.failures };
+        *count = count.saturating_add(1);
+        endpoint.in_a_row = if well { 0 } else { endpoint.in_a_row.saturating_add(1) };
+        // While it is out, what it still owes says no more.
+        let is_too_much = config.consecutive_failures.is_some_and(|most| endpoint.in_a_row >= most);
+        is_too_much && self.may_eject(config) && self.eject(id, 100, now)
+    }
+
+    /// Fewer are out than may be: the one that reaches the limit still goes.
+    fn may_eject(&self, config: &Config) -> bool {
+        self.ejected() * 100 < config.max_ejection_percent as usize * self.endpoints.len()
     }
 
     pub(crate) fn is_ejected(&self, id: SubConn) -> bool {
@@ -84,11 +110,13 @@ impl Detector {
         if let Some(rate) = &config.failure_percentage_ejection {
             outliers.extend(self.by_failures(rate).into_iter().map(|id| (id, rate.enforcement_percentage)));
         }
-        let (before, most) = (self.ejected(), config.max_ejection_percent as usize * self.endpoints.len());
+        // A50 leaves the order open: the worst go first, of equal ones those of lower numbers. Sorted by a heap, which is
+        // less code.
+        let ordered = |(id, enforcement): (SubConn, u32)| (self.success(id).to_bits(), id, enforcement);
+        let outliers = outliers.into_iter().map(ordered).collect::<BinaryHeap<_>>().into_sorted_vec();
         let mut count = 0;
-        for (id, enforcement) in outliers {
-            // The one that reaches the limit still goes.
-            if (before + count) * 100 >= most {
+        for (_, id, enforcement) in outliers {
+            if !self.may_eject(config) {
                 break;
             }
             count += usize::from(self.eject(id, enforcement, now));
@@ -101,11 +129,16 @@ impl Detector {
             };
             let most = config.base_ejection_time.max(config.max_ejection_time);
             let time = config.base_ejection_time.saturating_mul(endpoint.multiplier).min(most);
-            if now >= at.saturating_add(nanos(time)) {
-                endpoint.ejected_at = None;
+            if now > at.saturating_add(nanos(time)) {
+                (endpoint.ejected_at, endpoint.in_a_row) = (None, 0);
             }
         }
         count as u64
+    }
+
+    /// The percentage of RPCs that have ended well since the last look.
+    fn success(&self, id: SubConn) -> f64 {
+        self.endpoints.get(id).map_or(100.0, |endpoint| endpoint.percentage(endpoint.successes))
     }
 
     /// Those with enough requests; none if they are too few to compare.

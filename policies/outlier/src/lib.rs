@@ -3,17 +3,20 @@
 //!
 //! After gRFC A50 (outlier detection), with the names and defaults of its configuration. Each interval the RPCs of each
 //! endpoint are counted: one whose success rate is far below the mean, or that fails more than a part of its RPCs, is
-//! ejected; longer each time. Never are more than a part of them out; and if none of those that are ready is in, all
-//! are. What is out stays out at a swap.
+//! ejected, the worst first; longer each time. Never are more than a part of them out; and if too many of those that are
+//! ready are, all are in. What is out stays out at a swap.
 
 mod detector;
+#[cfg(test)]
+mod model;
 
+use hotpick_guest::answers::Answers;
 use hotpick_guest::config::Config as _;
 use hotpick_guest::group::{Balance, Group};
 use hotpick_guest::metrics::{Counter, Gauge};
 use hotpick_guest::{
     About, Alarms, Description, Duration, Endpoint, Handover, Nanos, Outcome, Outcomes, PickInfo, PickResult,
-    Placement, Policy, Saved, StatusCode, SubConn, nanos, timers,
+    Placement, Policy, Saved, StatusCode, SubConn, Weights, nanos, timers,
 };
 
 use self::detector::Detector;
@@ -33,8 +36,14 @@ hotpick_guest::config! {
         /// What part of the endpoints may be out; the one that reaches it still goes.
         #[range(0..=100)]
         max_ejection_percent: u32 = 10,
-        /// By success rate. If neither this nor the next is given, this is, with its defaults.
+        /// By success rate. If none of these three is given, this is, with its defaults.
         success_rate_ejection: Option<SuccessRate> = None,
+        /// So many failures in a row eject an endpoint at once. Not in gRPC.
+        #[range(1..=1_000_000)]
+        consecutive_failures: Option<u32> = None,
+        /// With so many percent of the ready endpoints out all of them are used again: it is not they who fail.
+        #[range(1..=100)]
+        panic_percent: u32 = 100,
         /// By the percentage of failures.
         failure_percentage_ejection: Option<FailurePercentage> = None,
         /// How RPCs are spread over the others.
@@ -94,6 +103,8 @@ struct Outlier {
     config: Config,
     detector: Detector,
     ready: Vec<SubConn>,
+    weights: Weights,
+    answers: Answers,
     group: Group,
     ejected: Gauge,
     ejections: Counter,
@@ -102,22 +113,27 @@ struct Outlier {
 impl Policy for Outlier {
     fn init(config: &str, placement: &Placement) -> Result<Self, String> {
         let mut config = Config::parse(config)?;
-        if config.failure_percentage_ejection.is_none() {
+        placement.must_be_alone("each of several would see a part of the RPCs, and eject for itself")?;
+        if config.failure_percentage_ejection.is_none() && config.consecutive_failures.is_none() {
             config.success_rate_ejection.get_or_insert_default();
         }
         timers::schedule(LOOK, nanos(config.interval))?;
         Ok(Self {
             detector: Detector::new(placement.seed),
             ready: Vec::new(),
-            group: Group::new(config.balance, Vec::new()),
+            weights: Weights::default(),
+            answers: Answers::default(),
+            group: Group::new(config.balance),
             ejected: Gauge::new("ejected", "Endpoints that are left out now.")?,
             ejections: Counter::new("ejections", "How often an endpoint was left out.")?,
             config,
         })
     }
 
-    fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
-        self.detector.keep(added);
+    fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], now: Nanos) {
+        self.weights.update(added, removed);
+        removed.iter().for_each(|id| self.answers.forget(*id));
+        self.detector.keep(added, &self.config, now);
         added.iter().for_each(|endpoint| self.detector.add(endpoint.id));
         removed.iter().for_each(|id| self.detector.remove(*id));
     }
@@ -128,7 +144,7 @@ impl Policy for Outlier {
     }
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
-        self.group.pick(info.random).map_or(PickResult::Queue, PickResult::Pick)
+        self.group.pick(info, &mut self.answers).map_or(PickResult::Queue, PickResult::Pick)
     }
 }
 
@@ -137,18 +153,26 @@ impl Outlier {
         let mut members = self.ready.clone();
         members.retain(|id| !self.detector.is_ejected(*id));
         // An endpoint that fails is better than none.
-        self.group.update(if members.is_empty() { self.ready.clone() } else { members });
+        let out = self.ready.len() - members.len();
+        let panics = out * 100 >= self.config.panic_percent as usize * self.ready.len();
+        self.group.update(if panics { self.ready.clone() } else { members }, &self.weights);
         #[expect(clippy::cast_precision_loss, reason = "a number of endpoints")]
         self.ejected.set(self.detector.ejected() as f64);
     }
 }
 
 impl Outcomes for Outlier {
-    fn done(&mut self, batch: &[Outcome], _now: Nanos) {
+    fn done(&mut self, batch: &[Outcome], now: Nanos) {
         // One that the client did not want any more says nothing; one that took longer than it could wait does.
         let counts = |outcome: &&Outcome| !outcome.not_sent && outcome.code != StatusCode::Cancelled;
+        let mut ejections = 0;
         for outcome in batch.iter().filter(counts) {
-            self.detector.ended(outcome.subconn, outcome.code == StatusCode::Ok);
+            let well = outcome.code == StatusCode::Ok;
+            ejections += u64::from(self.detector.ended(outcome.subconn, well, &self.config, now));
+        }
+        if ejections > 0 {
+            self.ejections.add(ejections);
+            self.regroup();
         }
     }
 }
@@ -184,7 +208,7 @@ hotpick_guest::export!(Outlier: Outcomes, Alarms, Handover, About);
 
 #[cfg(test)]
 mod tests {
-    use hotpick_guest::testing::{FakeHost, endpoint, outcome};
+    use hotpick_guest::testing::{FakeHost, Server, World, endpoint, outcome};
 
     use super::*;
 
@@ -219,14 +243,14 @@ mod tests {
         interval(&mut host, &bad);
         assert_eq!(picked(&mut host), [0, 1, 2, 4, 5, 6, 7, 8, 9]);
         assert_eq!((host.measured("ejected"), host.measured("ejections")), (Some(1.0), Some(1.0)));
-        // 30 s, as of the first look after them.
-        host.run(29 * SECOND);
+        // Longer than 30 s: until the first look after them.
+        host.run(39 * SECOND);
         assert_eq!(picked(&mut host).len(), 9);
         host.run(SECOND);
         assert_eq!(picked(&mut host).len(), 10);
-        // It fails again: 60 s.
+        // It fails again: longer than 60 s.
         interval(&mut host, &bad);
-        host.run(59 * SECOND);
+        host.run(69 * SECOND);
         assert_eq!(picked(&mut host).len(), 9);
         host.run(SECOND);
         assert_eq!(picked(&mut host).len(), 10);
@@ -234,7 +258,7 @@ mod tests {
         // Good intervals count for it: the next time it is 30 s again.
         host.run(20 * SECOND);
         interval(&mut host, &bad);
-        host.run(30 * SECOND);
+        host.run(40 * SECOND);
         assert_eq!(picked(&mut host).len(), 10);
     }
 
@@ -259,10 +283,54 @@ mod tests {
     fn by_failures_and_never_more_than_a_part() {
         let config = r#"{"failurePercentageEjection":{"threshold":40},"maxEjectionPercent":30}"#;
         let mut host = start(config, 10);
-        interval(&mut host, &[90, 40, 41, 90, 90, 90, 90, 0, 0, 0]);
+        interval(&mut host, &[80, 40, 41, 90, 70, 90, 90, 0, 0, 0]);
         assert_eq!(host.measured("ejected"), Some(3.0));
-        let picked = picked(&mut host);
-        assert!(picked.len() == 7 && [1, 7, 8, 9].iter().all(|well| picked.contains(well)), "{picked:?}");
+        assert_eq!(picked(&mut host), [0, 1, 2, 4, 7, 8, 9], "the worst go first");
+    }
+
+    #[test]
+    fn failures_in_a_row_eject_at_once() {
+        let mut host = start(r#"{"consecutiveFailures":3,"maxEjectionPercent":20}"#, 5);
+        let fails = |id| outcome(id, StatusCode::Unavailable, SECOND);
+        host.done(&[fails(1), fails(1), outcome(1, StatusCode::Ok, SECOND), fails(1), fails(1)]);
+        assert_eq!(picked(&mut host).len(), 5);
+        host.done(&[fails(1)]);
+        assert_eq!(picked(&mut host), [0, 2, 3, 4]);
+        host.done(&[fails(2), fails(2), fails(2)]);
+        assert_eq!(picked(&mut host), [0, 2, 3, 4], "one of five is the limit");
+        // Back, it has as many again.
+        host.run(40 * SECOND);
+        assert_eq!(picked(&mut host).len(), 5);
+        host.done(&[fails(1), fails(1)]);
+        assert_eq!(picked(&mut host).len(), 5);
+    }
+
+    #[test]
+    fn one_that_fails_fast_gets_little_of_an_hour() {
+        let config = r#"{"consecutiveFailures":5}"#;
+        for bad in [Server::fails(SECOND / 5_000), Server::fails(SECOND / 2)] {
+            let well = Server::well(SECOND / 200);
+            let world = World::new(start(config, 5), &[well; 5], 50).with_outcomes().with_alarms();
+            let (share, _) = world.with_deadline(SECOND).bad_hour(bad);
+            assert!(share < 0.02, "{share}");
+        }
+    }
+
+    #[test]
+    fn with_too_many_out_all_are_in() {
+        let config = r#"{"consecutiveFailures":1,"maxEjectionPercent":100,"panicPercent":50}"#;
+        let mut host = start(config, 6);
+        for (id, in_use) in [(0, 5), (1, 4), (2, 6)] {
+            host.done(&[outcome(id, StatusCode::Unavailable, SECOND)]);
+            assert_eq!(picked(&mut host).len(), in_use);
+        }
+        assert_eq!(host.measured("ejected"), Some(3.0));
+    }
+
+    #[test]
+    fn it_is_one_alone() {
+        let error = FakeHost::<Outlier>::start_as_one_of_two("{}").expect_err("refused");
+        assert!(error.starts_with("shards: must be 1"), "{error}");
     }
 
     #[test]
@@ -313,7 +381,7 @@ mod tests {
         next.restore(vec![saved]).expect("taken over");
         next.endpoints(&(0..10).map(|id| endpoint(id, &[])).collect::<Vec<_>>());
         assert!(!picked(&mut next).contains(&3));
-        next.run(30 * SECOND);
+        next.run(40 * SECOND);
         assert!(picked(&mut next).contains(&3));
         assert!(next.restore(vec![Saved { schema: SCHEMA, data: vec![0; 17] }]).is_err());
         assert!(next.restore(vec![Saved { schema: 1, data: Vec::new() }]).is_err());

@@ -5,6 +5,9 @@
 //! one is reached: each is tried again after its backoff. The connection that is made first stays, also if a better one
 //! could be made later; when it is lost, the next RPC begins anew with the first endpoint.
 
+#[cfg(test)]
+mod model;
+
 use hotpick_guest::config::Config as _;
 use hotpick_guest::random::Random;
 use hotpick_guest::states::States;
@@ -36,9 +39,11 @@ struct PickFirst {
     /// How many of the list have failed.
     failed: usize,
     ready: SubConnSet,
-    /// Those that have failed and whose backoff is over.
+    /// Those that have failed and whose backoff is over: the next pass over the list may try them.
     rested: Vec<SubConn>,
     phase: Phase,
+    /// All have failed, and none was ready since: RPCs fail, also while a changed list is tried (gRFC A61).
+    is_failing: bool,
     error: String,
 }
 
@@ -54,17 +59,27 @@ enum Phase {
 }
 
 impl Policy for PickFirst {
-    fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
+    fn init(config: &str, placement: &Placement) -> Result<Self, String> {
         let config = Config::parse(config)?;
+        placement.must_be_alone("each of several would give up the connections of the others")?;
         connections::declare_lazy();
-        let (list, states, error) = (Vec::new(), States::default(), String::new());
-        let ready = SubConnSet::default();
-        Ok(Self { config, list, states, failed: 0, ready, rested: Vec::new(), phase: Phase::Idle, error })
+        Ok(Self {
+            config,
+            list: Vec::new(),
+            states: States::default(),
+            failed: 0,
+            ready: SubConnSet::default(),
+            rested: Vec::new(),
+            phase: Phase::Idle,
+            is_failing: false,
+            error: String::new(),
+        })
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
         removed.iter().for_each(|id| self.states.remove(*id));
         let gone = SubConnSet::from(removed);
+        let is_first = self.list.is_empty();
         self.list.retain(|id| !gone.has(*id));
         self.rested.retain(|id| !gone.has(*id));
         // What has changed, but for its place, is not new.
@@ -74,9 +89,12 @@ impl Policy for PickFirst {
             Random::new(env::random()).shuffle(&mut self.list);
         }
         self.failed = self.list.iter().filter(|id| self.states.has_failed(**id)).count();
-        // The connection stays, if its endpoint does.
-        if !matches!(self.phase, Phase::Ready(id) if self.list.contains(&id)) {
-            self.begin();
+        match self.phase {
+            // The connection stays, if its endpoint does.
+            Phase::Ready(id) if self.list.contains(&id) => {}
+            // An RPC begins, once there was a list.
+            Phase::Idle if !is_first => {}
+            _ => self.begin(),
         }
     }
 
@@ -90,11 +108,11 @@ impl Policy for PickFirst {
         }
         match self.phase {
             Phase::Ready(id) => PickResult::Pick(id),
-            Phase::Failed => {
+            _ if self.is_failing => {
                 call::explain(&self.error);
                 PickResult::Fail(FailCode::Unavailable)
             }
-            Phase::Trying(_) | Phase::Idle => PickResult::Queue,
+            _ => PickResult::Queue,
         }
     }
 }
@@ -103,6 +121,8 @@ impl PickFirst {
     /// From the first one on.
     fn begin(&mut self) {
         self.phase = if self.list.is_empty() { Phase::Idle } else { Phase::Trying(0) };
+        // Without a list there is nothing that fails.
+        self.is_failing &= !self.list.is_empty();
         // That these have failed once is over, too.
         for id in std::mem::take(&mut self.rested) {
             self.failed = self.failed.saturating_sub(usize::from(self.states.has_failed(id)));
@@ -142,16 +162,18 @@ impl PickFirst {
     fn give_up_if_all_have_failed(&mut self) {
         if matches!(self.phase, Phase::Trying(_)) && self.failed == self.list.len() {
             self.phase = Phase::Failed;
+            self.is_failing = true;
             timers::cancel(NEXT);
             connections::resolve_now();
             // The others follow when their backoff is over.
-            std::mem::take(&mut self.rested).into_iter().for_each(connections::connect);
+            self.rested.iter().copied().for_each(connections::connect);
         }
     }
 
     /// This is the one.
     fn take(&mut self, id: SubConn) {
         self.phase = Phase::Ready(id);
+        self.is_failing = false;
         timers::cancel(NEXT);
         for other in self.list.iter().copied().filter(|other| *other != id) {
             // One that is in its backoff stays there, and has failed as long as it is.
@@ -166,6 +188,9 @@ impl PickFirst {
 impl Connectivity for PickFirst {
     fn connectivity(&mut self, id: SubConn, state: ConnectivityState, message: &str, _now: Nanos) {
         let before = self.states.note(id, state);
+        if state != ConnectivityState::Connecting {
+            self.rested.retain(|rested| *rested != id);
+        }
         self.failed += usize::from(self.states.has_failed(id));
         self.failed = self.failed.saturating_sub(usize::from(before == ConnectivityState::TransientFailure));
         match (self.phase, state) {
@@ -188,11 +213,11 @@ impl Connectivity for PickFirst {
             (Phase::Failed, ConnectivityState::TransientFailure) => {
                 self.error = format!("no endpoint can be reached; the last error: {message}");
             }
-            (Phase::Failed, ConnectivityState::Idle) if before == ConnectivityState::TransientFailure => {
-                connections::connect(id);
-            }
-            (_, ConnectivityState::Idle) if before == ConnectivityState::TransientFailure => {
+            (phase, ConnectivityState::Idle) if before == ConnectivityState::TransientFailure => {
                 self.rested.push(id);
+                if phase == Phase::Failed {
+                    connections::connect(id);
+                }
             }
             _ => {}
         }

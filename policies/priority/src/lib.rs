@@ -5,13 +5,21 @@
 //! (15 min); over tiers that an attribute names, and with a delay before failing back, so that a tier that comes and
 //! goes does not take the RPCs with it.
 
+#[cfg(test)]
+mod model;
+mod tier;
+
+use hotpick_guest::answers::Answers;
 use hotpick_guest::config::Config as _;
-use hotpick_guest::group::{Balance, Group};
+use hotpick_guest::group::Balance;
 use hotpick_guest::states::States;
 use hotpick_guest::{
     About, Alarms, Connectivity, ConnectivityState, Description, Duration, Endpoint, FailCode, Nanos,
-    PickInfo, PickResult, Placement, Policy, SubConn, SubConnMap, call, connections, env, nanos, timers,
+    PickInfo, PickResult, Placement, Policy, SubConn, SubConnMap, Weights, call, connections, env, nanos,
+    timers,
 };
+
+use self::tier::{State, Tier, give_up};
 
 hotpick_guest::config! {
     /// Tiers of endpoints, each used when those before it fail.
@@ -27,6 +35,10 @@ hotpick_guest::config! {
         /// How long the connections of a tier that is not used any more are kept.
         #[range(0.0..=86_400.0)]
         retention: Duration = Duration::from_secs(900),
+        /// With less than so many percent of its endpoints ready, a tier takes only so many of the RPCs as it has ready
+        /// ones of these; the rest goes to the next. 0: one that has any takes all, as in gRPC.
+        #[range(0..=100)]
+        spill_below: u32 = 0,
         /// How RPCs are spread in a tier.
         balance: Balance = Balance::RoundRobin,
     }
@@ -44,112 +56,80 @@ struct Priority {
     /// By number.
     tiers: Vec<(u32, Tier)>,
     states: States,
+    weights: Weights,
+    answers: Answers,
     /// In the resolver's order.
     ready: Vec<SubConn>,
-    /// The tier that RPCs go to, and its ready endpoints.
+    /// The tiers that RPCs go to, and up to which of 2^64 each of them has.
+    uses: Vec<(u32, u64)>,
+    /// The last of them; where RPCs were last, if they are nowhere.
     current: Option<u32>,
-    group: Group,
+    /// With none to use: whether RPCs wait for one.
+    waits: bool,
     error: String,
 }
 
-/// Endpoints of the same priority.
-#[derive(Debug, Default)]
-struct Tier {
-    members: Vec<SubConn>,
-    /// How many of them are ready, and have failed.
-    ready: usize,
-    failed: usize,
-    /// Its endpoints are to be connected.
-    is_active: bool,
-    /// When it was activated, or lost its last ready endpoint: it has `failover_delay` from then on.
-    connecting_since: Nanos,
-    /// When it had a ready endpoint again.
-    ready_since: Option<Nanos>,
-    /// Since when a better one is in use.
-    unused_since: Option<Nanos>,
-}
-
-impl Tier {
-    /// One more, or one less, in this state.
-    fn count(&mut self, state: ConnectivityState, more: bool) {
-        let count = match state {
-            ConnectivityState::Ready => &mut self.ready,
-            ConnectivityState::TransientFailure => &mut self.failed,
-            _ => return,
-        };
-        *count = if more { *count + 1 } else { count.saturating_sub(1) };
-    }
-
-    fn has_failed(&self) -> bool {
-        self.failed == self.members.len()
-    }
-
-    fn activate(&mut self, now: Nanos) {
-        self.unused_since = None;
-        if !self.is_active {
-            self.is_active = true;
-            self.connecting_since = now;
-            self.members.iter().copied().for_each(connections::connect);
-        }
-    }
-
-    fn deactivate(&mut self, states: &mut States) {
-        (self.is_active, self.failed) = (false, 0);
-        for id in &self.members {
-            // When it is wanted again it is tried anew.
-            if states.has_failed(*id) {
-                states.remove(*id);
-            }
-            connections::disconnect(*id);
-        }
-    }
-}
-
 impl Policy for Priority {
-    fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
+    fn init(config: &str, placement: &Placement) -> Result<Self, String> {
         let config = Config::parse(config)?;
+        placement.must_be_alone("each of several would decide for itself what is connected")?;
         connections::declare_lazy();
         Ok(Self {
             tier_of: SubConnMap::default(),
             tiers: Vec::new(),
             states: States::default(),
+            weights: Weights::default(),
+            answers: Answers::default(),
             ready: Vec::new(),
+            uses: Vec::new(),
             current: None,
-            group: Group::new(config.balance, Vec::new()),
+            waits: true,
             error: String::new(),
             config,
         })
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], now: Nanos) {
+        self.weights.update(added, removed);
+        removed.iter().for_each(|id| self.answers.forget(*id));
         for id in removed {
             self.tier_of.remove(*id);
             self.states.remove(*id);
         }
+        let mut moved = Vec::new();
         for endpoint in added {
-            self.tier_of.insert(endpoint.id, self.number(endpoint));
+            let number = self.number(endpoint);
+            if self.tier_of.insert(endpoint.id, number).is_some_and(|before| before != number) {
+                moved.push(endpoint.id);
+            }
         }
-        for (_, tier) in &mut self.tiers {
-            tier.members.clear();
-            (tier.ready, tier.failed) = (0, 0);
-        }
+        self.tiers.iter_mut().for_each(|(_, tier)| tier.clear());
         for (id, number) in self.tier_of.iter() {
             let at = self.tiers.partition_point(|(known, _)| known < number);
             if self.tiers.get(at).is_none_or(|(known, _)| known != number) {
-                self.tiers.insert(at, (*number, Tier::default()));
+                self.tiers.insert(at, (*number, Tier::new(self.config.balance)));
             }
             let tier = &mut self.tiers[at].1;
-            tier.members.push(id);
-            tier.count(self.states.of(id), true);
+            tier.add(id, self.states.of(id));
         }
         self.tiers.retain(|(_, tier)| !tier.members.is_empty());
-        // What came to a tier that is in use is connected with the others.
+        // What came to a tier that is connected is, too.
         for endpoint in added {
-            if self.tier_mut(endpoint.id).is_some_and(|tier| tier.is_active) {
+            if self.tier_mut(endpoint.id).is_some_and(|tier| tier.child.is_some()) {
                 connections::connect(endpoint.id);
             }
         }
         self.review(now);
+        // What came to one that is not, is not.
+        for id in moved {
+            let state = self.states.of(id);
+            if let Some(tier) = self.tier_mut(id).filter(|tier| tier.child.is_none()) {
+                if state == ConnectivityState::TransientFailure {
+                    tier.count(state, false);
+                }
+                give_up(id, &mut self.states);
+            }
+        }
     }
 
     fn ready(&mut self, ready: &[SubConn], now: Nanos) {
@@ -158,10 +138,12 @@ impl Policy for Priority {
     }
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
-        if let Some(picked) = self.group.pick(info.random) {
+        let tier = self.uses.iter().find(|(_, up_to)| info.random <= *up_to);
+        let tier = tier.and_then(|(number, _)| self.tiers.iter_mut().find(|(known, _)| known == number));
+        if let Some(picked) = tier.and_then(|(_, tier)| tier.group.pick(info, &mut self.answers)) {
             return PickResult::Pick(picked);
         }
-        if self.tiers.is_empty() || !self.tiers.iter().all(|(_, tier)| tier.has_failed()) {
+        if self.waits {
             return PickResult::Queue;
         }
         call::explain(&self.error);
@@ -172,7 +154,8 @@ impl Policy for Priority {
 impl Priority {
     fn tier_mut(&mut self, id: SubConn) -> Option<&mut Tier> {
         let number = self.tier_of.get(id)?;
-        self.tiers.iter_mut().find(|(known, _)| known == number).map(|(_, tier)| tier)
+        let at = self.tiers.binary_search_by_key(number, |(known, _)| *known).ok()?;
+        Some(&mut self.tiers[at].1)
     }
 
     /// The tier that an endpoint says it is in; the last one if that is no number.
@@ -187,71 +170,94 @@ impl Priority {
         LAST
     }
 
-    /// Finds the tier to use, activates and deactivates others, and sets the timer for the next time.
+    /// Finds the tiers to use, connects and gives up others, and sets the timer for the next time.
     fn review(&mut self, now: Nanos) {
-        let Self { config, tiers, states, current, .. } = self;
-        let (failover, failback) = (nanos(config.failover_delay), nanos(config.failback_delay));
-        let (mut chosen, mut waiting_for, mut next_look) = (None, None, Nanos::MAX);
-        // RPCs that have a place to be wait before they come back.
-        let held =
-            current.filter(|current| tiers.iter().any(|(number, tier)| number == current && tier.ready > 0));
-        for (number, tier) in tiers.iter_mut() {
-            if chosen.is_some() {
-                break;
-            }
-            tier.activate(now);
-            match (tier.ready > 0, tier.ready_since) {
-                (true, None) => tier.ready_since = Some(now),
-                (false, Some(_)) => (tier.ready_since, tier.connecting_since) = (None, now),
-                _ => {}
-            }
-            if let Some(since) = tier.ready_since {
-                let comes_back = held.is_some_and(|current| current > *number);
-                if !comes_back || now >= since.saturating_add(failback) {
-                    chosen = Some(*number);
-                } else {
-                    next_look = next_look.min(since.saturating_add(failback));
-                }
-            } else if !tier.has_failed() && now < tier.connecting_since.saturating_add(failover) {
-                next_look = next_look.min(tier.connecting_since.saturating_add(failover));
-                // It may still become ready: RPCs wait, if there is no other place where they are already.
-                waiting_for = waiting_for.or(Some(*number));
-                if current.is_none_or(|current| current <= *number) {
-                    break;
-                }
+        let (failover, retention) = (nanos(self.config.failover_delay), nanos(self.config.retention));
+        for (_, tier) in &mut self.tiers {
+            tier.note(now, failover);
+        }
+        let (shares, mut next_look) = self.choose(now, failover);
+        // What is below those in use is not needed now.
+        if let Some((last, _)) = shares.last().filter(|_| self.needs_no_more(&shares)) {
+            for (_, tier) in self.tiers.iter_mut().filter(|(number, _)| number > last) {
+                let until = tier.rest(now, retention, &mut self.states);
+                next_look = next_look.min(until.unwrap_or(Nanos::MAX));
             }
         }
-        // While it waits to go back, the one in use goes on.
-        let chosen = chosen.or(held);
-        let retention = nanos(config.retention);
-        let last = chosen.or(waiting_for).unwrap_or(u32::MAX);
-        for (_, tier) in tiers.iter_mut().filter(|(number, _)| *number > last) {
-            // One that is not active may have connections of the policy before: kept for a while, too.
-            if (tier.is_active || tier.ready > 0) && chosen.is_some() {
-                let until = tier.unused_since.get_or_insert(now).saturating_add(retention);
-                if now >= until {
-                    tier.deactivate(states);
-                } else {
-                    next_look = next_look.min(until);
-                }
-            }
-        }
-        self.use_tier(chosen);
+        self.use_tiers(&shares);
         match next_look {
             Nanos::MAX => timers::cancel(REVIEW),
             at => drop(timers::schedule(REVIEW, at.saturating_sub(now))),
         }
     }
 
-    fn use_tier(&mut self, chosen: Option<u32>) {
-        let is_member = |id: &&SubConn| self.tier_of.get(**id).copied() == chosen && chosen.is_some();
-        let members = self.ready.iter().filter(is_member).copied().collect();
-        if let Some(number) = chosen.filter(|_| chosen != self.current && self.current.is_some()) {
-            env::log(env::Level::Info, &format!("RPCs go to the endpoints of priority {number} now"));
+    /// The choice of gRFC A56, from the first tier down: one that is ready is used, one that has time left is waited for.
+    /// Gives the part of the RPCs for each tier in use, and when to look again.
+    fn choose(&mut self, now: Nanos, failover: Nanos) -> (Vec<(u32, f64)>, Nanos) {
+        let Self { config, tiers, current, .. } = self;
+        let failback = nanos(config.failback_delay);
+        // RPCs that have a place to be wait there.
+        let is_ready = |tier: &Tier| tier.child.as_ref().is_some_and(|child| child.state == State::Ready);
+        let held =
+            current.filter(|number| tiers.iter().any(|(known, tier)| known == number && is_ready(tier)));
+        let (mut shares, mut left, mut next_look) = (Vec::new(), 1.0, Nanos::MAX);
+        self.waits = tiers.is_empty();
+        for (number, tier) in tiers.iter_mut() {
+            tier.need(now, failover);
+            let Some(child) = &tier.child else { continue };
+            let is_better = held.is_some_and(|held| held > *number);
+            match (child.state, child.patience) {
+                (State::Ready, _) if is_better && now < child.ready_since.saturating_add(failback) => {
+                    next_look = next_look.min(child.ready_since.saturating_add(failback));
+                }
+                (State::Ready, _) => {
+                    let part = tier.part(config.spill_below);
+                    shares.push((*number, left * part));
+                    left *= 1.0 - part;
+                    if left <= 0.0 {
+                        break;
+                    }
+                }
+                (_, Some(until)) if until > now => {
+                    next_look = next_look.min(until);
+                    if !is_better {
+                        self.waits = true;
+                        break;
+                    }
+                }
+                (state, _) => self.waits |= state == State::Connecting,
+            }
         }
-        self.group.update(members);
-        // Where RPCs were last, if they are nowhere: so that it is known what to come back from.
-        self.current = chosen.or(self.current);
+        (shares, next_look)
+    }
+
+    /// These take all RPCs.
+    fn needs_no_more(&self, shares: &[(u32, f64)]) -> bool {
+        self.config.spill_below == 0 || shares.iter().map(|(_, share)| share).sum::<f64>() > 1.0 - 1e-9
+    }
+
+    /// RPCs go to these from now on.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+    fn use_tiers(&mut self, shares: &[(u32, f64)]) {
+        let sum: f64 = shares.iter().map(|(_, share)| share).sum();
+        let mut up_to = 0.0;
+        self.uses.clear();
+        for (number, share) in shares {
+            up_to += share / sum;
+            self.uses.push((*number, (up_to * 2f64.powi(64)) as u64));
+            let is_member = |id: &&SubConn| self.tier_of.get(**id) == Some(number);
+            let members = self.ready.iter().filter(is_member).copied().collect();
+            if let Some((_, tier)) = self.tiers.iter_mut().find(|(known, _)| known == number) {
+                tier.group.update(members, &self.weights);
+            }
+        }
+        let Some(last) = self.uses.last_mut() else { return };
+        last.1 = u64::MAX;
+        let last = last.0;
+        if self.current.is_some_and(|current| current != last) {
+            env::log(env::Level::Info, &format!("RPCs go to the endpoints of priority {last} now"));
+        }
+        self.current = Some(last);
     }
 }
 
@@ -260,20 +266,20 @@ impl Connectivity for Priority {
         let before = self.states.note(id, state);
         let after = self.states.of(id);
         let Some(tier) = self.tier_mut(id) else { return };
-        let was_down = tier.has_failed();
+        let was = tier.state();
         tier.count(before, false);
         tier.count(after, true);
-        let goes_down = tier.has_failed() && !was_down;
+        let has_changed = tier.state() != was;
         // It is tried on: what has failed, and what has lost its connection.
-        if tier.is_active && state == ConnectivityState::Idle {
+        if tier.child.is_some() && state == ConnectivityState::Idle {
             connections::connect(id);
         }
         if state == ConnectivityState::TransientFailure {
             self.error = format!("no endpoint of any priority can be reached; the last error: {message}");
-            // What else changes is told by `ready`.
-            if goes_down {
-                self.review(now);
-            }
+        }
+        // What is ready is told by `ready`.
+        if has_changed && after != ConnectivityState::Ready {
+            self.review(now);
         }
     }
 }
@@ -481,8 +487,8 @@ mod tests {
         host.change(&[endpoint(1, &[("priority", "high")])], &[0, 9]);
         assert!(host.log().iter().any(|(_, line)| line.contains("is no number")));
         host.ready(&[1]);
-        // 1 is in the last tier now; the second, at the top, is connected.
-        assert!(connected(&mut host).contains(&2));
+        // 1 is in the last tier now, and not needed there; the second, at the top, is connected.
+        assert_eq!(host.take_connects(), [(2, true), (1, false)]);
     }
 
     #[test]
@@ -499,6 +505,35 @@ mod tests {
             let error = FakeHost::<Priority>::start(config).expect_err(config);
             assert!(error.starts_with(field), "{config}: {error}");
         }
+    }
+
+    #[test]
+    fn a_tier_with_few_ready_ones_can_share_with_the_next() {
+        let mut host = FakeHost::<Priority>::start(r#"{"spillBelow":80}"#).expect("started");
+        let tier = |id: u32| endpoint(id, &[("priority", if id < 10 { "0" } else { "1" })]);
+        host.change(&(0..20).map(tier).collect::<Vec<_>>(), &[]);
+        let mut ready = Vec::new();
+        let mut shares = |host: &mut FakeHost<Priority>, more: std::ops::Range<u32>| {
+            for id in more {
+                host.connectivity(id, Ready, "");
+                ready.push(id);
+            }
+            host.ready(&ready);
+            let picks = host.picks(1_000);
+            picks.iter().filter(|id| **id < 10).count()
+        };
+        // Half of what it needs; but the next has nothing yet.
+        assert_eq!(shares(&mut host, 0..4), 1_000);
+        assert!(connected(&mut host).contains(&10));
+        assert!((450..550).contains(&shares(&mut host, 10..20)));
+        assert!((700..800).contains(&shares(&mut host, 4..6)));
+        assert_eq!(shares(&mut host, 6..8), 1_000);
+    }
+
+    #[test]
+    fn it_is_one_alone() {
+        let error = FakeHost::<Priority>::start_as_one_of_two("{}").expect_err("refused");
+        assert!(error.starts_with("shards: must be 1"), "{error}");
     }
 
     /// The policy before has left a connection to one of them.

@@ -1,10 +1,13 @@
 //! `random`: any ready subconn, with chances after the weights of the endpoints.
 
+#[cfg(test)]
+mod model;
+
 use hotpick_guest::config::Config as _;
-use hotpick_guest::random::{Alias, Random as Numbers};
+use hotpick_guest::random::{Alias, Random as Numbers, mix};
 use hotpick_guest::{
     About, Description, Endpoint, Nanos, PickInfo, PickResult, Placement, Plan, Plans, Policy, SubConn,
-    Weights, below,
+    Weights, below, call,
 };
 
 hotpick_guest::config! {
@@ -44,7 +47,13 @@ impl Policy for Random {
     }
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
-        self.choose(info.random).map_or(PickResult::Queue, PickResult::Pick)
+        let mut random = info.random;
+        let picked = call::untried(info, || {
+            let drawn = self.choose(random);
+            random = mix(random);
+            drawn
+        });
+        picked.map_or(PickResult::Queue, PickResult::Pick)
     }
 }
 

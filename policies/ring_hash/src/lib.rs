@@ -5,13 +5,16 @@
 //! Endpoints are connected when an RPC is for them. One that cannot be reached is passed over: the next one on the
 //! ring takes its keys, and gives them back when it is there again.
 
+#[cfg(test)]
+mod model;
+
 use hotpick_guest::config::Config as _;
 use hotpick_guest::key::{HashOn, Key};
-use hotpick_guest::ring::{Place, Ring};
+use hotpick_guest::ring::Ring;
 use hotpick_guest::states::States;
 use hotpick_guest::{
     About, Connectivity, ConnectivityState, Description, Endpoint, FailCode, Nanos, PickInfo, PickResult,
-    Placement, Policy, SubConn, SubConnMap, call, connections,
+    Placement, Policy, SubConn, call, connections,
 };
 
 hotpick_guest::config! {
@@ -30,9 +33,7 @@ hotpick_guest::config! {
 
 #[derive(Debug)]
 struct RingHash {
-    config: Config,
     key: Key,
-    endpoints: SubConnMap<Place>,
     ring: Ring,
     states: States,
     /// How many are ready, connecting, failed.
@@ -54,10 +55,8 @@ impl Policy for RingHash {
         let key = Key::declare(config.hash_on.clone(), "hashOn")?;
         connections::declare_lazy();
         Ok(Self {
-            config,
             key,
-            endpoints: SubConnMap::default(),
-            ring: Ring::default(),
+            ring: Ring::new(config.min_ring_size, config.max_ring_size),
             states: States::default(),
             ready: 0,
             connecting: 0,
@@ -68,16 +67,9 @@ impl Policy for RingHash {
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
-        for id in removed {
-            self.endpoints.remove(*id);
-            self.states.remove(*id);
-        }
-        for endpoint in added {
-            self.endpoints.insert(endpoint.id, Place::of(endpoint));
-        }
-        let Config { min_ring_size, max_ring_size, .. } = self.config;
+        removed.iter().for_each(|id| self.states.remove(*id));
         self.woken = false;
-        self.ring = Ring::new(self.endpoints.values(), min_ring_size, max_ring_size);
+        self.ring.update(added, removed);
         self.count();
     }
 
@@ -86,37 +78,47 @@ impl Policy for RingHash {
     }
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
-        if self.failed == self.endpoints.len() {
-            call::explain(&self.error);
+        if self.failed == self.ring.places().len() {
+            call::explain(if self.failed == 0 { "there is no endpoint" } else { &self.error });
             return PickResult::Fail(FailCode::Unavailable);
         }
         match self.key.of(info) {
-            Some(hash) => self.first_that_may_serve(hash),
+            Some(hash) => self.first_that_may_serve(hash, info),
             // One connection at a time, or each of many RPCs would make its own.
             None if self.ready == 0 && (self.connecting > 0 || std::mem::replace(&mut self.woken, true)) => {
                 PickResult::Queue
             }
-            None if self.ready == 0 => self.first_that_may_serve(info.random),
-            None => self.first_ready(info.random),
+            None if self.ready == 0 => self.first_that_may_serve(info.random, info),
+            None => self.first_ready(info),
         }
     }
 }
 
 impl RingHash {
-    /// The owner of a hash; the next one if it has failed. One that is idle is connected, and the RPC waits for it.
-    fn first_that_may_serve(&self, hash: u64) -> PickResult {
-        let may_serve = self.ring.from(hash).find(|id| !self.states.has_failed(*id));
+    /// The owner of a hash; the next one if it has failed, or if this is a retry and the RPC has been there. One that is idle
+    /// is connected, and the RPC waits for it.
+    fn first_that_may_serve(&self, hash: u64, info: &PickInfo) -> PickResult {
+        let mut may_serve = self.ring.from(hash).filter(|id| !self.states.has_failed(*id));
+        let first = may_serve.next();
+        let is_tried = |id: SubConn| info.attempt > 0 && call::tried(id);
+        let untried = first.filter(|id| !is_tried(*id)).or_else(|| may_serve.find(|id| !is_tried(*id)));
         // With fewer points than endpoints, those that have points may all have failed.
-        may_serve.map_or(PickResult::Fail(FailCode::Unavailable), PickResult::Pick)
+        untried.or(first).map_or(PickResult::Fail(FailCode::Unavailable), PickResult::Pick)
     }
 
     /// For RPCs that may go anywhere: one that is ready, so that none waits; on the way an idle one is connected,
     /// one at a time, so that the load spreads (gRFC A76).
-    fn first_ready(&self, hash: u64) -> PickResult {
+    fn first_ready(&self, info: &PickInfo) -> PickResult {
         let mut may_connect = self.connecting == 0;
-        for id in self.ring.from(hash) {
+        let mut first = None;
+        for id in self.ring.from(info.random) {
             match self.states.of(id) {
-                ConnectivityState::Ready => return PickResult::Pick(id),
+                ConnectivityState::Ready => {
+                    first.get_or_insert(id);
+                    if info.attempt == 0 || !call::tried(id) {
+                        return PickResult::Pick(id);
+                    }
+                }
                 ConnectivityState::Idle if may_connect => {
                     connections::connect(id);
                     may_connect = false;
@@ -124,14 +126,14 @@ impl RingHash {
                 _ => {}
             }
         }
-        // None of those that are ready has a point on the ring.
-        self.first_that_may_serve(hash)
+        // If none of those that are ready has a point on the ring, another one is to.
+        first.map_or_else(|| self.first_that_may_serve(info.random, info), PickResult::Pick)
     }
 
     fn count(&mut self) {
         (self.ready, self.connecting, self.failed) = (0, 0, 0);
-        for id in self.endpoints.ids() {
-            match self.states.of(id) {
+        for place in self.ring.places().iter() {
+            match self.states.of(place.id) {
                 ConnectivityState::Ready => self.ready += 1,
                 ConnectivityState::Connecting => self.connecting += 1,
                 ConnectivityState::TransientFailure => self.failed += 1,
@@ -280,6 +282,46 @@ mod tests {
     }
 
     #[test]
+    fn a_retry_goes_to_the_next_on_the_ring() {
+        let mut host = all_ready(5);
+        let own = owner(&mut host, 1);
+        let mut tried = rpc(1);
+        tried.tried.push(own);
+        let PickResult::Pick(next) = host.pick(&tried) else { panic!("no endpoint") };
+        assert_ne!(next, own);
+        host.change(&[], &[own]);
+        assert_eq!(owner(&mut host, 1), next, "where the key would move");
+        let mut alone = all_ready(1);
+        tried.tried = vec![0];
+        assert_eq!(alone.pick(&tried), PickResult::Pick(0), "there is no other");
+    }
+
+    #[test]
+    fn nothing_is_no_key_and_several_values_are_one() {
+        let mut host = all_ready(10);
+        let mut picked = host.picks_for(&Rpc::with_metadata("hash-key", ""), 200);
+        picked.sort_unstable();
+        picked.dedup();
+        assert!(picked.len() > 5, "{picked:?}");
+        // gRFC A76: joined.
+        let several = Rpc::with_metadata("hash-key", "a").and_metadata("hash-key", "b");
+        assert_eq!(host.pick(&several), host.pick(&Rpc::with_metadata("hash-key", "a,b")));
+        let other =
+            (0..20).map(|n| Rpc::with_metadata("hash-key", "a").and_metadata("hash-key", &format!("{n}")));
+        let mut picked: Vec<_> = other.flat_map(|rpc| host.picks_for(&rpc, 1)).collect();
+        picked.dedup();
+        assert!(picked.len() > 5, "{picked:?}");
+    }
+
+    #[test]
+    fn without_an_endpoint_it_says_so() {
+        let mut host = start("{}", 1);
+        host.change(&[], &[0]);
+        assert_eq!(host.pick(&rpc(1)), PickResult::Fail(FailCode::Unavailable));
+        assert_eq!(host.explanation().as_deref(), Some("there is no endpoint"));
+    }
+
+    #[test]
     fn the_method_can_be_the_key() {
         let mut host = start(r#"{"hashOn":"method"}"#, 10);
         let method = |name: &str| {
@@ -303,6 +345,7 @@ mod tests {
             (r#"{"hashOn":"cookie"}"#, "hashOn: must be \"metadata:\" and a key"),
             (r#"{"hashOn":"metadata:"}"#, "hashOn: "),
             (r#"{"hashOn":"metadata:User Id"}"#, "hashOn: "),
+            (r#"{"hashOn":"metadata:key-bin"}"#, "hashOn: must be no key of bytes"),
             (r#"{"hashOn":7}"#, "hashOn: "),
             (r#"{"requestHashHeader":"x"}"#, "requestHashHeader: no such field"),
         ] {

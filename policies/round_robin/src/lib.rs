@@ -4,10 +4,13 @@
 //! with the same backend, and each pick is the next one in the resolver's order. Where grpc-go begins anew at
 //! each change, here the turn stays with who has it: a flapping endpoint disturbs no other.
 
+#[cfg(test)]
+mod model;
+
 use hotpick_guest::config::Config as _;
 use hotpick_guest::group::Rotation;
 use hotpick_guest::{
-    About, Description, Nanos, PickInfo, PickResult, Placement, Plan, Plans, Policy, SubConn,
+    About, Description, Nanos, PickInfo, PickResult, Placement, Plan, Plans, Policy, SubConn, call,
 };
 
 hotpick_guest::config! {
@@ -28,8 +31,8 @@ impl Policy for RoundRobin {
         self.0.update(ready.to_vec());
     }
 
-    fn pick(&mut self, _info: &PickInfo) -> PickResult {
-        self.0.pick().map_or(PickResult::Queue, PickResult::Pick)
+    fn pick(&mut self, info: &PickInfo) -> PickResult {
+        call::untried(info, || self.0.pick()).map_or(PickResult::Queue, PickResult::Pick)
     }
 }
 

@@ -5,14 +5,17 @@
 //! client where it lives; a policy sees no answers, so it remembers. What it remembers goes to the next version at a
 //! swap. New sessions are placed by P2C: of two endpoints at random, the one that would be done sooner.
 
+#[cfg(test)]
+mod model;
 mod sessions;
 
+use hotpick_guest::answers::Answers;
 use hotpick_guest::config::Config as _;
 use hotpick_guest::group::{Balance, Group};
 use hotpick_guest::states::States;
 use hotpick_guest::{
     About, Connectivity, ConnectivityState, Description, Duration, Endpoint, FailCode, Handover, Nanos,
-    PickInfo, PickResult, Placement, Policy, Saved, SubConn, SubConnSet, call, env, hash, nanos,
+    PickInfo, PickResult, Placement, Policy, Saved, SubConn, SubConnMap, Weights, call, env, hash, nanos,
 };
 
 use self::sessions::Sessions;
@@ -24,7 +27,7 @@ hotpick_guest::config! {
         metadata: Option<String>,
         /// The cookie whose value is the session, instead of a metadata key.
         cookie: Option<String>,
-        /// A session is forgotten after it was not used for this time, or a little later.
+        /// A session is forgotten after it was not used for this time.
         #[range(1.0..=2_592_000.0)]
         ttl: Duration = Duration::from_secs(3_600),
         /// How many sessions are remembered; those not used for longest are forgotten.
@@ -41,8 +44,10 @@ struct Sticky {
     /// What comes before the value, in a cookie.
     cookie: Option<String>,
     move_when_unreachable: bool,
-    endpoints: SubConnSet,
+    endpoints: SubConnMap<()>,
     states: States,
+    weights: Weights,
+    answers: Answers,
     ready: Group,
     sessions: Sessions,
 }
@@ -50,6 +55,7 @@ struct Sticky {
 impl Policy for Sticky {
     fn init(config: &str, placement: &Placement) -> Result<Self, String> {
         let config = Config::parse(config)?;
+        placement.must_be_alone("each of several would have sessions of its own")?;
         if let (Some(_), Some(_)) = (&config.metadata, &config.cookie) {
             return Err("cookie: not together with metadata: a session has one name".to_owned());
         }
@@ -68,57 +74,65 @@ impl Policy for Sticky {
             key,
             cookie: config.cookie.map(|name| name + "="),
             move_when_unreachable: config.move_when_unreachable,
-            endpoints: SubConnSet::default(),
+            endpoints: SubConnMap::default(),
             states: States::default(),
-            ready: Group::new(Balance::P2c, Vec::new()),
-            sessions: Sessions::new(config.max_sessions, nanos(config.ttl), placement.seed, env::now()),
+            weights: Weights::default(),
+            answers: Answers::default(),
+            ready: Group::new(Balance::P2c),
+            sessions: Sessions::new(config.max_sessions, nanos(config.ttl), placement.seed),
         })
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
+        self.weights.update(added, removed);
+        removed.iter().for_each(|id| self.answers.forget(*id));
         for id in removed {
             self.states.remove(*id);
             self.endpoints.remove(*id);
         }
-        added.iter().for_each(|endpoint| self.endpoints.insert(endpoint.id));
+        for endpoint in added {
+            self.endpoints.insert(endpoint.id, ());
+        }
     }
 
     fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
-        self.ready.update(ready.to_vec());
+        self.ready.update(ready.to_vec(), &self.weights);
     }
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
         let session = if self.cookie.is_some() { self.cookie() } else { info.affinity };
         let Some(session) = session else {
-            return self.place(info).map_or(PickResult::Queue, PickResult::Pick);
+            return self.ready.pick(info, &mut self.answers).map_or(PickResult::Queue, PickResult::Pick);
         };
         let home = self.sessions.get(session, info.now).filter(|home| self.endpoints.has(*home));
         match home {
-            Some(home) if !self.states.has_failed(home) => return PickResult::Pick(home),
+            Some(home) if !self.states.has_failed(home) => {
+                // A retry goes elsewhere, and the session stays.
+                let goes_elsewhere = info.attempt > 0 && self.move_when_unreachable && call::tried(home);
+                let other = if goes_elsewhere { self.ready.pick(info, &mut self.answers) } else { None };
+                return PickResult::Pick(other.unwrap_or(home));
+            }
             Some(_) if !self.move_when_unreachable => {
                 call::explain("the endpoint of this session cannot be reached");
                 return PickResult::Fail(FailCode::Unavailable);
             }
             _ => {}
         }
-        let Some(placed) = self.place(info) else { return PickResult::Queue };
+        let Some(placed) = self.ready.pick(info, &mut self.answers) else { return PickResult::Queue };
         self.sessions.set(session, placed, info.now);
         PickResult::Pick(placed)
     }
 }
 
 impl Sticky {
-    fn place(&mut self, info: &PickInfo) -> Option<SubConn> {
-        self.ready.pick(info.random)
-    }
-
     /// The hash of the cookie's value.
     fn cookie(&self) -> Option<u64> {
         let name = self.cookie.as_deref()?.as_bytes();
         // HTTP/2 may have one value for each cookie.
         call::metadata_all(self.key).iter().find_map(|cookies| {
             let mut cookies = cookies.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-            cookies.find_map(|cookie| cookie.strip_prefix(name)).map(hash)
+            let value = cookies.find_map(|cookie| cookie.strip_prefix(name));
+            value.filter(|value| !matches!(value, [] | [b'"', b'"'])).map(hash)
         })
     }
 }
@@ -131,11 +145,11 @@ impl Connectivity for Sticky {
 
 impl Handover for Sticky {
     fn save(&mut self) -> Saved {
-        self.sessions.save()
+        self.sessions.save(env::now())
     }
 
     fn restore(&mut self, parts: Vec<Saved>) -> Result<(), String> {
-        parts.iter().try_for_each(|part| self.sessions.restore(part))
+        parts.iter().try_for_each(|part| self.sessions.restore(part, env::now()))
     }
 }
 
@@ -232,6 +246,44 @@ mod tests {
         host.ready(&[]);
         assert_eq!(host.pick(&Rpc::default()), PickResult::Queue);
         assert_eq!(host.pick(&rpc(1)), PickResult::Queue);
+    }
+
+    #[test]
+    fn nothing_is_no_session() {
+        for (config, empty) in [
+            ("{}", Rpc::with_metadata("session-id", "")),
+            (r#"{"cookie":"s"}"#, Rpc::with_metadata("cookie", "s=; t=1")),
+        ] {
+            let mut host = start(config);
+            let mut picked = host.picks_for(&empty, 100);
+            picked.sort_unstable();
+            picked.dedup();
+            assert_eq!((picked.len(), host.policy().sessions.len()), (4, 0), "{config}");
+        }
+    }
+
+    #[test]
+    fn a_retry_goes_elsewhere_and_the_session_stays() {
+        let mut host = start("{}");
+        let home = host.picks_for(&rpc(1), 1)[0];
+        let mut retry = rpc(1);
+        retry.tried.push(home);
+        for _ in 0..20 {
+            assert!(host.picks_for(&retry, 1)[0] != home);
+            assert_eq!(host.picks_for(&rpc(1), 1), [home]);
+        }
+        host.ready(&[home]);
+        assert_eq!(host.picks_for(&retry, 1), [home], "there is no other");
+        let mut bound = start(r#"{"moveWhenUnreachable":false}"#);
+        let home = bound.picks_for(&rpc(1), 1)[0];
+        retry.tried = vec![home];
+        assert_eq!(bound.picks_for(&retry, 1), [home]);
+    }
+
+    #[test]
+    fn it_is_one_alone() {
+        let error = FakeHost::<Sticky>::start_as_one_of_two("{}").expect_err("refused");
+        assert!(error.starts_with("shards: must be 1"), "{error}");
     }
 
     #[test]

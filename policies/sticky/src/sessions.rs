@@ -1,85 +1,106 @@
 //! Where each session lives.
 
-use hotpick_guest::random::mix;
-use hotpick_guest::{Map, Nanos, Saved, SubConn};
+use std::collections::BinaryHeap;
 
-/// Sessions by the hash of their name, in two generations: those used since the last turn, and those used before it.
-/// At a turn the older ones are forgotten. That is as good as a list in order of use, and costs a pick nothing.
+use hotpick_guest::random::mix;
+use hotpick_guest::recent::Recent;
+use hotpick_guest::{Nanos, Saved, SubConn};
+
+/// Sessions by the hash of their name: those used last, each until it was not used for the time to live.
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    young: Map<u64, SubConn>,
-    old: Map<u64, SubConn>,
-    /// Of the last turn.
-    turned: Nanos,
-    /// A turn comes after this time, or when so many are young.
+    homes: Recent<u64, Home>,
     ttl: Nanos,
-    most: usize,
     /// Names come from clients: none may choose which of them collide.
     seed: u64,
 }
 
-/// The format of [`Sessions::save`].
-const SCHEMA: u32 = u32::from_be_bytes(*b"SES1");
+#[derive(Clone, Copy, Debug)]
+struct Home {
+    at: SubConn,
+    used: Nanos,
+}
+
+/// The format of [`Sessions::save`]: the seed, the time to live, and for each session its hash, its home and its age, in
+/// parts of the time to live.
+const SCHEMA: u32 = u32::from_be_bytes(*b"SES2");
+/// That of version 0.1.0: without the time to live and ages.
+const WITHOUT_AGES: u32 = u32::from_be_bytes(*b"SES1");
 /// So many are handed over: the host takes 256 KiB.
 const HANDED_OVER: usize = 20_000;
-const ENTRY: usize = 12;
+/// What an age of the whole time to live is handed over as.
+const OLDEST: u64 = 255;
 
 impl Sessions {
-    /// Room for at most so many, each for `ttl` after it was used last, at least.
-    pub(crate) fn new(most: u32, ttl: Nanos, seed: u64, now: Nanos) -> Self {
-        let most = (most as usize).div_ceil(2);
-        Self { young: Map::default(), old: Map::default(), turned: now, ttl, most, seed }
+    /// Room for so many.
+    pub(crate) fn new(most: u32, ttl: Nanos, seed: u64) -> Self {
+        Self { homes: Recent::new(most as usize, usize::MAX), ttl, seed }
     }
 
-    /// Where a session is.
+    /// Where a session is. It is used by that.
     pub(crate) fn get(&mut self, session: u64, now: Nanos) -> Option<SubConn> {
-        let session = mix(session ^ self.seed);
-        if let Some(home) = self.young.get(&session) {
-            return Some(*home);
+        let home = self.homes.get_mut(mix(session ^ self.seed))?;
+        if now.saturating_sub(home.used) >= self.ttl {
+            return None;
         }
-        let home = self.old.remove(&session)?;
-        self.put(session, home, now);
-        Some(home)
+        home.used = now;
+        Some(home.at)
     }
 
     /// Where a session is from now on.
     pub(crate) fn set(&mut self, session: u64, home: SubConn, now: Nanos) {
-        self.put(mix(session ^ self.seed), home, now);
-    }
-
-    fn put(&mut self, session: u64, home: SubConn, now: Nanos) {
-        if now.saturating_sub(self.turned) >= self.ttl || self.young.len() >= self.most {
-            self.old = std::mem::take(&mut self.young);
-            self.turned = now;
-        }
-        self.young.insert(session, home);
+        self.homes.insert(mix(session ^ self.seed), Home { at: home, used: now }, 0);
     }
 
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.young.len() + self.old.len()
+        self.homes.len()
     }
 
     /// The latest of them.
-    pub(crate) fn save(&self) -> Saved {
-        let mut data = self.seed.to_le_bytes().to_vec();
-        for (session, home) in self.young.iter().chain(&self.old).take(HANDED_OVER) {
+    pub(crate) fn save(&self, now: Nanos) -> Saved {
+        let live = self.homes.iter().filter(|(_, home)| now.saturating_sub(home.used) < self.ttl);
+        let mut latest: Vec<_> = live.map(|(session, home)| (home.used, *session, home.at)).collect();
+        // Not sorted: that takes longer than there is.
+        if latest.len() > HANDED_OVER {
+            let older = latest.len() - HANDED_OVER;
+            latest.select_nth_unstable(older);
+            latest.drain(..older);
+        }
+        let mut data = [self.seed.to_le_bytes(), self.ttl.to_le_bytes()].concat();
+        let age = |used: Nanos| {
+            let age = now.saturating_sub(used) / (self.ttl / OLDEST).max(1);
+            u8::try_from(age).unwrap_or(u8::MAX)
+        };
+        for (used, session, at) in latest {
             data.extend(session.to_le_bytes());
-            data.extend(home.to_le_bytes());
+            data.extend(at.to_le_bytes());
+            data.push(age(used));
         }
         Saved { schema: SCHEMA, data }
     }
 
-    pub(crate) fn restore(&mut self, saved: &Saved) -> Result<(), String> {
-        if saved.schema != SCHEMA {
-            return Err(format!("format {} is not one of sessions", saved.schema));
-        }
-        let (seed, entries) = saved.data.split_first_chunk().ok_or("sessions without their seed")?;
+    pub(crate) fn restore(&mut self, saved: &Saved, now: Nanos) -> Result<(), String> {
+        let (seed, rest) = saved.data.split_first_chunk().ok_or("sessions without their seed")?;
+        let (ttl, entries, length) = match saved.schema {
+            SCHEMA => {
+                let (ttl, entries) = rest.split_first_chunk().ok_or("sessions without their time")?;
+                (Nanos::from_le_bytes(*ttl), entries, 13)
+            }
+            WITHOUT_AGES => (0, rest, 12),
+            other => return Err(format!("format {other} is not one of sessions")),
+        };
         self.seed = u64::from_le_bytes(*seed);
-        for entry in entries.chunks_exact(ENTRY).take(self.most) {
+        let mut sorted = BinaryHeap::new();
+        for entry in entries.chunks(length) {
             let (session, home) = entry.split_first_chunk().ok_or("half a session")?;
-            let home = home.first_chunk().ok_or("half a session")?;
-            self.young.insert(u64::from_le_bytes(*session), SubConn::from_le_bytes(*home));
+            let (at, age) = home.split_first_chunk().ok_or("half a session")?;
+            let age = Nanos::from(age.first().copied().unwrap_or(0)).saturating_mul(ttl / OLDEST);
+            sorted.push((now.saturating_sub(age), u64::from_le_bytes(*session), SubConn::from_le_bytes(*at)));
+        }
+        // The latest last: where there is room for fewer, they stay.
+        for (used, session, at) in sorted.into_sorted_vec() {
+            self.homes.insert(session, Home { at, used }, 0);
         }
         Ok(())
     }
@@ -89,22 +110,24 @@ impl Sessions {
 mod tests {
     use super::*;
 
+    const SECOND: Nanos = 1_000_000_000;
+
     #[test]
-    fn one_that_is_used_stays_and_one_that_is_not_is_forgotten() {
-        let mut sessions = Sessions::new(100, 10, 7, 0);
+    fn one_that_is_used_stays_and_one_that_is_not_is_forgotten_when_its_time_is_over() {
+        let mut sessions = Sessions::new(100, 10, 7);
         sessions.set(1, 11, 0);
         sessions.set(2, 12, 0);
-        for now in 1..50 {
+        for now in 1..10 {
             assert_eq!(sessions.get(1, now), Some(11));
-            // Others come, one at a time.
-            sessions.set(1_000 + now, 13, now);
         }
-        assert_eq!(sessions.get(2, 50), None);
+        assert_eq!(sessions.get(2, 10), None, "though no other one came");
+        assert_eq!(sessions.get(1, 18), Some(11));
+        assert_eq!(sessions.get(1, 28), None);
     }
 
     #[test]
     fn there_is_room_for_so_many_and_no_more() {
-        let mut sessions = Sessions::new(100, 1_000, 7, 0);
+        let mut sessions = Sessions::new(100, SECOND, 7);
         for session in 0..10_000 {
             sessions.set(session, 1, 0);
             assert!(sessions.len() <= 100);
@@ -114,20 +137,46 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_handed_over() {
-        let mut sessions = Sessions::new(100_000, 1_000, 7, 0);
-        for session in 0..30_000u32 {
-            sessions.set(session.into(), session % 5, 0);
+    fn the_latest_sessions_are_handed_over_with_their_ages() {
+        let ttl = 100_000 * SECOND;
+        let mut sessions = Sessions::new(100_000, ttl, 7);
+        for session in 0..40_000 {
+            sessions.set(session, 5, session * SECOND);
         }
-        let saved = sessions.save();
+        // These were used once more.
+        for session in 0..500 {
+            assert_eq!(sessions.get(session, 40_000 * SECOND), Some(5));
+        }
+        let saved = sessions.save(41_000 * SECOND);
         assert!(saved.data.len() <= 256 * 1024);
-        let mut next = Sessions::new(100_000, 1_000, 8, 0);
-        next.restore(&saved).expect("taken over");
+        let mut next = Sessions::new(100_000, ttl, 8);
+        next.restore(&saved, 41_000 * SECOND).expect("taken over");
         assert_eq!(next.len(), 20_000);
-        let known =
-            (0..30_000u32).filter(|session| next.get((*session).into(), 0) == Some(session % 5)).count();
-        assert_eq!(known, 20_000);
-        assert!(next.restore(&Saved { schema: 1, data: saved.data }).is_err());
-        assert!(next.restore(&Saved { schema: SCHEMA, data: vec![1, 2] }).is_err());
+        let mut known = (0..500).chain(20_500..40_000);
+        assert!(known.all(|session| next.get(session, 41_000 * SECOND) == Some(5)));
+        // 30,000 is 11,000 s old.
+        let mut later = Sessions::new(100_000, ttl, 8);
+        later.restore(&saved, 41_000 * SECOND).expect("taken over");
+        assert_eq!(later.get(30_000, 129_000 * SECOND), Some(5));
+        assert_eq!(later.get(30_000, 231_000 * SECOND), None);
+        // Room for a few: the latest.
+        let mut few = Sessions::new(100, ttl, 8);
+        few.restore(&saved, 41_000 * SECOND).expect("taken over");
+        let kept = (0..500).filter(|session| few.get(*session, 41_000 * SECOND) == Some(5)).count();
+        // Those of nearly the same age are alike.
+        assert!(kept >= 25, "{kept} of {}", few.len());
+    }
+
+    #[test]
+    fn what_is_no_list_of_sessions_is_refused_and_what_0_1_0_saved_is_none_the_worse() {
+        let mut sessions = Sessions::new(100, SECOND, 7);
+        let old = [7u64.to_le_bytes().to_vec(), mix(3 ^ 7).to_le_bytes().to_vec(), vec![9, 0, 0, 0]].concat();
+        sessions.restore(&Saved { schema: WITHOUT_AGES, data: old.clone() }, 0).expect("taken over");
+        assert_eq!(sessions.get(3, 0), Some(9));
+        for (schema, data) in
+            [(1, old), (SCHEMA, vec![1, 2]), (SCHEMA, vec![0; 20]), (WITHOUT_AGES, vec![0; 10])]
+        {
+            assert!(sessions.restore(&Saved { schema, data }, 0).is_err(), "{schema}");
+        }
     }
 }

@@ -3,17 +3,23 @@
 //! After gRFC A68 (random subsetting): each client ranks the endpoints by a hash of their names and its own number
 //! (rendezvous hashing, Thaler and Ravishankar, 1998) and takes the first ones. When an endpoint comes or goes, a
 //! client has at most one connection to change. A member of the subset that cannot be reached stays in it, and is
-//! tried on; the next in rank stands in for it meanwhile.
+//! tried on; the next in rank stands in for it meanwhile, and stays connected for a while after it is back: one that comes
+//! and goes does not take connections with it.
+
+#[cfg(test)]
+mod model;
 
 use std::collections::BinaryHeap;
 
+use hotpick_guest::answers::Answers;
 use hotpick_guest::config::Config as _;
 use hotpick_guest::group::{Balance, Group};
 use hotpick_guest::random::mix;
 use hotpick_guest::states::States;
 use hotpick_guest::{
-    About, Connectivity, ConnectivityState, Description, Endpoint, FailCode, Handover, Nanos, PickInfo,
-    PickResult, Placement, Policy, Saved, SubConn, SubConnSet, call, connections, hash,
+    About, Alarms, Connectivity, ConnectivityState, Description, Duration, Endpoint, FailCode, Handover,
+    Nanos, PickInfo, PickResult, Placement, Policy, Saved, SubConn, SubConnMap, SubConnSet, Weights, call,
+    connections, hash, nanos, timers,
 };
 
 hotpick_guest::config! {
@@ -24,6 +30,9 @@ hotpick_guest::config! {
         subset_size: u32 = 20,
         /// The name of this client, different for each; by default a random one, that is kept at swaps.
         client_id: Option<String>,
+        /// How long a stand-in stays connected when it is not needed any more.
+        #[range(0.0..=86_400.0)]
+        stand_in_retention: Duration = Duration::from_secs(60),
         /// How RPCs are spread over the subset.
         balance: Balance = Balance::RoundRobin,
     }
@@ -38,7 +47,18 @@ struct Subset {
     ranked: Vec<(u64, SubConn, u64)>,
     /// How many of them are the subset, stand-ins included.
     size: usize,
-    is_member: SubConnSet,
+    /// How many are connected: stand-ins stay for a while.
+    connected: usize,
+    /// When those that are not needed any more are given up.
+    until: Option<Nanos>,
+    /// Of those that have not failed among the members.
+    usable: usize,
+    /// The rank of each.
+    places: SubConnMap<usize>,
+    /// Its group is of other members than these.
+    is_stale: bool,
+    weights: Weights,
+    answers: Answers,
     /// Whether they have failed.
     states: States,
     ready: SubConnSet,
@@ -46,29 +66,40 @@ struct Subset {
     error: String,
 }
 
+/// The timer to give up stand-ins.
+const GIVE_UP: u32 = 0;
 /// The format of what is handed over.
 const SCHEMA: u32 = u32::from_be_bytes(*b"SUB1");
 
 impl Policy for Subset {
     fn init(config: &str, placement: &Placement) -> Result<Self, String> {
         let config = Config::parse(config)?;
+        placement.must_be_alone("each of several would give up the connections of the others")?;
         connections::declare_lazy();
         let client = config.client_id.as_ref().map_or(placement.seed, |id| hash(id.as_bytes()));
         Ok(Self {
             client,
             ranked: Vec::new(),
             size: 0,
-            is_member: SubConnSet::default(),
+            connected: 0,
+            until: None,
+            usable: 0,
+            places: SubConnMap::default(),
+            is_stale: false,
+            weights: Weights::default(),
+            answers: Answers::default(),
             states: States::default(),
             ready: SubConnSet::default(),
-            group: Group::new(config.balance, Vec::new()),
+            group: Group::new(config.balance),
             error: String::new(),
             config,
         })
     }
 
-    fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
-        let before: Vec<_> = self.members().collect();
+    fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], now: Nanos) {
+        self.weights.update(added, removed);
+        removed.iter().for_each(|id| self.answers.forget(*id));
+        let before: Vec<_> = self.connected().collect();
         let gone: SubConnSet =
             removed.iter().copied().chain(added.iter().map(|endpoint| endpoint.id)).collect();
         self.ranked.retain(|(_, id, _)| !gone.has(*id));
@@ -78,19 +109,23 @@ impl Policy for Subset {
         }
         removed.iter().for_each(|id| self.states.remove(*id));
         self.ranked = BinaryHeap::from(std::mem::take(&mut self.ranked)).into_sorted_vec();
-        self.choose(&before);
+        self.choose(&before, now);
     }
 
     fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
         self.ready = ready.into();
-        self.regroup();
+        self.is_stale = true;
     }
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
-        if let Some(picked) = self.group.pick(info.random) {
+        // Once for many changes.
+        if self.is_stale {
+            self.regroup();
+        }
+        if let Some(picked) = self.group.pick(info, &mut self.answers) {
             return PickResult::Pick(picked);
         }
-        if self.size == 0 || !self.members().all(|id| self.states.has_failed(id)) {
+        if self.size == 0 || self.usable > 0 {
             return PickResult::Queue;
         }
         call::explain(&self.error);
@@ -100,57 +135,123 @@ impl Policy for Subset {
 
 impl Subset {
     fn members(&self) -> impl Iterator<Item = SubConn> {
-        self.ranked[..self.size.min(self.ranked.len())].iter().map(|(_, id, _)| *id)
+        self.first(self.size)
     }
 
-    /// Takes as many as are wanted, and one more for each that has failed; connects those that were not members
-    /// before, and gives up those that are not any more.
-    fn choose(&mut self, before: &[SubConn]) {
-        let wanted = self.config.subset_size as usize;
-        // If all fail it is not this client that will find the one that does not.
-        let most = self.ranked.len().min(wanted * 2);
-        let (mut size, mut usable) = (0, 0);
-        while size < most && usable < wanted {
-            usable += usize::from(!self.states.has_failed(self.ranked[size].1));
-            size += 1;
-        }
-        self.size = size;
+    /// The members, and the stand-ins that are not needed any more.
+    fn connected(&self) -> impl Iterator<Item = SubConn> {
+        self.first(self.connected)
+    }
+
+    fn first(&self, count: usize) -> impl Iterator<Item = SubConn> {
+        self.ranked[..count.min(self.ranked.len())].iter().map(|(_, id, _)| *id)
+    }
+
+    /// After a change of the list: connects those that were not connected before, and gives up those that are not to be any
+    /// more.
+    fn choose(&mut self, before: &[SubConn], now: Nanos) {
+        self.places = self.ranked.iter().zip(0..).map(|((_, id, _), at)| (*id, at)).collect();
+        // Others have those places now: nothing more is kept.
+        (self.size, self.connected, self.usable) = (0, 0, 0);
+        self.until = None;
+        self.size_up();
+        self.connected = self.size;
         let had = SubConnSet::from(before);
-        let has: SubConnSet = self.members().collect();
-        self.members().filter(|id| !had.has(*id)).for_each(connections::connect);
-        for id in before.iter().copied().filter(|id| !has.has(*id)) {
-            // When it is wanted again it is tried anew.
-            self.states.remove(id);
-            connections::disconnect(id);
+        self.connected().filter(|id| !had.has(*id)).for_each(connections::connect);
+        for id in before {
+            if self.places.get(*id).is_none_or(|at| *at >= self.connected) {
+                self.give_up(*id);
+            }
         }
-        self.is_member = has;
-        self.regroup();
+        self.size_up();
+        self.adjust(now);
+    }
+
+    /// As many as are wanted, and one more for each that has failed; if all fail it is not this client that will find the one
+    /// that does not.
+    fn size_up(&mut self) {
+        let wanted = self.config.subset_size as usize;
+        let most = self.ranked.len().min(wanted * 2);
+        while self.size < most && self.usable < wanted {
+            self.usable += usize::from(!self.states.has_failed(self.ranked[self.size].1));
+            self.size += 1;
+        }
+        while self.size > 0 && {
+            let last_is_usable = !self.states.has_failed(self.ranked[self.size - 1].1);
+            self.usable > wanted || (self.usable == wanted && !last_is_usable)
+        } {
+            self.size -= 1;
+            self.usable -= usize::from(!self.states.has_failed(self.ranked[self.size].1));
+        }
+    }
+
+    /// Connects what is needed beyond those that are connected; or sees to it that what is not, is given up later.
+    fn adjust(&mut self, now: Nanos) {
+        self.is_stale = true;
+        while self.connected < self.size {
+            connections::connect(self.ranked[self.connected].1);
+            self.connected += 1;
+        }
+        if self.connected == self.size {
+            if self.until.take().is_some() {
+                timers::cancel(GIVE_UP);
+            }
+            return;
+        }
+        let retention = nanos(self.config.stand_in_retention);
+        let until = *self.until.get_or_insert_with(|| now.saturating_add(retention));
+        if now < until {
+            drop(timers::schedule(GIVE_UP, until.saturating_sub(now)));
+            return;
+        }
+        self.until = None;
+        for at in self.size..self.connected {
+            self.give_up(self.ranked[at].1);
+        }
+        self.connected = self.size;
+    }
+
+    /// When it is wanted again it is a new one.
+    fn give_up(&mut self, id: SubConn) {
+        self.states.remove(id);
+        connections::disconnect(id);
     }
 
     fn regroup(&mut self) {
+        self.is_stale = false;
         let ready = self.members().filter(|id| self.ready.has(*id)).collect();
-        self.group.update(ready);
+        self.group.update(ready, &self.weights);
     }
 }
 
 impl Connectivity for Subset {
-    fn connectivity(&mut self, id: SubConn, state: ConnectivityState, message: &str, _now: Nanos) {
-        if !self.is_member.has(id) {
+    fn connectivity(&mut self, id: SubConn, state: ConnectivityState, message: &str, now: Nanos) {
+        let Some(at) = self.places.get(id).copied().filter(|at| *at < self.connected) else {
             // From a policy before this one that connected more.
             if state == ConnectivityState::Ready {
                 connections::disconnect(id);
             }
             return;
-        }
+        };
         let had_failed = self.states.has_failed(id);
         self.states.note_and_retry(id, state);
         if state == ConnectivityState::TransientFailure {
             self.error = format!("no endpoint of the subset can be reached; the last error: {message}");
         }
-        if self.states.has_failed(id) != had_failed {
-            let before: Vec<_> = self.members().collect();
-            self.choose(&before);
+        let has_failed = self.states.has_failed(id);
+        if has_failed != had_failed {
+            if at < self.size {
+                self.usable = if has_failed { self.usable - 1 } else { self.usable + 1 };
+            }
+            self.size_up();
+            self.adjust(now);
         }
+    }
+}
+
+impl Alarms for Subset {
+    fn fired(&mut self, _id: u32, now: Nanos) {
+        self.adjust(now);
     }
 }
 
@@ -175,7 +276,7 @@ impl About for Subset {
     }
 }
 
-hotpick_guest::export!(Subset: Connectivity, Handover, About);
+hotpick_guest::export!(Subset: Connectivity, Alarms, Handover, About);
 
 #[cfg(test)]
 mod tests {
@@ -264,7 +365,37 @@ mod tests {
         assert_eq!(subset(&host).len(), 6);
         host.connectivity(members[0], Ready, "");
         assert_eq!(subset(&host), members);
+        host.run(Duration::from_secs(59));
+        assert!(asked(&mut host, false).is_empty(), "not at once");
+        host.run(Duration::from_secs(1));
         assert_eq!(asked(&mut host, false), stand_in);
+    }
+
+    #[test]
+    fn one_that_comes_and_goes_does_not_take_connections_with_it() {
+        let mut host = start(1, 100);
+        let members = subset(&host);
+        members.iter().for_each(|id| host.connectivity(*id, Ready, ""));
+        host.take_connects();
+        for _ in 0..100 {
+            host.connectivity(members[0], TransientFailure, "refused");
+            host.run(Duration::from_secs(1));
+            host.connectivity(members[0], Ready, "");
+            host.run(Duration::from_secs(1));
+        }
+        assert_eq!(host.take_connects().len(), 1, "the stand-in, once");
+    }
+
+    #[test]
+    fn an_empty_name_is_none() {
+        let subset_of = |client, attributes: &[(&str, &str)]| {
+            let mut host =
+                FakeHost::<Subset>::start_with_seed(r#"{"subsetSize":5}"#, client).expect("started");
+            host.change(&(0..20).map(|id| endpoint(id, attributes)).collect::<Vec<_>>(), &[]);
+            subset(&host)
+        };
+        let empty: Vec<_> = (0..50).map(|client| subset_of(client, &[("hash_key", "")])).collect();
+        assert_eq!(empty, (0..50).map(|client| subset_of(client, &[])).collect::<Vec<_>>());
     }
 
     #[test]

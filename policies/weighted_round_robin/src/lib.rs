@@ -3,18 +3,18 @@
 //! After gRFC A58 and grpc-go's `balancer/weightedroundrobin`. The weights come from the servers' load reports
 //! (ORCA, gRFC A51, in the trailers of their RPCs): queries per second for each part of its capacity that a
 //! server uses, less a penalty for errors. As long as fewer than two endpoints have reported, the weights of the
-//! endpoints themselves are taken; if those are alike, it is round robin.
+//! endpoints themselves are taken; if those are alike, it is round robin. What was reported is handed over at a swap.
 
-mod stride;
+#[cfg(test)]
+mod model;
 
 use hotpick_guest::config::Config as _;
 use hotpick_guest::group::Rotation;
+use hotpick_guest::stride::Stride;
 use hotpick_guest::{
-    About, Alarms, Description, Duration, Endpoint, Nanos, Outcome, Outcomes, PickInfo, PickResult,
-    Placement, Plan, Plans, Policy, SubConn, SubConnMap, SubConnSet, env, nanos, timers,
+    About, Alarms, Description, Duration, Endpoint, Handover, Nanos, Outcome, Outcomes, PickInfo, PickResult,
+    Placement, Plan, Plans, Policy, Saved, SubConn, SubConnMap, call, env, nanos, timers,
 };
-
-use self::stride::Stride;
 
 hotpick_guest::config! {
     /// Shares in proportion to weights.
@@ -46,6 +46,10 @@ const UPDATE: u32 = 0;
 struct WeightedRoundRobin {
     config: Config,
     endpoints: SubConnMap<Weighted>,
+    /// Taken over, until the list is known: what is not on it is not of an endpoint that is there.
+    restored: Vec<(SubConn, Report)>,
+    /// How often it was told what is ready.
+    told: u64,
     turns: Rotation,
     /// Among the members of `turns`, if their weights differ.
     stride: Option<Stride>,
@@ -56,11 +60,26 @@ struct WeightedRoundRobin {
 struct Weighted {
     /// The endpoint's own.
     given: u32,
-    /// By its last report.
-    reported: f64,
-    /// Of its first report since it became ready, or since its weight ran out; and of the last.
-    reports: Option<(Nanos, Nanos)>,
+    report: Option<Report>,
+    /// The last time that it was told as ready.
+    ready_at: u64,
 }
+
+/// What its server has said.
+#[derive(Clone, Copy, Debug)]
+struct Report {
+    weight: f64,
+    /// Of the first report since the endpoint became ready, or since its weight ran out. None as long as it has not
+    /// reported since.
+    first: Option<Nanos>,
+    last: Nanos,
+}
+
+/// The format of what is handed over: 28 bytes for each endpoint.
+const SCHEMA: u32 = u32::from_be_bytes(*b"WRR1");
+const ENTRY: usize = 28;
+/// So many are handed over: the host takes 256 KiB.
+const HANDED_OVER: usize = 9_000;
 
 impl Policy for WeightedRoundRobin {
     fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
@@ -71,7 +90,8 @@ impl Policy for WeightedRoundRobin {
         if config.load_reports {
             timers::schedule(UPDATE, nanos(config.weight_update_period))?;
         }
-        Ok(Self { config, endpoints: SubConnMap::default(), turns: Rotation::default(), stride: None })
+        let (endpoints, turns) = (SubConnMap::default(), Rotation::default());
+        Ok(Self { config, endpoints, restored: Vec::new(), told: 0, turns, stride: None })
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], now: Nanos) {
@@ -79,26 +99,42 @@ impl Policy for WeightedRoundRobin {
             self.endpoints.remove(*id);
         }
         for endpoint in added {
-            let new = || Weighted { given: 0, reported: 0.0, reports: None };
+            let new = || Weighted { given: 0, report: None, ready_at: 0 };
             self.endpoints.get_or_insert_with(endpoint.id, new).given = endpoint.weight;
+        }
+        // The first list has all that there are.
+        for (id, mut report) in std::mem::take(&mut self.restored) {
+            // What is damaged must not last for ever.
+            report.last = report.last.min(now);
+            report.first = report.first.map(|first| first.min(now));
+            if let Some(endpoint) = self.endpoints.get_mut(id) {
+                let is_later = endpoint.report.is_none_or(|known| known.last < report.last);
+                endpoint.report = if is_later { Some(report) } else { endpoint.report };
+            }
         }
         self.schedule(now);
     }
 
     fn ready(&mut self, ready: &[SubConn], now: Nanos) {
-        let before = SubConnSet::from(self.turns.members());
-        for id in ready.iter().filter(|id| !before.has(**id)) {
-            // What it said before its connection was lost says little now.
-            if let Some(endpoint) = self.endpoints.get_mut(*id) {
-                endpoint.reports = None;
+        self.told += 1;
+        for id in ready {
+            let Some(endpoint) = self.endpoints.get_mut(*id) else { continue };
+            let was_ready = std::mem::replace(&mut endpoint.ready_at, self.told) + 1 == self.told;
+            // What it said before its connection was lost counts when it has reported for long enough again (A58). Those
+            // that the version before has left ready are not new.
+            if let Some(report) = &mut endpoint.report
+                && !was_ready
+                && self.told > 1
+            {
+                report.first = None;
             }
         }
         self.turns.update(ready.to_vec());
         self.schedule(now);
     }
 
-    fn pick(&mut self, _info: &PickInfo) -> PickResult {
-        self.next().map_or(PickResult::Queue, PickResult::Pick)
+    fn pick(&mut self, info: &PickInfo) -> PickResult {
+        call::untried(info, || self.next()).map_or(PickResult::Queue, PickResult::Pick)
     }
 }
 
@@ -143,24 +179,26 @@ impl WeightedRoundRobin {
 impl Weighted {
     /// What counts now; 0 for nothing.
     fn weight(&mut self, config: &Config, now: Nanos) -> f64 {
-        let Some((first, last)) = self.reports else { return 0.0 };
-        if now.saturating_sub(last) >= nanos(config.weight_expiration_period) {
-            // When it reports again it begins anew.
-            self.reports = None;
+        let Some(report) = &mut self.report else { return 0.0 };
+        if now.saturating_sub(report.last) >= nanos(config.weight_expiration_period) {
+            // When it reports again its blackout begins.
+            report.first = None;
             return 0.0;
         }
-        if now.saturating_sub(first) < nanos(config.blackout_period) { 0.0 } else { self.reported }
+        let blackout = nanos(config.blackout_period);
+        let counts = |first: Nanos| now.saturating_sub(first) >= blackout;
+        if blackout == 0 || report.first.is_some_and(counts) { report.weight } else { 0.0 }
     }
 
-    fn report(&mut self, load: hotpick_guest::Load, penalty: f64, now: Nanos) {
+    fn reports(&mut self, load: hotpick_guest::Load, penalty: f64, now: Nanos) {
         let utilization = if load.application > 0.0 { load.application } else { load.cpu };
         if load.rps > 0.0 && utilization > 0.0 {
             let errors = if load.eps > 0.0 { load.eps / load.rps * penalty } else { 0.0 };
             let weight = load.rps / (utilization + errors);
             // What no server has says nothing.
             if (LIGHTEST..HEAVIEST).contains(&weight) {
-                self.reported = weight;
-                self.reports = Some((self.reports.map_or(now, |(first, _)| first), now));
+                let first = self.report.and_then(|before| before.first).or(Some(now));
+                self.report = Some(Report { weight, first, last: now });
             }
         }
     }
@@ -173,7 +211,7 @@ impl Outcomes for WeightedRoundRobin {
         }
         for outcome in batch {
             if let (Some(load), Some(endpoint)) = (outcome.load, self.endpoints.get_mut(outcome.subconn)) {
-                endpoint.report(load, self.config.error_utilization_penalty, now);
+                endpoint.reports(load, self.config.error_utilization_penalty, now);
             }
         }
     }
@@ -186,13 +224,48 @@ impl Alarms for WeightedRoundRobin {
     }
 }
 
+impl Handover for WeightedRoundRobin {
+    fn save(&mut self) -> Saved {
+        let mut data = Vec::new();
+        let reports = self.endpoints.iter().filter_map(|(id, endpoint)| Some((id, endpoint.report?)));
+        for (id, report) in reports.take(HANDED_OVER) {
+            data.extend(id.to_le_bytes());
+            data.extend(report.weight.to_le_bytes());
+            data.extend(report.first.unwrap_or(Nanos::MAX).to_le_bytes());
+            data.extend(report.last.to_le_bytes());
+        }
+        Saved { schema: SCHEMA, data }
+    }
+
+    fn restore(&mut self, parts: Vec<Saved>) -> Result<(), String> {
+        for part in &parts {
+            if part.schema != SCHEMA || part.data.len() % ENTRY != 0 {
+                return Err("not weights, or in another format".to_owned());
+            }
+            self.restored.extend(part.data.chunks_exact(ENTRY).filter_map(restored));
+        }
+        Ok(())
+    }
+}
+
+/// One that was handed over, if it is good.
+fn restored(entry: &[u8]) -> Option<(SubConn, Report)> {
+    let (id, rest) = entry.split_first_chunk()?;
+    let (weight, rest) = rest.split_first_chunk()?;
+    let (first, last) = rest.split_first_chunk()?;
+    let weight = f64::from_le_bytes(*weight);
+    let first = Some(Nanos::from_le_bytes(*first)).filter(|first| *first < Nanos::MAX);
+    let report = Report { weight, first, last: Nanos::from_le_bytes(*last.first_chunk()?) };
+    (LIGHTEST..HEAVIEST).contains(&weight).then_some((SubConn::from_le_bytes(*id), report))
+}
+
 impl About for WeightedRoundRobin {
     fn describe() -> Description {
         Description::of::<Config>("Shares in proportion to weights, from load reports or from the endpoints.")
     }
 }
 
-hotpick_guest::export!(WeightedRoundRobin: Plans, Outcomes, Alarms, About);
+hotpick_guest::export!(WeightedRoundRobin: Plans, Outcomes, Alarms, Handover, About);
 
 #[cfg(test)]
 mod tests {
@@ -308,6 +381,37 @@ mod tests {
         host.ready(&[0, 1, 2]);
         // 0 has the mean of the two others.
         shares(&mut host, [200, 200, 200]);
+    }
+
+    #[test]
+    fn without_a_blackout_a_new_connection_changes_nothing() {
+        let mut host = start(r#"{"blackoutPeriod":"0s"}"#);
+        for (id, cpu) in [(0, 0.25), (1, 0.5), (2, 0.5)] {
+            report(&mut host, id, cpu, 100.0, 0.0);
+        }
+        host.ready(&[1, 2]);
+        host.ready(&[0, 1, 2]);
+        shares(&mut host, [300, 150, 150]);
+    }
+
+    #[test]
+    fn weights_are_handed_over() {
+        let mut host = start("{}");
+        for (id, cpu) in [(0, 0.25), (1, 0.5), (2, 0.5)] {
+            report(&mut host, id, cpu, 100.0, 0.0);
+        }
+        host.run(11 * SECOND);
+        shares(&mut host, [300, 150, 150]);
+        let saved = host.save();
+        let mut next = FakeHost::<WeightedRoundRobin>::start("{}").expect("started");
+        next.advance(11 * SECOND);
+        next.restore(vec![saved]).expect("taken over");
+        next.endpoints(&[endpoint(0, &[]), endpoint(1, &[]), endpoint(2, &[])]);
+        shares(&mut next, [300, 150, 150]);
+        next.run(170 * SECOND);
+        shares(&mut next, [200, 200, 200]);
+        assert!(next.restore(vec![Saved { schema: SCHEMA, data: vec![0; 27] }]).is_err());
+        assert!(next.restore(vec![Saved { schema: 1, data: Vec::new() }]).is_err());
     }
 
     #[test]

@@ -5,11 +5,16 @@
 //! rest goes to the zones that have more than theirs, in proportion to what is left over there: so that each
 //! endpoint, wherever it is, gets the same load when all clients do this.
 
+#[cfg(test)]
+mod model;
+
+use hotpick_guest::answers::Answers;
 use hotpick_guest::config::{Config as _, Range, Refused, Setting, Value};
 use hotpick_guest::group::{Balance, Group};
-use hotpick_guest::random::{Alias, mix};
+use hotpick_guest::random::Alias;
 use hotpick_guest::{
-    About, Description, Endpoint, Nanos, PickInfo, PickResult, Placement, Policy, SubConn, SubConnMap,
+    About, Description, Endpoint, Map, Nanos, PickInfo, PickResult, Placement, Policy, SubConn, SubConnMap,
+    Weights, call,
 };
 
 hotpick_guest::config! {
@@ -29,9 +34,6 @@ hotpick_guest::config! {
         balance: Balance = Balance::RoundRobin,
     }
 }
-
-/// Zones that are told apart.
-const MOST: usize = 256;
 
 /// By zone.
 #[derive(Clone, Debug)]
@@ -71,11 +73,22 @@ impl Setting for Clients {
     }
 }
 
+/// So many zones are asked for an endpoint that a retry has not tried.
+const MOST_ASKED: usize = 20;
+/// Zones without endpoints are kept up to so many.
+const SPARE: usize = 64;
+
 #[derive(Debug)]
 struct Zone {
     config: Config,
-    /// The zone and the weight of each endpoint.
-    endpoints: SubConnMap<(String, u32)>,
+    /// By name.
+    clients: Map<String, f64>,
+    /// The zones of the endpoints, by their numbers; those of endpoints that are gone among them.
+    names: Vec<String>,
+    numbers: Map<String, u32>,
+    zone_of: SubConnMap<u32>,
+    weights: Weights,
+    answers: Answers,
     ready: Vec<SubConn>,
     zones: Vec<Group>,
     /// Among the zones.
@@ -85,23 +98,39 @@ struct Zone {
 impl Policy for Zone {
     fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
         let config = Config::parse(config)?;
+        let clients: Map<_, _> = config.clients.0.iter().cloned().collect();
         if let Some(zone) = &config.zone
-            && !config.clients.0.is_empty()
-            && !config.clients.0.iter().any(|(name, number)| name == zone && *number > 0.0)
+            && !clients.is_empty()
+            && clients.get(zone).is_none_or(|number| *number <= 0.0)
         {
             return Err(format!("clients: must have clients in the own zone, \"{zone}\""));
         }
-        let (endpoints, ready) = (SubConnMap::default(), Vec::new());
-        Ok(Self { config, endpoints, ready, zones: Vec::new(), shares: Alias::default() })
+        Ok(Self {
+            config,
+            clients,
+            names: Vec::new(),
+            numbers: Map::default(),
+            zone_of: SubConnMap::default(),
+            weights: Weights::default(),
+            answers: Answers::default(),
+            ready: Vec::new(),
+            zones: Vec::new(),
+            shares: Alias::default(),
+        })
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
+        self.weights.update(added, removed);
+        removed.iter().for_each(|id| self.answers.forget(*id));
         for id in removed {
-            self.endpoints.remove(*id);
+            self.zone_of.remove(*id);
         }
         for endpoint in added {
-            let zone = endpoint.attribute(&self.config.attribute).unwrap_or_default().to_owned();
-            self.endpoints.insert(endpoint.id, (zone, endpoint.weight));
+            let zone = self.number(endpoint);
+            self.zone_of.insert(endpoint.id, zone);
+        }
+        if self.names.len() > 2 * self.zone_of.len() + SPARE {
+            self.drop_unused();
         }
         self.share();
     }
@@ -112,51 +141,82 @@ impl Policy for Zone {
     }
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
-        let zone = self.zones.get_mut(self.shares.choose(info.random));
-        // Mixed: what chose the zone must not choose the endpoint, too.
-        zone.and_then(|zone| zone.pick(mix(info.random))).map_or(PickResult::Queue, PickResult::Pick)
+        let Self { zones, shares, answers, .. } = self;
+        let zone = zones.get_mut(shares.choose(info.random));
+        let Some(picked) = zone.and_then(|zone| zone.pick(info, answers)) else { return PickResult::Queue };
+        if info.attempt == 0 || !call::tried(picked) {
+            return PickResult::Pick(picked);
+        }
+        // All of the zone that it has looked at were tried: a retry may leave it.
+        let elsewhere = zones.iter_mut().filter_map(|zone| zone.pick(info, answers));
+        PickResult::Pick(elsewhere.take(MOST_ASKED).find(|id| !call::tried(*id)).unwrap_or(picked))
     }
 }
 
 impl Zone {
+    /// The number of an endpoint's zone.
+    fn number(&mut self, endpoint: &Endpoint) -> u32 {
+        let zone = endpoint.attribute(&self.config.attribute).unwrap_or_default();
+        if let Some(known) = self.numbers.get(zone) {
+            return *known;
+        }
+        let number = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+        self.numbers.insert(zone.to_owned(), number);
+        self.names.push(zone.to_owned());
+        number
+    }
+
+    /// Forgets the zones that no endpoint is in.
+    fn drop_unused(&mut self) {
+        let names = std::mem::take(&mut self.names);
+        self.numbers.clear();
+        for zone in self.zone_of.values_mut() {
+            let name = &names[*zone as usize];
+            *zone = self.numbers.get(name).copied().unwrap_or_else(|| {
+                let number = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+                self.numbers.insert(name.clone(), number);
+                self.names.push(name.clone());
+                number
+            });
+        }
+    }
+
     /// Divides the ready endpoints by zone, and the RPCs among the zones.
     fn share(&mut self) {
-        let unknown = (String::new(), 1);
-        let mut zones: Vec<(&str, f64)> = Vec::new();
-        let mut members: Vec<Vec<SubConn>> = Vec::new();
         let own =
             self.config.zone.as_deref().filter(|_| self.ready.len() >= self.config.min_endpoints as usize);
+        let mut places = vec![None; self.names.len().max(1)];
+        let mut zones: Vec<(&str, f64)> = Vec::new();
+        let mut members: Vec<Vec<SubConn>> = Vec::new();
         for id in &self.ready {
-            let (zone, weight) = self.endpoints.get(*id).unwrap_or(&unknown);
-            let zone = if own.is_some() { zone.as_str() } else { "" };
-            // There are not many; if there are, the last ones are one.
-            let known = zones.iter().position(|(name, _)| *name == zone);
-            let at = known.or((zones.len() > MOST).then_some(MOST)).unwrap_or_else(|| {
-                zones.push((zone, 0.0));
+            let number = self.zone_of.get(*id).filter(|_| own.is_some()).map_or(0, |zone| *zone as usize);
+            let at = *places[number].get_or_insert_with(|| {
+                let name = if own.is_some() { self.names.get(number) } else { None };
+                zones.push((name.map_or("", String::as_str), 0.0));
                 members.push(Vec::new());
                 zones.len() - 1
             });
-            zones[at].1 += f64::from(*weight);
+            zones[at].1 += f64::from(self.weights.of(*id));
             members[at].push(*id);
         }
-        self.shares = Alias::new(&own.map_or(vec![1.0], |own| shares(own, &zones, &self.config.clients.0)));
-        self.zones.resize(members.len(), Group::new(self.config.balance, Vec::new()));
+        self.shares = Alias::new(&own.map_or(vec![1.0], |own| shares(own, &zones, &self.clients)));
+        self.zones.resize(members.len(), Group::new(self.config.balance));
         for (zone, members) in self.zones.iter_mut().zip(members) {
-            zone.update(members);
+            zone.update(members, &self.weights);
         }
     }
 }
 
 /// The share of this client's RPCs for each zone.
 #[expect(clippy::cast_precision_loss, reason = "a number of zones")]
-fn shares(own: &str, capacities: &[(&str, f64)], clients: &[(String, f64)]) -> Vec<f64> {
+fn shares(own: &str, capacities: &[(&str, f64)], clients: &Map<String, f64>) -> Vec<f64> {
     let capacity: f64 = capacities.iter().map(|(_, capacity)| capacity).sum();
     let of_capacity: Vec<f64> = capacities.iter().map(|(_, of_zone)| of_zone / capacity).collect();
-    let all_clients: f64 = clients.iter().map(|(_, number)| number).sum();
+    let all_clients: f64 = clients.values().sum();
     // The own zone has a client, if it has an endpoint or not.
     let zones = capacities.len() + usize::from(!capacities.iter().any(|(zone, _)| *zone == own));
-    let of_clients = |zone: &str| match clients.iter().find(|(name, _)| name == zone) {
-        Some((_, number)) => number / all_clients,
+    let of_clients = |zone: &str| match clients.get(zone) {
+        Some(number) => number / all_clients,
         None if clients.is_empty() => 1.0 / zones as f64,
         None => 0.0,
     };
@@ -252,7 +312,7 @@ mod tests {
         let mut loads = [0.0; 3];
         let capacities = [("a", 1.0), ("b", 5.0), ("c", 2.0)];
         for own in ["a", "b", "c"] {
-            for (load, share) in loads.iter_mut().zip(shares(own, &capacities, &[])) {
+            for (load, share) in loads.iter_mut().zip(shares(own, &capacities, &Map::default())) {
                 *load += share;
             }
         }
@@ -267,6 +327,35 @@ mod tests {
         is_shared(start(r#"{"zone":"a","minEndpoints":6}"#, [1, 1, 2]), [1.0, 1.0, 2.0]);
         let (mut host, _) = start("{}", [1, 1, 2]);
         assert_eq!(host.counts(&[0, 1, 2, 3], 8), [2, 2, 2, 2]);
+    }
+
+    #[test]
+    fn many_zones_are_told_apart_and_the_own_one_is_among_them() {
+        let mut host = FakeHost::<Zone>::start(r#"{"zone":"z299"}"#).expect("started");
+        let zone = |id: u32| endpoint(id, &[("zone", format!("z{}", id % 300).as_str())]);
+        host.endpoints(&(0..600).map(zone).collect::<Vec<_>>());
+        assert_eq!(host.counts(&[299, 599], 100), [50, 50]);
+    }
+
+    #[test]
+    fn zones_of_endpoints_that_are_gone_are_forgotten() {
+        let mut host = FakeHost::<Zone>::start(r#"{"zone":"own"}"#).expect("started");
+        for id in 1..2_000 {
+            let (own, other) = (endpoint(0, &[("zone", "own")]), format!("z{id}"));
+            host.change(&[own, endpoint(id, &[("zone", other.as_str())])], &[]);
+            host.change(&[], &[id]);
+            assert!(host.policy().names.len() <= 2 * 2 + SPARE);
+            host.ready(&[0]);
+            assert_eq!(host.picks(1), [0]);
+        }
+    }
+
+    #[test]
+    fn weights_count_within_a_zone_too() {
+        let mut host = FakeHost::<Zone>::start(r#"{"zone":"a"}"#).expect("started");
+        let weighted = |id, weight| Endpoint { weight, ..endpoint(id, &[("zone", "a")]) };
+        host.endpoints(&[weighted(0, 1), weighted(1, 4)]);
+        assert_eq!(host.counts(&[0, 1], 100), [20, 80]);
     }
 
     #[test]

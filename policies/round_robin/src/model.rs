@@ -1,0 +1,62 @@
+//! Round robin once more, slowly, and the policy beside it in random histories.
+
+use hotpick_guest::random::Random;
+use hotpick_guest::testing::{FakeHost, Rpc, histories};
+use hotpick_guest::{PickResult, SubConn};
+
+use super::RoundRobin;
+
+/// Whose turns it is, from the next one on. What is gone is left out; what is new comes where the resolver's list has it.
+struct Model(Vec<SubConn>);
+
+impl Model {
+    fn change(&mut self, list: &[SubConn]) {
+        // The turn is of the first that is still there.
+        let turn = self.0.iter().find_map(|id| list.iter().position(|other| other == id));
+        let turn = turn.unwrap_or(0);
+        self.0 = [&list[turn..], &list[..turn]].concat();
+    }
+
+    fn next(&mut self) -> Option<SubConn> {
+        let next = *self.0.first()?;
+        self.0.rotate_left(1);
+        Some(next)
+    }
+}
+
+fn history(mut random: Random) {
+    let mut host = FakeHost::<RoundRobin>::start_with_seed("{}", random.next()).expect("started");
+    let (mut present, mut model) = ([false; 8], Model(Vec::new()));
+    for _ in 0..60 {
+        let flaps = random.below(8);
+        present[flaps] ^= true;
+        let list: Vec<SubConn> = (0..8).filter(|id| present[*id as usize]).collect();
+        let begins = !list.iter().any(|id| model.0.contains(id));
+        host.ready(&list);
+        model.change(&list);
+        if begins && !list.is_empty() {
+            // From a random one on.
+            let PickResult::Pick(first) = host.pick(&Rpc::default()) else { panic!("no pick") };
+            while model.next() != Some(first) {}
+        }
+        for _ in 0..random.below(12) {
+            let mut rpc = Rpc::default();
+            if random.below(5) == 0 {
+                // A retry: the next that it has not tried, if there is one among the next 17.
+                rpc.tried.extend(list.iter().filter(|_| random.below(2) == 0));
+            }
+            let mut expected = model.next();
+            for _ in 0..16 {
+                if !rpc.tried.is_empty() && expected.is_some_and(|id| rpc.tried.contains(&id)) {
+                    expected = model.next();
+                }
+            }
+            assert_eq!(host.pick(&rpc), expected.map_or(PickResult::Queue, PickResult::Pick));
+        }
+    }
+}
+
+#[test]
+fn it_is_round_robin_in_random_histories() {
+    histories(&[], history);
+}
