@@ -1,9 +1,9 @@
-//! Programs of others that the tests talk to: a DNS server, etcd, gRPC in Python.
+//! Programs of others that the tests talk to: a DNS server, etcd, gRPC in Python, Envoy.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +22,19 @@ impl Process {
     pub fn start(command: &mut Command) -> Self {
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         Self(child.unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+
+    /// Starts one that is told lines on its standard input.
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    #[must_use]
+    pub fn start_told(command: &mut Command) -> (Self, ChildStdin) {
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let input = child.stdin.take().expect("piped");
+        (Self(child), input)
     }
 
     /// The CPU time of it and of the processes that it has started.
@@ -149,7 +162,7 @@ pub fn available() -> bool {
         let status = Command::new(root().join(".ci/peers")).status();
         assert!(
             status.is_ok_and(|status| status.success()),
-            "dnsmasq, etcd and grpcio cannot be installed by .ci/peers: \
+            "dnsmasq, etcd, grpcio and Envoy cannot be installed by .ci/peers: \
              install them, or set HOTPICK_NO_PEERS=1 to leave out the tests with them"
         );
     });
@@ -473,6 +486,46 @@ pub fn proxies() -> PathBuf {
     let status = Command::new(root().join(".ci/proxies")).status().expect("bash runs");
     assert!(status.success(), ".ci/proxies failed: see above");
     target().join("peers/envoy/envoy/_bin/envoy")
+}
+
+/// A balancer that was not written here, on the endpoints of a test: grpcio or Envoy. See `python/references.py`.
+#[derive(Debug)]
+pub struct Reference {
+    process: Process,
+    input: ChildStdin,
+}
+
+impl Reference {
+    /// Starts one for a scenario.
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    #[must_use]
+    pub fn start(scenario: &serde_json::Value) -> Self {
+        let mut command = python_command("references.py");
+        command.env("ENVOY", target().join("peers/envoy/envoy/_bin/envoy")).arg(scenario.to_string());
+        let (mut process, input) = Process::start_told(&mut command);
+        assert_eq!(process.line(), "ready");
+        Self { process, input }
+    }
+
+    /// What answers calls with these values of `hash-key`: names of backends, or statuses.
+    ///
+    /// # Panics
+    ///
+    /// It has ended.
+    pub fn calls(&mut self, keys: &[Option<&str>]) -> Vec<String> {
+        let keys = serde_json::to_string(keys).expect("texts");
+        writeln!(self.input, "{keys}").expect("it reads");
+        let answer = self.process.line();
+        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{answer}: {error}"))
+    }
+
+    /// What answers so many calls without one.
+    pub fn picks(&mut self, n: usize) -> Vec<String> {
+        self.calls(&vec![None; n])
+    }
 }
 
 /// A Python program of this package's folder `python`, with grpcio.

@@ -16,6 +16,7 @@ mod parts;
 mod plans;
 mod policies;
 mod readers;
+mod references;
 mod reload;
 mod resolvers;
 mod runtimes;

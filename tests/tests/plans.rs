@@ -4,7 +4,7 @@ use hotpick::channel::ChannelStatus;
 use hotpick::policy_dir::PolicyStatus;
 use hotpick::resolver::ResolverUpdate;
 use hotpick_tests::wat::Wat;
-use hotpick_tests::{Caller, Cluster, Load, Policies, soon, standard};
+use hotpick_tests::{Caller, Cluster, Load, Policies, STANDARD, soon, standard};
 
 async fn with(cluster: &Cluster, name: &str, bytes: &[u8], settings: &str) -> (Policies, Caller) {
     let (file, toml) = (format!("{name}.wasm"), format!("{name}.toml"));
@@ -111,4 +111,26 @@ async fn shards_out_of_range_are_refused() {
     let status = policies.wait_for("a", |status| status.rejected.is_some()).await;
     let error = status.rejected.expect("refused").to_string();
     assert!(error.contains("shards is 0: use 1 to 64, 1 for one instance"), "{error}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_one_of_several_instances_is_refused_by_name() {
+    let alone = ["bounded_hash", "pick_first", "priority", "outlier", "sticky", "subset"];
+    let cluster = Cluster::start(&["a", "b"]).await;
+    for name in STANDARD {
+        let file = format!("{name}.toml");
+        let policies = Policies::with(&[(&format!("{name}.wasm"), &standard(name)), (&file, b"shards = 2")]);
+        let channel =
+            cluster.channel().policies(&policies.followed).policy(name).connect().expect("a channel");
+        let tried = |status: &ChannelStatus| status.refused.is_some() || status.policy.generation > 0;
+        let status = soon("the policy", channel.wait_for(tried)).await;
+        let error = status.refused.map(|error| error.to_string()).unwrap_or_default();
+        assert_eq!(
+            error.contains("shards: must be 1: each of several"),
+            alone.contains(&name),
+            "{name}: {error}"
+        );
+        // Round robin meanwhile.
+        Caller::of(&channel).tally(4).await;
+    }
 }

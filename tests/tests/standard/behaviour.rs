@@ -297,6 +297,82 @@ async fn p2c_ewma_leaves_a_slow_server_alone() {
     stage.is_well();
 }
 
+/// How many of the latest 300 RPCs a server that does not answer in time would have cost.
+async fn late_of_300(stage: &Stage) -> usize {
+    let call = || async {
+        let mut request = Request::new(EchoRequest::new("hello"));
+        request.set_timeout(Duration::from_millis(100));
+        match stage.caller.request(request).await {
+            Ok(_) => false,
+            Err(status) => {
+                assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+                true
+            }
+        }
+    };
+    let mut late = 0;
+    for _ in 0..300 {
+        late += usize::from(call().await);
+    }
+    late
+}
+
+/// One of three servers takes the RPCs and never answers; all RPCs have deadlines.
+#[tokio::test]
+async fn who_goes_by_load_leaves_a_server_alone_that_hangs() {
+    for (name, config) in [
+        ("p2c_ewma", json!({})),
+        ("least_request", json!({})),
+        ("zone", json!({"balance": "p2c"})),
+        ("priority", json!({"balance": "p2c"})),
+        ("outlier", json!({"balance": "least_request"})),
+        ("sticky", json!({})),
+    ] {
+        let stage = Stage::plain(name, config, &["a", "b", "hangs"]).await;
+        stage.caller.tally(60).await;
+        stage.backend("hangs").set_delay(Duration::from_secs(3_600));
+        // Until it is known: some RPCs are lost.
+        late_of_300(&stage).await;
+        let late = late_of_300(&stage).await;
+        assert!(late <= 6, "{name}: {late} of 300");
+        stage.backend("hangs").set_delay(Duration::ZERO);
+        stage.is_well();
+    }
+}
+
+#[tokio::test]
+async fn a_key_with_nothing_in_it_is_none_and_several_values_are_one() {
+    for (name, plans) in [("ring_hash", false), ("maglev", false), ("maglev", true)] {
+        let cluster = Cluster::start(&["a", "b", "c", "d"]).await;
+        let settings = format!("plans = {plans}");
+        let policies = Policies::with(&[
+            (&format!("{name}.wasm"), &standard(name)),
+            (&format!("{name}.toml"), settings.as_bytes()),
+        ]);
+        let channel = cluster.channel().policies(&policies.followed).policy(name).connect();
+        let caller = Caller::of(&channel.expect("a channel"));
+        let in_force =
+            caller.channel().wait_for(|status| status.policy.name == name && status.policy.generation > 0);
+        soon("the policy", in_force).await;
+        let call = async |values: &[&'static str]| {
+            let mut request = Request::new(EchoRequest::new("hello"));
+            for value in values {
+                request.metadata_mut().append("hash-key", AsciiMetadataValue::from_static(value));
+            }
+            caller.request(request).await.expect("answered")
+        };
+        let mut anywhere = BTreeSet::new();
+        for _ in 0..60 {
+            anywhere.insert(call(&[""]).await);
+        }
+        assert!(anywhere.len() > 2, "{name}, {plans}: {anywhere:?}");
+        for (several, joined) in [(&["a", "b"][..], "a,b"), (&["b", "a"], "b,a"), (&["1", "2", "3"], "1,2,3")]
+        {
+            assert_eq!(call(several).await, call(&[joined]).await, "{name}, {plans}: {several:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn ring_hash_keeps_keys_together_and_connects_who_has_them() {
     let mut stage = Stage::plain("ring_hash", json!({"hashOn": "metadata:user"}), &["a", "b", "c"]).await;

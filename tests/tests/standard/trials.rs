@@ -67,6 +67,63 @@ async fn any_number_of_endpoints_is_no_fault() {
     }
 }
 
+/// Each of ten thousand has attributes of its own, and each RPC values that none had before.
+#[tokio::test]
+async fn the_worst_of_configurations_is_no_fault_with_10_000_endpoints() {
+    let keys = ["a", "b", "c", "d"];
+    let by = |matching: &str| {
+        let keys =
+            keys.map(|key| format!(r#"{{"metadata":"{key}","attribute":"{key}","matching":"{matching}"}}"#));
+        format!(r#"{{"keys":[{}],"unmatched":"any","balance":"p2c"}}"#, keys.join(","))
+    };
+    let cases = [
+        ("color", by("regex"), "(x|y)*[a-z]{{1,40}}-{}.*"),
+        ("color", by("regex"), "tenant-{}-.*"),
+        ("color", by("prefix"), "tenant-{}"),
+        ("color", by("exact"), "tenant-{}"),
+        ("zone", r#"{"zone":"x-0","attribute":"a","balance":"p2c"}"#.to_owned(), "x-{}"),
+        ("priority", r#"{"attribute":"a","spillBelow":100,"balance":"p2c"}"#.to_owned(), "{}"),
+        ("subset", r#"{"subsetSize":1000,"balance":"p2c"}"#.to_owned(), "{}"),
+        ("outlier", r#"{"consecutiveFailures":1,"balance":"p2c"}"#.to_owned(), "{}"),
+        ("ring_hash", r#"{"minRingSize":32768,"maxRingSize":32768}"#.to_owned(), "{}"),
+        ("bounded_hash", r#"{"minRingSize":32768,"epsilon":0.01}"#.to_owned(), "{}"),
+        ("maglev", r#"{"tableSize":199999}"#.to_owned(), "{}"),
+        ("sticky", r#"{"maxSessions":100000}"#.to_owned(), "{}"),
+    ];
+    for (name, config, label) in cases {
+        let policy = compiled(name);
+        let mut trial = started(&policy, &config);
+        let labelled = |number: u32| {
+            let label = label.replace("{{", "{").replace("}}", "}").replacen("{}", &number.to_string(), 1);
+            let endpoint = endpoint("", number);
+            keys.iter().fold(endpoint.with_weight(1 + number % 3), |endpoint, key| {
+                endpoint.with_attribute(*key, &label)
+            })
+        };
+        let all: Vec<_> = (0..10_000).map(|number| (labelled(number), ConnectivityState::Ready)).collect();
+        for count in [10_000, 9_999, 10_000] {
+            let told = trial.tell(all[..count].to_vec());
+            told.unwrap_or_else(|error| panic!("{name} {config}: {error}"));
+            for number in 0..100 {
+                let mut metadata = HeaderMap::new();
+                for key in keys.into_iter().chain(["hash-key", "session-id"]) {
+                    let value = format!("tenant-{}-{}", count + number, "x".repeat(200));
+                    metadata.insert(key, HeaderValue::from_str(&value).expect("a value"));
+                }
+                let picked = trial.pick(&PickInfo::new("/a.B/C", &metadata));
+                let picked = picked.unwrap_or_else(|error| panic!("{name} {config} {label}: {error}"));
+                // What takes longer than a pick has, waits for a timer, which there is none for here.
+                let may_wait = label.starts_with('(');
+                let is_picked = matches!(picked, PickResult::Pick(_));
+                assert!(
+                    is_picked || may_wait && matches!(picked, PickResult::Queue),
+                    "{name} {config}: {picked:?}"
+                );
+            }
+        }
+    }
+}
+
 /// All of ten thousand lost their connections, or cannot be reached.
 #[tokio::test]
 async fn endpoints_that_are_not_ready_are_no_fault() {
@@ -218,6 +275,6 @@ async fn they_import_nothing_but_hotpicks_interfaces_and_are_small() {
         let policy = compiled(name);
         assert!(policy.imports().iter().all(|import| known.contains(&import.as_str())), "{name}: {policy:?}");
         assert!(policy.ignored_exports().is_empty(), "{name}");
-        assert!(standard(name).len() < 96_000, "{name}: {} bytes", standard(name).len());
+        assert!(standard(name).len() < 130_000, "{name}: {} bytes", standard(name).len());
     }
 }
