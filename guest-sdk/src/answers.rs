@@ -252,18 +252,6 @@ impl Answers {
         Self { memory, try_after, known: SubConnMap::default(), since_try: 0, typical: 0.0 }
     }
 
-    /// Forgets all but these.
-    pub fn keep(&mut self, members: &[SubConn]) {
-        if self.known.len() > 2 * members.len() {
-            let mut known = std::mem::take(&mut self.known);
-            for id in members {
-                if let Some(answering) = known.remove(*id) {
-                    self.known.insert(*id, answering);
-                }
-            }
-        }
-    }
-
     /// Forgets one.
     pub fn forget(&mut self, id: SubConn) {
         self.known.remove(id);
@@ -670,6 +658,23 @@ mod tests {
             let mut world = World::new(host, &[Server::well(Duration::from_millis(millis)); 5], per_second);
             let (share, after) = world.bad_hour(Server::fails(Duration::from_micros(200)));
             assert!(share < 0.025 && after > 0.12, "{per_second}/s, {millis} ms: {share}, {after}");
+        }
+    }
+
+    #[test]
+    fn tries_become_rare_and_their_pace_is_what_was_asked_for() {
+        // Of 3,600 s with 50 RPC/s: each 16 s, or each 32 s.
+        for (try_after, expected) in [(1, 180..260), (2, 90..140)] {
+            let mut host = FakeHost::<Grouped>::start("p2c").expect("started");
+            host.ready(&[0, 1, 2, 3, 4]);
+            let mut world = World::new(host, &[Server::well(Duration::from_millis(5)); 5], 50);
+            world.host().policy_mut().1 =
+                Answers::new(Duration::from_secs(10), Duration::from_secs(try_after));
+            world.becomes(0, Server::fails(Duration::from_millis(5)));
+            world.run(Duration::from_secs(600));
+            let share = world.run(Duration::from_secs(3_600))[0];
+            let tries = (share * 180_000.0).round() as u32;
+            assert!(expected.contains(&tries), "{tries} for {try_after} s");
         }
     }
 

@@ -214,6 +214,11 @@ impl<P: Policy> FakeHost<P> {
         &self.policy
     }
 
+    /// The policy itself, to change it.
+    pub const fn policy_mut(&mut self) -> &mut P {
+        &mut self.policy
+    }
+
     /// What [`stats`](crate::stats) says of a subconn from now on.
     pub fn set_stats(&mut self, id: SubConn, summary: Summary) {
         fake::with(|host| host.stats.insert(id, summary));

@@ -56,12 +56,15 @@ struct LeastRequest {
     ready: Vec<SubConn>,
     weights: Weights,
     answers: Answers,
+    /// The timer is set.
+    looks_again: bool,
 }
 
 impl Policy for LeastRequest {
     fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
         let config = Config::parse(config)?;
-        Ok(Self { config, ready: Vec::new(), weights: Weights::default(), answers: Answers::default() })
+        let (weights, answers) = (Weights::default(), Answers::default());
+        Ok(Self { config, ready: Vec::new(), weights, answers, looks_again: false })
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
@@ -86,8 +89,9 @@ impl Policy for LeastRequest {
             return PickResult::Pick(best);
         }
         if n > 0 {
-            // RPCs that another version has picked for may hold the streams: of their end no one tells.
-            drop(timers::schedule(LOOK_AGAIN, RETRY));
+            // RPCs that another version has picked for may hold the streams: of their end no one tells. Once: a timer that is
+            // set again and again is never due.
+            self.looks_again = self.looks_again || timers::schedule(LOOK_AGAIN, RETRY).is_ok();
         }
         PickResult::Queue
     }
@@ -131,7 +135,9 @@ impl Outcomes for LeastRequest {
 }
 
 impl Alarms for LeastRequest {
-    fn fired(&mut self, _id: u32, _now: Nanos) {}
+    fn fired(&mut self, _id: u32, _now: Nanos) {
+        self.looks_again = false;
+    }
 }
 
 impl About for LeastRequest {

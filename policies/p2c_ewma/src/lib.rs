@@ -136,6 +136,21 @@ mod tests {
     }
 
     #[test]
+    fn the_configuration_is_what_it_goes_by() {
+        // A slow one is forgotten sooner, and tried more often, as configured.
+        let share = |config: &str| {
+            let mut host = FakeHost::<P2cEwma>::start(config).expect("started");
+            host.ready(&[0, 1, 2, 3, 4]);
+            let mut world = World::new(host, &[WELL; 5], 50);
+            world.becomes(0, Server::well(500 * MS));
+            world.run(60_000 * MS);
+            world.run(600_000 * MS)[0]
+        };
+        let of = ["{}", r#"{"probeAfter":"100s"}"#, r#"{"decay":"0.5s","probeAfter":"100s"}"#].map(share);
+        assert!(of[1] < of[0] && of[0] < of[2] && of[2] > 2.0 * of[1], "{of:?}");
+    }
+
+    #[test]
     fn those_of_which_nothing_is_known_are_alike() {
         let mut host = start(10);
         let counts = host.counts(&(0..10).collect::<Vec<_>>(), 10_000);

@@ -531,6 +531,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_tier_leaves_over_is_shared_by_the_next_ones() {
+        let mut host = FakeHost::<Priority>::start(r#"{"spillBelow":100}"#).expect("started");
+        let tier = |id: u32| endpoint(id, &[("priority", ["0", "1", "2"][id as usize / 4])]);
+        host.change(&(0..12).map(tier).collect::<Vec<_>>(), &[]);
+        // Half of each; and all of the last.
+        let ready = [0, 1, 4, 5, 8, 9, 10, 11];
+        ready.iter().for_each(|id| host.connectivity(*id, Ready, ""));
+        host.ready(&ready);
+        let mut counts = [0; 3];
+        host.picks(8_000).into_iter().for_each(|id| counts[id as usize / 4] += 1);
+        assert!(hotpick_guest::testing::chi_square(&counts, &[0.5, 0.25, 0.25]).is_likely(), "{counts:?}");
+    }
+
+    #[test]
     fn it_is_one_alone() {
         let error = FakeHost::<Priority>::start_as_one_of_two("{}").expect_err("refused");
         assert!(error.starts_with("shards: must be 1"), "{error}");
