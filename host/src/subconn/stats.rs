@@ -39,15 +39,19 @@ struct Responses {
     faulty: AtomicU64,
 }
 
-/// What an atomic has in place of an instant: the time since this.
-static CLOCK: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// What an atomic has in place of an instant: the time since this. Earlier than anything that is measured.
+static CLOCK: LazyLock<Instant> = LazyLock::new(|| {
+    let now = Instant::now();
+    now.checked_sub(Duration::from_secs(3_600)).unwrap_or(now)
+});
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Never 0, which is no time.
 fn on_clock(at: Instant) -> u64 {
-    nanos(at.saturating_duration_since(*CLOCK))
+    nanos(at.saturating_duration_since(*CLOCK)).saturating_add(1)
 }
 
 /// A reading of when the responses of a subconn begin: sums since it is there, but for the first two.
@@ -238,7 +242,7 @@ impl Stats {
         self.picked.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         if self.responses.waiting.load(Ordering::Relaxed) == 0 {
-            self.responses.waiting.store(on_clock(now).max(1), Ordering::Relaxed);
+            self.responses.waiting.store(on_clock(now), Ordering::Relaxed);
         }
     }
 
