@@ -112,7 +112,7 @@ fn a_policy_that_is_checked_says_what_it_is_and_may_do() {
     let said = stdout(&output);
     for line in [
         "policies/dist/color.wasm",
-        "  imports    call, env, stats",
+        "  imports    call, env, stats, timers",
         "  metadata   color",
         "  affinity   color",
         "  summary    Uses every part of the contract.",

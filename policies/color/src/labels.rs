@@ -1,6 +1,6 @@
 //! What the attributes of endpoints are, and which of them a value matches.
 
-use hotpick_guest::Map;
+use hotpick_guest::{Map, hash};
 
 use crate::config::Matching;
 use crate::pattern::{Pattern, Room};
@@ -13,9 +13,10 @@ const LONGEST: usize = 256;
 pub(crate) struct Labels {
     matching: Matching,
     all: Vec<Label>,
-    places: Map<String, usize>,
-    /// Those that a value can only match if it begins so.
-    by_prefix: Map<String, Vec<usize>>,
+    /// Their places, by the hashes of their texts; one whose hash is taken has the next that is free. The texts are compared.
+    places: Map<u64, u32>,
+    /// Those that a value can only match if it begins so, by the hashes of these beginnings, which are compared, too.
+    by_prefix: Map<u64, Vec<u32>>,
     /// Of these prefixes, in bytes, each once.
     lengths: Vec<usize>,
 }
@@ -52,7 +53,19 @@ impl Labels {
     }
 
     pub(crate) fn place(&self, text: &str) -> Option<usize> {
-        self.places.get(text).copied()
+        self.find(text).ok()
+    }
+
+    /// The place of a text, or else the free number for it.
+    fn find(&self, text: &str) -> Result<usize, u64> {
+        let mut at = hash(text.as_bytes());
+        while let Some(place) = self.places.get(&at) {
+            if self.all[*place as usize].text == text {
+                return Ok(*place as usize);
+            }
+            at = at.wrapping_add(1);
+        }
+        Err(at)
     }
 
     /// How many steps its expressions have.
@@ -63,6 +76,7 @@ impl Labels {
     /// One more. Without a pattern a regular expression matches nothing.
     pub(crate) fn add(&mut self, text: String, pattern: Option<Pattern>) -> usize {
         let place = self.all.len();
+        let number = u32::try_from(place).unwrap_or(u32::MAX);
         let prefix = match (self.matching, &pattern) {
             (Matching::Prefix, _) => Some(text.as_str()),
             (_, pattern) => pattern.as_ref().map(Pattern::prefix),
@@ -71,9 +85,11 @@ impl Labels {
             if !self.lengths.contains(&prefix.len()) {
                 self.lengths.push(prefix.len());
             }
-            self.by_prefix.entry(prefix.to_owned()).or_default().push(place);
+            self.by_prefix.entry(hash(prefix.as_bytes())).or_default().push(number);
         }
-        self.places.insert(text.clone(), place);
+        if let Err(free) = self.find(&text) {
+            self.places.insert(free, number);
+        }
         self.all.push(Label { text, pattern });
         place
     }
@@ -87,12 +103,16 @@ impl Labels {
     /// Begins to look for the labels that a value matches.
     pub(crate) fn search(&self, value: &str) -> Search {
         let begins = || self.lengths.iter().filter_map(|length| value.get(..*length));
-        let beginning = || begins().filter_map(|prefix| self.by_prefix.get(prefix)).flatten().copied();
+        let beginning = || {
+            let found = begins().filter_map(|prefix| self.by_prefix.get(&hash(prefix.as_bytes())));
+            found.flatten().map(|place| *place as usize)
+        };
         let mut search = Search::default();
         match self.matching {
             Matching::Exact => search.found.extend(self.place(value).map(|place| (place, 1))),
             Matching::Prefix => {
-                search.found.extend(beginning().map(|place| (place, self.all[place].text.len() as u64 + 1)));
+                let begins = beginning().filter(|place| value.starts_with(&self.all[*place].text));
+                search.found.extend(begins.map(|place| (place, self.all[place].text.len() as u64 + 1)));
             }
             Matching::Regex if value.len() <= LONGEST => search.candidates.extend(beginning()),
             Matching::Regex => {}

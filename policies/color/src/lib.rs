@@ -66,8 +66,8 @@ struct Color {
     /// The steps of their expressions; and whether there was no room for one.
     stored: usize,
     is_full: bool,
-    /// For each key and each label its endpoints.
-    endpoints_of: Vec<Vec<Vec<SubConn>>>,
+    /// For each key the endpoints of each label.
+    endpoints_of: Vec<ByLabel>,
     known: SubConnMap<Known>,
     ready: Vec<SubConn>,
     /// Which labels values match, whatever is ready.
@@ -91,6 +91,38 @@ struct Known {
     /// For each key its label's place.
     labels: Vec<Option<usize>>,
     is_ready: bool,
+}
+
+/// Endpoints, by their labels.
+#[derive(Debug, Default)]
+struct ByLabel {
+    /// Where those of each label end.
+    ends: Vec<usize>,
+    ids: Vec<SubConn>,
+}
+
+impl ByLabel {
+    fn new<I: Iterator<Item = (SubConn, usize)>>(labels: usize, labelled: impl Fn() -> I) -> Self {
+        let mut ends = vec![0; labels];
+        labelled().for_each(|(_, label)| ends[label] += 1);
+        let mut sum = 0;
+        for end in &mut ends {
+            sum += *end;
+            // Where they begin, and, one after the other, where they end.
+            *end = sum - *end;
+        }
+        let mut ids = vec![0; sum];
+        for (id, label) in labelled() {
+            ids[ends[label]] = id;
+            ends[label] += 1;
+        }
+        Self { ends, ids }
+    }
+
+    fn of(&self, label: usize) -> &[SubConn] {
+        let first = label.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.ids[first..self.ends[label]]
+    }
 }
 
 /// Values, and the labels that they match, for each key.
@@ -136,7 +168,7 @@ impl Policy for Color {
             labels: config.keys.iter().map(|key| Labels::new(key.matching)).collect(),
             stored: 0,
             is_full: false,
-            endpoints_of: keys.iter().map(|_| Vec::new()).collect(),
+            endpoints_of: keys.iter().map(|_| ByLabel::default()).collect(),
             known: SubConnMap::default(),
             ready: Vec::new(),
             matches: Recent::new(GROUPS, MEMBERS),
@@ -172,13 +204,8 @@ impl Policy for Color {
             }
         }
         for (at, of) in self.endpoints_of.iter_mut().enumerate() {
-            of.iter_mut().for_each(Vec::clear);
-            of.resize(self.labels[at].len(), Vec::new());
-            for (id, known) in self.known.iter() {
-                if let Some(label) = known.labels[at] {
-                    of[label].push(id);
-                }
-            }
+            let labelled = || self.known.iter().filter_map(|(id, known)| Some((id, known.labels[at]?)));
+            *of = ByLabel::new(self.labels[at].len(), labelled);
         }
         self.matches.clear();
         self.searches.clear();
@@ -398,10 +425,10 @@ impl Color {
         };
         let endpoints_of = |at: usize| {
             let found = matches.0[at].1.found.iter();
-            found.map(move |(label, _)| &self.endpoints_of[at][*label])
+            found.map(move |(label, _)| self.endpoints_of[at].of(*label))
         };
         // Those of the value that the fewest match.
-        let fewest = asked().map(|(at, _)| (endpoints_of(at).map(Vec::len).sum::<usize>(), at)).min();
+        let fewest = asked().map(|(at, _)| (endpoints_of(at).map(<[SubConn]>::len).sum::<usize>(), at)).min();
         let candidates = fewest.into_iter().flat_map(|(_, at)| endpoints_of(at)).flatten().copied();
         let (mut members, mut best, mut is_coming) = (Vec::new(), Numbers::default(), false);
         for id in candidates {
