@@ -49,6 +49,7 @@
 //! [`PolicyDir::status`]; `docs/operating.md` has all of it.
 
 mod activity;
+mod backoff;
 mod balancer;
 pub mod channel;
 pub mod connectivity;
@@ -68,6 +69,7 @@ mod supervision;
 mod text;
 mod timeout;
 pub mod tls;
+pub mod transport;
 mod workers;
 
 pub use self::channel::Channel;

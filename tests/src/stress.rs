@@ -16,7 +16,7 @@ use hotpick::channel::ChannelBuilder;
 use hotpick::picker::{Pick, PickResult};
 use hotpick::resolver::{Endpoint, ManualResolver, ResolverUpdate};
 use hotpick::service_config::ServiceConfig;
-use hotpick::subconn::SubConnOptions;
+use hotpick::transport::SubConnOptions;
 use hotpick_echo::{Backend, EchoClient, EchoRequest};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::timeout;

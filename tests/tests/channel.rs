@@ -13,7 +13,8 @@ use hotpick::picker::{
     Pick, PickInfo, PickResult, Picker, PickerBuilder, Placement, Policy, PolicyVersion, StartError,
 };
 use hotpick::resolver::{Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate};
-use hotpick::subconn::{ReadySet, SubConnOptions};
+use hotpick::subconn::ReadySet;
+use hotpick::transport::SubConnOptions;
 use hotpick_echo::{Backend, EchoRequest};
 use hotpick_tests::{Caller, Cluster, Load, soon};
 use http_body_util::{BodyExt as _, StreamBody};

@@ -88,7 +88,7 @@ fn counted_dns(text: &str) -> (Channel, Errors) {
     let target: Target = text.parse().expect("a target");
     let resolver = DnsResolver::of(&target).expect("a resolver").min_interval(Duration::from_millis(50));
     let (resolver, errors) = Errors::of(resolver);
-    let mut options = hotpick::subconn::SubConnOptions::default();
+    let mut options = hotpick::transport::SubConnOptions::default();
     options.backoff.base = Duration::from_millis(50);
     let channel = Channel::builder(text).resolver(resolver).subconn_options(options).connect();
     (channel.expect("a channel"), errors)
@@ -321,7 +321,7 @@ async fn h17_re_resolution_on_failure_is_rate_limited() {
     let address = server.local_addr().expect("an address");
     let text = format!("dns://{address}/echo.test:1");
     let target: Target = text.parse().expect("a target");
-    let mut options = hotpick::subconn::SubConnOptions::default();
+    let mut options = hotpick::transport::SubConnOptions::default();
     options.backoff.base = Duration::from_millis(10);
     options.backoff.max = Duration::from_millis(10);
     // A query each for A and AAAA. (The least that a busy machine manages.)

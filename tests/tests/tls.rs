@@ -4,8 +4,8 @@ use std::path::Path;
 
 use hotpick::Channel;
 use hotpick::connectivity::ConnectivityState::TransientFailure;
-use hotpick::subconn::SubConnOptions;
 use hotpick::tls::{ClientTls, ServerTls};
+use hotpick::transport::SubConnOptions;
 use hotpick_echo::{Backend, EchoRequest};
 use hotpick_tests::fronts::{self, Certificates, Front};
 use hotpick_tests::{Caller, soon};

@@ -221,11 +221,8 @@ impl Drop for Members {
 mod tests {
     use std::collections::BTreeMap;
 
-    use proptest::prelude::*;
-    use tokio::sync::mpsc;
-
     use super::*;
-    use crate::subconn::Dialer;
+    use proptest::prelude::*;
 
     proptest! {
         /// Whatever lists come: the first of duplicates counts, and who stays keeps its subconn.
@@ -233,9 +230,6 @@ mod tests {
         fn the_subconns_are_those_of_the_list(
             lists in prop::collection::vec(prop::collection::vec((0u8..12, 1u32..3), 0..15), 1..10),
         ) {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-            let _within = runtime.enter();
-            let (events, _) = mpsc::unbounded_channel();
             let (mut members, mut before) = (Members::default(), BTreeMap::new());
             // The first numbers are used again on the way.
             members.next = NUMBERS - 5;
@@ -244,9 +238,7 @@ mod tests {
                     let address = format!("10.0.0.{number}:80").parse().expect("an address");
                     Endpoint::new(address).with_weight(*weight)
                 };
-                let fresh = members.follow(list.iter().map(endpoint).collect(), |id, endpoint| {
-                    SubConn::spawn(id, endpoint, Dialer::plain(), events.clone())
-                });
+                let fresh = members.follow(list.iter().map(endpoint).collect(), SubConn::fake);
                 let mut seen = std::collections::HashSet::new();
                 let expected = list.iter().filter(|(number, _)| seen.insert(*number)).map(endpoint);
                 let set = members.look();

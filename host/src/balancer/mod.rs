@@ -31,9 +31,10 @@ use crate::picker::{
 use crate::policy_dir::PolicyUpdate;
 use crate::resolver::{Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target};
 use crate::service_config::{MethodConfigs, PolicyConfig, ServiceConfig};
-use crate::subconn::{Dialer, ReadySet, SubConn};
+use crate::subconn::{ReadySet, SubConn};
 use crate::supervision::{self, guarded, guarded_task};
 use crate::text::clip;
+use crate::transport::{self, Dialer};
 
 pub(crate) use self::choice::Known;
 
@@ -513,7 +514,7 @@ impl Balancer {
     fn follow(&mut self, endpoints: Vec<Endpoint>) {
         let Self { members, dialer, events, .. } = self;
         let fresh = members
-            .follow(endpoints, |id, endpoint| SubConn::spawn(id, endpoint, dialer.clone(), events.clone()));
+            .follow(endpoints, |id, endpoint| transport::spawn(id, endpoint, dialer.clone(), events.clone()));
         self.idle_members.extend(fresh);
     }
 

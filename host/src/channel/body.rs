@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 
 use crate::activity::Active;
 use crate::http2::{Received, code_of_http, status_of};
-use crate::subconn::{Call, Replay};
+use crate::transport::{Attempt, Replay};
 
 pin_project! {
     /// Passes the body on, and ends the RPC exactly once: at the trailers, at an error, at the deadline, or
@@ -29,7 +29,7 @@ pin_project! {
 /// What an RPC under way holds.
 struct Open {
     inner: Received,
-    call: Call,
+    attempt: Attempt,
     /// The request ends with the response.
     _replay: Replay,
     active: Active,
@@ -41,7 +41,7 @@ impl RpcBody {
     /// The response is not one of gRPC: something on the way has answered, with a status of HTTP.
     pub(super) fn wrap(
         response: http::Response<Received>,
-        mut call: Call,
+        mut attempt: Attempt,
         replay: Replay,
         active: Active,
         deadline: impl FnOnce() -> Option<Sleep>,
@@ -49,22 +49,22 @@ impl RpcBody {
         let said = grpc_code(response.headers());
         if said.is_none() && response.status() != StatusCode::OK {
             let status = not_grpc(response.status());
-            call.end(status.code(), None);
+            attempt.end(status.code(), None);
             return Err(status);
         }
         // An RPC without messages can end in its headers ("trailers-only"); a peer that ends it there without
         // a word is no gRPC server, and no reader will come to find that out.
         let is_over = response.body().is_end_stream();
         match said {
-            Some(code) => call.end(code, Some(response.headers())),
-            None if is_over => call.end(Code::Unknown, None),
+            Some(code) => attempt.end(code, Some(response.headers())),
+            None if is_over => attempt.end(Code::Unknown, None),
             None => {}
         }
         Ok(response.map(|inner| {
             if is_over {
                 return tonic::body::Body::empty();
             }
-            let open = Some(Open { inner, call, _replay: replay, active });
+            let open = Some(Open { inner, attempt, _replay: replay, active });
             tonic::body::Body::new(Self { open, deadline: deadline() })
         }))
     }
@@ -88,7 +88,7 @@ impl Body for RpcBody {
         let Some(open) = this.open else { return Poll::Ready(None) };
         // First, or a stream that is faster than its reader would never be late.
         if this.deadline.as_pin_mut().is_some_and(|deadline| deadline.poll(cx).is_ready()) {
-            open.call.give_up(Code::DeadlineExceeded);
+            open.attempt.give_up(Code::DeadlineExceeded);
             *this.open = None;
             return Poll::Ready(Some(Err(super::deadline_exceeded(None))));
         }
@@ -96,17 +96,17 @@ impl Body for RpcBody {
             Some(Ok(frame)) => match frame.trailers_ref() {
                 None => return Poll::Ready(Some(Ok(frame))),
                 Some(trailers) => {
-                    open.call.end(grpc_code(trailers).unwrap_or(Code::Unknown), Some(trailers));
+                    open.attempt.end(grpc_code(trailers).unwrap_or(Code::Unknown), Some(trailers));
                     Some(Ok(frame))
                 }
             },
             Some(Err(error)) => {
                 let status = open.active.blame(status_of(&error));
-                open.call.end(status.code(), None);
+                open.attempt.end(status.code(), None);
                 Some(Err(status))
             }
             None => {
-                open.call.end(Code::Unknown, None);
+                open.attempt.end(Code::Unknown, None);
                 None
             }
         };

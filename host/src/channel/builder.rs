@@ -15,8 +15,8 @@ use crate::policy::{PolicyError, is_policy_name};
 use crate::policy_dir::PolicyDir;
 use crate::resolver::{Resolver, Target, TargetError};
 use crate::service_config::ServiceConfig;
-use crate::subconn::{Dialer, SubConnOptions};
 use crate::tls::{ClientTls, Connector, TlsError};
+use crate::transport::{Dialer, SubConnOptions};
 use crate::workers;
 
 /// Makes a [`Channel`]. From [`Channel::builder`].

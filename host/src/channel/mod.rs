@@ -26,10 +26,11 @@ use crate::headers;
 use crate::http2::Received;
 use crate::picker::{Asked, Faults, PickInfo, PolicyVersion, StartError};
 use crate::service_config::MethodConfig;
-use crate::subconn::{
-    Attempt, Call, ConnectionCounters, Connections, ReadySet, Replay, ReplayBody, SendError, SubConn,
-};
+use crate::subconn::{ReadySet, SubConn};
 use crate::timeout::grpc_timeout;
+use crate::transport::{
+    self, Attempt, AttemptOptions, ConnectionCounters, ConnectionStats, Replay, ReplayBody, SendError,
+};
 
 pub use self::builder::{ChannelBuilder, ConnectError};
 
@@ -82,7 +83,7 @@ pub struct ChannelStatus {
     /// may not know yet.
     pub ready: ReadySet,
     /// The connections of all subconns that there were.
-    pub connections: Connections,
+    pub connections: ConnectionStats,
 }
 
 /// A request extension: whether the RPC is held while nothing is ready, instead of failing. It counts
@@ -237,8 +238,8 @@ impl Shared {
             Some(WaitForReady(wait)) => *wait,
             None => config.wait_for_ready.unwrap_or(self.wait_for_ready),
         };
-        let told = own.filter(|own| deadline == Some(*own)).map(|_| begin);
-        let rpc = Rpc { now, deadline, wait_for_ready, told };
+        let timeout_set_at = own.filter(|own| deadline == Some(*own)).map(|_| begin);
+        let rpc = Rpc { now, deadline, wait_for_ready, timeout_set_at };
         let mut asked = Asked::default();
         let sent = match deadline {
             None => self.send(request, rpc, &mut asked).await,
@@ -250,9 +251,9 @@ impl Shared {
                 }
             }
         };
-        let (response, call, replay) = sent.map_err(|status| active.blame(status))?;
+        let (response, attempt, replay) = sent.map_err(|status| active.blame(status))?;
         let timer = || deadline.map(|at| self.timer(|| sleep_until(at)));
-        RpcBody::wrap(response, call, replay, active, timer)
+        RpcBody::wrap(response, attempt, replay, active, timer)
     }
 
     /// Makes something that goes by the clock, which needs a runtime: the caller's, or where it has none the channel's.
@@ -289,7 +290,7 @@ impl Shared {
         request: Request<Body>,
         rpc: Rpc,
         asked: &mut Asked,
-    ) -> Result<(Response<Received>, Call, Replay), Status> {
+    ) -> Result<(Response<Received>, Attempt, Replay), Status> {
         let (mut head, body) = request.into_parts();
         // They end here, and would be cloned for each attempt.
         head.extensions.clear();
@@ -308,25 +309,27 @@ impl Shared {
                 requeued: asked.not_sent,
             };
             let pick = self.published.cell.pick_after(&mut info, asked).await?;
-            let begun = info.now;
+            let picked_at = info.now;
 
             // The head stays here: what the policy adds belongs to this attempt alone.
-            let mut attempt = Request::from_parts(head.clone(), body);
+            let mut sent = Request::from_parts(head.clone(), body);
             // In place of the caller's: of two `authorization`s nobody knows which counts.
             for (name, _) in &pick.metadata {
-                attempt.headers_mut().remove(name);
+                sent.headers_mut().remove(name);
             }
             for (name, value) in pick.metadata {
-                attempt.headers_mut().append(name, value);
+                sent.headers_mut().append(name, value);
             }
-            match pick
-                .subconn
-                .send(attempt, Attempt { done: pick.done, begun, deadline: rpc.deadline, told: rpc.told })
-                .await
-            {
-                Ok((response, call)) => {
+            let options = AttemptOptions {
+                done: pick.done,
+                picked_at,
+                deadline: rpc.deadline,
+                timeout_set_at: rpc.timeout_set_at,
+            };
+            match transport::send(&pick.subconn, sent, options).await {
+                Ok((response, attempt)) => {
                     replay.commit();
-                    return Ok((response, call, replay));
+                    return Ok((response, attempt, replay));
                 }
                 Err(SendError::NotSent(unsent)) => {
                     body = unsent.into_body();
@@ -357,8 +360,8 @@ struct Rpc {
     now: Instant,
     deadline: Option<Instant>,
     wait_for_ready: bool,
-    /// Since when the request says how long there is; none if it does not.
-    told: Option<Instant>,
+    /// When the request's own `grpc-timeout` was correct; `None` if another deadline counts.
+    timeout_set_at: Option<Instant>,
 }
 
 fn deadline_exceeded(last_error: Option<&Status>) -> Status {

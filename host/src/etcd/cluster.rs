@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::channel::{Channel, ConnectError};
 use crate::resolver::TargetError;
-use crate::subconn::{Backoff, SubConnOptions};
+
 use crate::tls::ClientTls;
+use crate::transport::SubConnOptions;
 
 use super::api::Client;
 

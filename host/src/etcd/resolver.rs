@@ -13,11 +13,12 @@ use super::api::{Client, KeyValue, RangeRequest, RangeResponse, WatchCreate, Wat
 use super::attempts::Patience;
 use super::cluster::{Etcd, EtcdBuilder};
 use super::target;
+use crate::backoff::Backoff;
 use crate::connectivity::ConnectivityState;
 use crate::resolver::{
     Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target, TargetError, endpoint_of,
 };
-use crate::subconn::Backoff;
+
 use crate::text::quoted;
 
 /// The endpoints that are registered in etcd under a prefix.

@@ -10,7 +10,7 @@ use super::preflight::preflight;
 use super::seal::Seal;
 use super::trial::failed;
 use crate::picker::{PickInfo, Placement, StartError};
-use crate::subconn::{DoneInfo, Picked, ReadySet, StandIns, SubConn};
+use crate::subconn::{DoneInfo, FakeSubConns, PickId, ReadySet, SubConn};
 use http::HeaderMap;
 
 /// What is to be known of a policy.
@@ -64,7 +64,7 @@ impl WasmPolicy {
     /// A channel would not take the policy.
     pub fn check(&self, config: &str, endpoints: u32) -> Result<Report, StartError> {
         let placement = self.placement(&Placement::new("check:///", config));
-        let mut stand_ins = StandIns::default();
+        let mut stand_ins = FakeSubConns::default();
         let ready = &stand_ins.ready(endpoints);
         drop(preflight(self, &placement, ready, &[]).map_err(failed)?);
         let mut instance = Instance::new(self, &placement, Role::Trial, &[]).map_err(failed)?;
@@ -127,5 +127,5 @@ fn stand_in_outcome(ready: &ReadySet) -> Outcome {
         trailers: None,
         latency: Duration::ZERO,
     };
-    outcome(Picked { serial: 1, call: 1, method: 0, subconn }, &end)
+    outcome(PickId { serial: 1, call: 1, method: 0, subconn }, &end)
 }

@@ -16,7 +16,7 @@ use super::{Terms, WasmPolicy};
 use crate::connectivity::ConnectivityState;
 use crate::picker::{PickInfo, PickResult, Placement, Saved};
 use crate::resolver::{Address, Endpoint};
-use crate::subconn::{DoneInfo, Picked, ReadySet, StandIns};
+use crate::subconn::{DoneInfo, FakeSubConns, PickId, ReadySet};
 
 /// How a policy is tried.
 #[derive(Clone, Debug)]
@@ -132,7 +132,7 @@ impl Run<'_> {
         }
         // What one instance is refused is nothing to the next.
         let mut instance = self.start()?;
-        tell(&mut instance, &StandIns::default().ready(3))?;
+        tell(&mut instance, &FakeSubConns::default().ready(3))?;
         self.picks(&mut instance, 3)?;
         Ok(format!("taken; {refused} of {} that are none refused, in words", BAD.len()))
     }
@@ -156,7 +156,7 @@ impl Run<'_> {
 
     fn endpoints(&self) -> Seen {
         let mut instance = self.start()?;
-        let mut endpoints = StandIns::default();
+        let mut endpoints = FakeSubConns::default();
         // None, one, more, others, attributes that change, all that fail, none again.
         let mut situations = 0;
         for (count, first, attribute, state) in [
@@ -192,7 +192,7 @@ impl Run<'_> {
 
     fn metadata(&self) -> Seen {
         let mut instance = self.start()?;
-        tell(&mut instance, &StandIns::default().ready(3))?;
+        tell(&mut instance, &FakeSubConns::default().ready(3))?;
         let keys: Vec<_> = instance.state().keys().to_vec();
         let long = "x".repeat(self.policy.terms.limits.metadata_value + 1);
         for value in ["", " ", "red", "\u{e9}\u{1f600}", "%", "-1", &long] {
@@ -228,7 +228,7 @@ impl Run<'_> {
     /// Every number that a method can have, and one more method than have one; each twice, and how its RPCs end.
     fn methods(&self) -> Seen {
         let mut instance = self.start()?;
-        tell(&mut instance, &StandIns::default().ready(3))?;
+        tell(&mut instance, &FakeSubConns::default().ready(3))?;
         let (bare, rich) = (HeaderMap::new(), metadata(&instance, COLORS[0]));
         let count = Methods::OTHER + 2;
         for number in (0..count).chain(0..count) {
@@ -249,7 +249,7 @@ impl Run<'_> {
 
     fn parts(&self) -> Seen {
         let mut instance = self.start()?;
-        let ready = StandIns::default().ready(3);
+        let ready = FakeSubConns::default().ready(3);
         tell(&mut instance, &ready)?;
         let said = instance.describe().map_err(|fault| format!("about: {fault}"))?;
         if let Some((_, schema)) = said.filter(|(_, schema)| !schema.is_empty()) {
@@ -270,7 +270,7 @@ impl Run<'_> {
 
     fn handover(&self) -> Seen {
         let mut instance = self.start()?;
-        let ready = StandIns::default().ready(3);
+        let ready = FakeSubConns::default().ready(3);
         tell(&mut instance, &ready)?;
         self.picks(&mut instance, 3)?;
         let Some(saved) = instance.save().map_err(|fault| format!("save: {fault}"))? else {
@@ -297,7 +297,7 @@ impl Run<'_> {
 
     fn memory(&self, picks: u64) -> Seen {
         let mut instance = self.start()?;
-        let mut endpoints = StandIns::default();
+        let mut endpoints = FakeSubConns::default();
         let mut set = |color: &str| {
             let labelled =
                 |number| (endpoint(number).with_attribute("color", color), ConnectivityState::Ready);
@@ -368,7 +368,7 @@ impl Run<'_> {
     fn routes(&self) -> Result<BTreeMap<String, BTreeMap<String, usize>>, String> {
         let mut all = BTreeMap::new();
         let mut instance = self.start()?;
-        let mut endpoints = StandIns::default();
+        let mut endpoints = FakeSubConns::default();
         for (count, first) in [(3, 0), (2, 1), (1_000, 0), (0, 0), (4, 3)] {
             let ready = endpoints.set((first..first + count).map(|number| {
                 // Of ten endpoints five are red, three blue, and two have no colour.
@@ -433,7 +433,7 @@ fn ended(call: u64, subconn: u32) -> Outcome {
     };
     let latency = Duration::from_millis(call % 100);
     let end = DoneInfo { code, client_ended, trailers: None, latency };
-    let mut ended = outcome(Picked { serial: 1, call, method: 0, subconn }, &end);
+    let mut ended = outcome(PickId { serial: 1, call, method: 0, subconn }, &end);
     let load = Load { application: 0.5, cpu: 0.7, memory: 0.2, rps: 100.0, eps: 1.0 };
     ended.load = call.is_multiple_of(2).then_some(load);
     ended

@@ -8,7 +8,7 @@ use super::bindings::exports::hotpick::policy::outcomes::{Load, Outcome};
 use super::bindings::hotpick::policy::types::StatusCode;
 use super::imports::nanos;
 use super::orca;
-use crate::subconn::{DoneInfo, Picked};
+use crate::subconn::{DoneInfo, PickId};
 
 /// Outcomes that wait to be told.
 #[derive(Default)]
@@ -61,8 +61,8 @@ impl Outcomes {
 }
 
 /// What a policy is told of the end of an RPC.
-pub(super) fn outcome(picked: Picked, end: &DoneInfo<'_>) -> Outcome {
-    let Picked { serial: _, call, method, subconn } = picked;
+pub(super) fn outcome(picked: PickId, end: &DoneInfo<'_>) -> Outcome {
+    let PickId { serial: _, call, method, subconn } = picked;
     Outcome {
         call,
         subconn,

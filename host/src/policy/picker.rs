@@ -12,7 +12,7 @@ use super::plan::Plan;
 use super::seat::{Held, Seat, called};
 use crate::connectivity::ConnectivityState;
 use crate::picker::{Faults, Handover, Pick, PickInfo, PickResult, Picker, PickerBuilder, Placement};
-use crate::subconn::{Done, Picked, ReadySet};
+use crate::subconn::{Done, PickId, ReadySet};
 use crate::workers;
 
 /// A policy at work in one channel: owns the seats of its instances, of which there is one unless the policy's
@@ -184,7 +184,7 @@ fn planned(seat: &Seat, plan: &Plan, info: &PickInfo<'_>) -> (Option<PickResult>
     let mut pick = Pick::to(planned.subconn.clone());
     if seat.wants_outcomes {
         let method = Methods::lock(&plan.methods).number(info.method);
-        let picked = Picked { serial: plan.serial, call: planned.call, method, subconn: pick.subconn.id() };
+        let picked = PickId { serial: plan.serial, call: planned.call, method, subconn: pick.subconn.id() };
         pick.done = Some(Done::to(seat.ear(), picked));
     }
     (Some(PickResult::Pick(pick)), planned.runs_low)
@@ -194,7 +194,7 @@ fn planned(seat: &Seat, plan: &Plan, info: &PickInfo<'_>) -> (Option<PickResult>
 fn follow(seat: &Seat, answer: Answer, serial: u64) -> PickResult {
     let Answer { result, call, method } = answer;
     let PickResult::Pick(mut pick) = result else { return result };
-    let picked = Picked { serial, call, method, subconn: pick.subconn.id() };
+    let picked = PickId { serial, call, method, subconn: pick.subconn.id() };
     pick.done = Some(Done::to(seat.ear(), picked));
     PickResult::Pick(pick)
 }

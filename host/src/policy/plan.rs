@@ -188,10 +188,10 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::subconn::StandIns;
+    use crate::subconn::FakeSubConns;
 
     fn plan(order: Order, picks: &[u32]) -> Plan {
-        let ready = StandIns::default().ready(3);
+        let ready = FakeSubConns::default().ready(3);
         Plan::new(order, picks, &ready, 1, 100, &Arc::default()).expect("known").expect("not empty")
     }
 
@@ -252,7 +252,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_plan_is_refused() {
-        let ready = StandIns::default().ready(1);
+        let ready = FakeSubConns::default().ready(1);
         let plan = |picks: &[u32]| Plan::new(Order::Sequence, picks, &ready, 1, 1, &Arc::default());
         assert!(plan(&[]).expect("no fault").is_none());
         assert_eq!(plan(&[0, 7]).expect_err("not there"), Fault::UnknownSubConn(7));

@@ -29,7 +29,7 @@ pub(super) fn preflight(
     let mut queued = picks(&mut instance)?;
     let ready = current.ready().len();
     // It may want others than are ready now, or all of those are busy.
-    let full = |subconn: &SubConn| subconn.in_flight() >= subconn.most_streams();
+    let full = |subconn: &SubConn| subconn.in_flight() >= subconn.max_streams();
     if queued == PICKS && ready > 0 && !current.ready().iter().all(full) {
         instance.tell(&as_ready(usize::MAX)).map_err(InitError::Trial)?;
         queued = picks(&mut instance)?;

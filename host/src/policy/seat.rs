@@ -20,7 +20,7 @@ use super::plan::{Order, Plan};
 use super::preflight::preflight;
 use super::record::{Counters, FaultKind};
 use crate::picker::{Cursor, Faults, Handover, Pick, PickInfo, PickResult, Placement, Saved, Shard};
-use crate::subconn::{DoneInfo, Listener, Picked, ReadySet};
+use crate::subconn::{DoneInfo, OutcomeSink, PickId, ReadySet};
 use crate::supervision::{self, guarded, guarded_task};
 use crate::workers;
 
@@ -48,8 +48,8 @@ pub(super) struct Seat {
 /// Hears how RPCs end. The seat is held weakly: a stream of a day must not keep a policy that has been replaced.
 struct Ear(Weak<Seat>);
 
-impl Listener for Ear {
-    fn done(&self, picked: Picked, end: &DoneInfo<'_>) {
+impl OutcomeSink for Ear {
+    fn done(&self, picked: PickId, end: &DoneInfo<'_>) {
         if let Some(seat) = self.0.upgrade() {
             seat.ended(picked.serial, outcome(picked, end));
         }
@@ -191,7 +191,7 @@ impl Seat {
     }
 
     /// Who is told how an RPC ends.
-    pub(super) fn ear(&self) -> Arc<dyn Listener> {
+    pub(super) fn ear(&self) -> Arc<dyn OutcomeSink> {
         Arc::<Ear>::clone(&self.ear)
     }
 

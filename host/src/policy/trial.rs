@@ -8,7 +8,7 @@ use super::instance::{InitError, Instance, Role};
 use crate::connectivity::ConnectivityState;
 use crate::picker::{PickInfo, PickResult, Placement, StartError};
 use crate::resolver::Endpoint;
-use crate::subconn::StandIns;
+use crate::subconn::FakeSubConns;
 
 /// An instance of a policy at work on endpoints that are not there: it is told of them and picks, but nothing is
 /// connected, and nothing sent. Made and used within a tokio runtime, and off its workers: it may block.
@@ -17,7 +17,7 @@ use crate::subconn::StandIns;
 pub struct Trial {
     policy: WasmPolicy,
     instance: Instance,
-    endpoints: StandIns,
+    endpoints: FakeSubConns,
 }
 
 impl Trial {
@@ -28,7 +28,7 @@ impl Trial {
     /// It refuses its configuration, or fails.
     pub fn start(policy: &WasmPolicy, placement: &Placement) -> Result<Self, StartError> {
         let instance = Instance::new(policy, placement, Role::Trial, &[]).map_err(failed)?;
-        Ok(Self { policy: policy.clone(), instance, endpoints: StandIns::default() })
+        Ok(Self { policy: policy.clone(), instance, endpoints: FakeSubConns::default() })
     }
 
     /// Tells the policy that its endpoints are these, in this order and in these states. One is known again by its

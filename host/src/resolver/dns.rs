@@ -14,7 +14,7 @@ use super::{
     Address, DEFAULT_PORT, Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target,
     TargetError,
 };
-use crate::subconn::Backoff;
+use crate::backoff::Backoff;
 
 /// Endpoints of a DNS name: `dns:///name:port`, or `dns://server:53/name:port` to ask a certain server.
 ///

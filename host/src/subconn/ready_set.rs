@@ -245,7 +245,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::subconn::StandIns;
+    use crate::subconn::FakeSubConns;
 
     const STATES: [ConnectivityState; 4] = [
         ConnectivityState::Idle,
@@ -293,9 +293,7 @@ mod tests {
         fn changes_make_of_one_snapshot_the_other(
             steps in prop::collection::vec(prop::collection::vec((0u16..200, 0usize..4, 1u32..3), 0..100), 1..8),
         ) {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-            let _within = runtime.enter();
-            let (mut endpoints, mut told, mut before) = (StandIns::default(), Told::default(), ReadySet::default());
+            let (mut endpoints, mut told, mut before) = (FakeSubConns::default(), Told::default(), ReadySet::default());
             for mut step in steps {
                 let mut seen = std::collections::HashSet::new();
                 step.retain(|(number, ..)| seen.insert(*number));

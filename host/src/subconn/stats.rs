@@ -1,8 +1,7 @@
 //! What the host counts of a subconn. It lives as long as the subconn, whatever policies come and go.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -89,69 +88,6 @@ const fn is_fault(code: Code) -> bool {
     )
 }
 
-/// The connections of a channel, over all of its subconns since it began (gRFC A94).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Connections {
-    /// Attempts that led to one.
-    pub attempts_succeeded: u64,
-    /// Attempts that did not.
-    pub attempts_failed: u64,
-    /// Those that are open.
-    pub open: u64,
-    /// Those that have ended, by why: `GOAWAY` with its code, `connection lost`, or `subchannel shutdown`
-    /// for those that the channel gave up.
-    pub disconnections: BTreeMap<String, u64>,
-}
-
-/// What the subconns of a channel count together.
-#[derive(Debug, Default)]
-pub(crate) struct ConnectionCounters(Mutex<Connections>);
-
-impl ConnectionCounters {
-    pub(crate) fn read(&self) -> Connections {
-        self.lock().clone()
-    }
-
-    pub(super) fn failed(&self) {
-        self.lock().attempts_failed += 1;
-    }
-
-    pub(super) fn opened(self: &Arc<Self>) -> OpenConnection {
-        let mut connections = self.lock();
-        connections.attempts_succeeded += 1;
-        connections.open += 1;
-        OpenConnection { counters: Arc::clone(self), end: None }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Connections> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A connection that is counted as open until this is dropped.
-#[derive(Debug)]
-pub(super) struct OpenConnection {
-    counters: Arc<ConnectionCounters>,
-    end: Option<String>,
-}
-
-impl OpenConnection {
-    /// Why it ends, if not because it was given up.
-    pub(super) fn ends(&mut self, why: String) {
-        self.end = Some(why);
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        let mut connections = self.counters.lock();
-        connections.open = connections.open.saturating_sub(1);
-        let why = self.end.take().unwrap_or_else(|| "subchannel shutdown".to_owned());
-        *connections.disconnections.entry(why).or_default() += 1;
-    }
-}
-
 impl Responses {
     fn begins(&self, begun: Instant, now: Instant) {
         self.waiting.store(0, Ordering::Relaxed);
@@ -218,7 +154,7 @@ pub struct SubConnStats {
 }
 
 impl Stats {
-    pub(super) fn dialled(&self) {
+    pub(crate) fn dialled(&self) {
         self.dials.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -238,7 +174,7 @@ impl Stats {
         }
     }
 
-    pub(super) fn begin(&self, now: Instant) {
+    pub(crate) fn start(&self, now: Instant) {
         self.picked.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         if self.responses.waiting.load(Ordering::Relaxed) == 0 {
@@ -247,13 +183,13 @@ impl Stats {
     }
 
     /// The response of an RPC begins.
-    pub(super) fn responded(&self, begun: Instant, now: Instant) {
+    pub(crate) fn responded(&self, begun: Instant, now: Instant) {
         self.responses.under_way.fetch_add(1, Ordering::Relaxed);
         self.responses.begins(begun, now);
     }
 
     /// `client_ended`: the client gave up, which says little of the server.
-    pub(super) fn end(&self, code: Code, client_ended: bool, responded: bool, begun: Instant, now: Instant) {
+    pub(crate) fn end(&self, code: Code, client_ended: bool, responded: bool, begun: Instant, now: Instant) {
         self.gone(responded);
         let ok = code == Code::Ok;
         let outcome = if ok { &self.succeeded } else { &self.failed };
@@ -308,7 +244,7 @@ impl Stats {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    pub(super) fn ready(&self, ready: bool) {
+    pub(crate) fn set_ready(&self, ready: bool) {
         let mut averages = self.averages();
         match averages.ready_since {
             Some(_) if ready => {}
@@ -321,7 +257,7 @@ impl Stats {
     }
 
     /// The RPC never left.
-    pub(super) fn unsend(&self, responded: bool) {
+    pub(crate) fn not_sent(&self, responded: bool) {
         self.gone(responded);
         self.picked.fetch_sub(1, Ordering::Relaxed);
     }
@@ -350,7 +286,7 @@ mod tests {
     async fn silence_is_that_of_rpcs_that_began_after_the_last_answer() {
         let (stats, ms) = (Stats::default(), Duration::from_millis);
         let begin = || {
-            stats.begin(Instant::now());
+            stats.start(Instant::now());
             Instant::now()
         };
         let silence = || stats.responses().silence;
@@ -370,7 +306,7 @@ mod tests {
         assert_eq!(silence(), ms(2));
         stats.end(Code::Cancelled, true, false, second, Instant::now());
         assert_eq!(silence(), ms(0));
-        stats.unsend(false);
+        stats.not_sent(false);
         stats.responded(stream, Instant::now());
         stats.end(Code::Ok, false, true, stream, Instant::now());
         let ms = 1_000_000;

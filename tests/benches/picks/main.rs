@@ -14,7 +14,7 @@ use hdrhistogram::Histogram;
 use hotpick::connectivity::ConnectivityState;
 use hotpick::picker::{PickInfo, PickerCell, Placement, Policy, RoundRobin};
 use hotpick::policy::{Limits, WasmPolicy};
-use hotpick::subconn::{ReadySet, StandIns};
+use hotpick::subconn::{FakeSubConns, ReadySet};
 use hotpick_tests::table::{Table, median};
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{metadata, standard};
@@ -31,7 +31,7 @@ fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let _within = runtime.enter();
-    let mut endpoints = StandIns::default();
+    let mut endpoints = FakeSubConns::default();
     let ready = endpoints.ready(ENDPOINTS);
     let round_robin = policy("round_robin", &standard("round_robin"));
     let called = round_robin.clone().with_plans(false);
@@ -116,7 +116,7 @@ fn updates(runtime: &tokio::runtime::Runtime, round_robin: &WasmPolicy) {
     let mut rows = vec![vec!["the host's own".to_owned()]];
     rows.extend(policies.map(|(name, _)| vec![name.to_owned()]));
     for count in [10, 1_000, 10_000] {
-        let mut endpoints = StandIns::default();
+        let mut endpoints = FakeSubConns::default();
         let all = endpoints.ready(count);
         let placement = Placement::new("static:///bench", "{}");
         let mut builders = policies.map(|(_, policy)| policy.start(&placement, &all).expect("started"));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use hotpick::Channel;
 use hotpick::resolver::{Endpoint, ManualResolver};
-use hotpick::subconn::SubConnOptions;
+use hotpick::transport::SubConnOptions;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;

@@ -6,7 +6,7 @@ use hotpick::channel::ChannelStatus;
 use hotpick::connectivity::ConnectivityState::{Connecting, Ready, TransientFailure};
 use hotpick::picker::{Pick, PickResult};
 use hotpick::resolver::{Endpoint, ResolverUpdate};
-use hotpick::subconn::SubConnOptions;
+use hotpick::transport::SubConnOptions;
 use hotpick_echo::{Backend, BackendOptions};
 use hotpick_tests::raw::{self, RawServer};
 use hotpick_tests::{Caller, Cluster, Load, Native, soon};

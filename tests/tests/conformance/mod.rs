@@ -12,7 +12,7 @@ use hotpick::Channel;
 use hotpick::channel::WaitForReady;
 use hotpick::connectivity::ConnectivityState::{self, Ready};
 use hotpick::picker::{Pick, PickResult};
-use hotpick::subconn::SubConnOptions;
+use hotpick::transport::SubConnOptions;
 use hotpick_echo::EchoRequest;
 use hotpick_tests::raw::{self, RawServer};
 use hotpick_tests::{Caller, soon};

@@ -41,7 +41,7 @@ fn summary(subconn: &SubConn) -> stats::Summary {
     let stats = subconn.stats();
     stats::Summary {
         in_flight: stats.in_flight,
-        max_streams: subconn.most_streams(),
+        max_streams: subconn.max_streams(),
         picked: stats.picked,
         succeeded: stats.succeeded,
         failed: stats.failed,
@@ -54,7 +54,7 @@ fn responses(subconn: &SubConn) -> stats::ResponseCounts {
     let counted = subconn.responses();
     stats::ResponseCounts {
         in_flight: counted.in_flight,
-        max_streams: subconn.most_streams(),
+        max_streams: subconn.max_streams(),
         silence: nanos(counted.silence),
         begun: counted.begun,
         waited: counted.waited,

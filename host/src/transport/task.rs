@@ -3,19 +3,23 @@
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, select_all};
+use http::uri::Scheme;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::dial::DialError;
+use super::connection::{Connection, Loss};
+use super::counters::OpenConnection;
+use super::dial::{DialError, Dialer};
 use super::health::{Checkup, Health};
 use super::machine::{Machine, State};
-use super::stats::OpenConnection;
-use super::transport::{Loss, Transport};
-use super::{Backoff, Dialer, Pool, Shared};
+use super::pool::{Open, Pool};
+use crate::backoff::Backoff;
 use crate::connectivity::ConnectivityState;
+use crate::resolver::Endpoint;
+use crate::subconn::SubConn;
 use crate::supervision::guarded_task;
 
-/// What a subconn is told.
+/// A request to the task.
 #[derive(Debug)]
 pub(super) enum Command {
     Connect,
@@ -23,81 +27,92 @@ pub(super) enum Command {
     Shutdown,
 }
 
-/// Runs until SHUTDOWN. Sends the subconn's number to `events` whenever its state has changed.
-pub(super) async fn run(
-    shared: Arc<Shared>,
+/// Creates a subconn in IDLE, and its task. Whenever the state has changed, the subconn's number is sent to `events`.
+///
+/// The task runs until [`SubConn::shutdown`].
+///
+/// # Panics
+///
+/// Outside of a Tokio runtime.
+pub(crate) fn spawn(
+    id: u32,
+    endpoint: Endpoint,
     dialer: Dialer,
-    commands: mpsc::UnboundedReceiver<Command>,
     events: mpsc::UnboundedSender<u32>,
-) {
+) -> SubConn {
+    let (commands, receiver) = mpsc::unbounded_channel();
+    let authority = dialer.authority.clone().unwrap_or_else(|| endpoint.addresses()[0].authority());
+    let scheme = if dialer.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    let pool = Arc::new(Pool::new(authority, scheme, commands));
+    let subconn = SubConn::new(id, endpoint, Arc::<Pool>::clone(&pool));
     let machine = Machine::new(dialer.options.backoff);
-    let mut task = Task { shared, dialer, commands, events, machine, connected: None };
-    while task.machine.state() != State::Shutdown {
-        if guarded_task("a subconn", task.step()).await.is_none() {
-            task.begin_anew();
-        }
-    }
+    let task =
+        Task { subconn: subconn.clone(), pool, dialer, commands: receiver, events, machine, connected: None };
+    tokio::spawn(task.run());
+    subconn
 }
 
 struct Task {
-    shared: Arc<Shared>,
+    subconn: SubConn,
+    pool: Arc<Pool>,
     dialer: Dialer,
     commands: mpsc::UnboundedReceiver<Command>,
     events: mpsc::UnboundedSender<u32>,
     machine: Machine,
-    /// On its way from CONNECTING to READY.
+    /// Between CONNECTING and READY.
     connected: Option<Dialled>,
 }
 
 impl Task {
-    /// From one state to the next.
+    async fn run(mut self) {
+        while self.machine.state() != State::Shutdown {
+            if guarded_task("a subconn", self.step()).await.is_none() {
+                self.recover();
+            }
+        }
+    }
+
+    /// Goes from one state to the next.
     async fn step(&mut self) {
         match self.machine.state() {
             State::Ready { .. } => self.serve().await,
             State::Shutdown => {}
             state => {
-                self.announce(state.into(), None);
+                self.publish(state.into(), None);
                 self.advance(state).await;
             }
         }
     }
 
-    /// After a panic: as if its connections had been lost, and could not be made again at once.
-    fn begin_anew(&mut self) {
+    /// After a panic: as if the connections had been lost, and could not be made again at once.
+    fn recover(&mut self) {
         self.connected = None;
         self.machine = Machine::new(self.dialer.options.backoff);
         self.machine.connect();
         self.machine.failed(Instant::now(), false, fastrand::f64());
-        self.failed_with("the host panicked".to_owned());
+        self.subconn.set_error("the host panicked".to_owned());
     }
 
-    /// Shows a state to those who look, and tells the balancer if it is another than before.
-    fn announce(&self, state: ConnectivityState, error: Option<String>) {
-        let mut condition = self.shared.condition();
-        let changed = std::mem::replace(&mut condition.state, state) != state;
-        condition.error = error.or(condition.error.take());
-        drop(condition);
-        // The state first: who finds no connection in READY waits for the next word.
-        if state != ConnectivityState::Ready && !self.shared.pool.load().transports.is_empty() {
-            self.shared.set_pool(Pool::default());
+    /// Publishes a state, and notifies the balancer if it is another one.
+    fn publish(&self, state: ConnectivityState, error: Option<String>) {
+        let changed = self.subconn.set_state(state, error);
+        // The state first: an RPC that finds no connection in READY waits for the next grant.
+        if state != ConnectivityState::Ready && self.pool.has_connections() {
+            self.pool.set(Open::default());
         }
-        self.shared.hand_out();
-        self.shared.stats.ready(state == ConnectivityState::Ready);
+        self.pool.grant(&self.subconn);
+        self.subconn.counters().set_ready(state == ConnectivityState::Ready);
         if changed {
-            // No one listens once the channel is gone, and then SHUTDOWN is near.
-            let _ = self.events.send(self.shared.id);
+            // No one receives this once the channel is gone, and then SHUTDOWN is near.
+            let _ = self.events.send(self.subconn.id());
         }
-    }
-
-    fn failed_with(&self, error: String) {
-        self.shared.condition().error = Some(error);
     }
 
     /// Waits for the end of a state other than READY.
     async fn advance(&mut self, state: State) {
-        let (shared, dialer) = (Arc::clone(&self.shared), self.dialer.clone());
+        let (subconn, pool, dialer) = (self.subconn.clone(), Arc::clone(&self.pool), self.dialer.clone());
         // One attempt, however many commands come meanwhile.
-        let mut dialling = std::pin::pin!(dial(&shared, &dialer));
+        let mut dialling = std::pin::pin!(dial(&subconn, &pool, &dialer));
         while self.machine.state() == state {
             tokio::select! {
                 biased;
@@ -109,7 +124,7 @@ impl Task {
                     }
                     Err(DialError { text, is_ours }) => {
                         tracing::debug!(error = text, "subconn failed");
-                        self.failed_with(text);
+                        self.subconn.set_error(text);
                         self.machine.failed(Instant::now(), is_ours, fastrand::f64());
                     }
                 },
@@ -136,19 +151,19 @@ impl Task {
         // Of the further connections: attempts in a row that led to none that has proven itself.
         let mut failures = 0;
         let mut checkup =
-            Checkup::start(&live[0].transport, &self.dialer, self.shared.origin(), Health::Unknown);
+            Checkup::start(&live[0].connection, &self.dialer, self.pool.origin(), Health::Unknown);
         while matches!(self.machine.state(), State::Ready { .. }) {
             match checkup.health() {
                 Health::Serving => {
                     // The pool first: who sees READY must be able to send.
-                    let transports = live.iter().map(|live| Arc::clone(&live.transport)).collect();
+                    let connections = live.iter().map(|live| Arc::clone(&live.connection)).collect();
                     let may_grow = live.len() < options.max_connections;
-                    self.shared.set_pool(Pool { transports, may_grow });
-                    self.announce(ConnectivityState::Ready, None);
+                    self.pool.set(Open { connections, may_grow });
+                    self.publish(ConnectivityState::Ready, None);
                 }
-                Health::Unknown => self.announce(ConnectivityState::Connecting, None),
+                Health::Unknown => self.publish(ConnectivityState::Connecting, None),
                 Health::Failing(reason) => {
-                    self.announce(ConnectivityState::TransientFailure, Some(reason));
+                    self.publish(ConnectivityState::TransientFailure, Some(reason));
                 }
             }
             if live.len() < options.connections && another.is_none() {
@@ -156,8 +171,8 @@ impl Task {
             }
             if live.len() < options.max_connections
                 && another.is_none()
-                && self.shared.room.is_awaited()
-                && live.iter().all(|live| !live.transport.link().has_room())
+                && self.pool.queue().has_waiters()
+                && live.iter().all(|live| !live.connection.link().has_free_stream())
             {
                 another = Some(self.dial_another(failures));
             }
@@ -165,7 +180,7 @@ impl Task {
                 biased;
                 command = self.commands.recv() => match command {
                     Some(Command::EnterIdle) => {
-                        let answered = live.iter().any(|live| live.transport.link().answered());
+                        let answered = live.iter().any(|live| live.connection.link().answered());
                         self.machine.enter_idle(Instant::now(), answered);
                     }
                     command => self.obey(command),
@@ -182,11 +197,11 @@ impl Task {
                     if let (0, Some(first)) = (index, live.first()) {
                         // It is the same server: what was said of it counts until it says otherwise.
                         let health = checkup.health();
-                        checkup = Checkup::start(&first.transport, &self.dialer, self.shared.origin(), health);
+                        checkup = Checkup::start(&first.connection, &self.dialer, self.pool.origin(), health);
                     }
                 }
                 () = checkup.changed() => {}
-                () = self.shared.room.changed() => self.shared.hand_out(),
+                () = self.pool.queue().changed() => self.pool.grant(&self.subconn),
                 dialled = finished(&mut another) => match dialled {
                     Ok(dialled) => live.push(Live::new(dialled)),
                     Err(error) => {
@@ -200,40 +215,40 @@ impl Task {
 
     /// A connection is gone; `last`: there is no other.
     fn lost(&mut self, loss: &Loss, last: bool) {
-        let address = self.shared.endpoint.load().addresses()[0].to_string();
+        let address = self.subconn.endpoint().addresses()[0].to_string();
         tracing::debug!(address, reason = loss.reason, "subconn lost");
         if loss.too_many_pings {
             let interval = &mut self.dialer.options.keep_alive_interval;
             *interval = interval.map(|interval| interval.saturating_mul(2));
         }
         if last {
-            self.failed_with(format!("connection to {address} lost: {}", loss.reason));
+            self.subconn.set_error(format!("connection to {address} lost: {}", loss.reason));
             self.machine.lost(Instant::now(), loss.answered, fastrand::f64());
         }
     }
 
     /// One connection more, after the backoff for so many failures in a row.
     fn dial_another(&self, failures: u32) -> Dialling {
-        let (shared, dialer) = (Arc::clone(&self.shared), self.dialer.clone());
+        let (subconn, pool, dialer) = (self.subconn.clone(), Arc::clone(&self.pool), self.dialer.clone());
         Box::pin(async move {
             if failures > 0 {
                 sleep(dialer.options.backoff.delay(failures, fastrand::f64())).await;
             }
-            dial(&shared, &dialer).await
+            dial(&subconn, &pool, &dialer).await
         })
     }
 }
 
 /// One of the connections of a READY subconn.
 struct Live {
-    transport: Arc<Transport>,
+    connection: Arc<Connection>,
     open: OpenConnection,
     since: Instant,
 }
 
 impl Live {
-    fn new((transport, open): Dialled) -> Self {
-        Self { transport: Arc::new(transport), open, since: Instant::now() }
+    fn new((connection, open): Dialled) -> Self {
+        Self { connection: Arc::new(connection), open, since: Instant::now() }
     }
 
     fn has_proven(&self, loss: &Loss, backoff: Backoff) -> bool {
@@ -244,12 +259,12 @@ impl Live {
 /// However the task ends, with its runtime or a panic, no one goes on waiting for it.
 impl Drop for Task {
     fn drop(&mut self) {
-        self.announce(ConnectivityState::Shutdown, None);
+        self.publish(ConnectivityState::Shutdown, None);
     }
 }
 
 /// A connection, and what counts it.
-type Dialled = (Transport, OpenConnection);
+type Dialled = (Connection, OpenConnection);
 type Dialling = BoxFuture<'static, Result<Dialled, DialError>>;
 
 /// Waits for the connection that is being made; for ever if none is. Cancel-safe.
@@ -260,14 +275,14 @@ async fn finished(dialling: &mut Option<Dialling>) -> Result<Dialled, DialError>
     result
 }
 
-async fn dial(shared: &Shared, dialer: &Dialer) -> Result<Dialled, DialError> {
-    shared.stats.dialled();
-    let endpoint = shared.endpoint.load_full();
+async fn dial(subconn: &SubConn, pool: &Pool, dialer: &Dialer) -> Result<Dialled, DialError> {
+    subconn.counters().dialled();
+    let endpoint = subconn.endpoint();
     // Names are looked up on a thread, which panics if there can be none.
-    let dialled = guarded_task("a connection's making", dialer.dial(&endpoint, &shared.room)).await;
+    let dialled = guarded_task("a connection's making", dialer.dial(&endpoint, pool.queue())).await;
     let lack = || DialError { text: "the host panicked".to_owned(), is_ours: true };
     match dialled.unwrap_or_else(|| Err(lack())) {
-        Ok(transport) => Ok((transport, dialer.counters.opened())),
+        Ok(connection) => Ok((connection, dialer.counters.opened())),
         Err(error) => {
             dialer.counters.failed();
             Err(error)
@@ -285,6 +300,6 @@ async fn until(state: State) {
 
 /// Waits until one of the connections, of which there is at least one, is lost. Gives its index.
 async fn lost(live: &[Live]) -> (usize, Loss) {
-    let (loss, index, _) = select_all(live.iter().map(|live| Box::pin(live.transport.lost()))).await;
+    let (loss, index, _) = select_all(live.iter().map(|live| Box::pin(live.connection.lost()))).await;
     (index, loss)
 }

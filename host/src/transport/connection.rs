@@ -17,8 +17,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::options::SubConnOptions;
+use super::pool::Waiting;
 use super::replay::ReplayBody;
-use super::{Places, SubConnOptions};
 use crate::http2::{Cut, Io, LastActivity, Received, Seen, Sending, Side, Wire, client, describe, status_of};
 use crate::tls::PeerCertificate;
 
@@ -64,7 +65,7 @@ pub(super) struct Loss {
 ///
 /// Dropping it ends the connection once its open streams are done.
 #[derive(Debug)]
-pub(super) struct Transport {
+pub(super) struct Connection {
     sender: SendRequest<Bytes>,
     link: Arc<Link>,
     /// Of the peer, if the connection is encrypted.
@@ -85,16 +86,16 @@ pub(super) struct Link {
     /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS.
     max_streams: AtomicU32,
     /// For those who wait for room on any of the endpoint's connections.
-    room: Arc<Places>,
+    queue: Arc<Waiting>,
 }
 
 /// A stream that counts against the peer's limit, until it is dropped.
 #[derive(Debug)]
-pub(super) struct InFlight(Arc<Link>);
+pub(super) struct StreamPermit(Arc<Link>);
 
-impl InFlight {
+impl StreamPermit {
     /// One more, if the peer allows it.
-    pub(super) fn on(link: &Arc<Link>) -> Option<Self> {
+    pub(super) fn take(link: &Arc<Link>) -> Option<Self> {
         let max = link.max_streams();
         let more = |count: u32| (count < max).then(|| count + 1);
         // In one order with the count of those who wait for its end.
@@ -103,16 +104,16 @@ impl InFlight {
     }
 
     /// One more, of which the host is sure that it comes first.
-    pub(super) fn first_on(link: &Arc<Link>) -> Self {
+    pub(super) fn take_unchecked(link: &Arc<Link>) -> Self {
         link.in_flight.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(link))
     }
 }
 
-impl Drop for InFlight {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
-        self.0.room.freed();
+        self.0.queue.stream_freed();
     }
 }
 
@@ -155,17 +156,17 @@ const NO_NUMBER: &str = "stream ID overflowed";
 /// The peer ended its side in good order.
 const CLOSED: &str = "closed by the peer";
 
-impl Transport {
+impl Connection {
     /// Starts HTTP/2 on a connection, and waits for the peer's SETTINGS: until then nothing shows that it
     /// speaks HTTP/2. `abort` ends the connection at once, with its streams.
     pub(super) async fn start(
         io: Box<dyn Io>,
         certificate: Option<PeerCertificate>,
         options: &SubConnOptions,
-        room: Arc<Places>,
+        queue: Arc<Waiting>,
         abort: CancellationToken,
     ) -> Result<Self, String> {
-        let link = Arc::new(Link::new(room));
+        let link = Arc::new(Link::new(queue));
         let frames = Arc::clone(&link);
         let cut = Cut::default();
         let last_read = options.keep_alive_interval.map(|_| LastActivity::default());
@@ -324,9 +325,9 @@ impl Drop for Driven {
 }
 
 impl Link {
-    fn new(room: Arc<Places>) -> Self {
+    fn new(queue: Arc<Waiting>) -> Self {
         Self {
-            room,
+            queue,
             phase: watch::Sender::new(Phase::Handshake),
             ready: AtomicBool::new(false),
             answered: AtomicBool::new(false),
@@ -350,14 +351,14 @@ impl Link {
     }
 
     /// Whether the peer allows one more stream.
-    pub(super) fn has_room(&self) -> bool {
+    pub(super) fn has_free_stream(&self) -> bool {
         self.in_flight() < self.max_streams()
     }
 
     fn seen(&self, seen: Seen) {
         if let Seen::MaxStreams(max) = seen {
             self.max_streams.store(max, Ordering::SeqCst);
-            self.room.freed();
+            self.queue.stream_freed();
             return;
         }
         self.phase.send_if_modified(|phase| {

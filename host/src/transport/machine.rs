@@ -11,54 +11,10 @@
 //!
 //! And any to IDLE when the channel goes idle, and to SHUTDOWN.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
+use crate::backoff::Backoff;
 use crate::connectivity::ConnectivityState;
-
-/// How long a subconn waits between attempts (gRPC's `doc/connection-backoff.md`).
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Backoff {
-    /// The wait after the first failure.
-    pub base: Duration,
-    /// By how much each further failure multiplies it.
-    pub multiplier: f64,
-    /// By which part of itself a wait varies at random, up or down: 0 to 1.
-    pub jitter: f64,
-    /// The longest wait, before jitter.
-    pub max: Duration,
-    /// A connection that lasted this long, or answered an RPC, has proven itself: its loss starts the
-    /// backoff anew. Without this a peer that accepts and at once closes would be dialled in a loop.
-    pub proven_after: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self {
-            base: Duration::from_secs(1),
-            multiplier: 1.6,
-            jitter: 0.2,
-            max: Duration::from_secs(120),
-            proven_after: Duration::from_secs(5),
-        }
-    }
-}
-
-/// No wait is longer, whatever it is set to: a clock may not go further.
-const A_YEAR: Duration = Duration::from_secs(86_400 * 365);
-
-impl Backoff {
-    /// The wait after `failures` failures in a row (at least 1). `random` is uniform in 0..1.
-    pub(crate) fn delay(&self, failures: u32, random: f64) -> Duration {
-        let exponent = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
-        let seconds = self.base.as_secs_f64() * self.multiplier.max(1.0).powi(exponent);
-        let seconds = seconds.min(self.max.as_secs_f64());
-        let jitter = 1.0 + self.jitter.clamp(0.0, 1.0) * (2.0 * random - 1.0);
-        Duration::try_from_secs_f64(seconds * jitter).unwrap_or(A_YEAR).min(A_YEAR)
-    }
-}
 
 /// Where a subconn is, and what it has been through.
 #[derive(Debug)]
@@ -175,17 +131,11 @@ impl From<State> for ConnectivityState {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn the_waits_grow_as_grpc_says() {
-        let backoff = Backoff::default();
-        let waits: Vec<_> = (1..=4).map(|failures| backoff.delay(failures, 0.5).as_millis()).collect();
-        assert_eq!(waits, [1000, 1600, 2560, 4096]);
-        assert_eq!(backoff.delay(50, 0.5), Duration::from_secs(120));
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_accepts_and_closes_is_dialled_ever_less() {

@@ -11,20 +11,20 @@ use tokio::sync::{Notify, oneshot};
 
 /// Of one subconn, for places of this kind.
 #[derive(Debug)]
-pub(super) struct Room<T> {
+pub(super) struct StreamQueue<T> {
     queue: Mutex<VecDeque<oneshot::Sender<T>>>,
     /// Its length.
     waiting: AtomicUsize,
     changed: Notify,
 }
 
-impl<T> Default for Room<T> {
+impl<T> Default for StreamQueue<T> {
     fn default() -> Self {
         Self { queue: Mutex::default(), waiting: AtomicUsize::new(0), changed: Notify::new() }
     }
 }
 
-impl<T> Room<T> {
+impl<T> StreamQueue<T> {
     /// Joins the queue. [`changed`](Self::changed) ends, and who waits for that hands out what there is.
     pub(super) fn join(&self) -> oneshot::Receiver<T> {
         let (place, handed) = oneshot::channel();
@@ -37,13 +37,13 @@ impl<T> Room<T> {
     }
 
     /// Whether anyone waits: who comes now has to wait behind them.
-    pub(super) fn is_awaited(&self) -> bool {
+    pub(super) fn has_waiters(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) > 0
     }
 
     /// Hands out places, in the order in which they were asked for, as long as `look` finds one.
-    pub(super) fn hand_out(&self, mut look: impl FnMut() -> Option<T>) {
-        if !self.is_awaited() {
+    pub(super) fn grant(&self, mut look: impl FnMut() -> Option<T>) {
+        if !self.has_waiters() {
             return;
         }
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,8 +63,8 @@ impl<T> Room<T> {
     }
 
     /// A stream has ended, or the peer allows another number of them. This runs for every RPC.
-    pub(super) fn freed(&self) {
-        if self.is_awaited() {
+    pub(super) fn stream_freed(&self) {
+        if self.has_waiters() {
             self.changed.notify_one();
         }
     }
@@ -81,22 +81,22 @@ mod tests {
 
     #[tokio::test]
     async fn they_come_in_their_order_each_for_one_place_and_who_gives_up_takes_none() {
-        let room = Room::default();
+        let queue = StreamQueue::default();
         let mut free = 0..;
-        let mut waiting: Vec<_> = (0..5).map(|_| room.join()).collect();
-        room.hand_out(|| None);
-        assert!(room.is_awaited());
+        let mut waiting: Vec<_> = (0..5).map(|_| queue.join()).collect();
+        queue.grant(|| None);
+        assert!(queue.has_waiters());
         drop(waiting.remove(1));
         let mut places = 2;
-        room.hand_out(|| {
+        queue.grant(|| {
             places -= 1;
             (places >= 0).then(|| free.next()).flatten()
         });
         let mut now = |at: usize| waiting[at].try_recv().ok();
         assert_eq!([now(0), now(1), now(2), now(3)], [Some(0), Some(1), None, None]);
-        room.hand_out(|| free.next());
+        queue.grant(|| free.next());
         let mut now = |at: usize| waiting[at].try_recv().ok();
         assert_eq!([now(2), now(3)], [Some(2), Some(3)]);
-        assert!(!room.is_awaited());
+        assert!(!queue.has_waiters());
     }
 }

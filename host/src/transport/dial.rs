@@ -13,8 +13,10 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::transport::Transport;
-use super::{ConnectionCounters, Places, SubConnOptions};
+use super::connection::Connection;
+use super::counters::ConnectionCounters;
+use super::options::SubConnOptions;
+use super::pool::Waiting;
 use crate::http2::Io;
 use crate::resolver::{Address, Endpoint};
 use crate::tls::{Connector, PeerCertificate};
@@ -78,25 +80,17 @@ enum Socket {
 }
 
 impl Dialer {
-    /// Without anything that is not asked for.
-    pub(crate) fn plain() -> Self {
-        Self {
-            options: SubConnOptions::default(),
-            tls: None,
-            authority: None,
-            health: watch::channel(None).1,
-            abort: CancellationToken::new(),
-            counters: Arc::default(),
-        }
-    }
-
     /// Connects to the endpoint: to the first of its addresses that sends HTTP/2 SETTINGS (gRFC A61,
-    /// "happy eyeballs"). The error is one sentence that names the address that failed last. `room` is
+    /// "happy eyeballs"). The error is one sentence that names the address that failed last. `queue` is
     /// told when the peer allows more streams.
-    pub(super) async fn dial(&self, endpoint: &Endpoint, room: &Arc<Places>) -> Result<Transport, DialError> {
+    pub(super) async fn dial(
+        &self,
+        endpoint: &Endpoint,
+        queue: &Arc<Waiting>,
+    ) -> Result<Connection, DialError> {
         let limit = self.options.connect_timeout;
         let attempts = places(endpoint.addresses()).into_iter().map(|(address, place)| async move {
-            let connected = self.attempt(&address, place, room).await;
+            let connected = self.attempt(&address, place, queue).await;
             connected.map_err(|DialError { text, is_ours }| {
                 let text = format!("connect to {address}: {text}");
                 DialError { text, is_ours }
@@ -113,16 +107,16 @@ impl Dialer {
         &self,
         address: &Address,
         place: Place,
-        room: &Arc<Places>,
-    ) -> Result<Transport, DialError> {
+        queue: &Arc<Waiting>,
+    ) -> Result<Connection, DialError> {
         match place {
             Place::Name { host, port } => {
                 let found = tokio::net::lookup_host((host, port)).await?;
                 let sockets = interleave(found.collect(), SocketAddr::is_ipv6);
-                let connect = |socket| self.connect(address, Socket::Tcp(socket), room);
+                let connect = |socket| self.connect(address, Socket::Tcp(socket), queue);
                 race(sockets.into_iter().map(connect).collect(), self.options.attempt_delay).await
             }
-            Place::Socket(socket) => self.connect(address, socket, room).await,
+            Place::Socket(socket) => self.connect(address, socket, queue).await,
         }
     }
 
@@ -130,8 +124,8 @@ impl Dialer {
         &self,
         address: &Address,
         socket: Socket,
-        room: &Arc<Places>,
-    ) -> Result<Transport, DialError> {
+        queue: &Arc<Waiting>,
+    ) -> Result<Connection, DialError> {
         let io: Box<dyn Io> = match socket {
             Socket::Tcp(socket) => {
                 let tcp = TcpStream::connect(socket).await?;
@@ -156,7 +150,7 @@ impl Dialer {
             }
         };
         let abort = self.abort.clone();
-        Ok(Transport::start(io, certificate, &self.options, Arc::clone(room), abort).await?)
+        Ok(Connection::start(io, certificate, &self.options, Arc::clone(queue), abort).await?)
     }
 }
 

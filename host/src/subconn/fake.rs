@@ -1,23 +1,21 @@
-//! Subconns without connections.
+//! Subconns without connections, for tests.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
-use super::{Dialer, Entry, ReadySet, Snapshots, SubConn};
+use super::handle::{Capacity, Driver};
+use super::{Entry, ReadySet, Snapshots, SubConn};
 use crate::connectivity::ConnectivityState;
 use crate::resolver::{Address, Endpoint};
 
-/// Subconns that are never connected, in whatever states they are said to be in: for tests and benches of pickers.
-/// Made within a tokio runtime.
+/// Subconns without connections, in whatever states a test puts them: for tests and benchmarks of pickers.
 ///
 /// ```
 /// use hotpick::picker::{PickInfo, PickResult, Placement, Policy as _, RoundRobin};
-/// use hotpick::subconn::StandIns;
+/// use hotpick::subconn::FakeSubConns;
 ///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), hotpick::picker::StartError> {
-/// let mut endpoints = StandIns::default();
+/// # fn main() -> Result<(), hotpick::picker::StartError> {
+/// let mut endpoints = FakeSubConns::default();
 /// let ready = endpoints.ready(3);
 /// let mut builder = RoundRobin::default().start(&Placement::new("static:///test", "{}"), &ready)?;
 /// let picked = builder.build(&ready).pick(&PickInfo::new("/echo.Echo/Unary", &Default::default()));
@@ -25,22 +23,30 @@ use crate::resolver::{Address, Endpoint};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
-pub struct StandIns {
+#[derive(Debug, Default)]
+pub struct FakeSubConns {
     known: HashMap<Address, (SubConn, Option<ConnectivityState>)>,
     snapshots: Snapshots,
     next: u32,
-    events: mpsc::UnboundedSender<u32>,
 }
 
-impl Default for StandIns {
-    fn default() -> Self {
-        let (events, _) = mpsc::unbounded_channel();
-        Self { known: HashMap::new(), snapshots: Snapshots::default(), next: 0, events }
+/// Connects nothing.
+#[derive(Debug)]
+struct NoConnections;
+
+impl Driver for NoConnections {
+    fn connect(&self) {}
+
+    fn enter_idle(&self) {}
+
+    fn shutdown(&self) {}
+
+    fn capacity(&self) -> Capacity {
+        Capacity::UNKNOWN
     }
 }
 
-impl StandIns {
+impl FakeSubConns {
     /// So many of them, all ready.
     pub fn ready(&mut self, count: u32) -> ReadySet {
         let endpoint = |number: u32| {
@@ -63,9 +69,7 @@ impl StandIns {
             let address = endpoint.addresses()[0].clone();
             let (subconn, before) = gone.remove(&address).unwrap_or_else(|| {
                 self.next += 1;
-                let subconn =
-                    SubConn::spawn(self.next - 1, endpoint.clone(), Dialer::plain(), self.events.clone());
-                (subconn, None)
+                (SubConn::fake(self.next - 1, endpoint.clone()), None)
             });
             let is_other = *subconn.endpoint() != endpoint;
             if is_other {
@@ -78,7 +82,6 @@ impl StandIns {
             self.known.insert(address, (subconn, Some(state)));
         }
         for (subconn, _) in gone.values() {
-            subconn.shutdown();
             self.snapshots.remove(subconn.id());
         }
         self.snapshots.replace(0, self.snapshots.order().len(), order);
@@ -103,8 +106,9 @@ impl StandIns {
     }
 }
 
-impl Drop for StandIns {
-    fn drop(&mut self) {
-        self.known.values().for_each(|(subconn, _)| subconn.shutdown());
+impl SubConn {
+    /// A subconn without connections.
+    pub(crate) fn fake(id: u32, endpoint: Endpoint) -> Self {
+        Self::new(id, endpoint, Arc::new(NoConnections))
     }
 }

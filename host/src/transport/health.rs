@@ -12,9 +12,10 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::Dialer;
+use super::connection::{Connection, Link, SendError, StreamPermit};
+use super::dial::Dialer;
 use super::replay::ReplayBody;
-use super::transport::{InFlight, Link, SendError, Transport};
+use crate::backoff::Backoff;
 use crate::http2::Received;
 
 /// How the peer says that it is.
@@ -29,9 +30,9 @@ pub(super) enum Health {
 
 /// The watch on one connection, for the service that the channel's configuration names at the time.
 pub(super) struct Checkup {
-    transport: std::sync::Weak<Transport>,
+    connection: std::sync::Weak<Connection>,
     origin: http::Uri,
-    backoff: super::Backoff,
+    backoff: Backoff,
     service: watch::Receiver<Option<Arc<str>>>,
     running: Option<Running>,
 }
@@ -44,13 +45,13 @@ struct Running {
 impl Checkup {
     /// Watches a connection; `health` is what is known of the peer until it speaks.
     pub(super) fn start(
-        transport: &Arc<Transport>,
+        connection: &Arc<Connection>,
         dialer: &Dialer,
         origin: http::Uri,
         health: Health,
     ) -> Self {
         let mut checkup = Self {
-            transport: Arc::downgrade(transport),
+            connection: Arc::downgrade(connection),
             origin,
             backoff: dialer.options.backoff,
             service: dialer.health.clone(),
@@ -93,10 +94,10 @@ impl Checkup {
 
     fn restart(&mut self, health: Health) {
         let service = self.service.borrow_and_update().clone();
-        self.running = service.zip(self.transport.upgrade()).map(|(service, transport)| {
+        self.running = service.zip(self.connection.upgrade()).map(|(service, connection)| {
             let (sender, health) = watch::channel(health.clone());
-            let link = Arc::clone(transport.link());
-            let client = HealthClient::with_origin(Connection(transport), self.origin.clone());
+            let link = Arc::clone(connection.link());
+            let client = HealthClient::with_origin(Client(connection), self.origin.clone());
             let watching = check(client, link, service, self.backoff, sender);
             Running { health, _task: AbortOnDropHandle::new(tokio::spawn(watching)) }
         });
@@ -106,16 +107,16 @@ impl Checkup {
 /// Watches until the connection ends, or the peer shows that it has no health service. Ended streams are
 /// opened again: at once if they had said anything, otherwise after a backoff.
 async fn check(
-    mut client: HealthClient<Connection>,
+    mut client: HealthClient<Client>,
     link: Arc<Link>,
     service: Arc<str>,
-    backoff: super::Backoff,
+    backoff: Backoff,
     health: watch::Sender<Health>,
 ) {
     let mut failures = 0;
     loop {
         // It takes one of the streams that the peer allows.
-        let stream = InFlight::first_on(&link);
+        let stream = StreamPermit::take_unchecked(&link);
         let request = HealthCheckRequest { service: service.to_string() };
         let mut status = Status::unavailable("the stream ended");
         match client.watch(request).await {
@@ -162,9 +163,9 @@ async fn check(
 
 /// One connection, as tonic's clients want it.
 #[derive(Clone)]
-struct Connection(Arc<Transport>);
+struct Client(Arc<Connection>);
 
-impl tower_service::Service<http::Request<Body>> for Connection {
+impl tower_service::Service<http::Request<Body>> for Client {
     type Response = http::Response<Received>;
     type Error = Status;
     type Future = BoxFuture<'static, Result<Self::Response, Status>>;
@@ -174,11 +175,11 @@ impl tower_service::Service<http::Request<Body>> for Connection {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let transport = Arc::clone(&self.0);
+        let connection = Arc::clone(&self.0);
         let (head, body) = request.into_parts();
         let (body, replay) = ReplayBody::new(body);
         Box::pin(async move {
-            let sent = transport.send(http::Request::from_parts(head, body)).await;
+            let sent = connection.send(http::Request::from_parts(head, body)).await;
             // Watch and Check have one message, which has gone by now.
             drop(replay);
             match sent {

@@ -1,0 +1,197 @@
+//! One attempt of an RPC on a subconn: sent, counted, and ended exactly once.
+
+use http::Uri;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use super::connection::{SendError, StreamPermit};
+use super::pool::Pool;
+use super::replay::ReplayBody;
+use crate::http2::Received;
+use crate::subconn::{Done, DoneInfo, SubConn};
+use crate::timeout::set_grpc_timeout;
+
+/// What an attempt is sent with.
+pub(crate) struct AttemptOptions {
+    /// Notified of the end.
+    pub(crate) done: Option<Done>,
+    /// When the subconn was picked.
+    pub(crate) picked_at: Instant,
+    pub(crate) deadline: Option<Instant>,
+    /// When the request's `grpc-timeout` header was correct. `None`: it has no such header for this deadline.
+    pub(crate) timeout_set_at: Option<Instant>,
+}
+
+/// An attempt in flight. [`end`](Self::end) says how it ended; a drop means that the client gave up, or that
+/// the deadline has passed.
+pub(crate) struct Attempt {
+    open: Option<Open>,
+    deadline: Option<Instant>,
+}
+
+struct Open {
+    subconn: SubConn,
+    /// `None` until the attempt is on a connection.
+    stream: Option<StreamPermit>,
+    done: Option<Done>,
+    begun: Instant,
+    /// The response headers have arrived.
+    responded: bool,
+}
+
+/// Sends a request on a subconn, to the request's own authority or else the subconn's, and waits for the response
+/// headers. The returned [`Attempt`] counts the RPC as in flight until it is ended or dropped.
+pub(crate) async fn send(
+    subconn: &SubConn,
+    mut request: http::Request<ReplayBody>,
+    options: AttemptOptions,
+) -> Result<(http::Response<Received>, Attempt), SendError> {
+    let AttemptOptions { done, picked_at, deadline, timeout_set_at } = options;
+    let failed = |message: String| SendError::Failed(Status::internal(message));
+    let Some(pool) = subconn.driver::<Pool>() else {
+        return Err(failed(format!("the picker picked {subconn:?}, which has no connections")));
+    };
+    let mut attempt = Attempt::start(subconn.clone(), done, picked_at, deadline);
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme = Some(pool.scheme().clone());
+    let own = parts.authority.take().filter(|own| own != pool.authority());
+    parts.authority = Some(own.clone().unwrap_or_else(|| pool.authority().clone()));
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|error| failed(error.to_string()))?;
+    loop {
+        let (permit, waited) = pool.stream(subconn).await;
+        let Some((connection, stream)) = permit else {
+            attempt.not_sent();
+            return Err(SendError::NotSent(Box::new(request)));
+        };
+        attempt.start_stream(stream, waited);
+        if let Some(own) = &own
+            && !connection.may_serve(own)
+        {
+            let status = Status::unavailable(format!(
+                "the RPC has the authority {own}, which the certificate of {} is not made out to",
+                pool.authority()
+            ));
+            attempt.end(status.code(), None);
+            return Err(SendError::Failed(status));
+        }
+        if let Some(deadline) = deadline {
+            let now = Instant::now();
+            let age = timeout_set_at.map(|at| now.saturating_duration_since(at));
+            if age.is_none_or(|age| age > std::time::Duration::from_millis(1)) {
+                set_grpc_timeout(request.headers_mut(), deadline.saturating_duration_since(now));
+            }
+        }
+        match connection.send(request).await {
+            Ok(response) => {
+                attempt.responded();
+                return Ok((response, attempt));
+            }
+            // The connection was lost just now: retried on another one, or on none if it was the last.
+            Err(SendError::NotSent(unsent)) => {
+                attempt.drop_stream();
+                request = *unsent;
+            }
+            Err(error @ SendError::Unprocessed { .. }) => {
+                attempt.not_sent();
+                return Err(error);
+            }
+            Err(SendError::Failed(status)) => {
+                attempt.end(status.code(), None);
+                return Err(SendError::Failed(status));
+            }
+        }
+    }
+}
+
+impl Attempt {
+    fn start(subconn: SubConn, done: Option<Done>, picked_at: Instant, deadline: Option<Instant>) -> Self {
+        subconn.counters().start(picked_at);
+        Self {
+            open: Some(Open { subconn, stream: None, done, begun: picked_at, responded: false }),
+            deadline,
+        }
+    }
+
+    /// The attempt is on a connection, for which it may have waited.
+    fn start_stream(&mut self, stream: StreamPermit, waited: bool) {
+        if let Some(open) = &mut self.open {
+            open.stream = Some(stream);
+            if waited {
+                open.begun = Instant::now();
+            }
+        }
+    }
+
+    /// The request was not sent, and the attempt is on no connection.
+    fn drop_stream(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.stream = None;
+        }
+    }
+
+    /// The response headers have arrived.
+    fn responded(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.responded = true;
+            open.subconn.counters().responded(open.begun, Instant::now());
+        }
+    }
+
+    /// The request was never sent, or the peer did not process it.
+    fn not_sent(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.subconn.counters().not_sent(open.responded);
+            open.finish(End { code: None, client_ended: false, trailers: None }, Instant::now());
+        }
+    }
+
+    /// The RPC ended with this code, and these trailers if it got that far.
+    pub(crate) fn end(&mut self, code: Code, trailers: Option<&http::HeaderMap>) {
+        self.ended(End { code: Some(code), client_ended: false, trailers });
+    }
+
+    /// The client gave up, for this reason.
+    pub(crate) fn give_up(&mut self, code: Code) {
+        self.ended(End { code: Some(code), client_ended: true, trailers: None });
+    }
+
+    fn ended(&mut self, end: End<'_>) {
+        if let Some(open) = self.open.take() {
+            let now = Instant::now();
+            let code = end.code.unwrap_or(Code::Unknown);
+            open.subconn.counters().end(code, end.client_ended, open.responded, open.begun, now);
+            open.finish(end, now);
+        }
+    }
+}
+
+struct End<'a> {
+    code: Option<Code>,
+    client_ended: bool,
+    trailers: Option<&'a http::HeaderMap>,
+}
+
+impl Open {
+    fn finish(self, end: End<'_>, now: Instant) {
+        let Self { stream, done, begun, .. } = self;
+        drop(stream);
+        if let Some(done) = done {
+            let End { code, client_ended, trailers } = end;
+            let latency = now.saturating_duration_since(begun);
+            done.notify(&DoneInfo { code, client_ended, trailers, latency });
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        match &self.open {
+            None => {}
+            Some(open) if open.stream.is_none() => self.not_sent(),
+            Some(_) if self.deadline.is_some_and(|at| at <= Instant::now()) => {
+                self.give_up(Code::DeadlineExceeded);
+            }
+            Some(_) => self.give_up(Code::Cancelled),
+        }
+    }
+}

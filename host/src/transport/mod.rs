@@ -1,0 +1,27 @@
+//! From an endpoint to READY connections, and from a request to a response on one of them.
+//!
+//! [`spawn`] creates a [`SubConn`] with one [task](task), which alone drives its [state machine](machine) and
+//! [dials](dial). RPCs take a stream from the [pool](pool) of its connections, or wait for one in the
+//! [queue](stream_queue), and [send](attempt) on an HTTP/2 [connection](connection).
+
+mod attempt;
+mod connection;
+mod counters;
+mod dial;
+mod health;
+mod machine;
+mod options;
+mod pool;
+mod replay;
+mod stream_queue;
+mod task;
+
+pub(crate) use self::attempt::{Attempt, AttemptOptions, send};
+pub(crate) use self::connection::SendError;
+pub(crate) use self::counters::ConnectionCounters;
+pub use self::counters::ConnectionStats;
+pub(crate) use self::dial::Dialer;
+pub use self::options::SubConnOptions;
+pub(crate) use self::replay::{Replay, ReplayBody};
+pub(crate) use self::task::spawn;
+pub use crate::backoff::Backoff;
