@@ -33,8 +33,8 @@
 //! * [`Picker`](picker::Picker): what is asked for a subconn, once for each attempt of each RPC. It is
 //!   immutable and built from a snapshot, the [`ReadySet`](subconn::ReadySet); the balancer replaces it
 //!   whenever an endpoint, a connection or the policy changes.
-//! * [`Policy`](picker::Policy): what makes pickers. [`WasmPolicy`](policy::WasmPolicy) is one in
-//!   WebAssembly, [`RoundRobin`](picker::RoundRobin) the native one that stands in when there is none.
+//! * [`Policy`](policy::Policy): what makes pickers. [`WasmPolicy`](policy::WasmPolicy) is one in
+//!   WebAssembly, [`RoundRobin`](policy::RoundRobin) the native one that stands in when there is none.
 //! * [`PolicyDir`]: a directory of policies, followed as its files change.
 //! * [`ServiceConfig`](service_config::ServiceConfig): which policy is to balance, and what the RPCs of
 //!   each method are given; from the channel's builder, or from the resolver while RPCs run.
@@ -53,14 +53,16 @@ mod backoff;
 mod balancer;
 pub mod channel;
 pub mod connectivity;
+pub mod directory;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 mod files;
 mod headers;
 mod http2;
+mod lifecycle;
+pub mod net;
 pub mod picker;
 pub mod policy;
-pub mod policy_dir;
 pub mod proxy;
 pub mod resolver;
 pub mod service_config;
@@ -73,6 +75,16 @@ pub mod transport;
 mod workers;
 
 pub use self::channel::Channel;
-pub use self::policy_dir::PolicyDir;
+pub use self::directory::PolicyDir;
 pub use self::resolver::Target;
 pub use self::supervision::panics;
+
+impl Channel {
+    /// Starts to build a channel to a target, such as `static:///10.0.0.1:5001,10.0.0.2:5001`.
+    pub fn builder(target: impl Into<String>) -> channel::ChannelBuilder {
+        // Above the resolvers and the channel, because etcd is reached through a channel.
+        #[cfg(feature = "etcd")]
+        etcd::register();
+        channel::ChannelBuilder::new(target.into())
+    }
+}

@@ -69,9 +69,10 @@ fn queue<T: Send + 'static>(
     which: impl FnOnce(&mut Pool) -> &mut VecDeque<Job>,
 ) -> Task<T> {
     let (done, result) = oneshot::channel();
-    let runtime = Handle::try_current().ok();
+    let (runtime, span) = (Handle::try_current().ok(), tracing::Span::current());
     let job = move || {
-        let _within = runtime.as_ref().map(Handle::enter);
+        let _runtime = runtime.as_ref().map(Handle::enter);
+        let _span = span.entered();
         let result = guarded("a worker's task", work).ok_or(Lost);
         // Nobody may wait any more: then it is dropped here, and that is not our code either.
         let _ = guarded("what a worker's task has made", || drop(done.send(result)));

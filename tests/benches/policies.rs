@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use hotpick::connectivity::ConnectivityState;
-use hotpick::picker::{PickInfo, PickResult, Placement};
-use hotpick::policy::{Limits, Trial, WasmPolicy};
+use hotpick::picker::{PickInfo, PickResult};
+use hotpick::policy::Placement;
+use hotpick::policy::{Limits, TestChannel, WasmPolicy};
 use hotpick::resolver::Endpoint;
 use hotpick_tests::{Caller, Cluster, Policies, STANDARD, metadata, standard};
 use http::HeaderMap;
@@ -29,8 +30,8 @@ fn compiled(name: &str) -> WasmPolicy {
 }
 
 /// Started with a configuration, with as much memory and time as there is.
-fn trial(policy: &WasmPolicy, config: &str) -> Trial {
-    Trial::start(policy, &Placement::new("static:///bench", config).with_seed(1)).expect("started")
+fn trial(policy: &WasmPolicy, config: &str) -> TestChannel {
+    TestChannel::start(policy, &Placement::new("static:///bench", config).with_seed(1)).expect("started")
 }
 
 fn endpoints(count: u32) -> Vec<(Endpoint, ConnectivityState)> {
@@ -44,7 +45,7 @@ fn endpoints(count: u32) -> Vec<(Endpoint, ConnectivityState)> {
     (0..count).map(endpoint).collect()
 }
 
-fn pick(trial: &mut Trial, metadata: &HeaderMap) -> u32 {
+fn pick(trial: &mut TestChannel, metadata: &HeaderMap) -> u32 {
     match trial.pick(&PickInfo::new("/bench.Bench/Pick", metadata)).expect("no fault") {
         PickResult::Pick(pick) => pick.subconn.id(),
         other => panic!("{other:?}"),
@@ -67,7 +68,7 @@ fn costs() {
             let mut joining = Vec::new();
             for run in 0..20 {
                 let told = all[..(count + run % 2) as usize].to_vec();
-                let took = trial.tell(told).expect("no fault");
+                let took = trial.update(told).expect("no fault");
                 // The first time it is told of all of them.
                 if run > 0 {
                     joining.push(took);
@@ -111,8 +112,8 @@ fn disruption() {
             let all = endpoints(count + 1);
             let owners = |told: Vec<(Endpoint, ConnectivityState)>| {
                 let mut trial = trial(&policy, config);
-                trial.tell(all.clone()).expect("no fault");
-                trial.tell(told).expect("no fault");
+                trial.update(all.clone()).expect("no fault");
+                trial.update(told).expect("no fault");
                 (0..KEYS).map(|key| pick(&mut trial, &metadata(key))).collect::<Vec<_>>()
             };
             let before = owners(all[..count as usize].to_vec());

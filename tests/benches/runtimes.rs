@@ -9,9 +9,10 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use hotpick::PolicyDir;
 use hotpick::connectivity::ConnectivityState;
-use hotpick::picker::{PickInfo, Placement};
-use hotpick::policy::Trial;
-use hotpick::policy_dir::{self, PolicyDirOptions};
+use hotpick::directory::{self, PolicyDirOptions};
+use hotpick::picker::PickInfo;
+use hotpick::policy::Placement;
+use hotpick::policy::TestChannel;
 use hotpick::resolver::{Address, Endpoint};
 use hotpick_tests::bench::Servers;
 use hotpick_tests::languages::{LANGUAGES, build, examples, install};
@@ -53,7 +54,7 @@ async fn measure() {
 struct Measured {
     language: &'static str,
     cells: Vec<String>,
-    trials: Vec<(Trial, HeaderMap, Vec<f64>)>,
+    trials: Vec<(TestChannel, HeaderMap, Vec<f64>)>,
 }
 
 fn options(cache: Option<PathBuf>) -> PolicyDirOptions {
@@ -112,7 +113,7 @@ impl Measured {
             let Ok(bytes) = std::fs::read(&file) else { continue };
             let timed = |cache: Option<&Path>| {
                 let begin = std::time::Instant::now();
-                let policy = policy_dir::load(&file, &options(cache.map(Path::to_owned))).expect("a policy");
+                let policy = directory::load(&file, &options(cache.map(Path::to_owned))).expect("a policy");
                 (policy, begin.elapsed())
             };
             let (policy, compiled) = timed(None);
@@ -121,12 +122,12 @@ impl Measured {
             let placement = Placement::new("bench:///", "{}");
             let start = || {
                 let begin = std::time::Instant::now();
-                let trial = Trial::start(&policy, &placement).expect("it starts");
+                let trial = TestChannel::start(&policy, &placement).expect("it starts");
                 (trial, begin.elapsed().as_secs_f64())
             };
             let started = median((0..9).map(|_| start().1));
             let (mut trial, _) = start();
-            trial.tell(endpoints()).expect("it is told");
+            trial.update(endpoints()).expect("it is told");
             let mut metadata = HeaderMap::new();
             if name == "color" {
                 metadata.insert("color", HeaderValue::from_static("red"));

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use hotpick::directory::PolicyDirOptions;
 use hotpick::policy::digest;
-use hotpick::policy_dir::PolicyDirOptions;
 use hotpick::{Channel, PolicyDir};
 use hotpick_tests::corpus::{File, corpus};
 use hotpick_tests::wat::Wat;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use hotpick::PolicyDir;
 use hotpick::channel::ChannelStatus;
-use hotpick::policy_dir::PolicyDirOptions;
+use hotpick::directory::PolicyDirOptions;
 use hotpick_tests::table::Table;
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{Caller, Cluster, Policies, soon, standard};

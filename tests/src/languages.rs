@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use hotpick::policy_dir::PolicyDirOptions;
+use hotpick::directory::PolicyDirOptions;
 
 use crate::peers::{built, root, target};
 

@@ -4,9 +4,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hotpick::picker::{
-    PickInfo, PickResult, Picker, PickerBuilder, Placement, Policy, PolicyVersion, StartError,
-};
+use hotpick::picker::{PickInfo, PickResult, Picker};
+use hotpick::policy::{PickerBuilder, Placement, Policy, PolicyVersion, StartError};
 use hotpick::subconn::ReadySet;
 use tonic::Code;
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hotpick::PolicyDir;
-use hotpick::policy_dir::{PolicyDirOptions, PolicyStatus};
+use hotpick::directory::{PolicyDirOptions, PolicyStatus};
 use http::{HeaderMap, HeaderValue};
 
 /// A directory of its own, followed.

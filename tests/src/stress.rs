@@ -171,7 +171,7 @@ pub fn storm(run: Run) -> Report {
 /// What was dropped is gone: the tasks of all channels, the instances of all policies; and each pick has been told its end.
 async fn settle(sky: &Sky, quiet: &[usize]) {
     let tasks = || sky.runtimes.iter().map(|runtime| runtime.metrics().num_alive_tasks()).collect::<Vec<_>>();
-    let uses = || sky.policies.followed.status().iter().map(|status| status.uses.len()).sum::<usize>();
+    let uses = || sky.policies.followed.status().iter().map(|status| status.channels.len()).sum::<usize>();
     let ledger = sky.native.ledger();
     let told = |ledger: &Ledger| ledger.ends().len() == ledger.picks();
     let begin = Instant::now();

@@ -9,9 +9,8 @@ use hotpick::Channel;
 use hotpick::Target;
 use hotpick::channel::WaitForReady;
 use hotpick::connectivity::ConnectivityState;
-use hotpick::picker::{
-    Pick, PickInfo, PickResult, Picker, PickerBuilder, Placement, Policy, PolicyVersion, StartError,
-};
+use hotpick::picker::{Pick, PickInfo, PickResult, Picker};
+use hotpick::policy::{PickerBuilder, Placement, Policy, PolicyVersion, StartError};
 use hotpick::resolver::{Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate};
 use hotpick::subconn::ReadySet;
 use hotpick::transport::SubConnOptions;

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use hotpick::channel::ChannelStatus;
+use hotpick::directory::{PolicyState, PolicyStatus};
 use hotpick::policy::{FaultKind, digest};
-use hotpick::policy_dir::{PolicyState, PolicyStatus};
 use hotpick::{Channel, PolicyDir};
 use hotpick_tests::corpus::{Bad, End, File, corpus, truncations, with_wasi};
 use hotpick_tests::wat::Wat;
@@ -92,7 +92,7 @@ impl Subject {
                 self.status(more).await;
             }
             (End::Gone, _) => {
-                self.status(|policy| policy.state == PolicyState::Withdrawn).await;
+                self.status(|policy| policy.state == PolicyState::Removed).await;
             }
             (end, _) => panic!("{name}: {end:?} is not for what is no file"),
         }
@@ -192,8 +192,8 @@ async fn a_policy_that_needs_wasi_runs_unless_it_may_not() {
 
 #[test]
 fn an_empty_path_is_no_policy() {
-    let options = hotpick::policy_dir::PolicyDirOptions::default();
-    let error = hotpick::policy_dir::load("nowhere.wasm", &options).expect_err("nothing is there");
+    let options = hotpick::directory::PolicyDirOptions::default();
+    let error = hotpick::directory::load("nowhere.wasm", &options).expect_err("nothing is there");
     assert!(error.to_string().starts_with("cannot be read: "), "{error}");
     drop(PolicyDir::open("/nowhere/at/all").expect("missing is no error"));
 }

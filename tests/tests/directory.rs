@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use hotpick::PolicyDir;
+use hotpick::directory::{PolicyDirOptions, PolicyStatus};
 use hotpick::policy::digest;
-use hotpick::policy_dir::{PolicyDirOptions, PolicyStatus};
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{Policies, soon, standard};
 

@@ -1,8 +1,8 @@
 //! What becomes of a version that goes wrong while it serves.
 
 use hotpick::channel::ChannelStatus;
+use hotpick::directory::{PolicyState, PolicyStatus};
 use hotpick::policy::{FaultKind, digest};
-use hotpick::policy_dir::{PolicyState, PolicyStatus};
 use hotpick::{Channel, PolicyDir};
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{Caller, Cluster, Load, Policies, soon, standard};
@@ -181,9 +181,9 @@ async fn a_cache_outlives_the_process_and_is_no_way_in() {
         (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     std::fs::write(files.path().join("p.wasm"), standard("color")).expect("written");
     let cache = home.path().join("cache");
-    let mut options = hotpick::policy_dir::PolicyDirOptions::default();
+    let mut options = hotpick::directory::PolicyDirOptions::default();
     options.compile.cache = Some(cache.clone());
-    let load = || hotpick::policy_dir::load(files.path().join("p.wasm"), &options).expect("a policy");
+    let load = || hotpick::directory::load(files.path().join("p.wasm"), &options).expect("a policy");
     drop(load());
     assert_eq!(std::fs::metadata(&cache).expect("made").mode() & 0o777, 0o700);
     let cached = || std::fs::read_dir(&cache).expect("a cache").flatten().next().expect("a file").path();
@@ -219,7 +219,7 @@ async fn a_version_that_every_channel_refuses_is_taken_back() {
     policies.put("p.wasm", &refused);
     let status = policies.wait_for("p", |policy| policy.rejected.is_some()).await;
     let error = status.rejected.expect("a reason");
-    assert_eq!(error.stage(), hotpick::picker::Stage::Init, "{error}");
+    assert_eq!(error.stage(), hotpick::policy::Stage::Init, "{error}");
     assert_eq!(status.version.map(|version| version.digest), Some(digest(&good)));
     let late = patient(&cluster, &policies.followed);
     Caller::ready(&late, Some("p")).await;

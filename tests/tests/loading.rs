@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use hotpick::directory::{PolicyDirOptions, PolicyStatus};
 use hotpick::policy::digest;
-use hotpick::policy_dir::{PolicyDirOptions, PolicyStatus};
 use hotpick::{Channel, PolicyDir};
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{Cluster, peers, soon, standard};
@@ -184,7 +184,7 @@ async fn a_lack_of_descriptors_is_no_verdict_on_the_file() {
         })
         .await;
     };
-    says("policy in force").await;
+    says("policy active").await;
 
     let pid = Pid::from_raw(i32::try_from(process.id()).expect("a number")).expect("a process");
     let limit = |current: u64, maximum| Rlimit { current: Some(current), maximum };
@@ -195,7 +195,7 @@ async fn a_lack_of_descriptors_is_no_verdict_on_the_file() {
     says("policy rejected").await;
     caller.call().await.expect("served");
     prlimit(Some(pid), Resource::Nofile, before).expect("its limit");
-    says(&format!("policy in force policy=p #2 {}", &digest(&standard("random"))[..12])).await;
+    says(&format!("policy active policy=p #2 {}", &digest(&standard("random"))[..12])).await;
     caller.call().await.expect("served");
 }
 

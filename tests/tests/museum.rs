@@ -1,7 +1,7 @@
 //! Components of past releases, which load for ever.
 
+use hotpick::directory;
 use hotpick::policy::ConformanceOptions;
-use hotpick::policy_dir;
 use hotpick_tests::languages::{LANGUAGES, cached};
 use hotpick_tests::museum::{bytes, folder};
 
@@ -18,12 +18,12 @@ async fn what_was_a_policy_is_a_policy() {
                     exhibit.file_name().to_string_lossy().split('.').next().expect("a name").to_owned();
                 let file = written.path().join(format!("{language}.wasm"));
                 std::fs::write(&file, bytes(&exhibit.path())).expect("written");
-                let policy = policy_dir::load(&file, &cached());
+                let policy = directory::load(&file, &cached());
                 let policy = policy.unwrap_or_else(|error| panic!("{:?} {error}", exhibit.path()));
                 let mut options = ConformanceOptions::default();
                 options.picks = 10_000;
                 for seen in policy.conformance(&options) {
-                    assert!(seen.result.is_ok(), "{:?} {seen:?}", exhibit.path());
+                    assert!(seen.passed, "{:?} {seen:?}", exhibit.path());
                 }
                 languages.push(language);
             }

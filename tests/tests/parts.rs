@@ -2,8 +2,8 @@
 
 use hotpick::Channel;
 use hotpick::connectivity::ConnectivityState;
+use hotpick::directory::PolicyStatus;
 use hotpick::policy::{Metric, MetricValue, digest};
-use hotpick::policy_dir::PolicyStatus;
 use hotpick_echo::EchoRequest;
 use hotpick_tests::raw::RawServer;
 use hotpick_tests::wat::Wat;
@@ -287,9 +287,9 @@ async fn two_channels_of_a_policy_are_counted_together() {
     first.tally(30).await;
     second.tally(12).await;
     let status = policies.wait_for("probe", |status| counter(status, "probe_done") == 42).await;
-    assert_eq!((status.totals.picks, status.uses.len()), (42, 2));
+    assert_eq!((status.totals.picks, status.channels.len()), (42, 2));
     drop((one, first));
     // What has been counted stays.
-    let status = policies.wait_for("probe", |status| status.uses.len() == 1).await;
+    let status = policies.wait_for("probe", |status| status.channels.len() == 1).await;
     assert_eq!(status.totals.picks, 42);
 }

@@ -1,7 +1,7 @@
 //! Policies that pick ahead, and those of which a channel has several instances.
 
 use hotpick::channel::ChannelStatus;
-use hotpick::policy_dir::PolicyStatus;
+use hotpick::directory::PolicyStatus;
 use hotpick::resolver::ResolverUpdate;
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{Caller, Cluster, Load, Policies, STANDARD, soon, standard};
@@ -98,7 +98,7 @@ async fn several_instances_share_the_picks_of_a_channel() {
         let channel = cluster.channel().policies(&one.followed).policy("round_robin").connect();
         let _one = Caller::ready(&channel.expect("a channel"), Some("round_robin")).await;
         let memory = |policies: &Policies| {
-            let [of_channel] = &status(policies, "round_robin").uses[..] else { panic!("one channel") };
+            let [of_channel] = &status(policies, "round_robin").channels[..] else { panic!("one channel") };
             of_channel.memory
         };
         assert_eq!(memory(&policies), 3 * memory(&one));

@@ -2,8 +2,9 @@
 
 use hotpick::Channel;
 use hotpick::connectivity::ConnectivityState;
-use hotpick::picker::{PickInfo, Placement};
-use hotpick::policy::{Limits, Trial, WasmPolicy};
+use hotpick::picker::PickInfo;
+use hotpick::policy::Placement;
+use hotpick::policy::{Limits, TestChannel, WasmPolicy};
 use hotpick::resolver::Endpoint;
 use hotpick_echo::{EchoClient, EchoRequest};
 use hotpick_tests::wat::Wat;
@@ -250,9 +251,9 @@ async fn a_fault_says_what_the_policy_said_last() {
             ..Wat::default()
         };
         let policy = WasmPolicy::compile("bad", 0, &wat.component(), Limits::default()).expect("a policy");
-        let mut trial = Trial::start(&policy, &Placement::new("test:///", "{}")).expect("it starts");
+        let mut trial = TestChannel::start(&policy, &Placement::new("test:///", "{}")).expect("it starts");
         let endpoint = Endpoint::new("10.0.0.1:80".parse().expect("an address"));
-        trial.tell([(endpoint, ConnectivityState::Ready)]).expect("told");
+        trial.update([(endpoint, ConnectivityState::Ready)]).expect("told");
         let metadata = http::HeaderMap::new();
         let ended = (0..2).find_map(|_| trial.pick(&PickInfo::new("/a.A/A", &metadata)).err());
         ended.expect("it traps").to_string()

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use hotpick::connectivity::ConnectivityState;
-use hotpick::picker::{PickInfo, PickResult, Placement};
-use hotpick::policy::{ConformanceOptions, Trial, WasmPolicy};
-use hotpick::policy_dir;
+use hotpick::directory;
+use hotpick::picker::{PickInfo, PickResult};
+use hotpick::policy::Placement;
+use hotpick::policy::{ConformanceOptions, TestChannel, WasmPolicy};
 use hotpick::resolver::Endpoint;
 use hotpick_tests::languages::{build, cached, hotpick, said};
 use http::{HeaderMap, HeaderValue};
@@ -34,7 +35,7 @@ fn built(folder: &Path, language: &str, source: &str, at: &str) -> Option<WasmPo
     let out = folder.join("dist");
     build(&project, &out).then(|| {
         let file = out.join(format!("{NAME}.wasm"));
-        policy_dir::load(&file, &cached()).unwrap_or_else(|error| panic!("{file:?}: {error}"))
+        directory::load(&file, &cached()).unwrap_or_else(|error| panic!("{file:?}: {error}"))
     })
 }
 
@@ -72,9 +73,10 @@ impl Told {
 }
 
 fn reads(language: &str, policy: &WasmPolicy) {
-    let mut trial = Trial::start(policy, &Placement::new("test:///", "{}").with_seed(7)).expect("it starts");
+    let mut trial =
+        TestChannel::start(policy, &Placement::new("test:///", "{}").with_seed(7)).expect("it starts");
     let endpoint = |number| Endpoint::new(format!("10.0.0.{number}:80").parse().expect("an address"));
-    trial.tell((1..=3).map(|number| (endpoint(number), ConnectivityState::Ready))).expect("told");
+    trial.update((1..=3).map(|number| (endpoint(number), ConnectivityState::Ready))).expect("told");
     let mut pick = |info: &PickInfo<'_>| trial.pick(info).expect("a pick");
     let mut failed = |info: &PickInfo<'_>| match pick(info) {
         PickResult::Fail(status) => {
@@ -154,7 +156,7 @@ fn has_outcomes(policy: &WasmPolicy) {
     let mut options = ConformanceOptions::default();
     options.picks = 10_000;
     for seen in policy.conformance(&options) {
-        assert!(seen.result.is_ok(), "{seen:?}");
+        assert!(seen.passed, "{seen:?}");
     }
 }
 

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use hotpick::connectivity::ConnectivityState;
-use hotpick::picker::{PickInfo, PickResult, Placement};
-use hotpick::policy::{Limits, Trial, WasmPolicy};
+use hotpick::picker::{PickInfo, PickResult};
+use hotpick::policy::Placement;
+use hotpick::policy::{Limits, TestChannel, WasmPolicy};
 use hotpick::resolver::{Endpoint, ResolverUpdate};
 use hotpick_guest::stride::Stride;
 use hotpick_guest::testing::chi_square;
@@ -28,12 +29,13 @@ async fn backends(weights: &[u32]) -> (Cluster, Vec<Value>) {
 /// Where a policy sends keys: names of backends.
 fn picked(cluster: &Cluster, weights: &[u32], name: &str, config: &str, keys: &[String]) -> Vec<String> {
     let policy = WasmPolicy::compile(name, 1, &standard(name), Limits::default()).expect("a policy");
-    let mut trial = Trial::start(&policy, &Placement::new("static:///references", config)).expect("started");
+    let mut trial =
+        TestChannel::start(&policy, &Placement::new("static:///references", config)).expect("started");
     let weighted = |(backend, weight): (&hotpick_echo::Backend, &u32)| {
         let endpoint = Endpoint::new(backend.address().into()).with_weight(*weight);
         (endpoint, ConnectivityState::Ready)
     };
-    trial.tell(cluster.backends.iter().zip(weights).map(weighted).collect::<Vec<_>>()).expect("no fault");
+    trial.update(cluster.backends.iter().zip(weights).map(weighted).collect::<Vec<_>>()).expect("no fault");
     let pick = |key: &String| {
         let mut metadata = HeaderMap::new();
         metadata.insert("hash-key", key.parse().expect("a value"));
@@ -240,11 +242,11 @@ async fn the_shares_of_zones_are_those_of_envoy() {
         let policy = WasmPolicy::compile("zone", 1, &standard("zone"), Limits::default()).expect("a policy");
         let config = json!({"zone": "a", "clients": local}).to_string();
         let mut trial =
-            Trial::start(&policy, &Placement::new("static:///references", &config)).expect("started");
+            TestChannel::start(&policy, &Placement::new("static:///references", &config)).expect("started");
         let zoned = |(backend, zone): (&hotpick_echo::Backend, &&str)| {
             (Endpoint::new(backend.address().into()).with_attribute("zone", *zone), ConnectivityState::Ready)
         };
-        trial.tell(cluster.backends.iter().zip(&names).map(zoned).collect::<Vec<_>>()).expect("no fault");
+        trial.update(cluster.backends.iter().zip(&names).map(zoned).collect::<Vec<_>>()).expect("no fault");
         let mut shares = BTreeMap::from([("a", 0.0), ("b", 0.0), ("c", 0.0)]);
         let metadata = HeaderMap::new();
         for _ in 0..100_000 {

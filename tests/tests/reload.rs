@@ -3,7 +3,7 @@
 use std::fs;
 
 use hotpick::channel::ChannelStatus;
-use hotpick::policy_dir::PolicyStatus;
+use hotpick::directory::PolicyStatus;
 use hotpick::{Channel, PolicyDir};
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{Caller, Cluster, Load, Policies, soon, standard};

@@ -98,7 +98,7 @@ impl Sidecar {
     async fn has_in_force(&self, bytes: &[u8]) {
         let said = &digest(bytes)[..12];
         let last = |log: &str| {
-            let line = log.lines().rev().find(|line| line.contains("policy in force")).map(str::to_owned);
+            let line = log.lines().rev().find(|line| line.contains("policy active")).map(str::to_owned);
             line.is_some_and(|line| line.contains(said))
         };
         soon(&format!("{said} in force"), async {

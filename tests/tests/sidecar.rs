@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use hotpick::Channel;
+use hotpick::directory::{self, PolicyDirOptions};
 use hotpick::policy::{Limits, digest};
-use hotpick::policy_dir::{self, PolicyDirOptions};
 use hotpick_tests::peers::{self, Process};
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{Caller, Cluster, soon, standard};
@@ -103,12 +103,13 @@ async fn the_admin_listener_tells_of_policies_and_counts() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let sidecar = Sidecar::start(&cluster, &[("p.wasm", &Wat::first())]);
     let good = digest(&Wat::first());
-    let policy = sidecar.wait_for(|p| p["uses"].as_array().is_some_and(|uses| !uses.is_empty())).await;
+    let policy =
+        sidecar.wait_for(|p| p["channels"].as_array().is_some_and(|channels| !channels.is_empty())).await;
     assert_eq!((&policy["state"], &policy["digest"]), (&"probation".into(), &good.clone().into()));
     sidecar.caller().await.tally(20).await;
     let policy = sidecar.wait_for(|p| p["picks"] == 20).await;
-    assert!(policy["uses"][0]["pick_ns"].as_u64().is_some_and(|nanos| nanos > 0), "{policy}");
-    assert!(policy["uses"][0]["memory"].as_u64().is_some_and(|bytes| bytes >= 65536), "{policy}");
+    assert!(policy["channels"][0]["pick_ns"].as_u64().is_some_and(|nanos| nanos > 0), "{policy}");
+    assert!(policy["channels"][0]["memory"].as_u64().is_some_and(|bytes| bytes >= 65536), "{policy}");
 
     sidecar.put("p.wasm", b"junk");
     let policy = sidecar.wait_for(|p| p["state"] == "rejected").await;
@@ -157,7 +158,7 @@ async fn policies_measure_what_they_want() {
     let cluster = Cluster::start(&["a"]).await;
     let sidecar = Sidecar::start(&cluster, &[("p.wasm", &hotpick_tests::probe())]);
     let caller = sidecar.caller().await;
-    sidecar.wait_for(|p| p["uses"].as_array().is_some_and(|uses| !uses.is_empty())).await;
+    sidecar.wait_for(|p| p["channels"].as_array().is_some_and(|channels| !channels.is_empty())).await;
     let before = sidecar.wait_for(|_| true).await["picks"].as_u64().expect("a number");
     caller.tally(10).await;
     let counted = async {
@@ -184,7 +185,7 @@ async fn what_a_policy_prints_is_in_the_log_and_there_is_not_too_much_of_it() {
     let cluster = Cluster::start(&["a"]).await;
     let wasi = hotpick_tests::corpus::with_wasi();
     let sidecar = Sidecar::start(&cluster, &[("p.wasm", &wasi)]);
-    sidecar.wait_for(|p| p["uses"].as_array().is_some_and(|uses| !uses.is_empty())).await;
+    sidecar.wait_for(|p| p["channels"].as_array().is_some_and(|channels| !channels.is_empty())).await;
     let lines = || {
         let log = sidecar.log();
         log.lines()
@@ -228,7 +229,7 @@ fn whatever_becomes_of_the_compiler_it_is_another_process() {
         let mut options = PolicyDirOptions::default();
         options.limits.compile = limit;
         options.compile.command = Some(command.iter().map(OsString::from).collect());
-        policy_dir::load(&file, &options)
+        directory::load(&file, &options)
             .map(drop)
             .map_err(|error| (error.stage().to_string(), error.to_string()))
     };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use hotpick::policy_dir::PolicyDirOptions;
+use hotpick::directory::PolicyDirOptions;
 
 /// As the XDG base directory specification has it.
 pub(crate) fn user_cache() -> Option<PathBuf> {

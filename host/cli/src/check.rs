@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use hotpick::picker::StartError;
+use hotpick::directory;
+use hotpick::policy::StartError;
 use hotpick::policy::{Conformance, ConformanceOptions, Report, WasmPolicy};
-use hotpick::policy_dir;
 use serde_json::{Value, json};
 
 #[derive(Debug, clap::Args)]
@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn load(file: &Path) -> Result<WasmPolicy, StartError> {
-    policy_dir::load(file, &crate::cache::cached())
+    directory::load(file, &crate::cache::cached())
         .map_err(|error| StartError::at(error.stage(), error.to_string()))
 }
 
@@ -75,7 +75,7 @@ fn conformance(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (mut conforms, mut all) = (true, Vec::new());
     for file in &arguments.files {
         let tried = load(file).map(|policy| policy.conformance(&options));
-        conforms &= tried.as_ref().is_ok_and(|seen| seen.iter().all(|seen| seen.result.is_ok()));
+        conforms &= tried.as_ref().is_ok_and(|seen| seen.iter().all(|seen| seen.passed));
         match &tried {
             Err(error) if arguments.json => all.push(refused_to_json(file, error)),
             Ok(seen) if arguments.json => all.push(conformance_to_json(file, seen)),
@@ -91,22 +91,16 @@ fn conformance(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 fn conformance_to_text(file: &Path, seen: &[Conformance]) -> String {
     let mut out = format!("{}\n", shown(file));
-    for Conformance { name, result, .. } in seen {
-        let (verdict, text) = match result {
-            Ok(text) => ("ok", text),
-            Err(text) => ("FAILS", text),
-        };
-        let _ = writeln!(out, "  {verdict:<5} {name:<14} {}", plain(text));
+    for Conformance { name, passed, detail, .. } in seen {
+        let verdict = if *passed { "ok" } else { "FAILS" };
+        let _ = writeln!(out, "  {verdict:<5} {name:<14} {}", plain(detail));
     }
     out
 }
 
 fn conformance_to_json(file: &Path, seen: &[Conformance]) -> Value {
-    let each = |seen: &Conformance| {
-        let (ok, text) = (seen.result.is_ok(), seen.result.as_ref().unwrap_or_else(|text| text));
-        json!({"name": seen.name, "ok": ok, "text": text})
-    };
-    let ok = seen.iter().all(|seen| seen.result.is_ok());
+    let each = |seen: &Conformance| json!({"name": seen.name, "ok": seen.passed, "text": seen.detail});
+    let ok = seen.iter().all(|seen| seen.passed);
     let seen: Vec<_> = seen.iter().map(each).collect();
     json!({"file": file.to_string_lossy(), "ok": ok, "conformance": seen})
 }
@@ -157,7 +151,7 @@ fn to_json(file: &Path, result: &Result<Report, StartError>) -> Value {
                 "config_schema": schema,
                 "memory": report.memory,
                 "endpoints": report.endpoints,
-                "told_ns": u64::try_from(report.told.as_nanos()).unwrap_or(u64::MAX),
+                "notification_ns": u64::try_from(report.notification.as_nanos()).unwrap_or(u64::MAX),
                 "pick_ns": u64::try_from(report.pick.as_nanos()).unwrap_or(u64::MAX),
             })
         }
@@ -198,7 +192,10 @@ fn to_text(file: &Path, report: &Report) -> String {
         line("schema", schema.clone());
     }
     line("memory", format!("{} KiB", report.memory / 1024));
-    line("endpoints", format!("{}, told of them in {} us", report.endpoints, report.told.as_micros()));
+    line(
+        "endpoints",
+        format!("{}, notified of them in {} us", report.endpoints, report.notification.as_micros()),
+    );
     line("pick", format!("{} ns", report.pick.as_nanos()));
     lines.push(String::new());
     lines.join("\n")

@@ -1,4 +1,4 @@
-//! The subconns of a channel, and what is known of them: kept so that what becomes of one costs nearly the same however
+//! The subconns of a channel and their states, indexed so that a change of one costs nearly the same however
 //! many there are.
 
 use std::collections::HashMap;
@@ -14,31 +14,31 @@ pub(super) struct Members {
     list: Vec<Endpoint>,
     by_addresses: HashMap<Box<[Address]>, u32>,
     members: HashMap<u32, Member>,
-    /// The number of the next, unless it is taken.
+    /// The next number to try.
     next: u32,
-    /// How many are in each state, as the channel sees it.
+    /// Number of subconns in each state, as the channel sees it.
     counts: [usize; 5],
     snapshots: Snapshots,
 }
 
 struct Member {
     subconn: SubConn,
-    /// At the last look.
+    /// State at the last [observation](Members::observe).
     last: ConnectivityState,
     /// As the channel sees it: once in TRANSIENT_FAILURE it stays there until READY (gRFC A62), so that
     /// RPCs fail fast instead of hanging at each new attempt.
     state: ConnectivityState,
 }
 
-/// After this many numbers the first is used again: what is indexed by them (bits and pages of snapshots, maps of policies)
-/// stays small however many endpoints come and go. Of an endpoint that is gone everyone has been told long before another has its number, and
-/// more endpoints at a time no resolver gives.
+/// After this many numbers the first one is reused: what is indexed by them (bits and pages of snapshots, maps of
+/// policies) stays small however many endpoints come and go. Everyone has been notified of the removal of an endpoint
+/// long before another gets its number, and no resolver returns that many endpoints at once.
 const NUMBERS: u32 = 1 << 24;
 
-/// What has become of a subconn.
-pub(super) struct Noted {
+/// A change of a subconn.
+pub(super) struct Change {
     pub(super) state: ConnectivityState,
-    /// It was READY, or has failed: its endpoint may be gone for good.
+    /// It was READY, or has failed: its endpoint may be gone.
     pub(super) is_lost: bool,
 }
 
@@ -50,34 +50,43 @@ const ALL: [ConnectivityState; 5] = [
     ConnectivityState::Shutdown,
 ];
 
+/// What an update has changed.
+pub(super) struct Update {
+    /// Numbers of new subconns.
+    pub(super) added: Vec<u32>,
+    /// Subconns of endpoints that are gone.
+    pub(super) removed: Vec<SubConn>,
+}
+
 impl Members {
     pub(super) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// In the resolver's order.
+    /// Returns all subconns, in the resolver's order.
     pub(super) fn subconns(&self) -> impl DoubleEndedIterator<Item = &SubConn> {
         self.snapshots.order().iter().filter_map(|id| self.members.get(id)).map(|member| &member.subconn)
     }
 
-    /// The subconn of this number.
+    /// Returns the subconn of this number.
     pub(super) fn find(&self, id: u32) -> Option<&SubConn> {
         self.members.get(&id).map(|member| &member.subconn)
     }
 
-    /// The aggregate of their states.
+    /// Returns the aggregate of their states.
     pub(super) fn state(&self) -> ConnectivityState {
         let present = ALL.into_iter().zip(self.counts).filter(|(_, count)| *count > 0);
         ConnectivityState::aggregate(present.map(|(state, _)| state))
     }
 
-    /// Looks at a subconn; none if it is not there any more. It may be as it was, having been otherwise meanwhile.
-    pub(super) fn note(&mut self, id: u32) -> Option<Noted> {
+    /// Takes in the state of a subconn. Returns `None` if there is no such subconn. The state may be unchanged, if
+    /// it has changed twice.
+    pub(super) fn observe(&mut self, id: u32) -> Option<Change> {
         let member = self.members.get_mut(&id)?;
         let state = member.subconn.state();
         let before = std::mem::replace(&mut member.last, state);
         if before == state {
-            return Some(Noted { state, is_lost: false });
+            return Some(Change { state, is_lost: false });
         }
         let seen = match (member.state, state) {
             (
@@ -90,11 +99,11 @@ impl Members {
         self.counts[seen as usize] += 1;
         self.snapshots.put(member.entry());
         let is_lost = before == ConnectivityState::Ready || state == ConnectivityState::TransientFailure;
-        Some(Noted { state, is_lost })
+        Some(Change { state, is_lost })
     }
 
-    /// What failed long ago is no reason to fail now.
-    pub(super) fn start_anew(&mut self) {
+    /// Forgets failures from before the channel was idle.
+    pub(super) fn forget_failures(&mut self) {
         self.counts = [0; 5];
         for member in self.members.values_mut() {
             member.state = member.last;
@@ -102,12 +111,12 @@ impl Members {
         }
     }
 
-    /// Keeps the subconns of endpoints that stay, ends those of others, and has those of new ones made. Gives the new.
-    pub(super) fn follow(
+    /// Replaces the endpoints. Endpoints that stay keep their subconns; those of new ones are created by `spawn`.
+    pub(super) fn update(
         &mut self,
         endpoints: Vec<Endpoint>,
         spawn: impl FnMut(u32, Endpoint) -> SubConn,
-    ) -> Vec<u32> {
+    ) -> Update {
         // As a rule few of them are others than before.
         let alike = |(new, old): &(&Endpoint, &Endpoint)| new == old;
         let first = endpoints.iter().zip(&self.list).take_while(alike).count();
@@ -127,14 +136,14 @@ impl Members {
         }
     }
 
-    /// Puts endpoints in the place of so many from the `first` on. None of them is among the others.
+    /// Replaces `old` endpoints from the `first` on. None of the new ones is among the others.
     fn replace(
         &mut self,
         first: usize,
         old: usize,
         new: &[Endpoint],
         mut spawn: impl FnMut(u32, Endpoint) -> SubConn,
-    ) -> Vec<u32> {
+    ) -> Update {
         let mut gone: HashMap<Box<[Address]>, u32> = HashMap::with_capacity(old);
         for endpoint in &self.list[first..first + old] {
             gone.extend(self.by_addresses.remove_entry(endpoint.addresses()));
@@ -172,19 +181,20 @@ impl Members {
             list.push(endpoint.clone());
             order.push(id);
         }
+        let mut removed = Vec::new();
         for id in gone.into_values() {
             if let Some(member) = self.members.remove(&id) {
-                member.subconn.shutdown();
+                removed.push(member.subconn);
                 self.counts[member.state as usize] -= 1;
                 self.snapshots.remove(id);
             }
         }
         self.snapshots.replace(first, old, order);
         self.list.splice(first..first + old, list);
-        fresh
+        Update { added: fresh, removed }
     }
 
-    /// A number that no subconn has.
+    /// Returns a number that no subconn has.
     fn number(&mut self) -> u32 {
         loop {
             let id = self.next;
@@ -195,9 +205,9 @@ impl Members {
         }
     }
 
-    /// How they are, as far as it has been noted.
-    pub(super) fn look(&mut self) -> ReadySet {
-        self.snapshots.look()
+    /// Returns the subconns as they were observed last.
+    pub(super) fn snapshot(&mut self) -> ReadySet {
+        self.snapshots.next()
     }
 }
 
@@ -238,10 +248,10 @@ mod tests {
                     let address = format!("10.0.0.{number}:80").parse().expect("an address");
                     Endpoint::new(address).with_weight(*weight)
                 };
-                let fresh = members.follow(list.iter().map(endpoint).collect(), SubConn::fake);
+                let Update { added, .. } = members.update(list.iter().map(endpoint).collect(), SubConn::fake);
                 let mut seen = std::collections::HashSet::new();
                 let expected = list.iter().filter(|(number, _)| seen.insert(*number)).map(endpoint);
-                let set = members.look();
+                let set = members.snapshot();
                 let found = set.all().iter().map(|subconn| Endpoint::clone(&subconn.endpoint()));
                 prop_assert!(found.eq(expected));
                 let now: BTreeMap<_, _> =
@@ -249,7 +259,7 @@ mod tests {
                 for (addresses, id) in &now {
                     match before.get(addresses) {
                         Some(kept) => prop_assert_eq!(kept, id),
-                        None => prop_assert!(fresh.contains(id)),
+                        None => prop_assert!(added.contains(id)),
                     }
                 }
                 prop_assert_eq!(members.counts.iter().sum::<usize>(), now.len());

@@ -90,7 +90,7 @@ impl Body for RpcBody {
         if this.deadline.as_pin_mut().is_some_and(|deadline| deadline.poll(cx).is_ready()) {
             open.attempt.give_up(Code::DeadlineExceeded);
             *this.open = None;
-            return Poll::Ready(Some(Err(super::deadline_exceeded(None))));
+            return Poll::Ready(Some(Err(deadline_exceeded(None))));
         }
         let frame = match ready!(Pin::new(&mut open.inner).poll_frame(cx)) {
             Some(Ok(frame)) => match frame.trailers_ref() {
@@ -121,4 +121,12 @@ impl Body for RpcBody {
     fn size_hint(&self) -> SizeHint {
         self.open.as_ref().map_or(SizeHint::with_exact(0), |open| open.inner.size_hint())
     }
+}
+
+/// The status of an RPC whose deadline has passed, with the error that it waited out.
+pub(super) fn deadline_exceeded(last_error: Option<&Status>) -> Status {
+    Status::deadline_exceeded(match last_error {
+        None => "deadline exceeded".to_owned(),
+        Some(error) => format!("deadline exceeded: latest balancer error: {}", error.message()),
+    })
 }

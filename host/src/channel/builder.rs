@@ -6,14 +6,15 @@ use std::time::Duration;
 use http::uri::Authority;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
-use super::{Channel, Shared};
+use super::channel::{Channel, Shared};
 use crate::activity::Activity;
-use crate::balancer::{self, Inputs, Known, Published, Report};
-use crate::picker::Policy;
-use crate::policy::{PolicyError, is_policy_name};
-use crate::policy_dir::PolicyDir;
-use crate::resolver::{Resolver, Target, TargetError};
+use crate::balancer::{self, Inputs, Published, Report, Sources};
+use crate::directory::PolicyDir;
+use crate::lifecycle::{Policy, PolicySource, is_policy_name};
+use crate::policy::PolicyError;
+use crate::resolver::{Resolver, Target, TargetError, resolver_of};
 use crate::service_config::ServiceConfig;
 use crate::tls::{ClientTls, Connector, TlsError};
 use crate::transport::{Dialer, SubConnOptions};
@@ -63,7 +64,7 @@ pub enum ConnectError {
 }
 
 impl ChannelBuilder {
-    pub(super) fn new(target: String) -> Self {
+    pub(crate) fn new(target: String) -> Self {
         Self {
             target,
             resolver: None,
@@ -172,7 +173,7 @@ impl ChannelBuilder {
     pub fn connect(self) -> Result<Channel, ConnectError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConnectError::NoRuntime)?;
         let target: Target = self.target.parse()?;
-        let resolver = self.resolver.map_or_else(|| target.resolver(), Ok)?;
+        let resolver = self.resolver.map_or_else(|| resolver_of(&target), Ok)?;
         let authority = self
             .authority
             .or_else(|| resolver.authority(&target))
@@ -212,7 +213,10 @@ impl ChannelBuilder {
         let inputs = Inputs {
             target,
             resolver,
-            policies: Known { directory: self.policies, native: self.native },
+            policies: Sources {
+                source: self.policies.map(|directory| Arc::new(directory) as Arc<dyn PolicySource>),
+                native: self.native,
+            },
             config,
             patience: self.patience,
             idle_timeout: self.idle_timeout,
@@ -229,7 +233,8 @@ impl ChannelBuilder {
             commands: receiver,
             closed: closed.clone(),
         };
-        runtime.spawn(balancer::run(inputs, Arc::clone(&published), reporter));
+        let span = tracing::info_span!("channel", target = name);
+        runtime.spawn(balancer::run(inputs, Arc::clone(&published), reporter).instrument(span));
         let wait_for_ready = self.wait_for_ready;
         let _dropped = closed.clone().drop_guard();
         Ok(Channel(Arc::new(Shared {

@@ -15,7 +15,7 @@ use tonic::{Code, IntoStreamingRequest, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::attempts::{Patience, hedged, is_passing};
-use super::cluster::Credentials;
+use super::credentials::Credentials;
 use crate::channel::{Channel, WaitForReady};
 use crate::connectivity::ConnectivityState;
 use crate::workers;

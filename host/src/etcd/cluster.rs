@@ -11,6 +11,7 @@ use crate::tls::ClientTls;
 use crate::transport::SubConnOptions;
 
 use super::api::Client;
+use super::credentials::Credentials;
 
 /// An etcd cluster, for [resolvers](super::EtcdResolver) and [registrations](super::Registration). Cheap to clone; the
 /// clones share connections, one to each member.
@@ -37,20 +38,6 @@ pub struct EtcdBuilder {
     members: String,
     tls: Option<ClientTls>,
     credentials: Option<Credentials>,
-}
-
-/// A user of etcd, and where its password is.
-#[derive(Clone)]
-pub(super) struct Credentials {
-    pub(super) user: String,
-    password: Password,
-}
-
-#[derive(Clone)]
-enum Password {
-    Given(String),
-    /// Read at each login: it may be another by then.
-    File(PathBuf),
 }
 
 /// A member that is stuck, but whose TCP is not, is found out in the sum of these. etcd allows a PING every 5 s.
@@ -85,14 +72,13 @@ impl EtcdBuilder {
 
     /// Logs in as this user (etcd's own authentication), and again whenever the token that it was given is void.
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
-        self.credentials =
-            Some(Credentials { user: name.into(), password: Password::Given(password.into()) });
+        self.credentials = Some(Credentials::given(name, password));
         self
     }
 
     /// The same, with the password in a file, which is read at each login; a newline at its end is not part of it.
     pub fn user_with_password_file(mut self, name: impl Into<String>, file: impl Into<PathBuf>) -> Self {
-        self.credentials = Some(Credentials { user: name.into(), password: Password::File(file.into()) });
+        self.credentials = Some(Credentials::file(name, file));
         self
     }
 
@@ -122,7 +108,7 @@ impl EtcdBuilder {
     /// Refuses what [`connect`](Self::connect) would for the members' sake, without connecting.
     pub(super) fn check(&self) -> Result<(), TargetError> {
         let target: crate::resolver::Target = format!("static:///{}", self.addresses()?.list).parse()?;
-        target.resolver().map(drop)
+        crate::resolver::resolver_of(&target).map(drop)
     }
 
     fn addresses(&self) -> Result<Addresses, TargetError> {
@@ -160,26 +146,6 @@ struct Addresses {
     /// As a target of the scheme `static` has them.
     list: String,
     encrypted: bool,
-}
-
-impl Credentials {
-    /// # Errors
-    ///
-    /// The file cannot be read: a sentence.
-    pub(super) fn password(&self) -> Result<String, String> {
-        match &self.password {
-            Password::Given(password) => Ok(password.clone()),
-            Password::File(path) => std::fs::read_to_string(path)
-                .map(|password| password.trim_end_matches(['\n', '\r']).to_owned())
-                .map_err(|error| format!("etcd's password file {path:?} cannot be read: {error}")),
-        }
-    }
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@
 mod api;
 mod attempts;
 mod cluster;
+mod credentials;
 mod registration;
 mod resolver;
 mod target;
@@ -21,3 +22,4 @@ mod target;
 pub use self::cluster::{Etcd, EtcdBuilder};
 pub use self::registration::Registration;
 pub use self::resolver::EtcdResolver;
+pub(crate) use self::resolver::register;

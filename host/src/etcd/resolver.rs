@@ -17,6 +17,7 @@ use crate::backoff::Backoff;
 use crate::connectivity::ConnectivityState;
 use crate::resolver::{
     Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target, TargetError, endpoint_of,
+    register_default,
 };
 
 use crate::text::quoted;
@@ -55,6 +56,13 @@ const GRACE: Duration = Duration::from_secs(2);
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
 /// A request to resolve now shortens a pause to this.
 const AT_LEAST: Duration = Duration::from_millis(500);
+
+/// Registers the resolver of `etcd` targets.
+pub(crate) fn register() {
+    register_default("etcd", |target: &Target| -> Result<Box<dyn Resolver>, TargetError> {
+        Ok(Box::new(EtcdResolver::of(target)?))
+    });
+}
 
 impl EtcdResolver {
     /// The endpoints under `prefix`.

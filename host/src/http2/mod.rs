@@ -17,4 +17,4 @@ pub(crate) use self::body::{Outgoing, Received, Sending};
 pub(crate) use self::frames::{Seen, Side};
 pub(crate) use self::limits::{client, server};
 pub(crate) use self::status::{code_of_http, describe, status_of};
-pub(crate) use self::wire::{Cut, Io, LastActivity, Wire};
+pub(crate) use self::wire::{Cut, LastActivity, Wire};

@@ -17,11 +17,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::frames::{Frames, Passed, Seen, Side};
 use super::limits::FRAMES_WHILE_WRITES_WAIT;
 
-/// A connection before HTTP/2: TCP or Unix, with or without TLS.
-pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
-
 pin_project! {
     /// Passes bytes through, tells what the peer said, and leaves out or amends what h2 would take amiss
     /// ([`Frames`]).

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::{Always, Pick, PickInfo, PickResult, Picker};
+use super::{Fixed, Pick, PickInfo, PickResult, Picker};
 
 /// Holds the current picker of a channel, and picks with it.
 #[derive(Debug)]
@@ -22,21 +22,20 @@ pub struct PickerCell {
 /// One value and not two, so that no RPC can wait on the signal of a picker it did not ask.
 #[derive(Debug)]
 struct Generation {
-    /// One more at each.
+    /// Incremented at each publication.
     number: u64,
     picker: Arc<dyn Picker>,
     replaced: CancellationToken,
 }
 
-/// What an RPC has seen of the cell: which generation it asked last, and what it was spared.
+/// What an RPC has seen of the cell while it is being picked for.
 #[derive(Debug, Default)]
-pub(crate) struct Asked {
-    /// It is not asked twice.
+pub(crate) struct PickAttempt {
+    /// The generation that was asked last; none is asked twice.
     last: Option<u64>,
-    /// What a wait-for-ready RPC would have failed with.
+    /// What a wait-for-ready RPC would have failed with otherwise.
     pub(crate) error: Option<Status>,
-    /// The RPC has been picked for, but was not sent: something has become of the subconn, so there is or will be
-    /// another picker.
+    /// The RPC was picked for but not sent: the subconn has changed, so there is or will be another picker.
     pub(crate) not_sent: bool,
 }
 
@@ -44,7 +43,7 @@ pub(crate) struct Asked {
 impl Default for PickerCell {
     fn default() -> Self {
         let first =
-            Generation { number: 0, picker: Arc::new(Always::Queue), replaced: CancellationToken::new() };
+            Generation { number: 0, picker: Arc::new(Fixed::Queue), replaced: CancellationToken::new() };
         Self { current: ArcSwap::from_pointee(first), published: AtomicU64::new(0) }
     }
 }
@@ -58,30 +57,34 @@ impl PickerCell {
         self.current.swap(Arc::new(generation)).replaced.cancel();
     }
 
-    /// Picks for one RPC, waiting out the pickers that hold it. Cancelled by dropping.
+    /// Picks for one RPC, and waits while pickers queue it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the wait; nothing was picked.
     ///
     /// # Errors
     ///
     /// A picker fails or drops the RPC.
     pub async fn pick(&self, info: &mut PickInfo<'_>) -> Result<Pick, Status> {
-        self.pick_after(info, &mut Asked::default()).await
+        self.pick_attempt(info, &mut PickAttempt::default()).await
     }
 
-    /// The same for an RPC that may have asked before.
-    pub(crate) async fn pick_after(
+    /// Like [`pick`](Self::pick), for an RPC that may have been picked for before.
+    pub(crate) async fn pick_attempt(
         &self,
         info: &mut PickInfo<'_>,
-        asked: &mut Asked,
+        attempt: &mut PickAttempt,
     ) -> Result<Pick, Status> {
-        if !std::mem::take(&mut asked.not_sent) {
-            asked.last = None;
+        if !std::mem::take(&mut attempt.not_sent) {
+            attempt.last = None;
         }
         loop {
-            let wait = match self.ask(info, asked) {
-                PickResult::Pick(pick) => return Ok(pick),
-                PickResult::Fail(status) | PickResult::Drop(status) => return Err(restrict(status)),
-                PickResult::Queue => self.replaced(asked.last),
-                PickResult::Busy => None,
+            let wait = match self.ask(info, attempt) {
+                Some(PickResult::Pick(pick)) => return Ok(pick),
+                Some(PickResult::Fail(status) | PickResult::Drop(status)) => return Err(restrict(status)),
+                Some(PickResult::Queue) => self.replaced(attempt.last),
+                None => None,
             };
             match wait {
                 Some(replaced) => {
@@ -94,28 +97,25 @@ impl PickerCell {
         }
     }
 
-    /// Asks the current picker, unless it has been asked before.
-    fn ask(&self, info: &PickInfo<'_>, asked: &mut Asked) -> PickResult {
+    /// Asks the current picker, unless it was asked before. `None`: it is busy.
+    fn ask(&self, info: &PickInfo<'_>, attempt: &mut PickAttempt) -> Option<PickResult> {
         // A guard, and not another count of the generation: that would be a line that all threads write to.
         let generation = self.current.load();
-        if asked.last == Some(generation.number) {
-            return PickResult::Queue;
+        if attempt.last == Some(generation.number) {
+            return Some(PickResult::Queue);
         }
-        match generation.picker.pick(info) {
-            PickResult::Busy => PickResult::Busy,
+        let answer = generation.picker.try_pick(info)?;
+        attempt.last = Some(generation.number);
+        Some(match answer {
             PickResult::Fail(status) if info.wait_for_ready => {
-                asked.last = Some(generation.number);
-                asked.error = Some(status);
+                attempt.error = Some(status);
                 PickResult::Queue
             }
-            answer => {
-                asked.last = Some(generation.number);
-                answer
-            }
-        }
+            answer => answer,
+        })
     }
 
-    /// What tells that this generation has been replaced; none if it is so already.
+    /// Returns the signal that this generation has been replaced; `None` if it has been already.
     fn replaced(&self, number: Option<u64>) -> Option<CancellationToken> {
         let generation = self.current.load();
         (Some(generation.number) == number).then(|| generation.replaced.clone())
@@ -164,7 +164,7 @@ mod tests {
             })
             .collect();
         tokio::task::yield_now().await;
-        cell.publish(Arc::new(Always::Fail(Status::unavailable("gone"))));
+        cell.publish(Arc::new(Fixed::Fail(Status::unavailable("gone"))));
         for task in woken {
             assert_eq!(task.await.expect("no panic").expect_err("failed").message(), "gone");
         }
@@ -180,7 +180,7 @@ mod tests {
             }
         }
         let cell = Arc::new(PickerCell::default());
-        cell.publish(Arc::new(Always::Fail(Status::unavailable("down"))));
+        cell.publish(Arc::new(Fixed::Fail(Status::unavailable("down"))));
         assert_eq!(pick(&cell, false).await.expect_err("fail-fast").message(), "down");
         let waiting = tokio::spawn({
             let cell = Arc::clone(&cell);
@@ -226,7 +226,7 @@ mod tests {
     #[tokio::test]
     async fn codes_that_are_the_applications_become_internal() {
         let cell = PickerCell::default();
-        cell.publish(Arc::new(Always::Drop(Status::not_found("no such thing"))));
+        cell.publish(Arc::new(Fixed::Drop(Status::not_found("no such thing"))));
         let status = pick(&cell, true).await.expect_err("dropped");
         assert_eq!(status.code(), Code::Internal);
         assert!(status.message().contains("no such thing"));
@@ -239,10 +239,11 @@ mod tests {
         struct BusyTwice(AtomicUsize);
         impl Picker for BusyTwice {
             fn pick(&self, _info: &PickInfo<'_>) -> PickResult {
-                match self.0.fetch_add(1, Ordering::Relaxed) {
-                    0 | 1 => PickResult::Busy,
-                    _ => PickResult::Fail(Status::unavailable("third")),
-                }
+                PickResult::Fail(Status::unavailable("third"))
+            }
+
+            fn try_pick(&self, info: &PickInfo<'_>) -> Option<PickResult> {
+                (self.0.fetch_add(1, Ordering::Relaxed) >= 2).then(|| self.pick(info))
             }
         }
         let cell = PickerCell::default();

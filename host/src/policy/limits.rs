@@ -120,82 +120,11 @@ impl Limits {
     }
 
     /// The limit of a call about endpoints of which there are so many.
-    pub(super) fn update_of(&self, endpoints: usize) -> Duration {
+    pub(crate) fn update_of(&self, endpoints: usize) -> Duration {
         let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);
         self.update.saturating_add(self.update_each.saturating_mul(endpoints))
     }
 }
 
-/// Holds an instance to its memory, and remembers that it asked for more.
-#[derive(Debug)]
-pub(super) struct Memory {
-    /// Bytes left, over all of the instance's memories.
-    bytes: usize,
-    limit: usize,
-    /// Elements left, over all of its tables.
-    elements: usize,
-    /// The last growth was.
-    pub(super) refused: bool,
-}
-
-impl Memory {
-    /// Bytes in use.
-    pub(super) const fn used(&self) -> usize {
-        self.limit - self.bytes
-    }
-
-    /// There is not much left.
-    pub(super) const fn is_short(&self) -> bool {
-        self.bytes < self.limit / 5
-    }
-
-    pub(super) fn new(limits: &Limits) -> Self {
-        Self { bytes: limits.memory, limit: limits.memory, elements: limits.table, refused: false }
-    }
-}
-
-/// Takes a growth from what is left of something.
-fn take(left: &mut usize, current: usize, desired: usize) -> bool {
-    let rest = left.checked_sub(desired.saturating_sub(current));
-    *left = rest.unwrap_or(*left);
-    rest.is_some()
-}
-
-impl wasmtime::ResourceLimiter for Memory {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        _maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let granted = take(&mut self.bytes, current, desired);
-        self.refused = !granted;
-        Ok(granted)
-    }
-
-    fn table_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        _maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let granted = take(&mut self.elements, current, desired);
-        self.refused = !granted;
-        Ok(granted)
-    }
-
-    // Each core instance, table and memory has a price of its own, an empty memory that of its address
-    // space. Components of languages with a runtime are made of dozens of instances.
-
-    fn instances(&self) -> usize {
-        200
-    }
-
-    fn tables(&self) -> usize {
-        50
-    }
-
-    fn memories(&self) -> usize {
-        10
-    }
-}
+/// The longest plan that is accepted, in picks.
+pub(crate) const LONGEST_PLAN: u32 = 200_000;

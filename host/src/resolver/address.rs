@@ -5,6 +5,9 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+/// The port of addresses and targets that name none, as in gRPC.
+pub(super) const DEFAULT_PORT: u16 = 443;
+
 /// Where a backend listens: a host name or IP address with a TCP port, or a Unix socket.
 ///
 /// ```

@@ -9,11 +9,9 @@ use hickory_resolver::config::{NameServerConfig, ResolverConfig};
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use tokio::time::{Instant, sleep_until};
 
+use super::address::DEFAULT_PORT;
 use super::dns_over_tcp::Sockets;
-use super::{
-    Address, DEFAULT_PORT, Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target,
-    TargetError,
-};
+use super::{Address, Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target, TargetError};
 use crate::backoff::Backoff;
 
 /// Endpoints of a DNS name: `dns:///name:port`, or `dns://server:53/name:port` to ask a certain server.

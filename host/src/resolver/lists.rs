@@ -2,8 +2,12 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-use super::registry::Built;
-use super::{Address, DEFAULT_PORT, Endpoint, ManualResolver, Target, TargetError};
+use super::address::{Address, DEFAULT_PORT};
+use super::endpoint::Endpoint;
+use super::manual::ManualResolver;
+use super::target::{Target, TargetError};
+
+type Built = Result<ManualResolver, TargetError>;
 
 /// `host:port,host:port`; a `unix:/path` will do, too.
 pub(super) fn any(target: &Target) -> Built {
@@ -24,7 +28,7 @@ pub(super) fn ipv6(target: &Target) -> Built {
 pub(super) fn unix(target: &Target) -> Built {
     match (target.authority(), target.endpoint()) {
         (_, "") => Err(TargetError::invalid(target, "names no socket: write unix:/path")),
-        ("", _) => Ok(Box::new(ManualResolver::new([Endpoint::new(Address::unix(target.path()))]))),
+        ("", _) => Ok(ManualResolver::new([Endpoint::new(Address::unix(target.path()))])),
         _ => Err(TargetError::invalid(target, "has a host: write unix:/path, or unix:///path")),
     }
 }
@@ -39,7 +43,7 @@ fn list<E: std::fmt::Display>(target: &Target, parse: impl Fn(&str) -> Result<Ad
     if endpoints.is_empty() {
         return Err(TargetError::invalid(target, "names no endpoint: write host:port,host:port"));
     }
-    Ok(Box::new(ManualResolver::new(endpoints)))
+    Ok(ManualResolver::new(endpoints))
 }
 
 fn ipv4_address(text: &str) -> Result<Address, String> {

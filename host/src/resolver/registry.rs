@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
-use super::{DnsResolver, FileResolver, Resolver, Target, TargetError, lists};
+use super::dns::DnsResolver;
+use super::file::FileResolver;
+use super::lists;
+use super::resolver::Resolver;
+use super::target::{Target, TargetError};
 
 /// Makes resolvers for the targets of a scheme. Closures do.
 pub trait ResolverBuilder: Send + Sync {
@@ -42,7 +46,7 @@ pub fn register(scheme: &str, builder: impl ResolverBuilder + 'static) {
     registry.insert(scheme.to_ascii_lowercase(), Arc::new(builder));
 }
 
-pub(super) type Built = Result<Box<dyn Resolver>, TargetError>;
+type Built = Result<Box<dyn Resolver>, TargetError>;
 type Registry = BTreeMap<String, Arc<dyn ResolverBuilder>>;
 
 static REGISTRY: LazyLock<RwLock<Registry>> = LazyLock::new(|| {
@@ -50,23 +54,38 @@ static REGISTRY: LazyLock<RwLock<Registry>> = LazyLock::new(|| {
     let mut insert = |scheme: &str, builder: fn(&Target) -> Built| {
         registry.insert(scheme.to_owned(), Arc::new(builder));
     };
-    insert("static", lists::any);
-    insert("ipv4", lists::ipv4);
-    insert("ipv6", lists::ipv6);
-    insert("unix", lists::unix);
+    insert("static", |target| Ok(Box::new(lists::any(target)?)));
+    insert("ipv4", |target| Ok(Box::new(lists::ipv4(target)?)));
+    insert("ipv6", |target| Ok(Box::new(lists::ipv6(target)?)));
+    insert("unix", |target| Ok(Box::new(lists::unix(target)?)));
     insert("dns", |target| Ok(Box::new(DnsResolver::of(target)?)));
     insert("file", |target| Ok(Box::new(FileResolver::of(target)?)));
-    #[cfg(feature = "etcd")]
-    insert("etcd", |target| Ok(Box::new(crate::etcd::EtcdResolver::of(target)?)));
     RwLock::new(registry)
 });
 
-/// The builder of a scheme, in lower case.
+/// Registers a resolver unless one is registered for the scheme. For modules above this one.
+#[cfg(feature = "etcd")]
+pub(crate) fn register_default(scheme: &str, builder: impl ResolverBuilder + 'static) {
+    let mut registry = REGISTRY.write().unwrap_or_else(PoisonError::into_inner);
+    registry.entry(scheme.to_owned()).or_insert_with(|| Arc::new(builder));
+}
+
+/// Returns the resolver of a target, by the builder that is registered for its scheme.
+pub(crate) fn resolver_of(target: &Target) -> Result<Box<dyn Resolver>, TargetError> {
+    let builder = find(target.scheme()).ok_or_else(|| TargetError::UnknownScheme {
+        target: target.to_string(),
+        scheme: target.scheme().to_owned(),
+        known: schemes(),
+    })?;
+    builder.build(target)
+}
+
+/// Returns the builder of a scheme, in lower case.
 pub(super) fn find(scheme: &str) -> Option<Arc<dyn ResolverBuilder>> {
     REGISTRY.read().unwrap_or_else(PoisonError::into_inner).get(scheme).cloned()
 }
 
-/// The schemes that there are.
+/// Returns the known schemes.
 pub(super) fn schemes() -> String {
     let registry = REGISTRY.read().unwrap_or_else(PoisonError::into_inner);
     registry.keys().map(String::as_str).collect::<Vec<_>>().join(", ")

@@ -85,7 +85,7 @@ impl FakeSubConns {
             self.snapshots.remove(subconn.id());
         }
         self.snapshots.replace(0, self.snapshots.order().len(), order);
-        self.snapshots.look()
+        self.snapshots.next()
     }
 
     /// One of them is in another state.
@@ -97,7 +97,7 @@ impl FakeSubConns {
             *before = Some(state);
             self.put(subconn, state);
         }
-        self.snapshots.look()
+        self.snapshots.next()
     }
 
     fn put(&mut self, subconn: &SubConn, state: ConnectivityState) {

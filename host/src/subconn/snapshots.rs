@@ -1,10 +1,10 @@
-//! One [`ReadySet`] after the other.
+//! The sequence of a channel's [`ReadySet`]s.
 
 use super::ready_set::{Entry, ReadySet};
 use crate::connectivity::ConnectivityState;
 
-/// What changes between two snapshots, and makes the one of the other. A change of one subconn costs little more among
-/// ten thousand than among ten: a look at each number, but at nothing behind it.
+/// Collects changes, and makes the next snapshot of the previous one. A change of one subconn costs little more among
+/// ten thousand than among ten: each number is looked at, but nothing behind it.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshots {
     /// In the resolver's order.
@@ -45,8 +45,8 @@ impl Snapshots {
         self.dirty.push((id, None));
     }
 
-    /// How they are now.
-    pub(crate) fn look(&mut self) -> ReadySet {
+    /// Returns the next snapshot; the same one again if nothing has changed.
+    pub(crate) fn next(&mut self) -> ReadySet {
         let order = self.order_is_new.then(|| self.order.as_slice().into());
         let ready = (self.order_is_new || self.ready_is_new).then(|| {
             let is_ready =

@@ -18,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::options::SubConnOptions;
-use super::pool::Waiting;
 use super::replay::ReplayBody;
-use crate::http2::{Cut, Io, LastActivity, Received, Seen, Sending, Side, Wire, client, describe, status_of};
+use super::stream_queue::StreamSignal;
+use crate::http2::{Cut, LastActivity, Received, Seen, Sending, Side, Wire, client, describe, status_of};
+use crate::net::Io;
 use crate::tls::PeerCertificate;
 
 /// Why a request got no response.
@@ -86,7 +87,7 @@ pub(super) struct Link {
     /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS.
     max_streams: AtomicU32,
     /// For those who wait for room on any of the endpoint's connections.
-    queue: Arc<Waiting>,
+    signal: Arc<StreamSignal>,
 }
 
 /// A stream that counts against the peer's limit, until it is dropped.
@@ -113,7 +114,7 @@ impl StreamPermit {
 impl Drop for StreamPermit {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
-        self.0.queue.stream_freed();
+        self.0.signal.stream_freed();
     }
 }
 
@@ -163,10 +164,10 @@ impl Connection {
         io: Box<dyn Io>,
         certificate: Option<PeerCertificate>,
         options: &SubConnOptions,
-        queue: Arc<Waiting>,
+        signal: Arc<StreamSignal>,
         abort: CancellationToken,
     ) -> Result<Self, String> {
-        let link = Arc::new(Link::new(queue));
+        let link = Arc::new(Link::new(signal));
         let frames = Arc::clone(&link);
         let cut = Cut::default();
         let last_read = options.keep_alive_interval.map(|_| LastActivity::default());
@@ -325,9 +326,9 @@ impl Drop for Driven {
 }
 
 impl Link {
-    fn new(queue: Arc<Waiting>) -> Self {
+    fn new(signal: Arc<StreamSignal>) -> Self {
         Self {
-            queue,
+            signal,
             phase: watch::Sender::new(Phase::Handshake),
             ready: AtomicBool::new(false),
             answered: AtomicBool::new(false),
@@ -358,7 +359,7 @@ impl Link {
     fn seen(&self, seen: Seen) {
         if let Seen::MaxStreams(max) = seen {
             self.max_streams.store(max, Ordering::SeqCst);
-            self.queue.stream_freed();
+            self.signal.stream_freed();
             return;
         }
         self.phase.send_if_modified(|phase| {

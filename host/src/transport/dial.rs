@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::connection::Connection;
 use super::counters::ConnectionCounters;
 use super::options::SubConnOptions;
-use super::pool::Waiting;
-use crate::http2::Io;
+use super::stream_queue::StreamSignal;
+use crate::net::{Io, set_tcp_options};
 use crate::resolver::{Address, Endpoint};
 use crate::tls::{Connector, PeerCertificate};
 
@@ -81,16 +81,16 @@ enum Socket {
 
 impl Dialer {
     /// Connects to the endpoint: to the first of its addresses that sends HTTP/2 SETTINGS (gRFC A61,
-    /// "happy eyeballs"). The error is one sentence that names the address that failed last. `queue` is
+    /// "happy eyeballs"). The error is one sentence that names the address that failed last. `signal` is
     /// told when the peer allows more streams.
     pub(super) async fn dial(
         &self,
         endpoint: &Endpoint,
-        queue: &Arc<Waiting>,
+        signal: &Arc<StreamSignal>,
     ) -> Result<Connection, DialError> {
         let limit = self.options.connect_timeout;
         let attempts = places(endpoint.addresses()).into_iter().map(|(address, place)| async move {
-            let connected = self.attempt(&address, place, queue).await;
+            let connected = self.attempt(&address, place, signal).await;
             connected.map_err(|DialError { text, is_ours }| {
                 let text = format!("connect to {address}: {text}");
                 DialError { text, is_ours }
@@ -107,16 +107,16 @@ impl Dialer {
         &self,
         address: &Address,
         place: Place,
-        queue: &Arc<Waiting>,
+        signal: &Arc<StreamSignal>,
     ) -> Result<Connection, DialError> {
         match place {
             Place::Name { host, port } => {
                 let found = tokio::net::lookup_host((host, port)).await?;
                 let sockets = interleave(found.collect(), SocketAddr::is_ipv6);
-                let connect = |socket| self.connect(address, Socket::Tcp(socket), queue);
+                let connect = |socket| self.connect(address, Socket::Tcp(socket), signal);
                 race(sockets.into_iter().map(connect).collect(), self.options.attempt_delay).await
             }
-            Place::Socket(socket) => self.connect(address, socket, queue).await,
+            Place::Socket(socket) => self.connect(address, socket, signal).await,
         }
     }
 
@@ -124,12 +124,12 @@ impl Dialer {
         &self,
         address: &Address,
         socket: Socket,
-        queue: &Arc<Waiting>,
+        signal: &Arc<StreamSignal>,
     ) -> Result<Connection, DialError> {
         let io: Box<dyn Io> = match socket {
             Socket::Tcp(socket) => {
                 let tcp = TcpStream::connect(socket).await?;
-                set_options(&tcp, self.options.dead_after)?;
+                set_tcp_options(&tcp, self.options.dead_after)?;
                 Box::new(tcp)
             }
             Socket::Unix(path) => {
@@ -150,7 +150,7 @@ impl Dialer {
             }
         };
         let abort = self.abort.clone();
-        Ok(Connection::start(io, certificate, &self.options, Arc::clone(queue), abort).await?)
+        Ok(Connection::start(io, certificate, &self.options, Arc::clone(signal), abort).await?)
     }
 }
 
@@ -205,22 +205,6 @@ async fn race<T, E: From<String>>(
             () = sleep(delay), if attempts.len() > 0 => {}
         }
     }
-}
-
-const A_DAY: Duration = Duration::from_secs(86_400);
-
-fn set_options(tcp: &TcpStream, dead_after: Duration) -> std::io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let socket = socket2::SockRef::from(tcp);
-    // Probes in the last half of the time.
-    let half = (dead_after / 2).clamp(Duration::from_secs(1), A_DAY / 4);
-    let probes = socket2::TcpKeepalive::new().with_time(half);
-    #[cfg(target_os = "linux")]
-    let probes = probes.with_interval(Duration::from_secs(half.as_secs().div_ceil(4)));
-    socket.set_tcp_keepalive(&probes)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(dead_after.min(A_DAY)))?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use tokio::sync::mpsc;
 
 use super::connection::{Connection, StreamPermit};
 use super::stream_queue::StreamQueue;
-use super::task::Command;
 use crate::connectivity::ConnectivityState;
 use crate::subconn::{Capacity, Driver, SubConn};
 
@@ -19,7 +18,15 @@ pub(super) struct Pool {
     scheme: Scheme,
     open: ArcSwapAny<Arc<Open>>,
     commands: mpsc::UnboundedSender<Command>,
-    queue: Arc<Waiting>,
+    queue: Waiting,
+}
+
+/// A request to the subconn's task.
+#[derive(Debug)]
+pub(super) enum Command {
+    Connect,
+    EnterIdle,
+    Shutdown,
 }
 
 /// The connections that take RPCs: none unless READY.
@@ -49,7 +56,7 @@ impl Pool {
         scheme: Scheme,
         commands: mpsc::UnboundedSender<Command>,
     ) -> Self {
-        Self { authority, scheme, open: ArcSwapAny::default(), commands, queue: Arc::default() }
+        Self { authority, scheme, open: ArcSwapAny::default(), commands, queue: Waiting::default() }
     }
 
     /// The `:authority` of RPCs that have none of their own.
@@ -70,7 +77,7 @@ impl Pool {
         Uri::from_parts(parts).unwrap_or_default()
     }
 
-    pub(super) fn queue(&self) -> &Arc<Waiting> {
+    pub(super) fn queue(&self) -> &Waiting {
         &self.queue
     }
 

@@ -1,77 +1,94 @@
-//! Where RPCs wait that find all streams taken which their endpoint allows: one behind the other.
+//! FIFO queue of RPCs that wait for a free HTTP/2 stream (SETTINGS_MAX_CONCURRENT_STREAMS).
 //!
-//! They do not look themselves: an RPC is polled by its caller, who may have other things to do first. What becomes free
-//! is handed to them, so one that is not polled holds up a stream, and no other RPC.
+//! RPCs do not look for a stream themselves: an RPC is polled by its caller, who may have other things to do first. Free
+//! streams are granted to them, so an RPC that is not polled holds up a stream, but no other RPC.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
-/// Of one subconn, for places of this kind.
+/// A queue for permits of type `T`, of one subconn.
 #[derive(Debug)]
 pub(super) struct StreamQueue<T> {
     queue: Mutex<VecDeque<oneshot::Sender<T>>>,
-    /// Its length.
+    signal: Arc<StreamSignal>,
+}
+
+/// Connects a queue with the connections whose streams it waits for.
+#[derive(Debug, Default)]
+pub(super) struct StreamSignal {
+    /// Length of the queue.
     waiting: AtomicUsize,
     changed: Notify,
 }
 
 impl<T> Default for StreamQueue<T> {
     fn default() -> Self {
-        Self { queue: Mutex::default(), waiting: AtomicUsize::new(0), changed: Notify::new() }
+        Self { queue: Mutex::default(), signal: Arc::default() }
     }
 }
 
 impl<T> StreamQueue<T> {
-    /// Joins the queue. [`changed`](Self::changed) ends, and who waits for that hands out what there is.
+    /// Returns the signal for connections.
+    pub(super) fn signal(&self) -> &Arc<StreamSignal> {
+        &self.signal
+    }
+
+    /// Joins the queue. Wakes [`changed`](Self::changed), whose caller grants what is free.
     pub(super) fn join(&self) -> oneshot::Receiver<T> {
-        let (place, handed) = oneshot::channel();
+        let (sender, permit) = oneshot::channel();
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.push_back(place);
-        self.waiting.store(queue.len(), Ordering::SeqCst);
+        queue.push_back(sender);
+        self.signal.waiting.store(queue.len(), Ordering::SeqCst);
         drop(queue);
-        self.changed.notify_one();
-        handed
+        self.signal.changed.notify_one();
+        permit
     }
 
-    /// Whether anyone waits: who comes now has to wait behind them.
+    /// Returns whether an RPC waits. Later ones must wait behind it.
     pub(super) fn has_waiters(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst) > 0
+        self.signal.has_waiters()
     }
 
-    /// Hands out places, in the order in which they were asked for, as long as `look` finds one.
-    pub(super) fn grant(&self, mut look: impl FnMut() -> Option<T>) {
+    /// Grants permits, in the order in which RPCs joined, as long as `find` returns one.
+    pub(super) fn grant(&self, mut find: impl FnMut() -> Option<T>) {
         if !self.has_waiters() {
             return;
         }
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(first) = queue.front() {
-            // Given up.
-            if !first.is_closed() {
-                let Some(place) = look() else { break };
-                if let Some(first) = queue.pop_front() {
-                    // If it has been given up just now the place is free again, which is said anew.
-                    drop(first.send(place));
-                }
-            } else {
+            // The RPC was given up.
+            if first.is_closed() {
                 queue.pop_front();
+                continue;
+            }
+            let Some(permit) = find() else { break };
+            if let Some(first) = queue.pop_front() {
+                // If the RPC was given up just now, the permit is dropped, which frees its stream again.
+                drop(first.send(permit));
             }
         }
-        self.waiting.store(queue.len(), Ordering::SeqCst);
+        self.signal.waiting.store(queue.len(), Ordering::SeqCst);
     }
 
-    /// A stream has ended, or the peer allows another number of them. This runs for every RPC.
+    /// Waits until something may have become free since the last call.
+    pub(super) async fn changed(&self) {
+        self.signal.changed.notified().await;
+    }
+}
+
+impl StreamSignal {
+    fn has_waiters(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// A stream has ended, or the peer allows another number of them. Called for every RPC.
     pub(super) fn stream_freed(&self) {
         if self.has_waiters() {
             self.changed.notify_one();
         }
-    }
-
-    /// Ends when something may have become free since it was last called.
-    pub(super) async fn changed(&self) {
-        self.changed.notified().await;
     }
 }
 

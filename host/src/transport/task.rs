@@ -6,26 +6,19 @@ use futures_util::future::{BoxFuture, select_all};
 use http::uri::Scheme;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
+use tracing::Instrument as _;
 
 use super::connection::{Connection, Loss};
 use super::counters::OpenConnection;
 use super::dial::{DialError, Dialer};
 use super::health::{Checkup, Health};
 use super::machine::{Machine, State};
-use super::pool::{Open, Pool};
+use super::pool::{Command, Open, Pool};
 use crate::backoff::Backoff;
 use crate::connectivity::ConnectivityState;
 use crate::resolver::Endpoint;
 use crate::subconn::SubConn;
 use crate::supervision::guarded_task;
-
-/// A request to the task.
-#[derive(Debug)]
-pub(super) enum Command {
-    Connect,
-    EnterIdle,
-    Shutdown,
-}
 
 /// Creates a subconn in IDLE, and its task. Whenever the state has changed, the subconn's number is sent to `events`.
 ///
@@ -48,7 +41,8 @@ pub(crate) fn spawn(
     let machine = Machine::new(dialer.options.backoff);
     let task =
         Task { subconn: subconn.clone(), pool, dialer, commands: receiver, events, machine, connected: None };
-    tokio::spawn(task.run());
+    let span = tracing::info_span!("subconn", id, endpoint = %subconn.endpoint().addresses()[0]);
+    tokio::spawn(task.run().instrument(span));
     subconn
 }
 
@@ -279,7 +273,7 @@ async fn dial(subconn: &SubConn, pool: &Pool, dialer: &Dialer) -> Result<Dialled
     subconn.counters().dialled();
     let endpoint = subconn.endpoint();
     // Names are looked up on a thread, which panics if there can be none.
-    let dialled = guarded_task("a connection's making", dialer.dial(&endpoint, pool.queue())).await;
+    let dialled = guarded_task("a connection's making", dialer.dial(&endpoint, pool.queue().signal())).await;
     let lack = || DialError { text: "the host panicked".to_owned(), is_ours: true };
     match dialled.unwrap_or_else(|| Err(lack())) {
         Ok(connection) => Ok((connection, dialer.counters.opened())),

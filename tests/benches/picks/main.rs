@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use hotpick::connectivity::ConnectivityState;
-use hotpick::picker::{PickInfo, PickerCell, Placement, Policy, RoundRobin};
+use hotpick::picker::{PickInfo, PickerCell};
 use hotpick::policy::{Limits, WasmPolicy};
+use hotpick::policy::{Placement, Policy, RoundRobin};
 use hotpick::subconn::{FakeSubConns, ReadySet};
 use hotpick_tests::table::{Table, median};
 use hotpick_tests::wat::Wat;

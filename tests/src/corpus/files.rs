@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use hotpick::picker::Stage;
+use hotpick::policy::Stage;
 use hotpick::policy::componentize;
 
 use super::{Bad, End, File, bad};

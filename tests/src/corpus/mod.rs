@@ -7,8 +7,8 @@ mod wasi;
 use std::fs;
 use std::path::Path;
 
-use hotpick::picker::Stage;
 use hotpick::policy::FaultKind;
+use hotpick::policy::Stage;
 
 use crate::wat::Wat;
 

@@ -1,7 +1,7 @@
 //! Policies that are valid, and do what they should not.
 
-use hotpick::picker::Stage;
 use hotpick::policy::FaultKind;
+use hotpick::policy::Stage;
 
 use super::{Bad, End, bad, wat};
 use crate::wat::Wat;

@@ -110,9 +110,9 @@ impl Sidecar {
         let settled = async {
             loop {
                 let all = self.policies().await;
-                let used = all
-                    .iter()
-                    .filter(|policy| policy["uses"].as_array().is_some_and(|uses| !uses.is_empty()));
+                let used = all.iter().filter(|policy| {
+                    policy["channels"].as_array().is_some_and(|channels| !channels.is_empty())
+                });
                 if used.count() == count {
                     return;
                 }

@@ -1,6 +1,6 @@
 //! What a client chooses, and a policy sees.
 
-use hotpick::picker::PolicyVersion;
+use hotpick::policy::PolicyVersion;
 use hotpick_tests::{Caller, Cluster, Policies, soon, standard};
 use http::uri::PathAndQuery;
 use tonic::Code;

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use hotpick::connectivity::ConnectivityState;
-use hotpick::picker::{PickInfo, PickResult, Placement};
-use hotpick::policy::{Limits, Trial, WasmPolicy};
+use hotpick::picker::{PickInfo, PickResult};
+use hotpick::policy::Placement;
+use hotpick::policy::{Limits, TestChannel, WasmPolicy};
 use hotpick::resolver::Endpoint;
 use hotpick_guest::testing::chi_square;
 use hotpick_tests::{STANDARD, metadata, standard};
@@ -14,9 +15,9 @@ fn compiled(name: &str) -> WasmPolicy {
     WasmPolicy::compile(name, 1, &standard(name), Limits::default()).expect("a policy")
 }
 
-fn started(policy: &WasmPolicy, config: &str) -> Trial {
+fn started(policy: &WasmPolicy, config: &str) -> TestChannel {
     let placement = Placement::new("static:///trial", config).with_seed(7);
-    Trial::start(policy, &placement).unwrap_or_else(|error| panic!("{policy:?}: {error}"))
+    TestChannel::start(policy, &placement).unwrap_or_else(|error| panic!("{policy:?}: {error}"))
 }
 
 /// One of many, with the attribute that the policy goes by.
@@ -37,9 +38,9 @@ fn ready(policy: &str, count: u32) -> impl Iterator<Item = (Endpoint, Connectivi
     (0..count).map(move |number| (endpoint(policy, number), ConnectivityState::Ready))
 }
 
-fn pick(trial: &mut Trial, metadata: &HeaderMap) -> Option<u32> {
+fn pick(trial: &mut TestChannel, metadata: &HeaderMap) -> Option<u32> {
     match trial
-        .pick(&PickInfo::new("/trial.Trial/Pick", metadata))
+        .pick(&PickInfo::new("/trial.TestChannel/Pick", metadata))
         .unwrap_or_else(|error| panic!("{trial:?}: {error}"))
     {
         PickResult::Pick(pick) => Some(pick.subconn.id()),
@@ -57,7 +58,7 @@ async fn any_number_of_endpoints_is_no_fault() {
         let config = if name == "color" { r#"{"unmatched":"any"}"# } else { "{}" };
         let mut trial = started(&policy, config);
         for count in [0, 1, 10_000, 9_990, 10_000, 1, 0] {
-            trial.tell(ready(name, count)).unwrap_or_else(|error| panic!("{name}: {error}"));
+            trial.update(ready(name, count)).unwrap_or_else(|error| panic!("{name}: {error}"));
             for key in 0..200 {
                 let picked = pick(&mut trial, &metadata(key));
                 assert_eq!(picked.is_some(), count > 0, "{name}, {count} endpoints");
@@ -102,7 +103,7 @@ async fn the_worst_of_configurations_is_no_fault_with_10_000_endpoints() {
         };
         let all: Vec<_> = (0..10_000).map(|number| (labelled(number), ConnectivityState::Ready)).collect();
         for count in [10_000, 9_999, 10_000] {
-            let told = trial.tell(all[..count].to_vec());
+            let told = trial.update(all[..count].to_vec());
             told.unwrap_or_else(|error| panic!("{name} {config}: {error}"));
             for number in 0..100 {
                 let mut metadata = HeaderMap::new();
@@ -138,7 +139,7 @@ async fn endpoints_that_are_not_ready_are_no_fault() {
             ConnectivityState::TransientFailure,
             ConnectivityState::Idle,
         ] {
-            let told = trial.tell((0..10_000).map(|number| (endpoint(name, number), state)));
+            let told = trial.update((0..10_000).map(|number| (endpoint(name, number), state)));
             told.unwrap_or_else(|error| panic!("{name}: {error}"));
             for key in 0..50 {
                 pick(&mut trial, &metadata(key));
@@ -159,7 +160,7 @@ async fn memory_is_flat() {
             // Ten of a hundred are others each time.
             let there = round * 10..round * 10 + 100;
             let told = there.map(|number| (endpoint(name, number), ConnectivityState::Ready));
-            trial.tell(told).expect("no fault");
+            trial.update(told).expect("no fault");
             for key in 0..2_000 {
                 let mut metadata = metadata(round * 2_000 + key);
                 if name == "color" {
@@ -185,7 +186,7 @@ async fn the_shares_are_even_also_with_flaps_in_between() {
             let mut counts = vec![0; count as usize];
             for round in 0..5 {
                 // One more is there every other time.
-                trial.tell(ready(name, count + round % 2)).expect("no fault");
+                trial.update(ready(name, count + round % 2)).expect("no fault");
                 for _ in 0..20 * count {
                     let picked = pick(&mut trial, &HeaderMap::new()).expect("picked");
                     if picked < count {
@@ -216,7 +217,7 @@ async fn the_same_seed_gives_the_same_picks() {
         let mut trial = started(&policy, config);
         let mut picks = Vec::new();
         for count in [7, 10, 8] {
-            trial.tell(ready(name, count)).expect("no fault");
+            trial.update(ready(name, count)).expect("no fault");
             for key in 0..10 {
                 picks.extend(pick(&mut trial, &metadata(key)));
                 picks.extend(pick(&mut trial, &HeaderMap::new()));
@@ -240,7 +241,7 @@ async fn bad_configuration_is_refused_by_the_name_of_its_field() {
         let policy = compiled(name);
         let refused = |config: &str| {
             let placement = Placement::new("static:///trial", config);
-            let error = Trial::start(&policy, &placement).expect_err(config).to_string();
+            let error = TestChannel::start(&policy, &placement).expect_err(config).to_string();
             assert!(error.contains("refused its configuration"), "{name} {config}: {error}");
             error
         };

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
+use hotpick::directory;
 use hotpick::policy::{PolicyError, componentize_with, digest, seal};
-use hotpick::policy_dir;
 
 pub(crate) use self::language::Language;
 
@@ -80,7 +80,7 @@ fn component(name: &str, wasm: &[u8], language: &str) -> anyhow::Result<Vec<u8>>
         };
         let component = seal(&component, &format!("{language}, by hotpick {VERSION}"))?;
         fs::write(&file, &component).map_err(|error| PolicyError::Read(error.to_string()))?;
-        policy_dir::load(&file, &crate::cache::cached())?;
+        directory::load(&file, &crate::cache::cached())?;
         Ok::<_, PolicyError>(component)
     };
     checked().with_context(|| format!("policy {name:?}"))

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use hotpick::channel::ChannelStatus;
-use hotpick::picker::PolicyVersion;
+use hotpick::policy::PolicyVersion;
 use hotpick::resolver::{Endpoint, ManualResolver};
 use hotpick::{Channel, PolicyDir};
 use hotpick_echo::Backend;

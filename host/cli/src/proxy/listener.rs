@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use hotpick::net::{Io, set_tcp_options};
 use hotpick::proxy::Proxy;
 use hotpick::resolver::Address;
 use hotpick::tls::ServerTls;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -30,10 +29,6 @@ enum Socket {
         identity: Option<(u64, u64)>,
     },
 }
-
-trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -118,7 +113,7 @@ impl Socket {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                if let Err(error) = set_options(&stream) {
+                if let Err(error) = set_tcp_options(&stream, DEAD_AFTER) {
                     // Of a client that is gone already, which is its own affair.
                     tracing::debug!(%error, "socket options");
                 }
@@ -127,16 +122,6 @@ impl Socket {
             Self::Unix { listener, .. } => Ok(Box::new(listener.accept().await?.0)),
         }
     }
-}
-
-fn set_options(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let probes = TcpKeepalive::new().with_time(DEAD_AFTER / 2).with_interval(DEAD_AFTER / 8);
-    let socket = SockRef::from(stream);
-    socket.set_tcp_keepalive(&probes)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;
-    Ok(())
 }
 
 impl Drop for Socket {

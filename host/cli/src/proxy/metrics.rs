@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use hotpick::directory::PolicyStatus;
 use hotpick::policy::{Metric, MetricValue};
-use hotpick::policy_dir::PolicyStatus;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -149,17 +149,17 @@ impl Snapshot {
             family(
                 "hotpick_policy_memory_bytes",
                 "Memory of the instances of all channels",
-                self.each(|p| p.uses.iter().map(|one| one.memory as f64).sum()),
+                self.each(|p| p.channels.iter().map(|one| one.memory as f64).sum()),
             ),
             family(
                 "hotpick_policy_pick_seconds",
                 "What a pick costs of late",
                 self.many("target", |p| {
-                    let cost = |one: &hotpick::policy::Use| {
+                    let cost = |one: &hotpick::policy::ChannelUsage| {
                         one.pick_nanos.map(|nanos| (one.target.clone(), nanos as f64 / 1e9))
                     };
                     // Several channels may have one target.
-                    p.uses.iter().filter_map(cost).collect::<BTreeMap<_, _>>().into_iter().collect()
+                    p.channels.iter().filter_map(cost).collect::<BTreeMap<_, _>>().into_iter().collect()
                 }),
             ),
             family("grpc_subchannel_open_connections", "Connections that are open", merged(open)),

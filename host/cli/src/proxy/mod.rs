@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use hotpick::policy_dir::PolicyDirOptions;
+use hotpick::directory::PolicyDirOptions;
 use hotpick::proxy::Proxy;
 use hotpick::{Channel, PolicyDir};
 use tokio::signal::unix::{Signal, SignalKind, signal};

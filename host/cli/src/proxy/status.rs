@@ -1,6 +1,6 @@
 //! `GET /policies`: the policies as JSON.
 
-use hotpick::policy_dir::PolicyStatus;
+use hotpick::directory::PolicyStatus;
 use hotpick::{Channel, PolicyDir};
 use serde_json::{Map, Value, json};
 
@@ -43,7 +43,7 @@ fn policy_json(policy: &PolicyStatus) -> Value {
     };
     let faults = policy.faults.iter().map(|(kind, count)| (kind.name().to_owned(), *count)).collect();
     let rejections = policy.rejections.iter().map(|(stage, count)| (stage.to_string(), *count)).collect();
-    let uses = policy.uses.iter().map(|one| {
+    let channels = policy.channels.iter().map(|one| {
         json!({
             "target": one.target,
             "generation": one.generation,
@@ -84,7 +84,7 @@ fn policy_json(policy: &PolicyStatus) -> Value {
         "last_fault": policy.last_fault,
         "loads": policy.loads,
         "rejections": counts(rejections),
-        "uses": uses.collect::<Vec<_>>(),
+        "channels": channels.collect::<Vec<_>>(),
         "refusals": refusals.collect::<Vec<_>>(),
     })
 }

@@ -84,8 +84,9 @@ mod tests {
     use std::sync::LazyLock;
 
     use hotpick::connectivity::ConnectivityState;
-    use hotpick::picker::{PickInfo, PickResult, Placement, StartError};
-    use hotpick::policy::{Limits, Trial, WasmPolicy};
+    use hotpick::picker::{PickInfo, PickResult};
+    use hotpick::policy::{Limits, TestChannel, WasmPolicy};
+    use hotpick::policy::{Placement, StartError};
     use hotpick::resolver::Endpoint;
     use http::HeaderMap;
 
@@ -128,9 +129,9 @@ mod tests {
     fn pick(answer: &str, attempt: usize) -> Result<PickResult, StartError> {
         let composed = compose(policy(answer)).expect("composed");
         let policy = WasmPolicy::compile("script", 0, &composed, Limits::default()).expect("a policy");
-        let mut trial = Trial::start(&policy, &Placement::new("test:///", "{}")).expect("it starts");
+        let mut trial = TestChannel::start(&policy, &Placement::new("test:///", "{}")).expect("it starts");
         let endpoint = Endpoint::new("10.0.0.1:80".parse().expect("an address"));
-        trial.tell([(endpoint, ConnectivityState::Ready)]).expect("told");
+        trial.update([(endpoint, ConnectivityState::Ready)]).expect("told");
         let tried = vec![0; attempt];
         let mut info = PickInfo::new("/test.Test/Test", &BARE);
         info.tried = &tried;

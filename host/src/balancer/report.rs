@@ -1,0 +1,51 @@
+//! What the balancer publishes: to RPCs, and to whoever asks for the channel's status.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+
+use crate::connectivity::ConnectivityState;
+use crate::lifecycle::{Policy as _, PolicyVersion, RoundRobin, StartError};
+use crate::picker::{Faults, Picker, PickerCell};
+use crate::service_config::MethodConfigs;
+use crate::subconn::ReadySet;
+
+/// What RPCs read.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    pub(crate) cell: PickerCell,
+    /// `None` until the target has been resolved for the first time.
+    pub(crate) methods: ArcSwapOption<MethodConfigs>,
+}
+
+/// The channel as of the last change.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    pub(crate) state: ConnectivityState,
+    /// The resolver has answered, if only with an error.
+    pub(crate) resolved: bool,
+    pub(crate) policy: PolicyVersion,
+    pub(crate) swaps: u64,
+    /// The snapshot that the policy was notified of last.
+    pub(crate) ready: ReadySet,
+    /// The last picker that the policy built.
+    pub(crate) picker: Option<Arc<dyn Picker>>,
+    /// The policy's faults when the channel was closed.
+    pub(crate) faults: Faults,
+    pub(crate) refused: Option<StartError>,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self {
+            state: ConnectivityState::Connecting,
+            resolved: false,
+            policy: RoundRobin::default().version(),
+            swaps: 0,
+            ready: ReadySet::default(),
+            picker: None,
+            faults: Faults::default(),
+            refused: None,
+        }
+    }
+}

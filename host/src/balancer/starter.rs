@@ -1,0 +1,156 @@
+//! Which policy is being started: one at a time, the latest choice next. Pure.
+//!
+//! ```text
+//!           request                 started, or failed
+//!   IDLE -------------> STARTING -----------------------> IDLE
+//!    ^                   |  ^  | transient error
+//!    |   request, cancel |  |  +-----> RETRYING
+//!    |                   v  | ended     |    | retry is due: to STARTING
+//!    +------------- OVERTAKEN           +----+ request: to STARTING, cancel: to IDLE
+//!      ended, nothing next
+//! ```
+//!
+//! A start that is overtaken is cut, and the next one waits for its end: a native policy cannot be stopped, and a
+//! policy that takes its time must not use more than one thread.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::lifecycle::{Policy, PolicyVersion};
+
+/// A policy, and the configuration to start it with.
+#[derive(Clone)]
+pub(super) struct Choice {
+    pub(super) policy: Arc<dyn Policy>,
+    pub(super) config: String,
+}
+
+impl Choice {
+    /// Returns whether this is the policy of that version, with that configuration.
+    pub(super) fn is(&self, version: &PolicyVersion, config: &str) -> bool {
+        self.policy.version() == *version && self.config == config
+    }
+}
+
+impl fmt::Debug for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.policy.version(), self.config)
+    }
+}
+
+/// The start that is going on.
+#[derive(Debug, Default)]
+pub(super) enum Starter {
+    #[default]
+    Idle,
+    Starting(Choice),
+    /// The start that is going on is not wanted any more. `next` is started after it.
+    Overtaken {
+        next: Option<Choice>,
+    },
+    /// The machine prevented the start.
+    Retrying {
+        choice: Choice,
+        at: Instant,
+    },
+}
+
+/// What to do with starts.
+#[derive(Debug)]
+pub(super) enum StartEffect {
+    Start(Choice),
+    /// End the start that is going on as soon as possible.
+    Cut,
+}
+
+/// How long after a transient error a start is retried.
+const RETRY: Duration = Duration::from_secs(2);
+
+impl Starter {
+    /// Requests the start of a policy.
+    pub(super) fn request(&mut self, choice: Choice) -> Option<StartEffect> {
+        match self {
+            // The same again: something else about it has changed.
+            Self::Starting(current) if current.is(&choice.policy.version(), &choice.config) => None,
+            Self::Starting(_) => {
+                *self = Self::Overtaken { next: Some(choice) };
+                Some(StartEffect::Cut)
+            }
+            Self::Overtaken { next } => {
+                *next = Some(choice);
+                None
+            }
+            Self::Idle | Self::Retrying { .. } => Some(self.start(choice)),
+        }
+    }
+
+    /// No start is wanted.
+    pub(super) fn cancel(&mut self) -> Option<StartEffect> {
+        match self {
+            Self::Starting(_) => {
+                *self = Self::Overtaken { next: None };
+                Some(StartEffect::Cut)
+            }
+            Self::Overtaken { next } => {
+                *next = None;
+                None
+            }
+            Self::Idle | Self::Retrying { .. } => {
+                *self = Self::Idle;
+                None
+            }
+        }
+    }
+
+    /// The start has ended. Returns the policy if its start was wanted, and what to do next.
+    pub(super) fn ended(&mut self) -> (Option<Choice>, Option<StartEffect>) {
+        match std::mem::take(self) {
+            Self::Starting(choice) => (Some(choice), None),
+            Self::Overtaken { next: Some(next) } => (None, Some(self.start(next))),
+            Self::Overtaken { next: None } => (None, None),
+            other @ (Self::Idle | Self::Retrying { .. }) => {
+                *self = other;
+                (None, None)
+            }
+        }
+    }
+
+    /// The start of this policy failed because of the machine.
+    pub(super) fn retry(&mut self, choice: Choice, now: Instant) {
+        if matches!(self, Self::Idle) {
+            *self = Self::Retrying { choice, at: now + RETRY };
+        }
+    }
+
+    /// Returns whether the start that is going on is wanted.
+    pub(super) fn is_wanted(&self) -> bool {
+        matches!(self, Self::Starting(_))
+    }
+
+    /// Returns when a retry is due.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        match self {
+            Self::Retrying { at, .. } => Some(*at),
+            _ => None,
+        }
+    }
+
+    /// A retry is due.
+    pub(super) fn retry_due(&mut self) -> Option<StartEffect> {
+        match std::mem::take(self) {
+            Self::Retrying { choice, .. } => Some(self.start(choice)),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
+    fn start(&mut self, choice: Choice) -> StartEffect {
+        *self = Self::Starting(choice.clone());
+        StartEffect::Start(choice)
+    }
+}

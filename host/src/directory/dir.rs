@@ -1,0 +1,166 @@
+//! The handle to a directory, its options, and loading one file as a directory would.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+
+use futures_core::Stream;
+use tokio::sync::watch;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::WatchStream;
+
+use super::entry::Snapshot;
+use super::follower::Follower;
+use super::options::PolicyDirOptions;
+use super::queue::Wanted;
+use super::settings::Settings;
+use super::shared::Shared;
+use super::status::PolicyStatus;
+use super::update::PolicyUpdate;
+use crate::files::{self, ReadError};
+use crate::lifecycle::PolicyVersion;
+use crate::policy::{Compiler, PolicyError, WasmPolicy, digest};
+use crate::workers;
+
+/// A directory of policies: `color.wasm` is the policy "color". Cheap to clone; it is followed for as
+/// long as a clone of it, or a channel that uses it, lives.
+///
+/// A directory that is missing or empty is no error: channels use round robin until there is a policy.
+#[derive(Clone)]
+pub struct PolicyDir(Arc<Shared>);
+
+/// Why a directory cannot be followed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyDirError {
+    /// The path is something else.
+    #[error("policy directory {0:?} is not a directory")]
+    NotADirectory(PathBuf),
+    /// The path cannot be made absolute, or the thread not be started.
+    #[error("policy directory {path:?}: {error}")]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// What went wrong.
+        error: io::Error,
+    },
+}
+
+/// Loads one file, with the settings beside it, as a directory would.
+///
+/// # Errors
+///
+/// It is no policy, or is disabled; the error says why.
+pub fn load(file: impl AsRef<Path>, options: &PolicyDirOptions) -> Result<WasmPolicy, PolicyError> {
+    let file = file.as_ref();
+    let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let bytes = files::read_now(file, options.limits.component)?;
+    let beside = if file.extension().is_some_and(|extension| extension == "wasm") {
+        files::read_now(&file.with_extension("toml"), options.limits.config)
+    } else {
+        Ok(Vec::new())
+    };
+    let settings = match beside {
+        Ok(bytes) => Settings::parse(&bytes)?,
+        Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Settings::default(),
+        Err(error) => return Err(PolicyError::Settings(error.to_string())),
+    };
+    let digest = digest(&bytes);
+    settings.check(&digest)?;
+    let spec = settings.spec(PolicyVersion::new(name, 1, digest), options)?;
+    let policy = WasmPolicy::load(&bytes, spec, Arc::default(), &Compiler::new(options.compile.clone()))?;
+    options.admit(policy)
+}
+
+impl PolicyDir {
+    /// Follows a directory, with default options.
+    ///
+    /// # Errors
+    ///
+    /// The path names something that is not a directory.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, PolicyDirError> {
+        Self::open_with(path, PolicyDirOptions::default())
+    }
+
+    /// Follows a directory.
+    ///
+    /// # Errors
+    ///
+    /// The path names something that is not a directory.
+    pub fn open_with(path: impl AsRef<Path>, options: PolicyDirOptions) -> Result<Self, PolicyDirError> {
+        let path = path.as_ref();
+        let failed = |error| PolicyDirError::Io { path: path.to_owned(), error };
+        // Not canonical: where a symlink leads may change.
+        let absolute = std::path::absolute(path).map_err(failed)?;
+        match std::fs::metadata(&absolute) {
+            Ok(metadata) if !metadata.is_dir() => return Err(PolicyDirError::NotADirectory(path.to_owned())),
+            Ok(_) => {}
+            Err(error) => {
+                let directory = path.display();
+                tracing::warn!(%directory, %error, "no policy directory yet: channels use round robin until there is one");
+            }
+        }
+        workers::ready().map_err(failed)?;
+        let (dirty, wake) = sync_channel(1);
+        let shared = Arc::new(Shared {
+            path: absolute,
+            snapshot: watch::Sender::new(Snapshot::default()),
+            dirty: dirty.clone(),
+            wanted: Wanted::default(),
+        });
+        let follower = Follower::new(&shared, options, dirty, wake).map_err(failed)?;
+        let thread = std::thread::Builder::new().name("hotpick-policies".to_owned());
+        thread.spawn(move || follower.run()).map_err(failed)?;
+        Ok(Self(shared))
+    }
+
+    /// The directory, as an absolute path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Each policy of the directory as it is now, by name.
+    #[must_use]
+    pub fn status(&self) -> Vec<PolicyStatus> {
+        let snapshot = self.0.snapshot.borrow();
+        snapshot.policies.iter().map(|(name, entry)| PolicyStatus::of(name, entry)).collect()
+    }
+
+    /// The settings files of the directory that belong to no policy, by name, each with a sentence: a typing error in the
+    /// name, as a rule.
+    #[must_use]
+    pub fn stray_settings(&self) -> BTreeMap<String, String> {
+        self.0.snapshot.borrow().strays.clone()
+    }
+
+    /// Follows one policy. Of several changes in a row only the last may be seen.
+    pub fn watch(&self, name: &str) -> Pin<Box<dyn Stream<Item = PolicyUpdate> + Send>> {
+        let name = name.to_owned();
+        let mut seen = None;
+        let mut given = PolicyVersion::default();
+        // As long as someone watches, the directory is followed, and this policy comes before others.
+        let alive = (Arc::clone(&self.0), self.0.wanted.want(&name));
+        let updates = WatchStream::new(self.0.snapshot.subscribe()).filter_map(move |snapshot| {
+            let _alive = &alive;
+            let Some(entry) = snapshot.policies.get(&name) else {
+                // Not yet seen is not unknown.
+                return (snapshot.complete && seen.replace(0) != Some(0)).then_some(PolicyUpdate::Unknown);
+            };
+            if seen.replace(entry.revision) == Some(entry.revision) {
+                return None;
+            }
+            entry.update(&mut given)
+        });
+        Box::pin(updates)
+    }
+}
+
+impl std::fmt::Debug for PolicyDir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("PolicyDir").field(&self.0.path).finish()
+    }
+}

@@ -1,0 +1,91 @@
+//! One policy of a directory, as channels and operators see it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::quarantine::Quarantine;
+use super::settings::Settings;
+use super::update::PolicyUpdate;
+use crate::lifecycle::{Policy as _, PolicyVersion};
+use crate::policy::{PolicyError, PolicyMetrics, WasmPolicy};
+
+/// A directory at one moment.
+#[derive(Clone, Default)]
+pub(super) struct Snapshot {
+    /// The directory has been read once.
+    pub(super) complete: bool,
+    pub(super) policies: BTreeMap<String, Entry>,
+    /// Settings files that belong to no policy, each with an explanation.
+    pub(super) strays: BTreeMap<String, String>,
+}
+
+/// One policy of a directory.
+#[derive(Clone)]
+pub(super) struct Entry {
+    /// The active version.
+    pub(super) policy: Option<WasmPolicy>,
+    /// The settings that the active version was loaded with.
+    pub(super) settings: Settings,
+    /// `false`: the settings in the directory say `enabled = false`.
+    pub(super) enabled: bool,
+    pub(super) rejected: Option<PolicyError>,
+    pub(super) quarantined: Option<Quarantine>,
+    /// A version is being compiled.
+    pub(super) loading: bool,
+    /// The digest of the version to go back to.
+    pub(super) previous: Option<String>,
+    /// Its file is there.
+    pub(super) present: bool,
+    pub(super) metrics: Arc<PolicyMetrics>,
+    /// Incremented at each change of this entry.
+    pub(super) revision: u64,
+}
+
+impl Entry {
+    pub(super) fn new(metrics: Arc<PolicyMetrics>) -> Self {
+        Self {
+            policy: None,
+            settings: Settings::default(),
+            enabled: true,
+            rejected: None,
+            quarantined: None,
+            loading: false,
+            previous: None,
+            present: false,
+            metrics,
+            revision: 0,
+        }
+    }
+
+    /// Returns the digest of the active version.
+    pub(super) fn active_digest(&self) -> Option<String> {
+        self.policy.as_ref().map(|policy| policy.version().digest)
+    }
+
+    /// Returns the change for a watcher that was given the version `given` last. A good version comes before the
+    /// bad file that is there now, because it is the active one.
+    pub(super) fn update(&self, given: &mut PolicyVersion) -> Option<PolicyUpdate> {
+        if !self.enabled {
+            // When it is enabled again, the same version is a change.
+            *given = PolicyVersion::default();
+            return Some(PolicyUpdate::Disabled);
+        }
+        Some(match (&self.policy, &self.rejected) {
+            (Some(policy), rejected)
+                if self.present && (rejected.is_none() || policy.version() != *given) =>
+            {
+                *given = policy.version();
+                PolicyUpdate::Loaded(Arc::new(policy.clone()))
+            }
+            // The result is not known yet.
+            (None, None) if self.loading => return None,
+            (None, _) if self.quarantined.is_some() => {
+                *given = PolicyVersion::default();
+                PolicyUpdate::Quarantined(self.quarantined.clone()?)
+            }
+            (_, Some(error)) => PolicyUpdate::Rejected(error.clone()),
+            (Some(_), None) => PolicyUpdate::Removed,
+            (None, None) => PolicyUpdate::Unknown,
+        })
+    }
+}

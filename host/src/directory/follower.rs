@@ -1,0 +1,249 @@
+//! The thread that follows a directory: scans it, lets files settle, and hands them to the catalog.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::catalog::{Catalog, Offer};
+use super::judgement;
+use super::options::PolicyDirOptions;
+use super::queue::{CompileQueue, Compiled, Job};
+use super::scan::list;
+use super::settled::{LOOKS, SettledFiles};
+use super::shared::Shared;
+use super::watch::{Watcher, is_on_a_network};
+use crate::files::Fingerprint;
+use crate::lifecycle::{PolicyVersion, is_policy_name};
+use crate::policy::{PolicyError, digest};
+use crate::supervision::{self, guarded};
+
+pub(super) struct Follower {
+    shared: Weak<Shared>,
+    directory: PathBuf,
+    options: PolicyDirOptions,
+    wake: Receiver<()>,
+    watcher: Watcher,
+    queue: CompileQueue,
+    files: SettledFiles,
+    catalog: Catalog,
+    /// The directory could not be listed the last time.
+    unreadable: bool,
+    /// Other machines may write to the directory, which causes no events here.
+    on_a_network: bool,
+}
+
+/// Shortest time from the start of a scan to the start of the next.
+const BETWEEN_SCANS: Duration = Duration::from_millis(10);
+/// When a compilation that the machine prevented is retried: doubled each time.
+const RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// How often a directory is scanned that other machines may write to.
+const NETWORK_SCAN: Duration = Duration::from_secs(1);
+
+impl Follower {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        options: PolicyDirOptions,
+        dirty: SyncSender<()>,
+        wake: Receiver<()>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            shared: Arc::downgrade(shared),
+            directory: shared.path.clone(),
+            files: SettledFiles::new(shared.path.clone(), &options),
+            wake,
+            watcher: Watcher::new(&shared.path, dirty.clone()),
+            queue: CompileQueue::start(options.compile.clone(), shared.wanted.clone(), dirty.clone())?,
+            options,
+            catalog: Catalog::new(dirty),
+            unreadable: false,
+            on_a_network: false,
+        })
+    }
+
+    /// Runs until no one uses the directory any more.
+    pub(super) fn run(mut self) {
+        // No panic is known; if there is one, the directory is followed all the same.
+        while guarded("the follower of a policy directory", || self.follow()).is_none() {
+            std::thread::sleep(supervision::AGAIN);
+            self.files = SettledFiles::new(self.directory.clone(), &self.options);
+            self.catalog.recover();
+        }
+    }
+
+    fn follow(&mut self) {
+        loop {
+            let begun = Instant::now();
+            // Armed first: a change during the scan is then an event.
+            self.watcher.arm();
+            self.scan();
+            self.take_compiled();
+            self.catalog.judge();
+            let Some(shared) = self.shared.upgrade() else { return };
+            // The first snapshot is complete when no file is changing.
+            self.catalog.snapshot.complete |= !self.files.is_pending();
+            shared.snapshot.send_replace(self.catalog.snapshot.clone());
+            drop(shared);
+            match self.wake.recv_timeout(self.pause()) {
+                // A file that is written to without a pause causes events without a pause.
+                Ok(()) => {
+                    let pause = (self.options.quiet / LOOKS).min(BETWEEN_SCANS);
+                    std::thread::sleep(pause.saturating_sub(begun.elapsed()));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Returns the time until the next scan if there is no event.
+    fn pause(&self) -> Duration {
+        if self.files.is_pending() {
+            self.options.quiet / LOOKS
+        } else if self.catalog.awaits_judgement() {
+            judgement::PATIENCE / 4
+        } else if self.on_a_network {
+            self.options.scan.min(NETWORK_SCAN)
+        } else {
+            self.options.scan
+        }
+    }
+
+    fn scan(&mut self) {
+        let before = std::mem::replace(&mut self.on_a_network, is_on_a_network(&self.directory));
+        if self.on_a_network && !before {
+            let directory = self.directory.display();
+            tracing::info!(%directory, every = ?NETWORK_SCAN, "policy directory is on a network: it is polled");
+        }
+        let present = match list(&self.directory) {
+            Ok(present) => present,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => {
+                // That it cannot be listed does not mean that it is empty.
+                if !std::mem::replace(&mut self.unreadable, true) {
+                    let directory = self.directory.display();
+                    tracing::warn!(%directory, %error, "policy directory cannot be read: all stays as it is");
+                }
+                return;
+            }
+        };
+        self.unreadable = false;
+        let changed = self.files.observe(&present);
+        // The quiet time is not lost: what a file will most likely be is compiled meanwhile.
+        for (name, bytes) in self.files.foresee() {
+            self.queue.compile_ahead(&name, bytes, self.options.limits);
+        }
+        for name in changed {
+            let (wasm, toml) = (format!("{name}.wasm"), format!("{name}.toml"));
+            match self.files.settled(&wasm) {
+                Some(fingerprint) => {
+                    if let Err(error) = self.take_in(&name, &wasm, fingerprint, &toml) {
+                        self.reject(&name, error);
+                    }
+                }
+                None if self.catalog.snapshot.policies.contains_key(&name) => self.remove(&name, &toml),
+                None => self.lone_settings(&toml),
+            }
+        }
+        let files = &self.files;
+        self.catalog.snapshot.strays.retain(|toml, _| files.is_stray(toml));
+        self.catalog.forget_removed();
+    }
+
+    /// Reads files that have settled, and has them compiled if they are new.
+    fn take_in(
+        &mut self,
+        name: &str,
+        file: &str,
+        fingerprint: Fingerprint,
+        settings: &str,
+    ) -> Result<(), PolicyError> {
+        if !is_policy_name(name) {
+            return Err(PolicyError::Name(name.to_owned()));
+        }
+        let Some(settings) = self.files.settings(settings)? else { return Ok(()) };
+        if !settings.enabled {
+            self.disable(name);
+            self.catalog.change(name, |entry| entry.present = true);
+            return Ok(());
+        }
+        self.catalog.enable(name);
+        let Some(bytes) = self.files.read_whole(file, fingerprint)? else { return Ok(()) };
+        let digest = digest(&bytes);
+        settings.check(&digest)?;
+        // The version gets its generation when it becomes active.
+        let version = PolicyVersion::new(name, 0, digest.clone());
+        let spec = settings.spec(version, &self.options)?;
+        match self.catalog.offer(name, digest, settings) {
+            Offer::Known => {}
+            Offer::Active => self.queue.forget(name),
+            Offer::Compile(ticket) => {
+                tracing::debug!(policy = name, size = bytes.len(), "policy is being compiled");
+                let metrics = self.catalog.metrics(name);
+                self.queue.load(Job { name: name.to_owned(), ticket, bytes: bytes.into(), spec, metrics });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what the queue has compiled.
+    fn take_compiled(&mut self) {
+        for Compiled { name, ticket, result } in self.queue.take() {
+            let Some(job) = self.catalog.history.take_job(&name, ticket) else { continue };
+            let is_postponed = matches!(result, Err(PolicyError::NotNow(_)));
+            let versions = self.catalog.history.of(&name);
+            versions.postponed = if is_postponed { versions.postponed + 1 } else { 0 };
+            let after = RETRY.saturating_mul(1 << versions.postponed.min(16)).min(LONGEST_RETRY);
+            match result.and_then(|policy| self.options.admit(policy)) {
+                Ok(policy) => self.catalog.activate(&name, policy, job.settings),
+                Err(error) => self.reject(&name, error),
+            }
+            if is_postponed {
+                self.files.retry(&format!("{name}.wasm"), after);
+            }
+        }
+    }
+
+    fn reject(&mut self, name: &str, error: PolicyError) {
+        self.queue.forget(name);
+        self.catalog.reject(name, error);
+    }
+
+    fn disable(&mut self, name: &str) {
+        self.queue.forget(name);
+        self.catalog.disable(name);
+    }
+
+    fn remove(&mut self, name: &str, settings: &str) {
+        self.files.forget(&format!("{name}.wasm"));
+        // Where the policy is used it stays, and can be disabled.
+        match self.files.settings(settings) {
+            Ok(Some(settings)) if !settings.enabled => self.disable(name),
+            Ok(Some(_)) => self.catalog.entry(name).enabled = true,
+            Ok(None) | Err(_) => {}
+        }
+        self.queue.forget(name);
+        self.catalog.remove(name);
+    }
+
+    /// Handles settings without a policy: as a rule a typing error in the file's name.
+    fn lone_settings(&mut self, file: &str) {
+        if self.files.settled(file).is_none() {
+            return;
+        }
+        let explanation = match self.files.settings(file) {
+            Ok(Some(settings)) if settings.enabled => "there is no policy file of that name".to_owned(),
+            Ok(Some(_)) => "there is no policy file of that name, and nothing is disabled".to_owned(),
+            Ok(None) => return,
+            Err(error) => format!("there is no policy file of that name, and the file {error}"),
+        };
+        let strays = &mut self.catalog.snapshot.strays;
+        if strays.get(file) != Some(&explanation) {
+            tracing::warn!(settings = ?file, "settings of no policy: {explanation}");
+            strays.insert(file.to_owned(), explanation);
+        }
+    }
+}

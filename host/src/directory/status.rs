@@ -1,0 +1,133 @@
+//! The status of a directory's policies.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::entry::Entry;
+use super::quarantine::Quarantine;
+use crate::lifecycle::{Policy as _, PolicyVersion, Stage};
+use crate::policy::{ChannelUsage, FaultKind, Metric, MetricsSnapshot, PolicyError, PolicyTotals, Refusal};
+
+/// One policy of a directory, over all channels that use it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PolicyStatus {
+    /// The policy's name.
+    pub name: String,
+    /// Summary of the fields below.
+    pub state: PolicyState,
+    /// The active version, if there is one.
+    pub version: Option<PolicyVersion>,
+    /// `false`: its settings say `enabled = false`.
+    pub enabled: bool,
+    /// Whether the file is there. If it is not, channels that use the policy go on with the active version.
+    pub present: bool,
+    /// Why the file that is there now is not active.
+    pub rejected: Option<PolicyError>,
+    /// The version that failed too often. It is not used until its file or its settings change.
+    pub quarantined: Option<Quarantine>,
+    /// The digest of the last version that passed its probation: the active one, or else the one to go back
+    /// to.
+    pub last_good: Option<String>,
+    /// Totals since the process started.
+    pub totals: PolicyTotals,
+    /// Faults since the process started, by kind.
+    pub faults: BTreeMap<FaultKind, u64>,
+    /// Description of the last fault.
+    pub last_fault: Option<String>,
+    /// Number of activations of a version.
+    pub loads: u64,
+    /// Number of rejections of a version, by stage.
+    pub rejections: BTreeMap<Stage, u64>,
+    /// The channels that use it.
+    pub channels: Vec<ChannelUsage>,
+    /// The channels that did not take the active version, by target.
+    pub refusals: BTreeMap<String, Refusal>,
+    /// The policy's own metrics.
+    pub metrics: Vec<Metric>,
+}
+
+/// State of a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PolicyState {
+    /// A version is being compiled; the active version stays.
+    Loading,
+    /// Active, and new.
+    Probation,
+    /// Active.
+    Active,
+    /// The file is bad; the active version stays.
+    Rejected,
+    /// The version of the file failed too often; the version before is active.
+    Quarantined,
+    /// Disabled by its settings.
+    Disabled,
+    /// Its file is gone; where it is used it stays active.
+    Removed,
+}
+
+/// In lower case.
+impl fmt::Display for PolicyState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Loading => "loading",
+            Self::Probation => "probation",
+            Self::Active => "active",
+            Self::Rejected => "rejected",
+            Self::Quarantined => "quarantined",
+            Self::Disabled => "disabled",
+            Self::Removed => "removed",
+        })
+    }
+}
+
+impl PolicyStatus {
+    pub(super) fn of(name: &str, entry: &Entry) -> Self {
+        let MetricsSnapshot {
+            totals,
+            faults,
+            last_fault,
+            channels,
+            refusals,
+            metrics,
+            loads,
+            rejections,
+            on_probation,
+        } = entry.metrics.snapshot();
+        let version = entry.policy.as_ref().map(|policy| policy.version());
+        let state = match () {
+            () if !entry.enabled => PolicyState::Disabled,
+            () if entry.rejected.is_some() || (channels.is_empty() && !refusals.is_empty()) => {
+                PolicyState::Rejected
+            }
+            () if entry.loading => PolicyState::Loading,
+            () if entry.quarantined.is_some() => PolicyState::Quarantined,
+            () if !entry.present || version.is_none() => PolicyState::Removed,
+            () if on_probation => PolicyState::Probation,
+            () => PolicyState::Active,
+        };
+        let last_good = match &version {
+            Some(version) if !on_probation => Some(version.digest.clone()),
+            _ => entry.previous.clone(),
+        };
+        Self {
+            name: name.to_owned(),
+            state,
+            version,
+            enabled: entry.enabled,
+            present: entry.present,
+            rejected: entry.rejected.clone(),
+            quarantined: entry.quarantined.clone(),
+            last_good,
+            totals,
+            faults,
+            last_fault,
+            loads,
+            rejections,
+            channels,
+            refusals,
+            metrics,
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The native round robin: serves when no other policy does.
+
+use std::sync::Arc;
+
+use super::{PickerBuilder, Placement, Policy, PolicyVersion, StartError};
+use crate::picker::{Pick, PickInfo, PickResult, Picker, Rotation};
+use crate::subconn::ReadySet;
+
+/// Picks one ready subconn after the other, from a random start. The fallback of every channel.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct RoundRobin;
+
+impl RoundRobin {
+    /// Starts the policy in one channel.
+    pub(crate) fn builder() -> Box<dyn PickerBuilder> {
+        Box::new(Builder(Arc::new(Rotation::random())))
+    }
+}
+
+impl Policy for RoundRobin {
+    fn version(&self) -> PolicyVersion {
+        PolicyVersion::new("round_robin", 0, "")
+    }
+
+    fn start(&self, _placement: &Placement, _ready: &ReadySet) -> Result<Box<dyn PickerBuilder>, StartError> {
+        Ok(Self::builder())
+    }
+}
+
+/// Builds the pickers of one channel. They share the rotation, so that a change that leaves the ready
+/// subconns as they are does not disturb the order.
+#[derive(Debug)]
+struct Builder(Arc<Rotation>);
+
+impl PickerBuilder for Builder {
+    fn build(&mut self, ready: &ReadySet) -> Arc<dyn Picker> {
+        Arc::new(RoundRobinPicker { ready: ready.clone(), rotation: Arc::clone(&self.0) })
+    }
+}
+
+#[derive(Debug)]
+struct RoundRobinPicker {
+    ready: ReadySet,
+    rotation: Arc<Rotation>,
+}
+
+impl Picker for RoundRobinPicker {
+    fn pick(&self, _info: &PickInfo<'_>) -> PickResult {
+        let next = self.rotation.next(&self.ready);
+        next.map_or(PickResult::Queue, |subconn| PickResult::Pick(Pick::to(subconn)))
+    }
+}

@@ -1,0 +1,116 @@
+//! The trait of pickers, what it is asked, and what it answers.
+
+use std::fmt;
+
+use http::{HeaderName, HeaderValue};
+use tokio::time::Instant;
+use tonic::Status;
+
+use crate::subconn::{Done, DoneInfo, SubConn};
+
+/// Chooses a subconn for each RPC, from the snapshot that it was built with. Immutable, and shared by all
+/// RPCs of a channel.
+pub trait Picker: Send + Sync + fmt::Debug {
+    /// Picks for one RPC. Called on the request path, by many threads at once. It must not block: a
+    /// picker without a suitable subconn answers [`PickResult::Queue`]. Called at most once for each attempt
+    /// of an RPC.
+    fn pick(&self, info: &PickInfo<'_>) -> PickResult;
+
+    /// Picks for one RPC unless that means waiting for another thread. The channel calls this method; on
+    /// `None` it lets other tasks run and calls again.
+    fn try_pick(&self, info: &PickInfo<'_>) -> Option<PickResult> {
+        Some(self.pick(info))
+    }
+
+    /// Returns the faults of this picker's policy in this channel since it took effect.
+    fn faults(&self) -> Faults {
+        Faults::default()
+    }
+}
+
+/// Faults of a policy in one channel, and what became of the RPCs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Faults {
+    /// Number of traps, missed deadlines and invalid answers.
+    pub count: u64,
+    /// Number of picks that the fallback made instead.
+    pub fallback_picks: u64,
+    /// Description of the last fault.
+    pub last: Option<String>,
+}
+
+/// The RPC that is being picked for.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PickInfo<'a> {
+    /// `/package.Service/Method`.
+    pub method: &'a str,
+    /// The request's metadata.
+    pub metadata: &'a http::HeaderMap,
+    /// The time of this pick.
+    pub now: Instant,
+    /// When the RPC must have ended.
+    pub deadline: Option<Instant>,
+    /// Queue the RPC rather than fail it.
+    pub wait_for_ready: bool,
+    /// Numbers of the subconns that earlier attempts used.
+    pub tried: &'a [u32],
+    /// An earlier picker queued the RPC.
+    pub requeued: bool,
+}
+
+impl<'a> PickInfo<'a> {
+    /// Describes the first attempt of an RPC without a deadline, now.
+    #[must_use]
+    pub fn new(method: &'a str, metadata: &'a http::HeaderMap) -> Self {
+        let now = Instant::now();
+        Self { method, metadata, now, deadline: None, wait_for_ready: false, tried: &[], requeued: false }
+    }
+}
+
+/// A picker's answer: gRPC's four.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_enums, reason = "gRPC's four answers")]
+pub enum PickResult {
+    /// Send the RPC on this subconn. If it turns out not to be ready, the next picker is asked.
+    Pick(Pick),
+    /// Queue the RPC until there is a new picker.
+    Queue,
+    /// Fail the RPC with this status; a wait-for-ready RPC is queued instead.
+    Fail(Status),
+    /// End the RPC with this status, even if it is wait-for-ready.
+    Drop(Status),
+}
+
+/// A chosen subconn.
+#[non_exhaustive]
+pub struct Pick {
+    /// The subconn that the RPC is sent on.
+    pub subconn: SubConn,
+    /// Metadata to add to the request.
+    pub metadata: Vec<(HeaderName, HeaderValue)>,
+    /// Called exactly once, when this attempt of the RPC has ended.
+    pub done: Option<Done>,
+}
+
+impl Pick {
+    /// Picks `subconn`.
+    #[must_use]
+    pub const fn to(subconn: SubConn) -> Self {
+        Self { subconn, metadata: Vec::new(), done: None }
+    }
+
+    /// Sets the function that is called when the attempt has ended.
+    #[must_use]
+    pub fn on_done(mut self, done: impl FnOnce(&DoneInfo<'_>) + Send + 'static) -> Self {
+        self.done = Some(Done::new(done));
+        self
+    }
+}
+
+impl fmt::Debug for Pick {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pick").field(&self.subconn).finish()
+    }
+}

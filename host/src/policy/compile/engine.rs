@@ -1,0 +1,50 @@
+//! The wasmtime engine of the process.
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use super::error::PolicyError;
+
+/// The most stack that a call into a policy may use. Tokio's threads have 2 MiB.
+const STACK: usize = 512 << 10;
+/// What the host's functions need in addition.
+const HOST_STACK: usize = 128 << 10;
+
+/// Returns whether this thread has as much stack left as a call into a policy may use. With less, a policy that
+/// recurses would end the process instead of trapping.
+pub(crate) fn has_stack() -> bool {
+    stacker::remaining_stack().is_none_or(|left| left >= STACK + HOST_STACK)
+}
+
+/// Returns the engine, which the first call creates.
+///
+/// # Errors
+///
+/// [`PolicyError::NotNow`]: the machine lacks the memory for it. A later call may succeed.
+pub(crate) fn engine() -> Result<&'static wasmtime::Engine, PolicyError> {
+    static ENGINE: OnceLock<wasmtime::Engine> = OnceLock::new();
+    static CREATING: Mutex<()> = Mutex::new(());
+    if let Some(engine) = ENGINE.get() {
+        return Ok(engine);
+    }
+    let _guard = CREATING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(engine) = ENGINE.get() {
+        return Ok(engine);
+    }
+    let failed = |error| PolicyError::NotNow(format!("the Wasm engine cannot be created: {error:#}"));
+    let engine = create().map_err(failed)?;
+    Ok(ENGINE.get_or_init(|| engine))
+}
+
+fn create() -> wasmtime::Result<wasmtime::Engine> {
+    let mut config = wasmtime::Config::new();
+    config
+        .wasm_component_model(true)
+        // No policy may suspend, and every call would pay for it.
+        .concurrency_support(false)
+        .epoch_interruption(true)
+        .max_wasm_stack(STACK)
+        // The same answer on every machine.
+        .wasm_relaxed_simd(false)
+        .cranelift_nan_canonicalization(false);
+    wasmtime::Engine::new(&config)
+}

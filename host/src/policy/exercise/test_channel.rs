@@ -1,0 +1,69 @@
+//! A policy on endpoints without connections, for tools and tests.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::connectivity::ConnectivityState;
+use crate::lifecycle::{Placement, Policy as _, PolicyVersion, StartError};
+use crate::picker::{PickInfo, PickResult};
+use crate::policy::instance::{InstanceError, Rehearsal};
+use crate::policy::wasm_policy::WasmPolicy;
+use crate::resolver::Endpoint;
+
+/// An instance of a policy on endpoints without connections: it is notified of them and picks, but nothing is
+/// connected, and nothing sent. Its calls may block: not for a runtime's worker threads.
+///
+/// With a [seed](Placement::with_seed) a policy whose picks do not depend on time picks the same each time.
+pub struct TestChannel {
+    version: PolicyVersion,
+    rehearsal: Rehearsal,
+}
+
+impl TestChannel {
+    /// Starts the policy, without endpoints.
+    ///
+    /// # Errors
+    ///
+    /// The policy refuses its configuration, or fails.
+    pub fn start(policy: &WasmPolicy, placement: &Placement) -> Result<Self, StartError> {
+        let rehearsal = Rehearsal::start(policy.program(), placement, &[])?;
+        Ok(Self { version: policy.version(), rehearsal })
+    }
+
+    /// Replaces the endpoints, in this order and in these states, and notifies the policy. An endpoint is identified
+    /// by its first address; subconns are numbered from 0 in the order in which they first appear. Returns how long the
+    /// notification took.
+    ///
+    /// # Errors
+    ///
+    /// The policy fails: it must not be used any more.
+    pub fn update(
+        &mut self,
+        endpoints: impl IntoIterator<Item = (Endpoint, ConnectivityState)>,
+    ) -> Result<Duration, StartError> {
+        self.rehearsal.set(endpoints).map_err(InstanceError::from)?;
+        Ok(self.rehearsal.notified_in)
+    }
+
+    /// Picks for an RPC.
+    ///
+    /// # Errors
+    ///
+    /// The policy fails, or picks a subconn that does not exist: it must not be used any more.
+    pub fn pick(&mut self, info: &PickInfo<'_>) -> Result<PickResult, StartError> {
+        let answer = self.rehearsal.instance.pick(info).map_err(InstanceError::Trial)?;
+        Ok(answer.result)
+    }
+
+    /// Returns the bytes of memory that the policy uses.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.rehearsal.instance.memory()
+    }
+}
+
+impl fmt::Debug for TestChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TestChannel({})", self.version)
+    }
+}

@@ -1,0 +1,228 @@
+//! The calls into an instance.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::bindings::exports::hotpick::policy::handover::Saved as WitSaved;
+use super::bindings::exports::hotpick::policy::outcomes::Outcome;
+use super::bindings::exports::hotpick::policy::picker::{
+    PickInfo as WitPickInfo, PickResult as WitPickResult,
+};
+use super::bindings::exports::hotpick::policy::plans::Plan as WitPlan;
+use super::bindings::hotpick::policy::types::FailCode;
+use super::convert::{grpc_code, wit_endpoint, wit_state};
+use super::fault::Fault;
+use super::imports::AffinityKind;
+use super::instance::{Instance, arm};
+use super::plan::{Order, Plan};
+use super::time::{now, time};
+use crate::connectivity::ConnectivityState;
+use crate::lifecycle::SavedState;
+use crate::picker::{Pick, PickInfo, PickResult};
+use crate::policy::limits::LONGEST_PLAN;
+use crate::subconn::{Changes, ReadySet};
+
+/// A pick, and the numbers that identify it when the RPC has ended.
+pub(crate) struct Answer {
+    pub(crate) result: PickResult,
+    pub(crate) call: u64,
+    pub(crate) method: u32,
+}
+
+impl Instance {
+    /// Notifies the policy of what has changed since the last call.
+    pub(crate) fn notify(&mut self, ready: &ReadySet) -> Result<(), Fault> {
+        let Self { store, exports, limits, .. } = self;
+        let Changes { added, removed, ready: ready_changed, states } =
+            ready.changes_since(&store.data().acknowledged);
+        // Numbers are those of the new snapshot from now on, in what the policy asks for in these calls, too.
+        store.data_mut().acknowledged = ready.clone();
+        // The first time even if nothing has changed: no pick comes before.
+        let ready_changed = ready_changed || !std::mem::replace(&mut self.is_notified, true);
+        let at = now();
+        // A policy may rebuild a ring or a table of all endpoints when one of them changes.
+        let limit = limits.update_of(ready.all().len() + removed.len());
+        if !added.is_empty() || !removed.is_empty() {
+            let added: Vec<_> = added.iter().map(|(id, endpoint)| wit_endpoint(*id, endpoint)).collect();
+            arm(store, limit);
+            let told = exports.endpoints.call_changed(&mut *store, &added, &removed, at);
+            told.map_err(|error| Fault::of_call(store, &error))?;
+        }
+        if let Some(connectivity) = &exports.connectivity
+            && !states.is_empty()
+        {
+            // All of these calls together: a policy must not take its time for each.
+            arm(store, limit);
+            for (id, state) in states {
+                let error = ready.find(id).filter(|_| state == ConnectivityState::TransientFailure);
+                let message = error.and_then(|subconn| subconn.last_error()).unwrap_or_default();
+                let told = connectivity.call_changed(&mut *store, id, wit_state(state), &message, at);
+                told.map_err(|error| Fault::of_call(store, &error))?;
+            }
+        }
+        if ready_changed {
+            arm(store, limit);
+            let told = exports.endpoints.call_ready(&mut *store, ready.ready().ids(), at);
+            told.map_err(|error| Fault::of_call(store, &error))?;
+        }
+        self.apply_effects();
+        Ok(())
+    }
+
+    /// Calls the policy for a subconn, out of those that it was last notified of.
+    pub(crate) fn pick(&mut self, info: &PickInfo<'_>) -> Result<Answer, Fault> {
+        self.calls += 1;
+        let store = &mut self.store;
+        let state = store.data_mut();
+        state.start_pick(info);
+        let wit_info = WitPickInfo {
+            call: self.calls,
+            method: state.method(info.method),
+            affinity: state.affinity(info),
+            random: state.random.u64(..),
+            now: time(info.now),
+            attempt: u32::try_from(info.tried.len()).unwrap_or(u32::MAX),
+            wait_for_ready: info.wait_for_ready,
+            requeued: info.requeued,
+        };
+        arm(store, self.limits.pick);
+        let answer = self.exports.picker.call_pick(&mut *store, wit_info);
+        let answer = answer.map_err(|error| Fault::of_call(store, &error))?;
+        let extras = store.data_mut().end_pick();
+        let status = |code: FailCode, verb: &str| {
+            let text = extras.explanation.clone();
+            let text = text.unwrap_or_else(|| format!("{verb} by policy {:?}", self.policy));
+            tonic::Status::new(grpc_code(code), text)
+        };
+        let result = match answer {
+            WitPickResult::Pick(id) => {
+                let state = store.data_mut();
+                let subconn = state.acknowledged.find(id).ok_or(Fault::UnknownSubConn(id))?;
+                let mut pick = Pick::to(subconn.clone());
+                if state.lazy() && subconn.state() == ConnectivityState::Idle {
+                    state.effects.subconns.insert(id, true);
+                }
+                pick.metadata = extras.metadata;
+                PickResult::Pick(pick)
+            }
+            WitPickResult::Queue => PickResult::Queue,
+            WitPickResult::Fail(code) => PickResult::Fail(status(code, "failed")),
+            WitPickResult::Drop(code) => PickResult::Drop(status(code, "dropped")),
+        };
+        self.apply_effects();
+        Ok(Answer { result, call: wit_info.call, method: wit_info.method })
+    }
+
+    /// Has the policy plan picks ahead, for the endpoints that it knows. It is not called for planned picks.
+    pub(crate) fn plan(&mut self, serial: u64) -> Result<Option<Plan>, Fault> {
+        let Self { store, exports, limits, .. } = self;
+        let Some(plans) = exports.plans.as_ref().filter(|_| self.plans) else { return Ok(None) };
+        let random = store.data_mut().random.u64(..);
+        arm(store, limits.update_of(store.data().acknowledged.all().len()));
+        let made = plans.call_make(&mut *store, LONGEST_PLAN, random, now());
+        let made = made.map_err(|error| Fault::of_call(store, &error))?;
+        self.apply_effects();
+        let (order, picks) = match made {
+            WitPlan::None => return Ok(None),
+            WitPlan::ByAffinity(_) if self.has_numbered_affinity() => return Ok(None),
+            WitPlan::Sequence(picks) => (Order::Sequence, picks),
+            WitPlan::ByAffinity(picks) => (Order::ByAffinity, picks),
+        };
+        let state = self.store.data();
+        let plan = Plan::new(order, &picks, &state.acknowledged, serial, self.calls + 1, state.methods())?;
+        self.calls += plan.as_ref().map_or(0, Plan::calls);
+        Ok(plan)
+    }
+
+    /// Returns whether the affinity of picks is a number, which says nothing about where a value belongs.
+    fn has_numbered_affinity(&self) -> bool {
+        self.store.data().affinity_key().is_some_and(|(_, kind)| kind == AffinityKind::Number)
+    }
+
+    /// Reports the ends of RPCs.
+    pub(crate) fn done(&mut self, batch: &[Outcome]) -> Result<(), Fault> {
+        let Self { store, exports, limits, .. } = self;
+        let Some(outcomes) = &exports.outcomes else { return Ok(()) };
+        arm(store, limits.update);
+        let told = outcomes.call_done(&mut *store, batch, now());
+        told.map_err(|error| Fault::of_call(store, &error))?;
+        self.apply_effects();
+        Ok(())
+    }
+
+    /// Returns whether a timer was set since the last call of this function.
+    pub(crate) fn has_new_timer(&mut self) -> bool {
+        self.exports.alarms.is_some() && self.store.data_mut().timers.take_new()
+    }
+
+    /// Returns when the next timer is due.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.exports.alarms.as_ref().and_then(|_| self.store.data().timers.next())
+    }
+
+    /// Delivers the timers that are due.
+    pub(crate) fn fire(&mut self) -> Result<(), Fault> {
+        let due = self.store.data_mut().timers.take_due(Instant::now());
+        self.fire_these(due)
+    }
+
+    /// Delivers all timers, due or not: for rehearsals.
+    pub(crate) fn fire_all(&mut self) -> Result<(), Fault> {
+        let longest = self.next_timer().into_iter().fold(Instant::now(), Instant::max);
+        let due = self.store.data_mut().timers.take_due(longest + Duration::from_secs(3600));
+        self.fire_these(due)
+    }
+
+    fn fire_these(&mut self, due: Vec<u32>) -> Result<(), Fault> {
+        let Self { store, exports, limits, .. } = self;
+        let Some(alarms) = &exports.alarms else { return Ok(()) };
+        // Once each, and all within the limit of one call: a policy that sets them again must not run forever.
+        arm(store, limits.update);
+        for id in due {
+            let told = alarms.call_fired(&mut *store, id, now());
+            told.map_err(|error| Fault::of_call(store, &error))?;
+        }
+        self.apply_effects();
+        Ok(())
+    }
+
+    /// Returns the policy's state, if it has one that is not too large.
+    pub(crate) fn save(&mut self) -> Result<Option<SavedState>, Fault> {
+        let Self { store, exports, limits, .. } = self;
+        let Some(handover) = &exports.handover else { return Ok(None) };
+        arm(store, limits.save);
+        store.set_hostcall_fuel(limits.handed_over.max(limits.saved.saturating_mul(2)));
+        let saved = handover.call_save(&mut *store);
+        store.set_hostcall_fuel(limits.handed_over);
+        let WitSaved { schema, data } = saved.map_err(|error| Fault::of_call(store, &error))?;
+        self.apply_effects();
+        let size = data.len();
+        if size > self.limits.saved {
+            let limit = self.limits.saved;
+            tracing::warn!(policy = self.policy, size, limit, "saved state is too large: discarded");
+            return Ok(None);
+        }
+        Ok(Some(SavedState { schema, data }))
+    }
+
+    /// Restores a state. The inner error is the policy's own refusal.
+    pub(crate) fn restore(&mut self, saved: &[SavedState]) -> Result<Result<(), String>, Fault> {
+        let Self { store, exports, limits, .. } = self;
+        let Some(handover) = &exports.handover else { return Ok(Ok(())) };
+        let part = |saved: &SavedState| WitSaved { schema: saved.schema, data: saved.data.clone() };
+        let parts: Vec<_> = saved.iter().map(part).collect();
+        arm(store, limits.init);
+        let restored = handover.call_restore(&mut *store, &parts);
+        restored.map_err(|error| Fault::of_call(store, &error))
+    }
+
+    /// Returns the policy's summary of itself, and the JSON Schema of its configuration.
+    pub(crate) fn describe(&mut self) -> Result<Option<(String, String)>, Fault> {
+        let Self { store, exports, limits, .. } = self;
+        let Some(about) = &exports.about else { return Ok(None) };
+        arm(store, limits.init);
+        let said = about.call_describe(&mut *store).map_err(|error| Fault::of_call(store, &error))?;
+        Ok(Some((said.summary, said.config_schema)))
+    }
+}

@@ -1,0 +1,210 @@
+//! The interface `call`: the RPC being picked.
+
+use std::hash::Hasher as _;
+
+use base64::Engine as _;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::time::Instant;
+use twox_hash::XxHash64;
+
+use super::current_call::PickExtras;
+use super::numbers::Values;
+use super::state::{Affinity, AffinityKind, HostState};
+use crate::headers::is_reserved;
+use crate::picker::PickInfo;
+use crate::policy::instance::bindings::hotpick::policy::call;
+use crate::policy::instance::time::nanos;
+use crate::text::clip;
+
+/// The hash of a key of the metadata, as [`hash`] makes it.
+pub(crate) fn affinity(metadata: &HeaderMap, key: &HeaderName) -> Option<u64> {
+    // Mostly no key has several values, and to look for them costs more than to find the first.
+    if metadata.len() == metadata.keys_len() {
+        hash(metadata.get(key).into_iter())
+    } else {
+        hash(metadata.get_all(key).iter())
+    }
+}
+
+/// The hash of a key's values, joined by commas if there are several (gRFC A76); none if there is nothing in them.
+fn hash<'a>(mut values: impl Iterator<Item = &'a HeaderValue>) -> Option<u64> {
+    let first = values.next()?.as_bytes();
+    let Some(second) = values.next() else {
+        return (!first.is_empty()).then(|| XxHash64::oneshot(0, first));
+    };
+    let mut hasher = XxHash64::with_seed(0);
+    hasher.write(first);
+    for value in std::iter::once(second).chain(values) {
+        hasher.write(b",");
+        hasher.write(value.as_bytes());
+    }
+    Some(hasher.finish())
+}
+
+/// The number of a key's value, if there is anything in it.
+fn number_of(values: &mut Values, key: usize, value: &HeaderValue) -> Option<u64> {
+    (!value.is_empty()).then(|| values.number(key, value.as_bytes()))
+}
+
+impl HostState {
+    /// Starts a pick: keeps of the RPC what the policy has declared that it reads.
+    pub(crate) fn start_pick(&mut self, info: &PickInfo<'_>) {
+        let call = &mut self.call;
+        call.active = true;
+        call.deadline = info.deadline;
+        if self.reads_metadata {
+            for (index, key) in self.keys.iter().enumerate() {
+                call.metadata.extend(info.metadata.get_all(key).iter().map(|value| (index, value.clone())));
+            }
+        }
+        if !info.tried.is_empty() {
+            call.tried.extend_from_slice(info.tried);
+        }
+    }
+
+    /// Ends a pick, and forgets the RPC.
+    pub(crate) fn end_pick(&mut self) -> PickExtras {
+        let call = &mut self.call;
+        call.active = false;
+        // To clear what is empty costs, too.
+        if !call.metadata.is_empty() {
+            call.metadata.clear();
+        }
+        if !call.tried.is_empty() {
+            call.tried.clear();
+        }
+        PickExtras { explanation: call.explanation.take(), metadata: std::mem::take(&mut call.added) }
+    }
+
+    /// The hash or the number of the declared affinity key's value, if the RPC has one.
+    pub(crate) fn affinity(&mut self, info: &PickInfo<'_>) -> Option<u64> {
+        let Affinity { key, kind } = self.affinity?;
+        let name = self.keys.get(key)?;
+        match kind {
+            AffinityKind::Hash => affinity(info.metadata, name),
+            AffinityKind::Number => number_of(&mut self.values, key, info.metadata.get(name)?),
+        }
+    }
+
+    fn declare_affinity_of(&mut self, key: u32, kind: AffinityKind) -> Result<(), String> {
+        if !self.in_init {
+            return Err("the affinity key is declared in init".to_owned());
+        }
+        let key = key as usize;
+        if key >= self.keys.len() {
+            return Err(format!("{key} is not a declared metadata key"));
+        }
+        self.affinity = Some(Affinity { key, kind });
+        Ok(())
+    }
+}
+
+impl call::Host for HostState {
+    fn declare_metadata(&mut self, key: String) -> Result<u32, String> {
+        if !self.in_init {
+            return Err("metadata keys are declared in init".to_owned());
+        }
+        let name = header_name(&key)?;
+        if !self.grants.may_read(name.as_str()) {
+            return Err(format!("the operator does not grant metadata key {key:?}"));
+        }
+        let index = match self.keys.iter().position(|known| *known == name) {
+            Some(index) => index,
+            None if self.keys.len() == self.limits.metadata_keys => {
+                return Err(format!("at most {} metadata keys", self.limits.metadata_keys));
+            }
+            None => {
+                self.keys.push(name);
+                self.keys.len() - 1
+            }
+        };
+        u32::try_from(index).map_err(|error| error.to_string())
+    }
+
+    fn declare_affinity(&mut self, key: u32) -> Result<(), String> {
+        self.declare_affinity_of(key, AffinityKind::Hash)
+    }
+
+    fn declare_affinity_number(&mut self, key: u32) -> Result<(), String> {
+        self.declare_affinity_of(key, AffinityKind::Number)
+    }
+
+    fn metadata(&mut self, key: u32) -> Option<String> {
+        let value = self.call.first(key as usize)?;
+        value.to_str().ok().filter(|text| text.len() <= self.limits.metadata_value).map(str::to_owned)
+    }
+
+    fn metadata_all(&mut self, key: u32) -> Vec<Vec<u8>> {
+        let binary = self.keys.get(key as usize).is_some_and(is_binary);
+        let fits = |bytes: &Vec<u8>| bytes.len() <= self.limits.metadata_value;
+        let decode = |value: &HeaderValue| {
+            if binary { BASE64.decode(value.as_bytes()).ok() } else { Some(value.as_bytes().to_vec()) }
+        };
+        self.call.values(key as usize).filter_map(decode).filter(fits).collect()
+    }
+
+    fn metadata_hash(&mut self, key: u32) -> Option<u64> {
+        hash(self.call.values(key as usize))
+    }
+
+    fn metadata_number(&mut self, key: u32) -> Option<u64> {
+        let key = key as usize;
+        number_of(&mut self.values, key, self.call.first(key)?)
+    }
+
+    fn set_metadata(&mut self, key: String, value: Vec<u8>) -> Result<(), String> {
+        if !self.call.active {
+            return Err("metadata is set in pick".to_owned());
+        }
+        let name = header_name(&key)?;
+        if is_reserved(&name) {
+            return Err(format!("metadata key {key:?} is gRPC's own"));
+        }
+        if !self.grants.may_set(name.as_str()) {
+            return Err(format!("the operator does not grant metadata key {key:?}"));
+        }
+        if value.len() > self.limits.metadata_value {
+            return Err(format!("a value of more than {} bytes", self.limits.metadata_value));
+        }
+        if self.call.added.len() == self.limits.metadata_keys {
+            return Err(format!("at most {} metadata keys", self.limits.metadata_keys));
+        }
+        let value = if is_binary(&name) { BASE64.encode(value).into_bytes() } else { value };
+        let value = HeaderValue::from_bytes(&value)
+            .map_err(|_| format!("metadata {key:?} has a value that no header may have"))?;
+        self.call.added.push((name, value));
+        Ok(())
+    }
+
+    fn tried(&mut self, id: u32) -> bool {
+        self.call.tried.contains(&id)
+    }
+
+    fn time_left(&mut self) -> Option<u64> {
+        let deadline = self.call.deadline.filter(|_| self.call.active)?;
+        Some(nanos(deadline.saturating_duration_since(Instant::now())))
+    }
+
+    fn explain(&mut self, message: String) {
+        if self.call.active {
+            self.call.explanation = Some(clip(&message, self.limits.log_line));
+        }
+    }
+}
+
+/// `-bin` values, with or without padding, as gRPC takes them.
+pub(crate) const BASE64: base64::engine::GeneralPurpose = base64::engine::GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    base64::engine::GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
+);
+
+fn header_name(key: &str) -> Result<HeaderName, String> {
+    HeaderName::from_lowercase(key.as_bytes())
+        .map_err(|_| format!("{key:?} is not a metadata key: use a-z, 0-9, '-', '_' and '.'"))
+}
+
+fn is_binary(name: &HeaderName) -> bool {
+    name.as_str().ends_with("-bin")
+}

@@ -1,0 +1,33 @@
+//! What an instance keeps of the RPC that it picks for.
+
+use http::{HeaderName, HeaderValue};
+use tokio::time::Instant;
+
+/// The RPC that is being picked for. Empty between picks.
+#[derive(Default)]
+pub(crate) struct CurrentCall {
+    pub(crate) active: bool,
+    /// Key and value, for each value of a declared key. The values are shared with the request.
+    pub(super) metadata: Vec<(usize, HeaderValue)>,
+    pub(super) tried: Vec<u32>,
+    pub(super) deadline: Option<Instant>,
+    pub(super) explanation: Option<String>,
+    pub(super) added: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What a pick has set beside its result.
+pub(crate) struct PickExtras {
+    pub(crate) explanation: Option<String>,
+    /// Metadata to add to the request.
+    pub(crate) metadata: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl CurrentCall {
+    pub(super) fn values(&self, key: usize) -> impl Iterator<Item = &HeaderValue> {
+        self.metadata.iter().filter(move |(index, _)| *index == key).map(|(_, value)| value)
+    }
+
+    pub(super) fn first(&self, key: usize) -> Option<&HeaderValue> {
+        self.values(key).next()
+    }
+}

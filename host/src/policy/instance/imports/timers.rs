@@ -1,0 +1,26 @@
+//! The interface `timers`: one-shot timers, delivered to `alarms.fired`.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::state::HostState;
+use crate::policy::instance::bindings::hotpick::policy::timers;
+
+impl timers::Host for HostState {
+    fn schedule(&mut self, id: u32, delay: u64) -> Result<(), String> {
+        let timers = &mut self.timers.due;
+        if !timers.contains_key(&id) && timers.len() >= self.limits.timers {
+            return Err(format!("at most {} timers", self.limits.timers));
+        }
+        let delay = Duration::from_nanos(delay).max(self.limits.timer);
+        let at = Instant::now().checked_add(delay).ok_or("a delay that never ends")?;
+        timers.insert(id, at);
+        self.timers.new = true;
+        Ok(())
+    }
+
+    fn cancel(&mut self, id: u32) {
+        self.timers.due.remove(&id);
+    }
+}

@@ -1,0 +1,226 @@
+//! One Store, and one instance of a policy in it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::Store;
+
+use super::bindings::exports::hotpick::policy::lifecycle::Placement as WitPlacement;
+use super::exports::Exports;
+use super::fault::{Fault, InstanceError};
+use super::imports::{Effects, HostState, InstanceConfig};
+use super::program::Program;
+use crate::connectivity::ConnectivityState;
+use crate::lifecycle::{Placement, SavedState};
+use crate::policy::compile::has_stack;
+use crate::policy::judge::Instruments;
+use crate::policy::limits::Limits;
+use crate::resolver::ResolveNow;
+use crate::text::clip;
+
+/// An instance of a policy. After a [`Fault`] it must not be called again.
+pub(crate) struct Instance {
+    pub(super) store: Store<HostState>,
+    pub(super) exports: Exports,
+    pub(super) limits: Limits,
+    pub(super) policy: String,
+    role: Role,
+    /// Whether the policy may plan ahead.
+    pub(super) plans: bool,
+    /// Number of the last call.
+    pub(super) calls: u64,
+    /// Bytes of memory in use when it was [settled](Self::settled).
+    settled_memory: usize,
+    /// It has been notified of the ready subconns at least once.
+    pub(super) is_notified: bool,
+    /// The channel picks by it. Before that its requests to connect and disconnect are not carried out: another
+    /// policy is active, which may want the contrary.
+    is_active: bool,
+}
+
+/// What an instance is for.
+#[derive(Clone)]
+pub(crate) enum Role {
+    /// Picks for RPCs. It can ask for a new resolution here.
+    Serving(ResolveNow),
+    /// Is tried out: nothing that it does has an effect.
+    Rehearsal,
+}
+
+impl Instance {
+    /// Instantiates the policy, calls its `init`, and its `restore` with what its predecessors have saved.
+    /// A policy that cannot use that starts without.
+    pub(crate) fn new(
+        program: &Program,
+        placement: &Placement,
+        role: Role,
+        saved: &[SavedState],
+    ) -> Result<Self, InstanceError> {
+        let mut instance = Self::init(program, placement, role.clone())?;
+        if saved.is_empty() || instance.exports.handover.is_none() {
+            return Ok(instance);
+        }
+        let restored = instance.restore(saved);
+        if let Ok(Ok(())) = restored {
+            return Ok(instance);
+        }
+        if matches!(role, Role::Serving(_)) {
+            let error = match &restored {
+                Ok(Err(error)) => error.clone(),
+                Err(fault) => fault.to_string(),
+                Ok(Ok(())) => String::new(),
+            };
+            tracing::warn!(policy = %program.spec.version, error, "saved state not restored: cold start");
+        }
+        // Half of it may have been restored.
+        Self::init(program, placement, role)
+    }
+
+    fn init(program: &Program, placement: &Placement, role: Role) -> Result<Self, InstanceError> {
+        let Program { linked, spec, metrics } = program;
+        let limits = spec.limits;
+        if !has_stack() {
+            return Err(InstanceError::NoStack);
+        }
+        if placement.config.len() > limits.config {
+            return Err(InstanceError::ConfigTooLong(placement.config.len(), limits.config));
+        }
+        let seed = placement.next_seed();
+        let is_rehearsal = matches!(role, Role::Rehearsal);
+        let instruments =
+            if is_rehearsal { Instruments::default().into() } else { metrics.instruments(&placement.target) };
+        let config = InstanceConfig {
+            policy: spec.version.name.clone(),
+            seed,
+            limits,
+            grants: Arc::clone(&spec.grants),
+            instruments,
+            generation: spec.version.generation,
+            reads_metadata: linked.reads_metadata,
+            cut: Arc::clone(&placement.cut),
+            silent: is_rehearsal,
+        };
+        let state = HostState::new(config, linked.runtime.ticker.tick());
+        let mut store = Store::new(linked.pre.engine(), state);
+        store.limiter(|state| &mut state.memory);
+        store.set_hostcall_fuel(limits.handed_over);
+        store.epoch_deadline_callback(|mut store| {
+            Ok(if store.data_mut().may_go_on() {
+                wasmtime::UpdateDeadline::Continue(1)
+            } else {
+                wasmtime::UpdateDeadline::Interrupt
+            })
+        });
+
+        arm(&mut store, limits.init);
+        let instantiated = linked.pre.instantiate(&mut store);
+        let instantiated = instantiated.and_then(|instance| linked.indices.load(&mut store, &instance));
+        let exports = instantiated.map_err(|error| InstanceError::of_instantiation(&store, &error))?;
+        let mut instance = Self {
+            store,
+            exports,
+            limits,
+            policy: spec.version.name.clone(),
+            role,
+            plans: spec.plans,
+            calls: 0,
+            settled_memory: 0,
+            is_notified: false,
+            is_active: false,
+        };
+        let placed = WitPlacement {
+            target: placement.target.clone(),
+            shard: placement.shard.number,
+            shards: placement.shard.count,
+            seed,
+            generation: spec.version.generation,
+        };
+        instance.store.data_mut().in_init = true;
+        let lifecycle = &instance.exports.lifecycle;
+        let init = lifecycle.call_init(&mut instance.store, &placement.config, &placed);
+        instance.store.data_mut().in_init = false;
+        match init {
+            Ok(Ok(())) => Ok(instance),
+            Ok(Err(message)) => Err(InstanceError::Refused(clip(&message, limits.log_line))),
+            Err(error) => Err(Fault::of_call(&instance.store, &error).into()),
+        }
+    }
+
+    /// The channel picks by it from now on.
+    pub(crate) const fn activate(&mut self) {
+        self.is_active = true;
+    }
+
+    /// Returns what the policy has declared, and what it holds.
+    pub(crate) fn state(&self) -> &HostState {
+        self.store.data()
+    }
+
+    /// Returns the bytes of memory in use.
+    pub(crate) fn memory(&self) -> usize {
+        self.store.data().memory.used()
+    }
+
+    /// Marks it as complete: a new instance would need the memory that it uses now, too.
+    pub(crate) fn settled(mut self) -> Self {
+        self.settled_memory = self.memory();
+        self
+    }
+
+    /// Returns whether little of its memory is left, and a new instance would have more.
+    pub(crate) fn is_worn(&self) -> bool {
+        let memory = &self.store.data().memory;
+        memory.is_short() && self.settled_memory < self.limits.memory / 5 * 3
+    }
+
+    /// Returns whether the policy may have plans.
+    pub(crate) const fn makes_plans(&self) -> bool {
+        self.plans && self.exports.plans.is_some()
+    }
+
+    /// Returns whether the policy wants to be notified of the ends of RPCs.
+    pub(crate) const fn wants_outcomes(&self) -> bool {
+        self.exports.outcomes.is_some()
+    }
+
+    /// Returns whether the policy has a state to hand over.
+    pub(crate) const fn can_save(&self) -> bool {
+        self.exports.handover.is_some()
+    }
+
+    /// Carries out what the policy has asked for in a call that has returned.
+    pub(super) fn apply_effects(&mut self) {
+        let state = self.store.data_mut();
+        let is_early = !self.is_active && matches!(self.role, Role::Serving(_));
+        if state.effects.is_empty() || is_early {
+            return;
+        }
+        let Effects { subconns, resolve_now } = std::mem::take(&mut state.effects);
+        let Role::Serving(resolver) = &self.role else { return };
+        for (id, connect) in subconns {
+            match state.acknowledged.find(id) {
+                Some(subconn) if connect && subconn.state() == ConnectivityState::Idle => subconn.connect(),
+                // A subconn in backoff stays there: the policy cannot cut that short.
+                Some(subconn)
+                    if !connect
+                        && matches!(
+                            subconn.state(),
+                            ConnectivityState::Connecting | ConnectivityState::Ready
+                        ) =>
+                {
+                    subconn.enter_idle();
+                }
+                _ => {}
+            }
+        }
+        if resolve_now {
+            resolver.request();
+        }
+    }
+}
+
+/// Starts the clock of a call.
+pub(super) fn arm(store: &mut Store<HostState>, limit: Duration) {
+    store.data_mut().arm(limit);
+    store.set_epoch_deadline(1);
+}

@@ -1,0 +1,260 @@
+//! Picks that a policy has made ahead, so that it need not be called for each.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
+use tokio::time::Instant;
+
+use super::fault::Fault;
+use super::imports::Methods;
+use crate::policy::limits::LONGEST_PLAN;
+use crate::subconn::{ReadySet, SubConn};
+
+/// A plan in force: good for the endpoints that its policy was last told of, until it is told of something else.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Of this plan among all that there are in the process.
+    id: u64,
+    order: Order,
+    picks: Box<[u32]>,
+    ready: ReadySet,
+    /// Of the instance that made it.
+    pub(crate) serial: u64,
+    /// Where RPCs are told of by their numbers: of the first of these picks, and of their methods.
+    first_call: u64,
+    pub(crate) methods: Arc<Mutex<Methods>>,
+    /// The next pick that no thread has taken; of a table, how many were made by it. On a line of its own: what it is
+    /// beside, all threads read at each pick.
+    next: CachePadded<AtomicUsize>,
+    /// The picks that follow on this sequence's, made before it is used up.
+    successor: OnceLock<Arc<Self>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// One after the other.
+    Sequence,
+    /// By the hash of the affinity key.
+    ByAffinity,
+}
+
+/// One of the picks of a plan.
+pub(crate) struct Planned<'a> {
+    pub(crate) subconn: &'a SubConn,
+    pub(crate) call: u64,
+    /// So many picks have been taken out of the plan for it: others are to follow on the same thread.
+    pub(crate) taken: usize,
+    /// It is time for a successor, and for this thread to have it made.
+    pub(crate) runs_low: bool,
+}
+
+/// What a thread has taken out of a sequence, and not used.
+#[derive(Clone, Copy)]
+struct Share {
+    plan: u64,
+    next: usize,
+    end: usize,
+    at: Instant,
+}
+
+/// How many picks a thread takes at once that took its last so short a time ago. One that takes a single pick at
+/// a time writes to a line that the others write to as well.
+const AT_ONCE: usize = 16;
+/// Nothing that sends RPCs comes near to this. So RPCs are picked for strictly in the order of the sequence.
+const IN_A_ROW: Duration = Duration::from_micros(3);
+/// What a thread has not used for so long is of a plan that is gone.
+const FORGOTTEN: Duration = Duration::from_millis(10);
+
+thread_local! {
+    static SHARE: Cell<Option<Share>> = const { Cell::new(None) };
+}
+
+impl Plan {
+    /// A plan of these picks for endpoints that the policy knows; none if there are none.
+    pub(crate) fn new(
+        order: Order,
+        picks: &[u32],
+        ready: &ReadySet,
+        serial: u64,
+        first_call: u64,
+        methods: &Arc<Mutex<Methods>>,
+    ) -> Result<Option<Self>, Fault> {
+        static PLANS: AtomicU64 = AtomicU64::new(0);
+        if picks.len() > LONGEST_PLAN as usize {
+            return Err(Fault::LongPlan(picks.len()));
+        }
+        if let Some(unknown) = picks.iter().find(|id| ready.find(**id).is_none()) {
+            return Err(Fault::UnknownSubConn(*unknown));
+        }
+        let picks: Box<[u32]> = picks.into();
+        let id = PLANS.fetch_add(1, Ordering::Relaxed);
+        let (ready, methods, next) = (ready.clone(), Arc::clone(methods), CachePadded::default());
+        Ok((!picks.is_empty()).then_some(Self {
+            id,
+            order,
+            picks,
+            ready,
+            serial,
+            first_call,
+            methods,
+            next,
+            successor: OnceLock::new(),
+        }))
+    }
+
+    /// How many numbers of RPCs it may use.
+    pub(crate) fn calls(&self) -> u64 {
+        match self.order {
+            Order::Sequence => self.picks.len() as u64,
+            Order::ByAffinity => 1 << 32,
+        }
+    }
+
+    /// All of its picks are taken.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.order == Order::Sequence && self.next.load(Ordering::Relaxed) >= self.picks.len()
+    }
+
+    /// What follows on it.
+    pub(crate) fn successor(&self) -> Option<&Arc<Self>> {
+        self.successor.get()
+    }
+
+    /// This follows on it; the first to be said counts.
+    pub(crate) fn succeed(&self, successor: Self) {
+        let _ = self.successor.set(Arc::new(successor));
+    }
+
+    pub(crate) const fn order(&self) -> Order {
+        self.order
+    }
+
+    /// The next pick at this time, or that for an affinity; none if the plan has none.
+    pub(crate) fn pick(&self, now: Instant, affinity: Option<u64>) -> Option<Planned<'_>> {
+        let (at, call, taken) = match self.order {
+            Order::ByAffinity => {
+                let count = self.next.fetch_add(1, Ordering::Relaxed);
+                let length = self.picks.len() as u64;
+                (usize::try_from(affinity? % length).ok()?, count, 1)
+            }
+            Order::Sequence => {
+                let (at, taken) = self.take(now)?;
+                (at, at, taken)
+            }
+        };
+        let subconn = self.ready.find(*self.picks.get(at)?)?;
+        let low = self.picks.len() - self.picks.len() / 4;
+        let runs_low = self.order == Order::Sequence && taken > 0 && at < low && at + taken >= low;
+        Some(Planned { subconn, call: self.first_call + call as u64, taken, runs_low })
+    }
+
+    /// Takes the next pick of the sequence: out of what the thread has taken before, if there is any.
+    fn take(&self, now: Instant) -> Option<(usize, usize)> {
+        let own = SHARE.get();
+        if let Some(mut share) = own
+            && share.plan == self.id
+            && share.next < share.end
+        {
+            let at = share.next;
+            share.next += 1;
+            SHARE.set(Some(share));
+            return Some((at, 0));
+        }
+        let since = |share: &Share| now.saturating_duration_since(share.at);
+        let count = match &own {
+            Some(share) if share.plan == self.id && since(share) < IN_A_ROW => AT_ONCE,
+            _ => 1,
+        };
+        let at = self.next.fetch_add(count, Ordering::Relaxed);
+        let end = (at + count).min(self.picks.len());
+        if at >= end {
+            return None;
+        }
+        // What is left of another plan's, of another channel, is not thrown away.
+        let is_free =
+            |share: &Share| share.plan == self.id || share.next >= share.end || since(share) > FORGOTTEN;
+        if own.as_ref().is_none_or(is_free) {
+            SHARE.set(Some(Share { plan: self.id, next: at + 1, end, at: now }));
+        }
+        Some((at, end - at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subconn::FakeSubConns;
+
+    fn plan(order: Order, picks: &[u32]) -> Plan {
+        let ready = FakeSubConns::default().ready(3);
+        Plan::new(order, picks, &ready, 1, 100, &Arc::default()).expect("known").expect("not empty")
+    }
+
+    fn next(plan: &Plan, now: Instant) -> Option<(u32, u64)> {
+        plan.pick(now, None).map(|planned| (planned.subconn.id(), planned.call))
+    }
+
+    #[tokio::test]
+    async fn a_sequence_is_used_once_in_its_order() {
+        let plan = plan(Order::Sequence, &[2, 0, 1]);
+        let now = Instant::now();
+        let picks: Vec<_> = std::iter::from_fn(|| next(&plan, now)).collect();
+        assert_eq!(picks, [(2, 100), (0, 101), (1, 102)]);
+        assert!(plan.is_spent());
+    }
+
+    #[tokio::test]
+    async fn a_table_goes_by_the_affinity_for_ever() {
+        let plan = plan(Order::ByAffinity, &[2, 0]);
+        let pick = |affinity| plan.pick(Instant::now(), affinity).map(|planned| planned.subconn.id());
+        assert_eq!(
+            [pick(Some(0)), pick(Some(1)), pick(Some(4)), pick(None)],
+            [Some(2), Some(0), Some(2), None]
+        );
+        assert!(!plan.is_spent());
+    }
+
+    /// However the threads share it, all of it is used, and nothing twice: shares are those of the sequence.
+    #[tokio::test]
+    async fn threads_share_a_sequence() {
+        let picks: Vec<u32> = (0..3).cycle().take(9_000).collect();
+        let plan = plan(Order::Sequence, &picks);
+        let turn = || {
+            let now = Instant::now();
+            std::iter::from_fn(|| next(&plan, now)).collect::<Vec<_>>()
+        };
+        let mut all: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(turn)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
+        });
+        all.sort_unstable_by_key(|(_, call)| *call);
+        let expected: Vec<_> = picks.into_iter().zip(100..).collect();
+        assert!(all == expected);
+    }
+
+    /// Two channels on one thread: neither loses what it has taken.
+    #[tokio::test]
+    async fn two_plans_in_turns_lose_nothing() {
+        let picks: Vec<u32> = (0..3).cycle().take(300).collect();
+        let plans = [plan(Order::Sequence, &picks), plan(Order::Sequence, &picks)];
+        let now = Instant::now();
+        let mut used = [0, 0];
+        for at in (0..2_000).map(|at| usize::from(at % 7 < 3)) {
+            used[at] += usize::from(next(&plans[at], now).is_some());
+        }
+        assert_eq!(used, [300, 300]);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_plan_is_refused() {
+        let ready = FakeSubConns::default().ready(1);
+        let plan = |picks: &[u32]| Plan::new(Order::Sequence, picks, &ready, 1, 1, &Arc::default());
+        assert!(plan(&[]).expect("no fault").is_none());
+        assert_eq!(plan(&[0, 7]).expect_err("not there"), Fault::UnknownSubConn(7));
+        let long = vec![0; LONGEST_PLAN as usize + 1];
+        assert_eq!(plan(&long).expect_err("too long"), Fault::LongPlan(long.len()));
+    }
+}

@@ -1,0 +1,20 @@
+//! A policy at work in one channel.
+//!
+//! A [`WasmPickerBuilder`](picker::WasmPickerBuilder) owns one [`Slot`](slot::Slot) for each instance, as a rule
+//! one. RPCs pick through the slot: by the policy's plan if it has one, or else by a call into its instance. A
+//! fault ends the instance: the fallback picks for the RPC in hand, and the slot's [supervisor] starts another
+//! instance when the slot's [state machine](machine) says so. The supervisor also delivers [outcomes] and
+//! timers, and saves the policy's state. Before a version gets RPCs it passes its [preflight].
+
+mod first_starts;
+mod machine;
+mod outcomes;
+mod picker;
+mod planning;
+mod preflight;
+mod slot;
+mod supervisor;
+
+pub(crate) use self::first_starts::FirstStarts;
+pub(crate) use self::picker::WasmPickerBuilder;
+pub(crate) use self::preflight::preflight;

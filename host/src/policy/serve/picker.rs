@@ -1,0 +1,220 @@
+//! The Wasm picker: picks by the policy's plan, or checks an instance out and asks it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::slot::{Held, Slot, call};
+use super::supervisor;
+use crate::connectivity::ConnectivityState;
+use crate::lifecycle::{Handover, PickerBuilder, Placement};
+use crate::picker::{Faults, Pick, PickInfo, PickResult, Picker};
+use crate::policy::compile::has_stack;
+use crate::policy::instance::{Answer, InstanceError, Methods, Plan, Program};
+use crate::subconn::{Done, PickId, ReadySet};
+use crate::workers;
+
+/// A policy at work in one channel. Owns the slots of its instances: one, unless the policy's settings ask for
+/// more.
+pub(crate) struct WasmPickerBuilder(Arc<[Arc<Slot>]>);
+
+impl WasmPickerBuilder {
+    pub(crate) fn start(
+        program: &Program,
+        placement: &Placement,
+        ready: &ReadySet,
+    ) -> Result<Self, InstanceError> {
+        let slots = Slot::start_all(program, placement, ready)?;
+        slots.iter().for_each(supervisor::spawn);
+        Ok(Self(slots.into()))
+    }
+}
+
+impl PickerBuilder for WasmPickerBuilder {
+    fn build(&mut self, ready: &ReadySet) -> Arc<dyn Picker> {
+        for slot in &*self.0 {
+            if has_stack() {
+                slot.notify(ready);
+            } else {
+                let (theirs, ready) = (Arc::clone(slot), ready.clone());
+                // A panic there has been logged, and the slot is as it was.
+                let _ = workers::wait(move || theirs.notify(&ready));
+            }
+        }
+        Arc::new(WasmPicker { slots: Arc::clone(&self.0), ready: ready.clone() })
+    }
+
+    fn is_lazy(&self) -> bool {
+        self.0.iter().any(|slot| slot.lazy)
+    }
+
+    fn handover(&self) -> Option<Handover> {
+        let slots = Arc::clone(&self.0);
+        Some(Handover::new(move || slots.iter().flat_map(|slot| slot.save()).collect()))
+    }
+}
+
+/// Picks by the channel's instances. An instance may know a newer snapshot than this picker was built
+/// with; numbers are looked up in the instance's, so that a number and the list that it is looked up in
+/// never come from two of them.
+struct WasmPicker {
+    slots: Arc<[Arc<Slot>]>,
+    /// For the fallback.
+    ready: ReadySet,
+}
+
+/// One pick in so many is timed; not the very first, which finds nothing in the processor's caches.
+const TIMED: u64 = 64;
+const FIRST_TIMED: u64 = 15;
+
+impl Picker for WasmPicker {
+    fn pick(&self, info: &PickInfo<'_>) -> PickResult {
+        loop {
+            match self.try_pick(info) {
+                Some(answer) => return answer,
+                None => std::thread::yield_now(),
+            }
+        }
+    }
+
+    fn try_pick(&self, info: &PickInfo<'_>) -> Option<PickResult> {
+        let home = self.home();
+        if home.makes_plans {
+            let plan = home.plan.load();
+            if let Some(plan) = &*plan {
+                let (picked, runs_low) = planned(home, plan, info);
+                if runs_low && has_stack() {
+                    home.plan_ahead(plan);
+                }
+                if picked.is_some() {
+                    return picked;
+                }
+            }
+        }
+        if !has_stack() {
+            return Some(home.fall_back_without_stack(&self.ready));
+        }
+        let (slot, held) = self.check_out(home)?;
+        Some(self.ask(slot, held, info))
+    }
+
+    fn faults(&self) -> Faults {
+        let mut all = Faults::default();
+        for faults in self.slots.iter().map(|slot| slot.faults()) {
+            all.count += faults.count;
+            all.fallback_picks += faults.fallback_picks;
+            all.last = faults.last.or(all.last);
+        }
+        all
+    }
+}
+
+impl WasmPicker {
+    /// The slot that this thread turns to first.
+    fn home(&self) -> &Arc<Slot> {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static THREAD: usize = THREADS.fetch_add(1, Ordering::Relaxed);
+        }
+        match &*self.slots {
+            [only] => only,
+            slots => &slots[THREAD.with(|thread| *thread) % slots.len()],
+        }
+    }
+
+    /// An instance that no other thread holds: that of the home, or else any, or else that of the home after a moment.
+    fn check_out<'a>(&'a self, home: &'a Arc<Slot>) -> Option<(&'a Arc<Slot>, Held<'a>)> {
+        if self.slots.len() > 1 {
+            let others = self.slots.iter().filter(|slot| !Arc::ptr_eq(slot, home));
+            for slot in [home].into_iter().chain(others) {
+                if let Some(held) = slot.try_hold() {
+                    return Some((slot, held));
+                }
+            }
+        }
+        home.hold().map(|held| (home, held))
+    }
+
+    fn ask(&self, slot: &Arc<Slot>, mut contents: Held<'_>, info: &PickInfo<'_>) -> PickResult {
+        if slot.makes_plans
+            && let Some(plan) = slot.current_plan(&mut contents)
+            && let (Some(picked), _) = planned(slot, &plan, info)
+        {
+            return picked;
+        }
+        // That an RPC is held is noted under the lock: what would free it comes after.
+        let Some(instance) = contents.machine.instance() else { return slot.fall_back(&self.ready) };
+        let timed = (slot.counters.pick() % TIMED == FIRST_TIMED).then(std::time::Instant::now);
+        match call(|| instance.pick(info)) {
+            Ok(answer) => {
+                if let Some(begun) = timed {
+                    slot.counters.took(begun.elapsed());
+                }
+                let (wants_outcomes, worn) = (instance.wants_outcomes(), instance.is_worn());
+                let has_new_timer = instance.has_new_timer();
+                slot.counters.memory(instance.memory());
+                if worn {
+                    slot.wear_out(&mut contents);
+                }
+                if matches!(answer.result, PickResult::Queue | PickResult::Fail(_)) {
+                    slot.rpc_queued();
+                }
+                let serial = contents.machine.serial();
+                drop(contents);
+                if has_new_timer {
+                    slot.timer_set();
+                }
+                if wants_outcomes { follow(slot, answer, serial) } else { answer.result }
+            }
+            Err(fault) => {
+                slot.fail(&mut contents, &fault);
+                slot.fall_back(&self.ready)
+            }
+        }
+    }
+}
+
+/// What the plan has for this RPC, if it has something; and whether it is time for the next plan.
+///
+/// Nothing for a retry: the policy can see where the RPC has been, and a plan cannot.
+fn planned(slot: &Slot, plan: &Plan, info: &PickInfo<'_>) -> (Option<PickResult>, bool) {
+    if !info.tried.is_empty() {
+        return (None, false);
+    }
+    let affinity = slot.affinity_in(plan, info);
+    let Some(planned) = plan.pick(info.now, affinity) else { return (None, false) };
+    if planned.taken > 0 {
+        slot.counters.planned(planned.taken);
+    }
+    if slot.lazy && planned.subconn.state() == ConnectivityState::Idle {
+        planned.subconn.connect();
+    }
+    let mut pick = Pick::to(planned.subconn.clone());
+    if slot.wants_outcomes {
+        let method = Methods::lock(&plan.methods).number(info.method);
+        let pick_id = PickId { serial: plan.serial, call: planned.call, method, subconn: pick.subconn.id() };
+        pick.done = Some(Done::to(slot.sink(), pick_id));
+    }
+    (Some(PickResult::Pick(pick)), planned.runs_low)
+}
+
+/// Has the policy notified of the RPC's end.
+fn follow(slot: &Slot, answer: Answer, serial: u64) -> PickResult {
+    let Answer { result, call, method } = answer;
+    let PickResult::Pick(mut pick) = result else { return result };
+    let picked = PickId { serial, call, method, subconn: pick.subconn.id() };
+    pick.done = Some(Done::to(slot.sink(), picked));
+    PickResult::Pick(pick)
+}
+
+impl fmt::Debug for WasmPickerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WasmPickerBuilder({})", self.0[0].program.spec.version)
+    }
+}
+
+impl fmt::Debug for WasmPicker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WasmPicker({})", self.slots[0].program.spec.version)
+    }
+}

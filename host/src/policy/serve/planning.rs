@@ -1,0 +1,56 @@
+//! When a slot's instance plans picks ahead.
+
+use std::sync::Arc;
+
+use super::slot::{Contents, Slot, call};
+use crate::policy::instance::Plan;
+
+impl Slot {
+    /// Returns the plan to pick by; the successor when a plan is used up.
+    pub(super) fn current_plan(&self, contents: &mut Contents) -> Option<Arc<Plan>> {
+        let plan = self.plan.load_full()?;
+        if !plan.is_spent() {
+            return Some(plan);
+        }
+        match plan.successor() {
+            Some(successor) => self.plan.store(Some(Arc::clone(successor))),
+            None => self.replan(contents),
+        }
+        self.plan.load_full()
+    }
+
+    /// Has the successor of a plan made, while other threads pick by what is left of it.
+    pub(super) fn plan_ahead(&self, plan: &Arc<Plan>) {
+        let Some(mut contents) = self.try_hold() else { return };
+        let is_current = self.plan.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, plan));
+        // Without a successor the policy is asked again when the plan is used up.
+        if is_current
+            && plan.successor().is_none()
+            && let Some(successor) = self.make_plan(&mut contents)
+        {
+            plan.succeed(successor);
+        }
+    }
+
+    /// Replaces the plan: the policy has been notified of something, and what it planned before is void.
+    pub(super) fn replan(&self, contents: &mut Contents) {
+        if self.makes_plans && contents.machine.has_instance() {
+            let plan = self.make_plan(contents);
+            self.plan.store(plan.map(Arc::new));
+        }
+    }
+
+    fn make_plan(&self, contents: &mut Contents) -> Option<Plan> {
+        let serial = contents.machine.serial();
+        let instance = contents.machine.instance()?;
+        let (plan, result) = match call(|| instance.plan(serial)) {
+            Ok(plan) => (plan, Ok(())),
+            Err(fault) => (None, Err(fault)),
+        };
+        self.after_call(contents, result);
+        if contents.machine.instance().is_some_and(|instance| instance.has_new_timer()) {
+            self.timer_set();
+        }
+        plan
+    }
+}

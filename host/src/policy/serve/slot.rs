@@ -1,0 +1,343 @@
+//! A slot for one policy instance of a channel.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, TryLockError, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use http::HeaderName;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::machine::Machine;
+use super::outcomes::OutcomeQueue;
+use super::preflight::preflight;
+use crate::lifecycle::{Handover, Placement, SavedState, Shard};
+use crate::picker::{Faults, Pick, PickInfo, PickResult, Rotation};
+use crate::policy::instance::{
+    Fault, Instance, InstanceError, Order, Outcome, Plan, Program, Role, affinity, outcome,
+};
+use crate::policy::judge::{ChannelCounters, FaultKind};
+use crate::policy::spec::OnFault;
+use crate::subconn::{DoneInfo, OutcomeSink, PickId, ReadySet};
+use crate::supervision::guarded;
+
+/// A slot for one policy instance of a channel. It outlives its instances.
+pub(super) struct Slot {
+    pub(super) program: Program,
+    pub(super) placement: Placement,
+    /// The policy decides when to connect.
+    pub(super) lazy: bool,
+    pub(super) makes_plans: bool,
+    pub(super) wants_outcomes: bool,
+    affinity: Option<HeaderName>,
+    /// Picks that the instance has made ahead, if it has. Set and removed under the lock, read without.
+    pub(super) plan: ArcSwapOption<Plan>,
+    contents: Mutex<Contents>,
+    sink: Arc<Sink>,
+    pub(super) outcomes: Mutex<OutcomeQueue>,
+    pub(super) counters: Arc<ChannelCounters>,
+    fallback: Rotation,
+    /// RPCs have been queued since the last request to pick again.
+    has_queued: AtomicBool,
+    /// Wakes the supervisor.
+    pub(super) wake: Arc<Notify>,
+}
+
+/// Reports the ends of RPCs to the slot. Holds it weakly: a stream of a day must not keep a replaced policy alive.
+struct Sink(Weak<Slot>);
+
+impl OutcomeSink for Sink {
+    fn done(&self, pick: PickId, info: &DoneInfo<'_>) {
+        if let Some(slot) = self.0.upgrade() {
+            slot.report(pick.serial, outcome(pick, info));
+        }
+    }
+}
+
+/// The contents of a slot, held by one thread.
+pub(super) type Held<'a> = MutexGuard<'a, Contents>;
+
+/// What the lock of a slot protects.
+pub(super) struct Contents {
+    pub(super) machine: Machine<Box<Instance>>,
+    /// The latest snapshot, for this instance or the next one.
+    pub(super) ready: ReadySet,
+    faults: Faults,
+    /// What the policy saved last, and when it is to save again.
+    pub(super) saved: Vec<SavedState>,
+    pub(super) save_at: Option<Instant>,
+    /// Instances that have ended. Freeing their memory takes longer than a pick.
+    pub(super) ended: Vec<Box<Instance>>,
+}
+
+/// How often a policy saves its state, for its successor after a fault.
+pub(super) const SAVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Number of times that a thread looks whether the instance is free, before it lets other tasks run: about as
+/// long as a few picks take.
+const SPINS: u32 = 64;
+
+impl Slot {
+    /// Tries the policy out, and starts as many instances as its settings ask for.
+    pub(super) fn start_all(
+        program: &Program,
+        placement: &Placement,
+        ready: &ReadySet,
+    ) -> Result<Vec<Arc<Self>>, InstanceError> {
+        let saved = placement.handover.as_ref().map(Handover::save).unwrap_or_default();
+        drop(preflight(program, placement, ready, &saved)?);
+        static CHANNELS: AtomicU64 = AtomicU64::new(1);
+        let (count, channel) = (program.spec.shards, CHANNELS.fetch_add(1, Ordering::Relaxed));
+        (0..count)
+            .map(|number| {
+                let shard = Shard { number, count, channel };
+                Self::start(program, &Placement { shard, ..placement.clone() }, ready, saved.clone())
+            })
+            .collect()
+    }
+
+    fn start(
+        program: &Program,
+        placement: &Placement,
+        ready: &ReadySet,
+        saved: Vec<SavedState>,
+    ) -> Result<Arc<Self>, InstanceError> {
+        let role = Role::Serving(placement.resolve_now.clone());
+        let mut instance = Instance::new(program, placement, role, &saved)?;
+        instance.notify(ready)?;
+        let instance = instance.settled();
+        let now = Instant::now();
+        let (target, generation) = (&placement.target, program.spec.version.generation);
+        let counters = program.metrics.channel(placement.shard.channel, target, generation);
+        counters.memory(instance.memory());
+        Ok(Arc::new_cyclic(|slot| Self {
+            lazy: instance.state().lazy(),
+            makes_plans: instance.makes_plans(),
+            wants_outcomes: instance.wants_outcomes(),
+            affinity: instance.state().affinity_key().map(|(key, _)| key.clone()),
+            plan: ArcSwapOption::empty(),
+            sink: Arc::new(Sink(Weak::clone(slot))),
+            program: program.clone(),
+            // The handover has happened.
+            placement: Placement { handover: None, ..placement.clone() },
+            outcomes: Mutex::default(),
+            counters,
+            fallback: Rotation::random(),
+            has_queued: AtomicBool::new(false),
+            wake: Arc::default(),
+            contents: Mutex::new(Contents {
+                save_at: instance.can_save().then(|| now + SAVE_INTERVAL),
+                machine: Machine::new(Box::new(instance), now),
+                ready: ready.clone(),
+                faults: Faults::default(),
+                saved,
+                ended: Vec::new(),
+            }),
+        }))
+    }
+
+    pub(super) fn lock(&self) -> Held<'_> {
+        // A panic inside would leave the instance as it was: wasmtime guards it.
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the contents unless another thread holds them.
+    pub(super) fn try_hold(&self) -> Option<Held<'_>> {
+        match self.contents.try_lock() {
+            Ok(held) => Some(held),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Returns the contents unless another thread holds them for longer than a few picks take.
+    pub(super) fn hold(&self) -> Option<Held<'_>> {
+        for _ in 0..SPINS {
+            if let Some(held) = self.try_hold() {
+                return Some(held);
+            }
+            std::hint::spin_loop();
+        }
+        None
+    }
+
+    /// Returns the receiver of the ends of RPCs.
+    pub(super) fn sink(&self) -> Arc<dyn OutcomeSink> {
+        Arc::<Sink>::clone(&self.sink)
+    }
+
+    /// Returns the hash of an RPC's affinity key, if the plan goes by it.
+    pub(super) fn affinity_in(&self, plan: &Plan, info: &PickInfo<'_>) -> Option<u64> {
+        let key = self.affinity.as_ref().filter(|_| plan.order() == Order::ByAffinity)?;
+        affinity(info.metadata, key)
+    }
+
+    /// Notifies the instance of a new snapshot, or the next instance if there is none.
+    pub(super) fn notify(&self, ready: &ReadySet) {
+        // The longest that anyone holds the lock is the time limit of a call.
+        let mut contents = self.lock();
+        let is_known = contents.ready.is(ready) && self.plan.load().is_some();
+        contents.ready = ready.clone();
+        if let Some(instance) = contents.machine.instance() {
+            instance.activate();
+            let notified = call(|| instance.notify(ready));
+            self.after_call(&mut contents, notified);
+            if contents.machine.instance().is_some_and(|instance| instance.next_timer().is_some()) {
+                self.wake.notify_one();
+            }
+            if !is_known {
+                self.replan(&mut contents);
+            }
+        }
+    }
+
+    /// Handles the result of a call: records memory, or ends the instance.
+    pub(super) fn after_call(&self, contents: &mut Contents, result: Result<(), Fault>) {
+        match (result, contents.machine.instance()) {
+            (Err(fault), _) => self.fail(contents, &fault),
+            (Ok(()), Some(instance)) => {
+                self.counters.memory(instance.memory());
+                if instance.is_worn() {
+                    self.wear_out(contents);
+                }
+            }
+            (Ok(()), None) => {}
+        }
+    }
+
+    /// The instance has used most of its memory: it is replaced before it runs out.
+    pub(super) fn wear_out(&self, contents: &mut Contents) {
+        if contents.machine.wear_out(Instant::now()) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// A pick, or a plan, has set a timer.
+    pub(super) fn timer_set(&self) {
+        self.wake.notify_one();
+    }
+
+    /// An RPC is queued: it is picked for again when the policy has been notified of something, or has an instance
+    /// again.
+    pub(super) fn rpc_queued(&self) {
+        self.has_queued.store(true, Ordering::Relaxed);
+    }
+
+    /// Requests another pick for queued RPCs.
+    pub(super) fn pick_again(&self) {
+        if self.has_queued.swap(false, Ordering::Relaxed) {
+            self.placement.pick_again.request();
+        }
+    }
+
+    /// Picks in place of the policy.
+    pub(super) fn fall_back(&self, ready: &ReadySet) -> PickResult {
+        self.counters.fallback();
+        let picked = self.fallback_pick(ready);
+        if !matches!(picked, PickResult::Pick(_)) {
+            self.rpc_queued();
+        }
+        picked
+    }
+
+    /// Picks in place of the policy, on a thread with too little stack left to call it.
+    #[cold]
+    pub(super) fn fall_back_without_stack(&self, ready: &ReadySet) -> PickResult {
+        static WARNED: Once = Once::new();
+        WARNED.call_once(|| {
+            let policy = &self.program.spec.version;
+            tracing::warn!(
+                %policy,
+                "a thread that sends RPCs has less than 640 KiB of stack left, which a policy may need: \
+                 the fallback picks for them. Give the runtime's threads more (thread_stack_size)"
+            );
+        });
+        self.fall_back(ready)
+    }
+
+    fn fallback_pick(&self, ready: &ReadySet) -> PickResult {
+        match self.program.spec.on_fault {
+            OnFault::RoundRobin => {
+                let next = self.fallback.next(ready);
+                next.map_or(PickResult::Queue, |subconn| PickResult::Pick(Pick::to(subconn)))
+            }
+            OnFault::Fail => PickResult::Fail(tonic::Status::unavailable(format!(
+                "policy {} failed, and its settings say on-fault = \"fail\"",
+                self.program.spec.version
+            ))),
+        }
+    }
+
+    pub(super) fn faults(&self) -> Faults {
+        let mut faults = self.lock().faults.clone();
+        faults.fallback_picks = self.counters.fallback_picks();
+        faults
+    }
+
+    /// Returns the current state of the policy, or else what it saved last.
+    pub(super) fn save(&self) -> Vec<SavedState> {
+        let mut contents = self.lock();
+        self.save_now(&mut contents);
+        contents.saved.clone()
+    }
+
+    pub(super) fn save_now(&self, contents: &mut Contents) {
+        let Some(instance) = contents.machine.instance() else { return };
+        match call(|| instance.save()) {
+            Ok(Some(saved)) => contents.saved = vec![saved],
+            Ok(None) => {}
+            Err(fault) => self.fail(contents, &fault),
+        }
+    }
+
+    /// Ends the instance for its fault, and has it replaced unless the policy has failed too often.
+    pub(super) fn fail(&self, contents: &mut Contents, fault: &Fault) {
+        let Some((instance, wait)) = contents.machine.fault(Instant::now()) else { return };
+        contents.ended.push(instance);
+        self.plan.store(None);
+        match fault.kind() {
+            Some(kind) => self.judge(contents, kind, fault.to_string(), wait),
+            None => {
+                let policy = &self.program.spec.version;
+                tracing::error!(%policy, %fault, ?wait, "the fallback picks until the instance is replaced");
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    /// Counts a fault. If there were too many, the policy is not used any more.
+    pub(super) fn judge(&self, contents: &mut Contents, kind: FaultKind, fault: String, wait: Duration) {
+        let Program { spec, metrics, .. } = &self.program;
+        let condemned = metrics.fault(spec.version.generation, kind, &fault, &spec.limits);
+        let policy = &spec.version;
+        if condemned {
+            tracing::warn!(%policy, fault, "policy failed too often: it is not used any more");
+            contents.machine.condemn();
+        } else {
+            tracing::warn!(%policy, fault, ?wait, "policy failed: the fallback picks until it is replaced");
+        }
+        contents.faults.count += 1;
+        contents.faults.last = Some(fault);
+    }
+
+    /// An RPC that an instance has picked for has ended.
+    fn report(&self, serial: u64, outcome: Outcome) {
+        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        if outcomes.push(serial, outcome) {
+            self.wake.notify_one();
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // The supervisor finds that the slot is gone, and ends.
+        self.wake.notify_one();
+    }
+}
+
+/// Calls into an instance. A panic of the host is not the policy's fault, but ends the instance as well: wasmtime
+/// panics on a thread that has no memory left for what it needs there.
+pub(super) fn call<T>(call: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    guarded("a call into a policy", call).unwrap_or(Err(Fault::Host))
+}
