@@ -7,6 +7,7 @@ mod directory;
 mod etcd;
 mod faults;
 mod fuzz;
+mod house;
 mod interop;
 mod languages;
 mod loading;

@@ -1,6 +1,7 @@
 //! Files that no one should drop into a directory of policies: what each does, and what must come of it.
 
 mod files;
+mod parts;
 mod policies;
 mod wasi;
 
@@ -91,8 +92,8 @@ pub fn corpus() -> Vec<Bad> {
     all.extend(policies::bad_starts());
     all.extend(policies::bad_picks());
     all.extend(policies::bad_in_service());
-    all.extend(policies::bad_parts());
-    all.extend(policies::nuisances());
+    all.extend(parts::bad_parts());
+    all.extend(parts::nuisances());
     all
 }
 

@@ -1,0 +1,14 @@
+//! Programs of others that the tests talk to: a DNS server, etcd, gRPC in Python, Envoy.
+
+mod dnsmasq;
+mod etcd;
+mod process;
+mod tools;
+
+pub use self::dnsmasq::Dnsmasq;
+pub use self::etcd::{Etcd, Hosts};
+pub use self::process::Process;
+pub use self::tools::{
+    Reference, available, built, free_port, proxies, python, python_command, wait_for_port, with_sbin,
+};
+pub(crate) use self::tools::{root, target};
