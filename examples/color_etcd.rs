@@ -1,9 +1,9 @@
 //! Routing by colour over servers that register themselves in etcd:
-//! `cargo run -p hotpick-examples --example color_etcd -- 127.0.0.1:2379`, with an etcd there.
+//! `cargo run -p hotpick-examples --example color_etcd -- 127.0.0.1:2379`, with etcd at that address.
 //!
-//! Three servers put an entry each, with a lease; a channel follows the entries; the policy `color` sends an
-//! RPC with the metadata `color: red` to the red ones in turns. A server that leaves revokes its entry first,
-//! and no RPC notices.
+//! Three servers each put an entry with a lease into etcd, and a channel follows the entries. The policy `color`
+//! sends RPCs with the metadata `color: red` to the red servers in turn. A server that leaves revokes its entry
+//! first, so that no RPC fails.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl Registered {
         Ok(Self { server, entry })
     }
 
-    /// First the entry goes, so that no new RPC comes; then those that are open finish.
+    /// Shuts down gracefully: revokes the entry, so that no new RPCs arrive, and waits for RPCs in flight.
     async fn leave(self) {
         self.entry.revoke().await;
         self.server.leave();
@@ -52,7 +52,7 @@ async fn main() -> anyhow::Result<()> {
     let channel = Channel::builder(format!("etcd:///{SERVICE}?endpoints={address}"))
         .policies(&policies)
         .policy("color")
-        .connect()?;
+        .connect_lazy()?;
     let ready = |status: &hotpick::channel::ChannelStatus| {
         status.policy.generation > 0 && status.ready.ready().len() == 3
     };
@@ -62,7 +62,7 @@ async fn main() -> anyhow::Result<()> {
         for _ in 0..4 {
             answers.push(call(&channel, color).await?);
         }
-        // From a random start: shown from its first.
+        // The policy starts at a random server; the output starts at the first one.
         let first = answers.iter().position(|name| name.ends_with("-1")).unwrap_or_default();
         answers.rotate_left(first);
         println!("{color}: {}", answers.join(" "));
@@ -82,7 +82,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An RPC with this colour. Gives the name of the server that answered.
+/// Sends an RPC with this colour. Returns the name of the server that answered.
 async fn call(channel: &Channel, color: &'static str) -> anyhow::Result<String> {
     let mut request = Request::new(EchoRequest::new("hello"));
     request.metadata_mut().insert("color", MetadataValue::from_static(color));

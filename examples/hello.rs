@@ -1,5 +1,5 @@
-//! A client whose RPCs are balanced by a policy in WebAssembly: `cargo run -p hotpick-examples --example
-//! hello`, and, while it runs, `cp policies/dist/color.wasm <the directory that it prints>/greeting.wasm`.
+//! A client whose RPCs are balanced by a WebAssembly policy. Run `cargo run -p hotpick-examples --example hello`,
+//! and, while it runs, `cp policies/dist/color.wasm <the directory that it prints>/greeting.wasm`.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ async fn main() -> anyhow::Result<()> {
     let channel = Channel::builder(format!("static:///{},{}", first.address(), second.address()))
         .policies(&policies)
         .policy("greeting")
-        .connect()?;
+        .connect_lazy()?;
     let mut client = EchoClient::new(channel.clone());
     for n in 0..60 {
         let response = client.unary(EchoRequest::new(format!("hello {n}"))).await?.into_inner();

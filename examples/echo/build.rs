@@ -1,5 +1,5 @@
-//! Generates the service's client and server, as `tonic-build` does from a `.proto`; written out as
-//! code, because a machine need not have protoc.
+//! Generates the service's client and server with `tonic-build`. The service is defined in code instead of a
+//! `.proto` file, so that the build does not need protoc.
 
 use tonic_build::manual::{Builder, Method, Service};
 

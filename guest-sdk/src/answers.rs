@@ -1,70 +1,74 @@
-//! How endpoints answer, for policies that send RPCs to those that answer well.
+//! Response latency and failures of endpoints, for policies that prefer the endpoints that answer well.
 
 use std::cmp::Ordering;
 
 use crate::stats::ResponseCounts;
 use crate::{Duration, Nanos, PickInfo, SubConn, SubConnMap, call, nanos, stats};
 
-/// What is compared.
+/// What to compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "what there is")]
 pub enum Cost {
-    /// RPCs under way.
+    /// Number of RPCs in flight.
     Rpcs,
-    /// RPCs under way times latency.
+    /// Number of RPCs in flight, multiplied by the latency.
     Latency,
 }
 
-/// What was seen of endpoints, and by it the better of two.
+/// Latency and failure rate of each endpoint, and a choice of the better endpoint.
 ///
-/// It reads the host's counters ([`stats::responses`]), so that it knows of all RPCs of the channel and costs nothing when
-/// they end; those of an endpoint every 10 ms at most, but for the RPCs under way. Of each endpoint it keeps
+/// The data comes from the host's counters ([`stats::responses`]). They cover all RPCs of the channel, and a policy
+/// pays nothing when an RPC ends. The counters of an endpoint are read at most every 10 ms; the number of RPCs in
+/// flight is always current. For each endpoint there are two averages:
 ///
-/// - the time that responses took to begin, as a moving average that follows a rise at once and a fall slowly (Finagle's
-///   peak EWMA), once it is confirmed by the next answer: one long poll is no rise, and counts as twice the average at most.
-///   RPCs that the client gave up before they were answered are a rise if they had waited for longer; else they say
-///   nothing. What is awaited now counts, too: one of which nothing is heard for a second is as slow as one that takes a
-///   second.
-/// - the part of its RPCs that failed, over the latest twenty or so. Up to a tenth changes nothing, as one outlier among
-///   many RPCs says little; beyond, its load is multiplied, by up to 10; from a half on it is only tried. So one that fails
-///   fast does not look like the fastest. RPCs that were given up with no answer at all in between count as failed.
+/// - Latency: the time until a response begins, as a moving average that follows a rise at once and a fall slowly
+///   (Finagle's peak EWMA). A rise must be confirmed by the next answer. Until then, a single long poll counts as at
+///   most twice the average. RPCs that the client gave up before an answer count as a rise if they had waited longer
+///   than the average; otherwise they are ignored. The current wait counts as well: an endpoint that has been silent
+///   for a second is as slow as one that takes a second.
+/// - Failure rate: the share of the latest RPCs (about 20) that failed. A share of up to 10 % changes nothing, because
+///   one outlier among many RPCs says little. Above 10 % the endpoint's load is multiplied by up to 10. Above 50 % the
+///   endpoint gets only probes. So an endpoint that fails fast does not look like the fastest one. RPCs that the client
+///   gave up count as failed if the endpoint answered nothing in the meantime.
 ///
-/// Both are forgotten with time. What only picks can refresh must not decide alone who is picked: one that loses all the
-/// time is tried from time to time, with one RPC, and more seldom if it does no better. The answer to such a try counts for
-/// half: some of them are enough, however bad it was.
+/// Both averages decay with time. They are refreshed only by picks, so an endpoint that always loses is probed from
+/// time to time, with one RPC. The interval grows while the probes show no improvement. The answer to a probe counts
+/// for half of the average: a few probes are enough, however bad the average was.
 #[derive(Clone, Debug)]
 pub struct Answers {
-    /// After so long an average has lost two thirds of its weight.
+    /// Time after which an average has lost two thirds of its weight [ns].
     memory: Nanos,
-    /// How long one must have lost to be tried; 2, 4, 8 and 16 times as long if it does no better.
+    /// How long an endpoint must have lost before it is probed [ns]. Grows to 2, 4, 8 and 16 times this without
+    /// improvement.
     try_after: Nanos,
     known: SubConnMap<Answering>,
-    /// Picks since one was a try.
+    /// Picks since the last probe.
     since_try: u32,
-    /// The latency of those that are picked, in nanoseconds; 0 if nothing is known.
+    /// Typical latency of the picked endpoints [ns]; 0 if unknown.
     typical: f64,
 }
 
-/// One pick in so many may be a try.
+/// At most one pick in this many is a probe.
 const TRIES: u32 = 50;
-/// One is tried after up to so many times [`Answers::try_after`].
+/// Longest interval between probes, as a multiple of [`Answers::try_after`].
 const SELDOM: u64 = 16;
-/// One that owes a response is tried after so many.
+/// The same for an endpoint that owes a response.
 const PATIENCE: u64 = 20;
-/// So much longer than latencies failures are remembered: what fails fast is the fastest of all as soon as that is forgotten.
+/// Failures are remembered this many times longer than latencies: as soon as they are forgotten, an endpoint that fails
+/// fast looks like the fastest one.
 const FORGIVING: f64 = 16.0;
-/// How many RPCs the part that failed is of.
+/// Number of RPCs that the failure rate covers.
 const LATEST: f64 = 20.0;
-/// A part up to this changes nothing.
+/// Failure rate up to which the load is not changed.
 const TOLERATED: f64 = 0.1;
-/// From this part on one is only tried.
+/// Failure rate above which an endpoint is only probed.
 const FAILS: f64 = 0.5;
-/// What that multiplies its load by.
+/// Factor for the load of such an endpoint.
 const SHUNNED: f64 = 1e12;
-/// One that is so much slower than those that are picked is as bad as one that fails.
+/// An endpoint this many times slower than the typical one is treated like a failing one.
 const FAR_SLOWER: f64 = 8.0;
 
-/// Of a subconn that is not there.
+/// Counters of a subconn that does not exist.
 const NOTHING: ResponseCounts = ResponseCounts {
     in_flight: 0,
     max_streams: u32::MAX,
@@ -77,47 +81,47 @@ const NOTHING: ResponseCounts = ResponseCounts {
     faulty: 0,
 };
 
-/// An endpoint's counters are read again after so long.
+/// How long the counters of an endpoint are used before they are read again [ns].
 const FRESH: Nanos = 10_000_000;
 
-/// What is known of one.
+/// Averages of one endpoint.
 #[derive(Clone, Debug)]
 struct Answering {
-    /// At the last look.
+    /// The counters when they were last read.
     counts: ResponseCounts,
     looked: Nanos,
-    /// How long a response takes to begin, in nanoseconds; 0 if nothing is known.
+    /// Average time until a response begins [ns]; 0 if unknown.
     latency: f64,
-    /// Of the latency.
+    /// When the latency was last updated.
     heard: Nanos,
-    /// The latest of what the latency is made of.
+    /// The latest sample of the latency.
     latest: f64,
-    /// The part that failed, 0 to 1.
+    /// Failure rate, 0 to 1.
     failing: f64,
-    /// Of the part that failed.
+    /// When the failure rate was last updated.
     judged: Nanos,
     picked: Nanos,
-    /// How long it must lose to be tried.
+    /// How long the endpoint must lose before it is probed [ns].
     try_after: Nanos,
-    /// Its last pick was a try.
+    /// Whether its last pick was a probe.
     on_trial: bool,
 }
 
-/// An endpoint as it is now.
+/// Current view of an endpoint.
 #[derive(Clone, Copy)]
 struct Seen {
     rpcs: f64,
-    /// 0 if nothing is known.
+    /// 0 if unknown.
     latency: f64,
     silence: f64,
-    /// What its failures multiply its load by.
+    /// Factor for the load because of failures.
     factor: f64,
-    /// It has a free stream.
+    /// Whether it has a free stream.
     has_room: bool,
     is_due: bool,
 }
 
-/// e to the power of `-x`, to 1 %, for `x` of 0 or more: the exact one is more code than the rest of this.
+/// e to the power of `-x`, within 1 %, for `x >= 0`. The exact function is more code than the rest of this module.
 fn exp_minus(x: f64) -> f64 {
     if x < 0.01 {
         return 1.0 - x;
@@ -130,7 +134,8 @@ fn exp_minus(x: f64) -> f64 {
     power
 }
 
-/// What failures multiply a load by: 1 up to what is tolerated, then with the fourth power of those that succeed, to a half.
+/// Factor for the load at a failure rate: 1 up to [`TOLERATED`], then growing with the fourth power of the success
+/// rate, up to [`FAILS`].
 fn factor(failing: f64) -> f64 {
     if failing > FAILS {
         return SHUNNED;
@@ -155,7 +160,7 @@ impl Answering {
         }
     }
 
-    /// Takes in what has happened since the last look.
+    /// Adds what has happened since the counters were last read.
     fn update(&mut self, counts: ResponseCounts, now: Nanos, memory: f64, try_after: Nanos) {
         let before = std::mem::replace(&mut self.counts, counts);
         let more = |now: u64, before: u64| now.saturating_sub(before) as f64;
@@ -164,7 +169,7 @@ impl Answering {
         let mut faulty = more(counts.faulty, before.faulty);
         let mut judged = ended;
         if begun == 0.0 {
-            // Not one of these was answered.
+            // None of these RPCs was answered.
             (faulty, judged) = (faulty + abandoned, judged + abandoned);
         }
         if begun + judged + abandoned == 0.0 {
@@ -174,7 +179,7 @@ impl Answering {
         let kept = exp_minus(now.saturating_sub(self.heard) as f64 / memory);
         let latency = self.latency * kept;
         if begun > 0.0 {
-            // `clamp` would bring 25 KB of code along, to say which of its bounds are wrong.
+            // `clamp` would add 25 KB of code, for the message of its panic.
             let seen = (more(counts.waited, before.waited) / begun).max(1.0).min(memory);
             let weight = 1.0 - if on_trial { kept.min(0.5) } else { kept };
             self.rise_or_fall(seen, latency, weight, now);
@@ -199,20 +204,20 @@ impl Answering {
         }
     }
 
-    /// Takes in how long it took, to what is left of the average.
+    /// Adds a sample to the decayed average `latency`.
     fn rise_or_fall(&mut self, seen: f64, latency: f64, weight: f64, now: Nanos) {
         let before = std::mem::replace(&mut self.latest, seen);
         let confirmed = seen.min(before);
         self.latency = match () {
             () if latency == 0.0 => seen,
             () if confirmed > latency => confirmed,
-            // One alone is twice the average at most.
+            // A single sample raises the average to at most twice its value.
             () => latency + weight * (seen.min(2.0 * latency) - latency),
         };
         self.heard = now;
     }
 
-    /// What is awaited will say how it is; if it does not say so for long, another one may. That takes `patience`.
+    /// Returns the current view. An endpoint that owes a response is not due for a probe until `patience` has passed.
     fn seen(&self, in_flight: u32, now: Nanos, memory: f64, patience: Nanos) -> Seen {
         let unpicked = now.saturating_sub(self.picked);
         let since = |at: Nanos, memory: f64| exp_minus(now.saturating_sub(at) as f64 / memory);
@@ -238,31 +243,32 @@ impl Answering {
 }
 
 impl Default for Answers {
-    /// What is older than 10 s says little, and one that has lost for a second is tried.
+    /// Averages lose two thirds of their weight in 10 s. An endpoint that has lost for a second is probed.
     fn default() -> Self {
         Self::new(Duration::from_secs(10), Duration::from_secs(1))
     }
 }
 
 impl Answers {
-    /// After `memory` an average has lost two thirds of its weight; one that was not picked for `try_after` is tried.
+    /// Averages lose two thirds of their weight in `memory`. An endpoint not picked for `try_after` is probed.
     #[must_use]
     pub fn new(memory: Duration, try_after: Duration) -> Self {
         let (memory, try_after) = (nanos(memory).max(1), nanos(try_after));
         Self { memory, try_after, known: SubConnMap::default(), since_try: 0, typical: 0.0 }
     }
 
-    /// Forgets one.
+    /// Removes an endpoint.
     pub fn forget(&mut self, id: SubConn) {
         self.known.remove(id);
     }
 
-    /// The best of some with their weights, now to be picked: the one with the lowest cost for its weight, any of them if
-    /// they are equal; or one of the others that is to be tried. None without a free stream is picked: `None` if none has
-    /// any. A retry goes to one that the RPC has not tried, if there is one.
+    /// Returns the best of some endpoints with their weights, and counts it as picked: the one with the lowest cost for
+    /// its weight, chosen at random among equals, or another one that is due for a probe. Endpoints without a free
+    /// stream are skipped. `None` if no endpoint has a free stream. A retry goes to an endpoint that the RPC has not
+    /// tried, if there is one.
     ///
-    /// It looks at `enough` of them, and at more as long as the best is bad: fails, or takes far longer than those that are
-    /// picked do.
+    /// Compares `enough` endpoints, and more as long as the best one is bad: it fails, or is far slower than the
+    /// endpoints that are usually picked.
     pub fn pick(
         &mut self,
         among: impl Iterator<Item = (SubConn, f64)>,
@@ -271,7 +277,7 @@ impl Answers {
         info: &PickInfo,
     ) -> Option<SubConn> {
         let (mut best, mut to_try, may_try) = (None::<Candidate>, None, self.since_try >= TRIES);
-        // How many are equal to the best; and what says which of them it is.
+        // Number of endpoints equal to the best one, and the random state that decides among them.
         let (mut equal, mut random) = (1u64, info.random);
         for ((id, weight), looked) in among.zip(0..) {
             if looked >= enough && best.is_some_and(|best| !self.is_bad(&best, by)) {
@@ -296,7 +302,7 @@ impl Answers {
                 Ordering::Greater => candidate,
                 Ordering::Equal => {
                     equal += 1;
-                    // Knuth's generator: that of `mix` and `below` is better, and costs a tenth of a pick.
+                    // Knuth's generator. `mix` and `below` are better, but cost a tenth of a pick.
                     random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                     if (random >> 33) * equal < 1 << 31 {
                         best = Some(candidate);
@@ -304,7 +310,7 @@ impl Answers {
                     continue;
                 }
             };
-            // Where RPCs are rare all of them are due.
+            // Where RPCs are rare, all endpoints are due.
             if may_try && loser.seen.is_due && !loser.tried {
                 to_try = Some(loser.id);
             }
@@ -334,7 +340,7 @@ impl Answers {
         of.seen.factor >= SHUNNED || is_slow || of.tried
     }
 
-    /// As the host has it now.
+    /// Returns the current view of an endpoint, after reading the host's counters.
     fn look(&mut self, id: SubConn, now: Nanos) -> Seen {
         let (memory, try_after) = (self.memory as f64, self.try_after);
         let counts = || stats::responses(id).unwrap_or(NOTHING);
@@ -347,13 +353,13 @@ impl Answers {
     }
 }
 
-/// One that may be picked.
+/// An endpoint that may be picked.
 #[derive(Clone, Copy)]
 struct Candidate {
     id: SubConn,
     weight: f64,
     seen: Seen,
-    /// The RPC has been there.
+    /// The RPC has already tried it.
     tried: bool,
 }
 
@@ -369,7 +375,8 @@ impl Candidate {
     }
 }
 
-/// One of which nothing is known is taken to be like the other: it gets its share, and is known then.
+/// Returns the latencies to compare. An endpoint with unknown latency is assumed to be like the other one, so that it
+/// gets its share of RPCs.
 fn latencies(one: Seen, other: Seen) -> (f64, f64) {
     let (mut first, mut second) = (one.latency, other.latency);
     if first == 0.0 || second == 0.0 {
@@ -391,7 +398,7 @@ mod tests {
 
     const SECOND: f64 = 1e9;
 
-    /// One endpoint, as the documentation of [`Answers`] has it.
+    /// One endpoint, as described in the documentation of [`Answers`].
     #[derive(Clone, Default)]
     struct Model {
         counts: Option<ResponseCounts>,
@@ -549,7 +556,7 @@ mod tests {
             if is_try {
                 assert!(models[picked].is_due(at) && since_try >= TRIES, "{loads:?}");
             }
-            // Where the loads do not tell whether it was a try, the policy does.
+            // Where the loads do not show whether this was a probe, ask the policy.
             let was_try = answers.since_try == 0;
             assert!(was_try || !is_try, "{loads:?}");
             since_try = if was_try { 0 } else { since_try + 1 };
@@ -572,7 +579,7 @@ mod tests {
         }
     }
 
-    /// A policy that is nothing but a group, as many have one.
+    /// A policy that consists of one group, like many policies.
     struct Grouped(Group, Answers);
 
     impl Policy for Grouped {
@@ -611,7 +618,7 @@ mod tests {
         World::new(host, &[Server::well(Duration::from_millis(5)); 5], per_second)
     }
 
-    /// An idle watch, a long poll, an RPC that a handler has lost.
+    /// Such as an idle watch, a long poll, or an RPC that a handler has lost.
     #[test]
     fn an_rpc_without_an_answer_does_not_take_its_endpoints_traffic_away() {
         for (balance, per_second) in [("p2c", 20), ("p2c", 200), ("least_request", 200)] {
@@ -620,7 +627,7 @@ mod tests {
             world.watch(0);
             for minute in 0..5 {
                 let share = world.run(Duration::from_secs(60))[0];
-                // It has one more RPC under way than the others: where these have none, that is much.
+                // It has one more RPC in flight than the others. Where these have none, that is much.
                 assert!(share > 0.04, "{balance}, {per_second}/s, minute {minute}: {share}");
             }
         }
@@ -663,7 +670,7 @@ mod tests {
 
     #[test]
     fn tries_become_rare_and_their_pace_is_what_was_asked_for() {
-        // Of 3,600 s with 50 RPC/s: each 16 s, or each 32 s.
+        // Within 3,600 s at 50 RPC/s: a probe each 16 s, or each 32 s.
         for (try_after, expected) in [(1, 180.0..260.0), (2, 90.0..140.0)] {
             let mut host = FakeHost::<Grouped>::start("p2c").expect("started");
             host.ready(&[0, 1, 2, 3, 4]);

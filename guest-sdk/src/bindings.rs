@@ -1,4 +1,4 @@
-//! What `generate!` makes of `wit/policy.wit`, and nothing else.
+//! Generated from `wit/policy.wit`.
 
 #![allow(
     unsafe_code,

@@ -1,4 +1,5 @@
-//! The RPC being picked. Outside [`Policy::pick`](crate::Policy::pick) these answer as if it were empty.
+//! The RPC being picked for. Outside of [`Policy::pick`](crate::Policy::pick) the functions behave as for an RPC
+//! without metadata and deadline.
 
 #[cfg(target_arch = "wasm32")]
 use crate::bindings::hotpick::policy::call as host;
@@ -6,24 +7,24 @@ use crate::bindings::hotpick::policy::call as host;
 use crate::fake as host;
 use crate::{Nanos, PickInfo, SubConn};
 
-/// A metadata key that picks read. From [`declare_metadata`].
+/// A metadata key that picks read. Returned by [`declare_metadata`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key(u32);
 
-/// In [`Policy::init`](crate::Policy::init): names a metadata key, in lower case, that picks will read.
+/// Declares a metadata key that picks will read, in lower case. Only in [`Policy::init`](crate::Policy::init).
 ///
 /// # Errors
 ///
-/// It is no metadata key, there are too many, or the operator refuses it.
+/// The key is invalid, there are too many keys, or the operator does not grant it.
 pub fn declare_metadata(key: &str) -> Result<Key, String> {
     host::declare_metadata(key).map(Key)
 }
 
-/// The same, of a key that stands in a field of the configuration: the error begins with its name.
+/// Declares a metadata key that comes from a field of the configuration.
 ///
 /// # Errors
 ///
-/// As [`declare_metadata`].
+/// As for [`declare_metadata`]. The text begins with the name of the field.
 pub fn declare(key: &str, field: &str) -> Result<Key, String> {
     declare_metadata(key).map_err(|error| {
         let mut sentence = String::from(field);
@@ -33,8 +34,8 @@ pub fn declare(key: &str, field: &str) -> Result<Key, String> {
     })
 }
 
-/// In [`Policy::init`](crate::Policy::init): has the host [hash](metadata_hash) the value of this key into
-/// [`PickInfo::affinity`](crate::PickInfo::affinity) of each RPC. Costs less than to read it.
+/// Makes [`PickInfo::affinity`](crate::PickInfo::affinity) the [hash](metadata_hash) of this key's value. Cheaper than
+/// reading the value. Only in [`Policy::init`](crate::Policy::init).
 ///
 /// # Errors
 ///
@@ -43,8 +44,8 @@ pub fn declare_affinity(key: Key) -> Result<(), String> {
     host::declare_affinity(key.0)
 }
 
-/// In [`Policy::init`](crate::Policy::init): has the host give the [number](metadata_number) of the first value of this key as
-/// [`PickInfo::affinity`](crate::PickInfo::affinity) of each RPC, in place of its hash. Costs less than to read it.
+/// Makes [`PickInfo::affinity`](crate::PickInfo::affinity) the [number](metadata_number) of this key's first value,
+/// instead of a hash. Cheaper than reading the value. Only in [`Policy::init`](crate::Policy::init).
 ///
 /// # Errors
 ///
@@ -53,50 +54,52 @@ pub fn declare_affinity_number(key: Key) -> Result<(), String> {
     host::declare_affinity_number(key.0)
 }
 
-/// The first value of a key, if it is text.
+/// Returns the first value of a key. `None` if the RPC has no value, or if the value is too long or not ASCII text.
 #[must_use]
 pub fn metadata(key: Key) -> Option<String> {
     host::metadata(key.0)
 }
 
-/// All values of a key; those of `-bin` keys are decoded.
+/// Returns all values of a key. Values of `-bin` keys are decoded.
 #[must_use]
 pub fn metadata_all(key: Key) -> Vec<Vec<u8>> {
     host::metadata_all(key.0)
 }
 
-/// The [hash](crate::hash) of the value of a key, of several joined by commas; none if it is empty: to spread values, not to tell them apart. Anyone can make values
-/// that have the same.
+/// Returns the [hash](crate::hash) of a key's value. Several values are joined by commas. `None` if the RPC has no
+/// value or an empty one. The hash spreads values; it does not identify them, because anyone can make values with equal
+/// hashes.
 #[must_use]
 pub fn metadata_hash(key: Key) -> Option<u64> {
     host::metadata_hash(key.0)
 }
 
-/// A number for the first value of a key, if it is not empty: no other value ever has it. A value keeps it as long as it is among the latest
-/// some thousands, so what is kept by such numbers needs a bound.
+/// Returns a number that identifies a key's first value: no other value ever has it. `None` if the RPC has no value or
+/// an empty one. The host remembers the numbers of some thousand values that were requested most recently. A forgotten
+/// value gets a new number, so a map with these numbers as keys needs a bound.
 #[must_use]
 pub fn metadata_number(key: Key) -> Option<u64> {
     host::metadata_number(key.0)
 }
 
-/// Sets metadata of the request, if this pick sends it, in place of what the caller has under that key; a second
-/// value in the same pick is added to the first.
+/// Sets metadata of the request, which takes effect if this pick sends it. Replaces the caller's values of the key. A
+/// second value in the same pick is added to the first.
 ///
 /// # Errors
 ///
-/// The key is gRPC's own or no key, or the value none that metadata can have.
+/// The key is invalid or gRPC's own, the operator does not grant it, or the value is invalid.
 pub fn set_metadata(key: &str, value: &[u8]) -> Result<(), String> {
     host::set_metadata(key, value)
 }
 
-/// Whether an earlier attempt of the same RPC used this subconn.
+/// Returns whether an earlier attempt of the same RPC used this subconn.
 #[must_use]
 pub fn tried(id: SubConn) -> bool {
     host::tried(id)
 }
 
-/// What this draws, at a retry one that the RPC has not tried: drawn again if need be, up to 16 times, and then whatever
-/// it is. Costs nothing at a first attempt.
+/// Returns a drawn subconn. For a retry, draws up to 16 more times until the RPC has not tried the subconn. Has no cost
+/// for a first attempt.
 ///
 /// ```
 /// use hotpick_guest::{PickInfo, call};
@@ -121,13 +124,13 @@ fn untried_or(mut drawn: SubConn, draw: &mut dyn FnMut() -> Option<SubConn>) -> 
     Some(drawn)
 }
 
-/// The time left until the RPC's deadline, if it has one.
+/// Returns the time until the RPC's deadline. `None` if the RPC has no deadline.
 #[must_use]
 pub fn time_left() -> Option<Nanos> {
     host::time_left()
 }
 
-/// The text of the status, if this pick fails or drops the RPC.
+/// Sets the text of the status if this pick fails or drops the RPC.
 pub fn explain(message: &str) {
     host::explain(message);
 }

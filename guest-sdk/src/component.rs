@@ -1,4 +1,4 @@
-//! From the component's exports to a [`Policy`].
+//! Adapters from the component's exports to a [`Policy`].
 
 use std::marker::PhantomData;
 
@@ -14,24 +14,24 @@ use crate::{
     Outcomes, PickInfo, PickResult, Placement, Plan, Plans, Policy, Saved, SubConn,
 };
 
-/// The standard library's is 7 KB larger. This one has constant time, too (TLSF, Masmano et al., 2004).
+/// The standard library's allocator is 7 KB larger. This one takes constant time (TLSF, Masmano et al., 2004).
 #[cfg(feature = "allocator")]
 #[global_allocator]
 static ALLOCATOR: rlsf::SmallGlobalTlsf = rlsf::SmallGlobalTlsf::new();
 
-/// A policy with a place to live in. Implemented by [`export!`](crate::export).
+/// A policy with static storage for its instance. Implemented by [`export!`](crate::export).
 pub trait Exported: Policy {
-    /// Runs with the one instance; `None` before `init`.
+    /// Runs a function with the instance; `None` before `init`.
     fn with<R>(run: impl FnOnce(&mut Option<Self>) -> R) -> R;
 }
 
-/// What the component exports.
+/// The exports of the component.
 #[derive(Debug)]
 pub struct Component<P>(PhantomData<P>);
 
 impl<P: Exported> lifecycle::Guest for Component<P> {
     fn init(config: String, place: Placement) -> Result<(), String> {
-        // Without this a panic is but a trap, and no one knows why.
+        // Without the hook a panic is a trap without a message.
         std::panic::set_hook(Box::new(|panic| crate::env::log(crate::env::Level::Error, &panic.to_string())));
         let policy = P::init(&config, &place)?;
         P::with(|place| *place = Some(policy));

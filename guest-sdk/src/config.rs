@@ -1,18 +1,18 @@
-//! Typed configurations: [`config!`](macro@crate::config) makes of one declaration the type, its reader and its JSON
-//! Schema, so that they cannot differ.
+//! Typed configurations. [`config!`](macro@crate::config) derives a type, its parser and its JSON Schema from one
+//! declaration, so that they cannot differ.
 //!
 //! ```
 //! use hotpick_guest::{Duration, config::Config as _};
 //!
 //! hotpick_guest::config! {
-//!     /// Picks, with some pause.
+//!     /// Picks with a pause.
 //!     struct Config {
-//!         /// How many are looked at.
+//!         /// Number of endpoints to compare.
 //!         #[range(2..=10)]
 //!         choice_count: u32 = 2,
 //!         /// How long to wait.
 //!         pause: Duration = Duration::from_secs(10),
-//!         /// Where this client is.
+//!         /// Zone of this client.
 //!         zone: String,
 //!     }
 //! }
@@ -22,53 +22,53 @@
 //!
 //! let refused = |config| Config::parse(config).expect_err("wrong");
 //! assert_eq!(refused(r#"{ "choiceCount": 1 }"#), "choiceCount: must be a whole number, 2 to 10, not 1");
-//! assert_eq!(refused(r#"{ "zone": "a", "size": 1 }"#), "size: no such field: there are choiceCount, pause, zone");
+//! assert_eq!(refused(r#"{ "zone": "a", "n": 1 }"#), "n: no such field; the fields are choiceCount, pause, zone");
 //! assert_eq!(refused("{}"), "zone: must be given");
 //! # Ok::<(), String>(())
 //! ```
 //!
-//! Names are lowerCamelCase, as in gRPC's service configs; durations are texts like `"1.5s"`, as protobuf has
-//! them in JSON.
+//! Names are lowerCamelCase, as in gRPC's service config. Durations are strings such as `"1.5s"`, as in protobuf's
+//! JSON mapping.
 
 mod kinds;
 
 pub use crate::json::Value;
 use crate::json::{self, write_number, write_string};
 
-/// What a configuration, and each of its fields, can be.
+/// A type of a configuration or of its fields.
 pub trait Setting: Sized {
     /// Reads a value.
     ///
     /// # Errors
     ///
-    /// It is another kind of value, or out of range.
+    /// The value has another type, or is out of range.
     fn read(value: &Value, range: Range) -> Result<Self, Refused>;
 
-    /// Writes the JSON Schema of such values, but for the braces around it.
+    /// Writes the JSON Schema of such values, without the braces around it.
     fn schema(range: Range, out: &mut String);
 
     /// Writes this value as JSON.
     fn write(&self, out: &mut String);
 
-    /// What a field is that is not there and has no default.
+    /// Returns the value of a field that is missing and has no default. `None`: the field is required.
     fn absent() -> Option<Self> {
         None
     }
 }
 
-/// A whole configuration. [`config!`](macro@crate::config) implements it for structs.
+/// A complete configuration. [`config!`](macro@crate::config) implements it for structs.
 pub trait Config: Setting {
     /// Reads a configuration.
     ///
     /// # Errors
     ///
-    /// A sentence that begins with the field that is wrong.
+    /// A sentence that begins with the name of the invalid field.
     fn parse(config: &str) -> Result<Self, String> {
         let value = json::parse(config).map_err(|error| Refused::because(&error));
         value.and_then(|value| Self::read(&value, Range::ALL)).map_err(Refused::into_sentence)
     }
 
-    /// The JSON Schema (draft 2020-12) of the configuration.
+    /// Returns the JSON Schema (draft 2020-12) of the configuration.
     #[must_use]
     fn json_schema() -> String {
         let mut schema = String::from("{\"$schema\":\"https://json-schema.org/draft/2020-12/schema\",");
@@ -78,7 +78,7 @@ pub trait Config: Setting {
     }
 }
 
-/// Bounds, both included: of a number, of a duration's seconds, of the length of a text or a list.
+/// Inclusive bounds of a number, of a duration [s], or of the length of a string or list.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Range {
     least: f64,
@@ -86,7 +86,7 @@ pub struct Range {
 }
 
 impl Range {
-    /// No bounds but those of the type.
+    /// No bounds except those of the type.
     pub const ALL: Self = Self { least: f64::MIN, most: f64::MAX };
 
     fn within(self, least: f64, most: f64) -> Self {
@@ -97,7 +97,7 @@ impl Range {
         self.least <= value && value <= self.most
     }
 
-    /// What must be so: `a whole number, 2 to 10`.
+    /// Refuses a value, with a description of what is expected: `a whole number, 2 to 10`.
     #[inline(never)]
     fn refuse(self, what: &str, unit: &str, given: &str) -> Refused {
         let mut text = String::from(what);
@@ -139,12 +139,12 @@ impl From<std::ops::RangeInclusive<u32>> for Range {
     }
 }
 
-/// Why a value is not taken: where it is, a colon, and what it must be.
+/// Why a value is refused: the path to it, a colon, and what it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused(String);
 
 impl Refused {
-    /// For this reason: `must be even`.
+    /// Refuses a value for this reason, such as `must be even`.
     #[must_use]
     pub fn because(what: &str) -> Self {
         let mut text = String::from(": ");
@@ -152,7 +152,7 @@ impl Refused {
         Self(text)
     }
 
-    /// Because it is another kind of value: `must be {expected}, not a string`.
+    /// Refuses a value of another type: `must be {expected}, not a string`.
     #[must_use]
     pub fn kind(expected: &str, given: &Value) -> Self {
         Self::not("must be ", expected, given.kind())
@@ -167,7 +167,7 @@ impl Refused {
         Self::because(&what)
     }
 
-    /// The same, of a value inside of this field.
+    /// Adds the name of the enclosing field to the path.
     #[must_use]
     #[inline(never)]
     pub fn within(self, field: &str) -> Self {
@@ -184,7 +184,7 @@ impl Refused {
     }
 }
 
-/// `minRingSize` of `min_ring_size`.
+/// Returns `minRingSize` for `min_ring_size`.
 fn camel(field: &str) -> String {
     let mut name = String::with_capacity(field.len());
     let mut up = false;
@@ -198,7 +198,7 @@ fn camel(field: &str) -> String {
     name
 }
 
-/// `round_robin` of `RoundRobin`.
+/// Returns `round_robin` for `RoundRobin`.
 fn snake(variant: &str) -> String {
     let mut name = String::with_capacity(variant.len() + 2);
     for byte in variant.bytes() {
@@ -210,7 +210,7 @@ fn snake(variant: &str) -> String {
     name
 }
 
-/// What [`config!`](macro@crate::config) is made with.
+/// Functions that the expansion of [`config!`](macro@crate::config) calls.
 #[doc(hidden)]
 pub mod __making {
     use super::{Range, Refused, Setting, Value, camel, snake, write_string};
@@ -226,13 +226,13 @@ pub mod __making {
         list
     }
 
-    /// The fields of an object, if there are no others than these.
+    /// Returns the fields of an object. Fails if it has other fields than `known`.
     pub fn fields<'a>(value: &'a Value, known: &[&str]) -> Result<&'a [(String, Value)], Refused> {
         let Value::Object(fields) = value else { return Err(Refused::kind("an object", value)) };
         for (name, _) in fields {
             if !known.iter().any(|field| camel(field) == *name) {
-                let mut what = String::from("no such field: there ");
-                what.push_str(if known.is_empty() { "are none" } else { "are " });
+                let mut what = String::from("no such field; ");
+                what.push_str(if known.is_empty() { "there are none" } else { "the fields are " });
                 what.push_str(&listed(known, camel));
                 return Err(Refused::because(&what).within(name));
             }
@@ -263,7 +263,7 @@ pub mod __making {
         read.map_err(|refused| within(refused, name))
     }
 
-    /// Documentation has a blank before each line.
+    /// Removes the blank at the start of a doc comment.
     fn trimmed(doc: &str) -> &str {
         doc.strip_prefix(' ').unwrap_or(doc)
     }
@@ -296,7 +296,7 @@ pub mod __making {
         out.push_str(":{");
         let from = out.len();
         schema(range, out);
-        // A type's own description makes room for what it is here.
+        // If the type has a description of its own, the field's description would be a duplicate key.
         let is_described = out.as_bytes()[from..].starts_with(OBJECT.as_bytes());
         if !doc.is_empty() && !is_described {
             out.push_str(",\"description\":");
@@ -339,7 +339,7 @@ pub mod __making {
         out.push_str(value);
     }
 
-    /// Which of these names it is.
+    /// Returns the index of the name that a value holds.
     pub fn variant(value: &Value, names: &[&str]) -> Result<usize, Refused> {
         let given = if let Value::String(given) = value { given.as_str() } else { "" };
         let refused = || Refused::not("must be one of ", &listed(names, snake), &super::kinds::shown(value));
@@ -358,8 +358,8 @@ pub mod __making {
 
 /// Declares a configuration; see [the module](mod@crate::config).
 ///
-/// A struct's fields have a default, or must be given if they have none; `#[range(...)]` before a field bounds
-/// its number, its seconds or its length. An enum's variants are given by name, in snake_case.
+/// A struct's field without a default is required. `#[range(...)]` before a field bounds its number, its seconds or its
+/// length. An enum's variants are written by name, in snake_case.
 #[macro_export]
 macro_rules! config {
     (
@@ -526,7 +526,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         for (config, sentence) in [
             ("[]", "configuration: must be an object, not an array"),
-            ("{", "configuration: not JSON: no field name in quotes at byte 1"),
+            ("{", "configuration: invalid JSON: expected a quoted field name at byte 1"),
             (r#"{"minSize":0}"#, "minSize: must be a whole number, 1 to 100, not 0"),
             (r#"{"minSize":-1}"#, "minSize: must be a whole number, 1 to 100, not -1"),
             (r#"{"minSize":1e300}"#, "minSize: must be a whole number, 1 to 100, not a number that large"),
@@ -539,7 +539,7 @@ mod tests {
             ),
             (r#"{"mode":"random"}"#, "mode: must be one of round_robin, p2c, not \"random\""),
             (r#"{"inner":{"share":2}}"#, "inner.share: must be a number, 0 to 1, not 2"),
-            (r#"{"inner":{"chare":2}}"#, "inner.chare: no such field: there are share"),
+            (r#"{"inner":{"chare":2}}"#, "inner.chare: no such field; the fields are share"),
             (r#"{"keys":[]}"#, "keys: must be an array, 1 to 2 items long, not 0"),
             (r#"{"keys":["a",7]}"#, "keys[1]: must be a string, not a number"),
             (r#"{"keys":[""]}"#, "keys[0]: must be a string, 1 to 256 bytes long, not \"\""),

@@ -6,23 +6,23 @@ use crate::bindings::hotpick::policy::connections as host;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::fake as host;
 
-/// In [`Policy::init`](crate::Policy::init): nothing is to be connected until it is asked for, by
-/// [`connect`] or by picking it. The policy is then asked for RPCs even while nothing is ready.
+/// Makes the host connect a subconn only on request, by [`connect`] or by picking it. The policy is then called for
+/// RPCs even while no subconn is ready. Only in [`Policy::init`](crate::Policy::init).
 pub fn declare_lazy() {
     host::declare_lazy();
 }
 
-/// Connects a subconn that is idle, when the call that asks for it has returned.
+/// Requests that an idle subconn connect. Carried out after the current call has returned.
 pub fn connect(id: SubConn) {
     host::connect(id);
 }
 
-/// Gives up the connection of a subconn. RPCs under way finish first.
+/// Requests that a subconn disconnect. RPCs in flight finish first.
 pub fn disconnect(id: SubConn) {
     host::disconnect(id);
 }
 
-/// Asks the resolver for a new answer.
+/// Requests a new resolution of the channel's target.
 pub fn resolve_now() {
     host::resolve_now();
 }

@@ -1,4 +1,4 @@
-//! What the host tells of the world.
+//! Clock, random numbers, log, and names of methods.
 
 use crate::Nanos;
 #[cfg(target_arch = "wasm32")]
@@ -8,30 +8,31 @@ use crate::fake as host;
 
 pub use crate::bindings::hotpick::policy::env::Level;
 
-/// The name of a method, `/package.Service/Method`, from [`PickInfo::method`](crate::PickInfo::method).
+/// Returns the name of a method, `/package.Service/Method`, from [`PickInfo::method`](crate::PickInfo::method). Empty
+/// for [`OTHER_METHOD`](crate::OTHER_METHOD) and for unknown numbers.
 #[must_use]
 pub fn method_name(id: u32) -> String {
     host::method_name(id)
 }
 
-/// The host's monotonic clock. A pick has it in [`PickInfo::now`](crate::PickInfo::now), at no cost.
+/// Returns the time of the host's monotonic clock. In a pick, [`PickInfo::now`](crate::PickInfo::now) is cheaper.
 #[must_use]
 pub fn now() -> Nanos {
     host::now()
 }
 
-/// A uniform random number. A pick has one in [`PickInfo::random`](crate::PickInfo::random), at no cost.
+/// Returns a uniformly distributed random number. In a pick, [`PickInfo::random`](crate::PickInfo::random) is cheaper.
 #[must_use]
 pub fn random() -> u64 {
     host::random()
 }
 
-/// Writes to the host's log, which takes some 50 lines a second, of 1 KiB.
+/// Writes a message to the host's log, which accepts about 50 messages per second, of up to 1 KiB each.
 pub fn log(level: Level, message: &str) {
     host::log(level, message);
 }
 
-/// Whether a line of this level would be written: ask before making a long one.
+/// Returns whether messages of this level are written. Useful before an expensive message is made.
 #[must_use]
 pub fn level_enabled(level: Level) -> bool {
     host::level_enabled(level)

@@ -1,5 +1,5 @@
-//! The host's side of the imports, natively: one for each thread, reset by
-//! [`FakeHost::start`](crate::testing::FakeHost::start).
+//! The host's side of the imports, for native builds. There is one per thread, which
+//! [`FakeHost::start`](crate::testing::FakeHost::start) resets.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,13 +9,13 @@ use crate::bindings::hotpick::policy::stats::{Measure, ResponseCounts, Summary};
 use crate::random::Random;
 use crate::{Nanos, OTHER_METHOD, SubConn};
 
-/// What the fake host knows.
+/// State of the fake host.
 #[derive(Debug, Default)]
 pub(crate) struct Host {
     pub(crate) in_init: bool,
     pub(crate) keys: Vec<String>,
     pub(crate) affinity: Option<Affinity>,
-    /// Of values of metadata, each once.
+    /// Numbered values of metadata keys, each once.
     pub(crate) numbered: Vec<(u32, Vec<u8>)>,
     pub(crate) methods: Vec<String>,
     pub(crate) random: Random,
@@ -26,47 +26,47 @@ pub(crate) struct Host {
     pub(crate) explanation: Option<String>,
     pub(crate) added: Vec<(String, Vec<u8>)>,
     pub(crate) stats: BTreeMap<SubConn, Summary>,
-    /// Of those of which there is more than a summary.
+    /// Counters of subconns for which a test has set more than a summary.
     pub(crate) responses: BTreeMap<SubConn, ResponseCounts>,
-    /// When each is due.
+    /// Due time of each timer.
     pub(crate) timers: BTreeMap<u32, Nanos>,
     pub(crate) lazy: bool,
-    /// True to connect, false to disconnect; in the order asked for.
+    /// Requests in order: true to connect, false to disconnect.
     pub(crate) connects: Vec<(SubConn, bool)>,
     pub(crate) resolves: u32,
-    /// By name: the sum of what was added, or the last that was observed.
+    /// Value by name: the sum of a counter, or the last value of a gauge or histogram.
     pub(crate) instruments: Vec<(String, f64)>,
 }
 
-/// What the affinity of picks is made of.
+/// What [`PickInfo::affinity`](crate::PickInfo::affinity) contains.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Affinity {
     HashOf(u32),
     NumberOf(u32),
 }
 
-/// An RPC, as a pick sees it.
+/// An RPC, as seen by a pick.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Rpc {
     /// `/package.Service/Method`.
     pub method: String,
-    /// Key and value; values of `-bin` keys are not encoded.
+    /// Keys and values. Values of `-bin` keys are not encoded.
     pub metadata: Vec<(String, Vec<u8>)>,
     /// Subconns of earlier attempts.
     pub tried: Vec<SubConn>,
-    /// Until the deadline.
+    /// Time until the deadline [ns]. `None`: no deadline.
     pub time_left: Option<Nanos>,
 }
 
 impl Rpc {
-    /// An RPC with one metadata value.
+    /// Returns an RPC with one metadata value.
     #[must_use]
     pub fn with_metadata(key: &str, value: &str) -> Self {
         Self::default().and_metadata(key, value)
     }
 
-    /// One more metadata value.
+    /// Adds a metadata value.
     #[must_use]
     pub fn and_metadata(mut self, key: &str, value: &str) -> Self {
         self.metadata.push((key.to_owned(), value.as_bytes().to_vec()));
@@ -87,7 +87,7 @@ impl Host {
         self.random.next()
     }
 
-    /// The affinity of the RPC being picked.
+    /// Returns the affinity of the RPC being picked.
     pub(crate) fn affinity(&mut self) -> Option<u64> {
         match self.affinity? {
             Affinity::HashOf(key) => self.hash(key),
@@ -109,7 +109,7 @@ impl Host {
         Some(at as u64 + 1)
     }
 
-    /// The number of a method; the last one stands for those that have none of their own.
+    /// Returns the number of a method. The last number stands for all methods without a number of their own.
     pub(crate) fn method(&mut self, name: &str) -> u32 {
         let known = self.methods.iter().position(|known| known == name);
         let at = known.unwrap_or_else(|| {
@@ -133,7 +133,7 @@ impl Host {
 pub(crate) fn declare_metadata(key: &str) -> Result<u32, String> {
     with(|host| {
         if !host.in_init {
-            return Err("metadata keys are declared in init".to_owned());
+            return Err("metadata keys can only be declared in init".to_owned());
         }
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
         if key.is_empty() || !key.chars().all(plain) {
@@ -158,7 +158,7 @@ pub(crate) fn declare_affinity_number(key: u32) -> Result<(), String> {
 fn declare(affinity: Affinity) -> Result<(), String> {
     with(|host| {
         if !host.in_init {
-            return Err("the affinity key is declared in init".to_owned());
+            return Err("the affinity key can only be declared in init".to_owned());
         }
         host.affinity = Some(affinity);
         Ok(())
@@ -185,7 +185,7 @@ pub(crate) fn metadata_number(key: u32) -> Option<u64> {
 pub(crate) fn set_metadata(key: &str, value: &[u8]) -> Result<(), String> {
     with(|host| {
         if host.rpc.is_none() {
-            return Err("metadata is set in pick".to_owned());
+            return Err("metadata can only be set in pick".to_owned());
         }
         host.added.push((key.to_owned(), value.to_vec()));
         Ok(())
@@ -261,7 +261,7 @@ pub(crate) fn least(among: &[SubConn], by: Measure) -> Option<SubConn> {
         Some(match by {
             Measure::InFlight => u128::from(summary.in_flight),
             Measure::LatencyEwma => u128::from(summary.latency_ewma),
-            // The fake keeps no average of late: the share of all must do.
+            // The fake keeps no moving average, so it uses the share of all RPCs.
             Measure::FailureRateEwma => u128::from(summary.failed) * 1_000_000 / u128::from(ended),
         })
     };
@@ -299,7 +299,7 @@ pub(crate) fn resolve_now() {
 fn instrument(name: &str) -> Result<u32, String> {
     with(|host| {
         if !host.in_init {
-            return Err("instruments are made in init".to_owned());
+            return Err("instruments can only be declared in init".to_owned());
         }
         let at = host.instruments.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
             host.instruments.push((name.to_owned(), 0.0));

@@ -1,4 +1,4 @@
-//! Groups of endpoints that RPCs are spread over.
+//! Groups of endpoints that RPCs are balanced over.
 
 use crate::answers::{Answers, Cost};
 use crate::random::{Random, two_below};
@@ -6,37 +6,38 @@ use crate::stride::Stride;
 use crate::{PickInfo, SubConn, SubConnSet, Weights, below, call, env};
 
 crate::config! {
-    /// How RPCs are spread over the endpoints of a group.
+    /// How RPCs are balanced over the endpoints of a group.
     pub enum Balance {
-        /// One after the other.
+        /// One after the other, in proportion to their weights.
         RoundRobin,
-        /// Of two at random, the one with fewer RPCs under way, and few failures.
+        /// Of two random endpoints, the one with fewer RPCs in flight. Avoids endpoints that fail.
         LeastRequest,
-        /// Of two at random, the one with the lower load: RPCs under way times latency, and few failures.
+        /// Of two random endpoints, the one with the lower load (RPCs in flight times latency). Avoids endpoints that
+        /// fail.
         P2c,
     }
 }
 
-/// One after the other, from a random start.
+/// Round robin from a random start.
 ///
-/// When the members change the turn stays with who has it: a member that comes or goes does not have the
-/// others picked twice or left out.
+/// The turn stays with its endpoint when the members change. Adding or removing a member does not cause others to be
+/// picked twice or skipped.
 #[derive(Clone, Debug, Default)]
 pub struct Rotation {
     members: Vec<SubConn>,
-    /// Of the next pick.
+    /// Index of the next pick.
     next: usize,
 }
 
 impl Rotation {
-    /// These, from a random one on.
+    /// Creates a rotation of these members, from a random one on.
     #[must_use]
     pub fn new(members: Vec<SubConn>) -> Self {
         let next = below(members.len(), env::random());
         Self { members, next }
     }
 
-    /// These are its members from now on.
+    /// Replaces the members.
     pub fn update(&mut self, members: Vec<SubConn>) {
         let (done, to_come) = self.members.split_at(self.next.min(self.members.len()));
         let mut to_come = to_come.iter().chain(done);
@@ -44,7 +45,7 @@ impl Rotation {
             *self = Self::new(members);
             return;
         };
-        // Most often it is still there.
+        // Usually the endpoint is still a member.
         let next = members.iter().position(|id| id == turn).or_else(|| {
             let now = SubConnSet::from(&members[..]);
             let turn = to_come.find(|id| now.has(**id))?;
@@ -56,7 +57,7 @@ impl Rotation {
         }
     }
 
-    /// The next one.
+    /// Returns the next member. `None` if there are no members.
     pub fn pick(&mut self) -> Option<SubConn> {
         let picked = *self.members.get(self.next)?;
         self.next += 1;
@@ -66,15 +67,15 @@ impl Rotation {
         Some(picked)
     }
 
-    /// Those that are picked.
+    /// Returns the members.
     #[must_use]
     pub fn members(&self) -> &[SubConn] {
         &self.members
     }
 }
 
-/// Ready subconns that RPCs are spread over in one of the usual ways, by their weights. A retry goes to one that the RPC has
-/// not tried, if there is one.
+/// Ready subconns over which RPCs are balanced by one of the usual algorithms and by weight. A retry goes to a subconn
+/// that the RPC has not tried, if there is one.
 ///
 /// ```
 /// use hotpick_guest::answers::Answers;
@@ -91,26 +92,27 @@ impl Rotation {
 pub struct Group {
     balance: Balance,
     members: Rotation,
-    /// Of the members, if these differ.
+    /// Weights of the members. Empty if all are equal.
     weights: Vec<f64>,
-    /// Turns by weight.
+    /// Schedule of a round robin by weight.
     stride: Option<Stride>,
 }
 
-/// The places of two at random, and of two more, up to sixteen: to be looked at as far as need be.
+/// Returns the indexes of two random endpoints, and of up to seven more pairs, for a caller that takes as many as
+/// needed.
 pub fn random_pairs(bound: usize, random: u64) -> impl Iterator<Item = usize> {
     let mut random = Random::new(random);
     (0..8).flat_map(move |_| <[usize; 2]>::from(two_below(bound, random.next())))
 }
 
 impl Group {
-    /// No members.
+    /// Creates a group without members.
     #[must_use]
     pub fn new(balance: Balance) -> Self {
         Self { balance, members: Rotation::default(), weights: Vec::new(), stride: None }
     }
 
-    /// These are its members from now on, with these weights.
+    /// Replaces the members and their weights.
     pub fn update(&mut self, members: Vec<SubConn>, weights: &Weights) {
         self.weights.clear();
         if !weights.are_all_1() && members.windows(2).any(|pair| weights.of(pair[0]) != weights.of(pair[1])) {
@@ -124,9 +126,11 @@ impl Group {
         self.members.update(members);
     }
 
-    /// One of the members; none if there are none. `answers` are those of the policy: its groups may share members.
+    /// Returns one of the members. `None` if there are none. `answers` are those of the policy, because its groups may
+    /// share members.
     ///
-    /// It makes its own random number of that of the pick: what chose the group must not choose the member, too.
+    /// The random number is derived from that of the pick, so that the choice of a group and the choice of its member
+    /// are independent.
     pub fn pick(&mut self, info: &PickInfo, answers: &mut Answers) -> Option<SubConn> {
         let by = match self.balance {
             Balance::RoundRobin => return call::untried(info, || self.next()),
@@ -139,11 +143,11 @@ impl Group {
         }
         let weight = |at: usize| self.weights.get(at).copied().unwrap_or(1.0);
         let pairs = random_pairs(members.len(), info.random).map(|at| (members[at], weight(at)));
-        // If none has a free stream the RPC waits for one.
+        // Without a free stream the RPC waits for one.
         answers.pick(pairs, 2, by, info).or_else(|| members.first().copied())
     }
 
-    /// Those that are picked.
+    /// Returns the members.
     #[must_use]
     pub fn members(&self) -> &[SubConn] {
         self.members.members()
@@ -182,7 +186,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes and goes: between two picks of one that stays, each other that stays is picked once.
+        /// Whatever is added or removed: between two picks of a member that stays, each other one that stays is picked
+        /// once.
         #[test]
         fn those_that_stay_take_turns(flaps in prop::collection::vec((0u32..8, 0usize..5), 1..60)) {
             let stay = [100, 101, 102];
@@ -248,7 +253,7 @@ mod tests {
                 .filter_map(|_| group.pick(&PickInfo::default(), &mut Answers::default()))
                 .for_each(|id| seen[id as usize] += 1);
         }
-        // 24, 6 and none; and 20, 5 and 5.
+        // Of 30 picks: 24 and 6 with two members; 20, 5 and 5 with three.
         let expected = [0, 2_200, 550, 250];
         assert!(seen.iter().zip(expected).all(|(seen, expected)| i32::abs(seen - expected) < 60), "{seen:?}");
     }

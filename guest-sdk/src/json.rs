@@ -1,9 +1,9 @@
-//! Reads JSON (RFC 8259), for configurations.
+//! JSON (RFC 8259), for configurations.
 //!
-//! Of the crates that could do this, the smallest adds 22 KB to a policy, and serde_json 62 KB; a whole round robin
-//! has 34. This is 6 of them.
+//! The smallest crate for this adds 22 KB to a policy, and serde_json 62 KB; a whole round robin is 34 KB. This module
+//! is 6 KB of those.
 
-/// A value. Numbers are as precise as `f64` is.
+/// A JSON value. Numbers have the precision of `f64`.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::exhaustive_enums, reason = "JSON has no more")]
 pub enum Value {
@@ -13,16 +13,16 @@ pub enum Value {
     Bool(bool),
     /// A number.
     Number(f64),
-    /// A text.
+    /// A string.
     String(String),
-    /// A list.
+    /// An array.
     Array(Vec<Self>),
-    /// Fields in their order; no name is there twice.
+    /// The fields of an object, in order. Names are unique.
     Object(Vec<(String, Self)>),
 }
 
 impl Value {
-    /// What the value is, for people.
+    /// Returns the type of the value, for error messages.
     pub(crate) const fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -35,18 +35,18 @@ impl Value {
     }
 }
 
-/// Arrays and objects in one another: more would take too much of a policy's stack.
+/// Deepest nesting of arrays and objects. More would take too much of a policy's stack.
 const DEEPEST: u32 = 64;
 
-/// Reads one value, and nothing else.
+/// Parses one value, and nothing after it.
 pub(crate) fn parse(text: &str) -> Result<Value, String> {
     let mut reader = Reader { text, at: 0, depth: 0 };
     let read = reader.value().and_then(|value| match reader.peek() {
         None => Ok(value),
-        Some(_) => Err("something after its end"),
+        Some(_) => Err("unexpected text after the value"),
     });
     read.map_err(|what| {
-        let mut error = String::from("not JSON: ");
+        let mut error = String::from("invalid JSON: ");
         error.push_str(what);
         error.push_str(" at byte ");
         push_number(&mut error, reader.at as u64);
@@ -63,12 +63,12 @@ struct Reader<'a> {
 type Read<T> = Result<T, &'static str>;
 
 impl Reader<'_> {
-    /// The next byte.
+    /// Returns the next byte.
     fn byte(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    /// The next byte that is no blank.
+    /// Skips blanks and returns the next byte.
     fn peek(&mut self) -> Option<u8> {
         while matches!(self.byte(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
             self.at += 1;
@@ -76,7 +76,7 @@ impl Reader<'_> {
         self.byte()
     }
 
-    /// Goes past this byte, if it is next.
+    /// Skips this byte if it is next.
     fn eat(&mut self, byte: u8) -> bool {
         let found = self.byte() == Some(byte);
         self.at += usize::from(found);
@@ -88,7 +88,7 @@ impl Reader<'_> {
             self.at += word.len();
             return Ok(value);
         }
-        Err("an unknown word")
+        Err("unknown word")
     }
 
     fn value(&mut self) -> Read<Value> {
@@ -100,12 +100,12 @@ impl Reader<'_> {
             Some(b't') => self.word("true", Value::Bool(true)),
             Some(b'f') => self.word("false", Value::Bool(false)),
             Some(b'n') => self.word("null", Value::Null),
-            Some(_) => Err("no value"),
-            None => Err("no value"),
+            Some(_) => Err("expected a value"),
+            None => Err("expected a value"),
         }
     }
 
-    /// What is between the brackets of an array or an object.
+    /// Reads what is between the brackets of an array or object.
     fn nested(&mut self, end: u8, mut value: Value) -> Read<Value> {
         self.at += 1;
         self.depth += 1;
@@ -119,7 +119,7 @@ impl Reader<'_> {
                     Value::Object(fields) => {
                         let field = self.field()?;
                         if fields.iter().any(|(name, _)| *name == field.0) {
-                            return Err("a field that is there twice");
+                            return Err("field given twice");
                         }
                         fields.push(field);
                     }
@@ -131,7 +131,7 @@ impl Reader<'_> {
                     break;
                 }
                 if !self.eat(b',') {
-                    return Err("no comma and no end");
+                    return Err("expected a comma or a closing bracket");
                 }
             }
         }
@@ -141,12 +141,12 @@ impl Reader<'_> {
 
     fn field(&mut self) -> Read<(String, Value)> {
         if self.peek() != Some(b'"') {
-            return Err("no field name in quotes");
+            return Err("expected a quoted field name");
         }
         let name = self.string()?;
         self.peek();
         if !self.eat(b':') {
-            return Err("no colon");
+            return Err("expected a colon");
         }
         Ok((name, self.value()?))
     }
@@ -159,7 +159,7 @@ impl Reader<'_> {
             while self.byte().is_some_and(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
                 self.at += 1;
             }
-            // Only whole characters are between bytes of ASCII.
+            // The range starts and ends next to ASCII bytes, so it contains whole characters.
             text.push_str(self.text.get(from..self.at).unwrap_or_default());
             match self.byte() {
                 Some(b'"') => {
@@ -170,14 +170,14 @@ impl Reader<'_> {
                     self.at += 1;
                     text.push(self.escaped()?);
                 }
-                Some(_) => return Err("a control character in a string"),
-                None => return Err("a string without an end"),
+                Some(_) => return Err("control character in a string"),
+                None => return Err("unterminated string"),
             }
         }
     }
 
     fn escaped(&mut self) -> Read<char> {
-        let byte = self.byte().ok_or("a string without an end")?;
+        let byte = self.byte().ok_or("unterminated string")?;
         self.at += 1;
         Ok(match byte {
             b'"' | b'\\' | b'/' => char::from(byte),
@@ -191,15 +191,15 @@ impl Reader<'_> {
                 let code = if high & 0xfc00 == 0xd800 && self.eat(b'\\') && self.eat(b'u') {
                     let low = self.hex()?;
                     if low & 0xfc00 != 0xdc00 {
-                        return Err("half a character");
+                        return Err("incomplete surrogate pair");
                     }
                     0x10000 + ((high & 0x3ff) << 10) + (low & 0x3ff)
                 } else {
                     high
                 };
-                char::from_u32(code).ok_or("half a character")?
+                char::from_u32(code).ok_or("incomplete surrogate pair")?
             }
-            _ => return Err("an unknown escape"),
+            _ => return Err("unknown escape"),
         })
     }
 
@@ -207,7 +207,7 @@ impl Reader<'_> {
         let mut code = 0;
         for _ in 0..4 {
             let digit = self.byte().and_then(|byte| char::from(byte).to_digit(16));
-            code = code * 16 + digit.ok_or("an escape that is no number")?;
+            code = code * 16 + digit.ok_or("invalid \\u escape")?;
             self.at += 1;
         }
         Ok(code)
@@ -219,11 +219,11 @@ impl Reader<'_> {
             each(byte - b'0');
             self.at += 1;
         }
-        if self.at == from { Err("no digit") } else { Ok(()) }
+        if self.at == from { Err("expected a digit") } else { Ok(()) }
     }
 
-    /// The standard library's way has tables of 10 KB, to be exact to the last bit. This may be off by some
-    /// of them, from 16 digits on or with a large exponent.
+    /// Parses a number. The standard library's parser is exact, but has 10 KB of tables. This one may be wrong in the
+    /// last bits of numbers with 16 or more digits or with a large exponent.
     fn number(&mut self) -> Read<f64> {
         let negative = self.eat(b'-');
         let (mut mantissa, mut exponent) = (0f64, 0i32);
@@ -232,7 +232,7 @@ impl Reader<'_> {
         }
         if self.eat(b'.') {
             self.digits(|digit| {
-                // More than these are not seen.
+                // Further digits make no difference.
                 if mantissa < 1e15 {
                     mantissa = mantissa * 10.0 + f64::from(digit);
                     exponent -= 1;
@@ -252,7 +252,7 @@ impl Reader<'_> {
         for _ in 0..exponent.unsigned_abs() {
             scale *= 10.0;
         }
-        // Up to 10^22 the scale is exact, and so one rounding is all.
+        // Up to 10^22 the scale is exact, so there is only one rounding.
         let value = if mantissa == 0.0 {
             0.0
         } else if exponent < 0 {
@@ -264,13 +264,13 @@ impl Reader<'_> {
     }
 }
 
-/// Writes a text as JSON does.
+/// Writes a string as JSON.
 pub(crate) fn write_string(out: &mut String, text: &str) {
     out.push('"');
     for c in text.chars() {
         match c {
             '"' | '\\' => out.push('\\'),
-            // These are not seen in configurations or their documentation.
+            // Configurations and their documentation contain no control characters.
             '\0'..' ' => continue,
             _ => {}
         }
@@ -279,7 +279,8 @@ pub(crate) fn write_string(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// Writes a number of less than 19 digits, to six decimal places: the standard library's way is exact, and 20 KB.
+/// Writes a number of less than 19 digits, with six decimal places. The standard library's function is exact, but 20
+/// KB.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is not that large")]
 pub(crate) fn write_number(out: &mut String, value: f64) {
     let (mut whole, mut millionths) = (value.abs() as u64, ((value.abs() % 1.0) * 1e6 + 0.5) as u64);
@@ -292,7 +293,7 @@ pub(crate) fn write_number(out: &mut String, value: f64) {
     push_number(out, whole);
     if millionths != 0 {
         out.push('.');
-        // With its leading zeros, and without those at its end.
+        // Write leading zeros, but no trailing ones.
         let mut place = 100_000;
         while millionths > 0 {
             push_number(out, millionths / place);
@@ -301,7 +302,7 @@ pub(crate) fn write_number(out: &mut String, value: f64) {
     }
 }
 
-/// Writes a whole number: `write!` costs more, in code and in time.
+/// Writes a whole number. `write!` takes more code and more time.
 pub(crate) fn push_number(out: &mut String, number: u64) {
     if number >= 10 {
         push_number(out, number / 10);
@@ -321,7 +322,7 @@ mod tests {
         out
     }
 
-    /// What serde_json makes of the same text.
+    /// Converts serde_json's value.
     fn theirs(value: serde_json::Value) -> Value {
         match value {
             serde_json::Value::Null => Value::Null,
@@ -364,7 +365,7 @@ mod tests {
         fn what_others_refuse_is_refused_and_nothing_panics(text in "[\\[\\]{}\",:0-9.eE+\\-tfnul\\\\ ua-d]{0,24}") {
             match (parse(&text), serde_json::from_str::<serde_json::Value>(&text)) {
                 (Ok(ours), Ok(value)) => prop_assert!(alike(&ours, &theirs(value)), "{}", text),
-                // Two rules of our own, and a number beyond all bounds is for the field to refuse.
+                // Our parser also refuses duplicate fields. It accepts numbers out of range, which the field refuses.
                 (Err(error), Ok(_)) => prop_assert!(error.contains("twice"), "{}: {}", text, error),
                 (Ok(_), Err(error)) => prop_assert!(error.to_string().contains("out of range"), "{}: {}", text, error),
                 (Err(_), Err(_)) => {}
@@ -395,14 +396,14 @@ mod tests {
 
     #[test]
     fn an_error_says_where() {
-        assert_eq!(parse("{\"a\": 1,}"), Err("not JSON: no field name in quotes at byte 8".to_owned()));
-        assert_eq!(parse(""), Err("not JSON: no value at byte 0".to_owned()));
         assert_eq!(
-            parse("{\"a\":1,\"a\":2}"),
-            Err("not JSON: a field that is there twice at byte 12".to_owned())
+            parse("{\"a\": 1,}"),
+            Err("invalid JSON: expected a quoted field name at byte 8".to_owned())
         );
+        assert_eq!(parse(""), Err("invalid JSON: expected a value at byte 0".to_owned()));
+        assert_eq!(parse("{\"a\":1,\"a\":2}"), Err("invalid JSON: field given twice at byte 12".to_owned()));
         let deep = "[".repeat(100_000);
-        assert_eq!(parse(&deep), Err("not JSON: nested too deeply at byte 65".to_owned()));
+        assert_eq!(parse(&deep), Err("invalid JSON: nested too deeply at byte 65".to_owned()));
     }
 
     #[test]

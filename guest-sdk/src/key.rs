@@ -1,23 +1,23 @@
-//! What of an RPC is hashed to choose its endpoint.
+//! The key of an RPC that is hashed to choose its endpoint.
 
 use crate::config::{Range, Refused, Setting, Value};
 use crate::{MethodMap, OTHER_METHOD, PickInfo, call, env, hash};
 
-/// What is hashed, as configurations name it: `metadata:<key>`, `method` or `random`.
+/// What is hashed, in configurations: `metadata:<key>`, `method` or `random`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "what there is")]
 pub enum HashOn {
-    /// The value of this metadata key; several are joined by commas (gRFC A76). RPCs without it, or with nothing in it,
-    /// go anywhere.
+    /// The value of this metadata key. Several values are joined by commas (gRFC A76). RPCs without a value, or with an
+    /// empty one, go to any endpoint.
     Metadata(String),
-    /// The method's name. RPCs of those that are [not numbered](OTHER_METHOD) go anywhere.
+    /// The name of the method. RPCs of methods [without a number](OTHER_METHOD) go to any endpoint.
     Method,
-    /// Nothing: any RPC goes anywhere.
+    /// Nothing. RPCs go to any endpoint.
     Random,
 }
 
 impl HashOn {
-    /// The metadata key `hash-key`, which stands for nothing but this.
+    /// Returns the default of the standard policies: the metadata key `hash-key`.
     #[must_use]
     pub fn hash_key() -> Self {
         Self::Metadata("hash-key".to_owned())
@@ -31,9 +31,9 @@ impl Setting for HashOn {
         match (text.as_str(), text.strip_prefix("metadata:")) {
             ("method", _) => Ok(Self::Method),
             ("random", _) => Ok(Self::Random),
-            // gRFC A76 has none of these: their values differ with how they are encoded.
+            // gRFC A76 excludes these keys: their values depend on how they are encoded.
             (_, Some(key)) if key.ends_with("-bin") => {
-                Err(Refused::because("must be no key of bytes, with -bin at its end"))
+                Err(Refused::because("must not be a binary key (ending in -bin)"))
             }
             (_, Some(key)) if !key.is_empty() => Ok(Self::Metadata(key.to_owned())),
             _ => {
@@ -64,7 +64,7 @@ impl Setting for HashOn {
     }
 }
 
-/// Hashes RPCs.
+/// Hashes the keys of RPCs.
 #[derive(Clone, Debug)]
 pub struct Key {
     on: HashOn,
@@ -72,12 +72,12 @@ pub struct Key {
 }
 
 impl Key {
-    /// In [`Policy::init`](crate::Policy::init): declares what is to be hashed. A metadata key becomes the
-    /// policy's affinity key.
+    /// Declares what is hashed. A metadata key becomes the policy's affinity key. Only in
+    /// [`Policy::init`](crate::Policy::init).
     ///
     /// # Errors
     ///
-    /// It is no metadata key, or the operator refuses it. The sentence begins with `field`.
+    /// The metadata key is invalid, or the operator does not grant it. The text begins with `field`.
     pub fn declare(on: HashOn, field: &str) -> Result<Self, String> {
         if let HashOn::Metadata(key) = &on {
             call::declare(key, field).and_then(call::declare_affinity)?;
@@ -85,11 +85,11 @@ impl Key {
         Ok(Self { on, methods: MethodMap::default() })
     }
 
-    /// The hash of an RPC; none if there is nothing to hash, and it may go anywhere.
+    /// Returns the hash of an RPC. `None`: there is nothing to hash, and the RPC may go to any endpoint.
     pub fn of(&mut self, info: &PickInfo) -> Option<u64> {
         match self.on {
             HashOn::Metadata(_) => info.affinity,
-            // They are many, and must not all go to one endpoint.
+            // The number stands for many methods, which must not all go to one endpoint.
             HashOn::Method if info.method >= OTHER_METHOD => None,
             HashOn::Method => {
                 let name = || hash(env::method_name(info.method).as_bytes());

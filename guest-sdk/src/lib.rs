@@ -1,13 +1,12 @@
 //! Load-balancing policies for [hotpick](https://docs.rs/hotpick), in Rust.
 //!
-//! A policy is a type that implements [`Policy`], and one line that makes a WebAssembly component of
-//! it. The host tells it of endpoints and of which subconns are ready, and asks it for a subconn for
-//! each RPC:
+//! A policy is a type that implements [`Policy`], and a macro call that exports it from a WebAssembly component. The
+//! host notifies it of endpoints and of the subconns that are ready, and calls it to choose a subconn for each RPC:
 //!
 //! ```
 //! use hotpick_guest::{PickInfo, PickResult, Placement, Policy, SubConn, Nanos};
 //!
-//! /// Always the first: the preferred of the ready ones.
+//! /// Picks the first ready subconn, which the resolver prefers.
 //! struct First(Vec<SubConn>);
 //!
 //! impl Policy for First {
@@ -26,29 +25,33 @@
 //!
 //! hotpick_guest::export!(First);
 //!
-//! // In a test, natively, with no Wasm target:
+//! // In a native test, without a WebAssembly target:
 //! let mut host = hotpick_guest::testing::FakeHost::<First>::start("{}")?;
 //! host.ready(&[7, 8]);
 //! assert_eq!(host.pick(&Default::default()), PickResult::Pick(7));
 //! # Ok::<(), String>(())
 //! ```
 //!
-//! The crate is built as a `cdylib` for `wasm32-unknown-unknown`; `hotpick build` does that, and makes
-//! a component of the result.
+//! The crate is built as a `cdylib` for `wasm32-unknown-unknown`. `hotpick build` does that, and makes a component of
+//! the result.
 //!
-//! # What is there already
+//! # Building blocks
 //!
-//! Typed [configurations](mod@config) with their JSON Schema; [groups](group) that RPCs are spread over, round robin, by least
-//! request or by P2C; [random] numbers, and choices with weights; the [ring] of consistent hashing, and what of an RPC is
-//! [hashed](key); the [states] of subconns for policies that decide when to connect. The standard policies are made of these.
+//! - [Configurations](mod@config): types with a parser and a JSON Schema.
+//! - [Groups](group): endpoints that RPCs are balanced over by round robin, least request or P2C.
+//! - [Random numbers](random), and random choices by weight.
+//! - [Rings](ring) for consistent hashing, and the [keys](key) of RPCs that are hashed.
+//! - [States](states) of subconns, for policies that decide when to connect.
+//!
+//! The standard policies are made of these.
 //!
 //! # Rules
 //!
-//! Calls never overlap. A panic, or running past a time limit, ends the instance: the RPC in hand is
-//! picked by the host's own round robin, and a fresh instance starts from [`Policy::init`]. A panic's
-//! message goes to the host's log.
+//! Calls never overlap. A panic or an exceeded time limit ends the instance: the host picks for the current RPC with
+//! its own round robin, and starts a new instance with [`Policy::init`]. The message of a panic appears in the host's
+//! log.
 
-// The generated code names the crate.
+// The generated code refers to the crate by name.
 extern crate self as hotpick_guest;
 
 #[doc(hidden)]
@@ -85,7 +88,7 @@ pub mod timers;
 use self::__bindings as bindings;
 use self::__parts as parts;
 
-// What `export!` and the generated code name in a policy's crate.
+// Used by `export!` and the generated code in a policy's crate.
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
 pub use self::bindings::__export_policy as __export;
@@ -116,92 +119,92 @@ pub use self::parts::outcomes::exports::hotpick::policy::outcomes::{Load, Outcom
 pub use self::parts::plans::exports::hotpick::policy::plans::Plan;
 pub use self::set::SubConnSet;
 
-/// The [`PickInfo::method`] of every method that has no number of its own: callers can make methods up, and the host
-/// numbers 4,096 of them.
+/// The [`PickInfo::method`] of all methods without a number of their own. Callers can make methods up, so the host
+/// numbers only 4,096 of them.
 pub const OTHER_METHOD: u32 = 4096;
 
-/// A hash map whose hasher is small and fast. The standard library's is made for keys that an enemy chooses: mix a
-/// seed into those.
+/// A hash map with a small and fast hasher. The standard library's hasher is made for keys that an attacker chooses:
+/// mix a seed into such keys.
 pub type Map<K, V> = std::collections::HashMap<K, V, rustc_hash::FxBuildHasher>;
 
-/// A load-balancing policy. One instance serves one channel.
+/// A load-balancing policy. An instance serves one channel.
 pub trait Policy: Sized + 'static {
-    /// Starts the policy. Called first, off the request path. `config` is JSON, `{}` if none is given;
-    /// see [`mod@config`]. Metadata keys are declared here ([`call::declare_metadata`]).
+    /// Starts the policy. Called first, off the request path. `config` is JSON, `{}` if no configuration is given; see
+    /// [`mod@config`]. Metadata keys are declared here ([`call::declare_metadata`]).
     ///
     /// # Errors
     ///
-    /// An error refuses the configuration, and so this version: the one in force stays. It should name
-    /// the field that is wrong.
+    /// An error refuses the configuration, and so this version: the active version stays. The text should name the
+    /// field that is wrong.
     fn init(config: &str, placement: &Placement) -> Result<Self, String>;
 
-    /// The resolver's list changed. The first call adds everything; an endpoint whose weight or
+    /// Called when the resolver's list changed. The first call adds all endpoints. An endpoint whose weight or
     /// attributes changed is in `added` again.
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], now: Nanos) {
         let _ = (added, removed, now);
     }
 
-    /// The set of ready subconns changed. In the resolver's order; may be empty.
+    /// Called when the set of ready subconns changed, with the whole set in the resolver's order. The set may be empty.
     fn ready(&mut self, ready: &[SubConn], now: Nanos);
 
-    /// Chooses a subconn for an RPC. Called for each attempt of each RPC, on its path: the host cuts a
-    /// call that takes more than 2 ms.
+    /// Chooses a subconn for an RPC. Called for each attempt of each RPC, on the request path. The host aborts a call
+    /// that takes more than 2 ms.
     fn pick(&mut self, info: &PickInfo) -> PickResult;
 }
 
-/// A policy that picks ahead, so that the host need not call it for each RPC: one whose picks depend on nothing but
-/// its own state, or on the affinity key alone.
+/// A policy that picks ahead, so that the host need not call it for each RPC. Its picks may depend only on its own
+/// state, or only on the affinity.
 pub trait Plans: Policy {
-    /// The next picks. Called when the policy has been told of endpoints, of what is ready, or of a timer, and when the
-    /// picks of the plan before are used up; each of these ends that plan. `budget` is the longest plan that the host
-    /// takes.
+    /// Returns the next picks. Called after notifications of endpoints, of ready subconns and of timers, and when the
+    /// picks of the previous plan are used up. Each of these ends the previous plan. `budget` is the greatest number of
+    /// picks that the host accepts.
     ///
-    /// Without a plan ([`Plan::None`]) the policy is called for each RPC, as it is for those that a
-    /// [table](Plan::ByAffinity) has nothing for.
+    /// Without a plan ([`Plan::None`]) the policy is called for each RPC. It is also called for RPCs that a
+    /// [table](Plan::ByAffinity) has no entry for.
     fn plan(&mut self, budget: usize, random: u64, now: Nanos) -> Plan;
 }
 
-/// A policy that is told how its RPCs end.
+/// A policy that is notified of how its RPCs ended.
 pub trait Outcomes: Policy {
-    /// RPCs that this instance has picked for have ended; each is told once. The host waits some
-    /// milliseconds for more of them.
+    /// Reports RPCs that this instance picked for and that have ended, each once. The host waits some milliseconds to
+    /// batch them.
     fn done(&mut self, batch: &[Outcome], now: Nanos);
 }
 
-/// A policy that is told the state of each subconn.
+/// A policy that is notified of the state of each subconn.
 pub trait Connectivity: Policy {
-    /// A subconn is in another state than before; a new one begins as idle. `message` explains
-    /// transient-failure. Called after [`Policy::endpoints`], and before [`Policy::ready`].
+    /// Called when the state of a subconn changed. A new subconn is idle, which is not reported. `message` is the
+    /// reason for transient-failure. Called after [`Policy::endpoints`] and before [`Policy::ready`].
     fn connectivity(&mut self, id: SubConn, state: ConnectivityState, message: &str, now: Nanos);
 }
 
 /// A policy with timers.
 pub trait Alarms: Policy {
-    /// The timer of this number, which [`timers::schedule`] has set, is due.
+    /// Called when a timer that [`timers::schedule`] set has expired. `id` is its number.
     fn fired(&mut self, id: u32, now: Nanos);
 }
 
-/// A policy that hands its state to the next version, or to the instance that replaces it after a fault.
+/// A policy that hands its state over to the next version, or to the instance that replaces it after a fault.
 pub trait Handover: Policy {
-    /// The state now. Called before a swap, and from time to time; RPCs wait meanwhile.
+    /// Returns the state. Called before a swap, and periodically; RPCs wait in the meantime.
     fn save(&mut self) -> Saved;
 
-    /// Takes over what the one before has saved. Called right after [`Policy::init`].
+    /// Restores the state that the previous instances saved. Called right after [`Policy::init`].
     ///
     /// # Errors
     ///
-    /// The state cannot be used: then the policy is started anew, without it.
+    /// The state cannot be used. The host then starts another instance without the state.
     fn restore(&mut self, parts: Vec<Saved>) -> Result<(), String>;
 }
 
 /// A policy that documents itself to tools.
 pub trait About: Policy {
-    /// What it does, and what its configuration may be.
+    /// Returns a summary of the policy, and the schema of its configuration.
     fn describe() -> Description;
 }
 
-/// Makes the component's exports of a [`Policy`], and of the optional parts that are named:
-/// `export!(Mine)`, `export!(Mine: Outcomes, Handover)`. Once in a crate; nothing natively.
+/// Exports a [`Policy`] and the named optional parts from the component: `export!(Mine)`,
+/// `export!(Mine: Outcomes, Handover)`. Once in a crate. In native builds it only checks the types.
 #[macro_export]
 macro_rules! export {
     ($policy:ty $(: $($part:ident),+ $(,)?)?) => {
@@ -227,7 +230,7 @@ macro_rules! export {
     };
 }
 
-/// What [`export!`] checks natively.
+/// Checked by [`export!`] in native builds.
 #[doc(hidden)]
 pub const fn __is_policy<P: Policy>() {}
 
@@ -263,20 +266,20 @@ macro_rules! __is_part {
     }};
 }
 
-/// The hash that the host makes of metadata values ([`PickInfo::affinity`], [`call::metadata_hash`]). It says where a value
-/// belongs, and not which it is: anyone can make values that have the same.
+/// Returns the hash that the host computes for metadata values ([`PickInfo::affinity`], [`call::metadata_hash`]). The
+/// hash spreads values; it does not identify them, because anyone can make values with equal hashes.
 #[must_use]
 pub fn hash(value: &[u8]) -> u64 {
     twox_hash::XxHash64::oneshot(0, value)
 }
 
-/// XXH64 with a seed. With 0 it is [`hash`].
+/// Returns the XXH64 hash with a seed. With seed 0 it equals [`hash`].
 #[must_use]
 pub fn hash_with_seed(seed: u64, value: &[u8]) -> u64 {
     twox_hash::XxHash64::oneshot(seed, value)
 }
 
-/// A random number below `bound`, out of a uniform `random`; 0 if `bound` is 0.
+/// Returns a random number below `bound`, made from a uniformly distributed `random`; 0 if `bound` is 0.
 ///
 /// ```
 /// assert_eq!(hotpick_guest::below(10, 0), 0);
@@ -285,22 +288,22 @@ pub fn hash_with_seed(seed: u64, value: &[u8]) -> u64 {
 #[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "less than `bound`")]
 pub fn below(bound: usize, random: u64) -> usize {
-    // The upper half of the product (Lemire, 2019): no division, and no bias that could be measured.
+    // The upper half of the product (Lemire, 2019) needs no division, and its bias is too small to measure.
     ((random as u128 * bound as u128) >> 64) as usize
 }
 
-/// A duration as the contract has it; the longest that there is, if it is longer.
+/// Returns a duration in nanoseconds, as in the contract. A longer duration saturates.
 #[must_use]
 pub fn nanos(duration: Duration) -> Nanos {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Placement {
-    /// In [`Policy::init`], of a policy that cannot be one of several instances: refuses that, for this reason.
+    /// Refuses, in [`Policy::init`], to run as one of several instances, for this reason.
     ///
     /// # Errors
     ///
-    /// It is one of several.
+    /// The policy is started as one of several instances.
     pub fn must_be_alone(&self, reason: &str) -> Result<(), String> {
         if self.shards < 2 {
             return Ok(());
@@ -312,7 +315,7 @@ impl Placement {
 }
 
 impl Default for PickInfo {
-    /// Of a first attempt, at the beginning of time.
+    /// Returns the information of a first attempt at time 0.
     fn default() -> Self {
         Self {
             call: 0,
@@ -328,7 +331,7 @@ impl Default for PickInfo {
 }
 
 impl Endpoint {
-    /// The value of an attribute.
+    /// Returns the value of an attribute. `None` if the endpoint does not have it.
     #[must_use]
     pub fn attribute(&self, key: &str) -> Option<&str> {
         self.attributes
@@ -337,8 +340,8 @@ impl Endpoint {
             .map(|attribute| attribute.value.as_str())
     }
 
-    /// What stands for the endpoint in consistent hashing: its attribute `hash_key` (gRFC A76), or else, also
-    /// if that is empty, its first address.
+    /// Returns the key of the endpoint for consistent hashing: its attribute `hash_key` (gRFC A76), or its first
+    /// address if the attribute is missing or empty.
     #[must_use]
     pub fn hash_key(&self) -> &str {
         let address = || self.addresses.first().map_or("", String::as_str);
@@ -347,7 +350,7 @@ impl Endpoint {
 }
 
 impl Plan {
-    /// As many picks as do not take long to make.
+    /// Returns a plan with as many picks as can be made in a short time.
     ///
     /// ```
     /// use hotpick_guest::Plan;
@@ -370,15 +373,15 @@ impl Plan {
     }
 }
 
-/// How many picks a sequence has: their price for each is near to its floor, and all of them are made in microseconds.
+/// Number of picks in a sequence. The cost per pick is near its minimum, and all picks take only microseconds.
 ///
-/// A prime: of a plan that is void before it is used up only the first picks count, and the next begins where it would
-/// have ended. Were that a multiple of the number of endpoints, as that of most lengths is for some, it would be the same
-/// endpoint each time: so it is for 251 endpoints alone.
+/// The number is prime. When a plan becomes invalid early, only its first picks count, and the next plan starts where
+/// the whole plan would have ended. If the length were a multiple of the number of endpoints, each plan would start
+/// with the same endpoint. With a prime, that happens only for 251 endpoints.
 const PLANNED: usize = 251;
 
 impl Description {
-    /// A summary, and the schema of the configuration.
+    /// Returns a description with a summary and the schema of the configuration.
     #[must_use]
     pub fn of<C: config::Config>(summary: &str) -> Self {
         Self { summary: summary.to_owned(), config_schema: C::json_schema() }
@@ -386,8 +389,8 @@ impl Description {
 }
 
 impl Outcome {
-    /// The RPC says that something is wrong with the server, rather than with the request: the codes that
-    /// go-zero and others count so.
+    /// Returns whether the outcome says more about the server than about the request. The codes are those that go-zero
+    /// and others count.
     #[must_use]
     pub const fn is_failure(&self) -> bool {
         !self.not_sent

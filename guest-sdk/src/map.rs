@@ -1,25 +1,25 @@
-//! What a policy keeps of each subconn, and of each method.
+//! Maps from subconns and from methods.
 
 use std::fmt;
 
 use crate::{Endpoint, OTHER_METHOD, SubConn};
 
-/// A value for each of some subconns. The values are in a list, in no particular order but always the same
-/// one after the same changes.
+/// A map from subconns. Its values are in a list, in no particular order, but always in the same order after the same
+/// changes.
 #[derive(Clone)]
 pub struct SubConnMap<T> {
     places: Places,
     entries: Vec<(SubConn, T)>,
 }
 
-/// Where in the list a subconn's value is: pages of numbers, which are small and dense. A hash map is larger.
+/// Index of each subconn's value, in pages, because numbers are small and dense. A hash map is larger.
 #[derive(Clone, Debug, Default)]
 struct Places(Vec<Page>);
 
 #[derive(Clone, Debug, Default)]
 struct Page {
     used: usize,
-    /// Nothing as long as none is used.
+    /// Empty if no entry is used.
     places: Vec<u32>,
 }
 
@@ -72,24 +72,24 @@ impl<T> Default for SubConnMap<T> {
 }
 
 impl<T> SubConnMap<T> {
-    /// The value of one.
+    /// Returns the value of a subconn.
     #[must_use]
     pub fn get(&self, id: SubConn) -> Option<&T> {
         self.places.get(id).and_then(|at| self.entries.get(at)).map(|(_, value)| value)
     }
 
-    /// The value of one, to change it.
+    /// Returns the value of a subconn, to change it.
     pub fn get_mut(&mut self, id: SubConn) -> Option<&mut T> {
         self.places.get(id).and_then(|at| self.entries.get_mut(at)).map(|(_, value)| value)
     }
 
-    /// Whether there is a value.
+    /// Returns whether a subconn has a value.
     #[must_use]
     pub fn has(&self, id: SubConn) -> bool {
         self.places.get(id).is_some()
     }
 
-    /// Sets the value of one, and gives the value that it had.
+    /// Sets the value of a subconn. Returns the previous value.
     pub fn insert(&mut self, id: SubConn, value: T) -> Option<T> {
         if let Some(known) = self.get_mut(id) {
             return Some(std::mem::replace(known, value));
@@ -98,7 +98,7 @@ impl<T> SubConnMap<T> {
         None
     }
 
-    /// The value of one; a new one if it has none.
+    /// Returns the value of a subconn, after inserting a new one if it has none.
     pub fn get_or_insert_with(&mut self, id: SubConn, new: impl FnOnce() -> T) -> &mut T {
         let at = self.places.get(id).unwrap_or(self.entries.len());
         if at == self.entries.len() {
@@ -108,7 +108,7 @@ impl<T> SubConnMap<T> {
         &mut self.entries[at].1
     }
 
-    /// Takes the value of one out.
+    /// Removes the value of a subconn and returns it.
     pub fn remove(&mut self, id: SubConn) -> Option<T> {
         let at = self.places.remove(id)?;
         let (_, value) = self.entries.swap_remove(at);
@@ -118,45 +118,45 @@ impl<T> SubConnMap<T> {
         Some(value)
     }
 
-    /// All of them.
+    /// Returns all subconns with their values.
     pub fn iter(&self) -> impl Iterator<Item = (SubConn, &T)> {
         self.entries.iter().map(|(id, value)| (*id, value))
     }
 
-    /// All subconns that have a value.
+    /// Returns all subconns that have a value.
     pub fn ids(&self) -> impl Iterator<Item = SubConn> {
         self.entries.iter().map(|(id, _)| *id)
     }
 
-    /// All values.
+    /// Returns all values.
     pub fn values(&self) -> impl Iterator<Item = &T> {
         self.entries.iter().map(|(_, value)| value)
     }
 
-    /// All values, to change them.
+    /// Returns all values, to change them.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.entries.iter_mut().map(|(_, value)| value)
     }
 
-    /// How many there are.
+    /// Returns the number of values.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// There are none.
+    /// Returns whether there are no values.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 }
 
-/// The weights of endpoints, of which most are 1.
+/// The weights of endpoints. Only those other than 1 take memory.
 #[derive(Clone, Debug, Default)]
 pub struct Weights(SubConnMap<u32>);
 
 impl Weights {
-    /// Takes in a change of the list, as [`Policy::endpoints`](crate::Policy::endpoints) has it.
+    /// Applies a change of the list, as reported to [`Policy::endpoints`](crate::Policy::endpoints).
     pub fn update(&mut self, added: &[Endpoint], removed: &[SubConn]) {
         for id in removed {
             self.0.remove(*id);
@@ -169,13 +169,13 @@ impl Weights {
         }
     }
 
-    /// All are 1.
+    /// Returns whether all weights are 1.
     #[must_use]
     pub fn are_all_1(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The weight of one; 1 if it is not known.
+    /// Returns the weight of a subconn; 1 if it is unknown.
     #[must_use]
     pub fn of(&self, id: SubConn) -> u32 {
         self.0.get(id).copied().unwrap_or(1)
@@ -190,8 +190,8 @@ impl<T> FromIterator<(SubConn, T)> for SubConnMap<T> {
     }
 }
 
-/// A value for each of some methods, by [`PickInfo::method`](crate::PickInfo::method), with one for all that have no number of
-/// their own ([`OTHER_METHOD`]). So it has a bound, whatever callers make up.
+/// A map from methods, by [`PickInfo::method`](crate::PickInfo::method). One entry stands for all methods without a
+/// number of their own ([`OTHER_METHOD`]), so the size is bounded whatever methods callers make up.
 #[derive(Clone, Debug)]
 pub struct MethodMap<T>(Vec<Option<T>>);
 
@@ -202,13 +202,13 @@ impl<T> Default for MethodMap<T> {
 }
 
 impl<T> MethodMap<T> {
-    /// The value of one.
+    /// Returns the value of a method.
     #[must_use]
     pub fn get(&self, method: u32) -> Option<&T> {
         self.0.get(place(method)).and_then(Option::as_ref)
     }
 
-    /// The value of one; a new one if it has none.
+    /// Returns the value of a method, after inserting a new one if it has none.
     pub fn get_or_insert_with(&mut self, method: u32, new: impl FnOnce() -> T) -> &mut T {
         let at = place(method);
         if at >= self.0.len() {
@@ -218,7 +218,7 @@ impl<T> MethodMap<T> {
     }
 }
 
-/// A number that the contract does not have stands for the rest, too.
+/// Maps numbers outside of the contract to the entry for other methods.
 const fn place(method: u32) -> usize {
     (if method < OTHER_METHOD { method } else { OTHER_METHOD }) as usize
 }

@@ -1,4 +1,4 @@
-//! Instruments of the policy's own, exported as `hotpick_policy_<name>`. They are made in
+//! Instruments of the policy, exported as `hotpick_policy_<name>`. They are created in
 //! [`Policy::init`](crate::Policy::init).
 
 #[cfg(target_arch = "wasm32")]
@@ -6,61 +6,61 @@ use crate::bindings::hotpick::policy::metrics as host;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::fake as host;
 
-/// A number that only grows.
+/// A value that only increases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counter(u32);
 
-/// A number.
+/// A value that can increase and decrease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gauge(u32);
 
-/// How often values were how large.
+/// A distribution of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Histogram(u32);
 
 impl Counter {
-    /// Makes a counter, or finds the one of this name: `[a-z_][a-z0-9_]*`.
+    /// Creates a counter, or returns the one with this name. Names match `[a-z_][a-z0-9_]*`.
     ///
     /// # Errors
     ///
-    /// It is no name, there are too many instruments, or it is one of another kind.
+    /// The name is invalid, there are too many instruments, or the name belongs to another kind of instrument.
     pub fn new(name: &str, help: &str) -> Result<Self, String> {
         host::counter(name, help).map(Self)
     }
 
-    /// Adds.
+    /// Adds to the counter.
     pub fn add(self, delta: u64) {
         host::add(self.0, delta);
     }
 }
 
 impl Gauge {
-    /// Makes a gauge, or finds the one of this name.
+    /// Creates a gauge, or returns the one with this name.
     ///
     /// # Errors
     ///
-    /// As [`Counter::new`].
+    /// As for [`Counter::new`].
     pub fn new(name: &str, help: &str) -> Result<Self, String> {
         host::gauge(name, help).map(Self)
     }
 
-    /// Sets it.
+    /// Sets the gauge.
     pub fn set(self, value: f64) {
         host::observe(self.0, value);
     }
 }
 
 impl Histogram {
-    /// Makes a histogram with these upper bounds, ascending, or finds the one of this name.
+    /// Creates a histogram with these upper bounds, in ascending order, or returns the one with this name.
     ///
     /// # Errors
     ///
-    /// As [`Counter::new`], or the bounds are not ascending.
+    /// As for [`Counter::new`], or the bounds are not ascending.
     pub fn new(name: &str, help: &str, buckets: &[f64]) -> Result<Self, String> {
         host::histogram(name, help, buckets).map(Self)
     }
 
-    /// Puts a value in.
+    /// Records a value.
     pub fn observe(self, value: f64) {
         host::observe(self.0, value);
     }

@@ -1,5 +1,5 @@
-//! The optional interfaces that a policy may export, each in a world of its own: a component has those that
-//! [`export!`](crate::export) names, and no others.
+//! The optional interfaces that a policy may export. Each is in a world of its own, so that a component exports only
+//! those that [`export!`](crate::export) names.
 
 #![allow(
     unsafe_code,

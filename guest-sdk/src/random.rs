@@ -1,31 +1,31 @@
-//! Random numbers, and choices with weights.
+//! Random numbers, and random choices by weight.
 
 use crate::below;
 
-/// SplitMix64 (Steele, Lea and Flood, 2014): a sequence of random numbers from a seed. For what one
-/// [`PickInfo::random`](crate::PickInfo::random) is not enough for.
+/// SplitMix64 (Steele, Lea and Flood, 2014): a sequence of random numbers from a seed, for picks that need more than
+/// one [`PickInfo::random`](crate::PickInfo::random).
 #[derive(Clone, Debug, Default)]
 pub struct Random(u64);
 
 impl Random {
-    /// The sequence of this seed.
+    /// Creates the sequence of a seed.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next number.
+    /// Returns the next number.
     pub const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
     }
 
-    /// A number below `bound`; 0 if that is 0.
+    /// Returns a number below `bound`; 0 if `bound` is 0.
     pub fn below(&mut self, bound: usize) -> usize {
         below(bound, self.next())
     }
 
-    /// Puts a list in random order (Fisher and Yates).
+    /// Shuffles a list (Fisher and Yates).
     pub fn shuffle<T>(&mut self, list: &mut [T]) {
         for end in (2..=list.len()).rev() {
             let at = self.below(end);
@@ -34,8 +34,7 @@ impl Random {
     }
 }
 
-/// Makes of a number another one that seems to have nothing to do with it, and of different numbers different
-/// ones.
+/// Mixes the bits of a number. Similar numbers have unrelated results, and different numbers have different results.
 #[must_use]
 pub const fn mix(number: u64) -> u64 {
     let mut z = number;
@@ -44,7 +43,7 @@ pub const fn mix(number: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Two different numbers below `bound`, which is 2 at least, out of one uniform `random`.
+/// Returns two different numbers below `bound`, which must be at least 2, made from one uniformly distributed `random`.
 #[must_use]
 pub fn two_below(bound: usize, random: u64) -> (usize, usize) {
     let first = below(bound, random);
@@ -52,7 +51,7 @@ pub fn two_below(bound: usize, random: u64) -> (usize, usize) {
     (first, if second >= first { second + 1 } else { second })
 }
 
-/// Choices with weights, in constant time each: the alias method (Walker, 1974), built as Vose (1991) does.
+/// Random choices by weight, in constant time each: the alias method (Walker, 1974), built as in Vose (1991).
 ///
 /// ```
 /// use hotpick_guest::random::{Alias, Random};
@@ -65,12 +64,12 @@ pub fn two_below(bound: usize, random: u64) -> (usize, usize) {
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Alias {
-    /// For each: up to which of 2^64 it is itself, and what it is from there on.
+    /// For each column, the part of 2^64 up to which the column itself is chosen, and the alias chosen beyond it.
     columns: Vec<(u64, usize)>,
 }
 
 impl Alias {
-    /// Choices with these weights, which are not negative. If all are 0 they are alike.
+    /// Creates choices with these weights, which must not be negative. If all are 0, the choices are equally likely.
     #[must_use]
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "shares")]
     #[expect(clippy::cast_sign_loss, reason = "not negative")]
@@ -88,15 +87,15 @@ impl Alias {
                 small.extend(large.pop());
             }
         }
-        // What is left is 1 but for rounding.
+        // The remaining shares are 1, except for rounding errors.
         Self { columns }
     }
 
-    /// Which one it is, out of a uniform `random`; 0 if there is none.
+    /// Returns the index of a choice, made from a uniformly distributed `random`; 0 if there are no choices.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "the halves of a product")]
     pub fn choose(&self, random: u64) -> usize {
-        // The upper half of the product says which column, the lower one which part of it.
+        // The upper half of the product selects the column, the lower half the part of the column.
         let product = u128::from(random) * self.columns.len() as u128;
         let (at, part) = ((product >> 64) as usize, product as u64);
         match self.columns.get(at) {

@@ -1,13 +1,13 @@
-//! What was used of late, with a bound.
+//! A bounded map of recently used values.
 
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 
 use crate::Map;
 
-/// A map of bounded size that forgets what was not used for longest, nearly: in two generations, those used since the last
-/// turn and those used before it. At a turn the older ones are forgotten. The latest half of what there is room for is
-/// always there; and a use costs no more than in any map.
+/// A map of bounded size that evicts the values that were least recently used, approximately. Values are in two
+/// generations: those used since the last turn, and those used before it. A turn evicts the older generation. The most
+/// recently used half of the capacity is always kept. An access costs no more than in an ordinary map.
 ///
 /// ```
 /// use hotpick_guest::recent::Recent;
@@ -22,22 +22,22 @@ use crate::Map;
 pub struct Recent<K, V> {
     young: Map<K, (V, usize)>,
     old: Map<K, (V, usize)>,
-    /// Of the young ones.
+    /// Size of the values in `young`.
     size: usize,
-    /// For one generation.
+    /// Limits of one generation.
     most: usize,
     most_size: usize,
 }
 
 impl<K: Hash + Eq, V> Recent<K, V> {
-    /// Room for so many, and for so much of what their sizes add up to.
+    /// Creates a map for at most `most` values whose sizes add up to at most `most_size`.
     #[must_use]
     pub fn new(most: usize, most_size: usize) -> Self {
         let (young, old) = (Map::default(), Map::default());
         Self { young, old, size: 0, most: most.div_ceil(2), most_size: most_size.div_ceil(2) }
     }
 
-    /// The value of a key, which is used by that.
+    /// Returns the value of a key, and counts this as a use.
     pub fn get_mut(&mut self, key: K) -> Option<&mut V>
     where
         K: Copy,
@@ -56,13 +56,13 @@ impl<K: Hash + Eq, V> Recent<K, V> {
         }
     }
 
-    /// Whether there is a value, without using it.
+    /// Returns whether a key has a value, without counting this as a use.
     #[must_use]
     pub fn has(&self, key: &K) -> bool {
         self.young.contains_key(key) || self.old.contains_key(key)
     }
 
-    /// Sets the value of a key, which takes so much room.
+    /// Sets the value of a key, and its size.
     pub fn insert(&mut self, key: K, value: V, size: usize) {
         if self.young.len() >= self.most || self.size >= self.most_size {
             self.turn();
@@ -74,30 +74,30 @@ impl<K: Hash + Eq, V> Recent<K, V> {
         }
     }
 
-    /// Forgets what was not used since the last turn.
+    /// Evicts all values that were not used since the last turn.
     pub fn turn(&mut self) {
         self.old = std::mem::take(&mut self.young);
         self.size = 0;
     }
 
-    /// Forgets all.
+    /// Removes all values.
     pub fn clear(&mut self) {
         self.turn();
         self.old.clear();
     }
 
-    /// All of them.
+    /// Returns all keys and values.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.young.iter().chain(&self.old).map(|(key, (value, _))| (key, value))
     }
 
-    /// How many there are.
+    /// Returns the number of values.
     #[must_use]
     pub fn len(&self) -> usize {
         self.young.len() + self.old.len()
     }
 
-    /// There are none.
+    /// Returns whether there are no values.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -117,7 +117,7 @@ mod tests {
             assert_eq!(recent.get_mut(0), Some(&mut 0));
             assert!(recent.has(&number.saturating_sub(40)));
         }
-        // Large ones take the room of many.
+        // A large value counts as much as many small ones.
         recent.insert(10_000, 0, 500);
         recent.insert(10_001, 0, 500);
         recent.insert(10_002, 0, 500);

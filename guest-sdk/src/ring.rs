@@ -1,15 +1,15 @@
-//! A ring of hashes, for consistent hashing (Karger et al., 1997), built as gRFC A42 and Envoy do.
+//! A ring of hashes for consistent hashing (Karger et al., 1997), built as in gRFC A42 and Envoy.
 
 use std::collections::BinaryHeap;
 
 use crate::json::push_number;
 use crate::{Endpoint, SubConn, SubConnMap, hash};
 
-/// What consistent hashing knows of an endpoint.
+/// An endpoint in consistent hashing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Place {
-    /// The subconn.
+    /// The endpoint's subconn.
     pub id: SubConn,
     /// The [hash key](Endpoint::hash_key).
     pub key: String,
@@ -18,14 +18,14 @@ pub struct Place {
 }
 
 impl Place {
-    /// Of this endpoint.
+    /// Returns the place of an endpoint.
     #[must_use]
     pub fn of(endpoint: &Endpoint) -> Self {
         Self { id: endpoint.id, key: endpoint.hash_key().to_owned(), weight: endpoint.weight }
     }
 }
 
-/// The endpoints of consistent hashing, in the order of their keys.
+/// The endpoints of consistent hashing, sorted by key.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     of: SubConnMap<Place>,
@@ -33,11 +33,11 @@ pub struct Places {
 }
 
 impl Places {
-    /// Takes in a change of the list, as [`Policy::endpoints`](crate::Policy::endpoints) has it. Gives what is gone, or has
-    /// another key, as it was.
+    /// Applies a change of the list, as reported to [`Policy::endpoints`](crate::Policy::endpoints). Returns the
+    /// previous places of endpoints that were removed or have another key.
     pub fn update(&mut self, added: &[Endpoint], removed: &[SubConn]) -> Vec<Place> {
         let mut moved: Vec<SubConn> = removed.to_vec();
-        // Sorted by a heap: a quicksort is faster, and 4 KB of code for each type.
+        // Sorted by a heap: a quicksort is faster, but takes 4 KB of code for each type.
         let mut new = BinaryHeap::new();
         for endpoint in added {
             if self.of.get(endpoint.id).is_none_or(|place| place.key != endpoint.hash_key()) {
@@ -55,55 +55,57 @@ impl Places {
         gone
     }
 
-    /// In the order of their keys; of the same key in that of their numbers.
+    /// Returns the places sorted by key, and those with equal keys by number.
     pub fn iter(&self) -> impl Iterator<Item = &Place> {
         self.order.iter().filter_map(|id| self.of.get(*id))
     }
 
-    /// That of a subconn.
+    /// Returns the place of a subconn.
     #[must_use]
     pub fn get(&self, id: SubConn) -> Option<&Place> {
         self.of.get(id)
     }
 
-    /// How many there are.
+    /// Returns the number of places.
     #[must_use]
     pub fn len(&self) -> usize {
         self.of.len()
     }
 
-    /// There are none.
+    /// Returns whether there are no places.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.of.is_empty()
     }
 }
 
-/// Points on a circle of 64-bit hashes, each of an endpoint: an RPC goes to the first one from its own hash on.
+/// Points on a circle of 64-bit hashes, each of which belongs to an endpoint. An RPC goes to the first point at or
+/// after its own hash.
 ///
-/// Each endpoint has as many points as its weight says: the one with the least weight so many that there are `least` in all,
-/// if that is not more than `most`. It is the ring of grpc-go, step by step, so that clients of both have the same. The order
-/// of the endpoints makes no difference.
+/// The number of points of an endpoint is proportional to its weight. There are at least `least` and
+/// at most `most` points in all. Within these bounds, the endpoint with the least weight has a whole number of points.
+/// The ring is computed as in grpc-go, so that clients of both have the same ring. The order of the endpoints makes no
+/// difference.
 #[derive(Clone, Debug)]
 pub struct Ring {
     least: u32,
     most: u32,
-    /// Ascending.
+    /// In ascending order.
     points: Vec<(u64, SubConn)>,
     places: Places,
-    /// How many points each has.
+    /// Number of points of each endpoint.
     counts: SubConnMap<u32>,
 }
 
 impl Ring {
-    /// Without endpoints.
+    /// Creates a ring without endpoints.
     #[must_use]
     pub fn new(least: u32, most: u32) -> Self {
         Self { least, most, points: Vec::new(), places: Places::default(), counts: SubConnMap::default() }
     }
 
-    /// Takes in a change of the list, as [`Policy::endpoints`](crate::Policy::endpoints) has it. It hashes only the points
-    /// that come or go.
+    /// Applies a change of the list, as reported to [`Policy::endpoints`](crate::Policy::endpoints). Hashes only the
+    /// points that are added or removed.
     pub fn update(&mut self, added: &[Endpoint], removed: &[SubConn]) {
         let (mut fresh, mut gone) = (BinaryHeap::new(), BinaryHeap::new());
         for place in self.places.update(added, removed) {
@@ -117,7 +119,8 @@ impl Ring {
         self.points = merge(kept, fresh.into_sorted_vec().into_iter()).collect();
     }
 
-    /// Gives each its number of points, and the points that come and go by that. Each step as in grpc-go.
+    /// Sets the number of points of each endpoint, and collects the points to add and to remove. Each step as in
+    /// grpc-go.
     fn count(&mut self, fresh: &mut BinaryHeap<(u64, SubConn)>, gone: &mut BinaryHeap<(u64, SubConn)>) {
         let weights = || self.places.iter().map(|place| place.weight);
         let sum: f64 = weights().map(f64::from).sum();
@@ -138,26 +141,26 @@ impl Ring {
         }
     }
 
-    /// The endpoints that it is of.
+    /// Returns the endpoints of the ring.
     #[must_use]
     pub const fn places(&self) -> &Places {
         &self.places
     }
 
-    /// The owners of the points from a hash on, once around; an endpoint comes as often as it has points.
+    /// Returns the owners of the points from a hash on, once around. An endpoint occurs once for each of its points.
     pub fn from(&self, hash: u64) -> impl Iterator<Item = SubConn> {
         let first = self.points.partition_point(|(point, _)| *point < hash);
         let (before, after) = self.points.split_at(first);
         after.iter().chain(before).map(|(_, owner)| *owner)
     }
 
-    /// How many points it has.
+    /// Returns the number of points.
     #[must_use]
     pub fn len(&self) -> usize {
         self.points.len()
     }
 
-    /// It has none.
+    /// Returns whether the ring has no points.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.points.is_empty()
@@ -165,7 +168,7 @@ impl Ring {
 }
 
 impl Place {
-    /// The hash of one of its points.
+    /// Returns the hash of a point.
     fn point(&self, number: u32) -> u64 {
         let mut name = String::with_capacity(self.key.len() + 6);
         name.push_str(&self.key);
@@ -175,7 +178,7 @@ impl Place {
     }
 }
 
-/// Two ascending lists as one.
+/// Merges two ascending lists.
 fn merge<T: Ord>(one: impl Iterator<Item = T>, other: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
     let (mut one, mut other) = (one.peekable(), other.peekable());
     std::iter::from_fn(move || match (one.peek(), other.peek()) {
@@ -210,7 +213,7 @@ mod tests {
             ring(&endpoints, least, most).len()
         };
         assert_eq!(size(&[1, 1, 1], 1, 4_096), 3);
-        // A least ring of 1,024 for three has 342 points each.
+        // A ring of at least 1,024 points has 342 for each of three endpoints.
         assert_eq!(size(&[1, 1, 1], 1_024, 4_096), 1_026);
         assert_eq!(size(&[1, 2, 5], 8, 4_096), 8);
         assert_eq!(size(&[1, 99], 1_024, 4_096), 1_100);
@@ -229,7 +232,7 @@ mod tests {
         assert_eq!(ring.from(ring.points[3].0 + 1).collect::<Vec<_>>(), all);
     }
 
-    /// The ring of gRFC A42, made at once, as grpc-go does.
+    /// The ring of gRFC A42, computed at once, as in grpc-go.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small")]
     fn model(endpoints: &[Endpoint], least: u32, most: u32) -> Vec<(u64, SubConn)> {
         let sum: f64 = endpoints.iter().map(|endpoint| f64::from(endpoint.weight)).sum();
@@ -266,7 +269,7 @@ mod tests {
                     ring.update(&[], &[id]);
                     there.remove(&id);
                 } else {
-                    // Some have a name, that others may have, too.
+                    // Some have a name, which others may have, too.
                     let name = format!("n{}", id % 3);
                     let attributes: &[_] = if named { &[("hash_key", name.as_str())] } else { &[] };
                     let endpoint = Endpoint { weight, ..endpoint(id, attributes) };

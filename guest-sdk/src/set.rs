@@ -4,14 +4,14 @@ use std::collections::BinaryHeap;
 
 use crate::SubConn;
 
-/// Some subconns, to ask whether one is among them: a sorted list, as large as they are many, whatever their numbers. To make
-/// it costs as much as a sort, if they are not in order as they mostly are; a look is a binary search. For a set that changes
-/// one by one a [`SubConnMap`](crate::SubConnMap) is better.
+/// An immutable set of subconns: a sorted list, whose size depends only on the number of its members. Creating it takes
+/// a sort, unless the members are in order, as they usually are. A lookup is a binary search. For a set that changes
+/// member by member, use a [`SubConnMap`](crate::SubConnMap).
 #[derive(Clone, Debug, Default)]
 pub struct SubConnSet(Vec<SubConn>);
 
 impl SubConnSet {
-    /// Whether this one is among them.
+    /// Returns whether a subconn is in the set.
     #[must_use]
     pub fn has(&self, id: SubConn) -> bool {
         self.0.binary_search(&id).is_ok()
@@ -21,7 +21,7 @@ impl SubConnSet {
 impl FromIterator<SubConn> for SubConnSet {
     fn from_iter<I: IntoIterator<Item = SubConn>>(ids: I) -> Self {
         let ids: Vec<_> = ids.into_iter().collect();
-        // By a heap: a quicksort is 4 KB of code.
+        // Sorted by a heap: a quicksort takes 4 KB of code.
         Self(if ids.is_sorted() { ids } else { BinaryHeap::from(ids).into_sorted_vec() })
     }
 }

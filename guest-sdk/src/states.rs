@@ -1,15 +1,15 @@
-//! The states of subconns, as a policy sees them that decides when to connect.
+//! The states of subconns, for policies that decide when to connect.
 
 use crate::{ConnectivityState, SubConn, SubConnMap, connections};
 
-/// The state of each subconn; one that has failed counts as failed until it is ready (gRFC A62): what is between two
-/// attempts, and the attempts, are not new hope for RPCs.
+/// The state of each subconn. A subconn that has failed counts as failed until it is ready (gRFC A62), also between
+/// and during its next attempts.
 #[derive(Clone, Debug, Default)]
 pub struct States(SubConnMap<ConnectivityState>);
 
 impl States {
-    /// Takes in a change, from [`Connectivity::connectivity`](crate::Connectivity::connectivity). Gives the state
-    /// before.
+    /// Records a change, from [`Connectivity::connectivity`](crate::Connectivity::connectivity). Returns the previous
+    /// state.
     pub fn note(&mut self, id: SubConn, state: ConnectivityState) -> ConnectivityState {
         let before = self.of(id);
         let still_failed = before == ConnectivityState::TransientFailure
@@ -22,8 +22,8 @@ impl States {
         before
     }
 
-    /// The same for a policy that wants such a subconn connected: one that has failed, or has lost its connection, is
-    /// connected again as soon as it may be.
+    /// Records a change as [`note`](Self::note) does, and reconnects: a subconn that has failed or lost its connection
+    /// is connected again as soon as possible.
     pub fn note_and_retry(&mut self, id: SubConn, state: ConnectivityState) -> ConnectivityState {
         if state == ConnectivityState::Idle {
             connections::connect(id);
@@ -31,25 +31,25 @@ impl States {
         self.note(id, state)
     }
 
-    /// The state of a subconn; idle if nothing was said of it.
+    /// Returns the state of a subconn; idle if none has been recorded.
     #[must_use]
     pub fn of(&self, id: SubConn) -> ConnectivityState {
         self.0.get(id).copied().unwrap_or(ConnectivityState::Idle)
     }
 
-    /// It is ready.
+    /// Returns whether a subconn is ready.
     #[must_use]
     pub fn is_ready(&self, id: SubConn) -> bool {
         self.of(id) == ConnectivityState::Ready
     }
 
-    /// It has failed, and was not ready since.
+    /// Returns whether a subconn has failed, and has not been ready since.
     #[must_use]
     pub fn has_failed(&self, id: SubConn) -> bool {
         self.of(id) == ConnectivityState::TransientFailure
     }
 
-    /// It is there no more.
+    /// Removes a subconn.
     pub fn remove(&mut self, id: SubConn) {
         self.0.remove(id);
     }

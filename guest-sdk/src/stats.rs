@@ -1,5 +1,5 @@
-//! What the host knows of each subconn, over all instances and versions of the channel's policies: it
-//! survives a swap.
+//! The host's statistics of each subconn, over all instances and versions of the channel's policies. They survive a
+//! swap.
 
 use crate::SubConn;
 #[cfg(target_arch = "wasm32")]
@@ -9,26 +9,27 @@ use crate::fake as host;
 
 pub use crate::bindings::hotpick::policy::stats::{Measure, ResponseCounts, Summary};
 
-/// RPCs under way; 0 for an unknown subconn.
+/// Returns the number of RPCs in flight; 0 for an unknown subconn.
 #[must_use]
 pub fn in_flight(id: SubConn) -> u32 {
     host::in_flight(id)
 }
 
-/// The one of these with the least of something; the earlier one if they are equal.
+/// Returns the subconn with the lowest value of a statistic, the earlier one if equal. `None` if no subconn is known.
 #[must_use]
 pub fn least(among: &[SubConn], by: Measure) -> Option<SubConn> {
     host::least(among, by)
 }
 
-/// All that there is of a subconn.
+/// Returns the statistics of a subconn. `None` if it is unknown.
 #[must_use]
 pub fn read(id: SubConn) -> Option<Summary> {
     host::read(id)
 }
 
-/// How a subconn has answered, counted since it is there: the change between two readings says how it does now.
-/// [`Answers`](crate::answers::Answers) makes averages of it.
+/// Returns counters of a subconn's responses since the subconn was created. The difference between two readings covers
+/// the time between them. [`Answers`](crate::answers::Answers) makes averages of them. `None` if the subconn is
+/// unknown.
 #[must_use]
 pub fn responses(id: SubConn) -> Option<ResponseCounts> {
     host::responses(id)

@@ -3,11 +3,11 @@
 /// The largest weight after scaling.
 const MOST: u64 = u16::MAX as u64;
 
-/// Turns in proportion to weights, at even distances: the static stride scheduler of gRPC (gRFC A58).
+/// Turns in proportion to weights, at even intervals: the static stride scheduler of gRPC (gRFC A58).
 ///
-/// One of weight `w` is passed over in all but `w` of 65,535 rounds: like earliest deadline first (EDF), without a heap.
-/// `n` turns look at `n` times the ratio of the largest weight to the mean, at most ten times `n`. No weight counts as
-/// more than ten times the mean, or less than a hundredth of it, as in gRPC's core.
+/// An entry of weight `w` gets a turn in `w` of 65,535 rounds. The result is like earliest deadline first (EDF),
+/// without a heap. `n` turns take `n` steps times the ratio of the largest weight to the mean, at most ten times `n`. A
+/// weight counts as at most ten times and at least a hundredth of the mean, as in gRPC's core.
 ///
 /// ```
 /// use hotpick_guest::stride::Stride;
@@ -22,15 +22,15 @@ pub struct Stride {
     sequence: u64,
 }
 
-/// Bounds of a weight, by the mean.
+/// Bounds of a weight, as multiples of the mean.
 const MOST_TO_MEAN: f64 = 10.0;
 const LEAST_TO_MEAN: f64 = 0.01;
 
 impl Stride {
-    /// The schedule of these weights, from some point on. A weight of 0 is not known: the mean is taken for it.
-    /// None if fewer than two are known, and so there is nothing to weigh.
+    /// Creates the schedule of these weights, starting at a position. A weight of 0 is unknown, and counts as the mean.
+    /// `None` if fewer than two weights are known.
     ///
-    /// Each step as in gRPC's core, in single precision where that is: so that the picks are the same.
+    /// Each step is as in gRPC's core, in single precision where the core uses it, so that the picks are the same.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "what the core does")]
     #[expect(clippy::cast_precision_loss, reason = "a number of endpoints")]
@@ -54,13 +54,13 @@ impl Stride {
         Some(Self { weights: weights.iter().map(scaled).collect(), sequence: position })
     }
 
-    /// Where it is; below 2^32 at first, so that no product overflows in any time.
+    /// Returns the current position. An initial position below 2^32 never overflows.
     #[must_use]
     pub const fn position(&self) -> u64 {
         self.sequence
     }
 
-    /// The place of the next one in the list of weights.
+    /// Returns the index of the next turn in the list of weights.
     #[expect(clippy::cast_possible_truncation, reason = "less than the number of weights")]
     #[expect(clippy::should_implement_trait, reason = "it has no end")]
     pub fn next(&mut self) -> usize {
@@ -69,7 +69,7 @@ impl Stride {
             let (round, at) = (self.sequence / n, self.sequence % n);
             self.sequence += 1;
             let weight = self.weights[at as usize];
-            // The endpoints are not all passed over in the same rounds.
+            // The offset spreads the rounds in which the entries are skipped.
             if (weight * round + at * (MOST / 2)) % MOST >= MOST - weight {
                 return at as usize;
             }
@@ -77,7 +77,7 @@ impl Stride {
     }
 }
 
-/// Up to the largest weight; halves up.
+/// Rounds, halves up, to at most the greatest scaled weight.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and cut")]
 fn round(weight: f64) -> u64 {
     ((weight + 0.5) as u64).min(MOST)
@@ -100,7 +100,7 @@ mod tests {
             let sum: f64 = weights.iter().sum();
             for (count, weight) in counts.iter().zip(&weights) {
                 let expected = weight / sum * picks as f64;
-                // Even distances: it is off by some picks, not by the root of their number.
+                // Even intervals: the count is off by a few picks, not by the square root of their number.
                 assert!((f64::from(*count) - expected).abs() < 5.0, "{n}: {count} of {expected}");
             }
         }
@@ -110,7 +110,7 @@ mod tests {
     fn what_is_not_known_is_like_the_mean_and_extremes_are_bounded() {
         let stride = Stride::new(&[1.0, 0.0, 3.0], 0).expect("weights");
         assert_eq!(stride.weights, [21_845, 43_690, 65_535]);
-        // As seen of the core, which divides in single precision.
+        // As observed in the core, which divides in single precision.
         let scaled = |weights: &[f64]| Stride::new(weights, 0).expect("weights").weights;
         assert_eq!(scaled(&[400.0, 200.0, 100.0]), [65_535, 32_767, 16_384]);
         assert_eq!(scaled(&[500.0, 300.0, 200.0, 100.0, 700.0]), [46_811, 28_086, 18_724, 9_362, 65_535]);

@@ -1,4 +1,4 @@
-//! A small fake host, to test policies natively.
+//! A fake host, to test policies natively.
 
 mod histories;
 mod lazy;
@@ -16,15 +16,15 @@ use crate::{
     PickResult, Placement, Plan, Plans, Policy, Saved, StatusCode, SubConn, fake,
 };
 
-/// A policy and a host around it, for this thread. Deterministic: random numbers start from the same
-/// seed each time, and the clock stands still until it is [moved](Self::advance).
+/// A policy with a fake host around it, for the current thread. Deterministic: random numbers start from the same seed
+/// each time, and the clock moves only by [`advance`](Self::advance).
 #[derive(Debug)]
 pub struct FakeHost<P> {
     policy: P,
     calls: u64,
 }
 
-/// An endpoint for [`FakeHost::endpoints`], with weight 1.
+/// Returns an endpoint for [`FakeHost::endpoints`], with weight 1.
 #[must_use]
 pub fn endpoint(id: SubConn, attributes: &[(&str, &str)]) -> Endpoint {
     let attribute =
@@ -37,7 +37,7 @@ pub fn endpoint(id: SubConn, attributes: &[(&str, &str)]) -> Endpoint {
     }
 }
 
-/// An RPC that ended like this, for [`FakeHost::done`].
+/// Returns the outcome of an RPC, for [`FakeHost::done`].
 #[must_use]
 pub fn outcome(subconn: SubConn, code: StatusCode, latency: std::time::Duration) -> Outcome {
     Outcome {
@@ -52,7 +52,7 @@ pub fn outcome(subconn: SubConn, code: StatusCode, latency: std::time::Duration)
     }
 }
 
-/// What [`stats`](crate::stats) has of a subconn that has done nothing yet.
+/// Returns the [`stats`](crate::stats) of a subconn that has had no RPCs.
 #[must_use]
 pub const fn summary() -> Summary {
     Summary {
@@ -66,7 +66,7 @@ pub const fn summary() -> Summary {
     }
 }
 
-/// How far counts are from what was expected. From [`chi_square`].
+/// Distance of counts from expected shares. Returned by [`chi_square`].
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct ChiSquare {
@@ -76,7 +76,7 @@ pub struct ChiSquare {
     pub freedom: u32,
 }
 
-/// Pearson's test of counts against shares; these need not add up to 1.
+/// Pearson's chi-squared test of counts against shares. The shares need not add up to 1.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "tests do not count so far")]
 pub fn chi_square(counts: &[usize], shares: &[f64]) -> ChiSquare {
@@ -94,15 +94,15 @@ pub fn chi_square(counts: &[usize], shares: &[f64]) -> ChiSquare {
 }
 
 impl ChiSquare {
-    /// Chance alone would be as far away in more than 1 of 1,000 cases (by the approximation of Wilson and
-    /// Hilferty, 1931).
+    /// Returns whether the distance is likely to be chance: in more than 1 of 1,000 cases chance alone would exceed it
+    /// (approximation of Wilson and Hilferty, 1931).
     #[must_use]
     pub fn is_likely(&self) -> bool {
         if self.freedom == 0 {
             return self.value < 1e-9;
         }
         let ninths = 2.0 / (9.0 * f64::from(self.freedom));
-        // 3.09 deviations of a normal distribution.
+        // 3.09 standard deviations of a normal distribution.
         self.value <= f64::from(self.freedom) * (1.0 - ninths + 3.09 * ninths.sqrt()).powi(3)
     }
 }
@@ -112,26 +112,26 @@ impl<P: Policy> FakeHost<P> {
     ///
     /// # Errors
     ///
-    /// What the policy's `init` says.
+    /// The error of the policy's `init`.
     pub fn start(config: &str) -> Result<Self, String> {
         Self::start_with_seed(config, 0)
     }
 
-    /// Starts a policy; the random numbers that it sees depend on the seed alone.
+    /// Starts a policy. The random numbers that it gets depend only on the seed.
     ///
     /// # Errors
     ///
-    /// What the policy's `init` says.
+    /// The error of the policy's `init`.
     pub fn start_with_seed(config: &str, seed: u64) -> Result<Self, String> {
         let target = "fake:///".to_owned();
         Self::start_at(config, &Placement { target, shard: 0, shards: 1, seed, generation: 1 })
     }
 
-    /// Starts a policy in this place.
+    /// Starts a policy with this placement.
     ///
     /// # Errors
     ///
-    /// What the policy's `init` says.
+    /// The error of the policy's `init`.
     pub fn start_at(config: &str, placement: &Placement) -> Result<Self, String> {
         let random = Random::new(placement.seed);
         fake::with(|host| *host = fake::Host { in_init: true, random, ..fake::Host::default() });
@@ -140,11 +140,11 @@ impl<P: Policy> FakeHost<P> {
         Ok(Self { policy: policy?, calls: 0 })
     }
 
-    /// Starts a policy as one of two instances, which some refuse.
+    /// Starts a policy as one of two instances. Some policies refuse that.
     ///
     /// # Errors
     ///
-    /// What the policy's `init` says.
+    /// The error of the policy's `init`.
     pub fn start_as_one_of_two(config: &str) -> Result<Self, String> {
         let target = "fake:///".to_owned();
         Self::start_at(config, &Placement { target, shard: 0, shards: 2, seed: 0, generation: 1 })
@@ -161,7 +161,7 @@ impl<P: Policy> FakeHost<P> {
         self.policy.endpoints(added, removed, crate::env::now());
     }
 
-    /// These are ready now.
+    /// Makes exactly these subconns ready.
     pub fn ready(&mut self, ready: &[SubConn]) {
         self.policy.ready(ready, crate::env::now());
     }
@@ -190,82 +190,82 @@ impl<P: Policy> FakeHost<P> {
         result
     }
 
-    /// Picks `n` times for RPCs without metadata. An answer that is no subconn is left out.
+    /// Picks `n` times for RPCs without metadata. Returns the picked subconns; other results are left out.
     pub fn picks(&mut self, n: usize) -> Vec<SubConn> {
         self.picks_for(&Rpc::default(), n)
     }
 
-    /// Picks `n` times for such RPCs. An answer that is no subconn is left out.
+    /// Picks `n` times for such RPCs. Returns the picked subconns; other results are left out.
     pub fn picks_for(&mut self, rpc: &Rpc, n: usize) -> Vec<SubConn> {
         (0..n)
             .filter_map(|_| if let PickResult::Pick(id) = self.pick(rpc) { Some(id) } else { None })
             .collect()
     }
 
-    /// How many of `n` picks for RPCs without metadata go to each of these.
+    /// Returns how many of `n` picks for RPCs without metadata went to each of these subconns.
     pub fn counts(&mut self, ids: &[SubConn], n: usize) -> Vec<usize> {
         let picks = self.picks(n);
         ids.iter().map(|id| picks.iter().filter(|picked| *picked == id).count()).collect()
     }
 
-    /// The policy itself, for what it keeps.
+    /// Returns the policy, to inspect its state.
     #[must_use]
     pub const fn policy(&self) -> &P {
         &self.policy
     }
 
-    /// The policy itself, to change it.
+    /// Returns the policy, to change its state.
     pub const fn policy_mut(&mut self) -> &mut P {
         &mut self.policy
     }
 
-    /// What [`stats`](crate::stats) says of a subconn from now on.
+    /// Sets what [`stats`](crate::stats) returns for a subconn.
     pub fn set_stats(&mut self, id: SubConn, summary: Summary) {
         fake::with(|host| host.stats.insert(id, summary));
     }
 
-    /// Whether the policy has declared that it decides when to connect.
+    /// Returns whether the policy has declared that it decides when to connect.
     #[must_use]
     pub fn is_lazy(&self) -> bool {
         fake::with(|host| host.lazy)
     }
 
-    /// What the policy has asked for since the last look: to connect a subconn (true) or to give its
-    /// connection up.
+    /// Returns and clears the requests of the policy, in order: to connect a subconn (true) or to disconnect it
+    /// (false).
     pub fn take_connects(&mut self) -> Vec<(SubConn, bool)> {
         fake::with(|host| std::mem::take(&mut host.connects))
     }
 
-    /// How often the policy has asked for a new answer of the resolver.
+    /// Returns how often the policy has requested a new resolution.
     #[must_use]
     pub fn resolves(&self) -> u32 {
         fake::with(|host| host.resolves)
     }
 
-    /// The sum that was added to a counter, or what a gauge or a histogram was last given.
+    /// Returns the sum of a counter, or the last value of a gauge or histogram. `None` if there is no such instrument.
     #[must_use]
     pub fn measured(&self, name: &str) -> Option<f64> {
         fake::with(|host| host.instruments.iter().find(|(known, _)| known == name).map(|(_, value)| *value))
     }
 
-    /// Moves the clock on.
+    /// Advances the clock.
     pub fn advance(&mut self, by: std::time::Duration) {
         fake::with(|host| host.now += crate::nanos(by));
     }
 
-    /// What the last pick explained.
+    /// Returns the text that the last pick explained its result with. `None` if there was none.
     #[must_use]
     pub fn explanation(&self) -> Option<String> {
         fake::with(|host| host.explanation.clone())
     }
 
-    /// What the last pick added to the request's metadata.
+    /// Returns the metadata that the last pick added to the request.
     #[must_use]
     pub fn added_metadata(&self) -> Vec<(String, Vec<u8>)> {
         fake::with(|host| host.added.clone())
     }
 
-    /// What the policy has logged.
+    /// Returns what the policy has logged.
     #[must_use]
     pub fn log(&self) -> Vec<(Level, String)> {
         fake::with(|host| host.log.clone())
@@ -273,28 +273,28 @@ impl<P: Policy> FakeHost<P> {
 }
 
 impl<P: Plans> FakeHost<P> {
-    /// Asks for a plan; by the same random numbers as a pick would be.
+    /// Requests a plan. Takes one random number, as a pick does.
     pub fn plan(&mut self, budget: usize) -> Plan {
         self.policy.plan(budget, crate::env::random(), crate::env::now())
     }
 }
 
 impl<P: Outcomes> FakeHost<P> {
-    /// RPCs have ended.
+    /// Reports outcomes of RPCs.
     pub fn done(&mut self, batch: &[Outcome]) {
         self.policy.done(batch, crate::env::now());
     }
 }
 
 impl<P: Connectivity> FakeHost<P> {
-    /// A subconn is in another state.
+    /// Reports a new state of a subconn.
     pub fn connectivity(&mut self, id: SubConn, state: ConnectivityState, message: &str) {
         self.policy.connectivity(id, state, message, crate::env::now());
     }
 }
 
 impl<P: Alarms> FakeHost<P> {
-    /// Moves the clock on, and delivers the timers that are due, in order.
+    /// Advances the clock, and delivers the timers that expire, in order.
     pub fn run(&mut self, by: std::time::Duration) {
         let end = crate::env::now() + crate::nanos(by);
         loop {
@@ -315,16 +315,16 @@ impl<P: Alarms> FakeHost<P> {
 }
 
 impl<P: Handover> FakeHost<P> {
-    /// What the policy hands over.
+    /// Returns the state that the policy hands over.
     pub fn save(&mut self) -> Saved {
         self.policy.save()
     }
 
-    /// Hands a state over to the policy, which has just been started.
+    /// Hands saved state over to the policy, which has just been started.
     ///
     /// # Errors
     ///
-    /// What the policy says.
+    /// The error of the policy's `restore`.
     pub fn restore(&mut self, parts: Vec<Saved>) -> Result<(), String> {
         self.policy.restore(parts)
     }
@@ -337,7 +337,7 @@ mod tests {
     use super::*;
     use crate::{Nanos, StatusCode, connections, metrics, stats, timers};
 
-    /// Uses a bit of everything.
+    /// Uses a little of everything.
     struct Everything {
         ready: Vec<SubConn>,
         failed: metrics::Counter,

@@ -6,17 +6,17 @@ use crate::bindings::hotpick::policy::timers as host;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::fake as host;
 
-/// Has [`fired`](crate::Alarms::fired) called with this number after `delay`, of which the host takes at
-/// least some 10 ms. A timer of the same number is set anew.
+/// Sets a timer: [`fired`](crate::Alarms::fired) is called with this number after `delay`. A delay below the host's
+/// minimum (about 10 ms) is raised to it. Replaces a timer with the same number.
 ///
 /// # Errors
 ///
-/// There are too many timers.
+/// Too many timers are set.
 pub fn schedule(id: u32, delay: Nanos) -> Result<(), String> {
     host::schedule(id, delay)
 }
 
-/// Takes a timer back, if it has not been delivered.
+/// Cancels a timer. Has no effect if it is not set.
 pub fn cancel(id: u32) {
     host::cancel(id);
 }

@@ -1,4 +1,4 @@
-//! How busy a channel is: what its idleness and its shutdown go by.
+//! RPCs in flight of a channel, which decide when the channel is idle and when its shutdown is complete.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -6,42 +6,42 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tonic::Status;
 
-/// Counts a channel's RPCs, and says whether new ones are let in.
+/// Counts a channel's RPCs, and decides whether new ones are accepted.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
     in_flight: AtomicUsize,
-    /// An RPC began or ended since the last [`was_quiet`](Self::was_quiet).
+    /// An RPC has ended since the last [`was_quiet`](Self::was_quiet).
     recent: AtomicBool,
-    /// No new RPC is let in.
+    /// New RPCs are rejected.
     shut: AtomicBool,
-    /// RPCs under way are ended.
+    /// RPCs in flight are being ended.
     closed: AtomicBool,
-    /// The last RPC has ended.
+    /// Notified when the last RPC has ended during a shutdown.
     done: Notify,
 }
 
-/// An RPC under way: from its first pick to the end of its response.
+/// An RPC in flight: from its first pick to the end of its response.
 #[derive(Debug)]
 pub(crate) struct Active(Arc<Activity>);
 
 impl Activity {
-    /// An RPC begins; refused when the channel is shutting down.
+    /// Registers a new RPC. Fails if the channel is shutting down.
     pub(crate) fn begin(self: &Arc<Self>) -> Result<Active, Status> {
-        // Counted first: a shutdown that does not see the RPC is seen by it.
+        // Counted before the check: either the shutdown sees the RPC, or the RPC sees the shutdown.
         self.in_flight.fetch_add(1, Ordering::SeqCst);
         let active = Active(Arc::clone(self));
         if self.shut.load(Ordering::SeqCst) { Err(closed()) } else { Ok(active) }
     }
 
-    /// Whether there was no RPC since this was last asked.
+    /// Returns whether there was no RPC since the previous call.
     pub(crate) fn was_quiet(&self) -> bool {
-        // In this order: one that ends in between is recent.
+        // In this order, so that an RPC that ends between the two loads counts as recent.
         let idle = self.in_flight.load(Ordering::SeqCst) == 0;
         let recent = self.recent.swap(false, Ordering::SeqCst);
         idle && !recent
     }
 
-    /// Lets no new RPC in, and waits for those under way.
+    /// Rejects new RPCs, and waits until those in flight have ended.
     pub(crate) async fn drain(&self) {
         self.shut.store(true, Ordering::SeqCst);
         loop {
@@ -55,7 +55,7 @@ impl Activity {
         }
     }
 
-    /// Why there will be no picker any more.
+    /// Returns the status of RPCs once the channel will never have a picker again.
     pub(crate) fn why_closed(&self) -> Status {
         if self.shut.load(Ordering::SeqCst) {
             closed()
@@ -64,7 +64,7 @@ impl Activity {
         }
     }
 
-    /// Lets no new RPC in; those under way are being ended.
+    /// Rejects new RPCs, and records that those in flight are being ended.
     pub(crate) fn close(&self) {
         self.shut.store(true, Ordering::SeqCst);
         self.closed.store(true, Ordering::SeqCst);
@@ -72,7 +72,7 @@ impl Activity {
 }
 
 impl Active {
-    /// What an RPC ends with whose connection failed with `status`: that the channel was closed, if it was.
+    /// Returns the status of an RPC whose connection failed with `status`: that the channel is closed, if it is.
     pub(crate) fn blame(&self, status: Status) -> Status {
         if self.0.closed.load(Ordering::SeqCst) { closed() } else { status }
     }
@@ -81,7 +81,7 @@ impl Active {
 impl Drop for Active {
     fn drop(&mut self) {
         let activity = &self.0;
-        // The load keeps the line shared: this runs for every RPC.
+        // This runs for every RPC. The load avoids a write, which would take the cache line from other cores.
         if !activity.recent.load(Ordering::SeqCst) {
             activity.recent.store(true, Ordering::SeqCst);
         }
@@ -91,7 +91,7 @@ impl Drop for Active {
     }
 }
 
-/// What RPCs of a closed channel end with, as in grpc-go.
+/// Returns the status of RPCs of a closed channel, as in grpc-go.
 fn closed() -> Status {
     Status::cancelled("the channel is closed")
 }
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_drain_lets_no_one_in_and_waits_for_the_last() {
+    async fn a_drain_rejects_new_rpcs_and_waits_for_the_last() {
         let activity = Arc::new(Activity::default());
         let first = activity.begin().expect("open");
         let second = activity.begin().expect("open");
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn quiet_is_no_rpc_since_the_last_look() {
+    fn quiet_means_no_rpc_since_the_previous_call() {
         let activity = Arc::new(Activity::default());
         assert!(activity.was_quiet());
         let active = activity.begin().expect("open");

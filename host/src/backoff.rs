@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-/// How long to wait between attempts to connect.
+use crate::setters::setters;
+
+/// Exponentially growing waits between connection attempts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Backoff {
@@ -10,14 +12,22 @@ pub struct Backoff {
     pub base: Duration,
     /// Factor by which each further failure multiplies the wait.
     pub multiplier: f64,
-    /// Fraction by which a wait varies at random, up or down: 0 to 1.
+    /// Fraction by which a wait varies at random, up or down (0 to 1).
     pub jitter: f64,
-    /// The longest wait, before jitter.
+    /// Maximum wait, before jitter.
     pub max: Duration,
-    /// A connection that lasted this long, or answered an RPC, has proven itself: its loss resets the
-    /// backoff. Without this a peer that accepts and closes at once would be dialled in a loop.
+    /// Lifetime after which the loss of a connection resets the backoff. The loss of a connection that has answered an
+    /// RPC resets it at any time. If every loss did, a peer that closes connections at once would be dialled in a loop.
     pub proven_after: Duration,
 }
+
+setters!(Backoff {
+    with_base: base: Duration,
+    with_multiplier: multiplier: f64,
+    with_jitter: jitter: f64,
+    with_max: max: Duration,
+    with_proven_after: proven_after: Duration,
+});
 
 impl Default for Backoff {
     fn default() -> Self {
@@ -31,11 +41,11 @@ impl Default for Backoff {
     }
 }
 
-/// The longest wait whatever the settings: tokio's clock cannot represent all durations.
+/// Maximum wait, regardless of the options: Tokio's clock cannot represent all durations.
 const A_YEAR: Duration = Duration::from_secs(86_400 * 365);
 
 impl Backoff {
-    /// Returns the wait after `failures` failures in a row (at least 1). `random` is uniform in 0..1.
+    /// Returns the wait after `failures` consecutive failures (at least 1). `random` is uniform in 0..1.
     pub(crate) fn delay(&self, failures: u32, random: f64) -> Duration {
         let exponent = i32::try_from(failures.saturating_sub(1)).unwrap_or(i32::MAX);
         let seconds = self.base.as_secs_f64() * self.multiplier.max(1.0).powi(exponent);

@@ -1,25 +1,25 @@
-//! The five states of gRPC connectivity, and the rule that makes one state of many.
+//! The five connectivity states of gRPC, and their aggregation to the state of a channel.
 
 /// The state of a subconn or of a channel, as in gRPC's connectivity semantics
 /// (`doc/connectivity-semantics-and-api.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "gRPC defines exactly these five")]
 pub enum ConnectivityState {
-    /// No connection, and none being made.
+    /// There is no connection, and none is being established.
     Idle,
-    /// A connection is being made. RPCs wait.
+    /// A connection is being established. RPCs wait.
     Connecting,
     /// Connected: the peer has sent its HTTP/2 SETTINGS and no GOAWAY.
     Ready,
-    /// The last attempt failed; the next one waits for its backoff.
+    /// The last connection attempt failed; the next one waits for its backoff.
     TransientFailure,
-    /// Closed for good.
+    /// Closed forever.
     Shutdown,
 }
 
 impl ConnectivityState {
-    /// The state of a channel whose subconns have these states: the first that any of them has of
-    /// READY, CONNECTING, IDLE, and otherwise (of no subconns, too) TRANSIENT_FAILURE.
+    /// Returns the state of a channel whose subconns have these states: the first of READY, CONNECTING and IDLE that
+    /// any subconn has, otherwise TRANSIENT_FAILURE. Without subconns, the state is TRANSIENT_FAILURE.
     ///
     /// ```
     /// use hotpick::connectivity::ConnectivityState::{self, *};

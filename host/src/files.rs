@@ -1,4 +1,4 @@
-//! Files that others write: whether they have come to rest, and reading them whole.
+//! Reading files that other processes write: detecting that a file is no longer changing, and reading it complete.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
@@ -9,23 +9,23 @@ use std::time::{Duration, SystemTime};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-/// Why a file cannot be read: a fragment of a sentence.
+/// Error of reading a file. Its text completes the sentence "FILE cannot be read: ...".
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadError {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("it is not a regular file")]
     NotRegular,
-    #[error("it has {size} bytes, and the limit is {limit}")]
+    #[error("its size of {size} bytes exceeds the limit of {limit} bytes")]
     TooLarge { size: usize, limit: usize },
-    #[error("someone is writing to it")]
+    #[error("it is open for writing")]
     BeingWritten,
-    /// And who has it open cannot be asked.
-    #[error("it was written a moment ago")]
+    /// The system cannot say whether a process has the file open for writing.
+    #[error("it was modified less than 2 s ago")]
     Young,
 }
 
-/// What shows that a file is another than before, whatever the events say.
+/// Metadata that shows whether a file has changed, regardless of file system events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fingerprint {
     identity: (u64, u64),
@@ -51,42 +51,42 @@ impl Fingerprint {
         Self { identity: (0, 0), size: metadata.len(), modified: metadata.modified().ok(), changed: (0, 0) }
     }
 
-    /// Of the file at this path; none if it cannot be looked at (a dangling symlink).
+    /// Returns the fingerprint of the file at this path, or `None` if there is no such file (a dangling symlink).
     pub(crate) fn at(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().map(|metadata| Self::of(&metadata))
     }
 
-    /// Of the symlink at this path, if it is one.
+    /// Returns the fingerprint of the entry at this path without following a symlink. `None` if there is no entry.
     pub(crate) fn of_link(path: &Path) -> Option<Self> {
         fs::symlink_metadata(path).ok().map(|metadata| Self::of(&metadata))
     }
 
-    /// Whether the file was last written longer ago than `quiet`.
+    /// Returns whether the file was last modified longer ago than `quiet`.
     fn is_old(&self, quiet: Duration) -> bool {
         self.modified.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > quiet)
     }
 
-    /// The same of a file whose time may be in the future: another machine's clock says nothing.
+    /// Like [`is_old`](Self::is_old), but true for a time in the future: that is the clock of another machine.
     fn is_at_rest(&self, quiet: Duration) -> bool {
         self.modified.is_none_or(|at| at.elapsed().map_or(true, |age| age > quiet))
     }
 }
 
-/// Where it cannot be asked who has a file open, it must not have been written for so long.
-const UNASKED: Duration = Duration::from_secs(2);
+/// How long ago a file must have been modified, if the system cannot say whether a process has it open for writing.
+const QUIET_WITHOUT_LEASES: Duration = Duration::from_secs(2);
 
-/// Reads a file whole, if it stayed as `expected` all the while, and no one has it open to write to it.
-/// `None`: it did not.
+/// Reads a complete file that no process has open for writing. Returns `None` if its fingerprint is not `expected` at
+/// the end.
 pub(crate) fn read(path: &Path, expected: Fingerprint, limit: usize) -> Result<Option<Vec<u8>>, ReadError> {
     read_if(path, expected, limit, |file| match writers(file) {
         Writers::None => Ok(()),
         Writers::Some => Err(ReadError::BeingWritten),
-        Writers::Unknown if expected.is_at_rest(UNASKED) => Ok(()),
+        Writers::Unknown if expected.is_at_rest(QUIET_WITHOUT_LEASES) => Ok(()),
         Writers::Unknown => Err(ReadError::Young),
     })
 }
 
-/// The same, though someone may have it open to write.
+/// Like [`read`], but the file may be open for writing.
 pub(crate) fn read_open(
     path: &Path,
     expected: Fingerprint,
@@ -112,17 +112,17 @@ fn read_if(
     }
     may_be_read(&file)?;
     let mut bytes = Vec::with_capacity(size);
-    // One more than there should be: a file that grows is not at rest.
+    // One byte more than expected, to notice a file that grows.
     file.by_ref().take(metadata.len() + 1).read_to_end(&mut bytes)?;
     Ok((bytes.len() == size && Fingerprint::at(path) == Some(expected)).then_some(bytes))
 }
 
-/// Whether it is sure that no one has a file open to write to it.
+/// Returns whether it is certain that no process has a file open for writing.
 pub(crate) fn is_closed(path: &Path) -> bool {
     open(path).is_ok_and(|file| writers(&file) == Writers::None)
 }
 
-/// Reads a file as it is at this moment.
+/// Reads a file as it is now.
 pub(crate) fn read_now(path: &Path, limit: usize) -> Result<Vec<u8>, ReadError> {
     let file = open(path)?;
     let metadata = file.metadata()?;
@@ -137,10 +137,10 @@ pub(crate) fn read_now(path: &Path, limit: usize) -> Result<Vec<u8>, ReadError> 
     Ok(bytes)
 }
 
-/// Reads TOML. The error is one line, which says where.
+/// Parses TOML. The error is one line, with the line number or the key.
 ///
-/// What TOML has and JSON has not (dates, `nan`, `inf`) is refused by its name: nothing of ours takes it, and in a
-/// policy's configuration it would arrive as something else.
+/// Values that JSON does not have (dates, `nan`, `inf`) are refused with their key. None of our formats uses them, and
+/// in a policy's configuration they would arrive as a different value.
 pub(crate) fn from_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let located = |error: toml::de::Error| {
         let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
@@ -170,24 +170,25 @@ fn fits_json(name: &str, value: &toml::Value) -> Result<(), String> {
     }
 }
 
-/// Who has a file open to write to it: a copy may pause for longer than any quiet time, and be valid so far.
+/// Whether a process has a file open for writing. A copy may pause for longer than any quiet time, and what is written
+/// so far may be valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Writers {
     None,
     Some,
-    /// It is another user's, or on a file system without leases.
+    /// The file belongs to another user, or its file system has no leases.
     Unknown,
 }
 
 #[cfg(target_os = "linux")]
-#[allow(unsafe_code, reason = "leases are in no safe interface")]
+#[allow(unsafe_code, reason = "no safe interface has leases")]
 fn writers(file: &File) -> Writers {
     use std::os::fd::AsRawFd as _;
     /// `linux/fcntl.h`.
     const F_SETSIG: libc::c_int = 10;
     let file = file.as_raw_fd();
-    // SAFETY: these calls take numbers, and the descriptor is open. Whoever opens the file to write while
-    // we have the lease sends us a signal: for the moment until it is given back, one that is ignored.
+    // SAFETY: these calls take numbers, and the descriptor is open. If a process opens the file for writing while we
+    // hold the lease, the kernel sends us a signal: SIGURG, which is ignored by default.
     unsafe {
         libc::fcntl(file, F_SETSIG, libc::SIGURG);
         if libc::fcntl(file, libc::F_SETLEASE, libc::F_RDLCK) == 0 {
@@ -209,7 +210,7 @@ fn writers(_file: &File) -> Writers {
 #[cfg(unix)]
 fn open(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt as _;
-    // A FIFO would hold the opener until someone writes.
+    // Opening a FIFO would block until a process opens it for writing.
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits();
     File::options().read(true).custom_flags(nonblocking.cast_signed()).open(path)
 }
@@ -219,7 +220,7 @@ fn open(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 
-/// Follows files until each has stayed the same for a quiet time.
+/// Follows files, and returns each file once it has not changed for a quiet time.
 #[derive(Debug, Default)]
 pub(crate) struct Settling {
     files: BTreeMap<String, Follow>,
@@ -227,19 +228,19 @@ pub(crate) struct Settling {
 
 #[derive(Debug, Default)]
 struct Follow {
-    /// What was last acted on. `None`: the file was not there.
+    /// The fingerprint last returned. `None`: the file did not exist.
     settled: Option<Fingerprint>,
-    /// A change that is not yet old enough.
+    /// A change that is more recent than the quiet time, and when it was first observed.
     pending: Option<(Option<Fingerprint>, Instant)>,
-    /// When to return the file once more, even if it stays as it is.
+    /// When to return the file once more even if it does not change.
     again: Option<Instant>,
-    /// What was last returned as about to come to rest.
+    /// The fingerprint last returned by [`Settling::foresee`].
     foreseen: Option<Fingerprint>,
 }
 
 impl Settling {
-    /// Takes in what is there now. Returns the files that have come to rest since they were last
-    /// returned, with what they are; `None` for one that is gone.
+    /// Records the files that exist now. Returns those that have changed since they were last returned and have then
+    /// been quiet, with their fingerprints; `None` for a file that was removed.
     pub(crate) fn observe(
         &mut self,
         present: &BTreeMap<String, Fingerprint>,
@@ -266,7 +267,7 @@ impl Settling {
                 Some((pending, since)) if pending == seen => since,
                 _ => now,
             };
-            // A file that was there long before we looked need not be waited for.
+            // A file that was old when first observed needs no wait.
             let old = follow.settled.is_none()
                 && follow.pending.is_none()
                 && seen.is_some_and(|seen| seen.is_old(quiet));
@@ -281,8 +282,8 @@ impl Settling {
         at_rest
     }
 
-    /// The files that have stayed the same for a part of the quiet time, each once: they may well be what they
-    /// will be when it is over.
+    /// Returns the files that have not changed for a part of the quiet time, each change once. They will probably not
+    /// change for the rest of it.
     pub(crate) fn foresee(&mut self, part: Duration) -> Vec<(String, Fingerprint)> {
         let now = Instant::now();
         let mut foreseen = Vec::new();
@@ -297,19 +298,19 @@ impl Settling {
         foreseen
     }
 
-    /// This file is still changing.
+    /// Returns whether the file is still changing.
     pub(crate) fn is_moving(&self, name: &str) -> bool {
         self.files.get(name).is_some_and(|follow| follow.pending.is_some())
     }
 
-    /// Something is still changing, or is to be looked at again within this time.
+    /// Returns whether any file is still changing or is to be returned again within this time.
     pub(crate) fn is_pending(&self, within: Duration) -> bool {
         let soon = Instant::now() + within;
         let due = |follow: &Follow| follow.again.is_some_and(|at| at <= soon);
         self.files.values().any(|follow| follow.pending.is_some() || due(follow))
     }
 
-    /// The file, which has just been returned, is to be returned once more after this time.
+    /// Schedules a file that has just been returned to be returned once more after this time.
     pub(crate) fn retry(&mut self, name: &str, after: Duration) {
         if let Some(follow) = self.files.get_mut(name) {
             follow.again = Some(Instant::now() + after);
@@ -333,7 +334,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_file_that_someone_writes_to_is_not_read() {
+    fn a_file_that_is_open_for_writing_is_not_read() {
         use std::io::Write as _;
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("a.wasm");
@@ -341,7 +342,7 @@ mod tests {
         writer.write_all(b"half").expect("written");
         let seen = || Fingerprint::at(&path).expect("there");
         let error = read(&path, seen(), 100).expect_err("it is not whole");
-        assert_eq!(error.to_string(), "someone is writing to it");
+        assert_eq!(error.to_string(), "it is open for writing");
         writer.write_all(b" and half").expect("written");
         drop(writer);
         let whole = read(&path, seen(), 100).expect("read");
@@ -350,8 +351,8 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn where_writers_are_not_known_a_file_must_have_been_at_rest() {
-        // There are no leases of pipes.
+    fn a_file_whose_writers_are_unknown_must_be_old() {
+        // Pipes have no leases.
         let (pipe, _other) = io::pipe().expect("a pipe");
         assert_eq!(writers(&std::os::fd::OwnedFd::from(pipe).into()), Writers::Unknown);
         let written = |ago: i64| {
@@ -360,13 +361,13 @@ mod tests {
             let modified = Some(if ago < 0 { now + second } else { now - second });
             Fingerprint { modified, ..fingerprint(1) }
         };
-        assert!(!written(1).is_at_rest(UNASKED));
-        assert!(written(3).is_at_rest(UNASKED));
-        assert!(written(-100).is_at_rest(UNASKED));
+        assert!(!written(1).is_at_rest(QUIET_WITHOUT_LEASES));
+        assert!(written(3).is_at_rest(QUIET_WITHOUT_LEASES));
+        assert!(written(-100).is_at_rest(QUIET_WITHOUT_LEASES));
     }
 
     #[test]
-    fn what_toml_has_and_json_has_not_is_refused_by_name() {
+    fn toml_values_that_json_does_not_have_are_refused_by_name() {
         let of = |text: &str| from_toml::<toml::Table>(text).map(|_| ());
         assert_eq!(of("[config]\na = 1.5\nb = ['2024-01-01']"), Ok(()));
         for (text, sentence) in [
@@ -395,7 +396,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_file_will_be_is_foreseen_once() {
+    async fn a_change_is_foreseen_once() {
         let mut settling = Settling::default();
         let foreseen = [("a.wasm".to_owned(), fingerprint(1))];
         settling.observe(&files(&[("a.wasm", 1)]), QUIET);
@@ -404,7 +405,7 @@ mod tests {
         settling.observe(&files(&[("a.wasm", 1)]), QUIET);
         assert_eq!(settling.foresee(QUIET / 3), foreseen);
         assert_eq!(settling.foresee(QUIET / 3), []);
-        // It changes: what was foreseen is not what it will be.
+        // The file changes after it was foreseen.
         settling.observe(&files(&[("a.wasm", 2)]), QUIET);
         assert_eq!(settling.foresee(QUIET / 3), []);
         tokio::time::advance(QUIET / 3).await;
@@ -413,7 +414,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_is_gone_for_a_moment_is_not_gone() {
+    async fn a_file_that_is_missing_for_a_moment_is_not_removed() {
         let mut settling = Settling::default();
         settling.observe(&files(&[("a.wasm", 1)]), QUIET);
         tokio::time::advance(QUIET).await;
@@ -428,7 +429,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_could_not_be_read_is_returned_again_and_its_end_is_seen() {
+    async fn a_retried_file_is_returned_again_and_its_removal_too() {
         let mut settling = Settling::default();
         let present = files(&[("a.wasm", 1)]);
         let rest = [("a.wasm".to_owned(), Some(fingerprint(1)))];

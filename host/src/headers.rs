@@ -1,8 +1,8 @@
-//! The headers of a request that are not the caller's to choose.
+//! Request headers that the caller cannot choose.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-/// They are about a connection, and HTTP/2 has none of them (RFC 9113, 8.2.2).
+/// Headers of an HTTP/1 connection, which HTTP/2 does not allow (RFC 9113, 8.2.2).
 const OF_CONNECTIONS: [HeaderName; 5] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
@@ -11,38 +11,40 @@ const OF_CONNECTIONS: [HeaderName; 5] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// They make a request one of gRPC.
+/// Headers that the gRPC protocol sets.
 const OF_GRPC: [HeaderName; 4] = [header::TE, header::CONTENT_TYPE, header::CONTENT_LENGTH, header::HOST];
 
-/// Makes the headers of an RPC such as go on the wire: without those of the connection that it came by, and with `te`
-/// and `user-agent`.
-pub(crate) fn prepare(headers: &mut HeaderMap) {
-    // Hardly ever: and to compare a few names costs less than to look five up.
+/// Prepares the headers of an RPC for the wire: removes those of the connection on which it arrived, sets `te`, and
+/// completes `user-agent`. `default_agent` is used for an RPC that has none of its own.
+pub(crate) fn prepare(headers: &mut HeaderMap, default_agent: &HeaderValue) {
+    // Rarely true, and comparing a few names costs less than five lookups.
     if headers.keys().any(|name| OF_CONNECTIONS.contains(name)) {
         for name in &OF_CONNECTIONS {
             headers.remove(name);
         }
     }
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    name_ourselves(headers);
+    match headers.get(header::USER_AGENT).map(|own| own.to_str().ok().and_then(|own| user_agent(Some(own)))) {
+        None => drop(headers.insert(header::USER_AGENT, default_agent.clone())),
+        Some(Some(both)) => drop(headers.insert(header::USER_AGENT, both)),
+        // The value is not text: it is passed on unchanged.
+        Some(None) => {}
+    }
 }
 
-/// Whether a policy must not add it.
+/// Returns a `user-agent`: the user's own, if there is one, then ours, as gRPC's other implementations do. `None`: the
+/// user's own is not valid in a header.
+pub(crate) fn user_agent(own: Option<&str>) -> Option<HeaderValue> {
+    const NAME: &str = concat!("hotpick/", env!("CARGO_PKG_VERSION"));
+    match own {
+        None => Some(HeaderValue::from_static(NAME)),
+        Some(own) => HeaderValue::from_str(&format!("{own} {NAME}")).ok(),
+    }
+}
+
+/// Returns whether policies may not add this header.
 pub(crate) fn is_reserved(name: &HeaderName) -> bool {
     name.as_str().starts_with("grpc-") || OF_GRPC.contains(name) || OF_CONNECTIONS.contains(name)
-}
-
-/// `user-agent`: the caller's own name, then ours, as gRPC's other implementations do.
-fn name_ourselves(headers: &mut HeaderMap) {
-    const NAME: &str = concat!("hotpick/", env!("CARGO_PKG_VERSION"));
-    let value = match headers.get(header::USER_AGENT).and_then(|own| own.to_str().ok()) {
-        None => HeaderValue::from_static(NAME),
-        Some(own) => match HeaderValue::from_str(&format!("{own} {NAME}")) {
-            Ok(both) => both,
-            Err(_) => return,
-        },
-    };
-    headers.insert(header::USER_AGENT, value);
 }
 
 #[cfg(test)]
@@ -50,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_belongs_to_a_connection_goes_no_further() {
+    fn headers_of_a_connection_are_removed() {
         let mut headers = HeaderMap::new();
         for name in &OF_CONNECTIONS {
             headers.append(name, HeaderValue::from_static("close"));
@@ -59,7 +61,7 @@ mod tests {
         headers.append(header::TE, HeaderValue::from_static("gzip"));
         headers.append("x-color", HeaderValue::from_static("red"));
         headers.append(header::USER_AGENT, HeaderValue::from_static("mine"));
-        prepare(&mut headers);
+        prepare(&mut headers, &HeaderValue::from_static("default"));
         let name = concat!("mine hotpick/", env!("CARGO_PKG_VERSION"));
         let mut left: Vec<_> =
             headers.iter().map(|(name, value)| (name.as_str(), value.to_str().expect("text"))).collect();

@@ -14,7 +14,7 @@
 //! let channel = Channel::builder("static:///127.0.0.1:5001,127.0.0.1:5002")
 //!     .policies(&policies)
 //!     .policy("color") // policies.d/color.wasm
-//!     .connect()?;
+//!     .connect_lazy()?;
 //! let mut greeter = GreeterClient::new(channel);
 //! # Ok(())
 //! # }
@@ -66,6 +66,7 @@ pub mod policy;
 pub mod proxy;
 pub mod resolver;
 pub mod service_config;
+mod setters;
 pub mod subconn;
 mod supervision;
 mod text;

@@ -11,6 +11,9 @@ pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
+/// A byte stream of any kind.
+pub type BoxedIo = Box<dyn Io>;
+
 const A_DAY: Duration = Duration::from_secs(86_400);
 
 /// Sets the options that both sides of hotpick use: no delay of small writes, and the detection of dead peers.

@@ -1,4 +1,4 @@
-//! gRPC's service config: which policy balances, and what RPCs of each method are given.
+//! gRPC's service config: the load-balancing policy, and defaults for the RPCs of each method.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,11 +7,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// A service config (gRPC's `doc/service_config.md`), from JSON.
+/// A service config (gRPC's `doc/service_config.md`), parsed from JSON.
 ///
-/// Of it hotpick reads `loadBalancingConfig` (gRFC A24), `loadBalancingPolicy`, `methodConfig` (the
-/// members `name`, `timeout`, `waitForReady`) and `healthCheckConfig` (gRFC A17); as in gRPC everything
-/// else is ignored.
+/// hotpick reads `loadBalancingConfig` (gRFC A24), `loadBalancingPolicy`, `methodConfig` (its members `name`, `timeout`
+/// and `waitForReady`) and `healthCheckConfig` (gRFC A17). As in gRPC, all other members are ignored.
 ///
 /// ```
 /// use hotpick::service_config::ServiceConfig;
@@ -31,12 +30,12 @@ pub struct ServiceConfig {
     pub(crate) health: Option<String>,
 }
 
-/// Why a text is not a [`ServiceConfig`]: one sentence.
+/// Error of parsing a [`ServiceConfig`]. Its text is one sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("service config: {0}")]
 pub struct ServiceConfigError(String);
 
-/// A policy by name, and its configuration.
+/// The name and configuration of a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PolicyConfig {
     pub(crate) name: String,
@@ -44,34 +43,34 @@ pub(crate) struct PolicyConfig {
     pub(crate) config: String,
 }
 
-/// What the RPCs of each method are given.
+/// Settings for the RPCs of each method.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct MethodConfigs {
-    /// By `/service/method`, `/service/`, or the empty string for all others.
+    /// Keys are `/service/method`, `/service/`, or the empty string for all other methods.
     by_path: HashMap<String, MethodConfig>,
 }
 
-/// What an RPC is given, where it does not say otherwise itself.
+/// Settings for an RPC that does not set them itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct MethodConfig {
-    /// The longest that it may take.
+    /// Maximum duration of an RPC. `None`: no limit.
     pub(crate) timeout: Option<Duration>,
     pub(crate) wait_for_ready: Option<bool>,
 }
 
 impl ServiceConfig {
-    /// Balances by this policy, with this configuration. Replaces what was said of that.
+    /// Sets the load-balancing policy and its configuration. Replaces the previous policies.
     #[must_use]
     pub fn with_policy(mut self, name: impl Into<String>, config: &Value) -> Self {
         self.policies = vec![PolicyConfig { name: name.into(), config: config.to_string() }];
         self
     }
 
-    /// A config from its JSON object.
+    /// Reads a service config from its JSON object.
     ///
     /// # Errors
     ///
-    /// A member that hotpick reads is malformed.
+    /// Returns an error if a member that hotpick reads is malformed.
     pub fn from_json(json: Value) -> Result<Self, ServiceConfigError> {
         let raw: Raw = serde_json::from_value(json).map_err(|error| ServiceConfigError(error.to_string()))?;
         raw.check()
@@ -88,8 +87,8 @@ impl std::str::FromStr for ServiceConfig {
 }
 
 impl MethodConfigs {
-    /// What RPCs of this path (`/service/method`) are given: by the method's own entry, or the service's,
-    /// or the one for all.
+    /// Returns the settings for RPCs of this path (`/service/method`): from the entry of the method, else of the
+    /// service, else of all methods.
     pub(crate) fn of(&self, path: &str) -> MethodConfig {
         if self.by_path.is_empty() {
             return MethodConfig::default();
@@ -99,7 +98,7 @@ impl MethodConfigs {
     }
 }
 
-/// As it is written.
+/// The JSON form of a service config.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Raw {
@@ -138,7 +137,7 @@ impl Raw {
     fn check(self) -> Result<ServiceConfig, ServiceConfigError> {
         let mut policies = Vec::new();
         for entry in self.load_balancing_config {
-            // A JSON form of protobuf's oneof: exactly one.
+            // The JSON form of a protobuf oneof has exactly one member.
             let count = entry.len();
             let (Some((name, config)), 1) = (entry.into_iter().next(), count) else {
                 return Err(ServiceConfigError(format!(
@@ -146,14 +145,16 @@ impl Raw {
                 )));
             };
             if !config.is_object() {
-                return Err(ServiceConfigError(format!("the configuration of policy {name:?} is no object")));
+                return Err(ServiceConfigError(format!(
+                    "the configuration of policy {name:?} is not a JSON object"
+                )));
             }
             policies.push(PolicyConfig { name, config: config.to_string() });
         }
         if policies.is_empty()
             && let Some(name) = self.load_balancing_policy
         {
-            // The older field, in upper or lower case.
+            // The deprecated field, whose values may be in upper case.
             policies.push(PolicyConfig { name: name.to_ascii_lowercase(), config: "{}".to_owned() });
         }
 
@@ -181,7 +182,7 @@ impl Raw {
     }
 }
 
-/// A duration as protobuf writes it in JSON: seconds with up to nine decimals, and an `s`.
+/// Parses a duration in protobuf's JSON form: seconds with up to nine decimals, and the suffix `s`.
 fn duration(text: &str) -> Result<Duration, ServiceConfigError> {
     let parsed = || {
         let (seconds, fraction) = match text.strip_suffix('s')?.split_once('.') {
@@ -196,7 +197,11 @@ fn duration(text: &str) -> Result<Duration, ServiceConfigError> {
         let nanos = format!("{fraction:0<9}").parse().ok()?;
         Some(Duration::new(seconds.parse().ok()?, nanos))
     };
-    parsed().ok_or_else(|| ServiceConfigError(format!("{text:?} is no duration: write \"1.5s\"")))
+    parsed().ok_or_else(|| {
+        ServiceConfigError(format!(
+            "invalid duration {text:?}: expected seconds with an \"s\" suffix, such as \"1.5s\""
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -219,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_entry_counts() {
+    fn the_most_specific_entry_applies() {
         let config: ServiceConfig = r#"{"methodConfig": [
             {"name": [{}], "timeout": "3s"},
             {"name": [{"service": "a.B"}, {"service": "c.D", "method": "E"}], "timeout": "2.5s", "waitForReady": true},
@@ -244,10 +249,13 @@ mod tests {
             ("{", "EOF while parsing an object"),
             ("[]", "invalid"),
             (r#"{"loadBalancingConfig": [{"a": {}, "b": {}}]}"#, "has 2 policies instead of one"),
-            (r#"{"loadBalancingConfig": [{"a": 1}]}"#, "the configuration of policy \"a\" is no object"),
+            (
+                r#"{"loadBalancingConfig": [{"a": 1}]}"#,
+                "the configuration of policy \"a\" is not a JSON object",
+            ),
             (
                 r#"{"methodConfig": [{"name": [{}], "timeout": "1m"}]}"#,
-                "\"1m\" is no duration: write \"1.5s\"",
+                "invalid duration \"1m\": expected seconds with an \"s\" suffix",
             ),
             (r#"{"methodConfig": [{"name": [{"method": "x"}]}]}"#, "the method \"x\" without a service"),
             (r#"{"methodConfig": [{"name": [{}, {}]}]}"#, "names \"\" twice"),

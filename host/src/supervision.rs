@@ -1,7 +1,7 @@
-//! What becomes of a panic on a thread or a task that must go on.
+//! Catching panics on threads and tasks that must continue.
 //!
-//! Nothing that is known of panics there. But a resolver, or a policy in Rust, is a program's own code, and whatever it does,
-//! the channel that called it has RPCs to serve.
+//! No code of the host is known to panic there. But a resolver or a Rust policy is the user's own code, and the channel
+//! that calls it must continue to serve RPCs whatever that code does.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,30 +11,30 @@ use futures_util::FutureExt as _;
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
-/// How long to wait before what has panicked is begun anew.
+/// Delay before a task that has panicked is restarted.
 pub(crate) const AGAIN: Duration = Duration::from_secs(5);
 
-/// How often something has panicked that went on nevertheless, since the process began: a fault of the host, or of a resolver or
-/// a native policy that it was given. The log says what it was. Worth an alert.
+/// Returns the number of panics that were caught since the process started. Each is a bug in the host, or in a resolver
+/// or native policy that it was given. The log says in which. Worth an alert.
 #[must_use]
 pub fn panics() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
 
-/// Does it. None: it panicked, which is counted and logged.
+/// Runs `work`. Returns `None` if it panicked; the panic is counted and logged. `what` names the work in the log.
 pub(crate) fn guarded<T>(what: &str, work: impl FnOnce() -> T) -> Option<T> {
-    // Whoever calls this makes anew what the work has left halfway.
+    // Unwind safe, because every caller re-creates what the work has left half done.
     catch_unwind(AssertUnwindSafe(work)).inspect_err(|_| count(what)).ok()
 }
 
-/// The same of a future.
+/// Like [`guarded`], for a future.
 pub(crate) async fn guarded_task<F: Future>(what: &str, task: F) -> Option<F::Output> {
     AssertUnwindSafe(task).catch_unwind().await.inspect_err(|_| count(what)).ok()
 }
 
 fn count(what: &str) {
     PANICS.fetch_add(1, Ordering::Relaxed);
-    tracing::error!("{what} panicked: it is carried on without");
+    tracing::error!("{what} panicked: the panic was caught, and the host continues");
 }
 
 #[cfg(test)]

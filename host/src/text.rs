@@ -1,15 +1,17 @@
-//! Texts of others, for logs and statuses: bounded, and on one line.
+//! Untrusted text in logs and statuses: limited in length, and on one line.
 
+#[cfg(feature = "etcd")]
 use std::borrow::Cow;
 
-/// At most so many bytes of a text, with a space for each character that would do something to a terminal or a log.
+/// Returns at most `limit` bytes of a text, with each control character replaced by a space.
 pub(crate) fn clip(text: &str, limit: usize) -> String {
     let end = text.floor_char_boundary(limit);
     text[..end].replace(char::is_control, " ")
 }
 
-/// At most so many bytes of what may be no text at all, with escapes for what does not print; what was left out is
-/// counted.
+/// Returns at most `limit` bytes in quotes, with escapes for invalid UTF-8 and unprintable characters. Appends the
+/// number of bytes left out.
+#[cfg(feature = "etcd")]
 pub(crate) fn quoted(bytes: &[u8], limit: usize) -> String {
     let text: Cow<'_, str> = String::from_utf8_lossy(bytes);
     let end = text.floor_char_boundary(limit);
@@ -23,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_it_makes_a_line_of_its_own() {
+    fn the_text_stays_on_one_line() {
         assert_eq!(clip("a\nb\u{1b}[2J", 100), "a b [2J");
         assert_eq!(clip("äöü", 3), "ä");
         assert_eq!(quoted(b"a\nb\x1b", 100), r#""a\nb\u{1b}""#);

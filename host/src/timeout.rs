@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 
-/// The time that the caller gives the RPC, if the header says it (`doc/PROTOCOL-HTTP2.md`: at most 8
-/// digits and a unit). What is not well-formed is left for the server to refuse.
+/// Returns the timeout of an RPC from its header (`doc/PROTOCOL-HTTP2.md`: at most 8 digits and a unit). Returns `None`
+/// if the header is absent or malformed; a malformed header is left for the server to refuse.
 pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -24,7 +24,7 @@ pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
-/// Tells the server the time that is left, for an RPC that has waited on this side.
+/// Sets the header to the time that is left, for an RPC that has waited on this side.
 pub(crate) fn set_grpc_timeout(headers: &mut HeaderMap, left: Duration) {
     // At most 8 digits: milliseconds up to a day, seconds up to three years.
     let (value, unit) = match left.as_millis() {

@@ -1,10 +1,10 @@
-//! Threads for what takes longer than RPCs may be held up: starting policies, replacing instances, reading certificates.
+//! A thread pool for jobs that would delay RPCs: starting policies, replacing instances, reading certificates.
 //!
-//! They are our own, and one of them is there from the first channel or directory on, because a machine can be out of
-//! threads for a moment: tokio's `spawn_blocking` panics then, and with it would go the task that called it, which is a
-//! channel's. Here what is to be done waits for a thread that there is.
+//! The pool exists because a machine can run out of threads for a moment. tokio's `spawn_blocking` panics then, and
+//! that would end the task of a channel. Here the first channel or directory starts one thread, which stays, and jobs
+//! wait for a thread of the pool if no further one can be started.
 //!
-//! There are few of them on purpose: a thousand channels that start a policy at once must not take the processor from RPCs.
+//! The pool is small on purpose: a thousand channels that start a policy at once must not take the processor from RPCs.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,13 +18,15 @@ use tokio::sync::oneshot;
 
 use crate::supervision::guarded;
 
-/// One stays; the others come when they are needed, and go.
-const MOST: usize = 8;
-/// So many may start policies, which take a second and more if they loop: nothing else waits for that.
-const STARTS: usize = 6;
-/// How long one is kept that has nothing to do.
-const IDLE: Duration = Duration::from_secs(10);
+/// Maximum number of threads. One stays; the others are started on demand and end when idle.
+const MAX_THREADS: usize = 8;
+/// Maximum number of threads that start policies. A policy that loops takes a second or more; other jobs do not wait
+/// for it.
+const MAX_STARTS: usize = 6;
+/// How long an idle thread is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Bytes of a thread's stack.
 const STACK: usize = 2 << 20;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -32,8 +34,9 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 struct Pool {
     jobs: VecDeque<Job>,
-    /// Those of policies, of which only so many are done at a time, and the number that are.
+    /// Jobs that start policies.
     starts: VecDeque<Job>,
+    /// Number of `starts` that run now, at most [`MAX_STARTS`].
     starting: usize,
     threads: usize,
     idle: usize,
@@ -41,25 +44,25 @@ struct Pool {
 
 static POOL: Mutex<Pool> =
     Mutex::new(Pool { jobs: VecDeque::new(), starts: VecDeque::new(), starting: 0, threads: 0, idle: 0 });
-static NEWS: Condvar = Condvar::new();
+static WORK_AVAILABLE: Condvar = Condvar::new();
 
-/// Makes sure that there is a thread, now that there can be one.
+/// Starts the first thread if there is none.
 ///
 /// # Errors
 ///
-/// There is none, and none can be made.
+/// There is no thread, and none can be started.
 pub(crate) fn ready() -> io::Result<()> {
     let mut pool = pool();
     if pool.threads == 0 { grow(&mut pool) } else { Ok(()) }
 }
 
-/// Has something done on one of the threads, within the runtime of the caller if there is one. It is done even if the
-/// task is dropped.
+/// Queues a job for a thread of the pool. The job runs within the caller's Tokio runtime if there is one, and runs even
+/// if the task is dropped.
 pub(crate) fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
     queue(work, |pool| &mut pool.jobs)
 }
 
-/// The same of a policy's start, which may take long: on a part of the threads.
+/// Like [`run`], for starting a policy, which may take long: at most [`MAX_STARTS`] threads run such jobs.
 pub(crate) fn start<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
     queue(work, |pool| &mut pool.starts)
 }
@@ -73,42 +76,42 @@ fn queue<T: Send + 'static>(
     let job = move || {
         let _runtime = runtime.as_ref().map(Handle::enter);
         let _span = span.entered();
-        let result = guarded("a worker's task", work).ok_or(Lost);
-        // Nobody may wait any more: then it is dropped here, and that is not our code either.
-        let _ = guarded("what a worker's task has made", || drop(done.send(result)));
+        let result = guarded("a worker job", work).ok_or(Lost);
+        // If nobody waits any more, the result is dropped here, and its `drop` is not our code either.
+        let _ = guarded("the drop of a worker job's result", || drop(done.send(result)));
     };
     let mut pool = pool();
     which(&mut pool).push_back(Box::new(job));
-    if pool.idle < pool.due() && pool.threads < MOST {
-        // If there can be no more of them, those that there are will come to it.
+    if pool.idle < pool.due() && pool.threads < MAX_THREADS {
+        // If no thread can be started, the existing ones will run the job.
         let grown = grow(&mut pool);
         if let Err(error) = grown.as_ref()
             && pool.threads == 0
         {
-            tracing::error!(%error, "no thread could be made: what is to be done waits for the next try");
+            tracing::error!(%error, "cannot start a worker thread: jobs wait for the next attempt");
         }
     }
     drop(pool);
-    NEWS.notify_one();
+    WORK_AVAILABLE.notify_one();
     Task(result)
 }
 
-/// The same, and waits for it: for the little that cannot be done on the caller's own thread.
+/// Like [`run`], but blocks until the job has ended: for short work that cannot be done on the caller's thread.
 ///
 /// # Errors
 ///
-/// It panicked.
+/// The job panicked.
 pub(crate) fn wait<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Lost> {
     let (done, result) = std::sync::mpsc::sync_channel(1);
-    // Its result comes by the other way, and a panic ends that.
+    // The result arrives through `result`; a panic drops `done`.
     drop(run(move || done.send(work())));
     result.recv().map_err(|_| Lost)
 }
 
 impl Pool {
-    /// What could be done now, were there threads.
+    /// Returns the number of jobs that could run now if there were threads for them.
     fn due(&self) -> usize {
-        self.jobs.len() + self.starts.len().min(STARTS - self.starting)
+        self.jobs.len() + self.starts.len().min(MAX_STARTS - self.starting)
     }
 }
 
@@ -117,7 +120,7 @@ fn pool() -> MutexGuard<'static, Pool> {
 }
 
 fn grow(pool: &mut Pool) -> io::Result<()> {
-    // Whatever RUST_MIN_STACK says: policies are called here.
+    // Independent of RUST_MIN_STACK, because policies are called on these threads.
     std::thread::Builder::new().name("hotpick-worker".to_owned()).stack_size(STACK).spawn(work)?;
     pool.threads += 1;
     Ok(())
@@ -132,7 +135,7 @@ fn work() {
             pool = self::pool();
             continue;
         }
-        if pool.starting < STARTS
+        if pool.starting < MAX_STARTS
             && let Some(job) = pool.starts.pop_front()
         {
             pool.starting += 1;
@@ -143,7 +146,8 @@ fn work() {
             continue;
         }
         pool.idle += 1;
-        let (again, waited) = NEWS.wait_timeout(pool, IDLE).unwrap_or_else(PoisonError::into_inner);
+        let (again, waited) =
+            WORK_AVAILABLE.wait_timeout(pool, IDLE_TIMEOUT).unwrap_or_else(PoisonError::into_inner);
         pool = again;
         pool.idle -= 1;
         if waited.timed_out() && pool.due() == 0 && pool.threads > 1 {
@@ -153,11 +157,11 @@ fn work() {
     }
 }
 
-/// What is being done. Ready when it is.
+/// A queued or running job. Resolves to its result.
 #[derive(Debug)]
 pub(crate) struct Task<T>(oneshot::Receiver<Result<T, Lost>>);
 
-/// It panicked.
+/// Error of a job that panicked.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the host panicked")]
 pub(crate) struct Lost;
@@ -177,23 +181,23 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_panics_takes_nothing_else_with_it() {
+    async fn a_panic_ends_only_its_job() {
         ready().expect("a thread");
         let lost = run(|| -> u8 { panic!("as it should") }).await;
         assert_eq!(lost.expect_err("lost").to_string(), "the host panicked");
         assert_eq!(run(|| 7).await.expect("done"), 7);
     }
 
-    /// Of the tests that hold nearly all of the threads.
+    /// Held by a test that occupies nearly all threads.
     static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-    /// More than there are threads, of which all but the last wait for the last.
+    /// More jobs than threads, while all threads but one are occupied.
     #[tokio::test]
-    async fn there_are_so_many_threads_and_what_waits_for_one_is_done() {
+    async fn threads_are_limited_and_waiting_jobs_run() {
         let _turn = TURN.lock().await;
         let (release, released) = mpsc::channel::<()>();
         let released = std::sync::Arc::new(Mutex::new(released));
-        let held: Vec<_> = (0..MOST - 1)
+        let held: Vec<_> = (0..MAX_THREADS - 1)
             .map(|_| {
                 let released = std::sync::Arc::clone(&released);
                 run(move || released.lock().expect("no panic").recv().is_err())
@@ -203,7 +207,7 @@ mod tests {
         for (number, other) in others.into_iter().enumerate() {
             assert_eq!(other.await.expect("done"), number);
         }
-        assert!(pool().threads <= MOST);
+        assert!(pool().threads <= MAX_THREADS);
         drop(release);
         for one in held {
             assert!(one.await.expect("done"));
@@ -211,18 +215,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_waited_for_comes_or_is_lost() {
+    fn wait_returns_the_result_or_lost() {
         assert_eq!(wait(|| 7).expect("done"), 7);
         assert!(wait(|| -> u8 { panic!("as it should") }).is_err());
     }
 
-    /// Starts that all wait, as those of a version do that another channel tries first: the rest is done nevertheless.
+    /// Starts that all wait, as do those of a version that another channel tries first. Other jobs run nevertheless.
     #[tokio::test]
-    async fn starts_take_a_part_of_the_threads_only() {
+    async fn starts_use_only_some_of_the_threads() {
         let _turn = TURN.lock().await;
         let (release, released) = mpsc::channel::<()>();
         let released = std::sync::Arc::new(Mutex::new(released));
-        let held: Vec<_> = (0..MOST * 2)
+        let held: Vec<_> = (0..MAX_THREADS * 2)
             .map(|_| {
                 let released = std::sync::Arc::clone(&released);
                 start(move || released.lock().expect("no panic").recv().is_err())

@@ -55,7 +55,7 @@ impl Measured {
 async fn channel(policies: &Policies, name: &str) -> Channel {
     // Nothing listens there.
     let builder = Channel::builder("ipv4:127.0.0.1:1,127.0.0.1:2,127.0.0.1:3").policies(&policies.followed);
-    let channel = builder.policy(name).connect().expect("a channel");
+    let channel = builder.policy(name).connect_lazy().expect("a channel");
     channel.wait_for(|status: &ChannelStatus| status.policy.generation > 0).await;
     channel
 }

@@ -164,7 +164,7 @@ async fn slow_server() {
         let policies = Policies::with(&[(&file, &standard(name))]);
         let config_value = serde_json::from_str(config).expect("JSON");
         let channel = cluster.channel().policies(&policies.followed).policy(name).policy_config(config_value);
-        let channel = channel.connect().expect("a channel");
+        let channel = channel.connect_lazy().expect("a channel");
         let caller = Caller::ready(&channel, Some(name)).await;
         caller.tally(100).await;
         let begin = Instant::now();

@@ -51,7 +51,8 @@ impl Kind {
         match self {
             Self::Hotpick => {
                 let list = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-                let channel = hotpick::Channel::builder(format!("ipv4:{list}")).connect().expect("a channel");
+                let channel =
+                    hotpick::Channel::builder(format!("ipv4:{list}")).connect_lazy().expect("a channel");
                 channel
                     .wait_for(|status| status.state != hotpick::connectivity::ConnectivityState::Connecting)
                     .await;

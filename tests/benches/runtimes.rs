@@ -219,7 +219,7 @@ async fn drop_in(servers: &Servers, file: &Path, cache: PathBuf) -> Dropped {
     let followed = PolicyDir::open_with(directory.path(), options(Some(cache))).expect("a directory");
     let addresses: Vec<_> = servers.addresses.iter().map(ToString::to_string).collect();
     let target = format!("ipv4:{}", addresses.join(","));
-    let channel = hotpick::Channel::builder(target).policies(&followed).policy("active").connect();
+    let channel = hotpick::Channel::builder(target).policies(&followed).policy("active").connect_lazy();
     let channel = channel.expect("a channel");
     let caller = Caller::ready(&channel, Some("active")).await;
     let generation = channel.status().policy.generation;

@@ -35,7 +35,7 @@ impl Subject {
         fs::write(directory.path().join("p.wasm"), standard("round_robin")).expect("written");
         let followed = PolicyDir::open_with(directory.path(), options).expect("a directory");
         let channel = cluster.channel().policies(&followed).policy("p").wait_for_ready(true);
-        let channel = channel.connect().expect("a channel");
+        let channel = channel.connect_lazy().expect("a channel");
         let caller = Caller::ready(&channel, Some("p")).await;
         Self { cluster, directory, followed, channel, caller }
     }

@@ -38,7 +38,7 @@ async fn behind_large_ones(count: usize) {
         let hotpick = hotpick_tests::peers::built("hotpick").get_program().to_owned();
         options.compile.command = Some(vec![hotpick, "compile-policy".into()]);
         let policies = PolicyDir::open_with(folder.path(), options).expect("a directory");
-        let channel = cluster.channel().policies(&policies).policy("p").connect().expect("a channel");
+        let channel = cluster.channel().policies(&policies).policy("p").connect_lazy().expect("a channel");
         for number in 0..count {
             let file = if others { format!("q{number}.wasm") } else { "p.wasm".to_owned() };
             // Each another one.
@@ -63,8 +63,9 @@ async fn looping(count: usize) {
     let policies = Policies::with(&[("p.wasm", &standard("round_robin"))]);
     let mut channels = Vec::new();
     for _ in 0..count {
-        channels
-            .push(cluster.channel().policies(&policies.followed).policy("p").connect().expect("a channel"));
+        channels.push(
+            cluster.channel().policies(&policies.followed).policy("p").connect_lazy().expect("a channel"),
+        );
     }
     for channel in &channels {
         Caller::ready(channel, Some("p")).await;
@@ -142,7 +143,7 @@ async fn many_files(count: usize) {
         let policies = PolicyDir::open_with(&directory, options).expect("a directory");
         let channel =
             cluster.channel().policies(&policies).policy(&used).policy_patience(Duration::from_secs(600));
-        let channel = channel.connect().expect("a channel");
+        let channel = channel.connect_lazy().expect("a channel");
         let in_force = |status: &ChannelStatus| status.policy.generation > 0;
         soon("the policy in force", channel.wait_for(in_force)).await;
         let took = begin.elapsed();

@@ -221,7 +221,7 @@ impl Sky {
             return Some(known[dice.usize(..known.len())].clone());
         }
         let (on, builder) = (dice.usize(..self.runtimes.len()), self.builder(dice));
-        let connect = self.runtimes[on].spawn(async move { builder.connect() });
+        let connect = self.runtimes[on].spawn(async move { builder.connect_lazy() });
         let channel = connect.await.ok()?.ok()?;
         self.made.fetch_add(1, Ordering::Relaxed);
         let member = Member { channel, is_closed: Arc::default() };

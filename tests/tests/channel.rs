@@ -29,7 +29,7 @@ use tower::Service as _;
 #[tokio::test]
 async fn all_four_kinds_of_rpc_work_through_a_generated_client() {
     let cluster = Cluster::start(&["a"]).await;
-    let caller = Caller::ready(&cluster.channel().connect().expect("a channel"), None).await;
+    let caller = Caller::ready(&cluster.channel().connect_lazy().expect("a channel"), None).await;
     let mut client = caller.client.clone();
 
     let answer = client.unary(EchoRequest::new("one")).await.expect("an answer").into_inner();
@@ -58,7 +58,7 @@ async fn all_four_kinds_of_rpc_work_through_a_generated_client() {
 #[tokio::test]
 async fn frames_of_nothing_are_not_passed_on() {
     let cluster = Cluster::start(&["a"]).await;
-    let caller = Caller::ready(&cluster.channel().connect().expect("a channel"), None).await;
+    let caller = Caller::ready(&cluster.channel().connect_lazy().expect("a channel"), None).await;
     for _ in 0..300 {
         let (send, frames) = mpsc::unbounded_channel();
         for frame in [&[0, 0, 0, 0, 3, 10, 1, b'x'][..], &[]] {
@@ -82,7 +82,7 @@ async fn frames_of_nothing_are_not_passed_on() {
 #[tokio::test]
 async fn without_a_policy_rpcs_spread_round_robin() {
     let cluster = Cluster::start(&["a", "b", "c"]).await;
-    let caller = Caller::ready(&cluster.channel().connect().expect("a channel"), None).await;
+    let caller = Caller::ready(&cluster.channel().connect_lazy().expect("a channel"), None).await;
     let tally = caller.tally(300).await;
     assert_eq!(tally.into_values().collect::<Vec<_>>(), [100, 100, 100]);
 }
@@ -91,7 +91,7 @@ async fn without_a_policy_rpcs_spread_round_robin() {
 async fn a_static_target_needs_no_resolver() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let [a, b] = [0, 1].map(|at| cluster.backends[at].address());
-    let channel = Channel::builder(format!("static:///{a},{b}")).connect().expect("a channel");
+    let channel = Channel::builder(format!("static:///{a},{b}")).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     assert_eq!(caller.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
 }
@@ -99,7 +99,7 @@ async fn a_static_target_needs_no_resolver() {
 #[tokio::test]
 async fn a_backend_that_is_killed_and_restarted_gets_its_share_again() {
     let mut cluster = Cluster::start(&["a", "b", "c"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
 
     let killed = cluster.backends.remove(1);
@@ -122,7 +122,7 @@ async fn an_endpoint_that_refuses_costs_no_rpc() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let refusing = Endpoint::new("127.0.0.1:1".parse().expect("an address"));
     cluster.resolver.update(ResolverUpdate::endpoints([vec![refusing], cluster.endpoints()].concat()));
-    let caller = Caller::of(&cluster.channel().connect().expect("a channel"));
+    let caller = Caller::of(&cluster.channel().connect_lazy().expect("a channel"));
     let tally = caller.tally(300).await;
     assert_eq!(tally.values().sum::<usize>(), 300);
 }
@@ -130,7 +130,7 @@ async fn an_endpoint_that_refuses_costs_no_rpc() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_goaways_under_load_lose_nothing() {
     let cluster = Cluster::start(&["a", "b"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let load = Load::start(&caller, 8, 4);
     for round in 1..=20 {
@@ -179,7 +179,7 @@ async fn a_stream_that_the_peer_refuses_is_sent_again_once_and_whole() {
     let address = listener.local_addr().expect("an address");
     let (send, mut requests) = mpsc::unbounded_channel();
     tokio::spawn(refuses_once(listener, send));
-    let channel = Channel::builder(format!("static:///{address}")).connect().expect("a channel");
+    let channel = Channel::builder(format!("static:///{address}")).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let status = soon("the second attempt", caller.call()).await.expect_err("it is denied");
     assert_eq!((status.code(), status.message()), (Code::PermissionDenied, "second"));
@@ -195,7 +195,7 @@ fn a_channel_whose_runtime_is_gone_fails_its_rpcs() {
     let first = runtime();
     let (_cluster, caller) = first.block_on(async {
         let cluster = Cluster::start(&["a"]).await;
-        let channel = cluster.channel().connect().expect("a channel");
+        let channel = cluster.channel().connect_lazy().expect("a channel");
         let caller = Caller::ready(&channel, None).await;
         caller.call().await.expect("it works");
         (cluster, caller)
@@ -231,7 +231,7 @@ async fn a_native_policy_picks_like_any_other() {
         }
     }
     let cluster = Cluster::start(&["a", "b"]).await;
-    let channel = cluster.channel().native_policy(Last).connect().expect("a channel");
+    let channel = cluster.channel().native_policy(Last).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("last")).await;
     assert_eq!(caller.tally(10).await.get("b"), Some(&10));
 }
@@ -240,7 +240,7 @@ async fn a_native_policy_picks_like_any_other() {
 async fn a_peer_that_never_speaks_http2_is_not_ready() {
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = silent.local_addr().expect("an address");
-    let channel = Channel::builder(format!("static:///{address}")).connect().expect("a channel");
+    let channel = Channel::builder(format!("static:///{address}")).connect_lazy().expect("a channel");
     let _accepted = soon("the dial", silent.accept()).await.expect("accepted");
     let mut request = Request::new(EchoRequest::new("hello"));
     request.set_timeout(Duration::from_millis(100));
@@ -256,7 +256,7 @@ async fn an_attempt_that_is_given_up_leaves_no_connection_behind() {
     let mut options = SubConnOptions::default();
     options.connect_timeout = Duration::from_millis(50);
     let channel = Channel::builder(format!("static:///{address}")).subconn_options(options);
-    let channel = channel.connect().expect("a channel");
+    let channel = channel.connect_lazy().expect("a channel");
     let (mut stream, _) = soon("the dial", silent.accept()).await.expect("accepted");
     let status = soon("the timeout", Caller::of(&channel).call()).await.expect_err("no SETTINGS");
     assert!(status.message().contains("no HTTP/2 SETTINGS within 50ms"), "{}", status.message());
@@ -270,7 +270,7 @@ async fn a_peer_that_closes_at_once_is_unavailable_and_not_dialled_in_a_loop() {
     let rude = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = rude.local_addr().expect("an address");
     tokio::spawn(async move { while rude.accept().await.is_ok() {} });
-    let channel = Channel::builder(format!("static:///{address}")).connect().expect("a channel");
+    let channel = Channel::builder(format!("static:///{address}")).connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     let status = caller.call().await.expect_err("nothing answers");
     assert_eq!(status.code(), Code::Unavailable);
@@ -282,7 +282,7 @@ async fn a_peer_that_closes_at_once_is_unavailable_and_not_dialled_in_a_loop() {
 async fn without_endpoints_rpcs_fail_until_there_is_one() {
     let cluster = Cluster::start(&["a"]).await;
     cluster.resolver.update(ResolverUpdate::endpoints([]));
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     let status = caller.call().await.expect_err("there is no endpoint");
     assert_eq!(status.code(), Code::Unavailable);
@@ -304,7 +304,7 @@ async fn without_endpoints_rpcs_fail_until_there_is_one() {
 async fn a_resolver_error_counts_only_while_nothing_better_is_known() {
     let cluster = Cluster::start(&["a"]).await;
     cluster.resolver.update(ResolverUpdate::error("no such name"));
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let status = Caller::of(&channel).call().await.expect_err("nothing is resolved");
     assert!(status.message().contains("no such name"), "{}", status.message());
     cluster.resolver.update(ResolverUpdate::endpoints(cluster.endpoints()));
@@ -317,7 +317,7 @@ async fn a_resolver_error_counts_only_while_nothing_better_is_known() {
 async fn endpoints_come_and_go_without_a_dial_to_those_that_stay() {
     let cluster = Cluster::start(&["a", "b", "c"]).await;
     let all = cluster.endpoints();
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
 
     // Reordered, one twice, one with another weight, one gone.
@@ -337,7 +337,7 @@ async fn endpoints_come_and_go_without_a_dial_to_those_that_stay() {
 #[tokio::test]
 async fn a_stream_on_an_endpoint_that_is_removed_goes_on() {
     let cluster = Cluster::start(&["a", "b"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let load = Load::start(&caller, 0, 4);
     // All four are open: two on each backend.
@@ -357,7 +357,7 @@ async fn a_stream_on_an_endpoint_that_is_removed_goes_on() {
 #[tokio::test]
 async fn the_states_of_a_channel_can_be_followed() {
     let cluster = Cluster::start(&["a"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let mut states = channel.states();
     let mut seen = Vec::new();
     while seen.last() != Some(&ConnectivityState::Ready) {
@@ -374,7 +374,7 @@ async fn the_states_of_a_channel_can_be_followed() {
 #[tokio::test]
 async fn a_lost_connection_under_an_rpc_is_unavailable() {
     let cluster = Cluster::start(&["a"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let (_send, receive) = mpsc::channel(1);
     let requests = tokio_stream::wrappers::ReceiverStream::new(receive);
@@ -387,7 +387,7 @@ async fn a_lost_connection_under_an_rpc_is_unavailable() {
 #[tokio::test]
 async fn bad_arguments_are_refused_with_one_sentence() {
     let refuse =
-        |builder: hotpick::channel::ChannelBuilder| builder.connect().expect_err("refused").to_string();
+        |builder: hotpick::channel::ChannelBuilder| builder.connect_lazy().expect_err("refused").to_string();
     assert_eq!(
         refuse(Channel::builder("")),
         "the target is empty: write dns:///name:port, or static:///host:port,host:port"
@@ -432,7 +432,7 @@ async fn a_resolver_that_panics_is_watched_again_and_its_endpoints_stay() {
             self.0.watch(target, resolve_now)
         }
     }
-    let channel = Channel::builder("static:///x").resolver(Shared(Arc::clone(&resolver))).connect();
+    let channel = Channel::builder("static:///x").resolver(Shared(Arc::clone(&resolver))).connect_lazy();
     let channel = channel.expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let before = hotpick::panics();
@@ -469,7 +469,7 @@ impl PickerBuilder for Dizzy {
 #[tokio::test]
 async fn a_policy_in_rust_that_panics_is_stood_in_for() {
     let cluster = Cluster::start(&["a", "b"]).await;
-    let channel = cluster.channel().native_policy(Dizzy).connect().expect("a channel");
+    let channel = cluster.channel().native_policy(Dizzy).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     assert_eq!(caller.tally(20).await.len(), 2);
 }

@@ -24,7 +24,7 @@ impl Subject {
         let cluster = Cluster::start(&["a", "b"]).await;
         let policies = Policies::with(&[("p.wasm", &Wat::first())]);
         let channel = cluster.channel().policies(&policies.followed).policy("p").wait_for_ready(true);
-        let channel = channel.connect().expect("a channel");
+        let channel = channel.connect_lazy().expect("a channel");
         let caller = Caller::ready(&channel, Some("p")).await;
         Self { cluster, policies, channel, caller }
     }
@@ -179,7 +179,8 @@ async fn a_file_that_is_replaced_while_it_is_read_is_read_whole_or_not_at_all() 
 async fn a_policy_that_needs_wasi_runs_unless_it_may_not() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let policies = Policies::with(&[("p.wasm", &with_wasi())]);
-    let channel = cluster.channel().policies(&policies.followed).policy("p").connect().expect("a channel");
+    let channel =
+        cluster.channel().policies(&policies.followed).policy("p").connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("p")).await;
     assert_eq!(caller.tally(10).await.get("a"), Some(&10));
     // Which the operator may not want.

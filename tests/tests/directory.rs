@@ -101,7 +101,7 @@ async fn a_host_may_want_a_seal() {
     .await;
     let status = followed.status().into_iter().find(refused).expect("refused");
     let said = status.rejected.expect("refused").to_string();
-    assert!(said.starts_with("has no seal, and this host wants one"), "{said}");
+    assert!(said.starts_with("has no seal, but this host requires one"), "{said}");
 }
 
 /// The path of the directory is a symlink, and it is swapped: no event tells of it.

@@ -47,7 +47,7 @@ async fn etcd_endpoints_come_with_registrations_and_go_with_their_leases() {
     let first = register(0).await;
     let policies = Policies::with(&[("color.wasm", &standard("color"))]);
     let target = format!("etcd:///services/echo?endpoints={}", etcd.address());
-    let channel = Channel::builder(target).policies(&policies.followed).policy("color").connect();
+    let channel = Channel::builder(target).policies(&policies.followed).policy("color").connect_lazy();
     let channel = channel.expect("a channel");
     settled(&channel, &[&red]).await;
 
@@ -117,7 +117,7 @@ async fn etcd_values_that_are_no_endpoints_and_compactions_cost_nothing() {
     etcdctl(&etcd, &["put", "services/echo/junk", "junk"]);
     etcdctl(&etcd, &["put", "services/echo/none", "{\"port\": 1}"]);
     let target = format!("etcd:///services/echo?endpoints={}", etcd.address());
-    let channel = Channel::builder(target).connect().expect("a channel");
+    let channel = Channel::builder(target).connect_lazy().expect("a channel");
     settled(&channel, &[&a]).await;
 
     // While the watch is broken the revision that it would go on from is compacted away.
@@ -216,7 +216,7 @@ async fn an_etcd_watch_that_is_cancelled_is_followed_by_a_new_list_and_refusals_
     let address = cluster.backends[0].address().to_string();
     let (log, mut logged) = mpsc::unbounded_channel();
     let etcd = fake_etcd(address.clone(), &["compacted", "refused", "refused", "refused"], log).await;
-    let channel = Channel::builder(format!("etcd:///services/echo?endpoints={etcd}")).connect();
+    let channel = Channel::builder(format!("etcd:///services/echo?endpoints={etcd}")).connect_lazy();
     let channel = channel.expect("a channel");
     settled(&channel, &[&address]).await;
     let begin = std::time::Instant::now();
@@ -251,7 +251,7 @@ impl Fleet {
             entries.push(register(&client, &cluster, at).await);
         }
         let target = format!("etcd:///services/echo?endpoints={}", addresses(&members));
-        let channel = Channel::builder(target).connect().expect("a channel");
+        let channel = Channel::builder(target).connect_lazy().expect("a channel");
         let load = Load::start(&Caller::ready(&channel, None).await, 2, 1);
         Self { members, cluster, entries, client, channel, load }
     }
@@ -268,7 +268,7 @@ impl Fleet {
     async fn are_registered(&self, when: &str) {
         let fresh = Channel::builder("static:///fresh")
             .resolver(EtcdResolver::new(&self.client, "services/echo"))
-            .connect()
+            .connect_lazy()
             .expect("a channel");
         soon("a list", fresh.wait_for(|status| !status.subconns.is_empty())).await;
         // A leader that wakes takes leases away that are not its to take: what it took is there again at once, as far as
@@ -388,7 +388,7 @@ async fn an_etcd_that_has_lost_its_data_is_no_service_that_has_gone() {
     // Of a server whose process will not register again.
     etcdctl(&members[0], &["put", "services/echo/b", &json!({"address": b}).to_string()]);
     let target = format!("etcd:///services/echo?endpoints=http://{}&hold=6", members[0].address());
-    let channel = Channel::builder(target).connect().expect("a channel");
+    let channel = Channel::builder(target).connect_lazy().expect("a channel");
     settled(&channel, &[&a, &b]).await;
     let load = Load::start(&Caller::ready(&channel, None).await, 2, 0);
     members[0].lose();
@@ -436,7 +436,7 @@ async fn an_etcd_with_tls_and_a_password_is_let_in_with_them_and_says_so_without
     let _entry = register(&client, &cluster, 0).await;
     let target =
         format!("etcd:///services/echo?endpoints={https}&ca={ca}&user=root&password-file={}", at("password"));
-    let channel = Channel::builder(target).connect().expect("a channel");
+    let channel = Channel::builder(target).connect_lazy().expect("a channel");
     settled(&channel, &[&a]).await;
     let value = json!({"address": b}).to_string();
     etcdctl_at(&[&as_root[..], &["put", "services/echo/b", &value]].concat());
@@ -449,7 +449,7 @@ async fn an_etcd_with_tls_and_a_password_is_let_in_with_them_and_says_so_without
 
     std::fs::write(at("password"), "wrong").expect("written");
     for (target, sentence) in [
-        (format!("etcd:///services/echo?endpoints={}", members[0].address()), "or wants TLS"),
+        (format!("etcd:///services/echo?endpoints={}", members[0].address()), "or require TLS"),
         (format!("etcd:///services/echo?endpoints={https}"), "certificate"),
         (format!("etcd:///services/echo?endpoints={https}&ca={ca}"), "user name is empty"),
         (
@@ -464,7 +464,7 @@ async fn an_etcd_with_tls_and_a_password_is_let_in_with_them_and_says_so_without
             "password file \"/nowhere\" cannot be read",
         ),
     ] {
-        let channel = Channel::builder(&target).connect().expect("a channel");
+        let channel = Channel::builder(&target).connect_lazy().expect("a channel");
         let status = soon("a failure", Caller::of(&channel).call()).await.expect_err("not let in");
         assert!(status.message().contains(sentence), "{target}: {status}");
     }

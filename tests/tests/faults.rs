@@ -10,7 +10,7 @@ use tonic::Code;
 
 /// A channel of the policy `p`, whose RPCs are wait-for-ready unless they say otherwise.
 fn patient(cluster: &Cluster, policies: &PolicyDir) -> Channel {
-    cluster.channel().policies(policies).policy("p").wait_for_ready(true).connect().expect("a channel")
+    cluster.channel().policies(policies).policy("p").wait_for_ready(true).connect_lazy().expect("a channel")
 }
 
 fn digest_is(wanted: &str) -> impl Fn(&ChannelStatus) -> bool + '_ {
@@ -82,7 +82,8 @@ async fn an_operator_may_have_rpcs_fail_rather_than_go_anywhere() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let settings = b"on-fault = 'fail'\n[limits]\nfaults-per-minute = 1000\n";
     let policies = Policies::with(&[("p.wasm", &Wat::every(1, "unreachable")), ("p.toml", settings)]);
-    let channel = cluster.channel().policies(&policies.followed).policy("p").connect().expect("a channel");
+    let channel =
+        cluster.channel().policies(&policies.followed).policy("p").connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("p")).await;
     caller.tally(10).await;
     let mut request = tonic::Request::new(hotpick_echo::EchoRequest::new("hello"));
@@ -242,7 +243,8 @@ async fn a_start_that_is_overtaken_or_whose_channel_is_closed_is_cut() {
     let cluster = Cluster::start(&["a"]).await;
     let looping = Wat { init: "(loop (br 0)) (i32.const 0)", ..Wat::default() }.component();
     let policies = Policies::with(&[("p.wasm", &looping), ("p.toml", b"[limits]\ninit-ms = 60000\n")]);
-    let connect = || cluster.channel().policies(&policies.followed).policy("p").connect().expect("a channel");
+    let connect =
+        || cluster.channel().policies(&policies.followed).policy("p").connect_lazy().expect("a channel");
     // More of them than there are threads to start policies on.
     let channels: Vec<_> = (0..12).map(|_| connect()).collect();
     for channel in &channels {

@@ -8,6 +8,7 @@ use syn::visit::{self, Visit};
 
 /// The rooms from bottom to top. A room uses only rooms below it.
 const ROOMS: &[&str] = &[
+    "setters",
     "text",
     "timeout",
     "headers",

@@ -36,7 +36,7 @@ async fn servers_on_grpcio_behind_the_channel() {
     }
     let [(_a, a), (_b, b)] = ["a", "b"].map(python_server);
     let config = r#"{"healthCheckConfig": {"serviceName": "echo"}}"#.parse().expect("a config");
-    let channel = Channel::builder(format!("ipv4:{a},{b}")).service_config(config).connect();
+    let channel = Channel::builder(format!("ipv4:{a},{b}")).service_config(config).connect_lazy();
     let channel = channel.expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     assert_eq!(caller.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
@@ -142,7 +142,7 @@ fn a_client_on_grpcio_through_the_proxy_with_tls() {
 /// A client through the proxy.
 async fn through(address: &str) -> (Channel, Caller) {
     let target = if address.starts_with("unix:") { address.to_owned() } else { format!("ipv4:{address}") };
-    let channel = Channel::builder(target).connect().expect("a channel");
+    let channel = Channel::builder(target).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     (channel, caller)
 }
@@ -326,10 +326,11 @@ async fn the_proxy_speaks_mutual_tls_to_both_sides() {
     let target = format!("static:///localhost:{port}");
     let tls = ClientTls::new().ca_file(certificates.ca());
     // Without a certificate of its own a client is refused.
-    let stranger = Channel::builder(&target).tls(tls.clone()).connect().expect("a channel");
+    let stranger = Channel::builder(&target).tls(tls.clone()).connect_lazy().expect("a channel");
     let status = soon("the refusal", Caller::of(&stranger).call()).await.expect_err("refused");
     assert!(status.message().contains("received fatal alert"), "{status}");
-    let client = Channel::builder(&target).tls(tls.identity_files(cert, key)).connect().expect("a channel");
+    let client =
+        Channel::builder(&target).tls(tls.identity_files(cert, key)).connect_lazy().expect("a channel");
     assert_eq!(soon("the answer", Caller::of(&client).call()).await.expect("served"), "a");
 }
 
@@ -421,6 +422,6 @@ async fn a_unix_socket_is_a_target_like_any_other() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("echo.sock");
     let _front = unix(backend.address(), &path);
-    let channel = Channel::builder(format!("unix:{}", path.display())).connect().expect("a channel");
+    let channel = Channel::builder(format!("unix:{}", path.display())).connect_lazy().expect("a channel");
     assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
 }

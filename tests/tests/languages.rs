@@ -32,7 +32,7 @@ fn conforms(file: &Path, like: &str) {
     for seen in policy.conformance(&options) {
         assert!(seen.passed, "{file:?} {seen:?}");
         if seen.name == "configuration" {
-            assert_eq!(seen.detail, "taken; 4 of 4 that are none refused, in words", "{file:?}");
+            assert_eq!(seen.detail, "accepted; 4 of 4 invalid ones refused with a reason", "{file:?}");
         }
     }
 }
@@ -63,7 +63,8 @@ async fn try_language(language: &'static str) {
 async fn serves(file: &Path) {
     let cluster = Cluster::start(&["a", "b", "c"]).await;
     let policies = Policies::cached();
-    let channel = cluster.channel().policies(&policies.followed).policy("mine").connect().expect("a channel");
+    let channel =
+        cluster.channel().policies(&policies.followed).policy("mine").connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     policies.put("mine.wasm", &std::fs::read(file).expect("a component"));
     let in_force = channel.wait_for(|status| status.policy.name == "mine");

@@ -109,7 +109,8 @@ async fn a_newer_file_ends_the_compilation_of_an_older_one() {
 async fn a_file_that_a_channel_wants_comes_before_one_that_none_wants() {
     let cluster = Cluster::start(&["a"]).await;
     let directory = Compiled::by(SLOW_IF_LARGE);
-    let channel = cluster.channel().policies(&directory.followed).policy("p").connect().expect("a channel");
+    let channel =
+        cluster.channel().policies(&directory.followed).policy("p").connect_lazy().expect("a channel");
     directory.put("a.wasm", &large(0));
     directory.until("begun").await;
     directory.put("p.wasm", &standard("random"));
@@ -130,7 +131,8 @@ async fn what_a_channel_begins_to_want_ends_what_nobody_wants() {
     directory.until("begun").await;
     directory.put("p.wasm", &standard("random"));
     directory.wait_for("p", |status| status.state.to_string() == "loading").await;
-    let channel = cluster.channel().policies(&directory.followed).policy("p").connect().expect("a channel");
+    let channel =
+        cluster.channel().policies(&directory.followed).policy("p").connect_lazy().expect("a channel");
     let active = |status: &hotpick::channel::ChannelStatus| status.policy.name == "p";
     soon("the policy", channel.wait_for(active)).await;
 }
@@ -174,7 +176,7 @@ async fn a_lack_of_descriptors_is_no_verdict_on_the_file() {
     let mut process = Process::start(&mut command);
     let line = process.line();
     let listens = line.split(' ').nth(4).unwrap_or_else(|| panic!("{line}"));
-    let channel = Channel::builder(format!("static:///{listens}")).connect().expect("a channel");
+    let channel = Channel::builder(format!("static:///{listens}")).connect_lazy().expect("a channel");
     let caller = hotpick_tests::Caller::ready(&channel, None).await;
     let says = async |what: &str| {
         soon(what, async {

@@ -18,7 +18,7 @@ fn probing(config: &str) -> Policies {
 }
 
 async fn channel_with(cluster: &Cluster, policies: &Policies) -> (Channel, Caller) {
-    let channel = cluster.channel().policies(&policies.followed).policy("probe").connect();
+    let channel = cluster.channel().policies(&policies.followed).policy("probe").connect_lazy();
     let channel = channel.expect("a channel");
     let caller = Caller::ready(&channel, Some("probe")).await;
     (channel, caller)
@@ -77,7 +77,7 @@ async fn load_reports_of_servers_come_with_the_outcomes() {
     let server = RawServer::bind().await;
     let policies = probing("");
     let target = format!("static:///{}", server.address());
-    let channel = Channel::builder(target).policies(&policies.followed).policy("probe").connect();
+    let channel = Channel::builder(target).policies(&policies.followed).policy("probe").connect_lazy();
     let channel = channel.expect("a channel");
     let mut peer = server.accept(&[]).await;
     let answering = tokio::spawn(async move {
@@ -153,7 +153,7 @@ async fn a_pick_may_add_metadata_and_knows_the_attempts_and_the_deadline() {
     }
     let policies = probing("mode = 'tell'");
     let target = format!("static:///{}", addresses.join(","));
-    let channel = Channel::builder(target).policies(&policies.followed).policy("probe").connect();
+    let channel = Channel::builder(target).policies(&policies.followed).policy("probe").connect_lazy();
     let channel = channel.expect("a channel");
     let caller = Caller::ready(&channel, Some("probe")).await;
     let mut request = Request::new(EchoRequest::new("hello"));
@@ -180,7 +180,7 @@ async fn a_pick_may_add_metadata_and_knows_the_attempts_and_the_deadline() {
 async fn a_policy_may_decide_when_to_connect() {
     let cluster = Cluster::start(&["a", "b", "c"]).await;
     let policies = probing("mode = 'pick_first'");
-    let channel = cluster.channel().policies(&policies.followed).policy("probe").connect();
+    let channel = cluster.channel().policies(&policies.followed).policy("probe").connect_lazy();
     let channel = channel.expect("a channel");
     soon(
         "the policy",
@@ -213,7 +213,7 @@ async fn a_policy_may_decide_when_to_connect() {
 async fn a_lazy_policy_of_which_every_endpoint_has_failed_says_so() {
     let policies = probing("mode = 'pick_first'");
     let channel = Channel::builder("static:///127.0.0.1:1").policies(&policies.followed).policy("probe");
-    let channel = channel.connect().expect("a channel");
+    let channel = channel.connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     let status = soon("a failure", caller.call()).await.expect_err("no one is there");
     assert_eq!(status.code(), Code::Unavailable);
@@ -282,7 +282,7 @@ async fn two_channels_of_a_policy_are_counted_together() {
     let policies = probing("");
     let (one, first) = channel_with(&cluster, &policies).await;
     let other = cluster.channel().policies(&policies.followed).policy("probe");
-    let other = other.policy_config(json!({"mode": "tell"})).connect().expect("a channel");
+    let other = other.policy_config(json!({"mode": "tell"})).connect_lazy().expect("a channel");
     let second = Caller::ready(&other, Some("probe")).await;
     first.tally(30).await;
     second.tally(12).await;

@@ -15,7 +15,7 @@ use tower::ServiceExt as _;
 
 async fn channel_with(cluster: &Cluster, policies: &Policies, name: &str) -> (Channel, Caller) {
     let channel = cluster.channel().policies(&policies.followed).policy(name);
-    let channel = channel.connect().expect("a channel");
+    let channel = channel.connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some(name)).await;
     (channel, caller)
 }
@@ -87,7 +87,7 @@ async fn the_channels_configuration_reaches_the_policy() {
         .policies(&policies.followed)
         .policy("color")
         .policy_config(json!({"unmatched": "any"}))
-        .connect()
+        .connect_lazy()
         .expect("a channel");
     let caller = Caller::ready(&channel, Some("color")).await;
     caller.call_color("green").await.expect("any endpoint will do");
@@ -102,7 +102,7 @@ async fn a_refused_configuration_leaves_round_robin() {
         .policies(&policies.followed)
         .policy("color")
         .policy_config(json!({"colour": "red"}))
-        .connect()
+        .connect_lazy()
         .expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     assert_eq!(caller.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
@@ -114,7 +114,7 @@ async fn an_unknown_policy_is_served_by_round_robin_until_it_is_there() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let policies = Policies::with(&[]);
     let channel =
-        cluster.channel().policies(&policies.followed).policy("first").connect().expect("a channel");
+        cluster.channel().policies(&policies.followed).policy("first").connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     assert_eq!(caller.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
     policies.put("first.wasm", &Wat::first());
@@ -142,7 +142,7 @@ async fn a_pick_that_goes_wrong_costs_no_rpc_and_the_instance_is_replaced() {
         let cluster = Cluster::start(&["a", "b"]).await;
         let policies = Policies::with(&[("bad.wasm", &Wat::every(10, what)), ("bad.toml", PATIENT)]);
         let channel = cluster.channel().policies(&policies.followed).policy("bad").wait_for_ready(true);
-        let channel = channel.connect().expect("a channel");
+        let channel = channel.connect_lazy().expect("a channel");
         let caller = Caller::ready(&channel, Some("bad")).await;
         for _ in 0..3 {
             let before = caller.status().faults.count;
@@ -166,7 +166,7 @@ async fn a_policy_that_always_traps_is_round_robin_under_load() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let policies = Policies::with(&[("bad.wasm", &Wat::every(1, "unreachable")), ("bad.toml", PATIENT)]);
     let channel = cluster.channel().policies(&policies.followed).policy("bad").wait_for_ready(true);
-    let channel = channel.connect().expect("a channel");
+    let channel = channel.connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("bad")).await;
     let load = Load::start(&caller, 8, 2);
     while channel.status().faults.count < 5 {
@@ -230,7 +230,7 @@ async fn a_queued_rpc_goes_on_with_the_next_version() {
     let cluster = Cluster::start(&["a"]).await;
     let policies = Policies::with(&[("p.wasm", &Wat::every(1, "(return (call $picked (i32.const -1)))"))]);
     let channel = cluster.channel().policies(&policies.followed).policy("p").wait_for_ready(true);
-    let channel = channel.connect().expect("a channel");
+    let channel = channel.connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("p")).await;
     let held = tokio::spawn({
         let caller = caller.clone();

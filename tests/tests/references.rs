@@ -126,7 +126,7 @@ async fn turns_by_reported_weights_are_those_of_grpcio_pick_by_pick() {
 /// A channel to the cluster with a standard policy.
 fn channel(cluster: &Cluster, policies: &Policies, name: &str, config: Value) -> Caller {
     let builder = cluster.channel().policies(&policies.followed).policy(name).policy_config(config);
-    Caller::of(&builder.connect().expect("a channel"))
+    Caller::of(&builder.connect_lazy().expect("a channel"))
 }
 
 /// Calls until it is these that answer, round by round.

@@ -10,7 +10,8 @@ use hotpick_tests::{Caller, Cluster, Load, Policies, soon, standard};
 use tonic::Code;
 
 async fn first_with(cluster: &Cluster, policies: &Policies) -> (Channel, Caller) {
-    let channel = cluster.channel().policies(&policies.followed).policy("p").connect().expect("a channel");
+    let channel =
+        cluster.channel().policies(&policies.followed).policy("p").connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("p")).await;
     (channel, caller)
 }
@@ -108,7 +109,8 @@ async fn a_bad_file_leaves_the_old_version_in_force_and_says_why() {
 async fn a_bad_file_from_the_start_is_served_by_round_robin() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let policies = Policies::with(&[("p.wasm", b"garbage")]);
-    let channel = cluster.channel().policies(&policies.followed).policy("p").connect().expect("a channel");
+    let channel =
+        cluster.channel().policies(&policies.followed).policy("p").connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     Caller::ready(&channel, None).await;
     assert_eq!(caller.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
@@ -168,7 +170,7 @@ async fn a_directory_may_come_later() {
     let parent = tempfile::tempdir().expect("a directory");
     let path = parent.path().join("policies.d");
     let followed = PolicyDir::open(&path).expect("missing is no error");
-    let channel = cluster.channel().policies(&followed).policy("p").connect().expect("a channel");
+    let channel = cluster.channel().policies(&followed).policy("p").connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     assert_eq!(caller.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
     fs::create_dir(&path).expect("made");
@@ -188,7 +190,7 @@ const COLOR_ANY: &[u8] = b"[config]\nunmatched = 'any'\n";
 
 /// A channel of the policy `color` with settings beside it, and its caller.
 async fn color_with(cluster: &Cluster, policies: &Policies) -> (Channel, Caller) {
-    let channel = cluster.channel().policies(&policies.followed).policy("color").connect();
+    let channel = cluster.channel().policies(&policies.followed).policy("color").connect_lazy();
     let channel = channel.expect("a channel");
     let caller = Caller::ready(&channel, Some("color")).await;
     (channel, caller)
@@ -210,7 +212,7 @@ async fn settings_configure_a_policy_and_a_change_of_them_is_a_swap() {
     caller.call_color("blue").await.expect("any will do");
     // A channel's own configuration counts for more.
     let own = cluster.channel().policies(&policies.followed).policy("color");
-    let own = own.policy_config(serde_json::json!({"unmatched": "fail"})).connect().expect("a channel");
+    let own = own.policy_config(serde_json::json!({"unmatched": "fail"})).connect_lazy().expect("a channel");
     let own = Caller::ready(&own, Some("color")).await;
     own.call_color("blue").await.expect_err("no such colour");
     assert_eq!(caller.dials(), 2);
@@ -227,7 +229,8 @@ async fn a_policy_that_is_disabled_is_gone_at_once_and_back_when_it_is_enabled()
     assert_eq!(caller.tally(10).await.len(), 2);
     assert!(!policies.followed.status()[0].enabled);
     // As a new channel sees it.
-    let other = cluster.channel().policies(&policies.followed).policy("color").connect().expect("a channel");
+    let other =
+        cluster.channel().policies(&policies.followed).policy("color").connect_lazy().expect("a channel");
     Caller::ready(&other, None).await.call().await.expect("served");
     assert_eq!(other.status().policy.name, "round_robin");
     policies.put("color.toml", b"enabled = true\n");

@@ -90,7 +90,7 @@ fn counted_dns(text: &str) -> (Channel, Errors) {
     let (resolver, errors) = Errors::of(resolver);
     let mut options = hotpick::transport::SubConnOptions::default();
     options.backoff.base = Duration::from_millis(50);
-    let channel = Channel::builder(text).resolver(resolver).subconn_options(options).connect();
+    let channel = Channel::builder(text).resolver(resolver).subconn_options(options).connect_lazy();
     (channel.expect("a channel"), errors)
 }
 
@@ -331,7 +331,7 @@ async fn h17_re_resolution_on_failure_is_rate_limited() {
             resolver = resolver.min_interval(interval);
         }
         // It is refused a hundred times a second; the records live an hour.
-        let channel = Channel::builder(&text).resolver(resolver).subconn_options(options).connect();
+        let channel = Channel::builder(&text).resolver(resolver).subconn_options(options).connect_lazy();
         let count = queries(&server, Duration::from_secs(1)).await;
         assert!((least..=most).contains(&count), "{count} queries with {interval:?}");
         drop(channel);
@@ -350,7 +350,7 @@ async fn a_file_of_endpoints_that_someone_keeps_open_is_read_when_it_has_come_to
         json!({"endpoints": [{"address": cluster.backends[at].address().to_string()}]}).to_string()
     };
     std::fs::write(&path, list(0)).expect("written");
-    let channel = Channel::builder(format!("file://{}", path.display())).connect().expect("a channel");
+    let channel = Channel::builder(format!("file://{}", path.display())).connect_lazy().expect("a channel");
     let address = |at: usize| cluster.backends[at].address().to_string();
     settled(&channel, &[&address(0)]).await;
     let mut open = std::fs::File::options().write(true).truncate(true).open(&path).expect("open");
@@ -380,10 +380,10 @@ async fn a_file_of_endpoints_is_followed() {
         .resolver(resolver)
         .policies(&policies.followed)
         .policy("color");
-    let channel = channel.connect().expect("a channel");
+    let channel = channel.connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     let status = caller.call().await.expect_err("no file yet");
-    assert!(status.message().contains("is not there"), "{status}");
+    assert!(status.message().contains("does not exist"), "{status}");
 
     write(json!({"endpoints": [endpoint(0), endpoint(1)]}).to_string());
     let caller = Caller::ready(&channel, Some("color")).await;
@@ -416,7 +416,7 @@ async fn the_first_known_policy_of_a_service_config_balances_and_a_refused_one_l
         cluster.resolver.update(endpoints.with_service_config(config));
     };
     with(json!([{"unknown": {}}, {"bad": {}}, {"color": {}}, {"round_robin": {}}]));
-    let channel = cluster.channel().policies(&policies.followed).connect().expect("a channel");
+    let channel = cluster.channel().policies(&policies.followed).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("color")).await;
     assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
     // The same policy with a configuration that it refuses: the whole is refused, and the old one stays.
@@ -448,7 +448,7 @@ async fn the_builders_service_config_counts_where_the_resolver_gives_none() {
     let policies = Policies::with(&[("color.wasm", &standard("color"))]);
     let list = |name: &str| format!(r#"{{"loadBalancingConfig": [{{"{name}": {{}}}}]}}"#).parse();
     let config = list("color").expect("a config");
-    let channel = cluster.channel().policies(&policies.followed).service_config(config).connect();
+    let channel = cluster.channel().policies(&policies.followed).service_config(config).connect_lazy();
     let channel = channel.expect("a channel");
     let caller = Caller::ready(&channel, Some("color")).await;
     assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
@@ -473,7 +473,7 @@ async fn a_service_config_that_withdraws_its_policy_leaves_round_robin() {
         cluster.resolver.update(endpoints.with_service_config(config));
     };
     with(json!({"loadBalancingConfig": [{"color": {}}]}));
-    let channel = cluster.channel().policies(&policies.followed).connect().expect("a channel");
+    let channel = cluster.channel().policies(&policies.followed).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("color")).await;
     assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
     with(json!({}));
@@ -497,9 +497,9 @@ async fn a_resolver_of_ones_own_is_used_by_its_scheme() {
             _ => Err(TargetError::invalid(target, "is not in the book")),
         }
     });
-    let channel = Channel::builder("book:///echo").connect().expect("a channel");
+    let channel = Channel::builder("book:///echo").connect_lazy().expect("a channel");
     assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
-    let error = Channel::builder("book:///other").connect().expect_err("refused");
+    let error = Channel::builder("book:///other").connect_lazy().expect_err("refused");
     assert_eq!(error.to_string(), "target \"book:///other\": is not in the book");
 }
 
@@ -522,7 +522,7 @@ async fn srv_records_do_not_choose_whom_tls_trusts() {
         server.set("evil.test", &["127.0.0.1"]);
         let channel = Channel::builder(format!("dns://{}/_grpc._tcp.echo.test", server.address()))
             .tls(ClientTls::new().ca_file(certificates.ca()))
-            .connect()
+            .connect_lazy()
             .expect("a channel");
         let answer = soon("an answer", Caller::of(&channel).call()).await;
         assert_eq!(answer.is_ok(), is_good, "{answer:?}");

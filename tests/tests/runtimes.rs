@@ -26,7 +26,7 @@ fn runtime() -> Runtime {
 fn cluster(on: &Runtime) -> (Cluster, Channel) {
     on.block_on(async {
         let cluster = Cluster::start(&["a", "b"]).await;
-        let channel = cluster.channel().connect().expect("a channel");
+        let channel = cluster.channel().connect_lazy().expect("a channel");
         Caller::ready(&channel, None).await;
         (cluster, channel)
     })
@@ -128,7 +128,7 @@ fn a_channel_whose_runtime_has_ended_fails_rpcs() {
     let (servers, ours, theirs) = (runtime(), runtime(), runtime());
     let (cluster, _) = cluster(&servers);
     let channel = ours.block_on(async {
-        let channel = cluster.channel().connect().expect("a channel");
+        let channel = cluster.channel().connect_lazy().expect("a channel");
         Caller::ready(&channel, None).await;
         channel
     });
@@ -169,7 +169,8 @@ fn a_thread_with_little_stack_falls_back_and_the_process_lives() {
         let followed = policies.followed;
         async move {
             let cluster = Cluster::start(&["a", "b"]).await;
-            let channel = cluster.channel().policies(&followed).policy("p").connect().expect("a channel");
+            let channel =
+                cluster.channel().policies(&followed).policy("p").connect_lazy().expect("a channel");
             let caller = Caller::ready(&channel, Some("p")).await;
             let tally = caller.tally(20).await;
             // It is told of what changes all the same.
@@ -196,7 +197,7 @@ async fn a_policy_that_recurses_is_found_out() {
     let cluster = Cluster::start(&["a"]).await;
     let policies = Policies::with(&[("p.wasm", &recursing())]);
     let channel = cluster.channel().policies(&policies.followed).policy("p").wait_for_ready(true);
-    let channel = channel.connect().expect("a channel");
+    let channel = channel.connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("p")).await;
     let calls = tokio::spawn(async move { caller.tally(1).await });
     soon_on(calls).await;

@@ -74,7 +74,7 @@ impl Sidecar {
         let mut process = Process::start(&mut command);
         let line = process.line();
         let listens = line.split(' ').nth(4).unwrap_or_else(|| panic!("{line}"));
-        let channel = Channel::builder(format!("static:///{listens}")).connect().expect("a channel");
+        let channel = Channel::builder(format!("static:///{listens}")).connect_lazy().expect("a channel");
         let caller = Caller::ready(&channel, None).await;
         let sidecar = Self { process, folder, caller, puts: 0 };
         sidecar.has_in_force(&Wat::first()).await;

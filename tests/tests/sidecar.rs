@@ -93,7 +93,8 @@ impl Sidecar {
     }
 
     async fn caller(&self) -> Caller {
-        let channel = Channel::builder(format!("static:///{}", self.listens)).connect().expect("a channel");
+        let channel =
+            Channel::builder(format!("static:///{}", self.listens)).connect_lazy().expect("a channel");
         Caller::ready(&channel, None).await
     }
 }
@@ -251,8 +252,8 @@ fn whatever_becomes_of_the_compiler_it_is_another_process() {
             "this moment, and is tried again: the compiler ended with signal: 15",
         ),
         (&["sh", "-c", "kill -6 $$"], long, "cannot be compiled: the compiler ended with signal: 6"),
-        (&["cat"], long, "cannot be compiled: what came of it cannot be used: "),
-        (&["true"], long, "cannot be compiled: what came of it cannot be used: "),
+        (&["cat"], long, "cannot be compiled: the compiler's output cannot be used: "),
+        (&["true"], long, "cannot be compiled: the compiler's output cannot be used: "),
     ] {
         let (stage, said) = compiled_by(command, limit).expect_err("no compiler");
         assert_eq!(stage, "compile", "{command:?}: {said}");

@@ -34,7 +34,7 @@ async fn secure(mutual: bool) -> Secure {
 impl Secure {
     fn channel(&self, host: &str, tls: ClientTls) -> Channel {
         let builder = Channel::builder(format!("static:///{host}:{}", self.port));
-        builder.tls(tls).connect().expect("a channel")
+        builder.tls(tls).connect_lazy().expect("a channel")
     }
 
     fn trusting(&self) -> ClientTls {
@@ -71,7 +71,7 @@ async fn a_server_that_no_root_vouches_for_is_refused_with_a_reason() {
     );
     // Nor do the system's roots vouch for it, if it has any.
     if let Ok(channel) =
-        Channel::builder(format!("static:///localhost:{}", server.port)).tls(ClientTls::new()).connect()
+        Channel::builder(format!("static:///localhost:{}", server.port)).tls(ClientTls::new()).connect_lazy()
     {
         assert!(failure(&channel).await.contains("UnknownIssuer"));
     }
@@ -88,7 +88,7 @@ async fn the_certificate_must_be_made_out_to_the_name() {
     let channel = Channel::builder(format!("ipv4:127.0.0.1:{}", server.port))
         .authority("localhost:1")
         .tls(server.trusting())
-        .connect()
+        .connect_lazy()
         .expect("a channel");
     assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
 }
@@ -135,7 +135,7 @@ async fn a_renewed_certificate_is_used_from_the_next_connection_on() {
     let channel = Channel::builder(format!("static:///localhost:{}", server.port))
         .subconn_options(options)
         .tls(tls)
-        .connect()
+        .connect_lazy()
         .expect("a channel");
     let message = failure(&channel).await;
     assert!(message.contains("received fatal alert"), "{message}");
@@ -170,7 +170,7 @@ async fn a_peer_without_tls_is_refused_with_a_reason() {
     let certificates = Certificates::new();
     let channel = Channel::builder(format!("ipv4:{}", backend.address()))
         .tls(ClientTls::new().ca_file(certificates.ca()))
-        .connect()
+        .connect_lazy()
         .expect("a channel");
     let message = failure(&channel).await;
     assert!(message.contains("TLS handshake with \"127.0.0.1\" failed"), "{message}");
@@ -203,7 +203,7 @@ async fn a_peer_that_does_not_choose_http2_by_alpn_is_refused_with_a_reason() {
     });
     let channel = Channel::builder(format!("static:///localhost:{port}"))
         .tls(ClientTls::new().ca_file(certificates.ca()))
-        .connect()
+        .connect_lazy()
         .expect("a channel");
     let message = failure(&channel).await;
     assert!(message.contains("TLS peer \"localhost\" did not choose HTTP/2 by ALPN"), "{message}");
@@ -257,7 +257,7 @@ async fn certificates_that_cannot_be_used_are_refused_with_one_sentence() {
             "TLS server name \"not a name\" is neither a DNS name nor an IP address".to_owned(),
         ),
     ] {
-        let error = Channel::builder("static:///localhost:1").tls(tls).connect().expect_err("refused");
+        let error = Channel::builder("static:///localhost:1").tls(tls).connect_lazy().expect_err("refused");
         assert_eq!(error.to_string(), sentence);
     }
 }
@@ -272,7 +272,7 @@ async fn a_wildcard_for_a_top_level_name_is_refused_with_what_to_do() {
     let (_front, address) = fronts::tls(backend.address(), tls).await;
     let channel = Channel::builder(format!("static:///{address}"))
         .tls(ClientTls::new().ca_file(certificates.ca()).server_name("echo.internal"))
-        .connect()
+        .connect_lazy()
         .expect("a channel");
     let message = failure(&channel).await;
     let advice = "A wildcard for a whole top-level name, as \"*.internal\" is, is not accepted: have the certificate \

@@ -1,8 +1,8 @@
-//! The service that hotpick's demo, examples and tests balance: it says who answers.
+//! The service that hotpick's demo, examples and tests balance. Its responses name the backend that answered.
 //!
-//! Server and client are what `tonic-build` generates.
+//! `tonic-build` generates server and client.
 
-// Of the generated code; the lint looks only here.
+// For the generated code: this lint can only be allowed here.
 #![allow(clippy::allow_attributes_without_reason, reason = "generated code")]
 
 mod generated {
@@ -22,30 +22,30 @@ pub use self::generated::echo_client::EchoClient;
 pub use self::generated::echo_server::{Echo, EchoServer};
 pub use self::server::{Backend, BackendOptions};
 
-/// What is sent.
+/// A request.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct EchoRequest {
-    /// Comes back in the response.
+    /// Text that the response repeats.
     #[prost(string, tag = "1")]
     pub text: String,
-    /// Of a server stream: how many responses.
+    /// Number of responses of a server stream. Other methods ignore it.
     #[prost(uint32, tag = "2")]
     pub count: u32,
 }
 
-/// What comes back.
+/// A response.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct EchoResponse {
-    /// The request's text; of a client stream, all texts in a row.
+    /// The request's text; for a client stream, the texts of all requests joined.
     #[prost(string, tag = "1")]
     pub text: String,
-    /// The name of the backend that answered.
+    /// Name of the backend that answered.
     #[prost(string, tag = "2")]
     pub backend: String,
 }
 
 impl EchoRequest {
-    /// A request with this text.
+    /// Creates a request with this text.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self { text: text.into(), count: 0 }

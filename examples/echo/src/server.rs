@@ -1,4 +1,4 @@
-//! A backend with a listener of its own.
+//! An echo server with its own listener.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -21,8 +21,8 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::{Echo, EchoRequest, EchoResponse, EchoServer};
 
-/// An echo server on a port of its own. Dropping it is like killing its process: the listener and all
-/// connections close at once.
+/// An echo server on its own port. Dropping it is like killing its process: the listener and all connections close
+/// at once.
 #[derive(Debug)]
 pub struct Backend {
     name: String,
@@ -31,31 +31,31 @@ pub struct Backend {
     notice: watch::Sender<Notice>,
     left: CancellationToken,
     health: Option<HealthReporter>,
-    temper: Arc<Temper>,
+    behavior: Arc<Behavior>,
     _tasks: JoinSet<()>,
 }
 
-/// What a backend's connections are told.
+/// Notifies a backend's connections that they must end.
 #[derive(Clone, Copy, Debug, Default)]
 struct Notice {
-    /// GOAWAY, so many times.
+    /// Number of times that GOAWAY was requested.
     drains: usize,
-    /// And no new connection.
+    /// The backend shuts down: no new connections are accepted.
     leave: bool,
 }
 
-/// What a backend may be beside an echo server.
+/// Options of a backend.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct BackendOptions {
-    /// It has the health service, which at first says SERVING of no service.
+    /// Whether the backend has a health service. At first it knows only the server as a whole, which is SERVING.
     pub health: bool,
-    /// How many streams it allows at once on a connection.
+    /// Streams allowed at once on a connection. `None`: hyper's default.
     pub max_streams: Option<u32>,
 }
 
 impl Backend {
-    /// Starts a server that answers as `name`, on `address`; port 0 takes a free one.
+    /// Starts a server that answers as `name`, on `address`. Port 0 selects a free port.
     ///
     /// # Errors
     ///
@@ -78,8 +78,8 @@ impl Backend {
         let address = listener.local_addr()?;
         let accepted = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
-        let temper = Arc::new(Temper::default());
-        let echo = EchoServer::new(Service { name: name.to_owned(), temper: Arc::clone(&temper) });
+        let behavior = Arc::new(Behavior::default());
+        let echo = EchoServer::new(Service { name: name.to_owned(), behavior: Arc::clone(&behavior) });
         let notice = watch::Sender::new(Notice::default());
         let left = CancellationToken::new();
         let server = Server {
@@ -91,11 +91,11 @@ impl Backend {
         let health = options.health.then(HealthReporter::new);
         let service =
             health.clone().map(|reporter| HealthServer::new(HealthService::from_health_reporter(reporter)));
-        tasks.spawn(server.serve(listener, Both { echo, health: service }));
-        Ok(Self { name: name.to_owned(), address, accepted, notice, left, health, temper, _tasks: tasks })
+        tasks.spawn(server.serve(listener, Services { echo, health: service }));
+        Ok(Self { name: name.to_owned(), address, accepted, notice, left, health, behavior, _tasks: tasks })
     }
 
-    /// Says whether a service is healthy, if there is a health service.
+    /// Sets the health of a service. Does nothing without a health service.
     pub async fn set_serving(&self, service: &str, serving: bool) {
         use tonic_health::ServingStatus::{NotServing, Serving};
 
@@ -104,55 +104,59 @@ impl Backend {
         }
     }
 
-    /// Answers unary RPCs after this time from now on.
+    /// Delays responses to unary RPCs by this time from now on.
     pub fn set_delay(&self, delay: Duration) {
-        self.temper
+        self.behavior
             .delay_micros
             .store(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Answers unary RPCs with INTERNAL from now on, or does not any more.
+    /// Sets whether unary RPCs fail with INTERNAL.
     pub fn set_failing(&self, failing: bool) {
-        self.temper.failing.store(failing, Ordering::Relaxed);
+        self.behavior.failing.store(failing, Ordering::Relaxed);
     }
 
-    /// The name that it answers as.
+    /// Returns the name in the backend's responses.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where it listens.
+    /// Returns the address that the backend listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Sends GOAWAY on every connection, as a server does that is about to restart or that limits the age
-    /// of connections. Streams that are open go on; new connections are accepted.
+    /// Sends GOAWAY on every connection, like a server that limits the age of connections or is about to restart.
+    /// Open streams continue, and new connections are accepted.
     pub fn drain(&self) {
         self.notice.send_modify(|notice| notice.drains += 1);
     }
 
-    /// Ends in good order, as a server does on SIGTERM: takes no new connection, sends GOAWAY on each that
-    /// there is, and lets open streams go on.
+    /// Starts a graceful shutdown, like a server on SIGTERM: accepts no new connections, sends GOAWAY on every
+    /// connection, and lets open streams finish.
     pub fn leave(&self) {
         self.notice.send_modify(|notice| notice.leave = true);
     }
 
-    /// Waits, after [`leave`](Self::leave), until the last connection has ended.
+    /// Waits until the last connection has ended after [`leave`](Self::leave).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe.
     pub async fn left(&self) {
         self.left.cancelled().await;
     }
 
-    /// How many connections it has accepted.
+    /// Returns the number of connections accepted.
     #[must_use]
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
     }
 }
 
-/// What serves the connections of a backend.
+/// The accept loop of a backend.
 struct Server {
     accepted: Arc<AtomicUsize>,
     notice: watch::Receiver<Notice>,
@@ -161,16 +165,16 @@ struct Server {
 }
 
 impl Server {
-    /// Serves until dropped. tonic spawns a task for each connection, which would outlive a drop of the
-    /// server; each is therefore served here, in a set that ends with this task.
-    async fn serve(self, listener: TcpListener, service: Both) {
+    /// Serves connections until it is dropped or the backend has shut down. tonic's server would spawn tasks that
+    /// outlive it; here connections are served in a set that ends with this task.
+    async fn serve(self, listener: TcpListener, service: Services) {
         let mut connections = JoinSet::new();
         let mut notice = self.notice.clone();
         loop {
             tokio::select! {
                 incoming = listener.accept() => {
                     let Ok((stream, _)) = incoming else {
-                        // Out of file descriptors, most likely: to try again at once would spin.
+                        // Probably out of file descriptors: an immediate retry would spin.
                         tokio::time::sleep(Duration::from_millis(10)).await;
                         continue;
                     };
@@ -188,14 +192,14 @@ impl Server {
     }
 }
 
-/// Waits until the backend is to end.
+/// Waits until the backend shuts down.
 async fn leaving(notice: &mut watch::Receiver<Notice>) {
     let _ = notice.wait_for(|notice| notice.leave).await;
 }
 
 async fn serve_connection(
     stream: TcpStream,
-    service: Both,
+    service: Services,
     mut notice: watch::Receiver<Notice>,
     options: BackendOptions,
 ) {
@@ -207,27 +211,27 @@ async fn serve_connection(
     }
     let connection = server.serve_connection(hyper_util::rt::TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    // What was said before is for those that were there, but for the end.
+    // Earlier GOAWAYs were for earlier connections, but a shutdown is for this one too.
     if notice.borrow_and_update().leave {
         connection.as_mut().graceful_shutdown();
     }
     loop {
         tokio::select! {
-            // The peer's going away is no news here.
+            // A lost connection needs no handling here.
             _ = &mut connection => return,
             Ok(()) = notice.changed() => connection.as_mut().graceful_shutdown(),
         }
     }
 }
 
-/// The echo service, and perhaps the health service beside it.
+/// The echo service, and optionally the health service.
 #[derive(Clone)]
-struct Both {
+struct Services {
     echo: EchoServer<Service>,
     health: Option<HealthServer<HealthService>>,
 }
 
-impl tower_service::Service<http::Request<Incoming>> for Both {
+impl tower_service::Service<http::Request<Incoming>> for Services {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = Answer;
@@ -241,7 +245,7 @@ impl tower_service::Service<http::Request<Incoming>> for Both {
             Some(health) if request.uri().path().starts_with("/grpc.health.v1.Health/") => {
                 health.call(request)
             }
-            // Which answers UNIMPLEMENTED to what it does not know.
+            // It answers unknown methods with UNIMPLEMENTED.
             _ => self.echo.call(request),
         }
     }
@@ -252,12 +256,12 @@ type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallibl
 #[derive(Clone, Debug)]
 struct Service {
     name: String,
-    temper: Arc<Temper>,
+    behavior: Arc<Behavior>,
 }
 
-/// How it answers unary RPCs.
+/// How a backend answers unary RPCs.
 #[derive(Debug, Default)]
-struct Temper {
+struct Behavior {
     delay_micros: AtomicU64,
     failing: AtomicBool,
 }
@@ -276,12 +280,12 @@ impl Echo for Service {
     type BidiStream = Responses;
 
     async fn unary(&self, request: Request<EchoRequest>) -> Result<Response<EchoResponse>, Status> {
-        let delay = self.temper.delay_micros.load(Ordering::Relaxed);
+        let delay = self.behavior.delay_micros.load(Ordering::Relaxed);
         if delay > 0 {
             tokio::time::sleep(Duration::from_micros(delay)).await;
         }
-        if self.temper.failing.load(Ordering::Relaxed) {
-            return Err(Status::internal(format!("{} is not well", self.name)));
+        if self.behavior.failing.load(Ordering::Relaxed) {
+            return Err(Status::internal(format!("backend {} is set to fail", self.name)));
         }
         Ok(Response::new(self.answer(request.into_inner().text)))
     }

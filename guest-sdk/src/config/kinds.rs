@@ -1,4 +1,4 @@
-//! What fields can be.
+//! Types of fields.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ impl Setting for f64 {
     }
 }
 
-/// The longest that there is a use for, in seconds: some hundred years, as nanoseconds in 64 bits.
+/// Longest duration [s]: about a hundred years, which fits into 64 bits as nanoseconds.
 const LONGEST: f64 = 3e9;
 
 impl Setting for Duration {
@@ -98,7 +98,7 @@ impl Setting for Duration {
     }
 }
 
-/// Of 1 to 256 bytes, if no other range is given.
+/// Strings of 1 to 256 bytes, if no other range is given.
 impl Setting for String {
     #[expect(clippy::cast_precision_loss, reason = "a length")]
     fn read(value: &Value, range: Range) -> Result<Self, Refused> {
@@ -120,7 +120,7 @@ impl Setting for String {
     }
 }
 
-/// The range is that of the value, if there is one.
+/// A value or null. The range applies to the value.
 impl<T: Setting> Setting for Option<T> {
     fn read(value: &Value, range: Range) -> Result<Self, Refused> {
         if matches!(value, Value::Null) { Ok(None) } else { T::read(value, range).map(Some) }
@@ -142,7 +142,7 @@ impl<T: Setting> Setting for Option<T> {
     }
 }
 
-/// The range is that of the list's length.
+/// Arrays. The range applies to the length.
 impl<T: Setting> Setting for Vec<T> {
     #[expect(clippy::cast_precision_loss, reason = "a length")]
     fn read(value: &Value, range: Range) -> Result<Self, Refused> {

@@ -1,4 +1,4 @@
-//! A host whose policy decides what is connected.
+//! A fake host for policies that decide when to connect.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,7 +7,7 @@ use super::FakeHost;
 use crate::random::Random;
 use crate::{Connectivity, ConnectivityState, Endpoint, SubConn};
 
-/// Subconns that connect when the policy asks for it, and lose or fail to get a connection as a test has it.
+/// Subconns that connect when the policy requests it, and whose connections a test makes or breaks.
 #[derive(Debug)]
 pub struct LazyHost<P> {
     policy: FakeHost<P>,
@@ -18,18 +18,18 @@ pub struct LazyHost<P> {
 }
 
 impl<P: Connectivity> LazyHost<P> {
-    /// With no endpoints.
+    /// Creates a host without endpoints.
     #[must_use]
     pub const fn new(policy: FakeHost<P>) -> Self {
         Self { policy, order: Vec::new(), states: BTreeMap::new(), wanted: BTreeSet::new() }
     }
 
-    /// The policy and its clock.
+    /// Returns the policy and its clock.
     pub const fn policy(&mut self) -> &mut FakeHost<P> {
         &mut self.policy
     }
 
-    /// The list changes.
+    /// Changes the list of endpoints.
     pub fn change(&mut self, added: &[Endpoint], removed: &[SubConn]) {
         for endpoint in added {
             if let Entry::Vacant(entry) = self.states.entry(endpoint.id) {
@@ -44,17 +44,18 @@ impl<P: Connectivity> LazyHost<P> {
         }
         self.policy.change(added, removed);
         self.settle();
-        self.tell_ready();
+        self.notify_ready();
         self.settle();
     }
 
-    /// A subconn is in another state.
+    /// Changes the state of a subconn.
     pub fn becomes(&mut self, id: SubConn, state: ConnectivityState) {
         self.set(id, state);
         self.settle();
     }
 
-    /// Does what the policy has asked for. To be called after whatever it may have asked in: a pick, a timer.
+    /// Carries out what the policy has requested. To be called after any call in which the policy may request
+    /// something, such as a pick or a timer.
     pub fn settle(&mut self) {
         loop {
             let asked = self.policy.take_connects();
@@ -74,7 +75,7 @@ impl<P: Connectivity> LazyHost<P> {
         }
     }
 
-    /// One of those that are to be connected, and a state that may come next; none if there is none.
+    /// Returns a random subconn that can change, and a possible next state. `None`: no subconn can change.
     pub fn next(&self, random: &mut Random) -> Option<(SubConn, ConnectivityState)> {
         let may_change =
             |id: &SubConn| self.wanted.contains(id) || self.state(*id) == ConnectivityState::TransientFailure;
@@ -84,31 +85,31 @@ impl<P: Connectivity> LazyHost<P> {
             ConnectivityState::Idle => ConnectivityState::Connecting,
             ConnectivityState::Connecting if random.below(2) == 0 => ConnectivityState::Ready,
             ConnectivityState::Connecting => ConnectivityState::TransientFailure,
-            // Lost, or its backoff is over.
+            // The connection is lost, or the backoff is over.
             _ => ConnectivityState::Idle,
         };
         Some((id, next))
     }
 
-    /// The state of one.
+    /// Returns the state of a subconn.
     #[must_use]
     pub fn state(&self, id: SubConn) -> ConnectivityState {
         self.states.get(&id).copied().unwrap_or(ConnectivityState::Shutdown)
     }
 
-    /// All endpoints, in the resolver's order.
+    /// Returns all endpoints, in the resolver's order.
     #[must_use]
     pub fn all(&self) -> &[SubConn] {
         &self.order
     }
 
-    /// Those that are to be connected.
+    /// Returns the subconns that the policy wants connected.
     #[must_use]
     pub const fn wanted(&self) -> &BTreeSet<SubConn> {
         &self.wanted
     }
 
-    /// Those that are ready, in the resolver's order.
+    /// Returns the ready subconns, in the resolver's order.
     #[must_use]
     pub fn ready(&self) -> Vec<SubConn> {
         let is_ready = |id: &SubConn| self.state(*id) == ConnectivityState::Ready;
@@ -118,7 +119,7 @@ impl<P: Connectivity> LazyHost<P> {
     fn set(&mut self, id: SubConn, state: ConnectivityState) {
         self.states.insert(id, state);
         if state != ConnectivityState::Connecting && state != ConnectivityState::Ready {
-            // One that is idle again is connected when it is asked for once more.
+            // A subconn that is idle again connects only at the next request.
             self.wanted.remove(&id);
         }
         self.policy.connectivity(
@@ -126,10 +127,10 @@ impl<P: Connectivity> LazyHost<P> {
             state,
             if state == ConnectivityState::TransientFailure { "refused" } else { "" },
         );
-        self.tell_ready();
+        self.notify_ready();
     }
 
-    fn tell_ready(&mut self) {
+    fn notify_ready(&mut self) {
         let ready = self.ready();
         self.policy.ready(&ready);
     }

@@ -1,4 +1,4 @@
-//! Servers and callers around a policy, in virtual time.
+//! Simulated servers and clients around a policy, in virtual time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,34 +9,34 @@ use crate::random::Random;
 use crate::stats::ResponseCounts;
 use crate::{Alarms, Nanos, Outcome, Outcomes, PickResult, Policy, StatusCode, SubConn, env, fake, nanos};
 
-/// How a server answers.
+/// How a server responds.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Server {
-    /// The mean of its times, which are exponential; `None` if it never answers.
+    /// Mean of the response times, which are exponentially distributed. `None`: the server never responds.
     pub time: Option<Duration>,
-    /// Its status.
+    /// Status code of the responses.
     pub code: StatusCode,
 }
 
 impl Server {
-    /// Answers well, in such a time.
+    /// A server that succeeds, with this mean response time.
     #[must_use]
     pub const fn well(time: Duration) -> Self {
         Self { time: Some(time), code: StatusCode::Ok }
     }
 
-    /// Never answers.
+    /// A server that never responds.
     pub const HANGS: Self = Self { time: None, code: StatusCode::Ok };
 
-    /// Fails each RPC, after such a time.
+    /// A server that fails each RPC, with this mean response time.
     #[must_use]
     pub const fn fails(time: Duration) -> Self {
         Self { time: Some(time), code: StatusCode::Unavailable }
     }
 }
 
-/// What a server may be like that a policy should leave alone when others take 5 ms, and the deadline of the RPCs.
+/// Bad servers that a policy should avoid when the others take 5 ms, with a name and the deadline of the RPCs.
 pub const BAD: [(&str, Server, Duration); 8] = [
     ("hangs, deadline 100 ms", Server::HANGS, Duration::from_millis(100)),
     ("hangs, deadline 5 s", Server::HANGS, Duration::from_secs(5)),
@@ -48,12 +48,12 @@ pub const BAD: [(&str, Server, Duration); 8] = [
     ("fails slowly", Server::fails(Duration::from_millis(500)), Duration::MAX),
 ];
 
-/// A policy, its servers, and clients whose RPCs arrive at random (Poisson). Deterministic.
+/// A policy with servers, and clients whose RPCs arrive at random (Poisson process). Deterministic.
 #[derive(Debug)]
 pub struct World<P: Policy> {
     host: FakeHost<P>,
     servers: Vec<State>,
-    /// The mean time between two RPCs.
+    /// Mean time between two RPCs.
     between: Duration,
     deadline: Option<Duration>,
     under_way: BinaryHeap<Reverse<Ends>>,
@@ -62,24 +62,24 @@ pub struct World<P: Policy> {
     next: Nanos,
     call: u64,
     now: Nanos,
-    /// One of so many takes so long.
+    /// One in this many RPCs takes this long.
     long: Option<(u64, Duration)>,
     done: Option<Done<P>>,
     run: Option<fn(&mut FakeHost<P>, Duration)>,
 }
 
-/// Tells a policy how RPCs have ended.
+/// Reports outcomes to a policy.
 type Done<P> = fn(&mut FakeHost<P>, &[Outcome]);
 
 #[derive(Debug)]
 struct State {
     server: Server,
     counts: ResponseCounts,
-    /// Since when none of the RPCs that have begun since the last end has ended.
+    /// Since when no RPC has ended, while RPCs that began after the last end are in flight.
     waiting: Option<Nanos>,
 }
 
-/// When an RPC ends; of equal ones the first.
+/// When an RPC ends. Sorted by time; of equal times the earlier RPC is first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Ends {
     at: Nanos,
@@ -90,7 +90,7 @@ struct Ends {
 }
 
 impl<P: Policy> World<P> {
-    /// A policy that has been told of these servers, numbered from 0, and `per_second` RPCs.
+    /// Creates a world with a policy that knows these servers, numbered from 0, and `per_second` RPCs.
     #[must_use]
     pub fn new(host: FakeHost<P>, servers: &[Server], per_second: u32) -> Self {
         let counts = ResponseCounts {
@@ -121,14 +121,14 @@ impl<P: Policy> World<P> {
         }
     }
 
-    /// RPCs have a deadline.
+    /// Gives RPCs a deadline.
     #[must_use]
     pub const fn with_deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// The policy is told how RPCs end.
+    /// Reports outcomes of RPCs to the policy.
     #[must_use]
     pub fn with_outcomes(mut self) -> Self
     where
@@ -138,7 +138,7 @@ impl<P: Policy> World<P> {
         self
     }
 
-    /// The policy has timers.
+    /// Delivers the policy's timers.
     #[must_use]
     pub fn with_alarms(mut self) -> Self
     where
@@ -148,7 +148,7 @@ impl<P: Policy> World<P> {
         self
     }
 
-    /// From now on a server is like this. If it hung, and does not any more, it answers now all that it owes.
+    /// Changes a server's behavior. A server that hung and no longer does answers all RPCs in flight now.
     pub fn becomes(&mut self, server: SubConn, like: Server) {
         let Some(state) = self.servers.get_mut(server as usize) else { return };
         state.server = like;
@@ -161,12 +161,12 @@ impl<P: Policy> World<P> {
         }
     }
 
-    /// The policy and its host.
+    /// Returns the policy and its host.
     pub const fn host(&mut self) -> &mut FakeHost<P> {
         &mut self.host
     }
 
-    /// One more RPC is under way at a server, and stays so: an idle watch, a long poll, one that was lost.
+    /// Adds an RPC that stays in flight at a server forever: an idle watch, a long poll, or one that was lost.
     pub fn watch(&mut self, server: SubConn) {
         if let Some(state) = self.servers.get_mut(server as usize) {
             state.counts.in_flight += 1;
@@ -174,14 +174,14 @@ impl<P: Policy> World<P> {
         }
     }
 
-    /// One of so many RPCs takes so long, whatever its server.
+    /// Makes one in `of` RPCs take this time, at any server.
     #[must_use]
     pub const fn with_long(mut self, of: u64, time: Duration) -> Self {
         self.long = Some((of, time));
         self
     }
 
-    /// Runs for so long, and gives each server's share of the RPCs.
+    /// Runs for this time. Returns each server's share of the RPCs.
     #[expect(clippy::cast_precision_loss, reason = "tests do not count so far")]
     pub fn run(&mut self, time: Duration) -> Vec<f64> {
         let end = self.now + nanos(time);
@@ -203,8 +203,8 @@ impl<P: Policy> World<P> {
         }
     }
 
-    /// Server 0 is bad for an hour, and then again as it was. Gives its share from the second minute of the hour on, and
-    /// that from the second minute after it.
+    /// Makes server 0 bad for an hour, and then restores it. Returns its share from the second minute of the hour on,
+    /// and its share from the second minute after the hour on.
     pub fn bad_hour(&mut self, bad: Server) -> (f64, f64) {
         const MINUTE: Duration = Duration::from_secs(60);
         let was = self.servers[0].server;
@@ -226,11 +226,11 @@ impl<P: Policy> World<P> {
         self.now = now;
     }
 
-    /// An RPC. It is lost if there is no server for it.
+    /// Picks for a new RPC. Without a server the RPC is lost.
     fn arrives(&mut self) -> Option<SubConn> {
         self.next += self.exponential(self.between);
         self.call += 1;
-        self.tell_stats();
+        self.update_stats();
         let PickResult::Pick(id) = self.host.pick(&Rpc::default()) else { return None };
         let call = self.host.calls;
         let time = self.servers.get(id as usize)?.server.time.map(|time| self.exponential(time));
@@ -273,7 +273,7 @@ impl<P: Policy> World<P> {
         }
     }
 
-    fn tell_stats(&self) {
+    fn update_stats(&self) {
         fake::with(|host| {
             for (state, id) in self.servers.iter().zip(0..) {
                 let waiting = state.waiting.filter(|_| state.counts.in_flight > 0);
@@ -285,7 +285,7 @@ impl<P: Policy> World<P> {
         });
     }
 
-    /// Of a distribution with this mean.
+    /// Returns a random time of the exponential distribution with this mean.
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "times")]
     #[expect(clippy::cast_sign_loss, reason = "not negative")]
     fn exponential(&mut self, mean: Duration) -> Nanos {

@@ -1,10 +1,11 @@
-//! Where compiled policies are kept, so that they need not be compiled again.
+//! The cache of compiled policies in the user's cache directory.
 
 use std::path::PathBuf;
 
 use hotpick::directory::PolicyDirOptions;
 
-/// As the XDG base directory specification has it.
+/// Returns the directory `hotpick` in the user's cache directory, as the XDG base directory specification defines it:
+/// below `XDG_CACHE_HOME`, or else below `~/.cache`. `None` if neither variable is an absolute path.
 pub(crate) fn user_cache() -> Option<PathBuf> {
     let directory = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
     let absolute = |path: &PathBuf| path.is_absolute();
@@ -13,7 +14,8 @@ pub(crate) fn user_cache() -> Option<PathBuf> {
     Some(base.join("hotpick"))
 }
 
-/// How policies are loaded by who builds or checks them: a large one is compiled once, however often it is looked at.
+/// Returns the options with which `build` and `check` load policies. The cache makes repeated runs on a large policy
+/// compile it only once.
 pub(crate) fn cached() -> PolicyDirOptions {
     let mut options = PolicyDirOptions::default();
     options.compile.cache = user_cache();

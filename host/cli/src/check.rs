@@ -1,4 +1,4 @@
-//! `hotpick check`: what a policy is, what it may do, what it costs; or why it is none.
+//! `hotpick check`: reports what a policy imports, may do and costs, or the stage and the reason why it is rejected.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -12,31 +12,31 @@ use serde_json::{Value, json};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The files, with their settings (NAME.toml beside NAME.wasm) if there are any.
+    /// Policy files. The settings beside a file (NAME.toml beside NAME.wasm) apply.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// The configuration to start them with, instead of that of the settings.
+    /// Configuration to start the policies with, instead of that in their settings.
     #[arg(long, value_name = "JSON")]
     config: Option<String>,
-    /// Try each on so many endpoints.
+    /// Number of simulated endpoints.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     endpoints: u32,
-    /// Try all that a policy has to do, whatever it is for: it takes seconds for one in Rust, a minute for one in Python.
+    /// Test what any policy must do. Takes seconds for a policy in Rust, a minute for one in Python.
     #[arg(long)]
     conformance: bool,
-    /// With --conformance: over so many picks its memory is not to grow.
+    /// With --conformance: number of picks during which the policy's memory must not grow.
     #[arg(long, value_name = "N", default_value_t = 1_000_000, requires = "conformance", value_parser = clap::value_parser!(u64).range(1_000..))]
     picks: u64,
-    /// With --conformance: it is to give each endpoint as many RPCs as the policy in this file does.
+    /// With --conformance: reference policy; each endpoint must get as many RPCs as with this one.
     #[arg(long, value_name = "FILE", requires = "conformance")]
     like: Option<PathBuf>,
-    /// Print an array with an object for each file.
+    /// Print a JSON array with an object for each file.
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    // Endpoints need one, even those that are not there.
+    // Endpoints need a Tokio runtime, even simulated ones.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let _within = runtime.enter();
     if arguments.conformance {
@@ -75,12 +75,12 @@ fn conformance(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (mut conforms, mut all) = (true, Vec::new());
     for file in &arguments.files {
         let tried = load(file).map(|policy| policy.conformance(&options));
-        conforms &= tried.as_ref().is_ok_and(|seen| seen.iter().all(|seen| seen.passed));
+        conforms &= tried.as_ref().is_ok_and(|results| results.iter().all(|result| result.passed));
         match &tried {
-            Err(error) if arguments.json => all.push(refused_to_json(file, error)),
-            Ok(seen) if arguments.json => all.push(conformance_to_json(file, seen)),
+            Err(error) if arguments.json => all.push(error_to_json(file, error)),
+            Ok(results) if arguments.json => all.push(conformance_to_json(file, results)),
             Err(error) => eprintln!("hotpick: {}: {}: {error}", shown(file), error.stage()),
-            Ok(seen) => print!("{}", conformance_to_text(file, seen)),
+            Ok(results) => print!("{}", conformance_to_text(file, results)),
         }
     }
     if arguments.json {
@@ -89,27 +89,28 @@ fn conformance(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if conforms { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn conformance_to_text(file: &Path, seen: &[Conformance]) -> String {
+fn conformance_to_text(file: &Path, results: &[Conformance]) -> String {
     let mut out = format!("{}\n", shown(file));
-    for Conformance { name, passed, detail, .. } in seen {
+    for Conformance { name, passed, detail, .. } in results {
         let verdict = if *passed { "ok" } else { "FAILS" };
         let _ = writeln!(out, "  {verdict:<5} {name:<14} {}", plain(detail));
     }
     out
 }
 
-fn conformance_to_json(file: &Path, seen: &[Conformance]) -> Value {
-    let each = |seen: &Conformance| json!({"name": seen.name, "ok": seen.passed, "text": seen.detail});
-    let ok = seen.iter().all(|seen| seen.passed);
-    let seen: Vec<_> = seen.iter().map(each).collect();
-    json!({"file": file.to_string_lossy(), "ok": ok, "conformance": seen})
+fn conformance_to_json(file: &Path, results: &[Conformance]) -> Value {
+    let each =
+        |result: &Conformance| json!({"name": result.name, "ok": result.passed, "text": result.detail});
+    let ok = results.iter().all(|result| result.passed);
+    let results: Vec<_> = results.iter().map(each).collect();
+    json!({"file": file.to_string_lossy(), "ok": ok, "conformance": results})
 }
 
 fn shown(file: &Path) -> String {
     plain(&file.to_string_lossy())
 }
 
-/// What a policy says of itself, or is named, must not talk to the terminal.
+/// Replaces control characters: a policy's name and description must not send escape sequences to the terminal.
 fn plain(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
@@ -118,7 +119,7 @@ fn check(file: &Path, arguments: &Arguments) -> Result<Report, StartError> {
     load(file)?.check(arguments.config.as_deref().unwrap_or("{}"), arguments.endpoints)
 }
 
-fn refused_to_json(file: &Path, error: &StartError) -> Value {
+fn error_to_json(file: &Path, error: &StartError) -> Value {
     json!({
         "file": file.to_string_lossy(),
         "ok": false,
@@ -129,9 +130,9 @@ fn refused_to_json(file: &Path, error: &StartError) -> Value {
 
 fn to_json(file: &Path, result: &Result<Report, StartError>) -> Value {
     match result {
-        Err(error) => refused_to_json(file, error),
+        Err(error) => error_to_json(file, error),
         Ok(report) => {
-            // What is JSON stays JSON.
+            // A schema that is not valid JSON is reported as a string.
             let schema = report.config_schema.as_ref();
             let schema = schema.map(|text| serde_json::from_str(text).unwrap_or_else(|_| json!(text)));
             json!({
@@ -169,12 +170,15 @@ fn to_text(file: &Path, report: &Report) -> String {
     line(
         "seal",
         report.seal.as_ref().map_or_else(
-            || "none: were it cut short, nothing would show it; hotpick build FILE seals it".to_owned(),
+            || {
+                "none: an incomplete copy cannot be detected; seal the file with hotpick build FILE"
+                    .to_owned()
+            },
             |seal| format!("contract {}, {}", seal.contract, seal.sdk),
         ),
     );
     if !report.enabled {
-        line("settings", "enabled = false: a directory does not use it".to_owned());
+        line("settings", "enabled = false: no channel uses the policy".to_owned());
     }
     line("imports", list(&report.imports));
     line("metadata", list(&report.metadata));
@@ -186,16 +190,13 @@ fn to_text(file: &Path, report: &Report) -> String {
         line("ignored", list(&report.ignored_exports));
     }
     if report.lazy {
-        line("connects", "when it wants to".to_owned());
+        line("connects", "only when the policy requests it".to_owned());
     }
     if let Some(schema) = &report.config_schema {
         line("schema", schema.clone());
     }
     line("memory", format!("{} KiB", report.memory / 1024));
-    line(
-        "endpoints",
-        format!("{}, notified of them in {} us", report.endpoints, report.notification.as_micros()),
-    );
+    line("endpoints", format!("{}, notified in {} us", report.endpoints, report.notification.as_micros()));
     line("pick", format!("{} ns", report.pick.as_nanos()));
     lines.push(String::new());
     lines.join("\n")

@@ -1,5 +1,5 @@
-//! `hotpick compile-policy`: compiles one component for another process, within limits that the system
-//! enforces. Whatever the component does to the compiler, it does to this process alone.
+//! `hotpick compile-policy`: compiles one component for another process, within limits of CPU time and memory that the
+//! operating system enforces. A component that crashes the compiler ends only this process.
 
 use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
@@ -7,58 +7,62 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 
-/// Used by the proxy; not meant for people.
+/// Compile a policy for the proxy. Internal: not for direct use.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Seconds of CPU; by default what HOTPICK_COMPILE_SECONDS says.
+    /// Limit of CPU time in seconds; by default the value of HOTPICK_COMPILE_SECONDS, or 300.
     #[arg(long)]
     cpu_seconds: Option<u64>,
-    /// MiB of address space.
+    /// Limit of address space in MiB.
     #[arg(long, default_value_t = 4096)]
     memory_mib: u64,
 }
 
-/// Without word of how long it may take.
-const SECONDS: u64 = 300;
+/// Default limit of CPU time in seconds.
+const DEFAULT_SECONDS: u64 = 300;
 
-/// The command line that the proxy compiles by.
+/// Returns the command line with which the proxy compiles policies.
 ///
-/// On Linux by the program that runs, whatever lies at its path by now: another version's code would be of no use here.
+/// On Linux this is the running program, even if the file at its path has been replaced: the proxy cannot use code that
+/// another version has compiled.
 pub(crate) fn command() -> std::io::Result<Vec<std::ffi::OsString>> {
     let program = std::path::Path::new("/proc/self/exe");
     let program = if program.exists() { program.to_owned() } else { std::env::current_exe()? };
     Ok(vec![program.into(), "compile-policy".into()])
 }
 
-/// Sets a limit, or leaves the one that there is if it is lower: only root may raise that. The hard limit is `more` above: at the
-/// soft one of CPU time the system says why it ends the process (SIGXCPU), at the hard one it kills it.
-fn lower(resource: Resource, most: u64, more: u64) -> rustix::io::Result<()> {
+/// Sets the soft limit of a resource to `soft`, and its hard limit to `margin` more.
+///
+/// An inherited hard limit that is lower stays, because only root may raise it. The margin is for CPU time: at the soft
+/// limit the process ends with SIGXCPU, which names the reason; at the hard limit it is killed.
+fn lower(resource: Resource, soft: u64, margin: u64) -> rustix::io::Result<()> {
     let inherited = getrlimit(resource).maximum;
-    let most = inherited.map_or(most, |inherited| inherited.min(most));
-    let maximum =
-        inherited.map_or(most.saturating_add(more), |inherited| inherited.min(most.saturating_add(more)));
-    setrlimit(resource, Rlimit { current: Some(most), maximum: Some(maximum) })
+    let soft = inherited.map_or(soft, |inherited| inherited.min(soft));
+    let hard =
+        inherited.map_or(soft.saturating_add(margin), |inherited| inherited.min(soft.saturating_add(margin)));
+    setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) })
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let said = || std::env::var("HOTPICK_COMPILE_SECONDS").ok()?.parse().ok();
-    let seconds = arguments.cpu_seconds.or_else(said).unwrap_or(SECONDS);
-    lower(Resource::Cpu, seconds, 5).context("limit the CPU time")?;
-    lower(Resource::As, arguments.memory_mib.saturating_mul(1 << 20), 0).context("limit the memory")?;
+    let from_environment = || std::env::var("HOTPICK_COMPILE_SECONDS").ok()?.parse().ok();
+    let seconds = arguments.cpu_seconds.or_else(from_environment).unwrap_or(DEFAULT_SECONDS);
+    lower(Resource::Cpu, seconds, 5).context("cannot limit the CPU time")?;
+    lower(Resource::As, arguments.memory_mib.saturating_mul(1 << 20), 0)
+        .context("cannot limit the memory")?;
     let mut component = Vec::new();
-    std::io::stdin().read_to_end(&mut component).context("read the component")?;
-    // What takes seconds must not take the processor from RPCs.
+    std::io::stdin().read_to_end(&mut component).context("cannot read the component")?;
+    // A long compilation must not take CPU time from RPCs.
     if component.len() > 1 << 20 {
-        // One that is lower already stays: only root may raise it.
+        // Fails if the priority is already lower, because only root may raise it. It then stays lower.
         let _ = setpriority_process(None, 10);
     }
     match hotpick::policy::precompile(&component) {
         Ok(code) => {
-            std::io::stdout().write_all(&code).context("write the compiled component")?;
+            std::io::stdout().write_all(&code).context("cannot write the compiled component")?;
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
-            // Read by the proxy.
+            // The proxy reads this text.
             eprintln!("{error}");
             Ok(ExitCode::FAILURE)
         }

@@ -1,4 +1,4 @@
-//! The command `hotpick`.
+//! The command `hotpick`: demo, sidecar proxy, and tools for writing policies.
 
 mod build;
 mod cache;
@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-/// Load balancing for gRPC, by policies in WebAssembly.
+/// gRPC client-side load balancing with WebAssembly policies.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Arguments {
@@ -24,15 +24,15 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show policies being swapped under load: four backends, one channel, no lost RPC.
+    /// Run a demo that swaps policies under load: four backends, one channel, no failed RPC.
     Demo(demo::Arguments),
-    /// Balance the RPCs of other programs: a gRPC proxy on hotpick's channel.
+    /// Run a sidecar: a gRPC proxy that balances the RPCs of programs in any language.
     Proxy(proxy::Arguments),
-    /// Begin a policy of your own, in any of nine languages.
+    /// Create a project for a new policy, in one of nine languages or in WebAssembly text.
     New(new::Arguments),
-    /// Make components of policies, by the tool of their language.
+    /// Build policies into components, with the tools of their language.
     Build(build::Arguments),
-    /// Try policies out: what they are, may do and cost, or why a channel would not take them.
+    /// Check policies: print what they import, may do and cost, or why a channel would reject them.
     Check(check::Arguments),
     #[command(hide = true)]
     CompilePolicy(compile::Arguments),
@@ -66,19 +66,21 @@ fn main() -> ExitCode {
     }
 }
 
-/// Logs at this level, or as `RUST_LOG` says.
+/// Starts logging to stderr at this level, or with the filter in `RUST_LOG`.
 ///
-/// h2 warns of frames that a peer sends as often as it likes: unless h2 is named, only its errors are logged.
+/// Unless the filter names h2, only errors of h2 are logged: it logs a warning for invalid frames, of which a peer can send
+/// any number.
 fn log_to_stderr(level: &str) {
-    let asked = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
-    let asked = if asked.contains("h2") { asked } else { format!("{asked},h2=error") };
-    let filter = EnvFilter::try_new(asked).unwrap_or_else(|_| EnvFilter::new(level));
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
+    let filter = if filter.contains("h2") { filter } else { format!("{filter},h2=error") };
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(level));
     let ansi = std::io::stderr().is_terminal();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(ansi)
         .with_writer(std::io::stderr)
-        // It would say on the standard error that nothing can be said there, and panic: whatever logs, on a full disk.
+        // Reporting a failed write goes to stderr, too, and would panic: when stderr is a file on a full disk, any
+        // log line could end the process.
         .log_internal_errors(false)
         .init();
 }

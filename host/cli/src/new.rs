@@ -1,5 +1,6 @@
-//! `hotpick new`: a project for a policy of one's own, in any of the languages. What it begins with is the round robin
-//! of `examples/policies`, which is tested there.
+//! `hotpick new`: creates a project for a new policy in one of the supported languages.
+//!
+//! The templates are the round robins of `examples/policies`, which are tested there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,18 +12,18 @@ use crate::build::Language;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The policy's name: a-z, 0-9 and '_', the first a letter.
+    /// Name of the policy: a-z, 0-9 and '_', starting with a letter.
     #[arg(value_name = "NAME")]
     name: String,
-    /// The language to write it in.
+    /// Language of the policy.
     #[arg(long, value_enum)]
     lang: Language,
-    /// The folder of the project, which is made; by default NAME.
+    /// Folder of the project, which is created; by default NAME.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
-/// The name that the templates have.
+/// Name of the policy in the templates.
 const TEMPLATE: &str = "round_robin";
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -32,14 +33,14 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     ensure!(
         is_name,
-        "{name:?} is not a name for a policy: use a-z, 0-9 and '_', at most 63, the first a letter"
+        "{name:?} cannot be the name of a project: use at most 63 characters of a-z, 0-9 and '_', starting with a letter"
     );
-    // They would hide what the project itself consists of.
+    // A policy of this name would hide the project's own package or crate.
     let is_free = !["hotpick", "hotpick_guest"].contains(&name.as_str());
-    ensure!(is_free, "{name:?} is what the wrapper is called: take another name");
+    ensure!(is_free, "{name:?} is the name of the SDK in the project: choose another name");
     let project = dir.clone().unwrap_or_else(|| PathBuf::from(name));
     let is_free = !project.exists() || project.read_dir().is_ok_and(|mut entries| entries.next().is_none());
-    ensure!(is_free, "{project:?} is there already: name another folder by --dir");
+    ensure!(is_free, "{project:?} already exists and is not an empty folder: choose another with --dir");
     for (path, text) in files(*lang) {
         write(&project.join(path.replace(TEMPLATE, name)), &text.replace(TEMPLATE, name))?;
     }
@@ -48,20 +49,19 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         write(&project.join("Cargo.toml"), &manifest(name))?;
     }
     let shown = project.display();
-    println!(
-        "{shown} has a policy in {lang}: a round robin, to begin with. Read {shown}/README.md, then run"
-    );
+    println!("created a round robin in {lang} in {shown}. Read {shown}/README.md, then run");
     println!("  hotpick build {shown}");
     Ok(ExitCode::SUCCESS)
 }
 
 fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).with_context(|| format!("make {folder:?}"))?;
-    fs::write(file, text).with_context(|| format!("write {file:?}"))
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {folder:?}"))?;
+    fs::write(file, text).with_context(|| format!("cannot write {file:?}"))
 }
 
-/// Of a crate on the SDK: that of the clone in which this command was built, if it is still there.
+/// Returns the `Cargo.toml` of a policy crate. The crate depends on the SDK in the clone in which this command was built, or
+/// on the published SDK if the clone no longer exists.
 fn manifest(name: &str) -> String {
     let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-sdk");
     let version = env!("CARGO_PKG_VERSION");
@@ -71,11 +71,11 @@ fn manifest(name: &str) -> String {
     };
     format!(
         "[package]\nname = {name:?}\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[lib]\ncrate-type = [\"cdylib\", \"rlib\"]\n\n\
-         [dependencies]\n{dependency}\n\n# A workspace of its own, wherever it lies.\n[workspace]\n"
+         [dependencies]\n{dependency}\n\n# Not a member of a workspace in a parent folder.\n[workspace]\n"
     )
 }
 
-/// The files of a template, by their paths in the project.
+/// Lists the files of a template: path in the project, and content.
 macro_rules! template {
     ($folder:literal: $($path:literal),+) => {
         &[$(($path, include_str!(concat!("../templates/", $folder, "/", $path)))),+]

@@ -95,7 +95,7 @@ fn bad_input_is_answered_with_one_sentence() {
 
     fs::write(path("p.wat"), "(module)").expect("written");
     let said = complaint(&["build", &path("p.wat")]);
-    assert!(said.starts_with("hotpick: policy \"p\": cannot be made a component: "), "{said}");
+    assert!(said.starts_with("hotpick: policy \"p\": cannot be converted to a component: "), "{said}");
 
     fs::write(path("Bad Name.wat"), include_str!("../src/demo/traps.wat")).expect("written");
     let said = complaint(&["build", &path("Bad Name.wat")]);

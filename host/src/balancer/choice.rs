@@ -1,4 +1,4 @@
-//! Which of the policies that a service config lists is used: the first that is known (gRFC A24).
+//! Chooses among the policies that a service config lists: the first known one is used (gRFC A24).
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use super::starter::Choice;
 use crate::lifecycle::{Candidate, Candidates, Policy, PolicySource, RoundRobin};
 use crate::service_config::PolicyConfig;
 
-/// Where a channel's policies come from.
+/// Sources of a channel's policies.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sources {
     pub(crate) source: Option<Arc<dyn PolicySource>>,
-    /// A policy in Rust, under the name of its version; one of that name in the source comes first.
+    /// A policy in Rust, under the name of its version. A policy of that name in the source takes precedence.
     pub(crate) native: Option<Arc<dyn Policy>>,
 }
 
@@ -21,7 +21,7 @@ pub(super) struct Chooser {
     sources: Sources,
     entries: Vec<Entry>,
     updates: StreamMap<usize, Candidates>,
-    /// The result may have changed.
+    /// Whether the result may have changed.
     is_changed: bool,
 }
 
@@ -34,7 +34,7 @@ enum State {
     /// The source has not been read.
     NotYet,
     Unknown,
-    /// Known, and not to be used.
+    /// The policy is known, but must not be used.
     Disabled,
     Known(Arc<dyn Policy>),
 }
@@ -73,7 +73,7 @@ impl Chooser {
         Self { sources: sources.clone(), entries, updates, is_changed: true }
     }
 
-    /// Waits for a result; forever when there is none to come. Cancel-safe.
+    /// Waits for a result; forever if none can come. Cancel-safe.
     pub(super) async fn next(&mut self) -> Chosen {
         loop {
             if std::mem::take(&mut self.is_changed)

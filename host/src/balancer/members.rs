@@ -10,7 +10,7 @@ use crate::subconn::{Entry, ReadySet, Snapshots, SubConn};
 /// A channel's subconns, in the resolver's order.
 #[derive(Default)]
 pub(super) struct Members {
-    /// As the resolver gave them, each once.
+    /// Endpoints in the resolver's order, without duplicates.
     list: Vec<Endpoint>,
     by_addresses: HashMap<Box<[Address]>, u32>,
     members: HashMap<u32, Member>,
@@ -117,7 +117,7 @@ impl Members {
         endpoints: Vec<Endpoint>,
         spawn: impl FnMut(u32, Endpoint) -> SubConn,
     ) -> Update {
-        // As a rule few of them are others than before.
+        // Usually only a few endpoints differ from the previous list.
         let alike = |(new, old): &(&Endpoint, &Endpoint)| new == old;
         let first = endpoints.iter().zip(&self.list).take_while(alike).count();
         let (new, old) = (&endpoints[first..], &self.list[first..]);
@@ -218,7 +218,7 @@ impl Member {
     }
 }
 
-/// However the balancer ends, no connection stays behind.
+/// No connection outlives the balancer, however it ends.
 impl Drop for Members {
     fn drop(&mut self) {
         for member in self.members.values() {
@@ -235,7 +235,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Whatever lists come: the first of duplicates counts, and who stays keeps its subconn.
+        /// For any lists of endpoints: the first of duplicates counts, and endpoints that stay keep their subconns.
         #[test]
         fn the_subconns_are_those_of_the_list(
             lists in prop::collection::vec(prop::collection::vec((0u8..12, 1u32..3), 0..15), 1..10),

@@ -12,6 +12,7 @@ mod report;
 mod shell;
 mod starter;
 mod state;
+mod step;
 
 pub(crate) use self::choice::Sources;
 pub(crate) use self::report::{Published, Report};

@@ -1,4 +1,4 @@
-//! What the balancer publishes: to RPCs, and to whoever asks for the channel's status.
+//! Values that the balancer publishes: for RPCs, and for the channel's status.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::picker::{Faults, Picker, PickerCell};
 use crate::service_config::MethodConfigs;
 use crate::subconn::ReadySet;
 
-/// What RPCs read.
+/// Values that RPCs read.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
     pub(crate) cell: PickerCell,
@@ -22,11 +22,11 @@ pub(crate) struct Published {
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     pub(crate) state: ConnectivityState,
-    /// The resolver has answered, if only with an error.
+    /// Whether the resolver has answered, if only with an error.
     pub(crate) resolved: bool,
     pub(crate) policy: PolicyVersion,
     pub(crate) swaps: u64,
-    /// The snapshot that the policy was notified of last.
+    /// The snapshot that the policy was last notified of.
     pub(crate) ready: ReadySet,
     /// The last picker that the policy built.
     pub(crate) picker: Option<Arc<dyn Picker>>,

@@ -13,7 +13,8 @@ use tonic::Status;
 use super::choice::{Chooser, Sources};
 use super::report::{Published, Report};
 use super::starter::{Choice, StartEffect};
-use super::state::{Effects, Input, PickerEffect, ResolverEffect, ResolverEvent, State};
+use super::state::State;
+use super::step::{Effects, Input, PickerEffect, ResolverEffect, ResolverEvent};
 use crate::activity::Activity;
 use crate::connectivity::ConnectivityState;
 use crate::lifecycle::{PickAgain, PickerBuilder, Placement, RoundRobin, StartError};
@@ -25,12 +26,12 @@ use crate::supervision::{self, guarded, guarded_task};
 use crate::transport::{self, Dialer};
 use crate::workers::{self, Task};
 
-/// What the balancer works with.
+/// Parameters of the balancer.
 pub(crate) struct Inputs {
     pub(crate) target: Target,
     pub(crate) resolver: Box<dyn Resolver>,
     pub(crate) policies: Sources,
-    /// Used where the resolver gives none.
+    /// Used if the resolver provides no service config.
     pub(crate) config: ServiceConfig,
     /// How long RPCs wait for the first policy before round robin serves them.
     pub(crate) patience: Duration,
@@ -92,7 +93,7 @@ pub(crate) fn run(
         let mut watch_again = None;
         loop {
             let retry_at = shell.state.starter.retry_at();
-            // First the end; then what is rare, so that a flood of frequent inputs cannot hold it up.
+            // First the end, then rare inputs, so that a flood of frequent inputs cannot delay them.
             let input = tokio::select! {
                 biased;
                 () = closed.cancelled() => break,
@@ -102,7 +103,7 @@ pub(crate) fn run(
                 },
                 result = ended(&mut shell.starting) => shell.started(result),
                 () = due(retry_at) => Input::RetryStart,
-                // A policy is tried out on the endpoints before it gets RPCs.
+                // A policy is tried with the endpoints before it gets RPCs.
                 chosen = shell.chooser.next(), if shell.state.is_resolved() => Input::Chosen(chosen),
                 event = next(&mut watching) => {
                     if matches!(event, ResolverEvent::Panicked) {
@@ -168,7 +169,7 @@ struct Shell {
     health: watch::Sender<Option<Arc<str>>>,
     resolve_now: ResolveNow,
     pick_again: PickAgain,
-    /// An RPC has come to an idle channel.
+    /// Notified when an RPC comes to an idle channel.
     wake: Arc<Notify>,
     activity: Arc<Activity>,
     published: Arc<Published>,
@@ -242,7 +243,7 @@ impl Shell {
         disconnect.iter().for_each(SubConn::enter_idle);
         shutdown.iter().for_each(SubConn::shutdown);
         let built = notify.then(|| self.build(&ready));
-        // The picker is in place before the state is reported: who waits for READY can pick.
+        // The picker is published before the state is reported, so that whoever waits for READY can pick.
         let picker = self.publish(picker, built);
         self.report.send_modify(|report| {
             if let Some(refused) = refused {
@@ -304,7 +305,7 @@ impl Shell {
         }))
     }
 
-    /// Builds the policy's picker. The code of a native policy is not ours.
+    /// Builds the policy's picker. Guarded against panics, because a native policy may be any code.
     fn build(&mut self, ready: &ReadySet) -> Arc<dyn Picker> {
         guarded("a policy", || self.builder.build(ready))
             .unwrap_or_else(|| RoundRobin::builder().build(ready))
@@ -315,7 +316,7 @@ impl Shell {
 async fn ended(starting: &mut Option<Starting>) -> StartResult {
     let Some(current) = starting else { return std::future::pending().await };
     let result = (&mut current.task).await;
-    // It has started: what looks at this from now on is at work.
+    // Without the task, no start is in progress.
     current.cut = Arc::default();
     *starting = None;
     result.unwrap_or_else(|error| Err(StartError::new(format!("policy could not be started: {error}"))))

@@ -1,4 +1,4 @@
-//! Which policy is being started: one at a time, the latest choice next. Pure.
+//! A pure state machine of the starts of policies: one at a time, the latest choice next.
 //!
 //! ```text
 //!           request                 started, or failed
@@ -41,13 +41,13 @@ impl fmt::Debug for Choice {
     }
 }
 
-/// The start that is going on.
+/// State of the start in progress.
 #[derive(Debug, Default)]
 pub(super) enum Starter {
     #[default]
     Idle,
     Starting(Choice),
-    /// The start that is going on is not wanted any more. `next` is started after it.
+    /// The start in progress is no longer wanted. `next` is started after it.
     Overtaken {
         next: Option<Choice>,
     },
@@ -58,22 +58,22 @@ pub(super) enum Starter {
     },
 }
 
-/// What to do with starts.
+/// An action on starts.
 #[derive(Debug)]
 pub(super) enum StartEffect {
     Start(Choice),
-    /// End the start that is going on as soon as possible.
+    /// End the start in progress as soon as possible.
     Cut,
 }
 
-/// How long after a transient error a start is retried.
+/// Delay before a start is retried after a transient error.
 const RETRY: Duration = Duration::from_secs(2);
 
 impl Starter {
     /// Requests the start of a policy.
     pub(super) fn request(&mut self, choice: Choice) -> Option<StartEffect> {
         match self {
-            // The same again: something else about it has changed.
+            // The same choice again, with other changes.
             Self::Starting(current) if current.is(&choice.policy.version(), &choice.config) => None,
             Self::Starting(_) => {
                 *self = Self::Overtaken { next: Some(choice) };
@@ -87,7 +87,7 @@ impl Starter {
         }
     }
 
-    /// No start is wanted.
+    /// Cancels the start: none is wanted.
     pub(super) fn cancel(&mut self) -> Option<StartEffect> {
         match self {
             Self::Starting(_) => {
@@ -105,7 +105,7 @@ impl Starter {
         }
     }
 
-    /// The start has ended. Returns the policy if its start was wanted, and what to do next.
+    /// Handles the end of the start. Returns the policy if its start was wanted, and what to do next.
     pub(super) fn ended(&mut self) -> (Option<Choice>, Option<StartEffect>) {
         match std::mem::take(self) {
             Self::Starting(choice) => (Some(choice), None),
@@ -118,14 +118,14 @@ impl Starter {
         }
     }
 
-    /// The start of this policy failed because of the machine.
+    /// Retries a policy later whose start failed because of the machine.
     pub(super) fn retry(&mut self, choice: Choice, now: Instant) {
         if matches!(self, Self::Idle) {
             *self = Self::Retrying { choice, at: now + RETRY };
         }
     }
 
-    /// Returns whether the start that is going on is wanted.
+    /// Returns whether the start in progress is wanted.
     pub(super) fn is_wanted(&self) -> bool {
         matches!(self, Self::Starting(_))
     }
@@ -138,7 +138,7 @@ impl Starter {
         }
     }
 
-    /// A retry is due.
+    /// Starts the policy whose retry is due.
     pub(super) fn retry_due(&mut self) -> Option<StartEffect> {
         match std::mem::take(self) {
             Self::Retrying { choice, .. } => Some(self.start(choice)),

@@ -19,15 +19,16 @@ use tokio::time::Instant;
 
 use super::choice::Chosen;
 use super::members::Members;
-use super::starter::{Choice, StartEffect, Starter};
+use super::starter::{Choice, Starter};
+use super::step::{Effects, Input, PickerEffect, ResolverEffect, ResolverEvent};
 use crate::connectivity::ConnectivityState;
 use crate::lifecycle::{PolicyVersion, RoundRobin, StartError};
 use crate::resolver::{Endpoint, ResolverUpdate};
-use crate::service_config::{MethodConfigs, PolicyConfig, ServiceConfig};
-use crate::subconn::{ReadySet, SubConn};
+use crate::service_config::{PolicyConfig, ServiceConfig};
+use crate::subconn::SubConn;
 use crate::text::clip;
 
-/// Everything about a channel that changes, but for its policy itself.
+/// All mutable state of a channel, except its policy.
 pub(super) struct State {
     target: String,
     default_config: ServiceConfig,
@@ -35,14 +36,14 @@ pub(super) struct State {
     spawn: Box<dyn FnMut(u32, Endpoint) -> SubConn + Send>,
     /// The policies that the current service config lists.
     policies: Vec<PolicyConfig>,
-    /// A service config is in use.
+    /// Whether a service config is in use.
     is_configured: bool,
-    /// What balances, and its configuration; `None` while nothing but the initial round robin has.
+    /// The active policy and its configuration. `None`: only the initial round robin has been active.
     active: Option<(PolicyVersion, String)>,
-    /// The active policy decides when to connect.
+    /// Whether the active policy decides when to connect.
     pub(super) lazy: bool,
     pub(super) starter: Starter,
-    /// RPCs wait for the first policy.
+    /// Whether RPCs wait for the first policy.
     pub(super) awaits_policy: bool,
     resolution: Resolution,
     /// The last error of the resolver that was logged, and when, while there is no answer.
@@ -52,7 +53,7 @@ pub(super) struct State {
     idle_members: Vec<u32>,
     /// Whether the channel connected idle subconns at the last step.
     connects: bool,
-    /// No connections and no resolver, until an RPC comes.
+    /// Whether the channel is idle: it has no connections and no resolver until an RPC comes.
     pub(super) idle: bool,
 }
 
@@ -64,83 +65,9 @@ enum Resolution {
     Endpoints,
 }
 
-/// What happens to a channel.
-pub(super) enum Input {
-    /// An RPC has come to the idle channel, or its user wants connections.
-    Wake,
-    /// There were no RPCs for a while, or its user wants no connections.
-    Sleep,
-    Resolver(ResolverEvent),
-    /// These subconns may have another state.
-    SubConns(Vec<u32>),
-    /// The list of policies has a result.
-    Chosen(Chosen),
-    /// The start that was going on has ended. `Ok`: whether the policy is lazy.
-    StartEnded(Result<bool, StartError>),
-    /// A start that the machine prevented is due again.
-    RetryStart,
-    /// RPCs have waited for the first policy long enough.
-    PatienceEnded,
-    /// The policy's answers have changed.
-    PickAgain,
-}
-
-/// What a resolver does.
-pub(super) enum ResolverEvent {
-    Update(ResolverUpdate),
-    Ended,
-    Panicked,
-}
-
-/// What to do after a step, in the order of the fields.
-pub(super) struct Effects {
-    /// Methods and health service of another service config.
-    pub(super) config: Option<(Arc<MethodConfigs>, Option<Arc<str>>)>,
-    /// Follow this list of policies instead of the one before.
-    pub(super) follow: Option<Vec<PolicyConfig>>,
-    pub(super) resolver: Option<ResolverEffect>,
-    /// Ask the resolver for a new answer.
-    pub(super) resolve_now: bool,
-    /// Wait for the first policy, from now on.
-    pub(super) restart_patience: bool,
-    pub(super) start: Option<StartEffect>,
-    /// The policy that was started is the active one: its version, and whether it is the first.
-    pub(super) activated: Option<(PolicyVersion, bool)>,
-    /// Report this as the refusal of a policy, or that there is none any more.
-    pub(super) refused: Option<Option<StartError>>,
-    pub(super) connect: Vec<SubConn>,
-    pub(super) disconnect: Vec<SubConn>,
-    /// Subconns of endpoints that are gone.
-    pub(super) shutdown: Vec<SubConn>,
-    /// Notify the policy of the snapshot: an idle channel's is not notified, because it might connect at once.
-    pub(super) notify: bool,
-    pub(super) ready: ReadySet,
-    pub(super) picker: PickerEffect,
-    pub(super) state: ConnectivityState,
-    pub(super) is_resolved: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ResolverEffect {
-    Watch,
-    Stop,
-}
-
-/// Which picker RPCs get.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum PickerEffect {
-    /// Queues RPCs and wakes the channel.
-    Wake,
-    Queue,
-    /// The policy's own.
-    Policy,
-    /// Fails RPCs with UNAVAILABLE and this message.
-    Fail(String),
-}
-
-/// How often the same error of a resolver is logged.
+/// Interval at which the same error of a resolver is logged again.
 const LOG_AGAIN: Duration = Duration::from_secs(60);
-/// The longest error of a resolver in the log, in bytes.
+/// Maximum length of a resolver's error in the log (bytes).
 const LONGEST_ERROR: usize = 1000;
 
 impl State {
@@ -179,7 +106,7 @@ impl State {
         !matches!(self.resolution, Resolution::NotYet)
     }
 
-    /// Takes an input.
+    /// Handles an input, and returns what to do.
     pub(super) fn step(&mut self, input: Input, now: Instant) -> Effects {
         let awaited = self.awaits_policy;
         let mut effects = Effects::new();
@@ -209,7 +136,7 @@ impl State {
         }
     }
 
-    /// Gives up the connections and the resolver until an RPC comes.
+    /// Closes the connections and stops the resolver until an RPC comes.
     fn sleep(&mut self, effects: &mut Effects) {
         effects.resolver = Some(ResolverEffect::Stop);
         if !std::mem::replace(&mut self.idle, true) {
@@ -260,12 +187,13 @@ impl State {
         }
     }
 
-    /// Takes the resolver's service config: none leaves it to the channel's builder; an error keeps the one before.
+    /// Handles the resolver's service config. Without one, that of the channel's builder is used. An invalid one leaves
+    /// the previous one in use.
     fn service_config(&mut self, update: &ResolverUpdate, effects: &mut Effects) {
         match &update.service_config {
             Some(Ok(config)) => self.configure(config, effects),
             Some(Err(error)) => {
-                tracing::warn!(%error, "service config rejected: the one before stays");
+                tracing::warn!(%error, "service config rejected: the previous one stays active");
                 if !self.is_configured {
                     self.configure(&self.default_config.clone(), effects);
                 }
@@ -280,7 +208,7 @@ impl State {
     fn configure(&mut self, config: &ServiceConfig, effects: &mut Effects) {
         self.is_configured = true;
         effects.config = Some((Arc::clone(&config.methods), config.health.as_deref().map(Arc::from)));
-        // A config that names no policy leaves that to the channel's builder.
+        // If the config names no policy, the list of the channel's builder is used.
         let default = &self.default_config.policies;
         let policies = if config.policies.is_empty() { default } else { &config.policies };
         if *policies == self.policies {
@@ -291,13 +219,13 @@ impl State {
         effects.start = self.starter.cancel();
         self.awaits_policy = self.active.is_none() && !self.policies.is_empty();
         if self.policies.is_empty() && self.active.is_some() {
-            // As in a channel that never had a policy: the result must not depend on what was before.
+            // As in a channel that never had a policy: the result must not depend on previous policies.
             let choice = Choice { policy: Arc::new(RoundRobin::default()), config: String::new() };
             self.chosen(Chosen::Policy(choice), effects);
         }
     }
 
-    /// Logs an error of the resolver; the same error again only from time to time.
+    /// Logs an error of the resolver. The same error is logged again only after [`LOG_AGAIN`].
     fn log_error(&mut self, error: &str, consequence: &str, now: Instant) {
         let is_logged = |(logged, at): &(String, Instant)| {
             logged == error && now.saturating_duration_since(*at) < LOG_AGAIN
@@ -321,7 +249,7 @@ impl State {
         match chosen {
             Chosen::Policy(choice) => {
                 if self.active.as_ref().is_some_and(|(version, config)| choice.is(version, config)) {
-                    // A bad file, or a bad configuration, gave way to the active policy.
+                    // A bad file or configuration has been replaced by that of the active policy.
                     effects.start = self.starter.cancel().or_else(|| effects.start.take());
                     self.awaits_policy = false;
                     effects.refused = Some(None);
@@ -372,7 +300,7 @@ impl State {
         active.unwrap_or_else(|| "round robin".to_owned())
     }
 
-    /// Decides what RPCs see.
+    /// Decides which picker and which state RPCs see.
     fn publish(&mut self, effects: &mut Effects) {
         let has_endpoints = matches!(self.resolution, Resolution::Endpoints);
         // A policy that is being awaited may be one that decides when to connect.
@@ -429,37 +357,16 @@ impl State {
     }
 }
 
-impl Effects {
-    fn new() -> Self {
-        Self {
-            config: None,
-            follow: None,
-            resolver: None,
-            resolve_now: false,
-            restart_patience: false,
-            start: None,
-            activated: None,
-            refused: None,
-            connect: Vec::new(),
-            disconnect: Vec::new(),
-            shutdown: Vec::new(),
-            notify: false,
-            ready: ReadySet::default(),
-            picker: PickerEffect::Queue,
-            state: ConnectivityState::Connecting,
-            is_resolved: false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
+    use super::super::starter::StartEffect;
     use super::*;
     use crate::lifecycle::{PickerBuilder, Placement, Policy, Stage};
+    use crate::subconn::ReadySet;
 
     /// A policy that is never started: the tests play the shell.
     #[derive(Debug)]
@@ -705,9 +612,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(1000))]
 
-        /// Whatever happens in whatever order: effects are possible when they are made, the snapshot has the endpoints of the
-        /// resolver's last answer, subconns of endpoints that stay are kept, and no RPC waits for a picker that does not
-        /// come.
+        /// For any sequence of events: effects are possible when they are returned, the snapshot has the endpoints of
+        /// the resolver's last answer, subconns of endpoints that stay are kept, and no RPC waits for a picker that
+        /// never comes.
         #[test]
         fn every_sequence_leads_to_a_legal_state(
             policies in prop::option::of(Just("a")),

@@ -1,4 +1,4 @@
-//! The body of a response, which learns how the RPC ended.
+//! The body of a response, which records how the RPC ends.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -15,10 +15,10 @@ use crate::http2::{Received, code_of_http, status_of};
 use crate::transport::{Attempt, Replay};
 
 pin_project! {
-    /// Passes the body on, and ends the RPC exactly once: at the trailers, at an error, at the deadline, or
-    /// when it is dropped. From then on nothing of the RPC is left, though the body may be kept.
+    /// Passes the body on, and ends the RPC exactly once: at the trailers, at an error, at the deadline, or when the
+    /// body is dropped. From then on the body holds no resources of the RPC.
     ///
-    /// The deadline is looked at when the body is polled, as everything of a future is.
+    /// The deadline is checked only when the body is polled.
     pub(super) struct RpcBody {
         open: Option<Open>,
         #[pin]
@@ -26,19 +26,21 @@ pin_project! {
     }
 }
 
-/// What an RPC under way holds.
+/// Resources of an RPC in flight.
 struct Open {
     inner: Received,
     attempt: Attempt,
-    /// The request ends with the response.
+    /// Held because the request ends with the response.
     _replay: Replay,
     active: Active,
 }
 
 impl RpcBody {
+    /// Wraps the body of a response.
+    ///
     /// # Errors
     ///
-    /// The response is not one of gRPC: something on the way has answered, with a status of HTTP.
+    /// If the response is not a gRPC response: an intermediary has answered with an HTTP status.
     pub(super) fn wrap(
         response: http::Response<Received>,
         mut attempt: Attempt,
@@ -52,8 +54,8 @@ impl RpcBody {
             attempt.end(status.code(), None);
             return Err(status);
         }
-        // An RPC without messages can end in its headers ("trailers-only"); a peer that ends it there without
-        // a word is no gRPC server, and no reader will come to find that out.
+        // An RPC without messages can end in its headers ("trailers-only"). A peer that ends it there without a status
+        // is not a gRPC server. That is recorded here, because such a body is never read.
         let is_over = response.body().is_end_stream();
         match said {
             Some(code) => attempt.end(code, Some(response.headers())),
@@ -71,10 +73,10 @@ impl RpcBody {
 }
 
 fn not_grpc(status: StatusCode) -> Status {
-    Status::new(code_of_http(status), format!("the response is not one of gRPC: HTTP status {status}"))
+    Status::new(code_of_http(status), format!("the response is not a gRPC response: HTTP status {status}"))
 }
 
-/// How the RPC ended, if these headers say it.
+/// Returns the status code of the RPC, if these headers contain it.
 fn grpc_code(headers: &HeaderMap) -> Option<Code> {
     headers.get("grpc-status").map(|status| Code::from_bytes(status.as_bytes()))
 }
@@ -86,7 +88,7 @@ impl Body for RpcBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.project();
         let Some(open) = this.open else { return Poll::Ready(None) };
-        // First, or a stream that is faster than its reader would never be late.
+        // Checked first: otherwise a stream that is faster than its reader would never reach its deadline.
         if this.deadline.as_pin_mut().is_some_and(|deadline| deadline.poll(cx).is_ready()) {
             open.attempt.give_up(Code::DeadlineExceeded);
             *this.open = None;
@@ -123,7 +125,7 @@ impl Body for RpcBody {
     }
 }
 
-/// The status of an RPC whose deadline has passed, with the error that it waited out.
+/// Returns the status of an RPC whose deadline has passed, with the last error for which it waited.
 pub(super) fn deadline_exceeded(last_error: Option<&Status>) -> Status {
     Status::deadline_exceeded(match last_error {
         None => "deadline exceeded".to_owned(),

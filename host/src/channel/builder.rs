@@ -1,9 +1,9 @@
-//! How a channel is made.
+//! How a channel is built.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::uri::Authority;
+use http::uri::{Authority, Scheme, Uri};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -12,15 +12,32 @@ use super::channel::{Channel, Shared};
 use crate::activity::Activity;
 use crate::balancer::{self, Inputs, Published, Report, Sources};
 use crate::directory::PolicyDir;
-use crate::lifecycle::{Policy, PolicySource, is_policy_name};
+use crate::headers::user_agent;
+use crate::lifecycle::{Policy, PolicySource, RoundRobin, is_policy_name};
 use crate::policy::PolicyError;
 use crate::resolver::{Resolver, Target, TargetError, resolver_of};
 use crate::service_config::ServiceConfig;
+#[cfg(feature = "tls")]
 use crate::tls::{ClientTls, Connector, TlsError};
-use crate::transport::{Dialer, SubConnOptions};
+use crate::transport::{Connect, Dialer, SubConnOptions};
 use crate::workers;
 
-/// Makes a [`Channel`]. From [`Channel::builder`].
+/// Builds a [`Channel`]. Created by [`Channel::builder`].
+///
+/// Coming from tonic's `Endpoint`:
+///
+/// | tonic | here |
+/// |---|---|
+/// | `Endpoint::from_shared(uri)`, `Channel::balance_list` | [`Channel::builder`] with a [`Target`] |
+/// | `connect_lazy`, `connect` | [`connect_lazy`](Self::connect_lazy); then [`Channel::wait_for`] to wait until it is ready |
+/// | `connect_with_connector_lazy` | [`connect_with`](Self::connect_with) |
+/// | `timeout` | [`timeout`](Self::timeout), or a service config by method |
+/// | `user_agent` | [`user_agent`](Self::user_agent) |
+/// | `origin` | [`origin`](Self::origin), [`authority`](Self::authority) |
+/// | `tls_config`, `tls_config_with_verifier` | [`tls`](Self::tls), [`ClientTls::rustls_config`] |
+/// | `connect_timeout`, `tcp_keepalive`, `http2_keep_alive_interval`, `keep_alive_timeout`, `local_address`, `initial_stream_window_size`, `initial_connection_window_size`, `http2_max_header_list_size` | [`subconn_options`](Self::subconn_options) with [`SubConnOptions`] |
+/// | `tcp_nodelay` | always on |
+/// | `concurrency_limit`, `rate_limit`, `buffer_size` | tower's layers around the channel |
 #[derive(Debug)]
 #[must_use]
 pub struct ChannelBuilder {
@@ -33,33 +50,53 @@ pub struct ChannelBuilder {
     service_config: ServiceConfig,
     patience: Duration,
     authority: Option<String>,
+    origin: Option<String>,
+    user_agent: Option<String>,
+    timeout: Option<Duration>,
     wait_for_ready: bool,
     idle_timeout: Option<Duration>,
+    #[cfg(feature = "tls")]
     tls: Option<ClientTls>,
+    connector: Option<Arc<dyn Connect>>,
     subconns: SubConnOptions,
 }
 
-/// Why a channel cannot be made.
+/// Why a channel cannot be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The target is wrong.
+    /// The target is invalid.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// The policy's name is wrong.
+    /// The policy's name is invalid.
     #[error("policy {0}")]
-    Policy(PolicyError),
-    /// The authority is wrong.
-    #[error("authority {0:?} is not a host or host:port")]
+    Policy(#[source] PolicyError),
+    /// A policy is named, and nothing can provide it.
+    #[error(
+        "policy {0:?} cannot be provided: give the builder a policy directory (policies), or a native policy of that name"
+    )]
+    NoSource(String),
+    /// A configuration is given, and no policy is named that would get it.
+    #[error("a policy configuration is given, but no policy: name one with policy or native_policy")]
+    ConfigWithoutPolicy,
+    /// The authority is invalid.
+    #[error("invalid authority {0:?}: expected a host or host:port")]
     Authority(String),
+    /// The origin is invalid.
+    #[error("invalid origin {0:?}: expected http://host:port or https://host:port")]
+    Origin(String),
+    /// The user agent is invalid.
+    #[error("invalid user agent {0:?}: expected visible ASCII characters")]
+    UserAgent(String),
     /// TLS cannot be set up.
+    #[cfg(feature = "tls")]
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The machine has no thread for a channel to change its policy with.
-    #[error("a channel needs a thread beside its runtime, and none can be made: {0}")]
+    /// The machine has no thread left for starting policies.
+    #[error("a channel needs a thread beside its runtime, and none can be created: {0}")]
     NoThread(#[source] std::io::Error),
     /// There is no runtime to run in.
-    #[error("a channel needs a tokio runtime: call connect within one")]
+    #[error("a channel needs a Tokio runtime: call connect_lazy within one")]
     NoRuntime,
 }
 
@@ -75,61 +112,66 @@ impl ChannelBuilder {
             service_config: ServiceConfig::default(),
             patience: Duration::from_secs(5),
             authority: None,
+            origin: None,
+            user_agent: None,
+            timeout: None,
             wait_for_ready: false,
             idle_timeout: Some(Duration::from_secs(30 * 60)),
+            #[cfg(feature = "tls")]
             tls: None,
+            connector: None,
             subconns: SubConnOptions::default(),
         }
     }
 
-    /// Where the endpoints come from, instead of the resolver that the target's scheme names.
+    /// Sets the resolver, instead of the one that the target's scheme names.
     pub fn resolver(mut self, resolver: impl Resolver + 'static) -> Self {
         self.resolver = Some(Box::new(resolver));
         self
     }
 
-    /// Where policies come from.
+    /// Sets the directory that policies come from.
     pub fn policies(mut self, policies: &PolicyDir) -> Self {
         self.policies = Some(policies.clone());
         self
     }
 
-    /// The policy that picks: `color` is `color.wasm` in the directory of [`policies`](Self::policies).
-    /// Without one, or while there is none of this name, it is the native round robin. A service config
-    /// that names policies, from the resolver, counts for more.
+    /// Sets the policy that picks: `color` is `color.wasm` in the directory of [`policies`](Self::policies).
+    /// Without one, or while there is none of this name, the native round robin picks. Policies named by a service config
+    /// from the resolver take precedence.
     pub fn policy(mut self, name: impl Into<String>) -> Self {
         self.policy = Some(name.into());
         self
     }
 
-    /// A policy in Rust. It is known by the name of its version, and picks unless
-    /// [`policy`](Self::policy) or a service config names another.
+    /// Adds a policy in Rust, under the name of its version. It picks unless [`policy`](Self::policy) or a service config
+    /// names another.
     pub fn native_policy(mut self, policy: impl Policy + 'static) -> Self {
         self.native = Some(Arc::new(policy));
         self
     }
 
-    /// The policy's configuration; `{}` if it is not given.
+    /// Sets the policy's configuration; `{}` by default.
     pub fn policy_config(mut self, config: serde_json::Value) -> Self {
         self.policy_config = Some(config);
         self
     }
 
-    /// The service config that counts where the resolver gives none. [`policy`](Self::policy), if it is
-    /// given too, takes the place of its policies.
+    /// Sets the service config that is used where the resolver gives none. [`policy`](Self::policy), if set,
+    /// replaces its policies.
     pub fn service_config(mut self, config: ServiceConfig) -> Self {
         self.service_config = config;
         self
     }
 
-    /// How long RPCs wait for the policy's first version to be loaded before round robin serves them;
-    /// by default 5 s. Nothing is connected before: the policy may be one that decides when to connect.
+    /// Sets how long RPCs wait for the policy's first version to be loaded before round robin serves them;
+    /// 5 s by default. Nothing is connected before: the policy may be one that decides when to connect.
     pub fn policy_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// The `:authority` of RPCs that have none of their own, and with TLS the server's name. By default
+    /// Sets the `:authority` of RPCs that have none of their own, and with TLS the server's name. By default
     /// it is the target's name if that is of DNS, and otherwise the address of the endpoint that each RPC
     /// goes to.
     pub fn authority(mut self, authority: impl Into<String>) -> Self {
@@ -137,65 +179,89 @@ impl ChannelBuilder {
         self
     }
 
-    /// Whether RPCs that do not say, and whose method's config does not, are held while nothing is ready,
-    /// instead of failing; by default they fail.
+    /// Sets the `:scheme` and `:authority` of RPCs, as a URI such as `https://shop.example`: for servers behind a proxy
+    /// that ends TLS. [`authority`](Self::authority) takes precedence.
+    pub fn origin(mut self, origin: impl Into<String>) -> Self {
+        self.origin = Some(origin.into());
+        self
+    }
+
+    /// Sets the user agent, which is put before hotpick's own. An RPC's own `user-agent` takes precedence.
+    pub fn user_agent(mut self, user_agent: impl Into<String>) -> Self {
+        self.user_agent = Some(user_agent.into());
+        self
+    }
+
+    /// Sets the longest time that an RPC may take, streams included. The shortest of this, the RPC's own timeout and that of its
+    /// method's config counts. No limit by default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets whether RPCs are queued while nothing is ready, instead of failing, where neither the RPC nor its method's
+    /// config says; by default they fail.
     pub fn wait_for_ready(mut self, wait: bool) -> Self {
         self.wait_for_ready = wait;
         self
     }
 
-    /// How long the channel may be without RPCs before it goes IDLE and gives up its connections, or twice
-    /// as long at most; by default 30 minutes, as in gRPC. None, or zero: never.
+    /// Sets how long the channel may be without RPCs before it goes IDLE and gives up its connections, or twice
+    /// as long at most; 30 minutes by default, as in gRPC. `None`, or zero: never.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.idle_timeout = timeout.into().filter(|timeout| !timeout.is_zero());
         self
     }
 
-    /// Encrypts the connections, and makes sure of whom they lead to.
+    /// Encrypts the connections, and verifies the servers.
+    #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: ClientTls) -> Self {
         self.tls = Some(tls);
         self
     }
 
-    /// How subconns connect.
+    /// Opens byte streams with this connector, instead of TCP and Unix sockets: in memory, by vsock, through a proxy.
+    pub fn connect_with(mut self, connector: impl Connect + 'static) -> Self {
+        self.connector = Some(Arc::new(connector));
+        self
+    }
+
+    /// Sets the connection options: timeouts, number of connections, backoff, keep-alive, windows.
     pub fn subconn_options(mut self, options: SubConnOptions) -> Self {
         self.subconns = options;
         self
     }
 
-    /// Makes the channel, which starts to resolve and connect. RPCs may begin at once: they wait until
-    /// something is ready or has failed.
+    /// Creates the channel, and starts to resolve and connect. Returns before anything is connected; RPCs may start at
+    /// once, and wait until an endpoint is ready or all have failed.
     ///
     /// # Errors
     ///
-    /// The target, the policy's name, the authority or a certificate is wrong, or there is no tokio runtime
-    /// here.
-    pub fn connect(self) -> Result<Channel, ConnectError> {
+    /// The target, the policy's name, the authority, the origin, the user agent or a certificate is invalid; a policy is named
+    /// that nothing provides, or configured without a name; or there is no Tokio runtime.
+    pub fn connect_lazy(self) -> Result<Channel, ConnectError> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConnectError::NoRuntime)?;
         let target: Target = self.target.parse()?;
+        let config = self.first_config()?;
+        let own = self.user_agent.as_deref();
+        let user_agent =
+            user_agent(own).ok_or_else(|| ConnectError::UserAgent(own.unwrap_or_default().to_owned()))?;
+        let origin = self.origin.as_deref().map(origin).transpose()?;
+        let (scheme, origin_authority) = origin.unzip();
         let resolver = self.resolver.map_or_else(|| resolver_of(&target), Ok)?;
         let authority = self
             .authority
+            .or_else(|| origin_authority.map(|authority| authority.to_string()))
             .or_else(|| resolver.authority(&target))
             .map(|text| text.parse::<Authority>().map_err(|_| ConnectError::Authority(text)))
             .transpose()?;
-        let host = authority.as_ref().map(Authority::host);
-        let tls = self.tls.map(|tls| Connector::new(tls, host)).transpose()?.map(Arc::new);
-
-        let native = self.native.as_ref().map(|policy| policy.version().name);
-        let mut config = self.service_config;
-        let named = match self.policy {
-            Some(name) if !is_policy_name(&name) => {
-                return Err(ConnectError::Policy(PolicyError::Name(name)));
-            }
-            Some(name) => Some(name),
-            None if config.policies.is_empty() => native,
-            None => None,
+        #[cfg(feature = "tls")]
+        let tls = {
+            let host = authority.as_ref().map(Authority::host);
+            self.tls.map(|tls| Connector::new(tls, host)).transpose()?.map(Arc::new)
         };
-        if let Some(name) = named {
-            let empty = serde_json::json!({});
-            config = config.with_policy(name, self.policy_config.as_ref().unwrap_or(&empty));
-        }
+        #[cfg(not(feature = "tls"))]
+        let tls = None;
         if let (Some(directory), true) = (&self.policies, config.policies.is_empty()) {
             let directory = directory.path().display();
             tracing::info!(%directory, "no policy is named: round robin serves unless a service config names one");
@@ -224,6 +290,8 @@ impl ChannelBuilder {
                 options: self.subconns,
                 tls,
                 authority,
+                scheme,
+                connector: self.connector,
                 health: health_of,
                 abort: abort.clone(),
                 counters: Arc::clone(&connections),
@@ -235,7 +303,6 @@ impl ChannelBuilder {
         };
         let span = tracing::info_span!("channel", target = name);
         runtime.spawn(balancer::run(inputs, Arc::clone(&published), reporter).instrument(span));
-        let wait_for_ready = self.wait_for_ready;
         let _dropped = closed.clone().drop_guard();
         Ok(Channel(Arc::new(Shared {
             target: name,
@@ -244,11 +311,50 @@ impl ChannelBuilder {
             activity,
             connections,
             commands,
-            wait_for_ready,
+            wait_for_ready: self.wait_for_ready,
+            timeout: self.timeout,
+            user_agent,
             runtime,
             abort,
             closed,
             _dropped,
         })))
     }
+
+    /// Returns the service config to use where the resolver gives none.
+    fn first_config(&self) -> Result<ServiceConfig, ConnectError> {
+        let native = self.native.as_ref().map(|policy| policy.version().name);
+        let config = self.service_config.clone();
+        let named = match &self.policy {
+            Some(name) if !is_policy_name(name) => {
+                return Err(ConnectError::Policy(PolicyError::Name(name.clone())));
+            }
+            Some(name) => {
+                let built_in = RoundRobin::default().version().name;
+                if self.policies.is_none() && native.as_ref() != Some(name) && *name != built_in {
+                    return Err(ConnectError::NoSource(name.clone()));
+                }
+                Some(name.clone())
+            }
+            None if config.policies.is_empty() => native,
+            None => None,
+        };
+        match (named, &self.policy_config) {
+            (None, Some(_)) => Err(ConnectError::ConfigWithoutPolicy),
+            (None, None) => Ok(config),
+            (Some(name), given) => {
+                let empty = serde_json::json!({});
+                Ok(config.with_policy(name, given.as_ref().unwrap_or(&empty)))
+            }
+        }
+    }
+}
+
+/// Parses the scheme and the authority of an origin.
+fn origin(text: &str) -> Result<(Scheme, Authority), ConnectError> {
+    let parts = text.parse::<Uri>().map(Uri::into_parts).ok();
+    let parts = parts.and_then(|parts| parts.scheme.zip(parts.authority));
+    parts
+        .filter(|(scheme, _)| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)
+        .ok_or_else(|| ConnectError::Origin(text.to_owned()))
 }

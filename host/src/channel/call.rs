@@ -21,8 +21,8 @@ use crate::service_config::MethodConfig;
 use crate::timeout::grpc_timeout;
 use crate::transport::{self, Attempt, AttemptOptions, Replay, ReplayBody, SendError};
 
-/// A request extension: whether the RPC is held while nothing is ready, instead of failing. It counts
-/// for more than the service config's `waitForReady`, and that for more than
+/// A request extension: whether the RPC is queued while nothing is ready, instead of failing. The extension overrides
+/// the service config's `waitForReady`, which overrides
 /// [`ChannelBuilder::wait_for_ready`](super::ChannelBuilder::wait_for_ready).
 ///
 /// ```
@@ -35,8 +35,8 @@ use crate::transport::{self, Attempt, AttemptOptions, Replay, ReplayBody, SendEr
 #[expect(clippy::exhaustive_structs, reason = "a flag")]
 pub struct WaitForReady(pub bool);
 
-/// How often an RPC is sent again because its connection ended before the peer looked at it. Once if the
-/// peer had something against it: it refused its stream alone, or ended the connection with an error.
+/// Maximum number of transparent retries of an RPC whose connection ended before the peer processed it. The maximum is
+/// one if the peer refused the RPC: it refused only this stream, or ended the connection with an error.
 const UNPROCESSED: usize = 5;
 
 impl tower_service::Service<Request<Body>> for Channel {
@@ -44,7 +44,7 @@ impl tower_service::Service<Request<Body>> for Channel {
     type Error = Status;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
 
-    /// Always ready: an RPC is picked for when it is there, with its metadata.
+    /// Returns ready at once: a subconn is picked in `call`, with the metadata of the RPC.
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
         Poll::Ready(Ok(()))
     }
@@ -60,7 +60,7 @@ impl Shared {
         let active = self.activity.begin()?;
         let begin = Instant::now();
         let own = grpc_timeout(request.headers()).and_then(|limit| begin.checked_add(limit));
-        headers::prepare(request.headers_mut());
+        headers::prepare(request.headers_mut(), &self.user_agent);
 
         let known = self.published.methods.load().as_ref().map(|methods| methods.of(request.uri().path()));
         let (config, now) = match known {
@@ -78,9 +78,10 @@ impl Shared {
             }
         };
         // The shorter of the two counts (`doc/service_config.md`).
-        let configured = config.timeout.and_then(|limit| begin.checked_add(limit));
+        let limits = config.timeout.into_iter().chain(self.timeout);
+        let configured = limits.min().and_then(|limit| begin.checked_add(limit));
         let deadline = own.into_iter().chain(configured).min();
-        // Not sent at all: a future with a deadline is polled once before that is looked at.
+        // Not sent at all: a timeout polls its future once before it checks the deadline.
         if deadline.is_some_and(|at| at <= now) {
             return Err(deadline_exceeded(None));
         }
@@ -106,17 +107,17 @@ impl Shared {
         RpcBody::wrap(response, attempt, replay, active, timer)
     }
 
-    /// Makes something that goes by the clock, which needs a runtime: the caller's, or where it has none the channel's.
+    /// Creates a timer, which needs a runtime: the caller's, or the channel's if the caller has none.
     fn timer<T>(&self, make: impl FnOnce() -> T) -> T {
         let _within = Handle::try_current().is_err().then(|| self.runtime.enter());
         make()
     }
 
-    /// What the service config gives an RPC of this path, once the target has been resolved for the first time.
+    /// Waits until the target has been resolved for the first time, then returns the service config of this method.
     async fn method_config(&self, path: &str) -> MethodConfig {
         let mut report = self.report.clone();
         loop {
-            // A channel can go idle before it has been resolved; this RPC is what it waits for.
+            // A channel can go idle before it has been resolved, and waits for an RPC such as this one.
             let known = |report: &Report| {
                 report.resolved
                     || matches!(report.state, ConnectivityState::Shutdown | ConnectivityState::Idle)
@@ -126,15 +127,15 @@ impl Shared {
                     let _ = self.commands.send(Command::Connect);
                     let _ = report.changed().await;
                 }
-                // The latter when the balancer has gone: then the picker says so.
+                // `Err` when the balancer has ended, which the picker will report.
                 Ok(_) | Err(_) => break,
             }
         }
         self.published.methods.load().as_ref().map(|methods| methods.of(path)).unwrap_or_default()
     }
 
-    /// Picks and sends, again and again until the request has left; and again, so many times, if it left
-    /// and the peer says that it did not look at it (gRFC A6, "transparent retries").
+    /// Picks a subconn and sends the request, re-picking until it is written. Retries at most [`UNPROCESSED`] times if
+    /// the request was written but the peer did not process it (gRFC A6, "transparent retries").
     async fn send(
         &self,
         request: Request<Body>,
@@ -142,7 +143,7 @@ impl Shared {
         picking: &mut PickAttempt,
     ) -> Result<(Response<Received>, Attempt, Replay), Status> {
         let (mut head, body) = request.into_parts();
-        // They end here, and would be cloned for each attempt.
+        // Extensions are not sent, but would be cloned for each attempt.
         head.extensions.clear();
         let (mut body, replay) = ReplayBody::new(body);
         let mut attempts_left = UNPROCESSED;
@@ -161,9 +162,9 @@ impl Shared {
             let pick = self.published.cell.pick_attempt(&mut info, picking).await?;
             let picked_at = info.now;
 
-            // The head stays here: what the policy adds belongs to this attempt alone.
+            // Clones the head, because metadata that the policy adds belongs to this attempt alone.
             let mut sent = Request::from_parts(head.clone(), body);
-            // In place of the caller's: of two `authorization`s nobody knows which counts.
+            // Replaces the caller's metadata: with two `authorization` headers it would be undefined which one counts.
             for (name, _) in &pick.metadata {
                 sent.headers_mut().remove(name);
             }
@@ -186,7 +187,7 @@ impl Shared {
                     picking.not_sent = true;
                 }
                 Err(SendError::Unprocessed { status, refused }) => {
-                    // A server that refuses is not to be pressed; connections that end are another matter.
+                    // At most one retry after a refusal, so as not to press a server that refuses.
                     attempts_left = if refused { attempts_left.min(1) } else { attempts_left };
                     match replay.again().filter(|_| attempts_left > 0) {
                         Some(again) => body = again,
@@ -195,7 +196,7 @@ impl Shared {
                     attempts_left -= 1;
                     tried.push(pick.subconn.id());
                 }
-                // What the caller's own body failed with says more than how the stream then ended.
+                // An error of the caller's request body says more than the resulting end of the stream.
                 Err(SendError::Failed(status)) => return Err(replay.take_error().unwrap_or(status)),
             }
             now = Instant::now();
@@ -203,13 +204,13 @@ impl Shared {
     }
 }
 
-/// What an RPC is sent with.
+/// Parameters with which an RPC is sent.
 #[derive(Clone, Copy)]
 struct Rpc {
-    /// When it is first picked for.
+    /// Time of the first pick.
     now: Instant,
     deadline: Option<Instant>,
     wait_for_ready: bool,
-    /// When the request's own `grpc-timeout` was correct; `None` if another deadline counts.
+    /// Time at which the request's own `grpc-timeout` was correct. `None`: another deadline counts.
     timeout_set_at: Option<Instant>,
 }

@@ -1,4 +1,4 @@
-//! The handle to a directory, its options, and loading one file as a directory would.
+//! The handle to a policy directory, and loading one file as a directory would.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,26 +25,26 @@ use crate::lifecycle::PolicyVersion;
 use crate::policy::{Compiler, PolicyError, WasmPolicy, digest};
 use crate::workers;
 
-/// A directory of policies: `color.wasm` is the policy "color". Cheap to clone; it is followed for as
-/// long as a clone of it, or a channel that uses it, lives.
+/// A directory of policies: `color.wasm` is the policy "color". Cheap to clone. The directory is followed as long as a
+/// clone of the handle, or a channel that uses it, exists.
 ///
-/// A directory that is missing or empty is no error: channels use round robin until there is a policy.
+/// A directory that is missing or empty is not an error: channels use round robin until there is a policy.
 #[derive(Clone)]
 pub struct PolicyDir(Arc<Shared>);
 
-/// Why a directory cannot be followed.
+/// Reason why a directory cannot be followed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyDirError {
-    /// The path is something else.
+    /// The path names something that is not a directory.
     #[error("policy directory {0:?} is not a directory")]
     NotADirectory(PathBuf),
-    /// The path cannot be made absolute, or the thread not be started.
+    /// The path cannot be made absolute, or a thread cannot be started.
     #[error("policy directory {path:?}: {error}")]
     Io {
         /// The path.
         path: PathBuf,
-        /// What went wrong.
+        /// The cause.
         error: io::Error,
     },
 }
@@ -53,7 +53,7 @@ pub enum PolicyDirError {
 ///
 /// # Errors
 ///
-/// It is no policy, or is disabled; the error says why.
+/// If the file is not a policy, or is disabled. The error says why.
 pub fn load(file: impl AsRef<Path>, options: &PolicyDirOptions) -> Result<WasmPolicy, PolicyError> {
     let file = file.as_ref();
     let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -93,7 +93,7 @@ impl PolicyDir {
     pub fn open_with(path: impl AsRef<Path>, options: PolicyDirOptions) -> Result<Self, PolicyDirError> {
         let path = path.as_ref();
         let failed = |error| PolicyDirError::Io { path: path.to_owned(), error };
-        // Not canonical: where a symlink leads may change.
+        // Absolute, but not canonical: the target of a symlink may change.
         let absolute = std::path::absolute(path).map_err(failed)?;
         match std::fs::metadata(&absolute) {
             Ok(metadata) if !metadata.is_dir() => return Err(PolicyDirError::NotADirectory(path.to_owned())),
@@ -117,37 +117,37 @@ impl PolicyDir {
         Ok(Self(shared))
     }
 
-    /// The directory, as an absolute path.
+    /// Returns the absolute path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// Each policy of the directory as it is now, by name.
+    /// Returns the current status of each policy of the directory, sorted by name.
     #[must_use]
     pub fn status(&self) -> Vec<PolicyStatus> {
         let snapshot = self.0.snapshot.borrow();
         snapshot.policies.iter().map(|(name, entry)| PolicyStatus::of(name, entry)).collect()
     }
 
-    /// The settings files of the directory that belong to no policy, by name, each with a sentence: a typing error in the
-    /// name, as a rule.
+    /// Returns the settings files of the directory that belong to no policy, by name, each with an explanation. Usually
+    /// the name is misspelled.
     #[must_use]
     pub fn stray_settings(&self) -> BTreeMap<String, String> {
         self.0.snapshot.borrow().strays.clone()
     }
 
-    /// Follows one policy. Of several changes in a row only the last may be seen.
+    /// Follows one policy. Only the last of several changes in quick succession may be reported.
     pub fn watch(&self, name: &str) -> Pin<Box<dyn Stream<Item = PolicyUpdate> + Send>> {
         let name = name.to_owned();
         let mut seen = None;
         let mut given = PolicyVersion::default();
-        // As long as someone watches, the directory is followed, and this policy comes before others.
+        // While someone watches, the directory is followed, and this policy is loaded before others.
         let alive = (Arc::clone(&self.0), self.0.wanted.want(&name));
         let updates = WatchStream::new(self.0.snapshot.subscribe()).filter_map(move |snapshot| {
             let _alive = &alive;
             let Some(entry) = snapshot.policies.get(&name) else {
-                // Not yet seen is not unknown.
+                // A policy is unknown only after the first complete scan.
                 return (snapshot.complete && seen.replace(0) != Some(0)).then_some(PolicyUpdate::Unknown);
             };
             if seen.replace(entry.revision) == Some(entry.revision) {

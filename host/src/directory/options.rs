@@ -1,26 +1,36 @@
-//! How a directory is followed.
+//! Options of a policy directory.
 
 use std::time::Duration;
 
 use crate::policy::{CompileOptions, Limits, PolicyError, WasmPolicy};
+use crate::setters::setters;
 
 /// Options of a policy directory.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PolicyDirOptions {
-    /// How long a file must stay the same before it is read.
+    /// How long a file must stay unchanged before it is read.
     pub quiet: Duration,
-    /// How often the directory is scanned when there are no events: some changes cause none.
+    /// Interval of scans when there are no events. Some changes cause no events.
     pub scan: Duration,
     /// The limits of each policy, unless its settings say otherwise.
     pub limits: Limits,
-    /// What the settings of a policy may raise its limits to.
+    /// Values to which the settings of a policy may raise its limits.
     pub caps: Limits,
-    /// How policies are compiled.
+    /// Options of compilation.
     pub compile: CompileOptions,
-    /// Refuse files without a [seal](crate::policy::Seal), of which nothing shows whether they are whole.
+    /// Whether to reject files without a [seal](crate::policy::Seal), which may be incomplete.
     pub require_seal: bool,
 }
+
+setters!(PolicyDirOptions {
+    with_quiet: quiet: Duration,
+    with_scan: scan: Duration,
+    with_limits: limits: Limits,
+    with_caps: caps: Limits,
+    with_compile: compile: CompileOptions,
+    with_require_seal: require_seal: bool,
+});
 
 impl Default for PolicyDirOptions {
     fn default() -> Self {

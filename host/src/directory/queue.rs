@@ -1,9 +1,9 @@
-//! The thread that makes policies of files, one after the other: what takes seconds must not hold up the
-//! look at the directory.
+//! The compile queue: a thread that loads policies from files, one after the other, because a compilation of several
+//! seconds must not delay the scans of the directory.
 //!
-//! Of the files that wait, one that a channel wants comes first, then the smaller one. A newer file of a name takes the place
-//! of an older one that waits, and ends one that is being compiled; and one that is wanted ends one that nobody wants,
-//! which then waits again.
+//! Among the waiting files, those that a channel wants come first, then the smallest. A newer file of a name replaces a
+//! waiting older one, and stops one that is being compiled. A wanted file stops one that no channel wants, which then
+//! waits again.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,36 +13,36 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use crate::policy::{CompileOptions, Compiler, Limits, PolicyError, PolicyMetrics, PolicySpec, WasmPolicy};
 use crate::supervision::guarded;
 
-/// What is to be made a policy.
+/// A file that is to be loaded as a policy.
 #[derive(Clone)]
 pub(super) struct Job {
     pub(super) name: String,
-    /// By which its result is known; no two jobs have the same.
+    /// Unique number that identifies the result.
     pub(super) ticket: u64,
     pub(super) bytes: Arc<[u8]>,
     pub(super) spec: PolicySpec,
     pub(super) metrics: Arc<PolicyMetrics>,
 }
 
-/// What has become of it.
+/// Result of a job.
 pub(super) struct Compiled {
     pub(super) name: String,
     pub(super) ticket: u64,
     pub(super) result: Result<WasmPolicy, PolicyError>,
 }
 
-/// How many channels want each policy.
+/// Number of channels that want each policy.
 #[derive(Clone, Default)]
 pub(super) struct Wanted(Arc<Wants>);
 
 #[derive(Default)]
 struct Wants {
     counts: Mutex<BTreeMap<String, usize>>,
-    /// Whom it concerns that another one is.
+    /// Notified when another policy is wanted.
     loader: OnceLock<Weak<Shared>>,
 }
 
-/// A channel that wants a policy, for as long as it does.
+/// A registration that a channel wants a policy. Ends when it is dropped.
 pub(super) struct Want {
     wanted: Wanted,
     name: String,
@@ -78,7 +78,7 @@ impl Drop for Want {
     }
 }
 
-/// Ends its thread when it is dropped.
+/// A queue of jobs, and the thread that works on them. The thread ends when the queue is dropped.
 pub(super) struct CompileQueue(Arc<Shared>);
 
 struct Shared {
@@ -90,7 +90,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    /// One of each name.
+    /// Waiting jobs, at most one for each name.
     jobs: BTreeMap<String, Job>,
     ahead: Option<Ahead>,
     current: Option<Current>,
@@ -98,14 +98,14 @@ struct Queue {
     is_over: bool,
 }
 
-/// Bytes that may be a policy soon: compiled now, they need not be then.
+/// Bytes that may become a policy soon, compiled ahead of time.
 struct Ahead {
     name: String,
     bytes: Arc<[u8]>,
     limits: Limits,
 }
 
-/// What is being made.
+/// The job in progress.
 struct Current {
     name: String,
     bytes: Arc<[u8]>,
@@ -115,19 +115,19 @@ struct Current {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Wanted,
-    /// A newer one has come.
+    /// A newer file of the name has come, or the file is gone.
     Superseded,
-    /// One that is wanted has come: it waits again.
+    /// A file that a channel wants has come: the job waits again.
     Postponed,
 }
 
 impl CompileQueue {
-    /// Starts the thread. It sends to `dirty` whenever it has made something of a job.
+    /// Starts the thread, which sends to `dirty` whenever it has finished a job.
     pub(super) fn start(options: CompileOptions, wanted: Wanted, dirty: SyncSender<()>) -> io::Result<Self> {
         let compiler = Compiler::new(options);
         let wants = Arc::clone(&wanted.0);
         let shared = Arc::new(Shared { queue: Mutex::default(), news: Condvar::new(), compiler, wanted });
-        // There is one loader of a directory.
+        // Never set before: a directory has one loader.
         let _ = wants.loader.set(Arc::downgrade(&shared));
         let theirs = Arc::clone(&shared);
         let work = move || {
@@ -142,7 +142,7 @@ impl CompileQueue {
 
     pub(super) fn load(&self, job: Job) {
         let mut queue = self.0.queue();
-        // Of the same bytes the compiler remembers what it makes.
+        // The same bytes are not compiled twice: the compiler remembers the component.
         if let Some(current) = &mut queue.current
             && current.bytes != job.bytes
         {
@@ -161,7 +161,7 @@ impl CompileQueue {
         self.0.news.notify_one();
     }
 
-    /// Nothing is wanted of the file of this name any more.
+    /// Removes the job of this name, and stops it if it is in progress.
     pub(super) fn forget(&self, name: &str) {
         let mut queue = self.0.queue();
         queue.jobs.remove(name);
@@ -173,7 +173,7 @@ impl CompileQueue {
         }
     }
 
-    /// Has bytes compiled that may be loaded soon, if there is nothing else to do.
+    /// Compiles bytes that may be loaded soon, if there is nothing else to do.
     pub(super) fn compile_ahead(&self, name: &str, bytes: Vec<u8>, limits: Limits) {
         let mut queue = self.0.queue();
         if queue.current.is_none() && queue.jobs.is_empty() {
@@ -182,7 +182,7 @@ impl CompileQueue {
         }
     }
 
-    /// What has been made since the last time.
+    /// Takes the results since the last call.
     pub(super) fn take(&self) -> Vec<Compiled> {
         std::mem::take(&mut self.0.queue().compiled)
     }
@@ -206,7 +206,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A channel wants this one from now on: it comes before one that nobody wants.
+    /// Postpones the job in progress if no channel wants it, because a channel now wants this waiting one.
     fn is_wanted_now(&self, name: &str) {
         let mut queue = self.queue();
         if queue.jobs.contains_key(name)
@@ -220,7 +220,7 @@ impl Shared {
         }
     }
 
-    /// Waits for something to do. None: it is over.
+    /// Waits for the next task. `None`: the queue was dropped.
     fn next(&self) -> Option<Task> {
         let mut queue = self.queue();
         loop {
@@ -252,7 +252,7 @@ impl Shared {
             Task::Load(job) => job,
             Task::CompileAhead(Ahead { bytes, limits, .. }) => {
                 let ahead = || WasmPolicy::compile_ahead(&bytes, &limits, &self.compiler);
-                // What is wrong with it is said when it is loaded.
+                // An error is reported when the file is loaded.
                 let _ = guarded("the loader", ahead);
                 self.queue().current = None;
                 return;
@@ -261,13 +261,13 @@ impl Shared {
         let Job { name, ticket, bytes, spec, metrics } = job.clone();
         let _span = tracing::info_span!("load", policy = name).entered();
         let load = || WasmPolicy::load(&bytes, spec, metrics, &self.compiler);
-        // Nothing that is known of panics there; but if something does, this thread must go on.
+        // No panic is known in there, but this thread must survive one.
         let result = guarded("the loader", load)
             .unwrap_or_else(|| Err(PolicyError::Compile("the host panicked on it".to_owned())));
         let mut queue = self.queue();
         let fate = queue.current.take().map_or(Fate::Wanted, |current| current.fate);
         match fate {
-            // What is done is done, though it was to be stopped.
+            // Only a job that was interrupted waits again. One that finished nevertheless has a result.
             Fate::Postponed if matches!(result, Err(PolicyError::NotNow(_))) => {
                 queue.jobs.entry(name).or_insert(job);
             }

@@ -1,4 +1,4 @@
-//! Which files of a directory are policies, and their settings.
+//! Lists the files of a directory that are policies or settings.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -6,18 +6,19 @@ use std::path::Path;
 
 use crate::files::Fingerprint;
 
-/// The name of the policy that a file is of.
+/// Returns the name of the policy that a file belongs to.
 pub(super) fn stem(file: &str) -> &str {
     file.strip_suffix(".wasm").or(file.strip_suffix(".toml")).unwrap_or(file)
 }
 
-/// The policy files in a directory, by name, each with its fingerprint: what ends in `.wasm` or `.toml` and is not
-/// an editor's, a tool's or a hidden file. What cannot be looked at (a dangling symlink) is not there.
+/// Lists the policy files of a directory by name, each with its fingerprint. Their names end in `.wasm` or `.toml`.
+/// Hidden files, and temporary files of editors and tools, are skipped. A `.wasm` file that cannot be inspected (a
+/// dangling symlink) is treated as absent.
 pub(super) fn list(directory: &Path) -> io::Result<BTreeMap<String, Fingerprint>> {
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
-        // A name that is not UTF-8 cannot be a policy's; shown, it names itself in the refusal.
+        // A name that is not UTF-8 is not a policy name. Its lossy form appears in the error.
         let name = entry.file_name().to_string_lossy().into_owned();
         if (name.ends_with(".wasm") || name.ends_with(".toml"))
             && !name.starts_with(['.', '_'])
@@ -29,7 +30,7 @@ pub(super) fn list(directory: &Path) -> io::Result<BTreeMap<String, Fingerprint>
     Ok(files)
 }
 
-/// Settings that cannot be looked at are there nevertheless: they may say that the policy is not to be used.
+/// Returns the fingerprint of a file. Settings that cannot be inspected count as present: they may disable the policy.
 fn fingerprint(entry: &std::fs::DirEntry) -> Option<Fingerprint> {
     let path = entry.path();
     let is_settings = path.extension().is_some_and(|extension| extension == "toml");

@@ -1,4 +1,4 @@
-//! `color.toml`, beside `color.wasm`: what the operator says of a policy.
+//! The settings of a policy: `color.toml` beside `color.wasm`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,24 +11,24 @@ use crate::files::from_toml;
 use crate::lifecycle::PolicyVersion;
 use crate::policy::{Grants, Limits, OnFault, PolicyError, PolicySpec};
 
-/// More instances of a policy in a channel would be of no use to any machine.
+/// Maximum number of instances of a policy in a channel.
 const MOST_SHARDS: u32 = 64;
 
-/// The settings of a policy. Unknown keys are errors: a typing error must not pass for consent.
+/// The settings of a policy. Unknown keys are errors: a misspelled restriction must not be ignored.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(super) struct Settings {
     pub(super) enabled: bool,
-    /// The file must have this digest, in hexadecimal.
+    /// Required digest of the file, in hexadecimal. `None`: any.
     pub(super) wasm_sha256: Option<String>,
-    /// For channels that give the policy no configuration of their own.
+    /// Configuration for channels that pass none of their own.
     pub(super) config: Option<serde_json::Map<String, serde_json::Value>>,
     grants: GrantSettings,
     limits: LimitSettings,
     on_fault: FaultSetting,
-    /// How many instances each channel makes.
+    /// Number of instances in each channel.
     shards: u32,
-    /// The policy may plan ahead.
+    /// Whether the policy may plan picks ahead.
     plans: bool,
 }
 
@@ -40,7 +40,7 @@ struct GrantSettings {
     set_metadata: Option<BTreeSet<String>>,
 }
 
-/// With the unit in the name: no one has to look it up.
+/// Limits in the settings. The names of the keys contain the units.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct LimitSettings {
@@ -87,14 +87,14 @@ impl Default for Settings {
     }
 }
 
-/// Settings whose first line is this one are whole when their last is [`END`].
+/// Settings with this first line are complete when their last line is [`END`].
 pub(super) const BEGIN: &str = "# begin";
 /// See [`BEGIN`].
 pub(super) const END: &str = "# end";
 
 impl Settings {
-    /// Whether nothing shows that more is to come: settings of which half is there may be well-formed, and grant what the
-    /// other half takes back.
+    /// Returns whether the settings are complete, as far as they show it. Half of a file may be well-formed, and grant
+    /// what the other half takes back.
     pub(super) fn are_finished(bytes: &[u8]) -> bool {
         let lines = bytes.trim_ascii();
         let first = lines.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii();
@@ -108,7 +108,7 @@ impl Settings {
         from_toml(text).map_err(PolicyError::Settings)
     }
 
-    /// Refuses a file that is not the one that the settings ask for.
+    /// Rejects a file whose digest is not the one that the settings require.
     pub(super) fn check(&self, digest: &str) -> Result<(), PolicyError> {
         match &self.wasm_sha256 {
             Some(wanted) if !wanted.eq_ignore_ascii_case(digest) => {
@@ -118,15 +118,15 @@ impl Settings {
         }
     }
 
-    /// Whether a version made with these settings is what the others ask for, too.
+    /// Returns whether both settings run a version in the same way.
     pub(super) fn has_same_spec(&self, other: &Self) -> bool {
-        let terms = |of: &Self| {
+        let fields = |of: &Self| {
             (of.config.clone(), of.grants.clone(), of.limits.clone(), of.on_fault, of.shards, of.plans)
         };
-        terms(self) == terms(other)
+        fields(self) == fields(other)
     }
 
-    /// Returns how a version with these settings is run.
+    /// Returns the specification of a version with these settings.
     pub(super) fn spec(
         &self,
         version: PolicyVersion,
@@ -155,9 +155,7 @@ impl Settings {
             Ok(self.shards)
         } else {
             let found = self.shards;
-            Err(PolicyError::Settings(format!(
-                "shards is {found}: use 1 to {MOST_SHARDS}, 1 for one instance"
-            )))
+            Err(PolicyError::Settings(format!("shards is {found}: use a number from 1 to {MOST_SHARDS}")))
         }
     }
 
@@ -168,7 +166,7 @@ impl Settings {
         }
     }
 
-    /// The limits: the host's, but for what the settings say within the host's caps.
+    /// Returns the limits of a version: those of the host, unless the settings change them within the host's caps.
     fn limits(&self, host: &Limits, caps: &Limits) -> Result<Limits, PolicyError> {
         let of = &self.limits;
         let mut limits = *host;
@@ -196,7 +194,7 @@ impl Settings {
     }
 }
 
-/// Sets a limit to what the settings say, in their unit.
+/// Sets a limit to the number in the settings, in the unit of its key. `None`: the limit stays as it is.
 fn set<T: Measure>(
     key: &str,
     limit: &mut T,
@@ -218,17 +216,17 @@ fn set<T: Measure>(
     }
 }
 
-/// What the number of a limit counts: of time milliseconds, of what is counted one by one.
+/// Unit of a number in the settings: in milliseconds for a time, in bytes or items for a count.
 type Unit = u64;
 const EACH: Unit = 1;
 const SECONDS: Unit = 1000;
 const KIB: Unit = 1 << 10;
 const MIB: Unit = 1 << 20;
 
-/// What is limited: a time, or a count.
+/// A limited quantity: a time, or a count.
 trait Measure: Copy + PartialOrd {
     fn of(number: u64, unit: Unit) -> Self;
-    /// How many units it is.
+    /// Returns the quantity in units.
     fn count(self, unit: Unit) -> u128;
 }
 

@@ -1,4 +1,4 @@
-//! Files that have settled, and reading them whole.
+//! Detects files that have settled, and reads them completely.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -10,24 +10,25 @@ use super::settings::{BEGIN, END, Settings};
 use crate::files::{self, Fingerprint, ReadError, Settling};
 use crate::policy::{Limits, PolicyError, verify};
 
-/// The files of a directory.
+/// Files of a directory, and which of them have settled: they are not being written, and have not changed for a while.
 pub(super) struct SettledFiles {
     directory: PathBuf,
     quiet: Duration,
     scan: Duration,
     limits: Limits,
     settling: Settling,
-    /// What is there, of all that has come to rest.
+    /// Fingerprints of the existing files that have settled.
     settled: BTreeMap<String, Fingerprint>,
-    /// Since when someone has been seen to write to a file, and what it was then.
+    /// Fingerprints of the files that seem to be written, and since when.
     writing: BTreeMap<String, (Option<Fingerprint>, Instant)>,
 }
 
-/// How often a file is looked at within the quiet time.
+/// Number of checks of a file within the quiet time.
 pub(super) const LOOKS: u32 = 6;
-/// What is larger takes seconds to compile: a head start is worth nothing there.
+/// Maximum size of a file that is compiled ahead (bytes). A larger one takes seconds, so that a head start is of no
+/// use.
 const AHEAD: usize = 1 << 20;
-/// Who writes to a file for longer than this is told of.
+/// Duration after which a file that is still being written is reported.
 const LONG_WRITE: Duration = Duration::from_secs(5);
 
 impl SettledFiles {
@@ -37,8 +38,8 @@ impl SettledFiles {
         Self { directory, quiet, scan, limits, settling, settled, writing }
     }
 
-    /// Takes in what is there now. Gives the names of the policies of which a file has come to rest, or is gone, and none is
-    /// still changing: the two files of a policy are one, and are taken together.
+    /// Records the files that exist now. Returns the names of policies with a file that has settled or is gone, and
+    /// without a file that is still changing: the two files of a policy are one unit.
     pub(super) fn observe(&mut self, present: &BTreeMap<String, Fingerprint>) -> BTreeSet<String> {
         let mut changed = BTreeSet::new();
         for (file, seen) in self.settling.observe(present, self.quiet) {
@@ -56,10 +57,10 @@ impl SettledFiles {
         changed
     }
 
-    /// The components that will be there in a moment, most likely, by the names of their policies.
+    /// Returns the components that will probably settle soon, with the names of their policies.
     pub(super) fn foresee(&mut self) -> Vec<(String, Vec<u8>)> {
         let foreseen = self.settling.foresee(self.quiet / LOOKS);
-        // Whatever is said of it beside: that may be that it is not wanted.
+        // The settings beside a component may disable the policy.
         let wanted =
             foreseen.into_iter().filter(|(file, _)| file.ends_with(".wasm") && self.may_compile_ahead(file));
         let read = |(file, fingerprint): (String, Fingerprint)| {
@@ -69,32 +70,32 @@ impl SettledFiles {
         wanted.filter_map(read).collect()
     }
 
-    /// Something is still changing, or is to be looked at again soon.
+    /// Returns whether a file is still changing, or is to be checked again soon.
     pub(super) fn is_pending(&self) -> bool {
         self.settling.is_pending(self.quiet)
     }
 
-    /// The file, if it is there and has come to rest.
+    /// Returns the fingerprint of a file. `None`: the file does not exist, or has not settled.
     pub(super) fn settled(&self, file: &str) -> Option<Fingerprint> {
         self.settled.get(file).copied()
     }
 
-    /// Settings that are there, without the policy.
+    /// Returns whether settings exist without their policy.
     pub(super) fn is_stray(&self, toml: &str) -> bool {
         self.settled.contains_key(toml) && !self.settled.contains_key(&format!("{}.wasm", stem(toml)))
     }
 
-    /// The file is to be taken in once more after this time.
+    /// Reports the file as settled once more after this time.
     pub(super) fn retry(&mut self, file: &str, after: Duration) {
         self.settling.retry(file, after);
     }
 
-    /// The file is gone.
+    /// Forgets a file that is gone.
     pub(super) fn forget(&mut self, file: &str) {
         self.writing.remove(file);
     }
 
-    /// Whether nothing that is known so far speaks against a file.
+    /// Returns whether a file may become active, as far as is known now.
     fn may_compile_ahead(&self, file: &str) -> bool {
         let toml = self.directory.join(format!("{}.toml", stem(file)));
         match files::read_now(&toml, self.limits.config) {
@@ -103,7 +104,7 @@ impl SettledFiles {
         }
     }
 
-    /// What the operator says of a policy. None: the file is still changing.
+    /// Returns the settings of a policy. `None`: the file is still changing.
     pub(super) fn settings(&mut self, file: &str) -> Result<Option<Settings>, PolicyError> {
         let Some(fingerprint) = self.settled.get(file).copied() else { return Ok(Some(Settings::default())) };
         match files::read(&self.directory.join(file), fingerprint, self.limits.config) {
@@ -119,15 +120,15 @@ impl SettledFiles {
                 self.settling.retry(file, Duration::ZERO);
                 Ok(None)
             }
-            Err(error) if self.passes(file, &error) => Ok(None),
+            Err(error) if self.retries_silently(file, &error) => Ok(None),
             Err(error) => Err(PolicyError::Settings(format!("{file}: {error}"))),
         }
     }
 
-    /// A file could not be read. It is tried again; but whether that is worth no word?
-    fn passes(&mut self, file: &str, error: &ReadError) -> bool {
+    /// Retries a failed read later. Returns whether the retry is silent.
+    fn retries_silently(&mut self, file: &str, error: &ReadError) -> bool {
         if matches!(error, ReadError::Young) {
-            // It will not be young for ever, unless someone goes on writing.
+            // The file will be old enough soon, unless someone keeps writing.
             self.settling.retry(file, self.quiet);
             return true;
         }
@@ -139,21 +140,22 @@ impl SettledFiles {
         false
     }
 
-    /// Someone writes to a file, it seems: it is looked at again, and told of only when that takes long.
+    /// Checks a file that seems to be written again later. Returns whether to wait silently: only a long write is
+    /// reported.
     fn is_worth_waiting(&mut self, file: &str) -> bool {
         let seen = self.settled.get(file).copied();
         let writing = self.writing.entry(file.to_owned()).or_insert_with(|| (seen, Instant::now()));
         if writing.0 != seen {
-            // Something has come: who writes has as much time as anyone.
+            // The file has changed: the time for the write starts again.
             *writing = (seen, Instant::now());
         }
         let is_worth_it = writing.1.elapsed() < LONG_WRITE;
-        // What is told of is looked at when all is: the rest of the directory must not wait for it.
+        // A file that has been reported is checked only at each scan: the rest of the directory must not wait for it.
         self.settling.retry(file, if is_worth_it { self.quiet } else { self.scan });
         is_worth_it
     }
 
-    /// The bytes of a policy's file. None: it is still changing.
+    /// Reads a policy's file completely. `None`: the file is still changing.
     pub(super) fn read_whole(
         &mut self,
         file: &str,
@@ -162,7 +164,7 @@ impl SettledFiles {
         let (path, limit) = (self.directory.join(file), self.limits.component);
         let mut bytes = files::read(&path, fingerprint, limit);
         if matches!(bytes, Err(ReadError::Young)) {
-            // That it is whole its seal can show at once.
+            // A seal can show at once that the file is complete.
             let now = files::read_open(&path, fingerprint, limit);
             if let Ok(Some(now)) = now
                 && verify(&now).is_ok_and(|seal| seal.is_some())
@@ -172,7 +174,7 @@ impl SettledFiles {
         }
         match bytes {
             Ok(Some(bytes)) => match verify(&bytes) {
-                // The rest may be on its way, as far as that can be known.
+                // The rest may still be written, unless the file is known to be closed.
                 Err(PolicyError::CutShort { .. })
                     if !files::is_closed(&path) && self.is_worth_waiting(file) =>
                 {
@@ -188,8 +190,8 @@ impl SettledFiles {
                 self.settling.retry(file, Duration::ZERO);
                 Ok(None)
             }
-            // What could not be read may be good, and not change.
-            Err(error) if self.passes(file, &error) => Ok(None),
+            // A file that could not be read may be good, and may not change again.
+            Err(error) if self.retries_silently(file, &error) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

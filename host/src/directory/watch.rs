@@ -1,4 +1,4 @@
-//! Events of a directory, as hints that it is worth a look.
+//! Events of a directory, as hints to scan it.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
@@ -7,48 +7,48 @@ use std::time::{Duration, Instant};
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
-/// Watches a directory, and its parent for when the directory itself comes, goes or is replaced.
+/// Watches a directory, and its parent in case the directory itself is created, removed or replaced.
 pub(super) struct Watcher {
     directory: PathBuf,
     dirty: SyncSender<()>,
-    /// None while the system has none left.
+    /// `None` while the system has no watches left.
     inner: Option<RecommendedWatcher>,
-    /// What is watched now: `directory` when it had this identity.
+    /// Identity of the watched directory. `None`: the directory is not watched.
     watched: Option<Identity>,
-    /// There are no events, and that has been told.
-    is_told: bool,
-    /// Not to be tried before this.
+    /// Whether there are no events, and this has been logged.
+    has_warned: bool,
+    /// Time before which watching is not tried again.
     again: Instant,
 }
 
-/// When events are tried again, after the system had none left.
+/// Delay until watching is tried again, after the system had no watches left.
 const AGAIN: Duration = Duration::from_secs(4);
 
 impl Watcher {
-    /// Sends to `dirty` when something may have changed; a full channel is as good.
+    /// Starts to watch a directory. Sends to `dirty` when something may have changed, unless the channel is full.
     pub(super) fn new(directory: &Path, dirty: SyncSender<()>) -> Self {
         let (directory, again) = (directory.to_owned(), Instant::now());
-        let mut watcher = Self { directory, dirty, inner: None, watched: None, is_told: false, again };
+        let mut watcher = Self { directory, dirty, inner: None, watched: None, has_warned: false, again };
         watcher.arm();
         watcher
     }
 
-    /// Follows the directory if it is another one than before, or was not there.
+    /// Watches the directory if it has been created or replaced.
     pub(super) fn arm(&mut self) {
         let identity = identity(&self.directory);
         let is_watched = self.inner.is_some() && identity == self.watched;
-        if is_watched || (self.is_told && Instant::now() < self.again) {
+        if is_watched || (self.has_warned && Instant::now() < self.again) {
             return;
         }
         match self.watch(identity) {
-            Ok(()) if std::mem::take(&mut self.is_told) => {
+            Ok(()) if std::mem::take(&mut self.has_warned) => {
                 let directory = self.directory.display();
-                tracing::info!(%directory, "events for policies again");
+                tracing::info!(%directory, "receiving events for policies again");
             }
             Ok(()) => {}
             Err(error) => {
                 self.again = Instant::now() + AGAIN;
-                if !std::mem::replace(&mut self.is_told, true) {
+                if !std::mem::replace(&mut self.has_warned, true) {
                     let directory = self.directory.display();
                     tracing::warn!(%directory, %error, "no events for policies: the directory is scanned instead");
                 }
@@ -62,7 +62,7 @@ impl Watcher {
             none => {
                 let mut inner = notify::recommended_watcher(handler(&self.directory, self.dirty.clone()))?;
                 if let Some(parent) = self.directory.parent() {
-                    // Without it a directory that is replaced is found by the next scan.
+                    // If this fails, a replaced directory is found by the next scan.
                     let _ = inner.watch(parent, RecursiveMode::NonRecursive);
                 }
                 none.insert(inner)
@@ -79,7 +79,7 @@ impl Watcher {
     }
 }
 
-/// notify calls this on its own thread: it must not block there.
+/// Returns the handler of events. `notify` calls it on its own thread, so it must not block.
 fn handler(
     directory: &Path,
     dirty: SyncSender<()>,
@@ -94,8 +94,8 @@ fn handler(
                         AccessKind::Open(_) | AccessKind::Read | AccessKind::Close(AccessMode::Read)
                     )
                 );
-                // The parent's other children are none of ours. Within the directory no name is
-                // filtered: a swap of Kubernetes' `..data` names no policy.
+                // Other children of the parent are ignored. Within the directory no name is filtered: when Kubernetes
+                // swaps `..data`, the events name no policy.
                 let ours = event.need_rescan()
                     || event.paths.is_empty()
                     || event.paths.iter().any(|path| path.starts_with(&within));
@@ -109,7 +109,7 @@ fn handler(
     }
 }
 
-/// Whether other machines may write to the directory, which causes no events here.
+/// Returns whether the directory is on a network file system: writes of other machines cause no events here.
 #[cfg(target_os = "linux")]
 pub(super) fn is_on_a_network(directory: &Path) -> bool {
     rustix::fs::statfs(directory).is_ok_and(|status| is_network(status.f_type))
@@ -120,7 +120,7 @@ pub(super) fn is_on_a_network(_directory: &Path) -> bool {
     false
 }
 
-/// By the magic numbers of `statfs(2)`: NFS, SMB, CIFS, SMB2, 9P, FUSE, AFS, Ceph, OCFS2, Lustre, GPFS.
+/// Compares with the magic numbers of `statfs(2)`: NFS, SMB, CIFS, SMB2, 9P, FUSE, AFS, Ceph, OCFS2, Lustre, GPFS.
 #[cfg(target_os = "linux")]
 const fn is_network(magic: i64) -> bool {
     matches!(
@@ -139,7 +139,7 @@ const fn is_network(magic: i64) -> bool {
     )
 }
 
-/// Of a directory. With its birth: the number of one that is removed may be that of the next.
+/// Identity of a directory: device, inode and creation time. A new directory may reuse the inode of a removed one.
 type Identity = (u64, u64, Option<std::time::SystemTime>);
 
 #[cfg(unix)]
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_systems_that_others_write_to_are_known() {
+    fn network_file_systems_are_known() {
         for network in [0x6969, 0xff53_4d42, 0x6573_5546] {
             assert!(is_network(network));
         }

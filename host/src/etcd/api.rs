@@ -1,8 +1,8 @@
-//! The part of etcd's gRPC API that discovery needs (`rpc.proto` and `kv.proto` of etcd 3), over a
-//! [`Channel`] of hotpick's own.
+//! The part of etcd's gRPC API that discovery needs (`rpc.proto` and `kv.proto` of etcd 3), over a hotpick
+//! [`Channel`].
 //!
-//! Written down here instead of taken from a crate: those need protoc to be built, and their watches end
-//! when a member restarts.
+//! The messages are declared here because the crates for etcd need protoc to be built, and their watches end when a
+//! member restarts.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -64,7 +64,7 @@ pub(super) struct PutRequest {
     pub(super) lease: i64,
 }
 
-/// Of answers that are good for nothing but their arrival.
+/// An answer of which no field is used.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Done {}
 
@@ -138,10 +138,10 @@ pub(super) struct AuthenticateResponse {
     pub(super) token: String,
 }
 
-/// Of grants and of keep-alives.
+/// The answer to a lease grant or a keep-alive.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Lease {
-    /// Seconds; 0 of a lease that is gone.
+    /// Seconds; 0 if the lease does not exist.
     #[prost(int64, tag = "3")]
     pub(super) ttl: i64,
 }
@@ -152,17 +152,17 @@ pub(super) struct LeaseId {
     pub(super) id: i64,
 }
 
-/// A client of etcd. Whatever one member does, a call is answered by another.
+/// A client of etcd. When a member does not answer a call, another member is asked.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     grpc: Grpc<Channel>,
     channel: Channel,
     credentials: Option<Arc<Credentials>>,
-    /// What the login gave, until it is void.
+    /// Token of the last login. `None`: not logged in, or the token is no longer valid.
     token: Arc<Mutex<Option<MetadataValue<Ascii>>>>,
 }
 
-/// More keys than that are more than a channel should balance over.
+/// Bytes of the largest accepted answer. A larger list has more endpoints than a channel should balance over.
 const LARGEST_ANSWER: usize = 64 << 20;
 
 impl Client {
@@ -179,7 +179,7 @@ impl Client {
         &self.channel
     }
 
-    /// Reads a list. One that may be old is taken only if it is credible.
+    /// Reads a list. A list that may be out of date is accepted only if `is_credible`.
     pub(super) async fn range(
         &self,
         request: RangeRequest,
@@ -188,14 +188,15 @@ impl Client {
     ) -> Result<RangeResponse, Status> {
         let once = |number: usize| {
             let is_credible = &is_credible;
-            // As of the last that all have agreed upon; where that takes too long, as this member knows it.
+            // The first attempt is a linearizable read, which needs a quorum. If it takes too long or fails, later
+            // attempts read what the member itself knows.
             let serializable = number > 0;
             let request = RangeRequest { serializable, ..request.clone() };
             async move {
                 let answer: RangeResponse =
                     self.once("/etcdserverpb.KV/Range", &request, patience, !serializable).await?;
                 if serializable && !is_credible(&answer) {
-                    return Err(Status::unavailable("the member that answers is behind the others"));
+                    return Err(Status::unavailable("the answering etcd member lags behind the others"));
                 }
                 Ok(answer)
             }
@@ -207,7 +208,7 @@ impl Client {
         self.unary("/etcdserverpb.KV/Put", request, patience).await
     }
 
-    /// Makes a lease of this number. It is no failure that there is one: an attempt whose answer was lost made it.
+    /// Creates a lease with this number. An existing lease is not an error: an earlier attempt may have created it.
     pub(super) async fn grant(&self, ttl: i64, id: i64, patience: Patience) -> Result<(), Status> {
         let granted: Result<Lease, Status> =
             self.unary("/etcdserverpb.Lease/LeaseGrant", LeaseGrantRequest { ttl, id }, patience).await;
@@ -225,9 +226,9 @@ impl Client {
         self.unary("/etcdserverpb.Lease/LeaseRevoke", LeaseId { id }, patience).await
     }
 
-    /// Makes a lease as long as it was at first, once. How long it is now, in seconds; 0 if there is none.
+    /// Renews a lease once. Returns its remaining time in seconds; 0 if the lease does not exist.
     ///
-    /// etcd has a stream for this; a stream stays with its member, and each of these calls may go to another.
+    /// etcd has a long-lived stream for this, but a stream stays with one member. Here each call may go to another one.
     pub(super) async fn keep_alive(&self, id: i64, patience: Patience) -> Result<i64, Status> {
         let path = "/etcdserverpb.Lease/LeaseKeepAlive";
         let once = |_| async {
@@ -241,7 +242,7 @@ impl Client {
         self.hedged(patience, once).await
     }
 
-    /// Opens a watch, which has no end of itself. With it comes what keeps it open.
+    /// Opens a watch. Returns its answers, and the sender of its requests: dropping the sender ends the watch.
     pub(super) async fn watch(
         &self,
         create: WatchCreate,
@@ -249,7 +250,7 @@ impl Client {
     ) -> Result<(Streaming<WatchResponse>, mpsc::Sender<WatchRequest>), Status> {
         let once = |_| async {
             let (open, requests) = mpsc::channel(1);
-            // There is room for one.
+            // Cannot fail: the channel has room for one request.
             let _ = open.try_send(WatchRequest { create: Some(create.clone()) });
             let requests = ReceiverStream::new(requests);
             Ok((self.streaming("/etcdserverpb.Watch/Watch", requests, patience).await?, open))
@@ -261,7 +262,7 @@ impl Client {
     where
         F: Future<Output = Result<T, Status>>,
     {
-        // Who does not wait for a connection is told at once that there is none.
+        // A caller that does not wait for a connection gets an error at once if there is none.
         let goes_on = |status: &Status| {
             is_passing(status) && (patience.waits || self.channel.state() == ConnectivityState::Ready)
         };
@@ -276,7 +277,7 @@ impl Client {
         self.hedged(patience, |_| self.once(path, &message, patience, true)).await
     }
 
-    /// One attempt of a call, and one more with a new token if the one that there is turns out to be void.
+    /// Makes one attempt of a call. If the token is no longer valid, logs in and makes one more.
     async fn once<Q, A>(
         &self,
         path: &'static str,
@@ -322,20 +323,20 @@ impl Client {
         let opened = self.grpc.clone().streaming(request, path, ProstCodec::default()).await;
         opened.map(Response::into_inner).inspect_err(|status| {
             if is_void(status) {
-                // Who tries again logs in.
+                // The next attempt logs in.
                 self.forget(&token);
             }
         })
     }
 
-    /// A watch was cancelled for this reason: the token may be void, which a watch is told in its own way.
+    /// Drops the token if a watch was cancelled for a missing permission. A watch reports that without a status.
     pub(super) fn cancelled(&self, reason: &str) {
         if reason.contains("auth") || reason.contains("permission") {
             *self.lock() = None;
         }
     }
 
-    /// What shows who we are, if we are anyone.
+    /// Returns the token of the login, and logs in if there is none. `None`: there are no credentials.
     async fn token(&self, patience: Patience) -> Result<Option<MetadataValue<Ascii>>, Status> {
         let Some(credentials) = &self.credentials else { return Ok(None) };
         let known = self.lock().clone();
@@ -358,12 +359,12 @@ impl Client {
             })?
             .into_inner();
         let token = MetadataValue::try_from(answer.token)
-            .map_err(|_| Status::internal("etcd's token cannot be metadata"))?;
+            .map_err(|_| Status::internal("etcd's login token is not valid in gRPC metadata"))?;
         *self.lock() = Some(token.clone());
         Ok(Some(token))
     }
 
-    /// The token is void, unless there is another already.
+    /// Drops this token. A newer one, from a login in between, stays.
     fn forget(&self, token: &Option<MetadataValue<Ascii>>) {
         let mut known = self.lock();
         if *known == *token {
@@ -383,7 +384,7 @@ fn prepare<Q>(
     with_leader: bool,
 ) {
     if with_leader {
-        // A member that has lost its leader would go on as if nothing had happened.
+        // A member that has lost its leader fails the call, instead of continuing as if nothing had happened.
         request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
     }
     if let Some(token) = token {
@@ -392,7 +393,7 @@ fn prepare<Q>(
     request.extensions_mut().insert(WaitForReady(patience.waits));
 }
 
-/// The token has run out, or the users have changed: one must log in again.
+/// Returns whether a new login is needed: the token has expired, or etcd's users have changed.
 fn is_void(status: &Status) -> bool {
     status.code() == Code::Unauthenticated || status.message().contains("revision of auth store is old")
 }

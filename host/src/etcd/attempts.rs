@@ -1,4 +1,4 @@
-//! A call to etcd is tried at one member after the other, so that one of them, whatever it does, holds up nothing.
+//! Hedging of calls to etcd: a call is sent to one member after the other, so that no single member can delay it.
 
 use std::time::Duration;
 
@@ -7,32 +7,35 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Code, Status};
 
-/// How long a call may take, and how long one attempt has before the next begins beside it.
+/// Time limits of a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
+    /// Longest time of the call, with all attempts.
     pub(super) whole: Duration,
+    /// Time from the start of one attempt until another one is started beside it.
     pub(super) each: Duration,
-    /// Waits for a connection, too; without it, where there is none, that is an error at once.
+    /// Whether the call waits for a connection. If not, it fails at once when there is none.
     pub(super) waits: bool,
 }
 
 impl Patience {
-    /// Of a call that someone waits for.
+    /// Limits of a call that someone waits for.
     pub(super) const COMMON: Self =
         Self { whole: Duration::from_secs(10), each: Duration::from_secs(1), waits: true };
-    /// Of a list, which may be long, and of its watch; both are tried again anyway.
+    /// Limits of reading a list, which may be long, and of opening its watch. The resolver retries both.
     pub(super) const LIST: Self =
         Self { whole: Duration::from_secs(10), each: Duration::from_secs(2), waits: false };
 }
 
-/// When so many others have begun, an attempt is given up: it may hang at a member that waits for a leader which will not
-/// come.
-const MOST: u32 = 4;
-/// After the first failure, and twice as long after each further one.
+/// Most attempts at the same time: an attempt is given up after this many times [`Patience::each`]. It may hang at a
+/// member that waits in vain for a leader.
+const MAX_OVERLAP: u32 = 4;
+/// Pause after the first failure. Doubles after each further one.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Makes attempts, which are told their number from 0 on, until one succeeds, or fails in a way that does not pass, or the time is over. Every attempt must be
-/// one that may be made twice.
+/// Makes attempts until one succeeds, one fails with a status that is not `is_passing`, or the time is over.
+///
+/// `attempt` gets the number of the attempt, from 0. Attempts overlap, so each must be idempotent.
 pub(super) async fn hedged<T, F>(
     patience: Patience,
     is_passing: impl Fn(&Status) -> bool,
@@ -46,17 +49,17 @@ where
     let mut begin = || {
         begun += 1;
         let attempt = attempt(begun - 1);
-        let limit = patience.each.saturating_mul(MOST);
+        let limit = patience.each.saturating_mul(MAX_OVERLAP);
         async move { timeout(limit, attempt).await.unwrap_or_else(|_| Err(silent())) }
     };
-    let mut under_way = FuturesUnordered::from_iter([begin()]);
+    let mut in_flight = FuturesUnordered::from_iter([begin()]);
     let mut next = Instant::now() + patience.each;
     let mut pause = PAUSE;
     let mut last = None;
     loop {
         tokio::select! {
             biased;
-            Some(result) = under_way.next() => match result {
+            Some(result) = in_flight.next() => match result {
                 Err(status) if is_passing(&status) => {
                     last = Some(status);
                     next = next.min(Instant::now() + pause);
@@ -68,7 +71,7 @@ where
                 return Err(last.unwrap_or_else(silent));
             }
             () = sleep_until(next) => {
-                under_way.push(begin());
+                in_flight.push(begin());
                 next = Instant::now() + patience.each;
             }
         }
@@ -76,10 +79,10 @@ where
 }
 
 fn silent() -> Status {
-    Status::deadline_exceeded("etcd does not answer")
+    Status::deadline_exceeded("no member of etcd answered in time")
 }
 
-/// Another member, or this one in a moment, may answer otherwise.
+/// Returns whether another member, or the same one a moment later, may answer differently.
 pub(super) fn is_passing(status: &Status) -> bool {
     use Code::{Aborted, DeadlineExceeded, Internal, ResourceExhausted, Unavailable, Unknown};
     matches!(status.code(), Aborted | DeadlineExceeded | Internal | ResourceExhausted | Unavailable | Unknown)
@@ -94,14 +97,14 @@ mod tests {
     const PATIENCE: Patience =
         Patience { whole: Duration::from_secs(10), each: Duration::from_secs(1), waits: true };
 
-    /// What each attempt does: after so many milliseconds it succeeds, or fails with a code.
+    /// Runs a call. Each item of the script is one attempt: it succeeds, or fails with a code, after some milliseconds.
     async fn run(script: &[(u64, Result<u8, Code>)]) -> (Result<u8, Code>, Duration, usize) {
         let (begin, begun) = (Instant::now(), Cell::new(0));
         let attempt = |_| {
             let (after, result) = script[begun.replace(begun.get() + 1).min(script.len() - 1)];
             async move {
                 tokio::time::sleep(Duration::from_millis(after)).await;
-                result.map_err(|code| Status::new(code, "as told"))
+                result.map_err(|code| Status::new(code, "as scripted"))
             }
         };
         let result = hedged(PATIENCE, is_passing, attempt).await;

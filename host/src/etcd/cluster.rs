@@ -1,4 +1,4 @@
-//! Where etcd is, and how one gets in.
+//! An etcd cluster: its members, TLS and login.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,8 +13,9 @@ use crate::transport::SubConnOptions;
 use super::api::Client;
 use super::credentials::Credentials;
 
-/// An etcd cluster, for [resolvers](super::EtcdResolver) and [registrations](super::Registration). Cheap to clone; the
-/// clones share connections, one to each member.
+/// A client of an etcd cluster, for [resolvers](super::EtcdResolver) and [registrations](super::Registration).
+///
+/// Cheap to clone. Clones share connections, one to each member.
 ///
 /// ```no_run
 /// use hotpick::etcd::Etcd;
@@ -31,7 +32,7 @@ use super::credentials::Credentials;
 #[derive(Clone, Debug)]
 pub struct Etcd(pub(super) Client);
 
-/// Makes an [`Etcd`].
+/// Builder of an [`Etcd`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct EtcdBuilder {
@@ -40,22 +41,24 @@ pub struct EtcdBuilder {
     credentials: Option<Credentials>,
 }
 
-/// A member that is stuck, but whose TCP is not, is found out in the sum of these. etcd allows a PING every 5 s.
+/// Keep-alive, which detects a frozen member whose TCP still works, within the sum of both times. etcd allows a PING
+/// every 5 s.
 const PING_AFTER: Duration = Duration::from_secs(6);
 const PING_ANSWER: Duration = Duration::from_secs(3);
-/// A lease runs out in seconds: a cluster that is back must be found in a part of that.
+/// Longest backoff. Leases expire in seconds, so a cluster that is back must be found faster than that.
 const BACKOFF: Duration = Duration::from_secs(2);
 
 impl Etcd {
-    /// The members, as `host:port`, `http://host:port` or `https://host:port`, with commas between them; those with
-    /// `https` are spoken to by TLS.
+    /// Creates a builder for these members: `host:port`, `http://host:port` or `https://host:port`, separated by
+    /// commas. `https` enables TLS.
     pub fn builder(members: impl Into<String>) -> EtcdBuilder {
         EtcdBuilder { members: members.into(), tls: None, credentials: None }
     }
 
-    /// The etcd at the other end of a channel. What [`builder`](Self::builder) sets is this channel's own matter then:
-    /// PINGs ([`SubConnOptions::keep_alive_interval`]), without which a frozen member is taken for one that has nothing
-    /// to say, and a backoff that is shorter than the leases.
+    /// Creates a client that uses this channel to etcd.
+    ///
+    /// Set what [`builder`](Self::builder) would set: PINGs ([`SubConnOptions::keep_alive_interval`]), without which a
+    /// frozen member looks like one that has nothing to report, and a backoff that is shorter than the leases.
     #[must_use]
     pub fn through(channel: Channel) -> Self {
         Self(Client::new(channel, None))
@@ -63,30 +66,30 @@ impl Etcd {
 }
 
 impl EtcdBuilder {
-    /// How the connections are encrypted, and whom they may lead to. For members that say `https` by default the
-    /// system's roots.
+    /// Sets the TLS configuration. By default, connections to `https` members trust the system's root certificates.
     pub fn tls(mut self, tls: ClientTls) -> Self {
         self.tls = Some(tls);
         self
     }
 
-    /// Logs in as this user (etcd's own authentication), and again whenever the token that it was given is void.
+    /// Logs in as this user (etcd's own authentication), and again whenever the token is no longer valid.
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
         self.credentials = Some(Credentials::given(name, password));
         self
     }
 
-    /// The same, with the password in a file, which is read at each login; a newline at its end is not part of it.
+    /// Logs in as this user with a password from a file. The file is read at each login, and a newline at its end is
+    /// ignored.
     pub fn user_with_password_file(mut self, name: impl Into<String>, file: impl Into<PathBuf>) -> Self {
         self.credentials = Some(Credentials::file(name, file));
         self
     }
 
-    /// Makes the channel to the members, which begins to connect.
+    /// Creates the channel to the members, which starts to connect.
     ///
     /// # Errors
     ///
-    /// A member's address or a certificate is wrong, or there is no tokio runtime here.
+    /// A member's address or a certificate is invalid, or there is no Tokio runtime.
     pub fn connect(self) -> Result<Etcd, ConnectError> {
         let addresses = self.addresses()?;
         let options = SubConnOptions {
@@ -102,10 +105,10 @@ impl EtcdBuilder {
         if let Some(tls) = self.tls.or_else(|| addresses.encrypted.then(ClientTls::new)) {
             builder = builder.tls(tls);
         }
-        Ok(Etcd(Client::new(builder.connect()?, self.credentials)))
+        Ok(Etcd(Client::new(builder.connect_lazy()?, self.credentials)))
     }
 
-    /// Refuses what [`connect`](Self::connect) would for the members' sake, without connecting.
+    /// Checks the addresses of the members, without connecting.
     pub(super) fn check(&self) -> Result<(), TargetError> {
         let target: crate::resolver::Target = format!("static:///{}", self.addresses()?.list).parse()?;
         crate::resolver::resolver_of(&target).map(drop)
@@ -127,7 +130,7 @@ impl EtcdBuilder {
                 }
                 Some((scheme, _)) => {
                     return Err(invalid(format!(
-                        "etcd is not spoken to by {scheme:?}: write http:// or https://"
+                        "etcd member {member:?} has the unknown scheme {scheme:?}: write http:// or https://"
                     )));
                 }
             };
@@ -135,7 +138,7 @@ impl EtcdBuilder {
         }
         if plain && (encrypted || self.tls.is_some()) {
             return Err(invalid(
-                "some of it is to be encrypted, and a member says http://: write https://".to_owned(),
+                "TLS is configured, but a member has http://: write https:// for all members".to_owned(),
             ));
         }
         Ok(Addresses { list: list.join(","), encrypted })
@@ -143,7 +146,7 @@ impl EtcdBuilder {
 }
 
 struct Addresses {
-    /// As a target of the scheme `static` has them.
+    /// In the form of a `static` target.
     list: String,
     encrypted: bool,
 }
@@ -162,8 +165,8 @@ mod tests {
         assert_eq!(of("http://a:1/"), Ok(("a:1".to_owned(), false)));
         assert_eq!(of("https://a:1,https://b:2"), Ok(("a:1,b:2".to_owned(), true)));
         for (members, sentence) in [
-            ("https://a:1,http://b:2", "a member says http://: write https://"),
-            ("ftp://a:1", "etcd is not spoken to by \"ftp\""),
+            ("https://a:1,http://b:2", "a member has http://: write https://"),
+            ("ftp://a:1", "etcd member \"ftp://a:1\" has the unknown scheme \"ftp\""),
         ] {
             assert!(of(members).is_err_and(|error| error.contains(sentence)), "{members}");
         }

@@ -12,7 +12,7 @@ pub(super) struct Credentials {
 #[derive(Clone)]
 enum Password {
     Given(String),
-    /// Read at each login: it may be another by then.
+    /// Read at each login, because the password may change.
     File(PathBuf),
 }
 
@@ -27,7 +27,7 @@ impl Credentials {
         Self { user: user.into(), password: Password::File(file.into()) }
     }
 
-    /// Returns the password, which a file may have changed since the last login.
+    /// Returns the password, which may have changed since the last login if it is in a file.
     ///
     /// # Errors
     ///

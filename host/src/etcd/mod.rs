@@ -1,15 +1,15 @@
 //! Discovery by etcd: servers [register](Registration) themselves under a prefix, with a lease; channels to
-//! `etcd:///prefix?endpoints=host:port,host:port` [follow](EtcdResolver) what is there.
+//! `etcd:///prefix?endpoints=host:port,host:port` [follow](EtcdResolver) the keys under the prefix.
 //!
-//! A value is a JSON object: `address` as `host:port`, or a host beside a `port`; perhaps a `weight`; and
-//! every other member becomes an attribute of the endpoint:
+//! A value is a JSON object: `address` as `host:port`, or a host beside a `port`; optionally a `weight`. Every other
+//! member of the object becomes an attribute of the endpoint:
 //!
 //! ```json
 //! {"address": "10.0.0.1", "port": 5001, "weight": 2, "color": "red"}
 //! ```
 //!
-//! A member may be frozen, cut off or gone: each call is tried at another when one is silent for a second or two, and nothing
-//! waits longer than 2 s to be tried again. As long as a quorum of members and a server live, the server's entry stays.
+//! A member may be frozen, cut off or gone. A call is sent to another member when one is silent for 1 s or 2 s, and a
+//! failed step is retried after at most 2 s. The entry of a live server stays while a quorum of members lives.
 
 mod api;
 mod attempts;

@@ -1,4 +1,4 @@
-//! The servers' side of discovery.
+//! Discovery on the server: an entry in etcd that is kept alive.
 
 use std::time::Duration;
 
@@ -15,12 +15,14 @@ use crate::resolver::endpoint_of;
 use crate::supervision::guarded_task;
 use crate::text::quoted;
 
-/// A server's entry in etcd, kept alive as long as this value lives. When its process dies, the entry goes
-/// with its lease; a server that leaves in good order [revokes](Self::revoke) it first, and then drains.
+/// A server's entry in etcd, kept alive as long as this value lives.
 ///
-/// The lease is renewed three times in its length, and tried again within a tenth of it, at one member after the other:
-/// as long as a quorum of them lives, the entry stays. After a time without etcd it is there again as soon as etcd is.
-/// An entry that someone deletes is put again only with its lease.
+/// When the process dies, the lease expires and etcd deletes the entry. For a graceful shutdown,
+/// [revoke](Self::revoke) the entry first, and then drain.
+///
+/// The lease is renewed every third of its length. A failed renewal is retried within a tenth of the length, at one
+/// member after the other, so the entry stays while a quorum of members lives. After an outage of etcd the entry is
+/// re-created as soon as etcd is back. An entry that someone deletes is re-created only if its lease is gone, too.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -42,11 +44,15 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Puts `endpoint` at `key`, with a lease of this length (whole seconds, at least one), and keeps it alive.
+    /// Registers `endpoint` at `key`, with a lease of length `ttl` (whole seconds, at least 1), and keeps it alive.
     ///
     /// # Errors
     ///
-    /// The value is no endpoint, or etcd cannot be reached within 10 s, or refuses.
+    /// The value is not an endpoint, etcd cannot be reached within 10 s, or etcd rejects the request.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime.
     pub async fn start(
         etcd: &Etcd,
         key: impl Into<String>,
@@ -54,13 +60,15 @@ impl Registration {
         ttl: Duration,
     ) -> Result<Self, Status> {
         endpoint_of(&endpoint).map_err(|error| {
-            Status::invalid_argument(format!("what is to be registered is no endpoint: {error}"))
+            Status::invalid_argument(format!(
+                "cannot register this value in etcd: it is not an endpoint: {error}"
+            ))
         })?;
         let entry = Entry {
             client: etcd.0.clone(),
             key: key.into(),
             value: endpoint.to_string(),
-            ttl: ttl.as_secs().clamp(1, LONGEST),
+            ttl: ttl.as_secs().clamp(1, MAX_TTL),
             lease: fastrand::i64(1..=i64::MAX),
         };
         entry.put(Patience::COMMON).await?;
@@ -69,8 +77,7 @@ impl Registration {
         Ok(Self { stop: Some(stop), task })
     }
 
-    /// Takes the entry away, at once; if etcd cannot be reached within 10 s, the entry goes when its lease
-    /// runs out.
+    /// Removes the entry at once. If etcd cannot be reached within 10 s, the entry stays until its lease expires.
     pub async fn revoke(mut self) {
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
@@ -81,7 +88,7 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // As if the process had died: the lease runs out. After a revocation it has ended already.
+        // As if the process had died: the lease expires. After a revocation the task has ended already.
         self.task.abort();
     }
 }
@@ -92,28 +99,28 @@ struct Entry {
     value: String,
     /// Seconds.
     ttl: u64,
-    /// Of our own choice, and always the same: whatever attempt a frozen member makes up for when it wakes, the entry
-    /// has this lease.
+    /// Number of the lease. Chosen once and never changed, so that the entry has this lease even if a frozen member
+    /// wakes and processes an old attempt.
     lease: i64,
 }
 
-/// The longest lease that etcd gives, in seconds.
-const LONGEST: u64 = 9_000_000_000;
-/// How often the log tells that it does not work.
-const TELL_EVERY: Duration = Duration::from_secs(30);
+/// Length of the longest lease that etcd grants, in seconds.
+const MAX_TTL: u64 = 9_000_000_000;
+/// Shortest time between two log lines about failed renewals.
+const LOG_EVERY: Duration = Duration::from_secs(30);
 
 impl Entry {
     fn ttl(&self) -> Duration {
         Duration::from_secs(self.ttl)
     }
 
-    /// Of a call on which the entry's life depends.
+    /// Time limits of a call that keeps the entry alive.
     fn patience(&self) -> Patience {
         let each = (self.ttl() / 10).clamp(Duration::from_millis(100), Patience::COMMON.each);
         Patience { whole: self.ttl().min(Patience::COMMON.whole), each, waits: true }
     }
 
-    /// Puts the entry, with its lease.
+    /// Creates the lease, and the entry with it.
     async fn put(&self, patience: Patience) -> Result<(), Status> {
         let end = Instant::now() + patience.whole;
         self.client.grant(self.ttl.cast_signed(), self.lease, patience).await?;
@@ -122,8 +129,9 @@ impl Entry {
         self.client.put(PutRequest { key, value, lease: self.lease }, patience).await.map(drop)
     }
 
-    /// Has the lease begin anew, and the entry if it is lost. `is_there`: it has been put since it was last lost; a lease
-    /// that lives says nothing of that.
+    /// Renews the lease, and re-creates lease and entry if the lease is lost.
+    ///
+    /// `is_there`: the entry has been put since it was last lost. A live lease alone does not show that.
     async fn renew(&self, is_there: &mut bool) -> Result<Renewed, Status> {
         let lives = self.client.keep_alive(self.lease, self.patience()).await? > 0;
         if lives && *is_there {
@@ -135,21 +143,21 @@ impl Entry {
         Ok(Renewed::Lost)
     }
 
-    /// Follows what becomes of the entry, if that can be.
+    /// Opens a watch on the entry. `None`: that failed.
     async fn watch(&self) -> Option<Watch> {
         let (key, range_end) = (self.key.clone().into_bytes(), Vec::new());
         let create = WatchCreate { key, range_end, start_revision: 0 };
         self.client.watch(create, self.patience()).await.ok()
     }
 
-    /// Keeps the entry there for ever.
+    /// Keeps the entry alive, forever.
     async fn stay(&self) {
         let mut failing: Option<Failing> = None;
         let mut watch: Option<Watch> = None;
-        // It has been put before this begins.
+        // `Registration::start` has put it.
         let mut is_there = true;
         loop {
-            // What has been renewed lives from when it was asked for, at the earliest.
+            // The renewed lease counts from the request at the earliest, not from the answer.
             let began = Instant::now();
             match self.renew(&mut is_there).await {
                 Ok(renewed) => {
@@ -160,12 +168,12 @@ impl Entry {
                         }
                         (Renewed::Kept, Some(failing)) => {
                             let after = failing.since.elapsed();
-                            tracing::info!(%key, ?after, "etcd lease kept alive again");
+                            tracing::info!(%key, ?after, "etcd lease is kept alive again");
                         }
                         (Renewed::Kept, None) => {}
                     }
-                    // A member that was the leader, and wakes, may take leases for run out that are not (etcd's issue
-                    // 15247): what is lost is put at once. That it cannot be watched holds up nothing.
+                    // A former leader that wakes may expire leases that are still valid (etcd's issue 15247). The watch
+                    // shows that, so that the entry is re-created at once. Without a watch the next renewal does it.
                     let lost = async {
                         if watch.is_none() {
                             watch = self.watch().await;
@@ -178,12 +186,12 @@ impl Entry {
                     }
                 }
                 Err(status) => {
-                    let failing = failing.get_or_insert(Failing { since: began, told: None });
-                    if failing.told.is_none_or(|at| at.elapsed() > TELL_EVERY) {
-                        failing.told = Some(Instant::now());
+                    let failing = failing.get_or_insert(Failing { since: began, logged: None });
+                    if failing.logged.is_none_or(|at| at.elapsed() > LOG_EVERY) {
+                        failing.logged = Some(Instant::now());
                         let (key, error) =
                             (quoted(self.key.as_bytes(), 200), quoted(status.message().as_bytes(), 500));
-                        tracing::warn!(%key, %error, "etcd lease cannot be kept alive: tried again and again");
+                        tracing::warn!(%key, %error, "etcd lease cannot be kept alive: retrying");
                     }
                     let most = (self.ttl() / 10).min(Duration::from_secs(1));
                     sleep(most.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
@@ -193,11 +201,15 @@ impl Entry {
     }
 }
 
-/// The entry's watch, and what keeps it open.
+/// Answers of the entry's watch, and the sender that keeps it open.
 type Watch = (Streaming<WatchResponse>, mpsc::Sender<WatchRequest>);
 
 impl Entry {
-    /// The entry has been deleted; for ever nothing when that is not known. Cancel-safe.
+    /// Waits until the watch reports that the entry was deleted; forever if there is no watch or it ends.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe.
     async fn deleted(&self, watch: &mut Option<Watch>) {
         while let Some((answers, _)) = watch {
             match answers.message().await {
@@ -220,23 +232,23 @@ impl Entry {
 
 enum Renewed {
     Kept,
-    /// etcd did not have it any more; it does now.
+    /// etcd had lost the lease or the entry, and both have been re-created.
     Lost,
 }
 
 struct Failing {
     since: Instant,
-    told: Option<Instant>,
+    logged: Option<Instant>,
 }
 
 async fn keep(entry: Entry, stop: oneshot::Receiver<()>) {
     tokio::select! {
         asked = stop => {
-            // Without a word, the value was dropped, and this task is being aborted.
+            // An error means that the `Registration` was dropped, and this task is being aborted.
             if asked.is_ok() && let Err(status) = entry.client.revoke(entry.lease, Patience::COMMON).await {
                 let key = quoted(entry.key.as_bytes(), 200);
                 let error = quoted(status.message().as_bytes(), 500);
-                tracing::warn!(%key, %error, "etcd lease cannot be revoked: it runs out by itself");
+                tracing::warn!(%key, %error, "etcd lease cannot be revoked: it expires by itself");
             }
         }
         () = async {

@@ -1,4 +1,4 @@
-//! The channels' side of discovery.
+//! Discovery on the client: a resolver of endpoints that are registered in etcd.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,18 +22,22 @@ use crate::resolver::{
 
 use crate::text::quoted;
 
-/// The endpoints that are registered in etcd under a prefix.
+/// A resolver of the endpoints that are registered in etcd under a prefix.
 ///
-/// The prefix is that of the target and a slash: `etcd:///services/echo?endpoints=10.0.0.9:2379` has the
-/// keys `services/echo/...` (and `etcd:////services/echo?...` those that begin with a slash). The channel
-/// to etcd is hotpick's own, over all the members that `endpoints` names; each may be a URL with `http://` or
-/// `https://`. What else a target may say, with `&` between: `ca`, `cert` and `key`, files of PEM for TLS; `user` and
-/// `password-file`, for etcd's authentication; `hold`, in seconds, see [`hold`](Self::hold).
+/// The prefix is the path of the target and a slash. `etcd:///services/echo?endpoints=10.0.0.9:2379` follows the keys
+/// `services/echo/...`. For keys that start with a slash, write `etcd:////services/echo?...`. The resolver opens a
+/// channel to all the members that `endpoints` names. Each member is `host:port`, or a URL with `http://` or
+/// `https://`.
 ///
-/// The list is read, and watched from that revision on. When the watch ends, for whatever reason (the
-/// member restarts, loses its leader, or has compacted the revision away), the list is read anew; until
-/// that works the channel keeps the endpoints it has. A value that is malformed is left out, with a
-/// warning.
+/// The other parameters of a target, separated by `&`:
+///
+/// - `ca`, `cert` and `key`: PEM files for TLS.
+/// - `user` and `password-file`: a login, if etcd's authentication is enabled.
+/// - `hold`: seconds, see [`hold`](Self::hold).
+///
+/// The resolver reads the list, and watches it from that revision on. When the watch ends, for whatever reason (the
+/// member restarts, loses its leader, or has compacted the revision), it reads the list again. Until that succeeds the
+/// channel keeps its endpoints. A malformed value is skipped, with a warning.
 #[derive(Clone, Debug)]
 pub struct EtcdResolver {
     prefix: String,
@@ -43,19 +47,19 @@ pub struct EtcdResolver {
 
 #[derive(Clone, Debug)]
 enum Source {
-    /// Connected when it is needed.
+    /// Members to connect to on first use.
     At(Box<EtcdBuilder>),
     Through(Etcd),
 }
 
-/// See [`EtcdResolver::hold`].
+/// Default of [`EtcdResolver::hold`].
 const HOLD: Duration = Duration::from_secs(30);
-/// How long the last endpoints are kept, if all are deleted while etcd is watched.
+/// How long the last endpoints are kept when all of them are deleted while the watch is open.
 const GRACE: Duration = Duration::from_secs(2);
-/// The pauses after failures. The longest is short because a change must be followed soon after etcd is back.
+/// First and longest pause after failures. The longest is short, so that changes are seen soon after etcd is back.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
-/// A request to resolve now shortens a pause to this.
-const AT_LEAST: Duration = Duration::from_millis(500);
+/// Shortest pause when the channel asks for a new answer.
+const MIN_PAUSE: Duration = Duration::from_millis(500);
 
 /// Registers the resolver of `etcd` targets.
 pub(crate) fn register() {
@@ -65,18 +69,20 @@ pub(crate) fn register() {
 }
 
 impl EtcdResolver {
-    /// The endpoints under `prefix`.
+    /// Creates a resolver of the endpoints under `prefix`.
     #[must_use]
     pub fn new(etcd: &Etcd, prefix: impl Into<String>) -> Self {
         Self { prefix: with_slash(prefix.into()), etcd: Source::Through(etcd.clone()), hold: HOLD }
     }
 
-    /// How long endpoints are kept that are all gone when the list is read anew, after a time without etcd: 30 s unless
-    /// said otherwise, zero for not at all.
+    /// Sets how long endpoints are kept that are missing when the list is read again after a time without etcd, if
+    /// the list is then empty, has an earlier revision, or is of another cluster. By default 30 s; zero keeps none.
     ///
-    /// An etcd that has lost its data looks like a service that has gone. The servers are there, and register again
-    /// within the time of their lease; those that have are used at once, beside those that are kept. What is
-    /// deleted while etcd is watched is not kept; but for the last endpoints, and those for 2 s at most.
+    /// An etcd that has lost its data looks like a service without servers. The servers still run, and register again
+    /// within the time of their lease. Those that have registered again are used at once, beside the kept endpoints.
+    ///
+    /// Endpoints that are deleted while the watch is open are not kept, except the last ones, which are kept for at
+    /// most 2 s.
     #[must_use]
     pub const fn hold(mut self, time: Duration) -> Self {
         self.hold = time;
@@ -130,27 +136,27 @@ struct Follow {
     client: Option<Client>,
     list: List,
     next: Next,
-    /// Attempts in a row that led to no watch.
+    /// Consecutive attempts that did not lead to a watch.
     failures: u32,
 }
 
-/// What is to be done next.
+/// The next step.
 enum Next {
     Read,
-    /// Watch, from this revision on.
+    /// Open a watch from this revision on.
     Open(i64),
     Listen(Box<Watch>),
 }
 
 struct Watch {
     answers: Streaming<WatchResponse>,
-    /// The request stream ends with it, and the watch with that.
+    /// Keeps the request stream open. etcd ends the watch with the request stream.
     _open: mpsc::Sender<WatchRequest>,
 }
 
 impl Follow {
     async fn next(&mut self) -> ResolverUpdate {
-        // The first failure may be a member that restarts: the next has the same data.
+        // After the first failure the next member is asked at once: a restart of one member is common.
         if self.failures > 1 && matches!(self.next, Next::Read) {
             self.pause().await;
         }
@@ -169,18 +175,19 @@ impl Follow {
                 Err(error) => {
                     self.next = Next::Read;
                     self.failures += 1;
-                    return ResolverUpdate::error(format!("etcd cannot be followed: {error}"));
+                    return ResolverUpdate::error(format!("cannot follow the endpoints in etcd: {error}"));
                 }
             }
         }
     }
 
-    /// Until etcd is tried again: for a time, or until there is a connection again, or someone asks.
+    /// Waits before the next attempt: for the backoff, until a connection is READY again, or until the channel asks for
+    /// a new answer.
     async fn pause(&self) {
         let backoff = Backoff { base: RETRY.0, max: RETRY.1, ..Backoff::default() };
         let connected = async {
             let Some(client) = &self.client else { return std::future::pending().await };
-            // As it is now is no news.
+            // Skips the current state: only a change to READY ends the pause.
             let mut states = std::pin::pin!(client.channel().states().skip(1));
             while let Some(state) = states.next().await {
                 if state == ConnectivityState::Ready {
@@ -190,7 +197,7 @@ impl Follow {
             std::future::pending::<()>().await;
         };
         let asked = async {
-            sleep(AT_LEAST).await;
+            sleep(MIN_PAUSE).await;
             self.resolve_now.requested().await;
         };
         tokio::select! {
@@ -212,7 +219,7 @@ impl Follow {
         RangeRequest { range_end: end_of(&key), key, serializable: false }
     }
 
-    /// Reads the whole list.
+    /// Reads the list.
     async fn read(&mut self) -> Result<ResolverUpdate, String> {
         let range = self.range();
         let known = self.list.origin;
@@ -220,36 +227,36 @@ impl Follow {
             let header = list.header.clone().unwrap_or_default();
             Origin { cluster: header.cluster_id, revision: header.revision }
         };
-        // What a member knows that is behind the others must not take us back to what was before.
+        // A member that lags behind the others must not bring back an earlier list.
         let is_credible = |list: &RangeResponse| known.is_none_or(|known| !origin(list).is_before(known));
-        let list = self.client()?.range(range, Patience::LIST, is_credible).await.map_err(said)?;
+        let list = self.client()?.range(range, Patience::LIST, is_credible).await.map_err(message_of)?;
         let origin = origin(&list);
         self.list.read(&self.resolver.prefix, origin, list.kvs, self.resolver.hold);
         self.next = Next::Open(origin.revision + 1);
         Ok(self.list.update())
     }
 
-    /// Begins to watch what comes after the list.
+    /// Opens a watch for the changes after the list.
     async fn open(&mut self, start_revision: i64) -> Result<(), String> {
         let RangeRequest { key, range_end, .. } = self.range();
         let create = WatchCreate { key, range_end, start_revision };
-        let (answers, open) = self.client()?.watch(create, Patience::LIST).await.map_err(said)?;
+        let (answers, open) = self.client()?.watch(create, Patience::LIST).await.map_err(message_of)?;
         self.next = Next::Listen(Box::new(Watch { answers, _open: open }));
         Ok(())
     }
 
-    /// Takes in what the watch says next.
+    /// Waits for the next answer of the watch, and applies its changes to the list.
     async fn listen(&mut self) -> Result<Option<ResolverUpdate>, String> {
         let Next::Listen(watch) = &mut self.next else { return Ok(None) };
         let answer = tokio::select! {
             biased;
-            answer = watch.answers.message() => answer.map_err(said)?.ok_or("the watch ended")?,
-            () = self.list.kept_long_enough() => return Ok(Some(self.list.update())),
+            answer = watch.answers.message() => answer.map_err(message_of)?.ok_or("etcd ended the watch")?,
+            () = self.list.hold_expired() => return Ok(Some(self.list.update())),
         };
         if answer.canceled {
-            let reason = quoted(answer.cancel_reason.as_bytes(), LONGEST_TEXT);
+            let reason = quoted(answer.cancel_reason.as_bytes(), MAX_TEXT);
             tracing::info!(%reason, compacted = answer.compact_revision, "etcd watch cancelled");
-            return Err("the watch was cancelled".to_owned());
+            return Err("etcd cancelled the watch".to_owned());
         }
         if answer.created {
             self.failures = 0;
@@ -269,12 +276,12 @@ impl Follow {
     }
 }
 
-/// What is known to lie under the prefix.
+/// The known endpoints under the prefix.
 #[derive(Debug, Default)]
 struct List {
-    /// By key; none of a value that is malformed.
+    /// By key; `None` for a malformed value.
     found: Found,
-    /// Of which cluster, and as of when.
+    /// Cluster and revision of the list. `None`: no list has been read yet.
     origin: Option<Origin>,
     kept: Option<Kept>,
 }
@@ -293,31 +300,31 @@ impl Origin {
     }
 }
 
-/// What was there before etcd was gone, and is not there now.
+/// Endpoints that etcd no longer has, which are still used for a while.
 #[derive(Debug)]
 struct Kept {
     found: Found,
     until: Instant,
 }
 
-/// Bytes of a text of others in the log.
-const LONGEST_TEXT: usize = 200;
-/// Malformed values that the log tells of one by one, of each answer.
-const TOLD: usize = 5;
+/// Bytes of a foreign text in the log.
+const MAX_TEXT: usize = 200;
+/// Malformed values of one answer that are logged one by one.
+const MAX_LOGGED: usize = 5;
 
 impl List {
-    /// The whole list has been read.
+    /// Replaces the list with one that was read. Keeps the missing endpoints if etcd may have lost them.
     fn read(&mut self, prefix: &str, origin: Origin, kvs: Vec<KeyValue>, hold: Duration) {
         let before = std::mem::take(&mut self.found);
         self.change(prefix, kvs.into_iter().map(|kv| (true, kv)));
         let was = self.origin.replace(origin).unwrap_or(origin);
-        let what = match () {
-            () if was.cluster != origin.cluster => "this is another etcd cluster",
-            () if origin.is_before(was) => "etcd has lost data: its revision is lower",
+        let reason = match () {
+            () if was.cluster != origin.cluster => "another etcd cluster answers",
+            () if origin.is_before(was) => "its revision is lower than before",
             () if has_some(&before) && !has_some(&self.found) => {
-                "all have been deleted, or their leases have run out"
+                "all of them were deleted, or their leases expired"
             }
-            // What is not all of it, of the same etcd and later, is taken at its word.
+            // A shorter, but not empty list of the same cluster at a later revision is believed.
             () => return,
         };
         let lost = self.keep(before, hold);
@@ -329,12 +336,12 @@ impl List {
                 ?hold,
                 ?clusters,
                 ?revisions,
-                "etcd has lost endpoints: {what}"
+                "etcd has lost endpoints: {reason}"
             );
         }
     }
 
-    /// Keeps what is not found any more, beside what is kept already. Gives how many those are.
+    /// Keeps the endpoints that are missing now, beside those that are kept already. Returns how many are missing.
     fn keep(&mut self, before: Found, hold: Duration) -> usize {
         let lost: Found = before
             .into_iter()
@@ -350,19 +357,19 @@ impl List {
         count
     }
 
-    /// The watch says what has been put, and what has been deleted (`false`).
+    /// Applies changes that the watch reports: put (`true`) or deleted (`false`).
     fn follow(&mut self, prefix: &str, changed: impl Iterator<Item = (bool, KeyValue)>, hold: Duration) {
         let before = self.found.clone();
         self.change(prefix, changed);
         if self.kept.is_none() && has_some(&before) && !has_some(&self.found) {
-            // Perhaps it is their leases that were lost, and they register again at once.
+            // etcd may have lost their leases; then the servers register again at once.
             let hold = hold.min(GRACE);
             let kept = self.keep(before, hold);
-            tracing::info!(prefix, kept, ?hold, "the last endpoints of etcd have been deleted");
+            tracing::info!(prefix, kept, ?hold, "last endpoints in etcd deleted");
         }
     }
 
-    /// Takes in what has been put, and what has been deleted (`false`).
+    /// Applies changes: put (`true`) or deleted (`false`).
     fn change(&mut self, prefix: &str, changed: impl Iterator<Item = (bool, KeyValue)>) {
         let mut malformed = 0;
         for (is_there, KeyValue { key, value }) in changed {
@@ -377,31 +384,35 @@ impl List {
             let endpoint = endpoint.and_then(|value| endpoint_of(&value));
             if let Err(error) = &endpoint {
                 malformed += 1;
-                if malformed <= TOLD {
-                    let (key, error) = (quoted(&key, LONGEST_TEXT), quoted(error.as_bytes(), LONGEST_TEXT));
-                    tracing::warn!(%key, %error, "etcd has a value that is no endpoint");
+                if malformed <= MAX_LOGGED {
+                    let (key, error) = (quoted(&key, MAX_TEXT), quoted(error.as_bytes(), MAX_TEXT));
+                    tracing::warn!(%key, %error, "etcd value is not an endpoint: ignored");
                 }
             }
             self.found.insert(key, endpoint.ok());
         }
-        if malformed > TOLD {
-            let more = malformed - TOLD;
-            tracing::warn!(prefix, more, "etcd has more values that are no endpoints");
+        if malformed > MAX_LOGGED {
+            let more = malformed - MAX_LOGGED;
+            tracing::warn!(prefix, more, "more etcd values are not endpoints: ignored");
         }
     }
 
-    /// The time for which endpoints are kept is over; for ever nothing if none are. Cancel-safe.
-    async fn kept_long_enough(&mut self) {
+    /// Waits until the kept endpoints expire, and drops them. Waits forever if none are kept.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe.
+    async fn hold_expired(&mut self) {
         let Some(kept) = &self.kept else { return std::future::pending().await };
         sleep_until(kept.until).await;
         let gone = kept.found.len();
         self.kept = None;
-        tracing::warn!(gone, "endpoints that etcd does not have any more are not kept any longer");
+        tracing::warn!(gone, "kept endpoints expired: etcd no longer has them");
     }
 
     fn update(&self) -> ResolverUpdate {
         let kept = self.kept.iter().flat_map(|kept| &kept.found);
-        // In the order of their keys: that a list is kept does not make it another.
+        // Sorted by key, so that an endpoint has the same place whether it is found or kept.
         let all: BTreeMap<_, _> = self.found.iter().chain(kept).collect();
         ResolverUpdate::endpoints(all.into_values().flatten().cloned().collect::<Vec<_>>())
     }
@@ -411,11 +422,11 @@ fn has_some(found: &Found) -> bool {
     found.values().any(Option::is_some)
 }
 
-fn said(status: Status) -> String {
+fn message_of(status: Status) -> String {
     status.message().to_owned()
 }
 
-/// The first key that does not begin with `prefix`.
+/// Returns the first key after all keys that start with `prefix`.
 fn end_of(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
@@ -424,7 +435,7 @@ fn end_of(prefix: &[u8]) -> Vec<u8> {
             return end;
         }
     }
-    // Of nothing but 0xff: to the end of all keys, as etcd says it.
+    // The prefix is empty or all 0xff. For etcd, a zero byte means the end of the key space.
     vec![0]
 }
 
@@ -457,33 +468,33 @@ mod tests {
         assert_eq!(ports(&list), [1, 2, 3]);
         list.read("p", origin(1), vec![], HOLD);
         assert_eq!(ports(&list), [1, 2, 3]);
-        // One that registers again is used as it is now; one that is deleted is gone.
+        // A server that registers again is used with its new value; a deleted one is removed.
         list.change("p", [(true, put("2", 9)), (false, put("3", 0))].into_iter());
         assert_eq!(ports(&list), [1, 9]);
         let begin = Instant::now();
-        list.kept_long_enough().await;
+        list.hold_expired().await;
         assert_eq!((ports(&list), begin.elapsed()), (vec![9], HOLD));
-        // So are the last that are deleted, but not for as long.
+        // The last endpoints are kept when they are deleted, but for a shorter time.
         list.follow("p", [(false, put("2", 0))].into_iter(), HOLD);
         assert_eq!(ports(&list), [9]);
-        list.kept_long_enough().await;
+        list.hold_expired().await;
         assert_eq!((ports(&list), begin.elapsed()), (vec![], HOLD + GRACE));
-        // What is not all of it is taken at its word, of the same etcd.
+        // A shorter list of the same cluster is believed.
         list.read("p", origin(9), vec![put("1", 1), put("2", 2)], HOLD);
         list.read("p", origin(11), vec![put("1", 1)], HOLD);
         assert_eq!(ports(&list), [1]);
         list.read("p", origin(12), vec![], Duration::ZERO);
         assert_eq!(ports(&list), [0; 0]);
 
-        // Of one that has lost its data, or is another, it is not: others may register again as the first did.
+        // A shorter list is not believed from a cluster that lost data, or another one: servers may register again.
         list.read("p", origin(20), vec![put("1", 1), put("2", 2), put("3", 3)], HOLD);
         list.read("p", origin(2), vec![put("1", 1)], HOLD);
         assert_eq!(ports(&list), [1, 2, 3]);
         tokio::time::advance(HOLD / 2).await;
-        // And a second time, before that is over.
+        // A second loss, before the first hold is over.
         list.read("p", Origin { cluster: 2, revision: 3 }, vec![], HOLD);
         assert_eq!(ports(&list), [1, 2, 3]);
-        list.kept_long_enough().await;
+        list.hold_expired().await;
         assert_eq!(ports(&list), [0; 0]);
     }
 }

@@ -1,4 +1,4 @@
-//! `etcd:///prefix?endpoints=...`: what a target says of a cluster.
+//! Parsing of `etcd:///prefix?endpoints=...` targets.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::tls::ClientTls;
 
 const FORM: &str = "write etcd:///prefix?endpoints=host:port,host:port";
 
-/// What there may be after `?`, with `&` between.
+/// Known parameters.
 const KEYS: &str = "endpoints, ca, cert, key, user, password-file, hold";
 
-/// The prefix, the cluster, and the time to hold, if it is said.
+/// Returns the prefix, the cluster, and the time to hold if the target has one.
 pub(super) fn parse(target: &Target) -> Result<(String, EtcdBuilder, Option<Duration>), TargetError> {
     let invalid = |reason: String| TargetError::invalid(target, reason);
     if !target.authority().is_empty() {
@@ -29,24 +29,24 @@ pub(super) fn parse(target: &Target) -> Result<(String, EtcdBuilder, Option<Dura
             "user" => &mut user,
             "password-file" => &mut password,
             "hold" => &mut hold,
-            _ => return Err(invalid(format!("says {name:?}, and may say {KEYS}"))),
+            _ => return Err(invalid(format!("has the unknown parameter {name:?}: use {KEYS}"))),
         };
         if value.is_empty() {
-            return Err(invalid(format!("says no {name}: {FORM}")));
+            return Err(invalid(format!("has an empty parameter {name}: {FORM}")));
         }
         if place.replace(value).is_some() {
-            return Err(invalid(format!("says {name} twice")));
+            return Err(invalid(format!("has the parameter {name} twice")));
         }
     }
-    let endpoints = endpoints.ok_or_else(|| invalid(format!("does not say where etcd is: {FORM}")))?;
+    let endpoints = endpoints.ok_or_else(|| invalid(format!("has no parameter endpoints: {FORM}")))?;
     if prefix.is_empty() {
-        return Err(invalid(format!("names no prefix: {FORM}")));
+        return Err(invalid(format!("has no prefix: {FORM}")));
     }
     let mut etcd = Etcd::builder(endpoints);
     let identity = match (cert, key) {
         (Some(cert), Some(key)) => Some((cert, key)),
         (None, None) => None,
-        _ => return Err(invalid("cert and key go together".to_owned())),
+        _ => return Err(invalid("has only one of cert and key: write both".to_owned())),
     };
     if ca.is_some() || identity.is_some() {
         let mut tls = ClientTls::new();
@@ -61,18 +61,21 @@ pub(super) fn parse(target: &Target) -> Result<(String, EtcdBuilder, Option<Dura
     etcd = match (user, password) {
         (Some(user), Some(file)) => etcd.user_with_password_file(user, file),
         (None, None) => etcd,
-        _ => return Err(invalid("user and password-file go together".to_owned())),
+        _ => return Err(invalid("has only one of user and password-file: write both".to_owned())),
     };
     etcd.check().map_err(|error| match error {
         TargetError::Invalid { reason, .. } => invalid(reason),
         error => error,
     })?;
-    let hold = hold
-        .map(|text| seconds(text).ok_or_else(|| invalid(format!("hold is {text:?}: write seconds, as 30"))));
+    let hold = hold.map(|text| {
+        seconds(text).ok_or_else(|| {
+            invalid(format!("has the invalid hold {text:?}: write seconds up to 86400, such as 30"))
+        })
+    });
     Ok((prefix.to_owned(), etcd, hold.transpose()?))
 }
 
-/// At most a day.
+/// Parses a number of seconds, up to one day, with or without an `s`.
 fn seconds(text: &str) -> Option<Duration> {
     let seconds: u32 = text.strip_suffix('s').unwrap_or(text).parse().ok()?;
     (seconds <= 86_400).then(|| Duration::from_secs(seconds.into()))
@@ -93,18 +96,21 @@ mod tests {
         assert_eq!(of("etcd:////echo/?endpoints=http://a:1&hold=0"), said("/echo/", Some(0)));
         assert_eq!(of("etcd:///e?endpoints=https://a:1&ca=/ca&user=me&password-file=/p"), said("e", None));
         for (text, sentence) in [
-            ("etcd:///echo", "does not say where etcd is"),
-            ("etcd:///?endpoints=a:1", "names no prefix"),
+            ("etcd:///echo", "has no parameter endpoints: write etcd:///prefix?endpoints="),
+            ("etcd:///?endpoints=a:1", "has no prefix"),
             ("etcd://a:1/echo", "has a host"),
             ("etcd:///echo?endpoints=a", "address \"a\" has no port"),
-            ("etcd:///echo?endpoints=", "says no endpoints"),
-            ("etcd:///echo?endpoints=ftp://a:1", "is not spoken to by \"ftp\""),
-            ("etcd:///echo?endpoints=http://a:1&ca=/ca", "a member says http://"),
-            ("etcd:///echo?endpoints=a:1&cert=/c", "cert and key go together"),
-            ("etcd:///echo?endpoints=a:1&user=me", "user and password-file go together"),
-            ("etcd:///echo?endpoints=a:1&hold=soon", "hold is \"soon\": write seconds"),
-            ("etcd:///echo?endpoints=a:1&pass=x", "says \"pass\", and may say endpoints, ca, cert"),
-            ("etcd:///echo?endpoints=a:1&endpoints=b:1", "says endpoints twice"),
+            ("etcd:///echo?endpoints=", "has an empty parameter endpoints"),
+            ("etcd:///echo?endpoints=ftp://a:1", "has the unknown scheme \"ftp\""),
+            ("etcd:///echo?endpoints=http://a:1&ca=/ca", "a member has http://"),
+            ("etcd:///echo?endpoints=a:1&cert=/c", "has only one of cert and key"),
+            ("etcd:///echo?endpoints=a:1&user=me", "has only one of user and password-file"),
+            ("etcd:///echo?endpoints=a:1&hold=soon", "has the invalid hold \"soon\": write seconds"),
+            (
+                "etcd:///echo?endpoints=a:1&pass=x",
+                "has the unknown parameter \"pass\": use endpoints, ca, cert",
+            ),
+            ("etcd:///echo?endpoints=a:1&endpoints=b:1", "has the parameter endpoints twice"),
         ] {
             assert!(of(text).is_err_and(|error| error.contains(sentence)), "{text}: {:?}", of(text));
         }

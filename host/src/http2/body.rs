@@ -1,4 +1,4 @@
-//! The two directions of one RPC on an HTTP/2 connection: the body that is sent, and the body that is received.
+//! The sent and the received body of one RPC on an HTTP/2 connection.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,35 +9,36 @@ use http_body::{Body, Frame, SizeHint};
 
 /// A body to be sent.
 pub(crate) trait Outgoing: Body<Data = Bytes> + Unpin {
-    /// What the stream is reset with when the body fails.
+    /// Reason of the stream's reset when the body fails.
     const FAILED: Reason;
 
-    /// Ready when no one waits any more for it to be sent. For who cannot poll the body: the peer takes nothing.
+    /// Ready when nobody waits any more for the body to be sent. Polled while the body itself cannot be, because the
+    /// peer takes no data.
     fn poll_given_up(&self, cx: &Context<'_>) -> Poll<()>;
 }
 
-/// So much of a body is handed over at once, if it is there.
+/// Bytes of an available body that are handed to h2 in one turn, at most.
 const AT_ONCE: usize = 64 << 10;
 
-/// What remains of a body to be handed over.
+/// Whether more of a body is to be handed to h2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rest {
     Nothing,
     ToCome,
 }
 
-/// A body on its way.
+/// A body that is being sent.
 pub(crate) struct Sending<B: Outgoing> {
     body: B,
     stream: SendStream<Bytes>,
-    /// Taken from the body, and not handed over: with the last of them goes word that it is the last.
+    /// Data taken from the body and not yet handed to h2. Held back because the last data is sent with END_STREAM.
     held: Option<Bytes>,
-    /// All of it is handed over, or the stream is over.
+    /// The whole body is handed to h2, or the stream is over.
     is_over: bool,
 }
 
-/// Whatever ends it early (its runtime, or a panic of the body): the peer is not left waiting for the rest, nor who waits
-/// for the peer.
+/// Resets the stream if sending ends early, because of a runtime shutdown or a panic in the body. Otherwise the peer
+/// would wait for the rest, and the caller for the peer.
 impl<B: Outgoing> Drop for Sending<B> {
     fn drop(&mut self) {
         if !self.is_over {
@@ -51,7 +52,8 @@ impl<B: Outgoing> Sending<B> {
         Self { body, stream, held: None, is_over: false }
     }
 
-    /// Hands over what is there: the whole, as a rule. Then goes on with [`poll_finish`](Self::poll_finish).
+    /// Hands the available part of the body to h2, usually the whole. If that is pending, continue with
+    /// [`poll_finish`](Self::poll_finish).
     pub(crate) fn begin(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let begun = self.poll_begin(cx);
         self.is_over |= begun.is_ready();
@@ -71,7 +73,7 @@ impl<B: Outgoing> Sending<B> {
         self.poll_rest(cx)
     }
 
-    /// Hands over the rest as the peer lets it, until there is no more or the stream is over.
+    /// Hands the rest to h2 as the peer's window allows, until the body ends or the stream is over.
     pub(crate) async fn finish(mut self) {
         std::future::poll_fn(|cx| self.poll_finish(cx)).await;
     }
@@ -103,7 +105,7 @@ impl<B: Outgoing> Sending<B> {
                 }
                 Poll::Pending => match self.held.take() {
                     None => return Poll::Pending,
-                    // Again, for the peer may reset the stream while there is nothing to be sent.
+                    // Then loop: the peer may reset the stream while there is nothing to be sent.
                     Some(data) => {
                         if self.send(data, false) == Rest::Nothing {
                             return Poll::Ready(());
@@ -114,7 +116,7 @@ impl<B: Outgoing> Sending<B> {
         }
     }
 
-    /// Takes in a frame, and hands over the one before.
+    /// Takes a frame from the body, and hands the previous one to h2.
     fn take<E>(&mut self, frame: Option<Result<Frame<Bytes>, E>>) -> Rest {
         let before = self.held.take();
         let frame = match frame {
@@ -122,14 +124,14 @@ impl<B: Outgoing> Sending<B> {
                 self.send(before.unwrap_or_default(), true);
                 return Rest::Nothing;
             }
-            // The body knows why.
+            // The body itself has reported the error.
             Some(Err(_)) => {
                 self.stream.send_reset(B::FAILED);
                 return Rest::Nothing;
             }
             Some(Ok(frame)) => frame,
         };
-        // Peers count frames of nothing, and end the connection after some: it looks like an attack.
+        // Peers count empty frames and end the connection after some, because they look like an attack.
         if frame.data_ref().is_some_and(Bytes::is_empty) {
             self.held = before;
             return Rest::ToCome;
@@ -142,19 +144,19 @@ impl<B: Outgoing> Sending<B> {
         match frame.into_data().map_err(Frame::into_trailers) {
             Ok(data) => self.held = Some(data),
             Err(Ok(trailers)) => {
-                // If the stream is over, its other direction says so; if not, they are such as may not be sent.
+                // Either the stream is over, which its other direction reports, or the trailers may not be sent.
                 if self.stream.send_trailers(trailers).is_err() {
                     self.stream.send_reset(Reason::CANCEL);
                 }
                 return Rest::Nothing;
             }
-            // There is no other kind.
+            // There is no other kind of frame.
             Err(Err(_)) => {}
         }
         Rest::ToCome
     }
 
-    /// If the stream is over, its other direction says why.
+    /// Hands data to h2. If the stream is over, its other direction reports why.
     fn send(&mut self, data: Bytes, is_last: bool) -> Rest {
         match self.stream.send_data(data, is_last) {
             Ok(()) if !is_last => Rest::ToCome,
@@ -163,7 +165,7 @@ impl<B: Outgoing> Sending<B> {
     }
 }
 
-/// Waits until the peer takes at least a byte more; false if the stream is over.
+/// Waits until the peer takes at least one more byte. Returns false if the stream is over.
 fn poll_room(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<bool> {
     stream.reserve_capacity(1);
     while stream.capacity() == 0 {
@@ -175,12 +177,12 @@ fn poll_room(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<bool>
     Poll::Ready(true)
 }
 
-/// A body as it comes from the connection: of a response, or of a request. One that ends without END_STREAM fails,
-/// also if the peer has reset it with NO_ERROR.
+/// A received body of a response or a request. A body that ends without END_STREAM fails, even if the peer has reset
+/// the stream with NO_ERROR.
 #[derive(Debug)]
 pub(crate) struct Received {
     stream: RecvStream,
-    /// What may come now are trailers.
+    /// All data has been read; only trailers may follow.
     data_ended: bool,
 }
 
@@ -201,8 +203,8 @@ impl Body for Received {
         if !self.data_ended {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    // It is the reader's now, and the peer may send as much again. An error would be of a stream that
-                    // is over.
+                    // The reader has the data now, and the peer may send as much again. An error would mean that the
+                    // stream is over.
                     let _ = self.stream.flow_control().release_capacity(data.len());
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }

@@ -1,26 +1,30 @@
-//! The frames that a peer sends, on their way to h2.
+//! Reads and amends the frames of a peer before h2 reads them.
 //!
-//! h2 tells neither that the peer's SETTINGS have come nor that it has sent GOAWAY while streams are open; it counts
-//! DATA frames without data over the life of a connection and ends it at the 101st, though Jetty sends one with every
-//! response; and it ends connections for what is in one RPC's headers (see [`header_block`](super::header_block)). All of that
-//! can be seen, and mended, in the bytes before h2 reads them. (So a header block is passed on only when all of it is there.)
+//! Three properties of h2 make this necessary:
+//!
+//! - h2 does not report that the peer's SETTINGS have arrived, nor a GOAWAY while streams are open.
+//! - h2 counts DATA frames without data over the life of a connection and ends it at the 101st. Jetty sends one such
+//!   frame with every response.
+//! - h2 ends connections because of one RPC's headers (see [`header_block`](super::header_block)).
+//!
+//! A header block is passed on only when it is complete, because it is amended as a whole.
 
 use std::ops::Range;
 
 use super::header_block::HeaderBlocks;
 
-/// Something that a peer said about the connection.
+/// An event of the connection that the peer has signalled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
-    /// The peer's first SETTINGS: it speaks HTTP/2.
+    /// The peer's first SETTINGS: the peer speaks HTTP/2.
     Settings,
-    /// SETTINGS_MAX_CONCURRENT_STREAMS: how many streams may be open at once, from now on.
+    /// SETTINGS_MAX_CONCURRENT_STREAMS: the number of streams that may be open at once, from now on.
     MaxStreams(u32),
     /// GOAWAY: no new stream will be served.
     GoAway { last_stream: u32, code: u32 },
 }
 
-/// Which end of the connection we are.
+/// Our side of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Client,
@@ -41,18 +45,18 @@ const PRIORITY: u8 = 0x20;
 const MAX_CONCURRENT_STREAMS: u16 = 3;
 const HEAD: usize = 9;
 const PREFACE: usize = 24;
-/// A setting: two bytes of name, four of value.
+/// Bytes of a setting: two of its name, four of its value.
 const SETTING: usize = 6;
-/// So much of SETTINGS and GOAWAY is looked at; peers send a handful of settings, each once.
+/// Bytes of SETTINGS and GOAWAY that are read. Peers send a handful of settings, each once.
 const KEPT: usize = 32 * SETTING;
-/// Of a GOAWAY the first 8 bytes are of interest.
+/// Bytes of a GOAWAY that are read: the last stream and the error code.
 const GOAWAY_KEPT: usize = 8;
-/// The longest frame that we allow (SETTINGS_MAX_FRAME_SIZE is not changed); h2 refuses longer ones.
+/// Bytes of the largest frame that we allow: the default of SETTINGS_MAX_FRAME_SIZE. h2 refuses longer frames.
 const MAX_FRAME: usize = 16 << 10;
-/// A header block in more frames is passed on as it comes: h2 ends the connection for it.
-const MOST_FRAMES: usize = 128;
+/// CONTINUATION frames of a header block, at most. A longer block is passed on unread; h2 ends the connection for it.
+const MAX_CONTINUATIONS: usize = 128;
 
-/// Reads, and amends, the frames in a stream of bytes that comes in pieces of any size.
+/// Reads and amends the frames in a stream of bytes that arrives in pieces of any size.
 #[derive(Debug)]
 pub(super) struct Frames {
     /// Bytes of the current payload that are still to come.
@@ -60,11 +64,11 @@ pub(super) struct Frames {
     kept: Option<Kept>,
     settings_seen: bool,
     blocks: HeaderBlocks,
-    /// Frames so far.
+    /// Number of frames so far.
     count: u64,
 }
 
-/// The beginning of a payload that is of interest.
+/// The beginning of a payload that is read.
 #[derive(Debug)]
 struct Kept {
     kind: u8,
@@ -72,13 +76,13 @@ struct Kept {
     filled: usize,
 }
 
-/// What has become of some bytes.
+/// Result of [`Frames::pass`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Passed {
-    /// The number of bytes at the front that h2 may read.
+    /// Number of bytes at the front that h2 may read.
     pub(super) kept: usize,
-    /// The bytes from here on are the beginning of a frame that can be looked at only when more of it is there. Between
-    /// the two there is nothing of interest any more.
+    /// Offset of an incomplete frame, which can be read only when more bytes have arrived. The bytes between `kept` and
+    /// `rest` are no longer needed.
     pub(super) rest: usize,
 }
 
@@ -102,22 +106,22 @@ impl Head {
 }
 
 impl Frames {
-    /// Of a connection on which we are that side.
+    /// Creates the reader for a connection, of which `side` is our side.
     pub(super) fn new(side: Side) -> Self {
         let payload = match side {
             Side::Client => 0,
-            // Passed on as if it were a payload.
+            // The client's preface is passed on like a payload.
             Side::Server => PREFACE,
         };
         Self { payload, kept: None, settings_seen: false, blocks: HeaderBlocks::default(), count: 0 }
     }
 
-    /// How many frames have come.
+    /// Returns the number of frames so far.
     pub(super) const fn count(&self) -> u64 {
         self.count
     }
 
-    /// Moves what is for h2 to the front.
+    /// Moves the bytes for h2 to the front, and calls `seen` for each event.
     pub(super) fn pass(&mut self, bytes: &mut [u8], mut seen: impl FnMut(Seen)) -> Passed {
         let (mut at, mut to) = (0, 0);
         let mut take = |at: &mut usize, count: usize, bytes: &mut [u8]| {
@@ -138,7 +142,7 @@ impl Frames {
             } else {
                 let Some(head) = Head::read(&bytes[at..]) else { break };
                 match head.kind {
-                    // All of its frames, as they are but for what is amended.
+                    // All frames of the block, unchanged except for what is amended.
                     HEADERS => match whole_block(&bytes[at..]) {
                         Block::Whole { first, more } => {
                             self.blocks.amend_in(&mut bytes[at..], &first, &more);
@@ -151,7 +155,7 @@ impl Frames {
                         Block::None => self.blocks.miss(),
                     },
                     PUSH_PROMISE => self.blocks.miss(),
-                    // It says nothing.
+                    // A DATA frame without data that does not end the stream carries no information.
                     DATA if head.length == 0 && !head.has(END_STREAM) => {
                         self.count += 1;
                         at += HEAD;
@@ -168,13 +172,13 @@ impl Frames {
             if self.payload == 0
                 && let Some(kept) = self.kept.take()
             {
-                self.tell(&kept, &mut seen);
+                self.report(&kept, &mut seen);
             }
         }
         Passed { kept: to, rest: at }
     }
 
-    fn tell(&mut self, kept: &Kept, seen: &mut impl FnMut(Seen)) {
+    fn report(&mut self, kept: &Kept, seen: &mut impl FnMut(Seen)) {
         let bytes = &kept.bytes[..kept.filled];
         if kept.kind == GOAWAY {
             if let Some([a, b, c, d, code @ ..]) = bytes.first_chunk::<GOAWAY_KEPT>() {
@@ -189,7 +193,7 @@ impl Frames {
                 seen(Seen::MaxStreams(u32::from_be_bytes(value)));
             }
         }
-        // Last, so that who acts on it knows the settings.
+        // Last, so that the receiver already knows the settings.
         if !std::mem::replace(&mut self.settings_seen, true) {
             seen(Seen::Settings);
         }
@@ -209,17 +213,17 @@ impl Kept {
     }
 }
 
-/// Where in some bytes a header block is, which begins at the first of them.
+/// Position of a header block that begins at the first of some bytes.
 enum Block {
-    /// In one frame, as a rule.
+    /// The block is complete. Usually it is one frame.
     Whole { first: Part, more: Vec<Part> },
-    /// More of it is to come.
+    /// More of the block is to come.
     Unfinished,
-    /// The frames do not make a header block: h2 answers with its own error.
+    /// The frames are not a header block: h2 answers with its own error.
     None,
 }
 
-/// A frame of a header block: where HPACK's part of it is, and what comes after that.
+/// A frame of a header block: the range of its HPACK bytes, and the padding after them.
 struct Part {
     block: Range<usize>,
     padding: usize,
@@ -242,7 +246,7 @@ fn whole_block(bytes: &[u8]) -> Block {
     while !is_last {
         let Some(head) = Head::read(&bytes[at..]) else { return Block::Unfinished };
         let is_of_it = head.kind == CONTINUATION && bytes[at + 5..at + HEAD] == bytes[5..HEAD];
-        if !is_of_it || more.len() == MOST_FRAMES {
+        if !is_of_it || more.len() == MAX_CONTINUATIONS {
             return Block::None;
         }
         match Part::read(bytes, at, head) {
@@ -258,7 +262,7 @@ fn whole_block(bytes: &[u8]) -> Block {
 }
 
 impl Part {
-    /// Of the frame that begins there.
+    /// Reads the frame that begins at `at`.
     fn read(bytes: &[u8], at: usize, head: Head) -> Result<Self, Block> {
         if head.length > MAX_FRAME {
             return Err(Block::None);
@@ -281,7 +285,7 @@ impl Part {
 }
 
 impl HeaderBlocks {
-    /// Amends the block that is in these parts of some bytes.
+    /// Amends the block that consists of these parts of `bytes`.
     fn amend_in(&mut self, bytes: &mut [u8], first: &Part, more: &[Part]) {
         if more.is_empty() {
             self.amend(&mut bytes[first.block.clone()]);
@@ -310,7 +314,7 @@ mod tests {
         [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
     }
 
-    /// What h2 would get, and what was seen, of bytes in such pieces.
+    /// Returns what h2 would read, and the events, if the bytes arrive in these pieces.
     fn passed(side: Side, pieces: &[&[u8]]) -> (Vec<u8>, Vec<Seen>) {
         let (mut frames, mut out, mut seen) = (Frames::new(side), Vec::new(), Vec::new());
         let mut carried = Vec::new();
@@ -325,13 +329,13 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_too_short_for_a_goaway_is_passed_over() {
+    fn a_goaway_that_is_too_short_is_ignored() {
         let bytes = [frame(GOAWAY, 0, &[1, 2, 3]), frame(SETTINGS, 0, &[])].concat();
         assert_eq!(passed(Side::Client, &[&bytes]), (bytes, vec![Seen::Settings]));
     }
 
     #[test]
-    fn the_limit_of_streams_is_read_wherever_it_stands() {
+    fn the_stream_limit_is_read_at_any_position() {
         let settings: Vec<u8> = [(4u16, 65_535u32), (3, 7), (1, 0)]
             .iter()
             .flat_map(|(name, value)| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat())
@@ -342,14 +346,14 @@ mod tests {
     }
 
     #[test]
-    fn data_frames_of_nothing_are_left_out_unless_they_end_a_stream() {
+    fn empty_data_frames_are_removed_unless_they_end_a_stream() {
         let (message, empty, end) = (frame(DATA, 0, b"x"), frame(DATA, 0, b""), frame(DATA, END_STREAM, b""));
         let bytes = [&empty[..], &message, &empty, &empty, &end, &empty].concat();
         assert_eq!(passed(Side::Client, &[&bytes]).0, [message, end].concat());
     }
 
     #[test]
-    fn a_header_block_is_amended_amid_padding_and_a_priority() {
+    fn a_header_block_with_padding_and_priority_is_amended() {
         let block = [&[0x41, 3][..], b"a%b"].concat();
         let payload = [&[2, 0, 0, 0, 3, 9][..], &block, b"\0\0"].concat();
         let bytes = [&[0; PREFACE][..], &frame(HEADERS, PADDED | PRIORITY | 4, &payload)].concat();
@@ -359,9 +363,9 @@ mod tests {
         assert_eq!(passed(Side::Server, &[&bytes]).0, expected);
     }
 
-    /// In HEADERS and CONTINUATION, cut wherever it can be.
+    /// In HEADERS and CONTINUATION, split at every position.
     #[test]
-    fn a_block_is_amended_however_many_frames_it_is_in() {
+    fn a_block_in_several_frames_is_amended() {
         let block = [&[0x44, 8][..], b"/t.T/M#x", &[0x41, 3], b"a%b"].concat();
         let amended = [&[0x44, 8][..], b"/t.T/M>x", &[0x41, 3], b"a-b"].concat();
         for first in 0..=block.len() {
@@ -381,9 +385,9 @@ mod tests {
     }
 
     proptest! {
-        /// However the bytes are cut, the same is passed on and seen.
+        /// The bytes and events are the same however the input is split.
         #[test]
-        fn cuts_do_not_matter(
+        fn splits_do_not_matter(
             data in prop::collection::vec(any::<u8>(), 0..50),
             debug in prop::collection::vec(any::<u8>(), 0..300),
             last_stream in 0u32..0x7fff_ffff,

@@ -1,17 +1,21 @@
-//! A look at each header block before h2 decodes it, for what one RPC must not do to the others of its connection.
+//! Amends each header block before h2 decodes it, so that one malformed RPC does not end the others of its connection.
 //!
-//! To h2 a name or a value that the `http` crate does not take (a newline in `grpc-message`, a capital letter,
-//! `:status: 0`) is an error of the connection; RFC 9113 makes it one of the stream, and gRPC's implementations pass most
-//! of it. It refuses an `:authority` that is none of a URI's, as those of gRPC's clients on Unix sockets are
-//! (`tmp%2Fusers.sock`), and it cuts a `:path` at a `#`, so that another RPC is served than the one that was asked for.
+//! h2 ends the connection for a name or value that the `http` crate rejects: a newline in `grpc-message`, an upper-case
+//! letter in a name, `:status: 0`. RFC 9113 makes these stream errors, and gRPC implementations accept most of them. h2
+//! also refuses an `:authority` that is not valid in a URI, such as gRPC clients send on Unix sockets
+//! (`tmp%2Fusers.sock`). And h2 cuts a `:path` at a `#`, so that a different RPC is served than the one requested.
 //!
-//! So characters that may not be there are overwritten, in place: one character by one that takes as many bits. The
-//! length of a block stays, and so does the size of every entry of HPACK's dynamic table, on which both sides must agree.
-//! Only literals are looked at: an entry of a table was a literal before. Of the table itself no more is known than which
-//! names are where in it, for literals whose name is such an entry.
+//! This module overwrites the invalid characters in place, each with a character that takes as many bits. The length of
+//! the block does not change. Nor does the size of any entry of HPACK's dynamic table, on which both sides must agree.
+//! Only literals are inspected, because each table entry was a literal before. The module tracks which name is at which
+//! index of the table, for literals that refer to their name by index.
 //!
-//! What cannot be mended so is left to h2: an empty name, a newline by Huffman's code whose bits do not fit elsewhere, a
-//! malformed `:status` whose name is in the dynamic table, and all that is wrong with HPACK itself.
+//! Some faults cannot be repaired in place and are left to h2:
+//!
+//! - an empty name;
+//! - a newline in a Huffman-coded string, if no replacement fits into its bits;
+//! - a malformed `:status` or an empty `:method` whose name is in the dynamic table;
+//! - every error of HPACK itself.
 
 use std::collections::VecDeque;
 
@@ -19,18 +23,18 @@ use http::uri::Authority;
 
 use super::huffman;
 
-/// Names of HPACK's static table (RFC 7541, appendix A).
+/// Indices of names in HPACK's static table (RFC 7541, appendix A).
 mod index {
     pub(super) const AUTHORITY: usize = 1;
     pub(super) const METHODS: [usize; 2] = [2, 3];
     pub(super) const PATHS: [usize; 2] = [4, 5];
     pub(super) const SCHEMES: [usize; 2] = [6, 7];
-    /// The first of them, as what it is in the first byte of a literal.
+    /// Index of the first `:scheme`, as the low bits of a literal's first byte.
     pub(super) const SCHEME: u8 = 6;
     pub(super) const STATUSES: std::ops::RangeInclusive<usize> = 8..=14;
 }
 
-/// A string in a block.
+/// Position of a string in a block.
 #[derive(Clone, Copy)]
 struct Text {
     begin: usize,
@@ -38,7 +42,7 @@ struct Text {
     is_huffman: bool,
 }
 
-/// What a literal's value is to be, by its name.
+/// Kind of a field by its name. Decides which values are valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Authority,
@@ -49,17 +53,17 @@ enum Kind {
     Other,
 }
 
-/// The header blocks that come on a connection, one after the other.
+/// The header blocks received on a connection, in their order.
 #[derive(Debug, Default)]
 pub(super) struct HeaderBlocks {
     table: Table,
-    /// A block could not be read: h2 ends the connection for it, and of the table nothing is known any more.
+    /// A block could not be read. The table is unknown from then on; h2 ends the connection.
     is_lost: bool,
 }
 
 impl HeaderBlocks {
-    /// Overwrites each character for which h2 would end the connection. Bytes that are not a header block stay as they
-    /// are: h2 rejects them.
+    /// Overwrites each character for which h2 would end the connection. Bytes that are not a header block stay
+    /// unchanged; h2 rejects them.
     pub(super) fn amend(&mut self, block: &mut [u8]) {
         if self.is_lost {
             return;
@@ -73,16 +77,16 @@ impl HeaderBlocks {
         }
     }
 
-    /// A block passes by that was not seen.
+    /// Records that a block was passed on without being read.
     pub(super) fn miss(&mut self) {
         self.is_lost = true;
     }
 }
 
-/// What is known of HPACK's dynamic table (RFC 7541, 2.3.2 and 4).
+/// A model of HPACK's dynamic table (RFC 7541, 2.3.2 and 4): kinds and lengths of names, sizes of entries.
 #[derive(Debug)]
 struct Table {
-    /// The latest first.
+    /// The latest entry is first.
     entries: VecDeque<Entry>,
     size: usize,
     max: usize,
@@ -95,7 +99,7 @@ struct Entry {
     size: usize,
 }
 
-/// SETTINGS_HEADER_TABLE_SIZE, which is not changed.
+/// Bytes in the dynamic table: the default of SETTINGS_HEADER_TABLE_SIZE, which we do not change.
 const TABLE_SIZE: usize = 4096;
 
 impl Default for Table {
@@ -105,7 +109,7 @@ impl Default for Table {
 }
 
 impl Table {
-    /// Kind and length of the name with this number. `None` if there is no such.
+    /// Returns the kind and length of the name with this index, or `None` if there is no such entry.
     fn name(&self, number: usize) -> Option<(Kind, usize)> {
         match number.checked_sub(STATIC.len()) {
             None | Some(0) => Some((Kind::of(number), STATIC.get(number.checked_sub(1)?).copied()?.into())),
@@ -121,7 +125,7 @@ impl Table {
     }
 
     fn resize(&mut self, max: usize) {
-        // More is an error, which h2 says.
+        // A larger size is an error, which h2 reports.
         self.max = max.min(TABLE_SIZE);
         self.evict();
     }
@@ -147,7 +151,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Passes a field. `None` at the end, and where it cannot be read.
+    /// Reads one field. Returns `None` at the end of the block, and if the field cannot be read.
     fn field(&mut self) -> Option<()> {
         let begin = self.at;
         let first = *self.block.get(begin)?;
@@ -171,8 +175,8 @@ impl Reader<'_> {
             Some(text) => (self.name(text), self.length(text)),
         };
         let value = self.text()?;
-        // h2 ends the connection for them. As if it were another name of as many characters: a message without a status, or
-        // without a method, is an error of its stream.
+        // h2 would end the connection for these values. Under another name of the same length they do no harm, and a
+        // message without a status or a method is only a stream error.
         let is_bad = match kind {
             Kind::Status => !self.is_status(value),
             Kind::Method => value.begin == value.end,
@@ -191,7 +195,8 @@ impl Reader<'_> {
         Some(())
     }
 
-    /// Makes a `:status` or a `:method` a `:scheme`, which has as many characters. False if that cannot be done in place.
+    /// Renames a `:status` or `:method` to `:scheme`, which has the same length. Returns false if that is impossible in
+    /// place.
     fn rename(&mut self, begin: usize, number: usize, literal: Option<Text>) -> bool {
         match literal {
             None if number <= *index::STATUSES.end() => {
@@ -211,13 +216,13 @@ impl Reader<'_> {
         }
     }
 
-    /// In characters.
+    /// Returns the length of a string in characters.
     fn length(&self, text: Text) -> usize {
         let bytes = &self.block[text.begin..text.end];
         if text.is_huffman { huffman::decoded(bytes).len() } else { bytes.len() }
     }
 
-    /// RFC 7541, 5.1.
+    /// Reads an integer with a prefix of `prefix` bits (RFC 7541, 5.1).
     fn integer(&mut self, prefix: u32) -> Option<usize> {
         let most = (1_usize << prefix) - 1;
         let mut value = usize::from(*self.block.get(self.at)?) & most;
@@ -236,7 +241,7 @@ impl Reader<'_> {
         None
     }
 
-    /// RFC 7541, 5.2.
+    /// Reads a string (RFC 7541, 5.2).
     fn text(&mut self) -> Option<Text> {
         let is_huffman = self.block.get(self.at)? & 0x80 != 0;
         let length = self.integer(7)?;
@@ -245,7 +250,7 @@ impl Reader<'_> {
         Some(Text { begin, end: self.at, is_huffman })
     }
 
-    /// Amends a name, and says which it is.
+    /// Amends a name and returns its kind.
     fn name(&mut self, text: Text) -> Kind {
         let bytes = &mut self.block[text.begin..text.end];
         if !text.is_huffman {
@@ -256,7 +261,7 @@ impl Reader<'_> {
                 if byte.is_ascii_uppercase() {
                     byte.make_ascii_lowercase();
                 } else if !is_name(*byte) {
-                    *byte = INSTEAD;
+                    *byte = REPLACEMENT;
                 }
             }
             return Kind::Other;
@@ -287,7 +292,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether it is three digits.
+    /// Returns whether a string is a status of three digits.
     fn is_status(&self, text: Text) -> bool {
         let bytes = &self.block[text.begin..text.end];
         let is_status = |bytes: &[u8]| matches!(bytes, [b'1'..=b'9', b'0'..=b'9', b'0'..=b'9']);
@@ -295,23 +300,23 @@ impl Reader<'_> {
     }
 }
 
-/// How a value is amended.
+/// Rule by which values of a kind are amended.
 #[derive(Clone, Copy)]
 struct Rule {
-    /// h2 takes it as it is.
+    /// Returns whether h2 accepts a value unchanged.
     is_fine: fn(&[u8]) -> bool,
-    /// In one that is not, this character is not overwritten.
+    /// Returns whether a character is kept in a value that h2 does not accept.
     may_stay: fn(u8) -> bool,
-    /// And the others by this one, as far as it takes as many bits.
+    /// Replaces the other characters. In a Huffman-coded string [`huffman::rewrite`] chooses one that fits instead.
     instead: u8,
-    /// Characters that may not stay have long codes.
+    /// Characters that are not kept have long Huffman codes, so that most strings need not be decoded.
     is_rare: bool,
 }
 
 impl Kind {
     fn rule(self) -> Rule {
         match self {
-            // It is not used, and so need only be one.
+            // The authority is not used: any valid one will do.
             Self::Authority => Rule {
                 is_fine: |text| Authority::try_from(text).is_ok(),
                 may_stay: |byte| byte.is_ascii_alphanumeric() || byte == b'-',
@@ -324,7 +329,7 @@ impl Kind {
                 instead: b'-',
                 is_rare: false,
             },
-            // No path may have a '>': the request is refused.
+            // A path with '>' is invalid: the request is refused.
             Self::Path => Rule {
                 is_fine: |text| !text.contains(&b'#') && std::str::from_utf8(text).is_ok(),
                 may_stay: |byte| byte.is_ascii() && byte != b'#',
@@ -370,10 +375,10 @@ impl Kind {
     }
 }
 
-/// In a name, for what may not be there: no key of gRPC's has it, so who cares can tell such a name.
-const INSTEAD: u8 = b'|';
+/// Replaces an invalid character in a name. No gRPC metadata key contains it, so that amended names can be recognized.
+const REPLACEMENT: u8 = b'|';
 
-/// RFC 9110, 5.6.2.
+/// Returns whether a character may be in a token (RFC 9110, 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
@@ -382,7 +387,7 @@ fn is_name(byte: u8) -> bool {
     is_token(byte) && !byte.is_ascii_uppercase()
 }
 
-/// RFC 9110, 5.5.
+/// Returns whether a character may be in a field value (RFC 9110, 5.5).
 fn is_in_value(byte: u8) -> bool {
     byte >= b' ' && byte != 0x7f || byte == b'\t'
 }
@@ -394,20 +399,20 @@ mod tests {
 
     use super::*;
 
-    /// A literal with incremental indexing, its name by itself.
+    /// Encodes a literal with incremental indexing and a literal name.
     fn raw(name: &[u8], value: &[u8]) -> Vec<u8> {
         let length = |text: &[u8]| u8::try_from(text.len()).expect("short");
         [&[0x40, length(name)][..], name, &[length(value)], value].concat()
     }
 
-    /// The same by Huffman's code.
+    /// Encodes the same literal with Huffman coding.
     fn huffman(name: &[u8], value: &[u8]) -> Vec<u8> {
         let length = |text: &[u8]| u8::try_from(text.len()).expect("short") | 0x80;
         let (name, value) = (huffman::encoded(name), huffman::encoded(value));
         [&[0x40, length(&name)][..], &name, &[length(&value)], &value].concat()
     }
 
-    /// What name and value become.
+    /// Returns name and value after the block was amended.
     fn amended(mut block: Vec<u8>) -> (String, Vec<u8>) {
         let length = block.len();
         HeaderBlocks::default().amend(&mut block);
@@ -422,9 +427,9 @@ mod tests {
         (String::from_utf8(name).expect("a name is ASCII"), value)
     }
 
-    /// As grpcio writes it, by Huffman's code, and by the static name.
+    /// As grpcio encodes the field, with Huffman coding, and with an indexed name.
     #[test]
-    fn an_authority_that_is_none_is_overwritten() {
+    fn an_invalid_authority_is_overwritten() {
         let socket = b"tmp%2Fusers.sock";
         for block in [raw(b":authority", socket), huffman(b":authority", socket)] {
             let (name, value) = amended(block);
@@ -445,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_with_a_fragment_becomes_no_path() {
+    fn a_path_with_a_fragment_becomes_invalid() {
         for block in [raw(b":path", b"/t.T/M#abc"), huffman(b":path", b"/t.T/M#abc")] {
             assert_eq!(amended(block).1, b"/t.T/M>abc");
         }
@@ -464,7 +469,7 @@ mod tests {
         let (name, value) = amended(huffman(b"grpc-message", b"a\nb"));
         assert_eq!((&name[..], value.len()), ("grpc-message", 3));
         for byte in (0..=u8::MAX).filter(|byte| !is_in_value(*byte)) {
-            // Two characters before it leave room in the last byte for one that takes two bits less.
+            // Two characters before the byte leave room in the last byte for a replacement of two bits fewer.
             let (_, value) = amended(huffman(b"x-a", &[b'a', b'e', byte]));
             assert!(value.iter().copied().all(is_in_value), "{byte}: {value:?}");
             assert_eq!(value.len(), 3);
@@ -474,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_made_such_as_http2_has_them() {
+    fn names_are_made_valid_in_http2() {
         assert_eq!(amended(raw(b"X-Up", b"1")).0, "x-up");
         assert_eq!(amended(raw(b"x y", b"1")).0, "x|y");
         assert_eq!(amended(raw(b":foo", b"1")).0, "|foo");
@@ -484,18 +489,18 @@ mod tests {
     }
 
     #[test]
-    fn what_has_a_kind_of_its_own_is_that_by_every_name() {
-        // By Huffman's code, and with a value that is no text.
+    fn pseudo_headers_are_recognized_however_they_are_encoded() {
+        // With Huffman coding, and with a value that is not text.
         assert_eq!(amended(huffman(b":status", b"0")).0, ":scheme");
         let (name, value) = amended(raw(b":status", b"\xff"));
         assert_eq!((&name[..], &value[..]), (":scheme", &b">"[..]));
-        // No value at all.
+        // Without a value.
         assert_eq!(amended(raw(b":method", b"")).0, ":scheme");
         assert_eq!(amended(raw(b":protocol", b"\xff")).1, b">");
     }
 
     #[test]
-    fn a_status_that_is_none_is_left_out() {
+    fn an_invalid_status_is_renamed() {
         for (status, is_fine) in [("200", true), ("999", true), ("0", false), ("abc", false), ("2000", false)]
         {
             let name = if is_fine { ":status" } else { ":scheme" };
@@ -510,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn other_fields_stay_as_they_are() {
+    fn other_fields_stay_unchanged() {
         // RFC 7541, C.3.3, with a size update before it.
         let block = [&[0x3f, 0xe1, 0x1f, 0x82, 0x87, 0x85][..], &raw(b"custom-key", b"custom-value")];
         let block = block.concat();
@@ -519,7 +524,7 @@ mod tests {
         assert_eq!(amended, block);
     }
 
-    /// By the static name, then by the entry that this made, after others came before it, and after it was evicted.
+    /// By the static name, then by the entry that this created: at once, after later entries, and after eviction.
     #[test]
     fn a_name_in_the_dynamic_table_is_known() {
         let mut blocks = HeaderBlocks::default();
@@ -527,7 +532,7 @@ mod tests {
         let mut by_entry = [&[0x0f, 62 - 15, 8][..], b"/t.T/M#x"].concat();
         blocks.amend(&mut by_entry);
         assert!(by_entry.ends_with(b"/t.T/M>x"));
-        // Inserted by the entry's name, it is another entry.
+        // A literal that takes its name from the entry inserts another entry.
         blocks.amend(&mut [&[0x7e, 6][..], b"/t.T/N"].concat());
         blocks.amend(&mut raw(b"x-a", b"1"));
         for number in [63, 64] {
@@ -535,11 +540,11 @@ mod tests {
             blocks.amend(&mut by_entry);
             assert!(by_entry.ends_with(b"/t.T/M>x"), "{number}");
         }
-        // Of another name.
+        // An entry with another name.
         let mut other = [&[0x0f, 62 - 15, 8][..], b"/t.T/M#x"].concat();
         blocks.amend(&mut other);
         assert!(other.ends_with(b"/t.T/M#x"));
-        // A table of nothing, and again of something.
+        // The table is emptied and filled again.
         blocks.amend(&mut [0x20, 0x3f, 0xe1, 0x1f]);
         assert!(blocks.table.entries.is_empty());
         blocks.amend(&mut [&[0x44, 6][..], b"/t.T/M"].concat());
@@ -548,7 +553,7 @@ mod tests {
         assert!(by_entry.ends_with(b"/t.T/M>x"));
     }
 
-    /// RFC 7541, 6.3.
+    /// Encodes a dynamic table size update (RFC 7541, 6.3).
     fn size_update(size: usize) -> Vec<u8> {
         let byte = |value: usize| u8::try_from(value).expect("small");
         match size.checked_sub(31) {
@@ -558,7 +563,7 @@ mod tests {
     }
 
     proptest! {
-        /// The same names are at the same places as in a table of HPACK.
+        /// The model has the same entries as a table of HPACK.
         #[test]
         fn the_table_is_that_of_hpack(
             fields in prop::collection::vec((0usize..6, "[a-z]{1,40}", 0usize..1500, any::<bool>()), 1..60),
@@ -566,7 +571,7 @@ mod tests {
         ) {
             let names = [":path", ":authority", "x-a", "grpc-message", ":method", "content-type"];
             let mut blocks = HeaderBlocks::default();
-            // Name and value, the latest first.
+            // Index of the name and size of the entry, the latest first.
             let (mut model, mut max) = (VecDeque::<(usize, usize)>::new(), TABLE_SIZE);
             let mut sizes = sizes.into_iter();
             for (name, text, length, is_huffman) in fields {
@@ -603,9 +608,9 @@ mod tests {
             HeaderBlocks::default().amend(&mut bytes);
         }
 
-        /// And neither is the size of an entry in a table another one.
+        /// The sizes of table entries do not change either.
         #[test]
-        fn what_is_amended_is_fine(
+        fn amended_fields_are_valid(
             name in prop::collection::vec(any::<u8>(), 1..20),
             value in prop::collection::vec(any::<u8>(), 0..20),
         ) {
@@ -619,7 +624,7 @@ mod tests {
         }
     }
 
-    /// The lengths of name and value.
+    /// Returns the lengths of name and value after the block was amended.
     fn amended_or_left(block: &[u8]) -> (usize, usize) {
         let mut block = block.to_vec();
         HeaderBlocks::default().amend(&mut block);

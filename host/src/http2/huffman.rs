@@ -1,7 +1,7 @@
 //! The Huffman code of HPACK (RFC 7541, appendix B).
 //!
-//! The code is canonical: codes are assigned in order of their length, and among those of one length in order of the
-//! symbol. So the lengths are all there is to know.
+//! The code is canonical: codes are assigned in order of their length, and codes of one length in order of their
+//! symbols. So the lengths determine all codes.
 
 use std::sync::LazyLock;
 
@@ -30,18 +30,18 @@ const LONGEST: usize = 30;
 /// The codes of one length.
 #[derive(Clone, Copy, Default)]
 struct Length {
-    /// The first of them.
+    /// The first code of this length.
     first: u32,
     count: u32,
-    /// Where their symbols begin in [`Code::symbols`].
+    /// Index of their first symbol in [`Code::symbols`].
     at: usize,
 }
 
 struct Code {
     lengths: [Length; LONGEST + 1],
-    /// In order of their codes.
+    /// Symbols in the order of their codes.
     symbols: Vec<u8>,
-    /// Of each symbol.
+    /// Code of each symbol.
     codes: [u32; 256],
 }
 
@@ -63,7 +63,7 @@ static CODE: LazyLock<Code> = LazyLock::new(|| {
     code
 });
 
-/// The text of a string. Ends at the padding, and at what is no code.
+/// Decodes a string. The text ends at the padding, or at bits that are not a code.
 pub(super) fn decoded(bytes: &[u8]) -> Vec<u8> {
     let code = &*CODE;
     let mut text = Vec::with_capacity(bytes.len() * 8 / 5);
@@ -82,7 +82,7 @@ pub(super) fn decoded(bytes: &[u8]) -> Vec<u8> {
     text
 }
 
-/// The string of a text.
+/// Encodes a text.
 pub(super) fn encoded(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let (mut bits, mut count) = (0_u64, 0);
@@ -102,9 +102,11 @@ pub(super) fn encoded(text: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Overwrites the characters of a string, which has this text, that may not stay: each by one that takes as many bits. If
-/// there is none, by one of fewer, as far as the end of the string has room for what is left. The text keeps its
-/// length. What cannot be done so is left as it is.
+/// Overwrites the invalid characters of a string in place. `text` is the decoded string.
+///
+/// Each character for which `may_stay` is false is replaced by one that takes as many bits, or fewer bits if there is
+/// no such character. The string is left unchanged if no replacement exists, or if the new string is shorter in bytes.
+/// The text keeps its length.
 pub(super) fn rewrite(bytes: &mut [u8], text: &[u8], may_stay: fn(u8) -> bool) {
     let of_length = |length: usize| {
         let Length { at, count, .. } = CODE.lengths[length];
@@ -114,15 +116,15 @@ pub(super) fn rewrite(bytes: &mut [u8], text: &[u8], may_stay: fn(u8) -> bool) {
     let text = text.iter().map(|symbol| if may_stay(*symbol) { Some(*symbol) } else { instead(*symbol) });
     if let Some(text) = text.collect::<Option<Vec<u8>>>() {
         let rewritten = encoded(&text);
-        // A byte less would be a byte of padding, which is an error.
+        // One byte less would need a byte of padding, which is an error.
         if rewritten.len() == bytes.len() {
             bytes.copy_from_slice(&rewritten);
         }
     }
 }
 
-/// Whether there may be a symbol of more than 11 bits: all of those begin with eight ones, and no letter, digit or
-/// slash has so many, nor two of those that follow each other as a rule.
+/// Returns whether a string may contain a symbol of more than 11 bits. All such codes begin with eight ones. No letter,
+/// digit or slash has eight ones in its code, and usually no two of them in a row do.
 pub(super) fn may_have_rare(bytes: &[u8]) -> bool {
     let mut run = 0;
     bytes.iter().any(|byte| {
@@ -157,15 +159,15 @@ mod tests {
         }
     }
 
-    /// Kraft's sum with the code of EOS, which has 30 bits, is 1: no length is wrong alone.
+    /// Kraft's sum with the 30-bit code of EOS is 1, so that no single length can be wrong.
     #[test]
-    fn the_code_is_whole() {
+    fn the_code_is_complete() {
         let sum: u64 = LENGTHS.iter().map(|length| 1 << (30 - length)).sum();
         assert_eq!(sum + 1, 1 << 30);
     }
 
     #[test]
-    fn a_symbol_of_a_long_code_is_never_overlooked() {
+    fn symbols_with_long_codes_are_always_found() {
         for symbol in (0..=u8::MAX).filter(|symbol| LENGTHS[usize::from(*symbol)] > 11) {
             for before in 0..8 {
                 let text = [&[b'a'; 8][..before], &[symbol]].concat();
@@ -177,7 +179,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(text in prop::collection::vec(any::<u8>(), 0..50)) {
+        fn encoded_text_is_decoded(text in prop::collection::vec(any::<u8>(), 0..50)) {
             prop_assert_eq!(decoded(&encoded(&text)), text);
         }
 

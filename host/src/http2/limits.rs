@@ -1,57 +1,75 @@
-//! Every limit of HTTP/2 that we set, on both sides, and what it is for. `docs/limits.md` has the table.
+//! All HTTP/2 limits that we set, on both sides of a connection, and why. `docs/limits.md` has them in a table.
 
 use std::time::Duration;
 
-/// So many frames are read from a peer that does not read, from when our writes begin to wait until one gets through. Then the
-/// connection ends.
+/// Number of frames that are read while our writes wait for a peer that does not read. At one more, the connection
+/// ends. The count restarts when a write succeeds.
 ///
-/// For each frame that h2 objects to it queues an answer of some 500 bytes; those that the peer does not read would pile up.
-/// A client that writes all of its uploads before it reads has 16,000 frames in all of its windows. (To read no further
-/// would be wrong: two peers that do that wait for each other.)
+/// For each frame that h2 objects to, h2 queues an answer of about 500 bytes. Answers that the peer does not read would
+/// accumulate. A client that writes all of its uploads before it reads has 16,000 frames in all of its windows. (To
+/// stop reading would be wrong: two peers that stop reading wait for each other.)
 pub(super) const FRAMES_WHILE_WRITES_WAIT: u64 = 100_000;
 
-/// Streams that we have reset, and how long they are remembered: frames that were under way are then ignored.
+/// Number of streams reset by us that are remembered, and for how long. Frames in flight for these streams are ignored.
 ///
-/// An RPC that is cancelled or late is a reset stream, and its answer may be on its way. h2 remembers 50 for 1 s by default; what
-/// comes after that is an error to it, on the server's side of the connection. A stream takes some 500 bytes.
+/// Each RPC that is cancelled or misses its deadline is a reset stream, whose answer may be in flight. By default h2
+/// remembers 50 streams for 1 s. Frames for a stream that is not remembered are an error to h2 on the server's side of
+/// a connection. A stream takes about 500 bytes.
 const RESET_STREAMS: usize = 10_000;
 const RESET_STREAM_TIME: Duration = Duration::from_secs(10);
 
-/// Streams that a client opened and reset before we took them in.
+/// Number of streams that a client has opened and reset before we accepted them.
 ///
-/// A host that gets no CPU for a while reads both at once. h2's default of 20 ends the connection of a client whose 60
-/// RPCs miss their deadlines meanwhile. Each takes some 500 bytes and its headers until it is taken in, which is
-/// in the same turn of the connection's task.
+/// A host without CPU for a while reads both frames at once. h2's default of 20 ends the connection of a client whose
+/// 60 RPCs miss their deadlines meanwhile. Each stream takes about 500 bytes and its headers until it is accepted, in
+/// the same turn of the connection's task.
 const RESET_BEFORE_ACCEPTED: usize = 10_000;
 
-/// DATA frames of fewer than 256 bytes that wait to be read, by the bytes that they lack: h2 keeps some 200 bytes for each.
+/// Budget for DATA frames of fewer than 256 bytes that wait to be read, counted as the bytes by which each is shorter.
+/// h2 keeps about 200 bytes for each frame.
 ///
-/// A connection beyond it ends, with all its RPCs: so it is as large as what a thousand uploads of small messages
-/// come to that no one takes, and no larger than what a connection may hold anyway.
+/// A connection that exceeds the budget ends, with all its RPCs. The budget is enough for a thousand uploads of small
+/// messages that nobody reads, and not larger than what a connection may hold anyway.
 const SMALL_FRAMES: usize = 256 << 20;
 
-/// As much as there can be: an RPC whose caller does not read must not stop the others of its connection.
+/// The largest window that HTTP/2 allows: an RPC whose caller does not read must not stop the others of its connection.
 const LARGEST_WINDOW: u32 = (1 << 31) - 1;
 
-/// The client's side: towards servers.
+/// Limits of connections to servers.
 pub(crate) mod client {
     use super::{LARGEST_WINDOW, RESET_STREAM_TIME, RESET_STREAMS, SMALL_FRAMES};
 
-    /// What a server may send ahead of what the caller takes, for each RPC.
-    const WINDOW: u32 = 1 << 20;
-    /// Of requests that the peer does not take yet, for each RPC.
-    const SEND_BUFFER: usize = 1 << 20;
-    /// Of a response's headers, and of its trailers: gRPC's peers send status details there, which may be long. Above
-    /// it the RPC fails; above four times as much, or in one piece of 1.25 times as much, the connection ends.
-    const MAX_HEADERS: u32 = 1 << 20;
+    /// The limits that a channel's user may set.
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct ClientLimits {
+        /// Bytes that a server may send ahead of what the caller reads, for each RPC.
+        pub(crate) stream_window: u32,
+        /// The same for all RPCs of a connection.
+        pub(crate) connection_window: u32,
+        /// Bytes of a response's headers, and of its trailers: gRPC servers send status details there, which may be
+        /// long. An RPC beyond it fails; beyond four times as much, or 1.25 times as much in CONTINUATION frames, the
+        /// connection ends.
+        pub(crate) max_header_list: u32,
+    }
 
-    /// With all limits set.
-    pub(crate) fn builder() -> h2::client::Builder {
+    impl Default for ClientLimits {
+        fn default() -> Self {
+            Self { stream_window: 1 << 20, connection_window: LARGEST_WINDOW, max_header_list: 1 << 20 }
+        }
+    }
+
+    /// Bytes of requests that the peer does not accept yet, for each RPC.
+    const SEND_BUFFER: usize = 1 << 20;
+    /// The largest header list that can be set.
+    const LARGEST_HEADER_LIST: u32 = 16 << 20;
+
+    /// Returns a builder with all limits set.
+    pub(crate) fn builder(limits: ClientLimits) -> h2::client::Builder {
         let mut builder = h2::client::Builder::new();
         builder
-            .initial_window_size(WINDOW)
-            .initial_connection_window_size(LARGEST_WINDOW)
-            .max_header_list_size(MAX_HEADERS)
+            .initial_window_size(limits.stream_window.min(LARGEST_WINDOW))
+            .initial_connection_window_size(limits.connection_window.min(LARGEST_WINDOW))
+            .max_header_list_size(limits.max_header_list.min(LARGEST_HEADER_LIST))
             .max_send_buffer_size(SEND_BUFFER)
             .max_concurrent_reset_streams(RESET_STREAMS)
             .reset_stream_duration(RESET_STREAM_TIME)
@@ -63,24 +81,24 @@ pub(crate) mod client {
     }
 }
 
-/// The server's side: towards the clients of the sidecar.
+/// Limits of connections from the sidecar's clients.
 pub(crate) mod server {
     use super::{RESET_BEFORE_ACCEPTED, RESET_STREAM_TIME, RESET_STREAMS, SMALL_FRAMES};
 
-    /// How many RPCs a connection may have at once.
+    /// Maximum number of concurrent RPCs on a connection.
     pub(crate) const MAX_STREAMS: u32 = 1000;
-    /// What a client may send ahead of what the server takes, for each RPC.
+    /// Bytes that a client may send ahead of what the server takes, for each RPC.
     const WINDOW: u32 = 256 << 10;
-    /// All of them: an RPC that is not taken must not stop the others of its connection.
+    /// Bytes of the windows of all RPCs: an RPC whose data is not taken must not stop the others of its connection.
     const CONNECTION_WINDOW: u32 = MAX_STREAMS * WINDOW;
-    /// Of responses that the client does not take yet, for each RPC.
+    /// Bytes of responses that the client does not take yet, for each RPC.
     const SEND_BUFFER: usize = 256 << 10;
-    /// Of a request's headers, as far as h2 is asked: what is above a listener's own limit and below this is answered with a
-    /// status. What is above this is answered with HTTP's 431, and above four times as much, or in one piece of 1.25
-    /// times as much, the connection ends.
+    /// Bytes of a request's headers that h2 accepts. A request between the listener's own limit and this one gets a
+    /// gRPC status. A request beyond this one gets HTTP status 431. Beyond four times as much, or 1.25 times as much in
+    /// CONTINUATION frames, the connection ends.
     const MAX_HEADERS: u32 = 1 << 20;
 
-    /// With all limits set.
+    /// Returns a builder with all limits set.
     pub(crate) fn builder() -> h2::server::Builder {
         let mut builder = h2::server::Builder::new();
         builder
@@ -92,8 +110,8 @@ pub(crate) mod server {
             .max_concurrent_reset_streams(RESET_STREAMS)
             .reset_stream_duration(RESET_STREAM_TIME)
             .max_pending_accept_reset_streams(RESET_BEFORE_ACCEPTED)
-            // A client can have a reset for each frame it sends. What that costs is bounded elsewhere: our answers by
-            // FRAMES_WHILE_WRITES_WAIT, what is under way behind them by the tasks of a connection.
+            // A client can cause a reset with each frame. The cost is bounded elsewhere: our answers by
+            // FRAMES_WHILE_WRITES_WAIT, the RPCs behind them by the tasks of a connection.
             .max_local_error_reset_streams(None)
             .data_frame_budget(SMALL_FRAMES);
         builder

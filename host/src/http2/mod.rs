@@ -1,9 +1,12 @@
-//! What both sides of an HTTP/2 connection share: towards servers ([`subconn`](crate::subconn)) and towards the clients of
-//! a proxy ([`proxy`](crate::proxy)).
+//! HTTP/2 for both kinds of connection: to servers ([`transport`](crate::transport)) and from the clients of a proxy
+//! ([`proxy`](crate::proxy)).
 //!
-//! h2 does HTTP/2. Here stand the limits that it is given ([`limits`]), what is between it and the bytes of the
-//! connection ([`wire`], [`frames`], [`header_block`], [`huffman`]), the bodies of one RPC ([`body`]), and what its errors are
-//! in gRPC's terms ([`status`]).
+//! The h2 crate implements HTTP/2. This module adds:
+//!
+//! - the limits that h2 is configured with ([`limits`]);
+//! - a layer between h2 and the bytes of the connection ([`wire`], [`frames`], [`header_block`], [`huffman`]);
+//! - the bodies of one RPC ([`body`]);
+//! - the mapping of h2's errors to gRPC statuses ([`status`]).
 
 mod body;
 mod frames;
@@ -15,6 +18,7 @@ mod wire;
 
 pub(crate) use self::body::{Outgoing, Received, Sending};
 pub(crate) use self::frames::{Seen, Side};
+pub(crate) use self::limits::client::ClientLimits;
 pub(crate) use self::limits::{client, server};
 pub(crate) use self::status::{code_of_http, describe, status_of};
 pub(crate) use self::wire::{Cut, LastActivity, Wire};

@@ -1,14 +1,14 @@
-//! What errors of HTTP/2 and statuses of HTTP are in gRPC's terms.
+//! Mapping of HTTP/2 errors and HTTP statuses to gRPC statuses.
 
 use h2::Reason;
 use http::StatusCode;
 use tonic::{Code, Status};
 
-/// The status of an RPC whose connection or stream failed with `error`.
+/// Returns the status of an RPC whose connection or stream failed with `error`.
 ///
-/// A stream that was reset has the code that gRPC gives to the reason of the reset
-/// (`doc/PROTOCOL-HTTP2.md`, "Errors"), whoever reset it. All else is a lost connection and so UNAVAILABLE: also if it
-/// was h2 on this side that ended it, because of what the peer had sent for another RPC.
+/// For a stream that was reset, by either side, the reason of the reset determines the code (`doc/PROTOCOL-HTTP2.md`,
+/// "Errors"). Any other error is a lost connection and therefore UNAVAILABLE, even if h2 on this side ended the
+/// connection because of another RPC.
 pub(crate) fn status_of(error: &h2::Error) -> Status {
     let code = match error.reason() {
         _ if !error.is_reset() => Code::Unavailable,
@@ -21,7 +21,7 @@ pub(crate) fn status_of(error: &h2::Error) -> Status {
     Status::new(code, format!("connection: {}", describe(error)))
 }
 
-/// The code of a response that does not say one (`doc/http-grpc-status-mapping.md`).
+/// Returns the code of a response without a gRPC status (`doc/http-grpc-status-mapping.md`).
 pub(crate) fn code_of_http(status: StatusCode) -> Code {
     match status {
         StatusCode::BAD_REQUEST => Code::Internal,
@@ -36,10 +36,10 @@ pub(crate) fn code_of_http(status: StatusCode) -> Code {
     }
 }
 
-/// An error with its causes, in one line. If it is we who found it, it says whose it is.
+/// Describes an error and its causes in one line. An error that h2 detected on this side is attributed to the peer.
 pub(crate) fn describe(error: &h2::Error) -> String {
     let mut text = if error.is_library() && error.reason().is_some() {
-        format!("the peer broke the rules of HTTP/2: {error}")
+        format!("the peer violated the HTTP/2 protocol: {error}")
     } else {
         error.to_string()
     };
@@ -60,15 +60,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_ends_a_connection_is_no_error_of_a_stream() {
-        // Of a stream that was reset.
+    fn an_error_of_a_connection_is_unavailable() {
+        // The reason of a reset stream, but not an error of the stream.
         let reset = h2::Error::from(Reason::PROTOCOL_ERROR);
-        assert!(!reset.is_reset(), "a bare reason is none");
+        assert!(!reset.is_reset(), "a bare reason is not a reset");
         assert_eq!(status_of(&reset).code(), Code::Unavailable);
     }
 
     #[test]
-    fn statuses_of_http_are_mapped_as_the_specification_says() {
+    fn http_statuses_are_mapped_as_specified() {
         for (status, code) in [
             (200, Code::Unknown),
             (400, Code::Internal),

@@ -1,4 +1,4 @@
-//! What lies between a connection's bytes and h2.
+//! The layer between the bytes of a connection and h2.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -18,17 +18,17 @@ use super::frames::{Frames, Passed, Seen, Side};
 use super::limits::FRAMES_WHILE_WRITES_WAIT;
 
 pin_project! {
-    /// Passes bytes through, tells what the peer said, and leaves out or amends what h2 would take amiss
+    /// Passes bytes through, reports events of the connection, and removes or amends frames that h2 would reject
     /// ([`Frames`]).
     ///
-    /// When a client's peer has closed, a write can fail while its last words, a GOAWAY that says which requests
-    /// it never looked at, still wait to be read. h2 would end every stream at the failed write. So a
-    /// failed write is kept until everything has been read: from then on writes go nowhere, and the error
-    /// comes in place of the end of the stream.
+    /// After a server has closed the connection, a client's write can fail while the server's GOAWAY still waits to be
+    /// read. The GOAWAY says which requests the server never processed, but h2 would end every stream at the failed
+    /// write. So the error of a failed write is held back until everything has been read: further writes are discarded,
+    /// and the error is returned in place of the end of the stream.
     ///
-    /// A peer that sends and does not read is cut off after a while ([`FRAMES_WHILE_WRITES_WAIT`]): h2 queues an answer to
-    /// each frame that it objects to, without a limit. It is read until then: two peers that wait for each
-    /// other to read would wait for ever.
+    /// A peer that sends and does not read is cut off after [`FRAMES_WHILE_WRITES_WAIT`] frames, because h2 queues an
+    /// answer to each frame that it objects to, without a limit. Until then the peer's frames are read: two peers that
+    /// wait for each other to read would wait forever.
     #[derive(Debug)]
     pub(crate) struct Wire<T, F> {
         #[pin]
@@ -38,38 +38,40 @@ pin_project! {
         seen: F,
         activity: Option<LastActivity>,
         broken: Option<Broken>,
-        // How many frames had come when writes began to wait, while they do.
+        // Number of frames received when writes began to wait. `None` while no write waits.
         waiting: Option<u64>,
         held: Held,
         cut: Cut,
-        // Tells that this is gone, and the connection with it.
+        // Notifies `Cut::gone` when the wire is dropped, and the connection with it.
         _gone: DropGuard,
     }
 }
 
-/// Nothing can be written any more.
+/// A failed write, after which nothing can be written.
 #[derive(Debug)]
 struct Broken {
     error: io::Error,
-    /// When the peer's last words are not waited for any longer: what it said is on its way, or there, as a rule.
+    /// Ends the wait for the peer's last frames. Usually they have arrived or are in flight.
     over: Pin<Box<Sleep>>,
 }
 
-/// How long last words may take.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long to read after a failed write.
+const LAST_READ_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What was read and not passed on, because it did not fit or because more of it is needed.
+/// Bytes that were read and not passed on, because they did not fit or because their frame is incomplete.
 #[derive(Debug, Default)]
 struct Held {
-    /// The beginning of a frame.
+    /// Beginning of an incomplete frame.
     part: Vec<u8>,
-    /// For h2, from here on.
+    /// Bytes for h2.
     out: Vec<u8>,
+    /// Offset in `out` of the first byte that h2 has not read.
     at: usize,
 }
 
 impl Held {
-    fn give(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+    /// Copies as many bytes as fit. Returns whether there were any.
+    fn copy_to(&mut self, buf: &mut ReadBuf<'_>) -> bool {
         let rest = &self.out[self.at..];
         let count = rest.len().min(buf.remaining());
         buf.put_slice(&rest[..count]);
@@ -82,28 +84,28 @@ impl Held {
     }
 }
 
-/// Ends a connection from outside. It is driven in a task of its own, which may go on
-/// for its old streams when all else has ended.
+/// Ends a connection from outside. The connection runs in a task of its own, which may continue for old streams when
+/// everything else has ended.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cut(Arc<CutState>);
 
 #[derive(Debug, Default)]
 struct CutState {
-    /// Why it is.
+    /// The reason, once the connection is cut.
     cut: OnceLock<String>,
     reader: AtomicWaker,
     gone: CancellationToken,
 }
 
 impl Cut {
-    /// Reads fail from now on, for this reason.
+    /// Makes all further reads fail with this reason.
     pub(crate) fn cut(&self, why: String) {
-        // The first counts.
+        // Only the first reason is kept.
         let _ = self.0.cut.set(why);
         self.0.reader.wake();
     }
 
-    /// Waits until the connection has ended in any way.
+    /// Waits until the connection has ended for any reason.
     pub(crate) async fn gone(&self) {
         self.0.gone.cancelled().await;
     }
@@ -121,7 +123,7 @@ impl Cut {
     }
 }
 
-/// When something was read last; on a server's side, when something was read or written last.
+/// Time of the last read, and on a server's side also of the last write.
 #[derive(Clone, Debug)]
 pub(crate) struct LastActivity(Arc<(Instant, AtomicU64)>);
 
@@ -132,12 +134,12 @@ impl Default for LastActivity {
 }
 
 impl LastActivity {
-    fn now(&self) {
+    fn record(&self) {
         let (begin, last) = &*self.0;
         last.store(u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// How long ago that was.
+    /// Returns the time since the last activity.
     pub(crate) fn elapsed(&self) -> Duration {
         let (begin, last) = &*self.0;
         begin.elapsed().saturating_sub(Duration::from_millis(last.load(Ordering::Relaxed)))
@@ -153,21 +155,21 @@ impl<T, F: FnMut(Seen)> Wire<T, F> {
 }
 
 impl<T: AsyncWrite, F> Wire<T, F> {
-    /// Does something with the writing side, as if it succeeded with `otherwise` once it is broken.
+    /// Polls the writing side. Once the connection is broken or cut, returns `otherwise` as if the write had succeeded.
     fn poll_writing<R>(
         self: Pin<&mut Self>,
         otherwise: R,
         poll: impl FnOnce(Pin<&mut T>) -> Poll<io::Result<R>>,
     ) -> Poll<io::Result<R>> {
         let this = self.project();
-        // A reader that is cut off finds out by itself, once nothing is left to be written.
+        // h2 reads when nothing is left to be written, and that read returns the error.
         if this.broken.is_some() || this.cut.is_cut() {
             return Poll::Ready(Ok(otherwise));
         }
         match poll(this.io) {
             Poll::Ready(Err(error)) if *this.side == Side::Client => {
-                *this.broken = Some(Broken { error, over: Box::pin(sleep(LAST_WORDS)) });
-                // Which waits, as a rule, and is to wait for that long.
+                *this.broken = Some(Broken { error, over: Box::pin(sleep(LAST_READ_TIMEOUT)) });
+                // Usually the reader is waiting already: wake it, so that it polls the timeout.
                 this.cut.0.reader.wake();
                 Poll::Ready(Ok(otherwise))
             }
@@ -189,7 +191,7 @@ impl<T, F> Wire<T, F> {
             && matches!(written, Poll::Ready(Ok(1..)))
             && let Some(activity) = &self.activity
         {
-            activity.now();
+            activity.record();
         }
     }
 }
@@ -198,7 +200,7 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Wire<T, F> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut this = self.project();
         let begin = buf.filled().len();
-        if this.held.give(buf) || buf.remaining() == 0 {
+        if this.held.copy_to(buf) || buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
         loop {
@@ -227,10 +229,10 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Wire<T, F> {
                 out.extend_from_slice(&part[..kept]);
                 part.drain(..rest);
                 if more.filled().is_empty() {
-                    // The end, amid a frame: h2 is to see that.
+                    // The stream ends within a frame: h2 must see that.
                     out.append(part);
                 }
-                this.held.give(buf);
+                this.held.copy_to(buf);
                 more.filled().len()
             };
             if read == 0 {
@@ -240,9 +242,9 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Wire<T, F> {
                 return Poll::Ready(this.broken.take().map_or(Ok(()), |broken| Err(broken.error)));
             }
             if let Some(activity) = this.activity {
-                activity.now();
+                activity.record();
             }
-            // What was left out, or is not whole, is not the end.
+            // To return no bytes would mean the end of the stream: read on if all were removed or held back.
             if buf.filled().len() > begin {
                 return Poll::Ready(Ok(()));
             }
@@ -250,8 +252,8 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Wire<T, F> {
     }
 }
 
-/// Where nothing can be written, nothing is waited for but last words: a peer that has shut its reading side alone (a Unix
-/// socket's may) would be taken for one that is slow.
+/// Turns a pending read into the error of a failed write once [`LAST_READ_TIMEOUT`] has passed. Otherwise a peer that
+/// has shut only its reading side, as is possible on a Unix socket, would be taken for a slow one.
 fn unless_broken(
     broken: &mut Option<Broken>,
     cx: &mut Context<'_>,
@@ -307,9 +309,9 @@ mod tests {
         [&length[1..], &[kind, flags, 0, 0, 0, 0], payload].concat()
     }
 
-    /// The peer said GOAWAY and closed: a write that fails must not hide what it said.
+    /// The peer sent GOAWAY and closed the connection: a failed write must not hide the GOAWAY.
     #[tokio::test]
-    async fn the_last_words_of_a_peer_that_has_closed_are_read() {
+    async fn the_last_frames_of_a_peer_that_has_closed_are_read() {
         let (ours, mut peer) = tokio::io::duplex(1024);
         let goaway = [1u32.to_be_bytes(), 0u32.to_be_bytes()].concat();
         let words = [frame(4, 0, &[]), frame(7, 0, &goaway)].concat();
@@ -327,10 +329,10 @@ mod tests {
         assert_eq!(seen, [Seen::Settings, Seen::GoAway { last_stream: 1, code: 0 }]);
     }
 
-    /// It reads no more, and says no more: there is nothing to wait for.
+    /// The peer neither reads nor sends: there is nothing to wait for.
     #[cfg(unix)]
     #[tokio::test]
-    async fn a_peer_that_has_shut_its_reading_side_alone_is_gone() {
+    async fn a_peer_that_has_shut_only_its_reading_side_ends_the_connection() {
         let (ours, peer) = std::os::unix::net::UnixStream::pair().expect("a pair");
         peer.shutdown(std::net::Shutdown::Read).expect("shut");
         ours.set_nonblocking(true).expect("set");
@@ -345,9 +347,9 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 
-    /// Pieces of every size, read with room for every size.
+    /// Pieces of every size, read into buffers of several sizes.
     #[tokio::test]
-    async fn what_is_held_back_comes_whole_and_in_order() {
+    async fn held_bytes_are_complete_and_in_order() {
         let empty = frame(0, 0, b"");
         let expected =
             [frame(4, 0, &[]), frame(0, 0, b"hello"), frame(0, 0, b"more"), b"half".to_vec()].concat();
@@ -379,7 +381,7 @@ mod tests {
         }
     }
 
-    /// Two of them, each with more to write than fits on the way, and with as much to read.
+    /// Each of two peers writes more than the connection buffers, and reads as much.
     #[tokio::test(start_paused = true)]
     async fn peers_that_both_write_first_do_not_wait_for_each_other() {
         let (ours, theirs) = tokio::io::duplex(64 << 10);
@@ -402,7 +404,7 @@ mod tests {
         let (ours, peer) = tokio::io::duplex(64 << 10);
         let (_from_us, mut to_us) = tokio::io::split(peer);
         let mut wire = Wire::new(ours, Side::Server, Cut::default(), None, |_| {});
-        // It does not read: our writes wait.
+        // The peer does not read: our writes wait.
         std::future::poll_fn(|cx| {
             while Pin::new(&mut wire).poll_write(cx, &[0; 4096]).is_ready() {}
             Poll::Ready(())
@@ -410,7 +412,7 @@ mod tests {
         .await;
         tokio::spawn(async move {
             to_us.write_all(&[b'P'; 24]).await.expect("read");
-            // Until it is cut off.
+            // Until the peer is cut off.
             while to_us.write_all(&frame(6, 0, &[0; 8])).await.is_ok() {}
         });
         let mut read = Vec::new();
@@ -419,9 +421,9 @@ mod tests {
         assert!(read.len() as u64 >= FRAMES_WHILE_WRITES_WAIT * 17);
     }
 
-    /// A write that fails while another one waits is no reason not to read.
+    /// The end of the stream must be read even if writes are waiting.
     #[tokio::test(start_paused = true)]
-    async fn the_end_is_seen_though_writes_had_to_wait() {
+    async fn the_end_is_read_while_writes_wait() {
         let (ours, peer) = tokio::io::duplex(1024);
         let mut wire = Wire::new(ours, Side::Client, Cut::default(), None, |_| {});
         std::future::poll_fn(|cx| {

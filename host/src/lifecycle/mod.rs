@@ -1,4 +1,4 @@
-//! What a channel must know of any policy: how it is started, replaced and identified.
+//! The interface between channels and policies: how a policy is started, replaced and identified.
 //!
 //! A [`Policy`] is shared by many channels. Each channel starts it with a [`Placement`] and gets a
 //! [`PickerBuilder`], which builds one [`Picker`](crate::picker::Picker) for each snapshot of the channel's

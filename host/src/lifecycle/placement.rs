@@ -1,4 +1,4 @@
-//! What a policy is started with.
+//! The parameters with which a policy is started.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub struct Placement {
     pub(crate) cut: Arc<AtomicBool>,
     /// Seeds of the random numbers that the policy sees.
     pub(crate) seeds: Arc<AtomicU64>,
-    /// Which of several instances this is.
+    /// Position of this instance among several.
     pub(crate) shard: Shard,
 }
 
@@ -75,7 +75,7 @@ impl Placement {
 pub struct PickAgain(Arc<Notify>);
 
 impl PickAgain {
-    /// Requests it. Several requests in a row count as one.
+    /// Requests another pick. Several requests in quick succession count as one.
     pub fn request(&self) {
         self.0.notify_one();
     }
@@ -101,7 +101,7 @@ pub struct SavedState {
 }
 
 impl Handover {
-    /// Creates access by a function, which may block. It is called when the successor starts, if ever.
+    /// Creates access by a function, which may block. The function is called when the successor starts, if at all.
     pub fn new(save: impl Fn() -> Vec<SavedState> + Send + Sync + 'static) -> Self {
         Self(Arc::new(save))
     }

@@ -1,8 +1,8 @@
-//! Why a policy does not start.
+//! Errors of starting a policy.
 
 use std::fmt;
 
-/// Why a policy does not start in a channel: the stage that failed, and one sentence.
+/// Reason why a policy does not start in a channel: the stage that failed, and one sentence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{sentence}")]
 pub struct StartError {

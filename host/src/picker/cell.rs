@@ -28,12 +28,12 @@ struct Generation {
     replaced: CancellationToken,
 }
 
-/// What an RPC has seen of the cell while it is being picked for.
+/// State of an RPC that is being picked.
 #[derive(Debug, Default)]
 pub(crate) struct PickAttempt {
     /// The generation that was asked last; none is asked twice.
     last: Option<u64>,
-    /// What a wait-for-ready RPC would have failed with otherwise.
+    /// Status with which a wait-for-ready RPC would have failed otherwise.
     pub(crate) error: Option<Status>,
     /// The RPC was picked for but not sent: the subconn has changed, so there is or will be another picker.
     pub(crate) not_sent: bool,
@@ -65,7 +65,7 @@ impl PickerCell {
     ///
     /// # Errors
     ///
-    /// A picker fails or drops the RPC.
+    /// If a picker fails or drops the RPC.
     pub async fn pick(&self, info: &mut PickInfo<'_>) -> Result<Pick, Status> {
         self.pick_attempt(info, &mut PickAttempt::default()).await
     }

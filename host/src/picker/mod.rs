@@ -1,4 +1,4 @@
-//! The narrow waist: how an RPC gets its subconn.
+//! Picking: how an RPC gets its subconn.
 //!
 //! A policy's builder makes one [`Picker`] for each [`ReadySet`](crate::subconn::ReadySet); the channel
 //! publishes it in a [`PickerCell`]; RPCs pick with whichever picker is current. Replacing a policy is one

@@ -1,4 +1,4 @@
-//! The trait of pickers, what it is asked, and what it answers.
+//! The trait of pickers, and the types of its arguments and results.
 
 use std::fmt;
 
@@ -44,19 +44,19 @@ pub struct Faults {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PickInfo<'a> {
-    /// `/package.Service/Method`.
+    /// The method: `/package.Service/Method`.
     pub method: &'a str,
     /// The request's metadata.
     pub metadata: &'a http::HeaderMap,
     /// The time of this pick.
     pub now: Instant,
-    /// When the RPC must have ended.
+    /// Deadline of the RPC. `None`: the RPC has no deadline.
     pub deadline: Option<Instant>,
-    /// Queue the RPC rather than fail it.
+    /// Whether to queue the RPC instead of failing it.
     pub wait_for_ready: bool,
     /// Numbers of the subconns that earlier attempts used.
     pub tried: &'a [u32],
-    /// An earlier picker queued the RPC.
+    /// Whether an earlier picker queued the RPC.
     pub requeued: bool,
 }
 
@@ -69,7 +69,7 @@ impl<'a> PickInfo<'a> {
     }
 }
 
-/// A picker's answer: gRPC's four.
+/// The result of a pick: one of gRPC's four.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "gRPC's four answers")]
 pub enum PickResult {

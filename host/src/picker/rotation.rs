@@ -9,12 +9,12 @@ use crate::subconn::{ReadySet, SubConn};
 pub(crate) struct Rotation(AtomicUsize);
 
 impl Rotation {
-    /// Starts at a random position, so that many clients do not all begin with the same backend.
+    /// Starts at a random position, so that clients do not all start with the same endpoint.
     pub(crate) fn random() -> Self {
         Self(AtomicUsize::new(fastrand::usize(..usize::MAX / 2)))
     }
 
-    /// Returns the next ready subconn, if there is one.
+    /// Returns the next ready subconn. `None`: none is ready.
     pub(crate) fn next(&self, ready: &ReadySet) -> Option<SubConn> {
         let ready = ready.ready();
         let at = self.0.fetch_add(1, Ordering::Relaxed);

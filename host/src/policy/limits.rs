@@ -1,63 +1,93 @@
-//! How much of everything a policy may use.
+//! Limits of what a policy may use.
 
 use std::time::Duration;
+
+use crate::setters::setters;
 
 /// The limits of one policy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// CPU time of a pick, give or take a millisecond.
+    /// CPU time of a pick, accurate to a millisecond.
     pub pick: Duration,
-    /// CPU time of the calls that tell a policy something (of endpoints, of outcomes, of a timer), and
-    /// for each thing that they tell on top of that.
+    /// CPU time of a call that notifies the policy of endpoints, outcomes or timers.
     pub update: Duration,
-    /// See [`update`](Self::update).
+    /// Additional CPU time for each endpoint, in calls about endpoints: see [`update`](Self::update).
     pub update_each: Duration,
-    /// CPU time of instantiating, of `init` and of `restore`.
+    /// CPU time of instantiation, of `init` and of `restore`.
     pub init: Duration,
-    /// CPU time of `save`, while RPCs wait.
+    /// CPU time of `save`. RPCs wait meanwhile.
     pub save: Duration,
-    /// Time that compiling may take.
+    /// Duration of a compilation.
     pub compile: Duration,
-    /// Bytes of linear memory. An instance that has 80 % of them is replaced before it needs the rest.
+    /// Bytes of linear memory. An instance that uses 80 % of them is replaced before it needs the rest.
     pub memory: usize,
     /// Elements of all tables together.
     pub table: usize,
     /// Bytes of the file.
     pub component: usize,
-    /// Functions, and types, in all of its modules.
+    /// Number of functions, and of types, in all modules of the file.
     pub functions: usize,
     /// Bytes of one function's code.
     pub function: usize,
-    /// How deep components lie within each other; 1 is a component in none.
+    /// Depth of nested components. A component without inner ones has depth 1.
     pub nesting: usize,
-    /// Imports, and exports, of all of its modules and components.
+    /// Number of imports, and of exports, of all modules and components in the file.
     pub names: usize,
-    /// Instances that it is made of.
+    /// Number of instances that the component consists of.
     pub instances: usize,
     /// Bytes of the configuration.
     pub config: usize,
-    /// Metadata keys that a policy may declare, and that a pick may set.
+    /// Number of metadata keys that a policy may declare, and that a pick may set.
     pub metadata_keys: usize,
-    /// Bytes of a metadata value that a policy sees or sets; a longer one is as if it were not there.
+    /// Bytes of a metadata value that a policy reads or sets. To read a longer value returns nothing; to set one is an
+    /// error.
     pub metadata_value: usize,
-    /// Bytes of a line of the log, or of the text of a status.
+    /// Bytes of a log line, or of the text of a status.
     pub log_line: usize,
-    /// Lines of the log per second and instance.
+    /// Log lines per second and instance.
     pub log_lines: u32,
-    /// Bytes that one call may hand to the host.
+    /// Bytes that one call may pass to the host.
     pub handed_over: usize,
     /// Bytes of the state that a policy saves.
     pub saved: usize,
-    /// Instruments of its own.
+    /// Number of instruments that a policy declares.
     pub instruments: usize,
-    /// Timers under way.
+    /// Number of pending timers.
     pub timers: usize,
-    /// The shortest delay of a timer; a shorter one is this long.
+    /// Minimum delay of a timer. A shorter delay is extended to this.
     pub timer: Duration,
-    /// So many faults within a minute, over all channels, and the policy is not used any more.
+    /// Number of faults within a minute, over all channels, at which the policy is quarantined.
     pub faults: usize,
 }
+
+setters!(Limits {
+    with_pick: pick: Duration,
+    with_update: update: Duration,
+    with_update_each: update_each: Duration,
+    with_init: init: Duration,
+    with_save: save: Duration,
+    with_compile: compile: Duration,
+    with_memory: memory: usize,
+    with_table: table: usize,
+    with_component: component: usize,
+    with_functions: functions: usize,
+    with_function: function: usize,
+    with_nesting: nesting: usize,
+    with_names: names: usize,
+    with_instances: instances: usize,
+    with_config: config: usize,
+    with_metadata_keys: metadata_keys: usize,
+    with_metadata_value: metadata_value: usize,
+    with_log_line: log_line: usize,
+    with_log_lines: log_lines: u32,
+    with_handed_over: handed_over: usize,
+    with_saved: saved: usize,
+    with_instruments: instruments: usize,
+    with_timers: timers: usize,
+    with_timer: timer: Duration,
+    with_faults: faults: usize,
+});
 
 impl Default for Limits {
     fn default() -> Self {
@@ -92,7 +122,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// What the settings of a policy may raise its limits to, unless the host says otherwise.
+    /// Returns the values to which the settings of a policy may raise its limits, unless the host says otherwise.
     #[must_use]
     pub fn caps() -> Self {
         Self {
@@ -119,12 +149,12 @@ impl Limits {
         }
     }
 
-    /// The limit of a call about endpoints of which there are so many.
+    /// Returns the limit of a call about this number of endpoints.
     pub(crate) fn update_of(&self, endpoints: usize) -> Duration {
         let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);
         self.update.saturating_add(self.update_each.saturating_mul(endpoints))
     }
 }
 
-/// The longest plan that is accepted, in picks.
+/// Maximum length of a plan (picks).
 pub(crate) const LONGEST_PLAN: u32 = 200_000;

@@ -17,6 +17,7 @@
 //! counts it, and the [directory](crate::directory) asks `judge` for the verdict.
 
 mod compile;
+#[cfg(feature = "testing")]
 mod exercise;
 mod instance;
 mod judge;
@@ -25,11 +26,11 @@ mod serve;
 mod spec;
 mod wasm_policy;
 
-pub use self::compile::{
-    CONTRACT, CompileOptions, Grants, PolicyError, Seal, componentize, componentize_with, digest, precompile,
-    seal,
-};
+pub use self::compile::{CONTRACT, CompileOptions, Grants, PolicyError, Seal, digest, seal};
 pub(crate) use self::compile::{Compiler, verify};
+#[cfg(feature = "compile")]
+pub use self::compile::{componentize, componentize_with, precompile};
+#[cfg(feature = "testing")]
 pub use self::exercise::{Conformance, ConformanceOptions, Report, TestChannel};
 pub use self::judge::{ChannelUsage, FaultKind, Metric, MetricValue, PolicyTotals, Refusal};
 pub(crate) use self::judge::{MetricsSnapshot, PolicyMetrics};

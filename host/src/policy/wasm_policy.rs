@@ -82,6 +82,7 @@ impl WasmPolicy {
     }
 
     /// Multiplies the limits of CPU time, for runs that do not test how fast the policy is.
+    #[cfg(feature = "testing")]
     pub(super) fn with_more_time(self, factor: u32) -> Self {
         self.with_spec(|spec| {
             let limits = &mut spec.limits;
@@ -106,6 +107,7 @@ impl WasmPolicy {
         self.program.spec.on_fault
     }
 
+    #[cfg(feature = "testing")]
     pub(super) fn program(&self) -> &Program {
         &self.program
     }

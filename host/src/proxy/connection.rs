@@ -1,4 +1,4 @@
-//! One connection of a client, on h2.
+//! One connection of a client.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -15,21 +15,23 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{ConnectionError, Shared, rpc};
+use super::admission::Shared;
+use super::options::ConnectionError;
+use super::rpc;
 use crate::http2::{Cut, LastActivity, Seen, Sending, Side, Wire, describe, server};
 
-/// How far a connection is.
+/// Phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Its SETTINGS are to come.
+    /// The client's SETTINGS have not arrived yet.
     Opening,
     Open,
-    /// The client was told to begin nothing more.
+    /// The client was notified to start no more RPCs.
     Draining,
 }
 
-/// So many tasks of RPCs at once: those that the client may have, and as many that it has reset and that have yet to
-/// notice.
+/// Maximum number of RPC tasks at once: the RPCs that a client may have, and as many tasks whose RPC the client has
+/// reset but that have not ended yet.
 const MAX_TASKS: usize = 2 * server::MAX_STREAMS as usize;
 
 pub(super) async fn serve(
@@ -57,11 +59,11 @@ pub(super) async fn serve(
             Ok(connection) => connection.map_err(failed)?,
             Err(_) => return Err(ConnectionError::Handshake(options.handshake_timeout)),
         },
-        // No RPC has begun on this connection.
+        // No RPC has started on this connection.
         () = &mut drain => return Ok(()),
     };
 
-    // Those that are left end with this.
+    // Dropping the set ends the RPCs that are left.
     let mut rpcs = JoinSet::new();
     let mut phase = Phase::Opening;
     loop {
@@ -83,7 +85,7 @@ pub(super) async fn serve(
         };
         let is_full = rpcs.len() >= MAX_TASKS;
         tokio::select! {
-            // In order of how often they are ready.
+            // The branches that are ready most often come first.
             biased;
             accepted = accept(&mut connection, is_full) => match accepted {
                 Some(Ok((request, respond))) => {
@@ -113,7 +115,7 @@ fn failed(error: h2::Error) -> ConnectionError {
     ConnectionError::Http2(describe(&error))
 }
 
-/// The next RPC. `None` at the end. While there is no room for one the connection goes on without.
+/// Accepts the next RPC. Returns `None` at the end of the connection. If `is_full`, only drives the connection.
 async fn accept<T: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut Connection<T, Bytes>,
     is_full: bool,
@@ -125,7 +127,7 @@ async fn accept<T: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// One RPC, until its last word is handed to h2, or the client has reset it.
+/// Serves one RPC, until the end of its response is handed to h2 or the client has reset the stream.
 async fn answer(proxy: Arc<Shared>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let response = {
         let mut call = pin!(rpc::call(proxy, request));
@@ -150,9 +152,9 @@ async fn answer(proxy: Arc<Shared>, request: Request<RecvStream>, mut respond: S
             })
             .await;
         }
-        // The stream is over, or these headers may not be sent.
+        // The stream is over, or the headers are not valid in HTTP/2.
         Err(error) => {
-            tracing::debug!(%error, "a response could not be sent");
+            tracing::debug!(%error, "failed to send a response");
             respond.send_reset(h2::Reason::INTERNAL_ERROR);
         }
     }

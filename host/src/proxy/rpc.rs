@@ -13,34 +13,34 @@ use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service as _;
 
-use super::{Admitted, Shared};
+use super::admission::{Admitted, Shared};
 use crate::http2::{Outgoing, Received, status_of};
 
-/// Sends an RPC of any kind through the channel. Metadata, messages and trailers pass as they are, but for
-/// the headers of the connection itself; `:authority` is the channel's.
+/// Sends an RPC of any kind through the channel. Metadata, messages and trailers pass unchanged, except for the headers
+/// of the connection itself. `:authority` is that of the channel.
 pub(super) async fn call(proxy: Arc<Shared>, request: Request<RecvStream>) -> Response<Answer> {
     let (mut head, stream) = request.into_parts();
     if !is_grpc(&head) {
-        // As gRPC servers answer (`doc/PROTOCOL-HTTP2.md`).
+        // As gRPC servers respond (`doc/PROTOCOL-HTTP2.md`).
         let mut refused = Response::new(Answer::nothing());
         *refused.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return refused;
     }
     if let Some(name) = head.headers.keys().find(|name| !is_key(name)) {
         return refuse(&Status::internal(format!(
-            "metadata key {name:?} is none: use a-z, 0-9, '-', '_' and '.'"
+            "invalid metadata key {name:?}: use a-z, 0-9, '-', '_' and '.'"
         )));
     }
     let size = size_of(&head);
     if size > proxy.options.max_metadata {
         let limit = proxy.options.max_metadata;
         return refuse(&Status::resource_exhausted(format!(
-            "request metadata of {size} bytes: at most {limit} are taken"
+            "request metadata of {size} bytes exceeds the limit of {limit} bytes (max_metadata)"
         )));
     }
     let Some(admitted) = proxy.admit() else {
         let limit = proxy.options.max_rpcs;
-        return refuse(&Status::unavailable(format!("{limit} RPCs are under way here, as many as may be")));
+        return refuse(&Status::unavailable(format!("the proxy has {limit} RPCs in flight (max_rpcs)")));
     };
     let path = head.uri.path_and_query().cloned();
     head.uri = path.map_or_else(Uri::default, Uri::from);
@@ -50,7 +50,7 @@ pub(super) async fn call(proxy: Arc<Shared>, request: Request<RecvStream>) -> Re
     let body = if stream.is_end_stream() { Body::empty() } else { Body::new(Upload(Received::new(stream))) };
     match proxy.channel.clone().call(Request::from_parts(head, body)).await {
         Ok(mut response) => {
-            // What is sent may be less: an error comes in place of the rest.
+            // The body may be shorter: an error replaces the rest.
             response.headers_mut().remove(header::CONTENT_LENGTH);
             response.map(|body| Answer { body: Some(body), _admitted: Some(admitted) })
         }
@@ -58,12 +58,12 @@ pub(super) async fn call(proxy: Arc<Shared>, request: Request<RecvStream>) -> Re
     }
 }
 
-/// Of one connection, and not of the RPC. A request with others of this kind is malformed in HTTP/2 (RFC 9113, 8.2.2),
-/// and does not come so far.
+/// Headers of a connection, not of the RPC. A request with other headers of this kind is malformed in HTTP/2 (RFC 9113,
+/// 8.2.2) and was rejected before.
 const CONNECTION_HEADERS: [HeaderName; 2] = [header::HOST, header::TE];
 
 fn is_grpc(head: &Parts) -> bool {
-    // `application/grpc`, with a subtype or parameters: `application/grpc-web` is another protocol.
+    // `application/grpc`, perhaps with a subtype or parameters. `application/grpc-web` is another protocol.
     let is_grpc = |value: &HeaderValue| {
         let rest = value.as_bytes().strip_prefix(b"application/grpc");
         rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
@@ -71,20 +71,21 @@ fn is_grpc(head: &Parts) -> bool {
     head.method == Method::POST && head.headers.get(header::CONTENT_TYPE).is_some_and(is_grpc)
 }
 
-/// Whether gRPC allows it as a key of metadata (`doc/PROTOCOL-HTTP2.md`, "Header-Name"). One that HTTP/2 does not allow, too, has
-/// had a `|` put in (`http2::header_block`), and must not be taken for another.
+/// Returns whether gRPC allows this metadata key (`doc/PROTOCOL-HTTP2.md`, "Header-Name"). A `|` also marks a key that
+/// is invalid in HTTP/2 and was amended (`http2::header_block`): it must not be taken for a different key.
 fn is_key(name: &HeaderName) -> bool {
     !name.as_str().as_bytes().contains(&b'|')
 }
 
-/// As SETTINGS_MAX_HEADER_LIST_SIZE counts (RFC 9113, 6.5.2), but for the authority, which is not used.
+/// Returns the size of a request's headers in bytes, counted as for SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113, 6.5.2),
+/// but without the authority, which is not used.
 fn size_of(head: &Parts) -> usize {
     let path = head.uri.path_and_query().map_or(0, |path| path.as_str().len());
     let headers = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
     path + headers.sum::<usize>()
 }
 
-/// A response that is nothing but this status.
+/// Returns a response that consists only of this status.
 fn refuse(status: &Status) -> Response<Answer> {
     let mut response = Response::new(Answer::nothing());
     let headers = response.headers_mut();
@@ -120,8 +121,8 @@ impl http_body::Body for Upload {
     }
 }
 
-/// The body of a response. When it fails underway (its deadline passes, its server is lost), the client is
-/// told by trailers: a reset stream would hide the status.
+/// The body of a response. If it fails before its end (a deadline, a lost server), the client gets the status in
+/// trailers: a reset stream would hide the status.
 pub(super) struct Answer {
     body: Option<Body>,
     _admitted: Option<Admitted>,
@@ -136,7 +137,7 @@ impl Answer {
 impl Outgoing for Answer {
     const FAILED: Reason = Reason::INTERNAL_ERROR;
 
-    /// The stream says when its client is gone.
+    /// Always pending: the stream itself reports when the client is gone.
     fn poll_given_up(&self, _cx: &Context<'_>) -> Poll<()> {
         Poll::Pending
     }
@@ -169,7 +170,7 @@ impl http_body::Body for Answer {
     }
 
     fn size_hint(&self) -> SizeHint {
-        // An error may come in place of what is announced.
+        // An error may replace the announced rest of the body.
         SizeHint::default()
     }
 }

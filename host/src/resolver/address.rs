@@ -1,14 +1,14 @@
-//! `host:port`, or `unix:/path`.
+//! Addresses of servers: `host:port`, or `unix:/path`.
 
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// The port of addresses and targets that name none, as in gRPC.
+/// Default port of addresses and targets, as in gRPC.
 pub(super) const DEFAULT_PORT: u16 = 443;
 
-/// Where a backend listens: a host name or IP address with a TCP port, or a Unix socket.
+/// The address on which a server listens: a host name or IP address with a TCP port, or a Unix socket.
 ///
 /// ```
 /// use hotpick::resolver::Address;
@@ -39,13 +39,13 @@ pub struct AddressError {
 }
 
 impl Address {
-    /// The Unix socket at this path, absolute or not.
+    /// Creates the address of a Unix socket. The path may be relative.
     #[must_use]
     pub fn unix(path: impl Into<PathBuf>) -> Self {
         Self(Kind::Unix(path.into()))
     }
 
-    /// The host name or IP address, without brackets; `localhost` for a Unix socket.
+    /// Returns the host name or IP address, without brackets; `localhost` for a Unix socket.
     #[must_use]
     pub fn host(&self) -> &str {
         match &self.0 {
@@ -54,7 +54,7 @@ impl Address {
         }
     }
 
-    /// The TCP port.
+    /// Returns the TCP port. `None`: the address is a Unix socket.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         match &self.0 {
@@ -63,7 +63,7 @@ impl Address {
         }
     }
 
-    /// The path of a Unix socket.
+    /// Returns the path of the Unix socket. `None`: the address is a TCP address.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match &self.0 {
@@ -72,13 +72,13 @@ impl Address {
         }
     }
 
-    /// The `:authority` of RPCs that go here, unless they have another.
+    /// Returns the default `:authority` of RPCs to this address.
     pub(crate) fn authority(&self) -> http::uri::Authority {
         let text = match &self.0 {
             Kind::Tcp { .. } => self.to_string(),
             Kind::Unix(_) => self.host().to_owned(),
         };
-        // All that a host may hold an authority may hold, too, but for the zone of an IPv6 address.
+        // Fails only for an IPv6 address with a zone: an authority allows all other characters of a host.
         text.parse().unwrap_or_else(|_| http::uri::Authority::from_static("localhost"))
     }
 }
@@ -89,16 +89,16 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let error = |reason| AddressError { text: text.to_owned(), reason };
         if let Some(path) = text.strip_prefix("unix:") {
-            // `unix:///path` is the other way to write an absolute one.
+            // `unix:///path` is the same as `unix:/path`.
             let path = path.strip_prefix("//").filter(|rest| rest.starts_with('/')).unwrap_or(path);
             return if path.is_empty() { Err(error("has no path")) } else { Ok(Self::unix(path)) };
         }
         let (host, port) = text.rsplit_once(':').ok_or_else(|| error("has no port"))?;
         let host = match host.strip_prefix('[') {
             Some(rest) => {
-                let inner = rest.strip_suffix(']').ok_or_else(|| error("has an open bracket"))?;
+                let inner = rest.strip_suffix(']').ok_or_else(|| error("has no closing bracket"))?;
                 let ip = inner.split('%').next().unwrap_or_default();
-                ip.parse::<Ipv6Addr>().map_err(|_| error("has brackets around what is no IPv6 address"))?;
+                ip.parse::<Ipv6Addr>().map_err(|_| error("has brackets without an IPv6 address in them"))?;
                 inner
             }
             None if host.contains(':') => return Err(error("has an IPv6 host without brackets")),
@@ -107,9 +107,9 @@ impl FromStr for Address {
         if host.is_empty() {
             return Err(error("has no host"));
         }
-        // The host becomes the `:authority` of RPCs, so it must be able to stand there.
+        // The host becomes the `:authority` of RPCs, so it must be valid there.
         if host.contains(|c: char| !(c.is_ascii_alphanumeric() || "-._:%".contains(c))) {
-            return Err(error("has a character that no host name has"));
+            return Err(error("has a character that is not allowed in a host name"));
         }
         let port = port.parse().map_err(|_| error("has a port that is not a number up to 65535"))?;
         if port == 0 {
@@ -150,10 +150,10 @@ mod tests {
         for (text, reason) in [
             ("localhost", "has no port"),
             ("::1:80", "has an IPv6 host without brackets"),
-            ("[::1:80", "has an open bracket"),
-            ("[10.0.0.1]:80", "has brackets around what is no IPv6 address"),
+            ("[::1:80", "has no closing bracket"),
+            ("[10.0.0.1]:80", "has brackets without an IPv6 address in them"),
             (":80", "has no host"),
-            ("a b:80", "has a character that no host name has"),
+            ("a b:80", "has a character that is not allowed in a host name"),
             ("a:http", "has a port that is not a number up to 65535"),
             ("a:65536", "has a port that is not a number up to 65535"),
             ("a:0", "has port 0"),

@@ -1,4 +1,4 @@
-//! `dns:///name:port`: endpoints by name.
+//! `dns:///name:port`: endpoints from DNS.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -14,17 +14,18 @@ use super::dns_over_tcp::Sockets;
 use super::{Address, Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target, TargetError};
 use crate::backoff::Backoff;
 
-/// Endpoints of a DNS name: `dns:///name:port`, or `dns://server:53/name:port` to ask a certain server.
+/// A resolver of DNS names: `dns:///name:port`, or `dns://server:53/name:port` to query a certain server.
 ///
-/// Each A and AAAA record is an endpoint; the port is 443 where none is given. A name that starts with an
-/// underscore, such as `_grpc._tcp.echo.example`, is one of SRV records, which give ports and weights; of
-/// their priorities the best alone is used (RFC 2782), or, with `?priorities=all`, each, as the attribute
-/// `priority`.
+/// Each A and AAAA record is an endpoint. The default port is 443.
 ///
-/// The name is resolved again when its records' time to live is over, and when a connection is lost or
-/// cannot be made; but never sooner after an answer than the [`min_interval`](Self::min_interval), and
-/// after an error by [`Backoff`]'s default rule. Answers that are errors, or that say that there is no
-/// such name, leave the endpoints as they are.
+/// A name that starts with an underscore, such as `_grpc._tcp.echo.example`, is looked up as SRV records, which have
+/// ports and weights. Only the records of the best priority are used (RFC 2782). With `?priorities=all` all records are
+/// used, and each endpoint has the attribute `priority`.
+///
+/// The name is resolved again when the time to live of its records has expired, and when a connection is lost or cannot
+/// be made. The time from an answer to the next query is at least [`min_interval`](Self::min_interval). After an error
+/// the default [`Backoff`] applies. An error, or the answer that the name does not exist, leaves the endpoints as they
+/// are.
 #[derive(Clone, Debug)]
 pub struct DnsResolver {
     server: Option<SocketAddr>,
@@ -43,11 +44,11 @@ const DNS_PORT: u16 = 53;
 type Client = hickory_resolver::Resolver<Sockets>;
 
 impl DnsResolver {
-    /// A resolver of this target, whatever its scheme.
+    /// Creates a resolver of this target, whatever its scheme.
     ///
     /// # Errors
     ///
-    /// It is no name, or the server is no address.
+    /// The target has no valid name, the server is not an IP address, or a parameter is unknown.
     pub fn of(target: &Target) -> Result<Self, TargetError> {
         let invalid = |reason: String| TargetError::invalid(target, reason);
         let server = match target.authority() {
@@ -58,7 +59,7 @@ impl DnsResolver {
                         text.trim_matches(['[', ']']).parse().map(|ip: IpAddr| (ip, DNS_PORT).into())
                     })
                     .map_err(|_| {
-                        invalid(format!("{text:?} is no DNS server: write its IP address, or ip:port"))
+                        invalid(format!("{text:?} is not a DNS server: write its IP address, or ip:port"))
                     })?,
             ),
         };
@@ -77,16 +78,17 @@ impl DnsResolver {
         Ok(Self { server, query, min_interval: Duration::from_secs(30) })
     }
 
-    /// The shortest time from one answer to the next query; by default 30 s.
+    /// Sets the shortest time from an answer to the next query. By default 30 s, at most one year.
     #[must_use]
     pub fn min_interval(mut self, interval: Duration) -> Self {
-        // A clock may not go further than some years.
+        // An instant that is too far in the future overflows.
         self.min_interval = interval.min(Duration::from_secs(86_400 * 365));
         self
     }
 
     fn client(&self) -> Result<Client, String> {
-        let failed = |error: hickory_resolver::net::NetError| format!("DNS cannot be set up: {error}");
+        let failed =
+            |error: hickory_resolver::net::NetError| format!("cannot set up the DNS client: {error}");
         let mut builder = match self.server {
             None => Client::builder(Sockets::default()).map_err(failed)?,
             Some(server) => {
@@ -98,7 +100,7 @@ impl DnsResolver {
                 Client::builder_with_config(config, Sockets::default())
             }
         };
-        // When we ask, it is because the last answer may be out of date.
+        // No cache: a query is made because the last answer may be out of date.
         builder.options_mut().cache_size = 0;
         builder.build().map_err(failed)
     }
@@ -115,7 +117,7 @@ impl DnsResolver {
     }
 }
 
-/// `name:port`, or a name, or an IP address with or without a port.
+/// Parses `name:port`, a name, or an IP address with or without a port.
 fn host(text: &str) -> Result<Query, String> {
     if text.is_empty() {
         return Err("names no host: write dns:///name:port".to_owned());
@@ -134,7 +136,7 @@ fn host(text: &str) -> Result<Query, String> {
 
 struct Answer {
     endpoints: Vec<Endpoint>,
-    /// As long as every record of it lives.
+    /// When the first of its records expires.
     until: Instant,
 }
 
@@ -142,14 +144,14 @@ async fn lookup(client: &Client, name: &str) -> Result<(Vec<IpAddr>, Instant), S
     let failed = |error: String| format!("DNS lookup of {name:?}: {error}");
     let found = match name.parse::<IpAddr>() {
         Ok(_) => client.lookup_ip(name).await,
-        // As it is. From text hickory would take a name for one of people's, which may have no underscore; those of
-        // machines do (`my_svc`, in networks of containers).
+        // hickory rejects underscores in names that it parses from text as host names. Container networks have such
+        // names (`my_svc`).
         Err(_) => client.lookup_ip(Name::from_ascii(name).map_err(|error| failed(error.to_string()))?).await,
     };
     let found = found.map_err(|error| failed(error.to_string()))?;
     let ips: Vec<_> = found.iter().collect();
     if ips.is_empty() {
-        return Err(failed("it has no address".to_owned()));
+        return Err(failed("no address found".to_owned()));
     }
     Ok((ips, found.valid_until().into()))
 }
@@ -172,14 +174,14 @@ async fn resolve_srv(client: &Client, name: &str, all_priorities: bool) -> Resul
     }
     let mut until = found.valid_until().into();
     let mut endpoints = Vec::new();
-    let mut last_error = "it has no SRV record".to_owned();
+    let mut last_error = "no SRV record found".to_owned();
     let targets = join_all(records.iter().map(async |srv| {
-        // Rooted already: no search domain is tried.
+        // The target of a record is a full name: no search domain is tried.
         (srv, lookup(client, &srv.target.to_string()).await)
     }));
     for (srv, found) in targets.await {
         match found {
-            // One that cannot be found does not take the others with it.
+            // A target that cannot be resolved does not affect the others.
             Err(error) => last_error = error,
             Ok((ips, valid)) => {
                 until = valid.min(until);
@@ -206,7 +208,7 @@ impl Resolver for DnsResolver {
             client: None,
             next: Next::AtOnce,
             failures: 0,
-            told: Vec::new(),
+            last: Vec::new(),
         };
         Box::pin(stream::unfold(watch, async |mut watch| {
             let update = watch.next().await;
@@ -217,12 +219,12 @@ impl Resolver for DnsResolver {
     fn authority(&self, target: &Target) -> Option<String> {
         let _ = target;
         Some(match &self.query {
-            // As the target has it, but for an IPv6 address that it has without brackets.
+            // As in the target, but an IPv6 address gets brackets.
             Query::Host { name, port: DEFAULT_PORT } if name.contains(':') => format!("[{name}]"),
             Query::Host { name, port: DEFAULT_PORT } => name.clone(),
             Query::Host { name, port } if name.contains(':') => format!("[{name}]:{port}"),
             Query::Host { name, port } => format!("{name}:{port}"),
-            // The service's own name: whoever answers for DNS must not choose whom TLS trusts.
+            // The name of the service, not of a record: a DNS server must not choose whom TLS trusts.
             Query::Srv { name, .. } => service_of(name).to_owned(),
         })
     }
@@ -234,14 +236,14 @@ struct Watch {
     client: Option<Client>,
     next: Next,
     failures: u32,
-    /// The last answer, in any order.
-    told: Vec<Endpoint>,
+    /// Endpoints of the last answer.
+    last: Vec<Endpoint>,
 }
 
-/// When to ask again.
+/// When to make the next query.
 enum Next {
     AtOnce,
-    /// When the answer is too old, or earlier if it is asked for, but not before a certain moment.
+    /// When the answer expires, or earlier on request; but not before `earliest`.
     Answered {
         earliest: Instant,
         until: Instant,
@@ -267,8 +269,8 @@ impl Watch {
                     self.failures = 0;
                     let earliest = Instant::now() + self.resolver.min_interval;
                     self.next = Next::Answered { earliest, until: answer.until };
-                    if !same(&answer.endpoints, &self.told) {
-                        self.told.clone_from(&answer.endpoints);
+                    if !same(&answer.endpoints, &self.last) {
+                        self.last.clone_from(&answer.endpoints);
                         return ResolverUpdate::endpoints(answer.endpoints);
                     }
                 }
@@ -288,13 +290,13 @@ impl Watch {
             None => self.resolver.client()?,
         };
         let answer = self.resolver.resolve(&client).await?;
-        // After an error the system's configuration is read anew.
+        // Kept only after a success, so that the system's DNS configuration is read again after an error.
         self.client = Some(client);
         Ok(answer)
     }
 }
 
-/// `echo.example` of `_grpc._tcp.echo.example`.
+/// Returns the domain of an SRV name: `echo.example` for `_grpc._tcp.echo.example`.
 fn service_of(name: &str) -> &str {
     let mut rest = name;
     while let Some((_, after)) = rest.strip_prefix('_').and_then(|label| label.split_once('.')) {
@@ -303,7 +305,7 @@ fn service_of(name: &str) -> &str {
     rest.trim_start_matches('_')
 }
 
-/// Servers give records in another order each time: that is no news.
+/// Returns whether two lists are equal in any order. DNS servers rotate the order of records.
 fn same(some: &[Endpoint], others: &[Endpoint]) -> bool {
     some.len() == others.len() && some.iter().all(|endpoint| others.contains(endpoint))
 }
@@ -318,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_names_a_host_and_perhaps_a_server() {
+    fn a_target_has_a_host_and_optionally_a_server() {
         let host = |name: &str, port| Query::Host { name: name.to_owned(), port };
         for (text, server, query) in [
             ("dns:///echo.example:50", None, host("echo.example", 50)),
@@ -354,10 +356,10 @@ mod tests {
     }
 
     #[test]
-    fn bad_targets_are_refused_with_one_sentence() {
+    fn invalid_targets_are_rejected_with_one_sentence() {
         for (text, sentence) in [
             ("dns:///", "names no host: write dns:///name:port"),
-            ("dns://server/x", "\"server\" is no DNS server: write its IP address, or ip:port"),
+            ("dns://server/x", "\"server\" is not a DNS server: write its IP address, or ip:port"),
             ("dns:///a:b:c", "has an IPv6 host without brackets"),
             ("dns:///a:http", "has a port that is not a number"),
             ("dns:///a?ttl=1", "has the unknown parameter \"ttl=1\""),
@@ -368,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_records_is_no_news() {
+    fn the_order_of_records_does_not_matter() {
         let [a, b] = ["a:1", "b:1"].map(|text| Endpoint::new(text.parse().expect("an address")));
         assert!(same(&[a.clone(), b.clone()], &[b.clone(), a.clone()]));
         let one = [a.clone()];

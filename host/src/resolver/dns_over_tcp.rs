@@ -1,8 +1,8 @@
-//! DNS over TCP, for servers that say of an answer there that it is cut short.
+//! DNS over TCP, for servers that truncate answers over TCP.
 //!
-//! Over UDP that means: ask over TCP. Over TCP there is nothing more to be had, and the records that are there are better
-//! than none (some load balancers cut long lists so); but hickory takes the whole answer for an error. So the flag is
-//! taken out before it sees it.
+//! In an answer over UDP the flag TC (truncated) means: ask again over TCP. Over TCP there is no way to get more, and
+//! some records are better than none. Some load balancers truncate long lists in this way. hickory treats such an
+//! answer as an error, so the flag is cleared before hickory sees it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use futures_util::io::{AsyncRead, AsyncWrite};
 use hickory_resolver::net::runtime::{DnsTcpStream, RuntimeProvider, TokioRuntimeProvider};
 
-/// tokio's sockets, and this TCP.
+/// Tokio's sockets, with the TC flag cleared over TCP.
 #[derive(Clone, Default)]
 pub(super) struct Sockets(TokioRuntimeProvider);
 
@@ -45,22 +45,23 @@ impl RuntimeProvider for Sockets {
     }
 }
 
-/// Messages of which none is cut short.
+/// A TCP stream of DNS messages, in which the TC flag is cleared.
 pub(super) struct Untruncated<T> {
     io: T,
     flags: Flags,
 }
 
-/// Where in a stream of messages their flags are.
+/// Finds the flags in a stream of messages.
 #[derive(Debug, Default)]
 struct Flags {
-    /// In the current message with its length before it.
+    /// Position in the current message, including its length prefix.
     at: usize,
     length: usize,
 }
 
 impl Flags {
-    /// RFC 1035, 4.2.2: two bytes of length before each message. 4.1.1: TC is a bit of its third byte.
+    /// Clears TC in the next bytes of the stream. Each message follows its length in two bytes (RFC 1035, 4.2.2). TC is
+    /// a bit of the third byte of the message (4.1.1).
     fn clear_truncated(&mut self, bytes: &mut [u8]) {
         for byte in bytes {
             match self.at {
@@ -108,8 +109,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_flag_is_found_however_the_bytes_come() {
-        // Two messages, the second of no more than its head.
+    fn the_flag_is_cleared_however_the_bytes_are_split() {
+        // Three messages. The last two consist of the header only.
         let message = |length: u8, flags: u8| {
             let mut bytes = vec![0xff; usize::from(length) + 2];
             (bytes[0], bytes[1], bytes[4]) = (0, length, flags);

@@ -1,11 +1,11 @@
-//! An endpoint: one backend of a target.
+//! Endpoints: the servers of a target.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::address::Address;
 
-/// One backend: its addresses, and what a policy may know of it.
+/// One server: its addresses, and a weight and attributes for policies.
 ///
 /// ```
 /// use hotpick::resolver::Endpoint;
@@ -26,24 +26,24 @@ struct Fields {
 
 impl PartialEq for Endpoint {
     fn eq(&self, other: &Self) -> bool {
-        // Of ten thousand that a resolver gives again most are the very same.
+        // Fast path: most endpoints of a new answer are usually the same objects.
         Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
     }
 }
 
 impl Eq for Endpoint {}
 
-/// What a resolver attached to an endpoint. Keys that start with `hotpick.` are reserved.
+/// Names and values that a resolver attaches to an endpoint. Names that start with `hotpick.` are reserved.
 pub type Attributes = BTreeMap<String, String>;
 
 impl Endpoint {
-    /// An endpoint of one address, with weight 1 and no attributes.
+    /// Creates an endpoint with one address, weight 1 and no attributes.
     #[must_use]
     pub fn new(address: Address) -> Self {
         Self(Arc::new(Fields { addresses: vec![address], weight: 1, attributes: Attributes::new() }))
     }
 
-    /// Adds an address of the same backend, tried after those before it.
+    /// Adds an address of the same server, which is tried after the previous ones.
     #[must_use]
     pub fn with_address(mut self, address: Address) -> Self {
         Arc::make_mut(&mut self.0).addresses.push(address);
@@ -64,20 +64,20 @@ impl Endpoint {
         self
     }
 
-    /// The backend's addresses, preferred first; never empty. They are its identity: an endpoint with
-    /// the same addresses keeps its connection whatever else changes.
+    /// Returns the addresses of the server, preferred ones first; never empty. They identify the endpoint: as long as
+    /// they stay the same, it keeps its connection.
     #[must_use]
     pub fn addresses(&self) -> &[Address] {
         &self.0.addresses
     }
 
-    /// The relative weight, at least 1.
+    /// Returns the relative weight, at least 1.
     #[must_use]
     pub fn weight(&self) -> u32 {
         self.0.weight
     }
 
-    /// The attributes.
+    /// Returns the attributes.
     #[must_use]
     pub fn attributes(&self) -> &Attributes {
         &self.0.attributes

@@ -1,4 +1,4 @@
-//! `file:///path`: endpoints in a file that is followed.
+//! `file:///path`: endpoints in a file, which is followed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,20 +14,22 @@ use crate::files::{self, Fingerprint, ReadError, Settling};
 use crate::service_config::ServiceConfig;
 use crate::workers;
 
-/// Endpoints in a file of JSON, or of TOML if its name ends in `.toml`. The file is looked at twice a
-/// second, and read when it has changed and come to rest; one that is bad or gone leaves the endpoints as
-/// they are. One that someone has open to write is read when it is closed, or has stayed the same for 5 s.
+/// A resolver of the endpoints in a JSON file, or a TOML file if its name ends in `.toml`.
+///
+/// The file is checked twice a second, and read when it has changed and then stayed the same for 100 ms. A malformed or
+/// missing file leaves the endpoints as they are. A file that is open for writing is read when it is closed, or when it
+/// has not changed for 5 s.
 ///
 /// ```toml
 /// [[endpoints]]
 /// address = "10.0.0.1:5001" # or unix:/path
 /// weight = 2
-/// color = "red"             # what else there is becomes an attribute
+/// color = "red"             # other members become attributes
 ///
 /// [[endpoints]]
 /// addresses = ["10.0.0.2:5001", "[2001:db8::2]:5001"] # of one backend
 ///
-/// # A service config, in gRPC's own words, may be there, too.
+/// # Optional: a service config, as in gRPC.
 /// [service_config]
 /// loadBalancingConfig = [{ color = {} }, { round_robin = {} }]
 /// ```
@@ -36,15 +38,17 @@ pub struct FileResolver {
     path: PathBuf,
 }
 
-/// How often the file is looked at, and how long it must have stayed the same.
-const LOOK: Duration = Duration::from_millis(500);
+/// Time between two checks of the file.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// Time for which the file must not have changed before it is read.
 const QUIET: Duration = Duration::from_millis(100);
+/// Bytes of the largest file.
 const LIMIT: usize = 16 << 20;
-/// Who has it open to write without writing for so long will not.
+/// Time without a change after which a file is read although a process has it open for writing.
 const OPEN: Duration = Duration::from_secs(5);
 
 impl FileResolver {
-    /// A resolver of this file.
+    /// Creates a resolver of this file.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
@@ -64,7 +68,7 @@ impl FileResolver {
 impl Resolver for FileResolver {
     fn watch(&self, _target: &Target, _resolve_now: ResolveNow) -> ResolverStream {
         let follow =
-            Follow { path: self.path.clone(), settling: Settling::default(), looked: false, open: None };
+            Follow { path: self.path.clone(), settling: Settling::default(), checked: false, open: None };
         Box::pin(stream::unfold(follow, async |mut follow| {
             let update = follow.next().await;
             Some((update, follow))
@@ -75,9 +79,9 @@ impl Resolver for FileResolver {
 struct Follow {
     path: PathBuf,
     settling: Settling,
-    /// At least once: what is not there then may never be.
-    looked: bool,
-    /// Since when someone has it open to write, and it stays as it is.
+    /// Whether the file was checked at least once. A missing file is an error at the first check.
+    checked: bool,
+    /// Fingerprint of the file since when it is open for writing without a change. `None`: it is not open.
     open: Option<(Fingerprint, Instant)>,
 }
 
@@ -85,17 +89,17 @@ impl Follow {
     async fn next(&mut self) -> ResolverUpdate {
         let name = self.path.to_string_lossy().into_owned();
         loop {
-            let first = !std::mem::replace(&mut self.looked, true);
+            let first = !std::mem::replace(&mut self.checked, true);
             if !first {
-                sleep(if self.settling.is_pending(QUIET) { QUIET } else { LOOK }).await;
+                sleep(if self.settling.is_pending(QUIET) { QUIET } else { INTERVAL }).await;
             }
             let path = self.path.clone();
-            // On a file system of others a look may take its time.
+            // On a network file system a check may block.
             let found = workers::run(move || Fingerprint::at(&path)).await.unwrap_or_default();
             let found: BTreeMap<_, _> = found.map(|found| (name.clone(), found)).into_iter().collect();
             if found.is_empty() && first {
                 return ResolverUpdate::error(format!(
-                    "file {:?} is not there, or cannot be looked at",
+                    "file {:?} does not exist or cannot be accessed",
                     self.path
                 ));
             }
@@ -103,16 +107,16 @@ impl Follow {
                 None => {}
                 Some((_, None)) => {
                     return ResolverUpdate::error(format!(
-                        "file {:?} is gone, or cannot be looked at any more",
+                        "file {:?} was removed or can no longer be accessed",
                         self.path
                     ));
                 }
                 Some((_, Some(fingerprint))) => match self.read(fingerprint).await {
                     Ok(None) => self.settling.retry(&name, Duration::ZERO),
-                    Err(ReadError::BeingWritten | ReadError::Young) => self.settling.retry(&name, LOOK),
+                    Err(ReadError::BeingWritten | ReadError::Young) => self.settling.retry(&name, INTERVAL),
                     Ok(Some(bytes)) => return parse(&self.path, &bytes),
                     Err(error) => {
-                        self.settling.retry(&name, LOOK * 10);
+                        self.settling.retry(&name, INTERVAL * 10);
                         return ResolverUpdate::error(format!(
                             "file {:?} cannot be read: {error}",
                             self.path
@@ -123,7 +127,7 @@ impl Follow {
         }
     }
 
-    /// The file, once nobody has it open to write, or has not written for long.
+    /// Reads the file, unless a process has it open for writing and has changed it less than [`OPEN`] ago.
     async fn read(&mut self, seen: Fingerprint) -> Result<Option<Vec<u8>>, ReadError> {
         let is_patient = !self.open.is_some_and(|(open, since)| open == seen && since.elapsed() >= OPEN);
         let path = self.path.clone();
@@ -134,7 +138,7 @@ impl Follow {
             self.open = None;
         } else if self.open.is_none_or(|(open, _)| open != seen) {
             let file = self.path.display();
-            tracing::info!(%file, "endpoints file is open for writing: read when it is closed, or has not changed for {OPEN:?}");
+            tracing::info!(%file, longest = ?OPEN, "endpoints file is open for writing: waiting");
             self.open = Some((seen, Instant::now()));
         }
         bytes
@@ -184,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn json_and_toml_say_the_same() {
+    fn json_and_toml_are_equivalent() {
         let json = r#"{"endpoints": [{"address": "a:1", "weight": 2}, {"address": "b:2"}]}"#;
         let toml = "[[endpoints]]\naddress = 'a:1'\nweight = 2\n[[endpoints]]\naddress = 'b:2'\n";
         let expected = Ok(vec!["a:1 x2".to_owned(), "b:2 x1".to_owned()]);

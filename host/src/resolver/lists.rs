@@ -1,4 +1,4 @@
-//! `static:`, `ipv4:`, `ipv6:` and `unix:`: endpoints that the target itself names (gRPC's `doc/naming.md`).
+//! `static:`, `ipv4:`, `ipv6:` and `unix:`: endpoints that are listed in the target (gRPC's `doc/naming.md`).
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
@@ -9,22 +9,22 @@ use super::target::{Target, TargetError};
 
 type Built = Result<ManualResolver, TargetError>;
 
-/// `host:port,host:port`; a `unix:/path` will do, too.
+/// Resolves `host:port,host:port`. An item may also be `unix:/path`.
 pub(super) fn any(target: &Target) -> Built {
     list(target, |text| text.parse::<Address>())
 }
 
-/// `10.0.0.1:5001,10.0.0.2`.
+/// Resolves `10.0.0.1:5001,10.0.0.2`.
 pub(super) fn ipv4(target: &Target) -> Built {
     list(target, ipv4_address)
 }
 
-/// `[2001:db8::1]:5001,2001:db8::2`.
+/// Resolves `[2001:db8::1]:5001,2001:db8::2`.
 pub(super) fn ipv6(target: &Target) -> Built {
     list(target, ipv6_address)
 }
 
-/// `/run/echo.sock`, or a path that is relative to where the program runs.
+/// Resolves `/run/echo.sock`, or a path relative to the working directory.
 pub(super) fn unix(target: &Target) -> Built {
     match (target.authority(), target.endpoint()) {
         (_, "") => Err(TargetError::invalid(target, "names no socket: write unix:/path")),
@@ -33,7 +33,7 @@ pub(super) fn unix(target: &Target) -> Built {
     }
 }
 
-/// An endpoint for each item of a list with commas.
+/// Resolves a list, separated by commas, to one endpoint for each item.
 fn list<E: std::fmt::Display>(target: &Target, parse: impl Fn(&str) -> Result<Address, E>) -> Built {
     let items = target.endpoint().split(',').filter(|text| !text.is_empty());
     let endpoints = items

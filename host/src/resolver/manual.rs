@@ -1,12 +1,13 @@
-//! Endpoints given in code.
+//! Endpoints that are set by the program.
 
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 
 use super::{Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target};
 
-/// Endpoints given in code, and changed in code: for tests, and for programs that know their
-/// backends. A clone that is kept can [`update`](Self::update) what the channel sees.
+/// A resolver whose answer is set by the program, for tests and for programs that know their servers.
+///
+/// Keep a clone to [`update`](Self::update) the endpoints of a running channel.
 ///
 /// ```
 /// use hotpick::resolver::{Endpoint, ManualResolver, ResolverUpdate};
@@ -20,13 +21,13 @@ use super::{Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Targ
 pub struct ManualResolver(watch::Sender<ResolverUpdate>);
 
 impl ManualResolver {
-    /// A resolver that answers with these endpoints.
+    /// Creates a resolver that answers with these endpoints.
     #[must_use]
     pub fn new(endpoints: impl Into<Vec<Endpoint>>) -> Self {
         Self(watch::Sender::new(ResolverUpdate::endpoints(endpoints)))
     }
 
-    /// Replaces the answer. Of several in a row a channel may see only the last.
+    /// Replaces the answer. After several updates in a row, a channel may see only the last one.
     pub fn update(&self, update: ResolverUpdate) {
         self.0.send_replace(update);
     }

@@ -1,10 +1,12 @@
-//! Where the endpoints of a target come from.
+//! Resolution of targets to endpoints.
 //!
-//! A [`Target`] names a service; a [`Resolver`] watches it and yields a [`ResolverUpdate`] whenever
-//! its [`Endpoint`]s change. The channel keeps one subconn to each endpoint.
+//! A [`Target`] identifies a service. A [`Resolver`] watches it and yields a [`ResolverUpdate`] whenever its
+//! [`Endpoint`]s change. The channel keeps one subconn for each endpoint.
 
 mod address;
+#[cfg(feature = "dns")]
 mod dns;
+#[cfg(feature = "dns")]
 mod dns_over_tcp;
 mod endpoint;
 mod file;
@@ -18,6 +20,7 @@ mod resolver;
 mod target;
 
 pub use self::address::{Address, AddressError};
+#[cfg(feature = "dns")]
 pub use self::dns::DnsResolver;
 pub use self::endpoint::{Attributes, Endpoint};
 pub use self::file::FileResolver;

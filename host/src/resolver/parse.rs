@@ -21,7 +21,7 @@ impl FromStr for Target {
                 (scheme, rest)
             }
             _ if text.is_empty() => return Err(TargetError::Empty),
-            // `localhost:5001` has a colon, too, but no scheme.
+            // Such as `localhost:5001`, which has a colon but no scheme.
             _ => ("dns", text),
         };
         let (authority, endpoint, rooted) = match (rest.strip_prefix("//"), rest.strip_prefix('/')) {
@@ -83,7 +83,7 @@ mod tests {
             ("", "the target is empty: write dns:///name:port, or static:///host:port,host:port"),
             (
                 "local host",
-                "target \"local host\": address \"local host:443\" has a character that no host name has: write host:port, [host]:port for IPv6, or unix:/path",
+                "target \"local host\": address \"local host:443\" has a character that is not allowed in a host name: write host:port, [host]:port for IPv6, or unix:/path",
             ),
             ("unix:", "target \"unix:\": names no socket: write unix:/path"),
             ("unix://a/b", "target \"unix://a/b\": has a host: write unix:/path, or unix:///path"),

@@ -1,13 +1,13 @@
-//! An endpoint as JSON or TOML has it: in files, and as a value in etcd.
+//! Endpoints in JSON or TOML: in files, and as values in etcd.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Address, Endpoint};
 
-/// Reads an endpoint: `address` is `host:port`, or a host beside a `port`, or `unix:/path`; more addresses
-/// of the same backend are in `addresses`. `weight` is a number, `attributes` a table. All other members
-/// that are text, numbers or booleans are attributes, too.
+/// Parses an endpoint: `address` is `host:port`, or a host beside a `port`, or `unix:/path`. Further addresses of the
+/// same server are in `addresses`. `weight` is a number, `attributes` a table. All other members that are text, numbers
+/// or booleans are attributes, too.
 pub(crate) fn endpoint(value: &Value) -> Result<Endpoint, String> {
     let record = Record::deserialize(value).map_err(|error| error.to_string())?;
     let mut texts = record.addresses;
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_known_is_an_attribute() {
+    fn unknown_members_are_attributes() {
         let value = json!({"address": "10.0.0.1", "port": 5001, "weight": 3, "color": "red", "shard": 7,
             "attributes": {"zone": "a"}, "draining": false, "note": null});
         let found = endpoint(&value).expect("an endpoint");
@@ -92,7 +92,7 @@ mod tests {
             (json!({"address": "a:1", "tags": []}), "attribute \"tags\" is neither"),
             (
                 json!({"address": "10.0.0.1:5001", "port": 5001}),
-                "has brackets around what is no IPv6 address",
+                "has brackets without an IPv6 address in them",
             ),
             (json!({"address": "a:1", "weight": -1}), "invalid value"),
             (json!([]), "invalid"),

@@ -1,21 +1,22 @@
-//! Resolvers by the scheme of a target.
+//! The registry of resolvers, by the scheme of a target.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
+#[cfg(feature = "dns")]
 use super::dns::DnsResolver;
 use super::file::FileResolver;
 use super::lists;
 use super::resolver::Resolver;
 use super::target::{Target, TargetError};
 
-/// Makes resolvers for the targets of a scheme. Closures do.
+/// Creates resolvers for the targets of a scheme. Implemented for closures.
 pub trait ResolverBuilder: Send + Sync {
-    /// Makes the resolver of a target, for one channel.
+    /// Creates the resolver of a target, for one channel.
     ///
     /// # Errors
     ///
-    /// The target makes no sense in this scheme: [`TargetError::invalid`].
+    /// The target is not valid in this scheme: [`TargetError::invalid`].
     fn build(&self, target: &Target) -> Result<Box<dyn Resolver>, TargetError>;
 }
 
@@ -28,7 +29,7 @@ where
     }
 }
 
-/// Registers a resolver for the targets of a scheme, in this process, in place of one that is there.
+/// Registers a resolver for the targets of a scheme, in this process. Replaces the previous one of the scheme, if any.
 ///
 /// ```
 /// use hotpick::resolver::{self, Endpoint, ManualResolver, Resolver, Target, TargetError};
@@ -58,12 +59,13 @@ static REGISTRY: LazyLock<RwLock<Registry>> = LazyLock::new(|| {
     insert("ipv4", |target| Ok(Box::new(lists::ipv4(target)?)));
     insert("ipv6", |target| Ok(Box::new(lists::ipv6(target)?)));
     insert("unix", |target| Ok(Box::new(lists::unix(target)?)));
+    #[cfg(feature = "dns")]
     insert("dns", |target| Ok(Box::new(DnsResolver::of(target)?)));
     insert("file", |target| Ok(Box::new(FileResolver::of(target)?)));
     RwLock::new(registry)
 });
 
-/// Registers a resolver unless one is registered for the scheme. For modules above this one.
+/// Registers a resolver unless the scheme has one. For modules above this one.
 #[cfg(feature = "etcd")]
 pub(crate) fn register_default(scheme: &str, builder: impl ResolverBuilder + 'static) {
     let mut registry = REGISTRY.write().unwrap_or_else(PoisonError::into_inner);
@@ -80,12 +82,12 @@ pub(crate) fn resolver_of(target: &Target) -> Result<Box<dyn Resolver>, TargetEr
     builder.build(target)
 }
 
-/// Returns the builder of a scheme, in lower case.
+/// Returns the builder of a scheme, which must be in lower case.
 pub(super) fn find(scheme: &str) -> Option<Arc<dyn ResolverBuilder>> {
     REGISTRY.read().unwrap_or_else(PoisonError::into_inner).get(scheme).cloned()
 }
 
-/// Returns the known schemes.
+/// Returns the known schemes, separated by commas.
 pub(super) fn schemes() -> String {
     let registry = REGISTRY.read().unwrap_or_else(PoisonError::into_inner);
     registry.keys().map(String::as_str).collect::<Vec<_>>().join(", ")

@@ -1,4 +1,4 @@
-//! The trait of resolvers, and their answers.
+//! The trait [`Resolver`], and its answers.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,40 +10,43 @@ use super::endpoint::Endpoint;
 use super::target::Target;
 use crate::service_config::{ServiceConfig, ServiceConfigError};
 
-/// What [`Resolver::watch`] returns. It ends when the resolver will never say more; the channel then
-/// keeps what it knows.
+/// The stream that [`Resolver::watch`] returns. When it ends, the channel keeps the last answer.
 pub type ResolverStream = Pin<Box<dyn Stream<Item = ResolverUpdate> + Send>>;
 
 /// Finds the endpoints of a target and follows their changes.
 pub trait Resolver: Send + Sync + std::fmt::Debug {
-    /// Starts watching. Called by the channel, within its tokio runtime: at its start, and again whenever
-    /// it leaves IDLE.
+    /// Starts to watch a target. The channel calls this within its Tokio runtime, at its start and whenever it leaves
+    /// IDLE.
     ///
-    /// Each item replaces the one before it: a resolver gives the whole list every time. The stream
-    /// is dropped when the channel goes idle or is closed. A resolver that is not told of changes asks
-    /// again when `resolve_now` says so.
+    /// Each item has the complete list, and replaces the previous one. The channel drops the stream when it goes idle
+    /// or is closed. A resolver that is not notified of changes should query again when `resolve_now` requests it.
     fn watch(&self, target: &Target, resolve_now: ResolveNow) -> ResolverStream;
 
-    /// The `:authority` of RPCs to this target, where neither the channel's builder nor the RPC has one.
-    /// By default it is the address of the endpoint that each RPC goes to.
+    /// Returns the `:authority` of RPCs to this target, if neither the channel's builder nor the RPC sets one. `None`
+    /// (the default): the address of the endpoint that the RPC is sent to.
     fn authority(&self, target: &Target) -> Option<String> {
         let _ = target;
         None
     }
 }
 
-/// Tells a resolver that its answer may be out of date: a connection was lost, or could not be made. A
-/// hint, and often repeated: a resolver must limit itself how often it asks.
+/// Notifies a resolver that its answer may be out of date, because a connection was lost or could not be made.
+///
+/// Requests are hints, and frequent. A resolver must limit the rate of its queries itself.
 #[derive(Clone, Debug, Default)]
 pub struct ResolveNow(Arc<Notify>);
 
 impl ResolveNow {
-    /// Asks for a new answer.
+    /// Requests a new answer.
     pub fn request(&self) {
         self.0.notify_one();
     }
 
-    /// Waits until a new answer is asked for. Requests since the last wait count as one. Cancel-safe.
+    /// Waits until a new answer is requested. Requests since the last wait count as one.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe.
     pub async fn requested(&self) {
         self.0.notified().await;
     }
@@ -53,28 +56,28 @@ impl ResolveNow {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ResolverUpdate {
-    /// The endpoints, in order of preference, or what went wrong. An error is ignored while an
-    /// earlier list is in use. An empty list is an answer: RPCs fail until there is an endpoint.
+    /// The endpoints, in order of preference, or the reason why the target could not be resolved. An error is ignored
+    /// while an earlier list is used. An empty list is an answer: RPCs fail until there is an endpoint.
     pub endpoints: Result<Vec<Endpoint>, String>,
-    /// The service config that the target's owner gives; none leaves it to the channel's builder. An
-    /// error keeps the one before (gRFC A21).
+    /// The service config of the target's owner. `None`: the one of the channel's builder applies. An error keeps the
+    /// previous one (gRFC A21).
     pub service_config: Option<Result<ServiceConfig, ServiceConfigError>>,
 }
 
 impl ResolverUpdate {
-    /// The target has these endpoints now.
+    /// Creates an answer with these endpoints.
     #[must_use]
     pub fn endpoints(endpoints: impl Into<Vec<Endpoint>>) -> Self {
         Self { endpoints: Ok(endpoints.into()), service_config: None }
     }
 
-    /// The resolver failed; `message` is shown to RPCs if nothing better is known.
+    /// Creates an answer for a failed resolution. RPCs fail with `message` if there is no earlier list.
     #[must_use]
     pub fn error(message: impl Into<String>) -> Self {
         Self { endpoints: Err(message.into()), service_config: None }
     }
 
-    /// The same, with this service config.
+    /// Sets the service config.
     #[must_use]
     pub fn with_service_config(mut self, config: Result<ServiceConfig, ServiceConfigError>) -> Self {
         self.service_config = Some(config);

@@ -8,7 +8,7 @@ use super::{Entry, ReadySet, Snapshots, SubConn};
 use crate::connectivity::ConnectivityState;
 use crate::resolver::{Address, Endpoint};
 
-/// Subconns without connections, in whatever states a test puts them: for tests and benchmarks of pickers.
+/// Subconns without connections, whose states are set by a test. For tests and benchmarks of pickers.
 ///
 /// ```
 /// use hotpick::picker::{PickInfo, PickResult, Placement, Policy as _, RoundRobin};
@@ -30,7 +30,7 @@ pub struct FakeSubConns {
     next: u32,
 }
 
-/// Connects nothing.
+/// A driver that does nothing.
 #[derive(Debug)]
 struct NoConnections;
 
@@ -47,10 +47,10 @@ impl Driver for NoConnections {
 }
 
 impl FakeSubConns {
-    /// So many of them, all ready.
+    /// Sets `count` subconns, all READY. Returns the snapshot.
     pub fn ready(&mut self, count: u32) -> ReadySet {
         let endpoint = |number: u32| {
-            // Of the block for benchmarks (RFC 2544).
+            // An address of the block for benchmarks (RFC 2544).
             let address = std::net::Ipv4Addr::from_bits(0xc612_0000 + number);
             (
                 Endpoint::new(Address::from(std::net::SocketAddr::from((address, 80)))),
@@ -60,8 +60,9 @@ impl FakeSubConns {
         self.set((0..count).map(endpoint))
     }
 
-    /// These, in this order and in these states. One is known again by its first address; subconns are numbered from 0
-    /// as they come.
+    /// Replaces the endpoints and states, in this order. Returns the snapshot.
+    ///
+    /// An endpoint with a known first address keeps its subconn. New subconns are numbered from 0 on.
     pub fn set(&mut self, endpoints: impl IntoIterator<Item = (Endpoint, ConnectivityState)>) -> ReadySet {
         let mut gone = std::mem::take(&mut self.known);
         let mut order = Vec::new();
@@ -88,7 +89,7 @@ impl FakeSubConns {
         self.snapshots.next()
     }
 
-    /// One of them is in another state.
+    /// Changes the state of a subconn. Returns the snapshot.
     pub fn change(&mut self, subconn: &SubConn, state: ConnectivityState) -> ReadySet {
         let endpoint = subconn.endpoint();
         if let Some((_, before)) = self.known.get_mut(&endpoint.addresses()[0])
@@ -107,7 +108,7 @@ impl FakeSubConns {
 }
 
 impl SubConn {
-    /// A subconn without connections.
+    /// Creates a subconn without connections.
     pub(crate) fn fake(id: u32, endpoint: Endpoint) -> Self {
         Self::new(id, endpoint, Arc::new(NoConnections))
     }

@@ -60,6 +60,7 @@ pub(crate) struct Capacity {
 
 impl Capacity {
     /// No connection, and no known limit.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) const UNKNOWN: Self = Self { connections: 0, streams_each: None, streams: u32::MAX };
 }
 
@@ -154,7 +155,7 @@ impl SubConn {
         self.condition().error = Some(error);
     }
 
-    /// The counters, for the driver and whoever sends RPCs.
+    /// Returns the counters, for the driver and the sender of RPCs.
     pub(crate) fn counters(&self) -> &Stats {
         &self.0.stats
     }

@@ -7,6 +7,7 @@
 //! depends on this module alone, and so runs without connections as well.
 
 mod done;
+#[cfg(any(test, feature = "testing"))]
 mod fake;
 mod handle;
 mod ready_set;
@@ -15,7 +16,10 @@ mod stats;
 
 pub use self::done::{Done, DoneInfo};
 pub(crate) use self::done::{OutcomeSink, PickId};
+#[cfg(feature = "testing")]
 pub use self::fake::FakeSubConns;
+#[cfg(all(test, not(feature = "testing")))]
+pub(crate) use self::fake::FakeSubConns;
 pub use self::handle::SubConn;
 pub(crate) use self::handle::{Capacity, Driver};
 pub(crate) use self::ready_set::{Changes, Entry};

@@ -1,4 +1,4 @@
-//! What a picker chooses from.
+//! Snapshots of a channel's subconns, from which pickers choose.
 
 use std::fmt;
 use std::iter::FusedIterator;
@@ -10,17 +10,19 @@ use crate::resolver::Endpoint;
 
 /// An immutable snapshot of a channel's subconns. Cheap to clone.
 ///
-/// Anything computed from one (an index, a table) is stale as soon as there is a newer one. One snapshot is made of
-/// another by what is different: they share the rest, and are compared by what they do not share.
+/// Anything that is computed from a snapshot (an index, a table) is stale as soon as there is a newer one.
+///
+/// Successive snapshots share what has not changed, and only the rest is compared. So a new snapshot and its difference
+/// from the previous one are cheap when few subconns change.
 #[derive(Clone, Debug, Default)]
 pub struct ReadySet(Arc<Inner>);
 
 #[derive(Clone, Debug, Default)]
 struct Inner {
-    /// In the resolver's order.
+    /// Numbers in the resolver's order.
     all: Arc<[u32]>,
     ready: Arc<[u32]>,
-    /// By number.
+    /// Entries by number, in pages of [`PAGE`].
     pages: Vec<Option<Arc<Page>>>,
 }
 
@@ -42,20 +44,20 @@ pub struct SubConns<'a> {
     set: &'a ReadySet,
 }
 
-/// What became of a channel's endpoints between two snapshots.
+/// The difference between two snapshots.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
-    /// New ones, and those whose weight or attributes changed; in the resolver's order.
+    /// New subconns, and those whose weight or attributes have changed; in the resolver's order.
     pub(crate) added: Vec<(u32, Arc<Endpoint>)>,
     pub(crate) removed: Vec<u32>,
-    /// Which are ready, or their order, has changed.
+    /// Whether the set of ready subconns, or their order, has changed.
     pub(crate) ready: bool,
-    /// Those in another state than before, in the resolver's order. One that was not there was IDLE.
+    /// Subconns whose state has changed, in the resolver's order. A new subconn counts as IDLE before.
     pub(crate) states: Vec<(u32, ConnectivityState)>,
 }
 
 impl ReadySet {
-    /// A snapshot of subconns, in the resolver's order, each in a state.
+    /// Creates a snapshot of subconns and their states, in the resolver's order.
     pub(crate) fn new(members: impl IntoIterator<Item = (SubConn, ConnectivityState)>) -> Self {
         let mut inner = Inner::default();
         let (mut all, mut ready) = (Vec::new(), Vec::new());
@@ -72,8 +74,8 @@ impl ReadySet {
         Self(Arc::new(inner))
     }
 
-    /// The next snapshot: with these entries in place of those of their numbers, and, if they are other ones now, all and
-    /// the ready ones, in the resolver's order.
+    /// Returns the next snapshot, with these entries replaced (`None` removes one). `all` and `ready` are the numbers
+    /// in the resolver's order; `None`: as before.
     pub(crate) fn next(
         &self,
         entries: impl IntoIterator<Item = (u32, Option<Entry>)>,
@@ -89,36 +91,36 @@ impl ReadySet {
         Self(Arc::new(inner))
     }
 
-    /// The ready subconns, in the resolver's order.
+    /// Returns the ready subconns, in the resolver's order.
     #[must_use]
     pub fn ready(&self) -> SubConns<'_> {
         SubConns { ids: &self.0.ready, set: self }
     }
 
-    /// All subconns, in the resolver's order.
+    /// Returns all subconns, in the resolver's order.
     #[must_use]
     pub fn all(&self) -> SubConns<'_> {
         SubConns { ids: &self.0.all, set: self }
     }
 
-    /// The subconn of this number, ready or not.
+    /// Returns the subconn with this number, ready or not. `None`: it is not in the snapshot.
     #[must_use]
     pub fn find(&self, id: u32) -> Option<&SubConn> {
         self.0.entry(id).map(|entry| &entry.subconn)
     }
 
-    /// The state of this subconn when the snapshot was made.
+    /// Returns the state of this subconn at the time of the snapshot. `None`: it is not in the snapshot.
     #[must_use]
     pub fn state(&self, id: u32) -> Option<ConnectivityState> {
         self.0.entry(id).map(|entry| entry.state)
     }
 
-    /// Whether this is the very same snapshot.
+    /// Returns whether both are the same snapshot, by identity.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// What is different from an `earlier` snapshot.
+    /// Returns the difference from an `earlier` snapshot.
     pub(crate) fn changes_since(&self, earlier: &Self) -> Changes {
         let (before, now) = (&earlier.0, &self.0);
         let ready = !Arc::ptr_eq(&before.ready, &now.ready) && before.ready != now.ready;
@@ -136,7 +138,7 @@ impl ReadySet {
             }
             for slot in 0..PAGE {
                 let entry = |page: &Option<Arc<Page>>| page.as_ref().and_then(|page| page[slot].clone());
-                changes.note(entry(&before), entry(&now));
+                changes.record(entry(&before), entry(&now));
             }
         }
         if changes.added.len() > 1 || changes.states.len() > 1 {
@@ -149,7 +151,7 @@ impl ReadySet {
 }
 
 impl Changes {
-    fn note(&mut self, before: Option<Entry>, now: Option<Entry>) {
+    fn record(&mut self, before: Option<Entry>, now: Option<Entry>) {
         let Some(now) = now else {
             self.removed.extend(before.map(|before| before.subconn.id()));
             return;
@@ -184,50 +186,50 @@ impl Inner {
 }
 
 impl<'a> SubConns<'a> {
-    /// How many they are.
+    /// Returns the number of subconns.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.ids.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no subconns.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
 
-    /// Their numbers.
+    /// Returns the numbers of the subconns.
     #[must_use]
     pub const fn ids(&self) -> &'a [u32] {
         self.ids
     }
 
-    /// The one at this place.
+    /// Returns the subconn at this index. `None`: the index is out of range.
     #[must_use]
     pub fn get(&self, at: usize) -> Option<&'a SubConn> {
         self.ids.get(at).and_then(|id| self.set.find(*id))
     }
 
-    /// The first.
+    /// Returns the first subconn. `None`: there are none.
     #[must_use]
     pub fn first(&self) -> Option<&'a SubConn> {
         self.get(0)
     }
 
-    /// The last.
+    /// Returns the last subconn. `None`: there are none.
     #[must_use]
     pub fn last(&self) -> Option<&'a SubConn> {
         self.get(self.len().checked_sub(1)?)
     }
 
-    /// One after the other.
+    /// Iterates over the subconns.
     #[must_use]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &'a SubConn> + FusedIterator + Clone + use<'a> {
         let set = self.set;
         self.ids.iter().filter_map(|id| set.find(*id))
     }
 
-    /// Handles to them.
+    /// Returns handles to the subconns.
     #[must_use]
     pub fn to_vec(&self) -> Vec<SubConn> {
         self.iter().cloned().collect()
@@ -254,25 +256,25 @@ mod tests {
         ConnectivityState::TransientFailure,
     ];
 
-    /// A policy that is told of the changes knows what there is.
+    /// The state of a policy that is notified of all changes.
     #[derive(Default, PartialEq, Debug)]
-    struct Told {
+    struct Mirror {
         endpoints: std::collections::BTreeMap<u32, Endpoint>,
         states: std::collections::BTreeMap<u32, ConnectivityState>,
         ready: Vec<u32>,
     }
 
-    impl Told {
+    impl Mirror {
         fn of(set: &ReadySet) -> Self {
-            let mut told = Self { ready: set.ready().ids().to_vec(), ..Self::default() };
+            let mut mirror = Self { ready: set.ready().ids().to_vec(), ..Self::default() };
             for subconn in set.all().iter() {
-                told.endpoints.insert(subconn.id(), Endpoint::clone(&subconn.endpoint()));
-                told.states.insert(subconn.id(), set.state(subconn.id()).expect("there"));
+                mirror.endpoints.insert(subconn.id(), Endpoint::clone(&subconn.endpoint()));
+                mirror.states.insert(subconn.id(), set.state(subconn.id()).expect("there"));
             }
-            told
+            mirror
         }
 
-        fn tell(&mut self, changes: Changes, ready: &[u32]) {
+        fn apply(&mut self, changes: Changes, ready: &[u32]) {
             for id in changes.removed {
                 assert!(self.endpoints.remove(&id).is_some() && self.states.remove(&id).is_some());
             }
@@ -293,7 +295,8 @@ mod tests {
         fn changes_make_of_one_snapshot_the_other(
             steps in prop::collection::vec(prop::collection::vec((0u16..200, 0usize..4, 1u32..3), 0..100), 1..8),
         ) {
-            let (mut endpoints, mut told, mut before) = (FakeSubConns::default(), Told::default(), ReadySet::default());
+            let (mut endpoints, mut before) = (FakeSubConns::default(), ReadySet::default());
+            let mut mirror = Mirror::default();
             for mut step in steps {
                 let mut seen = std::collections::HashSet::new();
                 step.retain(|(number, ..)| seen.insert(*number));
@@ -301,8 +304,8 @@ mod tests {
                     let address = format!("10.0.{}.{}:80", number / 100, number % 100).parse().expect("an address");
                     (Endpoint::new(address).with_weight(weight), STATES[state])
                 }));
-                told.tell(set.changes_since(&before), set.ready().ids());
-                prop_assert_eq!(&told, &Told::of(&set));
+                mirror.apply(set.changes_since(&before), set.ready().ids());
+                prop_assert_eq!(&mirror, &Mirror::of(&set));
                 before = set;
             }
         }

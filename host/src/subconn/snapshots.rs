@@ -3,28 +3,29 @@
 use super::ready_set::{Entry, ReadySet};
 use crate::connectivity::ConnectivityState;
 
-/// Collects changes, and makes the next snapshot of the previous one. A change of one subconn costs little more among
-/// ten thousand than among ten: each number is looked at, but nothing behind it.
+/// Collects changes, and creates the next snapshot from the previous one.
+///
+/// A change of one subconn is cheap even among ten thousand: all numbers are read, but only changed entries are copied.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshots {
-    /// In the resolver's order.
+    /// Numbers in the resolver's order.
     order: Vec<u32>,
-    /// A bit for each number.
+    /// Bit set of the ready numbers.
     ready: Vec<u64>,
     last: ReadySet,
-    /// Changed since.
+    /// Entries that have changed since `last`. `None`: removed.
     dirty: Vec<(u32, Option<Entry>)>,
     order_is_new: bool,
     ready_is_new: bool,
 }
 
 impl Snapshots {
-    /// The numbers, in the resolver's order.
+    /// Returns the numbers, in the resolver's order.
     pub(crate) fn order(&self) -> &[u32] {
         &self.order
     }
 
-    /// These numbers come in place of so many from the `first` on. Each must have been [put](Self::put).
+    /// Replaces `old` numbers, from index `first` on. Each new number must have been [put](Self::put).
     pub(crate) fn replace(&mut self, first: usize, old: usize, new: Vec<u32>) {
         if self.order[first..first + old] != new[..] {
             self.order.splice(first..first + old, new);
@@ -32,20 +33,20 @@ impl Snapshots {
         }
     }
 
-    /// A subconn is as this says from now on.
+    /// Adds or replaces the entry of a subconn.
     pub(crate) fn put(&mut self, entry: Entry) {
         let id = entry.subconn.id();
         self.set_ready(id, entry.state == ConnectivityState::Ready);
         self.dirty.push((id, Some(entry)));
     }
 
-    /// A subconn is there no more.
+    /// Removes the entry of a subconn.
     pub(crate) fn remove(&mut self, id: u32) {
         self.set_ready(id, false);
         self.dirty.push((id, None));
     }
 
-    /// Returns the next snapshot; the same one again if nothing has changed.
+    /// Returns the next snapshot, or the same one if nothing has changed.
     pub(crate) fn next(&mut self) -> ReadySet {
         let order = self.order_is_new.then(|| self.order.as_slice().into());
         let ready = (self.order_is_new || self.ready_is_new).then(|| {

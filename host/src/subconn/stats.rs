@@ -1,4 +1,4 @@
-//! What the host counts of a subconn. It lives as long as the subconn, whatever policies come and go.
+//! Statistics of a subconn. They live as long as the subconn, even when the policy is replaced.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
 
-/// How fast an average forgets: after so long, what was before weighs 1/e.
+/// Time constant of the averages: after this time, earlier samples weigh 1/e.
 const MEMORY: Duration = Duration::from_secs(10);
 
-/// The counters, all relaxed: each is exact, but two read together may differ by an RPC.
+/// Counters of a subconn. All are relaxed: each is exact, but two that are read together may differ by one RPC.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
     dials: AtomicU64,
@@ -22,13 +22,13 @@ pub(crate) struct Stats {
     averages: Mutex<Averages>,
 }
 
-/// When responses begin. Sums, of which whoever reads them twice has the change between.
+/// Counters of when responses begin. They are sums: a reader takes the difference of two readings.
 #[derive(Debug, Default)]
 struct Responses {
-    /// RPCs under way whose response has begun.
-    under_way: AtomicU32,
-    /// When the first RPC began since the last one was answered or given up; 0 if none has. In nanoseconds of [`CLOCK`].
-    /// One that is older says something of what it asks for, and not of the server, which has answered others since.
+    /// RPCs in flight whose response has begun.
+    responding: AtomicU32,
+    /// Start of the first RPC since the last one was answered or given up (nanoseconds since [`CLOCK`]); 0 if there is
+    /// none. Older RPCs do not count: the server has answered others since, so it is not the server that is silent.
     waiting: AtomicU64,
     begun: AtomicU64,
     waited: AtomicU64,
@@ -38,7 +38,7 @@ struct Responses {
     faulty: AtomicU64,
 }
 
-/// What an atomic has in place of an instant: the time since this. Earlier than anything that is measured.
+/// Origin of times that are stored in an atomic. Earlier than any measured time.
 static CLOCK: LazyLock<Instant> = LazyLock::new(|| {
     let now = Instant::now();
     now.checked_sub(Duration::from_secs(3_600)).unwrap_or(now)
@@ -48,33 +48,33 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Never 0, which is no time.
+/// Returns nanoseconds since [`CLOCK`]. Never 0, which stands for no time.
 fn on_clock(at: Instant) -> u64 {
     nanos(at.saturating_duration_since(*CLOCK)).saturating_add(1)
 }
 
-/// A reading of when the responses of a subconn begin: sums since it is there, but for the first two.
+/// A reading of when the responses of a subconn begin. All but the first two are sums since the subconn was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ResponseStats {
-    /// RPCs under way.
+    /// RPCs in flight.
     pub(crate) in_flight: u32,
-    /// For how long nothing has come of the RPCs that have begun since the last answer.
+    /// Time since the first RPC that was sent after the last answer; 0 if no RPC awaits its response.
     pub(crate) silence: Duration,
     /// Responses that have begun.
     pub(crate) begun: u64,
-    /// How long these were awaited, all together, in nanoseconds.
+    /// Total time until these responses began (nanoseconds).
     pub(crate) waited: u64,
     /// RPCs that the client gave up before their response had begun.
     pub(crate) abandoned: u64,
-    /// How long these had waited, all together, in nanoseconds.
+    /// Total time that these RPCs had waited (nanoseconds).
     pub(crate) abandoned_after: u64,
-    /// RPCs that the server has ended, or the loss of its connection.
+    /// RPCs ended by the server, or by the loss of its connection.
     pub(crate) ended: u64,
-    /// Those of them whose status says that something is wrong with the server.
+    /// Those of `ended` whose status code indicates a fault of the server.
     pub(crate) faulty: u64,
 }
 
-/// The statuses that say more of the server than of the request.
+/// Returns whether a status code indicates a fault of the server, not of the request.
 const fn is_fault(code: Code) -> bool {
     matches!(
         code,
@@ -96,12 +96,12 @@ impl Responses {
     }
 }
 
-/// Exponentially weighted by time: an answer counts for more the longer there was none.
+/// Averages, exponentially weighted by time: a sample weighs more after a longer pause.
 #[derive(Clone, Copy, Debug, Default)]
 struct Averages {
     latency: Duration,
     failure_rate: f64,
-    /// Of the last answer.
+    /// Time of the last answer.
     at: Option<Instant>,
     ready_since: Option<Instant>,
 }
@@ -113,9 +113,9 @@ impl Averages {
             (self.latency, self.failure_rate) = (latency, failed);
             return;
         };
-        // Of many answers at the same moment each must count.
+        // At least 1/1000, so that each of many answers at the same moment counts.
         let silence = now.saturating_duration_since(before).max(MEMORY / 1000);
-        // Of e^x, for the x of nearly every answer: it costs a tenth.
+        // A series for e^x is exact enough for the age of nearly every answer, at a tenth of the time.
         let age = silence.as_secs_f64() / MEMORY.as_secs_f64();
         let weight = if age < 0.01 { age - age * age / 2.0 } else { 1.0 - (-age).exp() };
         let mix = |before: f64, sample: f64| before + weight * (sample - before);
@@ -125,31 +125,31 @@ impl Averages {
     }
 }
 
-/// A reading of a subconn's counters.
+/// A reading of a subconn's statistics.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct SubConnStats {
-    /// Connections attempted.
+    /// Attempts to connect.
     pub dials: u64,
     /// Connections that take RPCs.
     pub connections: usize,
-    /// How many streams the peer allows at once on a connection (SETTINGS_MAX_CONCURRENT_STREAMS), if
-    /// there is one and it has said.
+    /// Streams that the peer allows at once on a connection (SETTINGS_MAX_CONCURRENT_STREAMS). `None`: there is no
+    /// connection, or the peer has set no limit.
     pub max_streams: Option<u32>,
-    /// RPCs under way.
+    /// RPCs in flight.
     pub in_flight: u32,
     /// RPCs sent, in flight or ended.
     pub picked: u64,
     /// RPCs that ended with OK.
     pub succeeded: u64,
-    /// RPCs that ended in any other way, given up by the client too.
+    /// RPCs that ended with another status, including those that the client gave up.
     pub failed: u64,
-    /// How long RPCs took, from when they were sent to their end; exponentially weighted over some 10 s.
-    /// Those that the client gave up do not count.
+    /// Time from the sending of an RPC to its end (exponential moving average over about 10 s). RPCs that the client
+    /// gave up do not count.
     pub latency: Duration,
-    /// The part of RPCs that did not end with OK, 0 to 1, weighted like the latency.
+    /// Fraction of RPCs that did not end with OK, from 0 to 1. Averaged like the latency.
     pub failure_rate: f64,
-    /// Since when the subconn is READY; none if it is not.
+    /// When the subconn became READY. `None`: it is not READY.
     pub ready_since: Option<Instant>,
 }
 
@@ -182,13 +182,13 @@ impl Stats {
         }
     }
 
-    /// The response of an RPC begins.
+    /// Records that the response of an RPC has begun.
     pub(crate) fn responded(&self, begun: Instant, now: Instant) {
-        self.responses.under_way.fetch_add(1, Ordering::Relaxed);
+        self.responses.responding.fetch_add(1, Ordering::Relaxed);
         self.responses.begins(begun, now);
     }
 
-    /// `client_ended`: the client gave up, which says little of the server.
+    /// Records the end of an RPC. `client_ended`: the client gave up, which says little about the server.
     pub(crate) fn end(&self, code: Code, client_ended: bool, responded: bool, begun: Instant, now: Instant) {
         self.gone(responded);
         let ok = code == Code::Ok;
@@ -213,10 +213,10 @@ impl Stats {
     }
 
     pub(crate) fn responses(&self) -> ResponseStats {
-        let Responses { under_way, waiting, begun, waited, abandoned, abandoned_after, ended, faulty } =
+        let Responses { responding, waiting, begun, waited, abandoned, abandoned_after, ended, faulty } =
             &self.responses;
         let in_flight = self.in_flight();
-        let is_awaited = in_flight > under_way.load(Ordering::Relaxed);
+        let is_awaited = in_flight > responding.load(Ordering::Relaxed);
         let since = waiting.load(Ordering::Relaxed);
         let silence =
             if is_awaited && since > 0 { on_clock(Instant::now()).saturating_sub(since) } else { 0 };
@@ -233,10 +233,10 @@ impl Stats {
     }
 
     fn gone(&self, responded: bool) {
-        // In this order: who looks between them must not take it for one that is awaited.
+        // In this order, so that a concurrent reader does not take the RPC for one that awaits its response.
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         if responded {
-            self.responses.under_way.fetch_sub(1, Ordering::Relaxed);
+            self.responses.responding.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -256,7 +256,7 @@ impl Stats {
         self.averages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The RPC never left.
+    /// Records that the RPC was not sent.
     pub(crate) fn not_sent(&self, responded: bool) {
         self.gone(responded);
         self.picked.fetch_sub(1, Ordering::Relaxed);
@@ -273,11 +273,11 @@ mod tests {
         let ms = Duration::from_millis;
         averages.answered(true, ms(100), Instant::now());
         assert_eq!((averages.latency, averages.failure_rate), (ms(100), 0.0));
-        // A minute later what was before is all but forgotten.
+        // A minute later, earlier samples have almost no weight.
         tokio::time::advance(MEMORY * 6).await;
         averages.answered(false, ms(10), Instant::now());
         assert!(averages.latency < ms(11) && averages.failure_rate > 0.99, "{averages:?}");
-        // One of many in the same moment moves it by a thousandth.
+        // One of many answers at the same moment moves the average by a thousandth.
         averages.answered(true, ms(1010), Instant::now());
         assert!(averages.latency > ms(10) && averages.latency < ms(13), "{averages:?}");
     }
@@ -290,7 +290,7 @@ mod tests {
             Instant::now()
         };
         let silence = || stats.responses().silence;
-        // A stream that says nothing for an hour.
+        // A stream without a message for an hour.
         let stream = begin();
         tokio::time::advance(ms(5)).await;
         assert_eq!(silence(), ms(5));

@@ -20,6 +20,7 @@ pub(crate) struct PeerCertificate {
 const OTHER_NAMES: usize = 64;
 
 impl PeerCertificate {
+    /// Returns the certificate of the peer, or `None` if it presented none.
     pub(crate) fn of<T>(stream: &tokio_rustls::client::TlsStream<T>) -> Option<Self> {
         let certificate = stream.get_ref().1.peer_certificates()?.first()?.clone().into_owned();
         Some(Self { certificate, others: Mutex::default() })

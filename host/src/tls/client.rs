@@ -4,16 +4,17 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{self, CertificateError, ClientConfig};
 
+use super::certificate::PeerCertificate;
 use super::error::TlsError;
 use super::pem::Pem;
 use super::provider::{H2, provider, server_name, system_roots};
 use super::reloading::Reloading;
+use crate::net::BoxedIo;
 
 /// TLS of a channel's connections: TLS 1.2 and 1.3, and HTTP/2 chosen by ALPN.
 ///
@@ -34,6 +35,8 @@ pub struct ClientTls {
     ca: Option<Pem>,
     identity: Option<(Pem, Pem)>,
     server_name: Option<String>,
+    /// Used instead of a configuration made of the others.
+    rustls: Option<Arc<ClientConfig>>,
 }
 
 impl ClientTls {
@@ -66,6 +69,13 @@ impl ClientTls {
         self
     }
 
+    /// Uses a configuration of rustls, with its own verifier, certificates and crypto provider. Only
+    /// [`server_name`](Self::server_name) is used beside it, and HTTP/2 is added to its ALPN protocols if it has none.
+    pub fn rustls_config(mut self, config: impl Into<Arc<ClientConfig>>) -> Self {
+        self.rustls = Some(config.into());
+        self
+    }
+
     /// The name that is asked for (SNI) and that the certificate must be made out to, whatever the
     /// authority.
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
@@ -79,6 +89,13 @@ impl ClientTls {
     }
 
     fn config(&self) -> Result<ClientConfig, TlsError> {
+        if let Some(config) = &self.rustls {
+            let mut config = ClientConfig::clone(config);
+            if config.alpn_protocols.is_empty() {
+                config.alpn_protocols = vec![H2.to_vec()];
+            }
+            return Ok(config);
+        }
         let roots = match &self.ca {
             Some(ca) => ca.roots()?,
             None => system_roots()?,
@@ -124,11 +141,12 @@ impl Connector {
         Ok(Self { config, server_name })
     }
 
-    pub(crate) async fn connect<T: AsyncRead + AsyncWrite + Unpin>(
+    /// Does the handshake with the server of an address.
+    pub(crate) async fn connect(
         &self,
-        io: T,
+        io: BoxedIo,
         host: &str,
-    ) -> Result<tokio_rustls::client::TlsStream<T>, String> {
+    ) -> Result<(BoxedIo, Option<PeerCertificate>), String> {
         let name = match &self.server_name {
             Some(name) => name.clone(),
             None => server_name(host).map_err(|error| error.to_string())?,
@@ -141,7 +159,10 @@ impl Connector {
             .await
             .map_err(|error| format!("TLS handshake with {shown:?} failed: {error}{}", hint(&error)))?;
         match stream.get_ref().1.alpn_protocol() {
-            Some(H2) => Ok(stream),
+            Some(H2) => {
+                let certificate = PeerCertificate::of(&stream);
+                Ok((Box::new(stream), certificate))
+            }
             _ => Err(format!("TLS peer {shown:?} did not choose HTTP/2 by ALPN")),
         }
     }

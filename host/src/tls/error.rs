@@ -1,8 +1,8 @@
-//! Why TLS cannot be set up.
+//! Errors of setting up TLS.
 
 use std::path::PathBuf;
 
-/// Why TLS cannot be set up.
+/// An error of setting up TLS.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
@@ -11,39 +11,39 @@ pub enum TlsError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause of the error.
         reason: String,
     },
-    /// A file, or a text given in code, holds no certificate or key in PEM form.
+    /// A file, or a text given in code, does not contain a valid certificate or key in PEM form.
     #[error("{origin} holds no {what} in PEM form{detail}")]
     Pem {
         /// The file, or where else the text is from.
         origin: String,
-        /// What it should hold.
+        /// What the text should contain: a certificate or a private key.
         what: &'static str,
-        /// What is wrong with it, if it is there.
+        /// The defect, with a leading colon. Empty if there is no such item.
         detail: &'static str,
     },
-    /// Certificate and key are no pair, or are of a kind that is not supported.
+    /// The certificate does not belong to the key, or one of them is of an unsupported kind.
     #[error("certificate of {origin} cannot be used with its key: {reason}")]
     Identity {
         /// Where the certificate is from.
         origin: String,
-        /// Why: what the TLS library says.
+        /// Cause, as reported by the TLS library.
         reason: String,
     },
     /// A root certificate is malformed.
     #[error("{origin} has a certificate that cannot be a root: {reason}")]
     Root {
-        /// Where it is from.
+        /// Where the certificate is from.
         origin: String,
-        /// Why: what the TLS library says.
+        /// Cause, as reported by the TLS library.
         reason: String,
     },
     /// The system has no root certificates.
     #[error("the system has no root certificates: install them (ca-certificates), or give a CA file")]
     NoSystemRoots,
-    /// The name cannot be a server's.
+    /// The name is not valid for a server.
     #[error("TLS server name {0:?} is neither a DNS name nor an IP address")]
     ServerName(String),
 }

@@ -1,4 +1,4 @@
-//! Certificates and keys in PEM form, in files or given.
+//! Certificates and keys in PEM form, from files or from code.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::files;
 /// The largest file that is read, in bytes.
 const LARGEST: usize = 16 << 20;
 
-/// Where a certificate or a key is.
+/// Source of a certificate or a key.
 #[derive(Clone)]
 pub(super) enum Pem {
     File(PathBuf),
@@ -39,7 +39,7 @@ impl Pem {
     }
 
     fn malformed(&self, what: &'static str, error: Option<&pem::Error>) -> TlsError {
-        // In words of our own: the library's may quote a line, and that line may be a key.
+        // Not the library's text: it may quote a line, and that line may be part of a key.
         let detail = match error {
             None | Some(pem::Error::NoItemsFound) => "",
             Some(pem::Error::MissingSectionEnd { .. }) => ": an END line is missing",
@@ -80,7 +80,7 @@ impl Pem {
     }
 }
 
-/// Never the bytes: they may be a key.
+/// Prints the source but never the bytes, which may be a key.
 impl fmt::Debug for Pem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.origin())

@@ -1,4 +1,4 @@
-//! The crypto provider, the system's roots, and names of servers.
+//! The crypto provider, the system's root certificates, and server names.
 
 use std::sync::{Arc, LazyLock};
 
@@ -17,11 +17,11 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
 }
 
-/// Returns the system's roots, which are read once for the process: that takes a while.
+/// Returns the system's root certificates. They are read once per process, because that is slow.
 pub(super) fn system_roots() -> Result<Arc<RootCertStore>, TlsError> {
     static ROOTS: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
         let mut roots = RootCertStore::empty();
-        // Some of a system's roots may be malformed; the others serve.
+        // Some of a system's roots may be malformed; the others are used.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         Arc::new(roots)
     });

@@ -1,4 +1,4 @@
-//! A configuration that follows its files.
+//! A TLS configuration that is reloaded when its files change.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,7 @@ use super::error::TlsError;
 use super::pem::Pem;
 use crate::workers;
 
-/// A configuration that is created again when its files have changed.
+/// A TLS configuration that is re-created when its files have changed.
 pub(super) struct Reloading<T> {
     sources: Vec<Pem>,
     load: Box<dyn Fn() -> Result<T, TlsError> + Send + Sync>,
@@ -18,7 +18,7 @@ struct Loaded<T> {
     /// Contents of the sources when they were read last.
     bytes: Vec<Vec<u8>>,
     config: Arc<T>,
-    /// The error that was logged, until it is resolved.
+    /// The error that was logged last. `None` once it is resolved.
     logged_error: Option<String>,
 }
 
@@ -33,8 +33,10 @@ impl<T: Send + Sync + 'static> Reloading<T> {
         Ok(Self { sources, load: Box::new(load), current })
     }
 
-    /// Returns the configuration of the files as they are now. They are small, and read once for each connection, but
-    /// may be on any file system: they are read on a thread that may block.
+    /// Returns the configuration of the files as they are now. If they are invalid, returns the previous configuration.
+    ///
+    /// The files are small and read once for each connection, but may be on any file system. So they are read on a
+    /// worker thread, which may block.
     pub(super) async fn current(this: &Arc<Self>) -> Result<Arc<T>, String> {
         let this = Arc::clone(this);
         workers::run(move || this.load()).await.map_err(|lost| lost.to_string())

@@ -1,4 +1,4 @@
-//! The server's side of TLS.
+//! TLS on the server's side.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,17 +14,17 @@ use super::pem::Pem;
 use super::provider::{H2, provider};
 use super::reloading::Reloading;
 
-/// TLS of a server, for proxies in front of channels.
+/// TLS configuration of a server, for proxies in front of channels.
 #[derive(Clone, Debug)]
 pub struct ServerTls(Arc<Reloading<ServerConfig>>);
 
 impl ServerTls {
-    /// TLS with the certificate chain of a PEM file and the key of another. With `client_ca`, clients must
-    /// show a certificate that leads to one of that file's.
+    /// Reads the certificate chain from one PEM file and its key from another. With `client_ca`, clients must present a
+    /// certificate whose chain leads to a certificate of that file.
     ///
     /// # Errors
     ///
-    /// A file cannot be read or used.
+    /// Returns an error if a file cannot be read or used.
     pub fn from_files(
         certificates: impl Into<PathBuf>,
         key: impl Into<PathBuf>,
@@ -56,11 +56,11 @@ impl ServerTls {
         Ok(Self(Arc::new(Reloading::new(sources, load)?)))
     }
 
-    /// Does the server's part of the handshake on a connection.
+    /// Performs the server's side of the TLS handshake on a connection.
     ///
     /// # Errors
     ///
-    /// The handshake failed, or the client does not speak HTTP/2.
+    /// Returns an error if the handshake failed, or the client did not offer HTTP/2.
     pub async fn accept<T: AsyncRead + AsyncWrite + Unpin>(
         &self,
         io: T,

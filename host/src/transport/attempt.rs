@@ -11,7 +11,7 @@ use crate::http2::Received;
 use crate::subconn::{Done, DoneInfo, SubConn};
 use crate::timeout::set_grpc_timeout;
 
-/// What an attempt is sent with.
+/// Options of one attempt.
 pub(crate) struct AttemptOptions {
     /// Notified of the end.
     pub(crate) done: Option<Done>,
@@ -68,7 +68,7 @@ pub(crate) async fn send(
             && !connection.may_serve(own)
         {
             let status = Status::unavailable(format!(
-                "the RPC has the authority {own}, which the certificate of {} is not made out to",
+                "the RPC has the authority {own}, which is not in the certificate of {}",
                 pool.authority()
             ));
             attempt.end(status.code(), None);
@@ -112,7 +112,7 @@ impl Attempt {
         }
     }
 
-    /// The attempt is on a connection, for which it may have waited.
+    /// Records that the attempt has a stream, for which it may have waited.
     fn start_stream(&mut self, stream: StreamPermit, waited: bool) {
         if let Some(open) = &mut self.open {
             open.stream = Some(stream);
@@ -122,14 +122,14 @@ impl Attempt {
         }
     }
 
-    /// The request was not sent, and the attempt is on no connection.
+    /// Records that the request was not sent on this stream.
     fn drop_stream(&mut self) {
         if let Some(open) = &mut self.open {
             open.stream = None;
         }
     }
 
-    /// The response headers have arrived.
+    /// Records that the response headers have arrived.
     fn responded(&mut self) {
         if let Some(open) = &mut self.open {
             open.responded = true;
@@ -137,7 +137,7 @@ impl Attempt {
         }
     }
 
-    /// The request was never sent, or the peer did not process it.
+    /// Records that the request was never sent, or that the peer did not process it.
     fn not_sent(&mut self) {
         if let Some(open) = self.open.take() {
             open.subconn.counters().not_sent(open.responded);
@@ -145,12 +145,12 @@ impl Attempt {
         }
     }
 
-    /// The RPC ended with this code, and these trailers if it got that far.
+    /// Records the end of the RPC, with the trailers if it got that far.
     pub(crate) fn end(&mut self, code: Code, trailers: Option<&http::HeaderMap>) {
         self.ended(End { code: Some(code), client_ended: false, trailers });
     }
 
-    /// The client gave up, for this reason.
+    /// Records that the client gave up, and with which code.
     pub(crate) fn give_up(&mut self, code: Code) {
         self.ended(End { code: Some(code), client_ended: true, trailers: None });
     }

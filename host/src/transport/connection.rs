@@ -1,4 +1,4 @@
-//! One HTTP/2 connection, on h2: when it is ready, when it is lost, and what became of a request.
+//! One HTTP/2 connection, on h2: whether it is ready, how it was lost, and how a request on it ended.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,21 +27,20 @@ use crate::tls::PeerCertificate;
 /// Why a request got no response.
 #[derive(Debug)]
 pub(crate) enum SendError {
-    /// It never left: here it is, to be picked again.
+    /// The request was not sent. It is returned, and can be picked again.
     NotSent(Box<http::Request<ReplayBody>>),
-    /// It left, and the peer says that it has not looked at it.
+    /// The request was sent, and the peer reports that it did not process it.
     Unprocessed {
         status: Status,
-        /// The peer may have something against this very request, and the next one, too: it refused the stream
-        /// alone (REFUSED_STREAM), or ended the connection with an error. If not, the connection is over, and the
-        /// next one is another.
+        /// Whether the peer refused the stream (REFUSED_STREAM), or ended the connection with an error. Then it may
+        /// refuse a retry as well. If `false`, only the connection has ended, and a retry goes to another one.
         refused: bool,
     },
-    /// It left, or may have left.
+    /// The request was sent, or may have been sent.
     Failed(Status),
 }
 
-/// How far a connection is.
+/// Phase of a connection's life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
     Handshake,
@@ -54,57 +53,57 @@ enum Phase {
 #[derive(Debug)]
 pub(super) struct Loss {
     pub(super) reason: String,
-    /// The same in few words, of which there are few.
+    /// The reason as one of few values, for metrics.
     pub(super) kind: String,
-    /// It carried at least one answer to an RPC.
+    /// Whether the connection carried a response to an RPC.
     pub(super) answered: bool,
-    /// The peer found us too eager (ENHANCE_YOUR_CALM).
+    /// Whether the peer received too many PINGs (ENHANCE_YOUR_CALM).
     pub(super) too_many_pings: bool,
 }
 
-/// A connection that the peer has sent its SETTINGS on.
+/// A connection on which the peer has sent its SETTINGS.
 ///
-/// Dropping it ends the connection once its open streams are done.
+/// After a drop, the connection ends when its open streams are done.
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: SendRequest<Bytes>,
     link: Arc<Link>,
-    /// Of the peer, if the connection is encrypted.
+    /// The peer's certificate, if the connection is encrypted.
     certificate: Option<PeerCertificate>,
-    /// The channel's: what a caller leaves behind is done there, for its own may end.
+    /// The channel's runtime. It finishes what a caller leaves behind, because the caller's runtime may end.
     runtime: Handle,
 }
 
-/// What the connection's task, the frames it reads, and the subconn share.
+/// State of a connection that its task, its frame reader and the subconn share.
 #[derive(Debug)]
 pub(super) struct Link {
     phase: watch::Sender<Phase>,
     /// The same as `phase == Ready`, for the request path.
     ready: AtomicBool,
     answered: AtomicBool,
-    /// RPCs under way on this connection.
+    /// RPCs in flight on this connection.
     in_flight: AtomicU32,
     /// The peer's SETTINGS_MAX_CONCURRENT_STREAMS.
     max_streams: AtomicU32,
-    /// For those who wait for room on any of the endpoint's connections.
+    /// Notifies RPCs that wait for a free stream on any of the endpoint's connections.
     signal: Arc<StreamSignal>,
 }
 
-/// A stream that counts against the peer's limit, until it is dropped.
+/// A permit for one stream, which counts against the peer's limit until it is dropped.
 #[derive(Debug)]
 pub(super) struct StreamPermit(Arc<Link>);
 
 impl StreamPermit {
-    /// One more, if the peer allows it.
+    /// Takes a permit. `None`: the peer allows no more streams.
     pub(super) fn take(link: &Arc<Link>) -> Option<Self> {
         let max = link.max_streams();
         let more = |count: u32| (count < max).then(|| count + 1);
-        // In one order with the count of those who wait for its end.
+        // SeqCst, because the number of waiters is read after this counter and must not be reordered with it.
         link.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
         Some(Self(Arc::clone(link)))
     }
 
-    /// One more, of which the host is sure that it comes first.
+    /// Takes a permit without a check of the limit, for a stream that has priority over RPCs.
     pub(super) fn take_unchecked(link: &Arc<Link>) -> Self {
         link.in_flight.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(link))
@@ -120,16 +119,16 @@ impl Drop for StreamPermit {
 
 const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// Finds out that the peer is gone when nothing is heard of it.
+/// Detects that the peer is gone, with PINGs.
 struct KeepAlive {
-    /// How long nothing may be read, when that was, and the means to ask.
+    /// Longest time without a read, time of the last read, and the sender of PINGs. `None`: keep-alive is off.
     pings: Option<((Duration, LastActivity), PingPong)>,
     timeout: Duration,
     link: Arc<Link>,
 }
 
 impl KeepAlive {
-    /// Gives why the connection is to be given up; for ever nothing if it is not looked after.
+    /// Returns why the connection must be given up. Waits forever if keep-alive is off.
     async fn watch(self) -> String {
         let Some(((interval, last_read), mut pings)) = self.pings else {
             return std::future::pending().await;
@@ -151,15 +150,15 @@ impl KeepAlive {
     }
 }
 
-/// How h2 says that a connection has no number left for a stream.
+/// Text of h2's error for a connection that has no stream IDs left.
 const NO_NUMBER: &str = "stream ID overflowed";
 
-/// The peer ended its side in good order.
+/// Reason of a connection that the peer closed without an error.
 const CLOSED: &str = "closed by the peer";
 
 impl Connection {
-    /// Starts HTTP/2 on a connection, and waits for the peer's SETTINGS: until then nothing shows that it
-    /// speaks HTTP/2. `abort` ends the connection at once, with its streams.
+    /// Starts HTTP/2 on a connection, and waits for the peer's SETTINGS, which show that the peer speaks HTTP/2.
+    /// `abort` ends the connection at once, with its streams.
     pub(super) async fn start(
         io: Box<dyn Io>,
         certificate: Option<PeerCertificate>,
@@ -173,7 +172,7 @@ impl Connection {
         let last_read = options.keep_alive_interval.map(|_| LastActivity::default());
         let io = Wire::new(io, Side::Client, cut.clone(), last_read.clone(), move |seen| frames.seen(seen));
         let (sender, mut connection) =
-            client::builder().handshake(io).await.map_err(|error| describe(&error))?;
+            client::builder(options.http2()).handshake(io).await.map_err(|error| describe(&error))?;
         let pings = options.keep_alive_interval.zip(last_read).zip(connection.ping_pong());
         let alive = KeepAlive { pings, timeout: options.keep_alive_timeout, link: Arc::clone(&link) };
         let driven = Driven(Arc::clone(&link));
@@ -184,7 +183,7 @@ impl Connection {
             };
             driven.0.closed(reason);
         });
-        // A task of its own: that of the connection wakes for every RPC, and ends before old streams do.
+        // In a separate task, because the connection's task wakes for every RPC, and ends before old streams do.
         tokio::spawn(async move {
             let why = tokio::select! {
                 () = abort.cancelled() => "closed".to_owned(),
@@ -202,7 +201,7 @@ impl Connection {
                 Ok(Self { sender, link, certificate, runtime: Handle::current() })
             }
             Ok(Phase::Closed { reason }) if *reason == CLOSED || reason.contains("reset") => Err(format!(
-                "{reason} before its first frame: it does not speak HTTP/2, or wants TLS or a certificate"
+                "{reason} before its first frame: it may not speak HTTP/2, or require TLS or a certificate"
             )),
             Ok(Phase::Closed { reason }) => Err(reason.clone()),
             Ok(Phase::GoingAway { .. } | Phase::Handshake) | Err(_) => {
@@ -211,27 +210,27 @@ impl Connection {
         }
     }
 
-    /// What is known of the connection, to be kept beyond it.
+    /// Returns the shared state, which may outlive the connection.
     pub(super) fn link(&self) -> &Arc<Link> {
         &self.link
     }
 
-    /// Whether RPCs to this authority, which is not the connection's, may be sent on it (gRFC A81).
+    /// Returns whether RPCs with this authority, which is not the connection's own, may be sent (gRFC A81).
     pub(super) fn may_serve(&self, authority: &Authority) -> bool {
         self.certificate.as_ref().is_none_or(|certificate| certificate.is_made_out_to(authority.host()))
     }
 
-    /// Whether a request sent now has a chance. Exact but for what is still on the wire.
+    /// Returns whether the connection takes requests. A GOAWAY that is still on the wire is not known yet.
     pub(super) fn is_ready(&self) -> bool {
         self.link.ready.load(Ordering::Acquire)
     }
 
-    /// Sends a request and waits for the response's headers.
+    /// Sends a request and waits for the response headers.
     pub(super) async fn send(
         &self,
         request: http::Request<ReplayBody>,
     ) -> Result<http::Response<Received>, SendError> {
-        let (mut response, mut request) = self.begin(request)?;
+        let (mut response, mut request) = self.open_stream(request)?;
         let (mut begun, mut is_whole) = (false, request.is_none());
         let response = std::future::poll_fn(|cx| {
             if let Some(request) = &mut request
@@ -245,12 +244,12 @@ impl Connection {
         })
         .await;
         if let Some(request) = request.filter(|_| !is_whole) {
-            // The peer answers before it has all of the request.
+            // The peer has answered before it received the whole request.
             self.runtime.spawn(request.finish());
         }
         match response {
             Ok(response) => {
-                // The load keeps the line shared: this runs for every RPC.
+                // Runs for every RPC: the load avoids a write to a shared cache line.
                 if !self.link.answered.load(Ordering::Relaxed) {
                     self.link.answered.store(true, Ordering::Relaxed);
                 }
@@ -261,18 +260,18 @@ impl Connection {
     }
 
     /// Opens a stream for a request.
-    fn begin(
+    fn open_stream(
         &self,
         request: http::Request<ReplayBody>,
     ) -> Result<(ResponseFuture, Option<Sending<ReplayBody>>), SendError> {
         if !self.is_ready() {
             return Err(SendError::NotSent(Box::new(request)));
         }
-        // Its own: one that has opened a stream waits, when asked, for the peer's leave for that stream, in place of
-        // whoever waits for it.
+        // A clone, because a sender that has opened a stream would wait in `poll_ready` until the peer accepts that
+        // stream, and would take the place of another waiter.
         let mut sender = self.sender.clone();
         if let Poll::Ready(Err(error)) = sender.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            // It has failed, or has no number left for a stream: that, too, takes a new connection.
+            // The connection failed, or has no stream IDs left. Both need a new connection.
             self.link.closed(describe(&error));
             return Err(SendError::NotSent(Box::new(request)));
         }
@@ -280,21 +279,21 @@ impl Connection {
         let is_all = body.is_end_stream();
         match sender.send_request(http::Request::from_parts(head, ()), is_all) {
             Ok((response, stream)) => Ok((response, (!is_all).then(|| Sending::new(body, stream)))),
-            // Others have taken the last numbers of streams meanwhile: nothing has left.
+            // Other RPCs have taken the last stream IDs meanwhile. Nothing was sent.
             Err(error) if error.to_string().contains(NO_NUMBER) => {
                 self.link.closed(describe(&error));
                 Err(SendError::Unprocessed { status: status_of(&error), refused: false })
             }
-            // It was refused here, and cannot be sent anywhere.
+            // h2 rejects the request itself: no connection can send it.
             Err(error) if !error.is_io() && !error.is_go_away() => {
-                Err(SendError::Failed(Status::internal(format!("not a request: {}", describe(&error)))))
+                Err(SendError::Failed(Status::internal(format!("invalid request: {}", describe(&error)))))
             }
-            // Nothing has left.
+            // Nothing was sent.
             Err(error) => Err(SendError::Unprocessed { status: status_of(&error), refused: false }),
         }
     }
 
-    /// Waits until the connection takes no new stream: GOAWAY, or its end.
+    /// Waits until the connection takes no new streams, after GOAWAY or its end. Returns why.
     pub(super) async fn lost(&self) -> Loss {
         let mut phase = self.link.phase.subscribe();
         let lost = phase.wait_for(|phase| !matches!(phase, Phase::Handshake | Phase::Ready)).await;
@@ -306,7 +305,7 @@ impl Connection {
             Ok(Phase::Handshake | Phase::Ready) | Err(_) => ("closed".to_owned(), None),
         };
         let kind = match code {
-            // By its name; a peer may send any number.
+            // Only known codes by name: a peer may send any number, and the set of kinds must stay small.
             Some(code) if code <= ENHANCE_YOUR_CALM + 2 => format!("GOAWAY {:?}", h2::Reason::from(code)),
             Some(_) => "GOAWAY".to_owned(),
             None => "connection lost".to_owned(),
@@ -316,12 +315,12 @@ impl Connection {
     }
 }
 
-/// Held by the task that drives the connection, which may end with its runtime.
+/// Guard in the task that drives the connection. Reports the end if the task ends with its runtime.
 struct Driven(Arc<Link>);
 
 impl Drop for Driven {
     fn drop(&mut self) {
-        self.0.closed("its runtime has ended".to_owned());
+        self.0.closed("the connection's runtime has ended".to_owned());
     }
 }
 
@@ -341,17 +340,17 @@ impl Link {
         self.in_flight.load(Ordering::SeqCst)
     }
 
-    /// Whether it has carried an answer to an RPC.
+    /// Returns whether the connection has carried a response to an RPC.
     pub(super) fn answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// How many streams the peer allows at once; `u32::MAX` if it has not said.
+    /// Returns the number of concurrent streams that the peer allows; `u32::MAX` if it has set no limit.
     pub(super) fn max_streams(&self) -> u32 {
         self.max_streams.load(Ordering::SeqCst)
     }
 
-    /// Whether the peer allows one more stream.
+    /// Returns whether the peer allows another stream.
     pub(super) fn has_free_stream(&self) -> bool {
         self.in_flight() < self.max_streams()
     }
@@ -390,8 +389,8 @@ impl Link {
     }
 }
 
-/// What became of a request that is not given back: whether the peer says that it has not processed it
-/// (RFC 9113, 6.8 and 8.7).
+/// Converts the error of a request that was sent. It is [`SendError::Unprocessed`] if the peer reports that it did not
+/// process the request (RFC 9113, 6.8 and 8.7).
 fn failure(error: &h2::Error) -> SendError {
     let status = status_of(error);
     if error.is_remote() && error.is_go_away() {

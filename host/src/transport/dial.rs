@@ -7,19 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use http::uri::Authority;
-use tokio::net::{TcpStream, UnixStream};
+use http::uri::{Authority, Scheme};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::connect::Connect;
 use super::connection::Connection;
 use super::counters::ConnectionCounters;
 use super::options::SubConnOptions;
 use super::stream_queue::StreamSignal;
-use crate::net::{Io, set_tcp_options};
+use crate::net::{BoxedIo, set_tcp_options};
 use crate::resolver::{Address, Endpoint};
-use crate::tls::{Connector, PeerCertificate};
+use crate::tls::Connector;
 
 /// How the connections of a channel are made.
 #[derive(Clone, Debug)]
@@ -28,6 +29,10 @@ pub(crate) struct Dialer {
     pub(crate) tls: Option<Arc<Connector>>,
     /// The `:authority` of RPCs that have none of their own; without it, the endpoint's address.
     pub(crate) authority: Option<Authority>,
+    /// The `:scheme` of RPCs; without it, `https` with TLS and `http` without.
+    pub(crate) scheme: Option<Scheme>,
+    /// Opens byte streams in place of TCP and Unix sockets.
+    pub(crate) connector: Option<Arc<dyn Connect>>,
     /// The service whose health is to be watched.
     pub(crate) health: watch::Receiver<Option<Arc<str>>>,
     /// Ends every connection at once.
@@ -109,6 +114,10 @@ impl Dialer {
         place: Place,
         signal: &Arc<StreamSignal>,
     ) -> Result<Connection, DialError> {
+        if let Some(connector) = &self.connector {
+            let io = connector.connect(address.clone()).await?;
+            return self.establish(address, io, signal).await;
+        }
         match place {
             Place::Name { host, port } => {
                 let found = tokio::net::lookup_host((host, port)).await?;
@@ -126,14 +135,14 @@ impl Dialer {
         socket: Socket,
         signal: &Arc<StreamSignal>,
     ) -> Result<Connection, DialError> {
-        let io: Box<dyn Io> = match socket {
+        let io: BoxedIo = match socket {
             Socket::Tcp(socket) => {
-                let tcp = TcpStream::connect(socket).await?;
+                let tcp = self.connect_tcp(socket).await?;
                 set_tcp_options(&tcp, self.options.dead_after)?;
                 Box::new(tcp)
             }
             Socket::Unix(path) => {
-                // Of a Unix socket EAGAIN is the peer's: its queue is full.
+                // EAGAIN of a Unix socket is the peer's doing: its queue is full.
                 let connected = UnixStream::connect(path).await;
                 Box::new(connected.map_err(|error| match error.kind() {
                     std::io::ErrorKind::WouldBlock => DialError::from(error.to_string()),
@@ -141,12 +150,28 @@ impl Dialer {
                 })?)
             }
         };
+        self.establish(address, io, signal).await
+    }
+
+    async fn connect_tcp(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
+        let Some(local) = self.options.local_address else { return TcpStream::connect(to).await };
+        let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.bind(SocketAddr::new(local, 0))?;
+        socket.connect(to).await
+    }
+
+    /// Does the TLS handshake, if any, and starts HTTP/2.
+    async fn establish(
+        &self,
+        address: &Address,
+        io: BoxedIo,
+        signal: &Arc<StreamSignal>,
+    ) -> Result<Connection, DialError> {
         let (io, certificate) = match &self.tls {
             None => (io, None),
             Some(tls) => {
-                let stream = tls.connect(io, address.host()).await?;
-                let certificate = PeerCertificate::of(&stream);
-                (Box::new(stream) as Box<dyn Io>, certificate)
+                let (stream, certificate) = tls.connect(io, address.host()).await?;
+                (stream, certificate)
             }
         };
         let abort = self.abort.clone();

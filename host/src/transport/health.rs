@@ -18,17 +18,17 @@ use super::replay::ReplayBody;
 use crate::backoff::Backoff;
 use crate::http2::Received;
 
-/// How the peer says that it is.
+/// Health of the peer, as its health service reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Health {
-    /// It has not said anything yet.
+    /// The service has not answered yet.
     Unknown,
     Serving,
-    /// It does not serve, or the check fails: why.
+    /// The peer does not serve, or the check fails, with the reason.
     Failing(String),
 }
 
-/// The watch on one connection, for the service that the channel's configuration names at the time.
+/// The health check of one connection, for the service that the current service config names.
 pub(super) struct Checkup {
     connection: std::sync::Weak<Connection>,
     origin: http::Uri,
@@ -43,7 +43,7 @@ struct Running {
 }
 
 impl Checkup {
-    /// Watches a connection; `health` is what is known of the peer until it speaks.
+    /// Starts to check a connection. `health` counts until the peer answers.
     pub(super) fn start(
         connection: &Arc<Connection>,
         dialer: &Dialer,
@@ -61,7 +61,7 @@ impl Checkup {
         checkup
     }
 
-    /// Without health checking every connection serves.
+    /// Returns the current health. Without health checking it is `Serving`.
     pub(super) fn health(&mut self) -> Health {
         match &mut self.running {
             Some(running) => running.health.borrow_and_update().clone(),
@@ -73,7 +73,7 @@ impl Checkup {
     pub(super) async fn changed(&mut self) {
         let health = async {
             match &mut self.running {
-                // The task ends only with its runtime.
+                // An error means that the task has ended with its runtime.
                 Some(running) => {
                     if running.health.changed().await.is_err() {
                         std::future::pending::<()>().await;
@@ -104,8 +104,8 @@ impl Checkup {
     }
 }
 
-/// Watches until the connection ends, or the peer shows that it has no health service. Ended streams are
-/// opened again: at once if they had said anything, otherwise after a backoff.
+/// Watches the health service until the connection ends, or the peer reports that it has no such service. When the
+/// stream ends, opens another one: at once if the stream had delivered an answer, otherwise after a backoff.
 async fn check(
     mut client: HealthClient<Client>,
     link: Arc<Link>,
@@ -115,7 +115,7 @@ async fn check(
 ) {
     let mut failures = 0;
     loop {
-        // It takes one of the streams that the peer allows.
+        // The check counts against the number of streams that the peer allows.
         let stream = StreamPermit::take_unchecked(&link);
         let request = HealthCheckRequest { service: service.to_string() };
         let mut status = Status::unavailable("the stream ended");
@@ -130,7 +130,7 @@ async fn check(
                             health.send_replace(match answer.status() {
                                 ServingStatus::Serving => Health::Serving,
                                 other => Health::Failing(format!(
-                                    "the health service says {} of {service:?}",
+                                    "the health service reports {} for {service:?}",
                                     other.as_str_name()
                                 )),
                             });
@@ -146,12 +146,12 @@ async fn check(
         }
         drop(stream);
         if status.code() == Code::Unimplemented {
-            tracing::warn!("a server has no health service: it counts as healthy");
+            tracing::warn!("server has no health service: it counts as healthy");
             health.send_replace(Health::Serving);
-            // The sender is kept: its end would look like news.
+            // Keeps the sender: dropping it would look like a change.
             return std::future::pending().await;
         }
-        // At the first failure it may be the connection that ends, which is not for us to tell.
+        // The first failure may be the end of the connection, which is reported elsewhere.
         if failures > 0 {
             let reason = format!("the health check fails: {}", status.message());
             health.send_replace(Health::Failing(reason));
@@ -161,7 +161,7 @@ async fn check(
     }
 }
 
-/// One connection, as tonic's clients want it.
+/// One connection, as the service that tonic's clients need.
 #[derive(Clone)]
 struct Client(Arc<Connection>);
 
@@ -180,11 +180,11 @@ impl tower_service::Service<http::Request<Body>> for Client {
         let (body, replay) = ReplayBody::new(body);
         Box::pin(async move {
             let sent = connection.send(http::Request::from_parts(head, body)).await;
-            // Watch and Check have one message, which has gone by now.
+            // The request is a single message, which has been sent by now.
             drop(replay);
             match sent {
                 Ok(response) => Ok(response),
-                // The connection is gone, and with it this watch.
+                // The connection is lost, and this check is about to be dropped.
                 Err(SendError::NotSent(_) | SendError::Unprocessed { refused: false, .. }) => {
                     std::future::pending().await
                 }

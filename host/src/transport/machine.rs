@@ -1,27 +1,29 @@
-//! The state machine of a subconn: pure, so that it can be tested without a connection or a clock.
+//! The state machine of a subconn. It is pure, so that it can be tested without a connection or a clock.
 //!
 //! ```text
 //!        connect            SETTINGS
 //!  IDLE ---------> CONNECTING -----> READY
 //!   ^ ^               | failed         | lost, or GOAWAY
 //!   | |  backoff over v                |
-//!   | +----- TRANSIENT_FAILURE <-------+ (before it had proven itself, twice in a row)
+//!   | +----- TRANSIENT_FAILURE <-------+ (before it was proven, twice in a row)
 //!   +----------------------------------+
 //! ```
 //!
-//! And any to IDLE when the channel goes idle, and to SHUTDOWN.
+//! Every state also changes to IDLE when the channel goes idle, and to SHUTDOWN. SHUTDOWN is final.
+//!
+//! A connection is proven once it has carried a response, or has been open for a while ([`Backoff::proven_after`]).
 
 use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::connectivity::ConnectivityState;
 
-/// Where a subconn is, and what it has been through.
+/// State of a subconn, and its failures so far.
 #[derive(Debug)]
 pub(super) struct Machine {
     backoff: Backoff,
     state: State,
-    /// Attempts in a row that led to no proven connection.
+    /// Consecutive attempts that did not lead to a proven connection.
     failures: u32,
 }
 
@@ -43,21 +45,22 @@ impl Machine {
         self.state
     }
 
-    /// Someone wants a connection. Only an idle subconn starts one.
+    /// Starts to connect if IDLE.
     pub(super) fn connect(&mut self) {
         if self.state == State::Idle {
             self.state = State::Connecting;
         }
     }
 
-    /// The peer sent its SETTINGS.
+    /// Records that the peer has sent its SETTINGS.
     pub(super) fn connected(&mut self, now: Instant) {
         if self.state == State::Connecting {
             self.state = State::Ready { since: now };
         }
     }
 
-    /// The attempt failed; `is_ours`: for want of something here, which may be there again in a moment.
+    /// Records that the attempt failed. `is_ours`: for lack of a local resource, such as file descriptors. Such a
+    /// failure does not lengthen the backoff.
     pub(super) fn failed(&mut self, now: Instant, is_ours: bool, random: f64) {
         if self.state != State::Connecting {
             return;
@@ -69,14 +72,14 @@ impl Machine {
         }
     }
 
-    /// The connection was lost, or the peer sent GOAWAY. `answered`: it carried an answer to an RPC.
+    /// Records that the connection was lost, or the peer sent GOAWAY. `answered`: it carried a response to an RPC.
     pub(super) fn lost(&mut self, now: Instant, answered: bool, random: f64) {
         let State::Ready { since } = self.state else { return };
         if answered || self.has_proven(since, now) {
             self.failures = 0;
             self.state = State::Idle;
         } else if self.failures == 0 {
-            // One early loss may be a restart: try again at once, but remember it.
+            // One early loss may be a restart: the next attempt needs no backoff, but the failure counts.
             self.failures = 1;
             self.state = State::Idle;
         } else {
@@ -84,9 +87,8 @@ impl Machine {
         }
     }
 
-    /// No one wants the connection any more. A new start: the next attempt is made when it is asked for;
-    /// but unless the connection had proven itself, its failure is not the first. `answered`: it carried an
-    /// answer to an RPC.
+    /// Gives up the connection, because the channel goes idle. The next attempt needs no backoff, but failures so far
+    /// still count, unless the connection was proven. `answered`: it carried a response to an RPC.
     pub(super) fn enter_idle(&mut self, now: Instant, answered: bool) {
         match self.state {
             State::Idle | State::Shutdown => return,
@@ -157,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_proven_connection_starts_the_backoff_anew() {
+    async fn a_proven_connection_resets_the_backoff() {
         let mut machine = Machine::new(Backoff::default());
         for _ in 0..5 {
             machine.tick(Instant::now() + Duration::from_secs(200));
@@ -176,7 +178,7 @@ mod tests {
         }
     }
 
-    /// When there are descriptors again, they are dialled soon.
+    /// Subconns are dialled soon after file descriptors are available again.
     #[tokio::test(start_paused = true)]
     async fn what_this_machine_lacks_does_not_lengthen_the_backoff() {
         let mut machine = Machine::new(Backoff::default());

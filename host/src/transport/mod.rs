@@ -5,6 +5,7 @@
 //! [queue](stream_queue), and [send](attempt) on an HTTP/2 [connection](connection).
 
 mod attempt;
+mod connect;
 mod connection;
 mod counters;
 mod dial;
@@ -17,6 +18,7 @@ mod stream_queue;
 mod task;
 
 pub(crate) use self::attempt::{Attempt, AttemptOptions, send};
+pub use self::connect::{Connect, Connecting};
 pub(crate) use self::connection::SendError;
 pub(crate) use self::counters::ConnectionCounters;
 pub use self::counters::ConnectionStats;

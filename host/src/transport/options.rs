@@ -1,8 +1,11 @@
 //! How subconns connect.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
+use crate::http2::ClientLimits;
+use crate::setters::setters;
 
 /// Connection options: timeouts, number of connections, backoff, keep-alive.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +34,33 @@ pub struct SubConnOptions {
     pub keep_alive_interval: Option<Duration>,
     /// Give up a connection when a PING is not answered within this time.
     pub keep_alive_timeout: Duration,
+    /// Bytes that the server may send ahead of what the caller reads, for each RPC (HTTP/2's stream window). 1 MiB by
+    /// default; at most 2 GiB - 1.
+    pub stream_window: u32,
+    /// Bytes that the server may send ahead on a connection, for all of its RPCs. The largest possible by default, so that an
+    /// RPC whose caller does not read does not stop the others. At most 2 GiB - 1.
+    pub connection_window: u32,
+    /// The largest headers, or trailers, of a response, in bytes as HTTP/2 counts them (32 more for each entry). An RPC
+    /// beyond it fails. 1 MiB by default; at most 16 MiB.
+    pub max_header_list: u32,
+    /// Local address to connect from. `None`: the system chooses.
+    pub local_address: Option<IpAddr>,
 }
+
+setters!(SubConnOptions {
+    with_connect_timeout: connect_timeout: Duration,
+    with_attempt_delay: attempt_delay: Duration,
+    with_connections: connections: usize,
+    with_max_connections: max_connections: usize,
+    with_backoff: backoff: Backoff,
+    with_dead_after: dead_after: Duration,
+    with_keep_alive_interval: keep_alive_interval: Option<Duration>,
+    with_keep_alive_timeout: keep_alive_timeout: Duration,
+    with_stream_window: stream_window: u32,
+    with_connection_window: connection_window: u32,
+    with_max_header_list: max_header_list: u32,
+    with_local_address: local_address: Option<IpAddr>,
+});
 
 impl Default for SubConnOptions {
     fn default() -> Self {
@@ -44,6 +73,21 @@ impl Default for SubConnOptions {
             dead_after: Duration::from_secs(20),
             keep_alive_interval: None,
             keep_alive_timeout: Duration::from_secs(10),
+            stream_window: ClientLimits::default().stream_window,
+            connection_window: ClientLimits::default().connection_window,
+            max_header_list: ClientLimits::default().max_header_list,
+            local_address: None,
+        }
+    }
+}
+
+impl SubConnOptions {
+    /// Returns the limits of HTTP/2.
+    pub(super) fn http2(&self) -> ClientLimits {
+        ClientLimits {
+            stream_window: self.stream_window,
+            connection_window: self.connection_window,
+            max_header_list: self.max_header_list,
         }
     }
 }

@@ -59,7 +59,7 @@ impl Pool {
         Self { authority, scheme, open: ArcSwapAny::default(), commands, queue: Waiting::default() }
     }
 
-    /// The `:authority` of RPCs that have none of their own.
+    /// Returns the `:authority` of RPCs that have none of their own.
     pub(super) fn authority(&self) -> &Authority {
         &self.authority
     }
@@ -160,7 +160,7 @@ impl Driver for Pool {
         let each = |connection: &Arc<Connection>| connection.link().max_streams();
         Capacity {
             connections: open.connections.len(),
-            // As a rule the same on all of them.
+            // Usually the same on all connections.
             streams_each: open.connections.first().map(each).filter(|max| *max < u32::MAX),
             streams: if open.may_grow || open.connections.is_empty() {
                 u32::MAX

@@ -1,4 +1,4 @@
-//! A request body that can be sent a second time.
+//! A request body that can be replayed for a retry.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -13,26 +13,27 @@ use tonic::Status;
 
 use crate::http2::Outgoing;
 
-/// The first so many bytes of a body are kept until the RPC is answered.
+/// Bytes of a body that are kept for a replay, until the RPC is answered.
 const KEPT: usize = 64 << 10;
 
-/// A caller's body, of which the first part is kept for as long as the peer may say that it has not
-/// looked at the request. Sharing the bytes costs no copy.
+/// A caller's body, for one sending of it. Its first part is kept while the peer may still report that it did not
+/// process the request. The bytes are shared, not copied.
 #[derive(Debug)]
 pub(crate) struct ReplayBody {
     shared: Arc<Shared>,
-    /// Which sending this is.
+    /// Number of this sending.
     sending: usize,
-    /// How many of the kept frames this sending has given out.
+    /// Number of kept frames that this sending has returned.
     at: usize,
 }
 
-/// What remains with the sender of a [`ReplayBody`], to make another of. When it is dropped, the sending
-/// is over: the request of an RPC whose response no one reads any more is not to go on.
+/// The sender's handle to a [`ReplayBody`], which can create another one. A drop ends the current sending: when nobody
+/// waits for the response of an RPC, its request must not continue.
 #[derive(Debug)]
 pub(crate) struct Replay(Arc<Shared>);
 
-/// A body ends early: the caller's own has failed, and [`Replay::take_error`] says how, or no one waits for this sending.
+/// Error of a body that ends early. Either the caller's body has failed (see [`Replay::take_error`]), or nobody waits
+/// for this sending.
 #[derive(Debug)]
 pub(crate) struct Ended;
 
@@ -41,24 +42,25 @@ struct Shared(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// The current sending. The connection of an earlier one may go on polling for a while: it must get
-    /// nothing, and not leave its waker with the caller's body.
+    /// Number of the current sending. The connection of an earlier one may still poll for a while: it must get no
+    /// frame, and must not leave its waker in the caller's body.
     sending: usize,
-    /// None while it is being polled: it is the caller's code, which may come back here, or panic.
+    /// The unsent rest of the caller's body. `None` while it is polled, which happens without the lock: it is the
+    /// caller's code, which may call back here, or panic.
     rest: Option<tonic::body::Body>,
     kept: VecDeque<Kept>,
     size: usize,
-    /// How many of the kept frames the current sending has given out.
+    /// Number of kept frames that the current sending has returned.
     given: usize,
-    /// Everything that was given out is in `kept`.
+    /// Whether `kept` has all frames that the body has returned so far.
     complete: bool,
     ended: bool,
-    /// No one waits for the response any more.
+    /// The [`Replay`] was dropped: nobody waits for the response.
     is_dropped: bool,
-    /// The caller's body has failed; what followed would look whole.
+    /// The caller's body has failed. Without this flag a replay could look complete.
     has_failed: bool,
     error: Option<Status>,
-    /// Of the connection that waits for the next frame.
+    /// Waker of the connection that waits for the next frame.
     waker: Option<Waker>,
 }
 
@@ -69,7 +71,7 @@ enum Kept {
 }
 
 impl ReplayBody {
-    /// A body, and the means to send it once more.
+    /// Creates a body for its first sending, and the handle to send it again.
     pub(crate) fn new(body: tonic::body::Body) -> (Self, Replay) {
         let state = State {
             sending: 0,
@@ -90,7 +92,8 @@ impl ReplayBody {
 }
 
 impl Replay {
-    /// The body from its beginning; `None` if more of it is gone than was kept. Ends the sending before.
+    /// Ends the current sending, and returns the body for another one from the beginning. `None`: the beginning is no
+    /// longer kept.
     pub(crate) fn again(&self) -> Option<ReplayBody> {
         let mut state = self.0.lock();
         let before = state.next_sending();
@@ -101,13 +104,13 @@ impl Replay {
         body
     }
 
-    /// What the caller's body failed with, if that is what it did.
+    /// Returns and clears the error of the caller's body. `None`: the body has not failed.
     pub(crate) fn take_error(&self) -> Option<Status> {
         self.0.lock().error.take()
     }
 
-    /// The peer has answered: nothing more need be kept. (What a second sending has yet to give out is
-    /// given out first: a peer may answer before it has read the request.)
+    /// Stops keeping frames, because the peer has answered. Kept frames that a replay has not sent yet are sent first:
+    /// a peer may answer before it has read the request.
     pub(crate) fn commit(&self) {
         let mut state = self.0.lock();
         state.complete = false;
@@ -120,15 +123,15 @@ impl Replay {
 impl Drop for Replay {
     fn drop(&mut self) {
         let mut state = self.0.lock();
-        // Also of a body that has ended: the last of it may still wait for the peer.
+        // Even if the body has ended: its last frames may still wait for the peer.
         let before = state.next_sending();
         state.ended = true;
         state.is_dropped = true;
-        // One that is being polled ends with that.
+        // `None` if the body is being polled: `poll_frame` then drops it.
         let rest = state.rest.take();
         drop(state);
         before.into_iter().for_each(Waker::wake);
-        // The caller's code, and not under the lock.
+        // Runs the caller's code, so not under the lock.
         drop(rest);
     }
 }
@@ -140,7 +143,7 @@ impl Shared {
 }
 
 impl State {
-    /// Ends the sending before, and gives the waker of its connection.
+    /// Ends the current sending. Returns the waker of its connection.
     fn next_sending(&mut self) -> Option<Waker> {
         self.sending += 1;
         self.given = 0;
@@ -164,21 +167,21 @@ impl State {
         }
     }
 
-    /// The caller's body has given this: to the current sending, or to one that is over.
+    /// Records a frame of the caller's body. `is_current`: it was polled by the current sending, not by an earlier one.
     fn taken(&mut self, frame: Option<&Result<Frame<Bytes>, Status>>, is_over: bool, is_current: bool) {
         match frame {
             Some(Ok(frame)) => {
                 let data = frame.data_ref().cloned().map(Kept::Data);
                 let kept = data.or_else(|| frame.trailers_ref().cloned().map(Kept::Trailers));
                 match kept {
-                    // The next sending is on its way already, and counts on all of it.
+                    // The next sending has started already, and needs the whole body.
                     Some(kept) if !is_current => self.kept.push_back(kept),
                     Some(kept) => self.keep(kept),
                     None => {}
                 }
                 self.ended |= is_over;
             }
-            // What failed once is not tried again.
+            // A failed body is not polled again.
             Some(Err(error)) => {
                 self.has_failed = true;
                 self.error = Some(error.clone());
@@ -199,7 +202,7 @@ impl State {
 impl Outgoing for ReplayBody {
     const FAILED: Reason = Reason::CANCEL;
 
-    /// When no one waits for this sending any more.
+    /// Ready when nobody waits for this sending.
     fn poll_given_up(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.shared.lock();
         if self.sending != state.sending {
@@ -242,10 +245,10 @@ impl Body for ReplayBody {
         if state.ended {
             return Poll::Ready(None);
         }
-        // Before it is polled: who ends the sending meanwhile must wake this one.
+        // Before the poll, so that a sending that ends meanwhile is woken.
         state.wakes(cx);
         let Some(mut rest) = state.rest.take() else {
-            // The sending before is at it, and wakes this one when it is done.
+            // The previous sending is polling it, and wakes this one afterwards.
             return Poll::Pending;
         };
         drop(state);
@@ -263,7 +266,7 @@ impl Body for ReplayBody {
             state.taken(frame.as_ref(), is_over, is_current);
         }
         if !is_current {
-            // What was taken meanwhile is the next one's, and so is what comes.
+            // The frame was kept for the current sending, which also polls the following ones.
             let next = state.waker.take();
             drop(state);
             next.into_iter().for_each(Waker::wake);
@@ -284,7 +287,7 @@ impl Body for ReplayBody {
 
     fn size_hint(&self) -> SizeHint {
         let state = self.shared.lock();
-        // The rest knows nothing of what is kept.
+        // The hint of the rest does not include kept frames.
         match &state.rest {
             Some(rest) if state.kept.is_empty() => rest.size_hint(),
             _ => SizeHint::default(),
@@ -318,7 +321,7 @@ mod tests {
     }
 
     proptest! {
-        /// However much was sent the first time, the second time it is all there, or it is refused.
+        /// Whatever part was sent the first time, the replay is whole or is refused.
         #[test]
         fn the_second_sending_is_whole(
             frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20_000), 0..8),
@@ -337,9 +340,9 @@ mod tests {
         }
     }
 
-    /// A peer may answer before it has read what is being sent again.
+    /// A peer may answer before it has read the replay.
     #[test]
-    fn what_is_committed_early_is_still_given_out() {
+    fn a_replay_that_is_committed_early_is_still_sent() {
         let (mut first, replay) = ReplayBody::new(body(&[vec![1], vec![2], vec![3]]));
         assert_eq!(take(&mut first, 2), [1, 2]);
         let mut second = replay.again().expect("it is kept");
@@ -348,7 +351,7 @@ mod tests {
         assert_eq!(take(&mut second, 5), [2, 3]);
     }
 
-    /// A connection that has failed may poll its body once more: what it would take is the next one's.
+    /// A failed connection may poll its body once more. It must not take a frame of the next sending.
     #[tokio::test]
     async fn an_earlier_sending_takes_nothing_from_a_later_one() {
         let (send, receive) = tokio::sync::mpsc::unbounded_channel();
@@ -364,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_committed_is_not_kept() {
+    fn frames_are_not_kept_after_a_commit() {
         let (mut first, replay) = ReplayBody::new(body(&[vec![1], vec![2], vec![3]]));
         assert_eq!(take(&mut first, 1), [1]);
         let shared = Arc::clone(&replay.0);

@@ -1,7 +1,7 @@
 //! FIFO queue of RPCs that wait for a free HTTP/2 stream (SETTINGS_MAX_CONCURRENT_STREAMS).
 //!
-//! RPCs do not look for a stream themselves: an RPC is polled by its caller, who may have other things to do first. Free
-//! streams are granted to them, so an RPC that is not polled holds up a stream, but no other RPC.
+//! RPCs do not look for a stream themselves, because an RPC is polled by its caller, who may have other things to do
+//! first. Free streams are granted to RPCs, so an RPC that is not polled holds up a stream, but no other RPC.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -84,7 +84,7 @@ impl StreamSignal {
         self.waiting.load(Ordering::SeqCst) > 0
     }
 
-    /// A stream has ended, or the peer allows another number of them. Called for every RPC.
+    /// Notifies the queue that a stream has ended, or that the peer's limit has changed. Called for every RPC.
     pub(super) fn stream_freed(&self) {
         if self.has_waiters() {
             self.changed.notify_one();
@@ -97,17 +97,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn they_come_in_their_order_each_for_one_place_and_who_gives_up_takes_none() {
+    async fn permits_are_granted_in_order_and_none_to_an_rpc_that_gave_up() {
         let queue = StreamQueue::default();
         let mut free = 0..;
         let mut waiting: Vec<_> = (0..5).map(|_| queue.join()).collect();
         queue.grant(|| None);
         assert!(queue.has_waiters());
         drop(waiting.remove(1));
-        let mut places = 2;
+        let mut permits = 2;
         queue.grant(|| {
-            places -= 1;
-            (places >= 0).then(|| free.next()).flatten()
+            permits -= 1;
+            (permits >= 0).then(|| free.next()).flatten()
         });
         let mut now = |at: usize| waiting[at].try_recv().ok();
         assert_eq!([now(0), now(1), now(2), now(3)], [Some(0), Some(1), None, None]);

@@ -1,4 +1,4 @@
-//! The task of one subconn: it alone drives the state machine and makes connections.
+//! The task of one subconn, which alone drives its state machine and dials.
 
 use std::sync::Arc;
 
@@ -35,14 +35,16 @@ pub(crate) fn spawn(
 ) -> SubConn {
     let (commands, receiver) = mpsc::unbounded_channel();
     let authority = dialer.authority.clone().unwrap_or_else(|| endpoint.addresses()[0].authority());
-    let scheme = if dialer.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    let by_tls = || if dialer.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    let scheme = dialer.scheme.clone().unwrap_or_else(by_tls);
     let pool = Arc::new(Pool::new(authority, scheme, commands));
     let subconn = SubConn::new(id, endpoint, Arc::<Pool>::clone(&pool));
     let machine = Machine::new(dialer.options.backoff);
     let task =
         Task { subconn: subconn.clone(), pool, dialer, commands: receiver, events, machine, connected: None };
     let span = tracing::info_span!("subconn", id, endpoint = %subconn.endpoint().addresses()[0]);
-    tokio::spawn(task.run().instrument(span));
+    // In the channel's span as well, so that a filter for it sees this task.
+    tokio::spawn(task.run().instrument(span).in_current_span());
     subconn
 }
 
@@ -53,7 +55,7 @@ struct Task {
     commands: mpsc::UnboundedReceiver<Command>,
     events: mpsc::UnboundedSender<u32>,
     machine: Machine,
-    /// Between CONNECTING and READY.
+    /// The connection, between CONNECTING and READY.
     connected: Option<Dialled>,
 }
 
@@ -66,7 +68,7 @@ impl Task {
         }
     }
 
-    /// Goes from one state to the next.
+    /// Runs one state of the machine, until it changes.
     async fn step(&mut self) {
         match self.machine.state() {
             State::Ready { .. } => self.serve().await,
@@ -78,7 +80,7 @@ impl Task {
         }
     }
 
-    /// After a panic: as if the connections had been lost, and could not be made again at once.
+    /// Recovers from a panic: all connections are lost, and the next attempt is made after a backoff.
     fn recover(&mut self) {
         self.connected = None;
         self.machine = Machine::new(self.dialer.options.backoff);
@@ -87,17 +89,17 @@ impl Task {
         self.subconn.set_error("the host panicked".to_owned());
     }
 
-    /// Publishes a state, and notifies the balancer if it is another one.
+    /// Publishes a state, and notifies the balancer if the state has changed.
     fn publish(&self, state: ConnectivityState, error: Option<String>) {
         let changed = self.subconn.set_state(state, error);
-        // The state first: an RPC that finds no connection in READY waits for the next grant.
+        // The state changes before the pool is emptied: an RPC that finds READY but no connection waits for a grant.
         if state != ConnectivityState::Ready && self.pool.has_connections() {
             self.pool.set(Open::default());
         }
         self.pool.grant(&self.subconn);
         self.subconn.counters().set_ready(state == ConnectivityState::Ready);
         if changed {
-            // No one receives this once the channel is gone, and then SHUTDOWN is near.
+            // Fails only after the channel is dropped; SHUTDOWN follows.
             let _ = self.events.send(self.subconn.id());
         }
     }
@@ -105,12 +107,12 @@ impl Task {
     /// Waits for the end of a state other than READY.
     async fn advance(&mut self, state: State) {
         let (subconn, pool, dialer) = (self.subconn.clone(), Arc::clone(&self.pool), self.dialer.clone());
-        // One attempt, however many commands come meanwhile.
+        // Outside of the loop, so that a command does not restart the attempt.
         let mut dialling = std::pin::pin!(dial(&subconn, &pool, &dialer));
         while self.machine.state() == state {
             tokio::select! {
                 biased;
-                command = self.commands.recv() => self.obey(command),
+                command = self.commands.recv() => self.apply(command),
                 dialled = &mut dialling, if state == State::Connecting => match dialled {
                     Ok(dialled) => {
                         self.connected = Some(dialled);
@@ -122,12 +124,12 @@ impl Task {
                         self.machine.failed(Instant::now(), is_ours, fastrand::f64());
                     }
                 },
-                () = until(state) => self.machine.tick(Instant::now()),
+                () = backoff_over(state) => self.machine.tick(Instant::now()),
             }
         }
     }
 
-    fn obey(&mut self, command: Option<Command>) {
+    fn apply(&mut self, command: Option<Command>) {
         match command {
             Some(Command::Connect) => self.machine.connect(),
             Some(Command::EnterIdle) => self.machine.enter_idle(Instant::now(), false),
@@ -135,21 +137,21 @@ impl Task {
         }
     }
 
-    /// READY: keeps as many connections as are wanted, until the last of them is lost or given up.
+    /// Runs READY: keeps the configured number of connections, until the last one is lost or given up.
     async fn serve(&mut self) {
-        // READY without a connection cannot be: both are set together.
+        // Cannot be `None`: READY and the connection are set together.
         let Some(first) = self.connected.take() else { return self.machine.shutdown() };
         let options = self.dialer.options;
         let mut live = vec![Live::new(first)];
         let mut another: Option<Dialling> = None;
-        // Of the further connections: attempts in a row that led to none that has proven itself.
+        // Consecutive attempts at further connections that did not lead to a proven one.
         let mut failures = 0;
         let mut checkup =
             Checkup::start(&live[0].connection, &self.dialer, self.pool.origin(), Health::Unknown);
         while matches!(self.machine.state(), State::Ready { .. }) {
             match checkup.health() {
                 Health::Serving => {
-                    // The pool first: who sees READY must be able to send.
+                    // The pool before the state: a caller that sees READY must be able to send.
                     let connections = live.iter().map(|live| Arc::clone(&live.connection)).collect();
                     let may_grow = live.len() < options.max_connections;
                     self.pool.set(Open { connections, may_grow });
@@ -177,7 +179,7 @@ impl Task {
                         let answered = live.iter().any(|live| live.connection.link().answered());
                         self.machine.enter_idle(Instant::now(), answered);
                     }
-                    command => self.obey(command),
+                    command => self.apply(command),
                 },
                 (index, loss) = lost(&live) => {
                     let mut gone = live.remove(index);
@@ -189,7 +191,7 @@ impl Task {
                     }
                     self.lost(&loss, live.is_empty());
                     if let (0, Some(first)) = (index, live.first()) {
-                        // It is the same server: what was said of it counts until it says otherwise.
+                        // The same server: its last health counts until the new check answers.
                         let health = checkup.health();
                         checkup = Checkup::start(&first.connection, &self.dialer, self.pool.origin(), health);
                     }
@@ -207,7 +209,7 @@ impl Task {
         }
     }
 
-    /// A connection is gone; `last`: there is no other.
+    /// Handles the loss of a connection. `last`: no other connection is left.
     fn lost(&mut self, loss: &Loss, last: bool) {
         let address = self.subconn.endpoint().addresses()[0].to_string();
         tracing::debug!(address, reason = loss.reason, "subconn lost");
@@ -221,7 +223,7 @@ impl Task {
         }
     }
 
-    /// One connection more, after the backoff for so many failures in a row.
+    /// Dials one more connection, after the backoff for this number of consecutive failures.
     fn dial_another(&self, failures: u32) -> Dialling {
         let (subconn, pool, dialer) = (self.subconn.clone(), Arc::clone(&self.pool), self.dialer.clone());
         Box::pin(async move {
@@ -250,18 +252,22 @@ impl Live {
     }
 }
 
-/// However the task ends, with its runtime or a panic, no one goes on waiting for it.
+/// Publishes SHUTDOWN however the task ends (with its runtime or by a panic), so that no RPC waits forever.
 impl Drop for Task {
     fn drop(&mut self) {
         self.publish(ConnectivityState::Shutdown, None);
     }
 }
 
-/// A connection, and what counts it.
+/// A connection, and its entry in the counters.
 type Dialled = (Connection, OpenConnection);
 type Dialling = BoxFuture<'static, Result<Dialled, DialError>>;
 
-/// Waits for the connection that is being made; for ever if none is. Cancel-safe.
+/// Waits for the end of an attempt to connect. Waits forever if there is none.
+///
+/// # Cancel safety
+///
+/// Cancel-safe.
 async fn finished(dialling: &mut Option<Dialling>) -> Result<Dialled, DialError> {
     let Some(current) = dialling else { return std::future::pending().await };
     let result = current.await;
@@ -272,10 +278,10 @@ async fn finished(dialling: &mut Option<Dialling>) -> Result<Dialled, DialError>
 async fn dial(subconn: &SubConn, pool: &Pool, dialer: &Dialer) -> Result<Dialled, DialError> {
     subconn.counters().dialled();
     let endpoint = subconn.endpoint();
-    // Names are looked up on a thread, which panics if there can be none.
-    let dialled = guarded_task("a connection's making", dialer.dial(&endpoint, pool.queue().signal())).await;
-    let lack = || DialError { text: "the host panicked".to_owned(), is_ours: true };
-    match dialled.unwrap_or_else(|| Err(lack())) {
+    // Name lookup panics if the system cannot start another thread.
+    let dialled = guarded_task("a dial", dialer.dial(&endpoint, pool.queue().signal())).await;
+    let panicked = || DialError { text: "the host panicked".to_owned(), is_ours: true };
+    match dialled.unwrap_or_else(|| Err(panicked())) {
         Ok(connection) => Ok((connection, dialer.counters.opened())),
         Err(error) => {
             dialer.counters.failed();
@@ -284,15 +290,15 @@ async fn dial(subconn: &SubConn, pool: &Pool, dialer: &Dialer) -> Result<Dialled
     }
 }
 
-/// Waits until the backoff is over; for ever if there is none.
-async fn until(state: State) {
+/// Waits until the backoff is over. Waits forever in other states.
+async fn backoff_over(state: State) {
     match state {
         State::TransientFailure { until } => sleep_until(until).await,
         _ => std::future::pending().await,
     }
 }
 
-/// Waits until one of the connections, of which there is at least one, is lost. Gives its index.
+/// Waits until one of the connections is lost. Returns its index and how it was lost. `live` must not be empty.
 async fn lost(live: &[Live]) -> (usize, Loss) {
     let (loss, index, _) = select_all(live.iter().map(|live| Box::pin(live.connection.lost()))).await;
     (index, loss)

@@ -1,9 +1,9 @@
-//! `bounded_hash`: consistent hashing with bounded loads. An RPC goes to the owner of its key, if that has not more
-//! than its share of the RPCs under way; otherwise to the next one on the ring that has not.
+//! `bounded_hash`: consistent hashing with bounded loads. An RPC goes to the owner of its key, unless the owner has its
+//! share of the RPCs in flight already. In that case it goes to the next endpoint on the ring with less than its share.
 //!
-//! After Mirrokni, Thorup and Zadimoghaddam (2016): no endpoint has more than (1 + epsilon) times the mean, rounded
-//! up, and with n endpoints a key has its owner but for O(1/epsilon^2) of them. What is counted are the RPCs that
-//! this policy has picked for and that have not ended, as far as it has been told: some milliseconds late.
+//! Follows Mirrokni, Thorup and Zadimoghaddam (2016). No endpoint has more than (1 + epsilon) times the mean, rounded
+//! up, and with n endpoints a key is at its owner except for O(1/epsilon^2) of them. The policy counts the RPCs that it
+//! has picked for and whose end has not been reported. Reports arrive some milliseconds late.
 
 #[cfg(test)]
 mod model;
@@ -21,13 +21,13 @@ hotpick_guest::config! {
     struct Config {
         /// What is hashed: "metadata:" and a key, "method", or "random".
         hash_on: HashOn = HashOn::hash_key(),
-        /// How far above the mean an endpoint's load may be: 0.25 is a quarter.
+        /// How far an endpoint's load may exceed the mean: 0.25 is a quarter.
         #[range(0.01..=100.0)]
         epsilon: f64 = 0.25,
-        /// The ring has at least so many points.
+        /// Least number of points on the ring.
         #[range(1..=32_768)]
         min_ring_size: u32 = 1_024,
-        /// And at most so many, however many endpoints there are.
+        /// Greatest number of points on the ring, however many endpoints there are.
         #[range(1..=32_768)]
         max_ring_size: u32 = 32_768,
     }
@@ -40,15 +40,16 @@ struct BoundedHash {
     ring: Ring,
     loads: SubConnMap<Load>,
     ready: Vec<SubConn>,
-    /// RPCs under way to the ready ones, and their weights.
+    /// RPCs in flight to ready endpoints.
     total: u32,
+    /// Sum of the weights of ready endpoints.
     weights: f64,
 }
 
-/// Of an endpoint.
+/// Load of an endpoint.
 #[derive(Debug, Default)]
 struct Load {
-    /// RPCs under way to it, ready or not.
+    /// RPCs in flight to the endpoint, whether it is ready or not.
     rpcs: u32,
     is_ready: bool,
 }
@@ -57,9 +58,9 @@ impl Policy for BoundedHash {
     fn init(config: &str, placement: &Placement) -> Result<Self, String> {
         let config = Config::parse(config)?;
         placement
-            .must_be_alone("each of several would count its own RPCs, and let an endpoint have so many")?;
+            .must_be_alone("each of several would count only its own RPCs, and exceed the bound together")?;
         if config.min_ring_size > config.max_ring_size {
-            return Err("minRingSize: must not be more than maxRingSize".to_owned());
+            return Err("minRingSize: must not be greater than maxRingSize".to_owned());
         }
         let key = Key::declare(config.hash_on.clone(), "hashOn")?;
         Ok(Self {
@@ -103,7 +104,7 @@ impl Policy for BoundedHash {
         let is_tried = |id: &SubConn| info.attempt > 0 && call::tried(*id);
         let mut with_room = self.ring.from(hash).filter(has_room);
         let first = with_room.next();
-        // A retry goes to the next one that has room.
+        // A retry goes to the next endpoint with capacity that the RPC has not tried.
         let untried = first.filter(|id| !is_tried(id)).or_else(|| with_room.find(|id| !is_tried(id)));
         let Some(picked) = untried.or(first).or_else(|| self.least_loaded()) else {
             return PickResult::Queue;
@@ -114,10 +115,10 @@ impl Policy for BoundedHash {
     }
 }
 
-/// How many RPCs an endpoint may have, the next one included.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "RPCs under way")]
+/// Returns the greatest number of RPCs of an endpoint, including the next one.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "RPCs in flight")]
 fn capacity(share: f64) -> u32 {
-    // What a share of a third is more than a whole number by its representation is not another RPC.
+    // Without the margin, the rounding error of a share such as 1/3 could add an RPC.
     (share - 1e-9).ceil() as u32
 }
 
@@ -130,13 +131,14 @@ impl BoundedHash {
         self.ring.places().get(id).map_or(1.0, |place| f64::from(place.weight))
     }
 
-    /// Adds up what the ready ones have.
+    /// Adds up the RPCs and weights of the ready endpoints.
     fn count(&mut self) {
         self.total = self.ready.iter().map(|id| self.load(*id)).sum();
         self.weights = self.ready.iter().map(|id| self.weight(*id)).sum();
     }
 
-    /// For a ring on which no ready endpoint with room has a point: `maxRingSize` is less than there are endpoints.
+    /// Picks when no ready endpoint with capacity has a point on the ring, because `maxRingSize` is less than the
+    /// number of endpoints.
     fn least_loaded(&self) -> Option<SubConn> {
         self.ready.iter().copied().min_by_key(|id| self.load(*id))
     }
@@ -155,7 +157,9 @@ impl Outcomes for BoundedHash {
 
 impl About for BoundedHash {
     fn describe() -> Description {
-        Description::of::<Config>("Consistent hashing, but no endpoint has much more than the mean.")
+        Description::of::<Config>(
+            "Consistent hashing with bounded loads: no endpoint gets much more than the mean.",
+        )
     }
 }
 
@@ -192,7 +196,7 @@ mod tests {
             assert_eq!(host.picks_for(&rpc(1), 1), [owner]);
             end(&mut host, owner);
         }
-        // The second of two at a time may not be there: 2 of 2 is more than 1.25 times 2/5, rounded up.
+        // The owner may not have both of two RPCs: 2 is more than 1.25 times 2/5, rounded up.
         let two = host.picks_for(&rpc(1), 2);
         assert!(two[0] == owner && two[1] != owner);
     }
@@ -203,7 +207,7 @@ mod tests {
             let mut host = start(&format!(r#"{{"epsilon":{epsilon}}}"#), n);
             let (mut random, mut under_way) = (Random::new(n.into()), Vec::new());
             for round in 0..5_000 {
-                // One key in three is the same: what plain hashing would send to one endpoint.
+                // One key in three is the same. Plain hashing would send a third of the RPCs to one endpoint.
                 let key = if random.below(3) == 0 { 0 } else { random.below(1_000) };
                 under_way.extend(host.picks_for(&rpc(key), 1));
                 assert_eq!(host.policy().total as usize, under_way.len());
@@ -213,7 +217,7 @@ mod tests {
                     host.policy().loads.get(*picked).is_some_and(|load| f64::from(load.rpcs) <= bound),
                     "round {round}"
                 );
-                // Around 200 at a time.
+                // About 200 in flight.
                 if under_way.len() > random.below(400) {
                     let ended = under_way.swap_remove(random.below(under_way.len()));
                     end(&mut host, ended);
@@ -230,7 +234,7 @@ mod tests {
         host.ready(&others);
         assert_eq!(host.policy().total, 0);
         assert_ne!(host.picks_for(&rpc(1), 1), [owner]);
-        // It goes away in good order: its RPCs go on, also when it is back.
+        // It leaves gracefully: its RPCs continue, even when it is back.
         host.ready(&[0, 1, 2]);
         assert_eq!(host.policy().total, 2);
         end(&mut host, owner);
@@ -259,7 +263,7 @@ mod tests {
             (r#"{"epsilon":1e308}"#, "epsilon: "),
             (r#"{"epsilon":"0.25"}"#, "epsilon: "),
             (r#"{"minRingSize":100000}"#, "minRingSize: "),
-            (r#"{"maxRingSize":100}"#, "minRingSize: must not be more than maxRingSize"),
+            (r#"{"maxRingSize":100}"#, "minRingSize: must not be greater than maxRingSize"),
             (r#"{"hashOn":""}"#, "hashOn: "),
             (r#"{"eps":1}"#, "eps: no such field"),
         ] {

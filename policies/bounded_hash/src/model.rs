@@ -1,4 +1,4 @@
-//! The paper once more, and the policy beside it in random histories.
+//! The paper's algorithm, implemented independently, and compared with the policy in random histories.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ struct Server {
     load: u32,
 }
 
-/// The points of the ring, of which each endpoint has in proportion to its weight.
+/// Returns the points of the ring, in proportion to the weights of the endpoints.
 fn ring(servers: &BTreeMap<SubConn, Server>) -> Vec<(u64, SubConn)> {
     let mut sorted: Vec<_> = servers.values().map(|server| &server.endpoint).collect();
     sorted.sort_by(|one, other| one.hash_key().cmp(other.hash_key()));
@@ -34,8 +34,8 @@ fn ring(servers: &BTreeMap<SubConn, Server>) -> Vec<(u64, SubConn)> {
     ring
 }
 
-/// From its owner on, the first that is ready and has less than its bound: (1 + epsilon) times its share, by weight, of all
-/// that are under way with this one, rounded up.
+/// Returns the first ready endpoint from the owner on with fewer RPCs than its bound: (1 + epsilon) times its share, by
+/// weight, of all RPCs in flight including this one, rounded up.
 fn place(servers: &BTreeMap<SubConn, Server>, epsilon: f64, key: u64, tried: &[SubConn]) -> Option<SubConn> {
     let ready = || servers.values().filter(|server| server.is_ready);
     let (total, weights) = (
@@ -83,7 +83,7 @@ fn history(mut random: Random) {
                 }
             }
             2..=4 => {
-                // Some end.
+                // Some RPCs end.
                 for (id, server) in &mut servers {
                     if server.load > 0 && random.below(2) == 0 {
                         server.load -= 1;

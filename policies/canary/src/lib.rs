@@ -1,8 +1,8 @@
-//! `canary`: a share of the RPCs goes to the endpoints of a new version, the rest to the others.
+//! `canary`: sends a share of the RPCs to the endpoints of a new version, and the rest to the others.
 //!
-//! The split is in per mille, by attribute. An RPC with the override's metadata chooses for itself; one with a key
-//! stays on its side as long as the split does, and a growing share keeps those that it has: a user who has seen the
-//! new version does not go back and forth. A side without a ready endpoint takes no RPCs.
+//! The split is in per mille, by attribute. An RPC with the override's metadata chooses its side. An RPC with a key
+//! stays on its side while the split does not change, and a growing share keeps its RPCs: a user who has seen the new
+//! version does not switch back and forth. A side without a ready endpoint takes no RPCs.
 
 #[cfg(test)]
 mod model;
@@ -18,23 +18,24 @@ use hotpick_guest::{
 };
 
 hotpick_guest::config! {
-    /// A share of the RPCs to some endpoints.
+    /// Sends a share of the RPCs to endpoints with an attribute.
     struct Config {
-        /// Per mille of the RPCs for the endpoints of an attribute, as {"version=v2": 50}. The rest goes to the endpoints
-        /// that are in none of them.
+        /// Per mille of the RPCs for the endpoints with an attribute, as {"version=v2": 50}. The rest goes to the
+        /// endpoints that match no entry.
         split: Split = Split(Vec::new()),
-        /// The metadata key by which an RPC chooses: its value is an entry of the split, as "version=v2", or "rest".
+        /// The metadata key by which an RPC chooses its side. Its value is an entry of the split, as "version=v2", or
+        /// "rest".
         override_metadata: Option<String> = Some("hotpick-canary".to_owned()),
         /// What keeps RPCs on their side: "metadata:" and a key, "method", or "random".
         stable_on: HashOn = HashOn::Random,
-        /// How RPCs are spread on a side.
+        /// How RPCs are balanced on a side.
         balance: Balance = Balance::RoundRobin,
     }
 }
 
 const ALL: u32 = 1_000;
 
-/// Attribute, value and per mille, by name.
+/// Shares, sorted by label.
 #[derive(Clone, Debug)]
 struct Split(Vec<Share>);
 
@@ -68,12 +69,12 @@ impl Setting for Split {
                 Err(Refused::because("must be an attribute and a value, like \"version=v2\""))
             };
             let per_mille = read.map_err(|refused| refused.within(label))?;
-            // By label: the order that a text gives them says nothing.
+            // Sort by label: the order of an object's fields has no meaning.
             let at = shares.partition_point(|share: &Share| share.label < *label);
             shares.insert(at, Share { label: label.clone(), per_mille });
         }
         if shares.iter().map(|share| share.per_mille).sum::<u32>() > ALL {
-            return Err(Refused::because("the shares must not be more than 1000 together"));
+            return Err(Refused::because("the sum of the shares must not exceed 1000"));
         }
         Ok(Self(shares))
     }
@@ -103,12 +104,12 @@ struct Canary {
     config: Config,
     key: Key,
     choice: Option<call::Key>,
-    /// For each endpoint the place of its side.
+    /// Index of each endpoint's side.
     side_of: SubConnMap<usize>,
     weights: Weights,
     answers: Answers,
     ready: Vec<SubConn>,
-    /// One for each share, and the rest last.
+    /// One side for each share, then the rest.
     sides: Vec<Group>,
 }
 
@@ -158,7 +159,7 @@ impl Policy for Canary {
         if let Some(picked) = self.sides[side].pick(info, &mut self.answers) {
             return PickResult::Pick(picked);
         }
-        // First the rest, then whatever there is.
+        // The rest first, then any side with a ready endpoint.
         let picked = self.sides.iter_mut().rev().find_map(|side| side.pick(info, &mut self.answers));
         picked.map_or(PickResult::Queue, PickResult::Pick)
     }
@@ -175,16 +176,16 @@ impl Canary {
         }
     }
 
-    /// The side that an RPC asks for.
+    /// Returns the side that an RPC asks for. `None` if there is no such side.
     fn named(&self, choice: &str) -> Option<usize> {
         let shares = &self.config.split.0;
         let named = shares.iter().position(|share| share.label == choice);
         named.or_else(|| (choice == "rest").then_some(shares.len()))
     }
 
-    /// The side that its key, or chance, has for an RPC.
+    /// Returns the side for the RPC's key, or a random side if it has none.
     fn drawn(&mut self, info: &PickInfo) -> usize {
-        // Mixed: the same hash may choose the endpoint, behind this one.
+        // Mix, because the same hash may choose the endpoint within the side.
         let number = mix(self.key.of(info).unwrap_or(info.random));
         let mut drawn = hotpick_guest::below(ALL as usize, number);
         let shares = &self.config.split.0;
@@ -200,7 +201,7 @@ impl Canary {
 
 impl About for Canary {
     fn describe() -> Description {
-        Description::of::<Config>("A share of the RPCs goes to some endpoints, by attribute, in per mille.")
+        Description::of::<Config>("Sends a share of the RPCs to endpoints with an attribute, in per mille.")
     }
 }
 
@@ -212,7 +213,7 @@ mod tests {
 
     use super::*;
 
-    /// 0 and 1 are v1, 2 is v2, 3 is v3.
+    /// Endpoints 0 and 1 are v1, 2 is v2, 3 is v3.
     fn start(config: &str) -> FakeHost<Canary> {
         let mut host = FakeHost::start(config).expect("started");
         let versions = ["v1", "v1", "v2", "v3"];
@@ -290,7 +291,7 @@ mod tests {
             (r#"{"split":{"version=v2":-1}}"#, "split.version=v2: "),
             (r#"{"split":{"version=v2":"5%"}}"#, "split.version=v2: "),
             (r#"{"split":{"v2":50}}"#, "split.v2: must be an attribute and a value"),
-            (r#"{"split":{"a=1":600,"a=2":600}}"#, "split: the shares must not be more than 1000 together"),
+            (r#"{"split":{"a=1":600,"a=2":600}}"#, "split: the sum of the shares must not exceed 1000"),
             (r#"{"split":[50]}"#, "split: must be an object"),
             (r#"{"overrideMetadata":"X"}"#, "overrideMetadata: "),
             (r#"{"stableOn":"user"}"#, "stableOn: "),

@@ -1,4 +1,4 @@
-//! What the page of this policy says, slowly, and the policy beside it in random histories.
+//! The policy's documentation, implemented independently and without optimization, and compared in random histories.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::Canary;
 
 const VERSIONS: [&str; 4] = ["v1", "v2", "v3", "v4"];
 
-/// The side of a key: where its number, of a thousand, falls among the shares, one after the other. Beyond them is the rest.
+/// Returns the side of a key: the share that its number, of a thousand, falls into. Beyond all shares it is the rest.
 fn drawn(split: &[(&str, u64)], key: &str) -> String {
     let number = (u128::from(mix(hash(key.as_bytes()))) * 1_000) >> 64;
     let mut up_to = 0;
@@ -53,7 +53,7 @@ fn history(mut random: Random) {
                 chosen.trim_start_matches("version=").clone_into(&mut side);
                 rpc = rpc.and_metadata("hotpick-canary", chosen);
             }
-            // What is no side does not choose.
+            // An unknown side is ignored.
             1 => rpc = rpc.and_metadata("hotpick-canary", "version=v4"),
             _ => {}
         }
@@ -64,7 +64,7 @@ fn history(mut random: Random) {
             };
             ready.iter().copied().filter(|id| is_on(versions[id])).collect()
         };
-        // A side without a ready endpoint takes none: first the rest, then the others.
+        // A side without a ready endpoint takes no RPCs: the rest is used first, then the other sides.
         let expected = [of(&side), of("rest"), of("v3"), of("v2")].into_iter().find(|some| !some.is_empty());
         match (host.pick(&rpc), expected) {
             (PickResult::Pick(picked), Some(expected)) => {

@@ -4,19 +4,19 @@ use hotpick_guest::config::{Range, Refused, Setting, Value};
 use hotpick_guest::group::Balance;
 
 hotpick_guest::config! {
-    /// RPCs go to the endpoints whose attributes match their metadata.
+    /// Routes each RPC to the endpoints whose attributes match its metadata.
     pub(crate) struct Config {
-        /// What is compared; all of it must match.
+        /// Metadata keys and attributes to compare. All of them must match.
         #[range(1..=4)]
         pub(crate) keys: Vec<Key> = vec![Key::default()],
-        /// For RPCs with none of the keys, the first of these that there is: "any" ready endpoint, one that is
-        /// "unlabelled" (without the attributes), one that matches {"values": [...]}, or "fail".
+        /// Fallbacks for RPCs with none of the keys. The first one with a ready endpoint is used: "any" endpoint, one
+        /// that is "unlabelled" (without the attributes), one that matches {"values": [...]}, or "fail".
         #[range(1..=8)]
         pub(crate) missing: Chain = Chain(vec![Fallback::Any]),
-        /// The same for RPCs that no ready endpoint matches.
+        /// Fallbacks for RPCs that no ready endpoint matches.
         #[range(1..=8)]
         pub(crate) unmatched: Chain = Chain(vec![Fallback::Fail]),
-        /// How RPCs are spread over the endpoints that match.
+        /// How RPCs are balanced over the endpoints that match.
         pub(crate) balance: Balance = Balance::RoundRobin,
     }
 }
@@ -28,19 +28,19 @@ hotpick_guest::config! {
         pub(crate) metadata: String = "color".to_owned(),
         /// The attribute of endpoints.
         pub(crate) attribute: String = "color".to_owned(),
-        /// What the attribute is to the metadata's value.
+        /// How the attribute is compared with the metadata's value.
         pub(crate) matching: Matching = Matching::Exact,
     }
 }
 
 hotpick_guest::config! {
-    /// What an attribute is to the value that an RPC has.
+    /// How an attribute is compared with the value of an RPC.
     pub(crate) enum Matching {
-        /// The same.
+        /// Equal to the value.
         Exact,
-        /// A prefix of it; the longest one wins.
+        /// A prefix of the value. The longest one wins.
         Prefix,
-        /// A regular expression for the whole of it.
+        /// A regular expression for the whole value.
         Regex,
     }
 }
@@ -51,7 +51,7 @@ impl Default for Key {
     }
 }
 
-/// Fallbacks in order: a list, or a single one as it is.
+/// Fallbacks in order. Written as a list, or as a single fallback.
 #[derive(Clone, Debug)]
 pub(crate) struct Chain(pub(crate) Vec<Fallback>);
 
@@ -77,13 +77,13 @@ impl Setting for Chain {
     }
 }
 
-/// What to do with an RPC that asks for no colour, or for one that is not there.
+/// What to do with an RPC that asks for no color, or for one without a ready endpoint.
 #[derive(Clone, Debug)]
 pub(crate) enum Fallback {
     Any,
     Unlabelled,
     Fail,
-    /// As if it had asked for these: one for each key.
+    /// Use the endpoints for these values, one for each key.
     Values(Vec<String>),
 }
 

@@ -1,39 +1,40 @@
-//! What the attributes of endpoints are, and which of them a value matches.
+//! Values of an endpoint attribute, and the search for those that a value matches.
 
 use hotpick_guest::{Map, hash};
 
 use crate::config::Matching;
 use crate::pattern::{Pattern, Room};
 
-/// A longer value matches no regular expression: picks have little time.
+/// Longest value that is matched against regular expressions, because picks have little time [bytes].
 const LONGEST: usize = 256;
 
-/// The values of an attribute, each once, by their places.
+/// The distinct values of an attribute, by index.
 #[derive(Debug)]
 pub(crate) struct Labels {
     matching: Matching,
     all: Vec<Label>,
-    /// Their places, by the hashes of their texts; one whose hash is taken has the next that is free. The texts are compared.
+    /// Index of each label by the hash of its text. If the hash is taken, the next free number is used; the texts are
+    /// compared.
     places: Map<u64, u32>,
-    /// Those that a value can only match if it begins so, by the hashes of these beginnings, which are compared, too.
+    /// Indexes of labels by the hash of the prefix that a matching value must have. The prefixes are compared, too.
     by_prefix: Map<u64, Vec<u32>>,
-    /// Of these prefixes, in bytes, each once.
+    /// Distinct lengths of these prefixes [bytes].
     lengths: Vec<usize>,
 }
 
-/// An attribute's value.
+/// A value of the attribute.
 #[derive(Debug)]
 struct Label {
     text: String,
     pattern: Option<Pattern>,
 }
 
-/// On the way from a value to the labels that it matches.
+/// A search for the labels that a value matches.
 #[derive(Debug, Default)]
 pub(crate) struct Search {
-    /// Those that are to be compared yet.
+    /// Labels that have not been compared yet.
     candidates: Vec<usize>,
-    /// What matches, and how well: more is better.
+    /// Labels that match, with their score: more is better.
     pub(crate) found: Vec<(usize, u64)>,
 }
 
@@ -56,7 +57,7 @@ impl Labels {
         self.find(text).ok()
     }
 
-    /// The place of a text, or else the free number for it.
+    /// Returns the index of a text, or else a free number for it.
     fn find(&self, text: &str) -> Result<usize, u64> {
         let mut at = hash(text.as_bytes());
         while let Some(place) = self.places.get(&at) {
@@ -68,12 +69,12 @@ impl Labels {
         Err(at)
     }
 
-    /// How many steps its expressions have.
+    /// Returns the number of steps of all expressions.
     pub(crate) fn steps(&self) -> usize {
         self.all.iter().filter_map(|label| label.pattern.as_ref()).map(Pattern::len).sum()
     }
 
-    /// One more. Without a pattern a regular expression matches nothing.
+    /// Adds a label. As a regular expression without a pattern, it matches nothing.
     pub(crate) fn add(&mut self, text: String, pattern: Option<Pattern>) -> usize {
         let place = self.all.len();
         let number = u32::try_from(place).unwrap_or(u32::MAX);
@@ -94,13 +95,13 @@ impl Labels {
         place
     }
 
-    /// Takes one out of what is to be forgotten, to be added to what is kept.
+    /// Takes a label out of a list that is being replaced.
     pub(crate) fn take(&mut self, place: usize) -> (String, Option<Pattern>) {
         let label = &mut self.all[place];
         (std::mem::take(&mut label.text), label.pattern.take())
     }
 
-    /// Begins to look for the labels that a value matches.
+    /// Starts a search for the labels that a value matches.
     pub(crate) fn search(&self, value: &str) -> Search {
         let begins = || self.lengths.iter().filter_map(|length| value.get(..*length));
         let beginning = || {
@@ -120,7 +121,7 @@ impl Labels {
         search
     }
 
-    /// Goes on as long as there are steps. Gives whether it is done.
+    /// Continues a search while steps are left. Returns whether it is complete.
     pub(crate) fn go_on(&self, search: &mut Search, value: &str, room: &mut Room, steps: &mut usize) -> bool {
         while let Some(place) = search.candidates.last() {
             let pattern = self.all[*place].pattern.as_ref();

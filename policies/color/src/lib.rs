@@ -1,12 +1,12 @@
-//! `color`: an RPC goes to the endpoints of its colour.
+//! `color`: routes each RPC to the endpoints of its color.
 //!
-//! The values of metadata keys of the RPC are compared with attributes of the endpoints; among the ready endpoints
-//! that match, RPCs are balanced. It is the custom picker that most users of grpc-go write first; the usual
-//! example always takes the group's first endpoint, which this one does not.
+//! The policy compares the values of an RPC's metadata keys with attributes of the endpoints, and balances RPCs over
+//! the ready endpoints that match. This is the custom picker that most users of grpc-go write first. The usual example
+//! always takes the first endpoint of the group; this policy balances.
 //!
-//! An endpoint's attribute is the value itself, or a prefix of it, or a regular expression for it. An RPC that has
-//! some of several keys is routed by those that it has. If it has none of them, or no ready endpoint matches, a chain
-//! of fallbacks is gone through.
+//! An endpoint's attribute is the value itself, a prefix of the value, or a regular expression for it. An RPC with some
+//! of the configured keys is routed by the keys that it has. If it has none of them, or no ready endpoint matches, the
+//! policy tries a chain of fallbacks.
 
 mod config;
 mod labels;
@@ -30,51 +30,53 @@ use self::config::{Config, Fallback, Key, Matching};
 use self::labels::{Labels, Search};
 use self::pattern::{Pattern, Room};
 
-/// So many combinations of values are remembered with what they match and with their group, and so many members of all
-/// groups: those that were used last.
+/// Most combinations of values whose matches and groups are cached. The least recently used ones are evicted.
 const GROUPS: usize = 2_048;
+/// Most members of all cached groups together.
 const MEMBERS: usize = 400_000;
-/// Labels of endpoints that are gone are kept up to so many.
+/// Number of labels without an endpoint that are kept before they are cleaned up.
 const SPARE: usize = 64;
-/// The most keys that a configuration may have.
+/// Most keys in a configuration.
 const KEYS: usize = 4;
-/// So many steps of expressions has a pick, and so many has the timer for the values that need more.
+/// Steps of regular expressions that one pick may take. The timer continues with values that need more.
 const STEPS: usize = 20_000;
-/// One expression takes 512,000 at most: none stands still.
+/// Steps that one call of the timer may take. One expression takes at most 512,000, so that every search advances.
 const STEPS_BESIDE: usize = 600_000;
-/// The timer to go on with them, and how long it waits.
+/// Number of the timer that continues searches.
 const GO_ON: u32 = 0;
+/// Delay of the timer [ns].
 const SOON: Nanos = 10_000_000;
-/// So many of them at once; the RPCs of others wait.
+/// Most searches at once. RPCs with other values are queued.
 const SEARCHES: usize = 64;
-/// And so many have those of all labels: some MiB.
+/// Most steps of the expressions of all labels: some MiB.
 const STORED: usize = 200_000;
 
-/// What stands for the values of an RPC: the number that the host gives each value, and none has by chance or by design
-/// together with another; 0 for a key that it does not have. (Hashes would do for neither.)
+/// Identifies the values of an RPC: the number that the host assigned to each value; 0 for a key that the RPC does not
+/// have. Unlike hashes, numbers cannot collide, neither by chance nor by design.
 type Numbers = [u64; KEYS];
 
-/// For the values of a step of a chain of fallbacks, beyond all numbers of the host.
+/// Marks the numbers that stand for a fallback's values. Greater than all numbers of the host.
 const CONFIGURED: u64 = 1 << 63;
 
 #[derive(Debug)]
 struct Color {
     config: Config,
     keys: Vec<call::Key>,
-    /// For each key what the attributes are.
+    /// The values of the attribute, for each key.
     labels: Vec<Labels>,
-    /// The steps of their expressions; and whether there was no room for one.
+    /// Steps of all expressions.
     stored: usize,
+    /// Whether an expression was rejected because of [`STORED`].
     is_full: bool,
-    /// For each key the endpoints of each label.
+    /// The endpoints of each label, for each key.
     endpoints_of: Vec<ByLabel>,
     known: SubConnMap<Known>,
     ready: Vec<SubConn>,
-    /// Which labels values match, whatever is ready.
+    /// The labels that values match, independent of which endpoints are ready.
     matches: Recent<Numbers, Rc<Matches>>,
-    /// Those of which that is not known yet.
+    /// Values whose matches are still being searched.
     searches: Map<Numbers, Matches>,
-    /// The timer for them is set.
+    /// Whether the timer that continues searches is set.
     goes_on: bool,
     groups: Recent<Numbers, Colour>,
     weights: Weights,
@@ -88,15 +90,15 @@ struct Color {
 /// An endpoint.
 #[derive(Debug)]
 struct Known {
-    /// For each key its label's place.
+    /// Index of the endpoint's label, for each key.
     labels: Vec<Option<usize>>,
     is_ready: bool,
 }
 
-/// Endpoints, by their labels.
+/// Endpoints, grouped by label.
 #[derive(Debug, Default)]
 struct ByLabel {
-    /// Where those of each label end.
+    /// End of each label's range in `ids`.
     ends: Vec<usize>,
     ids: Vec<SubConn>,
 }
@@ -108,7 +110,7 @@ impl ByLabel {
         let mut sum = 0;
         for end in &mut ends {
             sum += *end;
-            // Where they begin, and, one after the other, where they end.
+            // Holds the start of each label's range; the loop below advances it to the end.
             *end = sum - *end;
         }
         let mut ids = vec![0; sum];
@@ -125,20 +127,20 @@ impl ByLabel {
     }
 }
 
-/// Values, and the labels that they match, for each key.
+/// Values, and for each key the labels that the value matches.
 #[derive(Debug)]
 struct Matches(Vec<(Asked, Search)>);
 
-/// The ready endpoints for some values.
+/// The ready endpoints that match some values.
 #[derive(Debug)]
 struct Colour {
     group: Group,
-    /// None of them is ready, but one may be soon.
+    /// No matching endpoint is ready, but one may become ready soon.
     is_coming: bool,
 }
 
 impl Colour {
-    /// The answer for an RPC; none if there is no endpoint for it.
+    /// Returns the result for an RPC. `None`: no endpoint matches.
     fn pick(&mut self, info: &PickInfo, answers: &mut Answers) -> Option<PickResult> {
         if self.is_coming {
             return Some(PickResult::Queue);
@@ -159,7 +161,10 @@ impl Policy for Color {
                 if let Fallback::Values(values) = step
                     && values.len() != keys.len()
                 {
-                    return Err(format!("{name}[{at}].values: must be one for each of keys, {}", keys.len()));
+                    return Err(format!(
+                        "{name}[{at}].values: must have one value for each key, {} in all",
+                        keys.len()
+                    ));
                 }
             }
         }
@@ -209,7 +214,7 @@ impl Policy for Color {
         }
         self.matches.clear();
         self.searches.clear();
-        // An endpoint may have changed its colour and stayed ready.
+        // An endpoint's attributes may have changed while it stayed ready.
         self.regroup();
     }
 
@@ -235,7 +240,7 @@ impl Policy for Color {
             let values = |of: &Self| {
                 let value = |(key, number): (&call::Key, u64)| match call::metadata(*key) {
                     Some(text) => Asked::Text(text),
-                    // There is a value, and it is no text that an attribute could be.
+                    // The key has a value, but not text, so no attribute can equal it.
                     None if number != 0 => Asked::Other,
                     None => Asked::Nothing,
                 };
@@ -249,19 +254,19 @@ impl Policy for Color {
     }
 }
 
-/// What an RPC has for a key.
+/// The value of an RPC for a key.
 #[derive(Debug)]
 enum Asked {
     Nothing,
     Text(String),
-    /// A value that no attribute can be.
+    /// A value that no attribute can match.
     Other,
 }
 
 impl Connectivity for Color {
     fn connectivity(&mut self, id: SubConn, state: ConnectivityState, _message: &str, _now: Nanos) {
         let before = self.states.note(id, state);
-        // Those that wait for it, wait no more. What is ready is told apart.
+        // RPCs do not wait for a subconn that has failed. `ready` handles the ready ones.
         if self.states.of(id) != before && state != ConnectivityState::Ready {
             self.groups.clear();
         }
@@ -269,7 +274,7 @@ impl Connectivity for Color {
 }
 
 impl Color {
-    /// The place of an endpoint's label for a key.
+    /// Returns the index of the endpoint's label for a key.
     fn label(&mut self, at: usize, endpoint: &Endpoint) -> Option<usize> {
         let Key { attribute, matching, .. } = &self.config.keys[at];
         let text = endpoint.attribute(attribute)?;
@@ -277,14 +282,15 @@ impl Color {
             return Some(known);
         }
         let pattern = match matching {
-            // To read those that there is no room for takes time, too.
+            // Parsing expressions that would be rejected for space takes time, too.
             Matching::Regex if !self.is_full => self.pattern(text, endpoint),
             _ => None,
         };
         Some(self.labels[at].add(text.to_owned(), pattern))
     }
 
-    /// The expression of a label; none, and a warning, if it is none or there is no room for it.
+    /// Parses the expression of a label. `None`, with a warning in the log, if it is invalid or there is no space for
+    /// it.
     fn pattern(&mut self, text: &str, endpoint: &Endpoint) -> Option<Pattern> {
         let warning = match Pattern::new(text) {
             Ok(pattern) if self.stored + pattern.len() <= STORED => {
@@ -294,20 +300,20 @@ impl Color {
             Ok(_) => {
                 self.is_full = true;
                 format!(
-                    "the regular expressions of the endpoints take too much memory: from {text} of {} on they match nothing",
+                    "the regular expressions take too much memory: {text:?} of endpoint {} and later ones are ignored",
                     endpoint.hash_key()
                 )
             }
             Err(error) => {
                 let name = endpoint.hash_key();
-                format!("{text} of {name} is no regular expression ({error}): it matches nothing")
+                format!("endpoint {name}: invalid regular expression {text:?}: {error}; it matches nothing")
             }
         };
         env::log(env::Level::Warn, &warning);
         None
     }
 
-    /// Forgets the labels that no endpoint has any more.
+    /// Removes the labels that no endpoint has.
     fn drop_unused(&mut self, at: usize) {
         let kept = Labels::new(self.config.keys[at].matching);
         let mut before = std::mem::replace(&mut self.labels[at], kept);
@@ -333,7 +339,7 @@ impl Color {
         self.unlabelled.update(unlabelled, &self.weights);
     }
 
-    /// The answer for some values; none if there is no endpoint for them. An RPC waits while that is not known yet.
+    /// Returns the result for some values. `None`: no endpoint matches. The RPC is queued while the search is running.
     fn pick_for(
         &mut self,
         numbers: Numbers,
@@ -354,13 +360,13 @@ impl Color {
         answer
     }
 
-    /// The labels that values match; none if it takes longer than a pick has to find that out.
+    /// Returns the labels that values match. `None`: the search takes longer than a pick may.
     fn matches(&mut self, numbers: Numbers, values: impl FnOnce(&Self) -> Vec<Asked>) -> Option<Rc<Matches>> {
         if let Some(known) = self.matches.get_mut(numbers) {
             return Some(Rc::clone(known));
         }
         if self.searches.contains_key(&numbers) {
-            // The timer goes on with it.
+            // The timer continues this search.
             return None;
         }
         if self.searches.len() >= SEARCHES {
@@ -383,7 +389,7 @@ impl Color {
     }
 
     fn go_on_soon(&mut self) {
-        // Once: one that is set again and again is never due.
+        // Set only once: a timer that is set again and again never fires.
         self.goes_on = self.goes_on || timers::schedule(GO_ON, SOON).is_ok();
     }
 
@@ -402,8 +408,8 @@ impl Color {
         matches
     }
 
-    /// The endpoints for some values: of those that match all of them, those that match the first one best, of these those
-    /// that match the second one best, and so on.
+    /// Returns the endpoints for some values: of those that match all values, the ones with the best match for the
+    /// first key; of these, the ones with the best match for the second key; and so on.
     fn group(&self, matches: &Matches) -> Colour {
         let asked =
             || matches.0.iter().enumerate().filter(|(_, (asked, _))| !matches!(asked, Asked::Nothing));
@@ -427,7 +433,7 @@ impl Color {
             let found = matches.0[at].1.found.iter();
             found.map(move |(label, _)| self.endpoints_of[at].of(*label))
         };
-        // Those of the value that the fewest match.
+        // Start from the key with the fewest matching endpoints.
         let fewest = asked().map(|(at, _)| (endpoints_of(at).map(<[SubConn]>::len).sum::<usize>(), at)).min();
         let candidates = fewest.into_iter().flat_map(|(_, at)| endpoints_of(at)).flatten().copied();
         let (mut members, mut best, mut is_coming) = (Vec::new(), Numbers::default(), false);
@@ -452,12 +458,12 @@ impl Color {
         Colour { group, is_coming }
     }
 
-    /// It has not failed: an RPC can wait for it.
+    /// Whether an RPC can wait for this subconn: it has not failed.
     fn may_come(&self, id: SubConn) -> bool {
         matches!(self.states.of(id), ConnectivityState::Connecting | ConnectivityState::Idle)
     }
 
-    /// The values of a step of a chain.
+    /// Returns the values of a step of a fallback chain.
     fn configured(&self, asked: bool, at: usize) -> Vec<Asked> {
         let chain = if asked { &self.config.unmatched } else { &self.config.missing };
         match &chain.0[at] {
@@ -480,7 +486,7 @@ impl Color {
                     let numbers = [CONFIGURED + at as u64, u64::from(asked), 0, 0];
                     match self.pick_for(numbers, |of| of.configured(asked, at), info) {
                         Some(PickResult::Pick(picked)) => Some(picked),
-                        // Of these none is waited for that is coming; but that they are compared is.
+                        // A fallback does not wait for endpoints to become ready, only for the search.
                         Some(_) if !self.groups.has(&numbers) => return PickResult::Queue,
                         _ => None,
                     }
@@ -495,7 +501,7 @@ impl Color {
         PickResult::Fail(FailCode::Unavailable)
     }
 
-    /// Leaves a text for the caller; only RPCs that fail pay for it.
+    /// Explains to the caller why the RPC fails. Only RPCs that fail pay for this.
     fn explain(&self, asked: bool) {
         let mut text = String::from(if asked { "no ready endpoint has" } else { "the RPC has no metadata" });
         for (at, (key, config)) in self.keys.iter().zip(&self.config.keys).enumerate() {
@@ -515,7 +521,7 @@ impl Color {
 }
 
 impl Alarms for Color {
-    /// Goes on with the values that took longer than a pick has: the RPCs that wait for that are picked for again.
+    /// Continues the searches that took longer than a pick may. RPCs that wait for them are picked again.
     fn fired(&mut self, _id: u32, _now: Nanos) {
         let mut steps = STEPS_BESIDE;
         for (numbers, mut matches) in std::mem::take(&mut self.searches) {
@@ -534,7 +540,7 @@ impl Alarms for Color {
 
 impl About for Color {
     fn describe() -> Description {
-        Description::of::<Config>("RPCs go to the endpoints whose attributes match their metadata.")
+        Description::of::<Config>("Routes each RPC to the endpoints whose attributes match its metadata.")
     }
 }
 
@@ -546,10 +552,10 @@ mod tests {
 
     use super::*;
 
-    /// 1 and 3 are red, 2 is blue, 4 has no colour.
+    /// Endpoints 1 and 3 are red, 2 is blue, 4 has no color.
     fn start(config: &str) -> FakeHost<Color> {
         let mut host = FakeHost::start(config).expect("a good configuration");
-        // As a host does: what is not ready has failed, unless it says otherwise.
+        // As with a real host: an endpoint that is not ready has failed, unless the test says otherwise.
         (1..=4).for_each(|id| host.connectivity(id, ConnectivityState::TransientFailure, "refused"));
         host.endpoints(&[
             endpoint(1, &[("color", "red")]),
@@ -677,7 +683,7 @@ mod tests {
         assert_eq!(host.pick(&color("red")), PickResult::Fail(FailCode::Unavailable));
         assert_eq!(host.pick(&color(&"b".repeat(300))), PickResult::Fail(FailCode::Unavailable));
         let (_, warning) = &host.log()[0];
-        assert!(warning.contains("of 10.0.0.3:80 is no regular expression"), "{warning}");
+        assert!(warning.contains("endpoint 10.0.0.3:80: invalid regular expression"), "{warning}");
     }
 
     #[test]
@@ -704,7 +710,7 @@ mod tests {
         }
     }
 
-    /// The value has the XXH64 of "red".
+    /// A value with the same XXH64 as "red".
     #[test]
     fn a_value_with_the_hash_of_a_colour_is_another_value() {
         let other = color(r#"zpaaytlf].!d2U"L"#);
@@ -747,11 +753,11 @@ mod tests {
             host.endpoints(&(0..10_000).map(labelled).collect::<Vec<_>>());
             host
         };
-        // Most are none at their first letters: all of them are compared.
+        // Most fail at their first letters, so that all of them are compared.
         let mut host = start(&|id| format!("tenant-{id}-.*"));
         assert_eq!(picks(&mut host, &color("tenant-9999-a"), 1), [9_999]);
         assert!(host.log().is_empty());
-        // Each of these would have to look at all of the value.
+        // Each of these has to read the whole value.
         let mut host = start(&|id| format!(".*-{id}"));
         for (value, expected) in [
             ("tenant-7".to_owned(), PickResult::Pick(7)),
@@ -759,12 +765,12 @@ mod tests {
             ("x".repeat(256), PickResult::Fail(FailCode::Unavailable)),
         ] {
             let mut waited = 0;
-            // However many ask meanwhile.
+            // However many RPCs ask in the meantime.
             for _ in 0..3 {
                 host.run(hotpick_guest::Duration::from_millis(4));
                 host.pick(&color(&value));
             }
-            // It waits until all are compared, and is never sent elsewhere.
+            // The RPC waits until all expressions are compared. It is never sent elsewhere.
             while host.pick(&color(&value)) == PickResult::Queue {
                 host.run(hotpick_guest::Duration::from_millis(10));
                 waited += 1;
@@ -788,10 +794,10 @@ mod tests {
             (r#"{"unmatched":"ignore"}"#, "unmatched: must be \"any\""),
             (
                 r#"{"unmatched":[{"values":["a","b"]}]}"#,
-                "unmatched[0].values: must be one for each of keys, 1",
+                "unmatched[0].values: must have one value for each key, 1 in all",
             ),
             (r#"{"missing":[{"value":["a"]}]}"#, "missing[0]: "),
-            ("[", "configuration: not JSON"),
+            ("[", "configuration: invalid JSON"),
         ] {
             let error = FakeHost::<Color>::start(config).expect_err(config);
             assert!(error.starts_with(field), "{config}: {error}");

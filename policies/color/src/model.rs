@@ -1,4 +1,4 @@
-//! What the page of this policy says, slowly, and the policy beside it in random histories.
+//! The policy's documentation, implemented independently and without optimization, and compared in random histories.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use hotpick_guest::{ConnectivityState, PickResult, SubConn};
 
 use super::Color;
 
-/// Texts that are prefixes of one another, and expressions that say the same.
+/// Texts that are prefixes of one another, and expressions that match the same.
 const VALUES: [&str; 6] = ["a", "ab", "abc", "b", "ba", "c"];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,7 +38,7 @@ enum Answer {
 }
 
 impl Model {
-    /// How well an endpoint matches what an RPC asks for; none if it does not.
+    /// Returns how well an endpoint matches what an RPC asks for. `None`: it does not match.
     fn score(&self, endpoint: &Endpoint, asked: [Option<&str>; 2]) -> Option<Vec<usize>> {
         let mut scores = Vec::new();
         for ((label, value), matching) in endpoint.labels.iter().zip(asked).zip(self.matching) {
@@ -47,7 +47,7 @@ impl Model {
             let (matches, score) = match matching {
                 Matching::Exact => (label == value, 0),
                 Matching::Prefix => (value.starts_with(label), label.len()),
-                // The label's expression is its text and anything behind it.
+                // The label's expression is its text and anything after it.
                 Matching::Regex => (value.starts_with(label), 0),
             };
             if !matches {
@@ -83,7 +83,7 @@ impl Model {
         if all.is_empty() || self.endpoints.values().any(may_come) {
             return Answer::Queue;
         }
-        // By the chain of the configuration.
+        // By the fallback chain of the configuration.
         let configured = self.best([Some("b"), Some("b")]);
         [configured, unlabelled].into_iter().find(|some| !some.is_empty()).map_or(Answer::Fail, Answer::Of)
     }
@@ -131,7 +131,7 @@ fn history(mut random: Random) {
                 let state = [Ready, Idle, Connecting, TransientFailure][random.below(4)];
                 host.connectivity(id, state, "");
                 let known = &mut model.endpoints.get_mut(&id).expect("known").state;
-                // One that has failed has until it is ready.
+                // A failed subconn counts as failed until it is ready.
                 if *known != TransientFailure || state == Ready {
                     *known = state;
                 }

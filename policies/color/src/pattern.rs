@@ -1,22 +1,23 @@
-//! Regular expressions for a whole value. regex-lite, the smallest crate for it, would add 73 KB to the policy.
+//! Regular expressions that match a whole value. regex-lite, the smallest crate for this, would add 73 KB to the
+//! policy.
 //!
-//! There are characters, `.`, classes (`[a-z]`, `[^/]`, `\d`, `\w`, `\s`), groups, `|`, and the repetitions `*`, `+`,
-//! `?`, `{2}`, `{2,}` and `{2,5}`. The time that a match takes grows with the value's length alone: the states of all
-//! ways through the expression go along at once (Thompson, 1968).
+//! Supported are characters, `.`, classes (`[a-z]`, `[^/]`, `\d`, `\w`, `\s`), groups, `|`, and the repetitions `*`,
+//! `+`, `?`, `{2}`, `{2,}` and `{2,5}`. The time of a match is linear in the length of the value, because all paths
+//! through the expression advance at once (Thompson, 1968).
 
-/// An expression.
+/// A compiled expression.
 #[derive(Clone, Debug)]
 pub(crate) struct Pattern {
     steps: Vec<Step>,
-    /// What every text that matches begins with.
+    /// What every matching text starts with.
     prefix: String,
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Any character of these.
+    /// Matches one character of this class.
     One(Class),
-    /// Go on at both.
+    /// Continues at both steps.
     Split(usize, usize),
     Jump(usize),
     Done,
@@ -29,7 +30,7 @@ struct Class {
 }
 
 impl Class {
-    /// The one character that there is.
+    /// Returns the only character of the class, if it has just one.
     fn only(&self) -> Option<char> {
         match self.ranges[..] {
             [(first, last)] if first == last && !self.is_negated => Some(first),
@@ -42,42 +43,42 @@ impl Class {
     }
 }
 
-/// What an expression is made of.
+/// A part of an expression.
 enum Node {
     One(Class),
-    /// One after the other.
+    /// All of them in sequence.
     All(Vec<Self>),
-    /// One of them.
+    /// Any one of them.
     Any(Vec<Self>),
-    /// So often, at least and at most.
+    /// Repeated, with the least and greatest count.
     Repeat(Box<Self>, usize, Option<usize>),
 }
 
-/// More would take too long to match.
+/// Most steps of an expression. More would take too long to match.
 const LONGEST: usize = 1_000;
-/// Of one repetition.
+/// Greatest count of a repetition.
 const MOST: usize = 100;
-/// Groups in one another.
+/// Deepest nesting of groups.
 const DEEPEST: usize = 20;
 
 impl Pattern {
-    /// Reads an expression.
+    /// Compiles an expression.
     pub(crate) fn new(text: &str) -> Result<Self, &'static str> {
         let mut reader = Reader { rest: text.chars(), depth: 0 };
         let node = reader.alternatives()?;
         if reader.rest.next().is_some() {
-            return Err("a ')' without its '('");
+            return Err("unmatched ')'");
         }
         let (mut steps, mut work) = (Vec::new(), 0);
         emit(&node, &mut steps, &mut work)?;
         steps.push(Step::Done);
-        // A run of single characters that nothing leads around.
+        // The leading characters that no path skips.
         let literal = steps.iter().map_while(|step| match step {
             Step::One(class) => class.only(),
             _ => None,
         });
         let prefix: String = literal.collect();
-        // These steps are never looked at: all the others, and all jumps, are behind them.
+        // No step refers to these: all other steps and all jumps come after them.
         let length = prefix.chars().count();
         steps.drain(..length);
         for step in &mut steps {
@@ -90,17 +91,17 @@ impl Pattern {
         Ok(Self { steps, prefix })
     }
 
-    /// What every text that matches begins with.
+    /// What every matching text starts with.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// How many steps it has: what it takes of the memory.
+    /// Number of steps, which determines the memory that the expression takes.
     pub(crate) fn len(&self) -> usize {
         self.steps.len()
     }
 
-    /// Whether the whole of a text is as the expression says, if what it needs is to be had of `steps`; none if not.
+    /// Returns whether the whole text matches. `None`: the match takes more than `steps`.
     pub(crate) fn matches(&self, text: &str, room: &mut Room, steps: &mut usize) -> Option<bool> {
         let mut pay = |cost: usize| {
             let left = steps.checked_sub(cost);
@@ -132,21 +133,21 @@ impl Pattern {
     }
 }
 
-/// What it costs to begin with an expression, in steps.
+/// Cost of starting a match, in steps.
 const BEGINNING: usize = 10;
 
-/// Room to match in.
+/// Buffers for matching.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
     now: Threads,
     next: Threads,
 }
 
-/// Where all ways through the expression are.
+/// The current positions of all paths through the expression.
 #[derive(Debug, Default)]
 struct Threads {
     at: Vec<usize>,
-    /// For each step the last round in which it was reached: so there is nothing to clear.
+    /// For each step, the last round in which it was reached. A new round makes clearing unnecessary.
     seen: Vec<u64>,
     round: u64,
     to_do: Vec<usize>,
@@ -161,7 +162,7 @@ impl Threads {
         }
     }
 
-    /// Gives how many steps were looked at.
+    /// Adds a step and all steps that it leads to. Returns the number of steps visited.
     fn add(&mut self, steps: &[Step], at: usize) -> usize {
         let mut looked = 0;
         self.to_do.push(at);
@@ -182,9 +183,9 @@ impl Threads {
 
 fn emit(node: &Node, steps: &mut Vec<Step>, work: &mut usize) -> Result<(), &'static str> {
     *work += 1;
-    // Repetitions of nothing make no steps.
+    // `work` is counted as well because repetitions of nothing emit no steps.
     if steps.len() > LONGEST || *work > LONGEST * 10 {
-        return Err("too long, or with too many repetitions");
+        return Err("too long or too many repetitions");
     }
     match node {
         Node::One(class) => steps.push(Step::One(class.clone())),
@@ -219,7 +220,7 @@ fn emit(node: &Node, steps: &mut Vec<Step>, work: &mut usize) -> Result<(), &'st
                 if most.is_none() {
                     steps.push(Step::Jump(split));
                 }
-                // What comes after is past this one, also if it is inside of the next.
+                // Skips this repetition and all further ones, which are nested in it.
                 steps[split] = Step::Split(split + 1, steps.len());
             }
         }
@@ -262,7 +263,7 @@ impl Reader<'_> {
             while let Some((least, most)) = self.repetition()? {
                 stacked += 1;
                 if stacked > DEEPEST {
-                    return Err("too many repetitions of one another");
+                    return Err("too many stacked repetitions");
                 }
                 node = Node::Repeat(Box::new(node), least, most);
             }
@@ -275,26 +276,26 @@ impl Reader<'_> {
         Ok(Node::One(match c {
             '(' => return self.group(),
             '[' => self.class()?,
-            // As elsewhere: all but the end of a line.
+            // As in other engines, all characters except the line feed.
             '.' => Class { is_negated: true, ranges: vec![('\n', '\n')] },
             '\\' => self.escaped()?,
-            '*' | '+' | '?' | '{' => return Err("a repetition of nothing"),
-            '^' | '$' => return Err("no '^' or '$': the whole value is matched"),
+            '*' | '+' | '?' | '{' => return Err("nothing to repeat"),
+            '^' | '$' => return Err("'^' and '$' are not supported: the whole value is matched"),
             c => Class { is_negated: false, ranges: vec![(c, c)] },
         }))
     }
 
     fn group(&mut self) -> Result<Node, &'static str> {
         if self.eat('?') && !self.eat(':') {
-            return Err("only '(?:' of what begins with '(?'");
+            return Err("'(?' is only supported as '(?:'");
         }
         self.depth += 1;
         if self.depth > DEEPEST {
-            return Err("too many groups in one another");
+            return Err("groups are nested too deeply");
         }
         let group = self.alternatives()?;
         self.depth -= 1;
-        if self.eat(')') { Ok(group) } else { Err("a '(' without its ')'") }
+        if self.eat(')') { Ok(group) } else { Err("unclosed '('") }
     }
 
     fn repetition(&mut self) -> Result<Option<(usize, Option<usize>)>, &'static str> {
@@ -312,19 +313,19 @@ impl Reader<'_> {
 
     fn counted(&mut self) -> Result<(usize, Option<usize>), &'static str> {
         self.rest.next();
-        let least = self.number().ok_or("no number after '{'")?;
+        let least = self.number().ok_or("expected a number after '{'")?;
         let most = if self.eat(',') { self.number() } else { Some(least) };
         if !self.eat('}') {
-            return Err("a '{' without its '}'");
+            return Err("unclosed '{'");
         }
         if least > MOST || most.is_some_and(|most| most > MOST || most < least) {
-            return Err("a repetition out of range");
+            return Err("repetition count out of range");
         }
         self.lazily();
         Ok((least, most))
     }
 
-    /// A '?' after a repetition asks for the shortest match, which is no other one when all must match.
+    /// A '?' after a repetition asks for the shortest match. That makes no difference when the whole value must match.
     fn lazily(&mut self) {
         self.eat('?');
     }
@@ -341,15 +342,17 @@ impl Reader<'_> {
     fn class(&mut self) -> Result<Class, &'static str> {
         let mut class = Class { is_negated: self.eat('^'), ranges: Vec::new() };
         loop {
-            let c = self.rest.next().ok_or("a '[' without its ']'")?;
+            let c = self.rest.next().ok_or("unclosed '['")?;
             let first = match c {
                 ']' if !class.ranges.is_empty() => return Ok(class),
-                '[' => return Err("a '[' in a class: write '\\['"),
+                '[' => return Err("'[' in a class must be written as '\\['"),
                 '\\' => {
                     let escaped = self.escaped()?;
                     match escaped.ranges[..] {
                         [(c, last)] if c == last && !escaped.is_negated => c,
-                        _ if escaped.is_negated => return Err("a negated class in a class"),
+                        _ if escaped.is_negated => {
+                            return Err("a negated class inside a class is not supported");
+                        }
                         _ => {
                             class.ranges.extend(escaped.ranges);
                             continue;
@@ -362,24 +365,28 @@ impl Reader<'_> {
             let last = match (ahead.next(), ahead.next()) {
                 (Some('-'), Some(last)) if last != ']' => {
                     self.rest = ahead;
-                    if last == '\\' { self.rest.next().ok_or("nothing after '\\'")? } else { last }
+                    if last == '\\' {
+                        self.rest.next().ok_or("expected a character after '\\'")?
+                    } else {
+                        last
+                    }
                 }
                 _ => first,
             };
             if last < first {
-                return Err("a range that ends before it begins");
+                return Err("range ends before its start");
             }
             class.ranges.push((first, last));
         }
     }
 
     fn escaped(&mut self) -> Result<Class, &'static str> {
-        let c = self.rest.next().ok_or("nothing after '\\'")?;
+        let c = self.rest.next().ok_or("expected a character after '\\'")?;
         let ranges = match c.to_ascii_lowercase() {
             'd' => vec![('0', '9')],
             'w' => vec![('0', '9'), ('A', 'Z'), ('_', '_'), ('a', 'z')],
             's' => vec![('\t', '\r'), (' ', ' ')],
-            _ if c.is_ascii_alphanumeric() => return Err("an unknown escape"),
+            _ if c.is_ascii_alphanumeric() => return Err("unknown escape"),
             _ => vec![(c, c)],
         };
         Ok(Class { is_negated: c.is_ascii_uppercase(), ranges })
@@ -406,7 +413,7 @@ mod tests {
             matches("(blue|green)-\\d{2,3}", "green-123") && !matches("(blue|green)-\\d{2,3}", "green-1")
         );
         assert!(matches("", "") && !matches("", "a"));
-        // Lazy ones are as long, when it is the whole.
+        // Lazy repetitions match the same values as greedy ones.
         assert!(matches("a+?b*?c??d{2}?", "aadd") && !matches("a+?", "") && !matches("a{2}?", ""));
     }
 
@@ -419,7 +426,7 @@ mod tests {
         }
         assert!(Pattern::new("((a{100}){100}){100}").is_err());
         assert!(Pattern::new(&"(".repeat(1_000)).is_err());
-        // Of nothing, and of one another: these would take for ever, or all of the stack.
+        // Repetitions of nothing and of one another: they would take forever, or overflow the stack.
         assert!(Pattern::new("(){100}{100}{100}{100}{100}").is_err());
         assert!(Pattern::new("a{0}{100}{100}{100}{100}").is_err());
         assert!(Pattern::new(&format!("a{}", "{1}".repeat(10_000))).is_err());
@@ -427,7 +434,7 @@ mod tests {
 
     #[test]
     fn none_takes_long() {
-        // Ways that multiply: elsewhere this takes for ever.
+        // The number of paths grows exponentially: backtracking engines take forever.
         assert!(!matches("(a*)*(a|aa)*b", &"a".repeat(2_000)));
         let (pattern, mut steps) = (Pattern::new("(a|b|c)*").expect("good"), 100);
         let room = &mut Room::default();

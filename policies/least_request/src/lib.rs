@@ -1,15 +1,14 @@
-//! `least_request`: the ready subconn with the fewest RPCs under way, of some that are chosen at random, or of
-//! all.
+//! `least_request`: the ready subconn with the fewest RPCs in flight, of some that are chosen at random, or of all.
 //!
-//! After gRFC A48 and Envoy's least request balancer: with two choices the load of the fullest falls
-//! exponentially (Mitzenmacher, 2001), and no client runs after the one endpoint that all of them find empty.
-//! The counts are the host's: they are of all RPCs of the channel, and outlive a swap.
+//! Follows gRFC A48 and Envoy's least request balancer. With two choices, the load of the fullest endpoint falls
+//! exponentially (Mitzenmacher, 2001), and clients do not all send to the one endpoint that they see empty. The counts
+//! are the host's: they cover all RPCs of the channel, and survive a swap.
 //!
-//! An endpoint that fails most of its RPCs, or answers none at all, counts as fuller than it is ([`Answers`]): one that
-//! fails fast is always empty.
+//! An endpoint that fails most of its RPCs, or responds to none, counts as fuller than it is ([`Answers`]). Otherwise
+//! an endpoint that fails fast would always look empty.
 //!
-//! An endpoint whose connection has no free stream (the peer's MAX_CONCURRENT_STREAMS) is not picked as long as
-//! another one has; if none has, RPCs wait for the first to become free.
+//! An endpoint whose connection has no free stream (the peer's MAX_CONCURRENT_STREAMS) is picked only if no other one
+//! has a free stream. If none has, RPCs wait for the first stream to become free.
 
 #[cfg(test)]
 mod model;
@@ -24,30 +23,31 @@ use hotpick_guest::{
 };
 
 hotpick_guest::config! {
-    /// The ready endpoint with the fewest RPCs under way.
+    /// Picks the ready endpoint with the fewest RPCs in flight.
     struct Config {
-        /// How the candidates are found.
+        /// How the candidates are chosen.
         selection_method: Selection = Selection::NChoices,
-        /// How many endpoints n_choices looks at.
+        /// Number of endpoints that n_choices compares.
         #[range(2..=100)]
         choice_count: u32 = 2,
     }
 }
 
 hotpick_guest::config! {
-    /// How the candidates are found, as Envoy names it.
+    /// How the candidates are chosen, with Envoy's names.
     enum Selection {
         /// Some at random.
         NChoices,
-        /// All, up to a thousand: exact, and slow if there are many.
+        /// All, up to a thousand. Exact, but slow with many endpoints.
         FullScan,
     }
 }
 
-/// No pick looks at more than these: it has 2 ms.
+/// Most endpoints that a pick compares, because a pick has only 2 ms.
 const MOST: usize = 1_000;
-/// The timer to look again for a free stream.
+/// Number of the timer that looks for a free stream.
 const LOOK_AGAIN: u32 = 0;
+/// Delay of the timer [ns].
 const RETRY: Nanos = 20_000_000;
 
 #[derive(Debug)]
@@ -56,7 +56,7 @@ struct LeastRequest {
     ready: Vec<SubConn>,
     weights: Weights,
     answers: Answers,
-    /// The timer is set.
+    /// Whether the timer is set.
     looks_again: bool,
 }
 
@@ -89,8 +89,8 @@ impl Policy for LeastRequest {
             return PickResult::Pick(best);
         }
         if n > 0 {
-            // RPCs that another version has picked for may hold the streams: of their end no one tells. Once: a timer that is
-            // set again and again is never due.
+            // Streams may be held by RPCs that another version picked for, whose end is not reported to this one. The
+            // timer is set only once: a timer that is set again and again never fires.
             self.looks_again = self.looks_again || timers::schedule(LOOK_AGAIN, RETRY).is_ok();
         }
         PickResult::Queue
@@ -98,7 +98,7 @@ impl Policy for LeastRequest {
 }
 
 impl LeastRequest {
-    /// The best of some.
+    /// Returns the best of some random endpoints.
     fn choose(&mut self, info: &PickInfo) -> Option<SubConn> {
         let n = self.ready.len();
         let choices = self.config.choice_count as usize;
@@ -110,7 +110,7 @@ impl LeastRequest {
         self.best((0..2 * choices).map(|_| random.below(n)), choices, info)
     }
 
-    /// The best of all; of a thousand from a random one on, if there are more.
+    /// Returns the best of all endpoints, or of a thousand from a random one on if there are more.
     fn scan(&mut self, info: &PickInfo) -> Option<SubConn> {
         let n = self.ready.len();
         let first = below(n, mix(info.random));
@@ -129,7 +129,8 @@ impl LeastRequest {
     }
 }
 
-/// There is nothing to learn here: but after an RPC has ended those that wait for a stream are picked for again.
+/// Outcomes are not evaluated. They are requested because the host picks again for waiting RPCs after a report, when a
+/// stream may be free.
 impl Outcomes for LeastRequest {
     fn done(&mut self, _batch: &[Outcome], _now: Nanos) {}
 }
@@ -142,7 +143,9 @@ impl Alarms for LeastRequest {
 
 impl About for LeastRequest {
     fn describe() -> Description {
-        Description::of::<Config>("The ready endpoint with the fewest RPCs under way, of some or of all.")
+        Description::of::<Config>(
+            "Picks the ready endpoint with the fewest RPCs in flight, of some or of all.",
+        )
     }
 }
 
@@ -169,7 +172,7 @@ mod tests {
     #[test]
     fn of_two_at_random_the_one_with_fewer_rpcs() {
         let mut host = start("{}", &[0, 1, 2, 3]);
-        // Of the six pairs the least loaded wins three, the next one two, the next one one.
+        // Of the six pairs, the least loaded endpoint wins three, the next one two, the next one one.
         let counts = host.counts(&[0, 1, 2, 3], 6_000);
         assert!(chi_square(&counts, &[3.0, 2.0, 1.0, 0.0]).is_likely(), "{counts:?}");
     }
@@ -190,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_bad_one_of_five_gets_under_2_percent_and_its_share_again_when_it_is_well() {
-        // Looking at all of them costs more time here: two kinds will do.
+        // Comparing all endpoints takes longer in this test, so two kinds must do.
         for (config, kinds) in [("{}", &BAD[..]), (r#"{"selectionMethod":"full_scan"}"#, &BAD[5..7])] {
             for (what, bad, deadline) in kinds.iter().copied() {
                 let well = Server::well(Duration::from_millis(5));

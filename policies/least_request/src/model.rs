@@ -1,5 +1,5 @@
-//! gRFC A48 once more, and the policy beside it in random histories in which nothing fails: what failures do is tested where
-//! it is done (`hotpick_guest::answers`).
+//! gRFC A48, implemented independently, and compared with the policy in random histories without failures. The effect
+//! of failures is tested in `hotpick_guest::answers`.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ struct Server {
     max_streams: u32,
 }
 
-/// RPCs under way, this one included, for the weight; none without a free stream.
+/// Returns the RPCs in flight, including this one, divided by the weight. `None`: there is no free stream.
 fn load(server: &Server) -> Option<f64> {
     let load = f64::from(server.in_flight + 1) / f64::from(server.weight);
     (server.in_flight < server.max_streams).then_some(load)
@@ -37,7 +37,7 @@ fn history(mut random: Random) {
             host.change(&[Endpoint { weight, ..endpoint(id, &[]) }], &[]);
             servers.insert(id, Server { weight, in_flight: 0, max_streams: 100 });
         }
-        // Streams are looked for each 10 ms.
+        // Free streams are looked for every 10 ms.
         host.advance(hotpick_guest::Duration::from_millis(10));
         for (id, server) in &mut servers {
             server.in_flight = u32::try_from(random.below(5)).expect("small");
@@ -52,7 +52,8 @@ fn history(mut random: Random) {
         match host.pick(&Rpc::default()) {
             PickResult::Pick(picked) => {
                 let picked = loads.iter().find(|(id, _)| *id == picked).expect("one with a free stream").1;
-                // Of two at random it is better than one other that has room, if there is one.
+                // Of two random endpoints, it is better than at least one other one with a free stream, if there is
+                // one.
                 let worse = loads.iter().filter(|(_, load)| *load >= picked).count();
                 let others_are_full = loads.len() < ready.len();
                 let holds =

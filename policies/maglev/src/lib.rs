@@ -1,10 +1,10 @@
-//! `maglev`: consistent hashing by a table. Each endpoint has the same share of the keys, to one entry, and a pick
-//! costs one look; when an endpoint comes or goes a few keys more than its own move.
+//! `maglev`: consistent hashing by a table. All endpoints have the same share of the keys, to within one entry, and a
+//! pick takes one lookup. When an endpoint is added or removed, a few keys in addition to its own move.
 //!
-//! After Maglev (Eisenbud et al., NSDI 2016) and Envoy's balancer of that name, with Envoy's table: clients of both send a
-//! key to the same endpoint. The table is of all endpoints; the
-//! entries of those that are not ready are taken by whoever has the next entry, until they are back: a flap moves
-//! the keys of one endpoint, and no others.
+//! Follows Maglev (Eisenbud et al., NSDI 2016) and Envoy's balancer of that name, with the same table as Envoy: clients
+//! of both send a key to the same endpoint. The table contains all endpoints. The entries of an endpoint that is not
+//! ready are served by the owners of the following entries until it is back, so that a flap moves only the keys of one
+//! endpoint.
 
 #[cfg(test)]
 mod model;
@@ -25,13 +25,13 @@ hotpick_guest::config! {
     struct Config {
         /// What is hashed: "metadata:" and a key, "method", or "random".
         hash_on: HashOn = HashOn::hash_key(),
-        /// Entries of the table: a prime number, some hundred times the number of endpoints.
+        /// Number of entries of the table: a prime number, some hundred times the number of endpoints.
         #[range(2..=200_000)]
         table_size: u32 = 65_537,
     }
 }
 
-/// So many entries are looked at for a retry.
+/// Most entries that a retry looks at.
 const LOOKED_AT: usize = 1_000;
 
 #[derive(Debug)]
@@ -40,12 +40,13 @@ struct Maglev {
     key: Key,
     places: Places,
     hashes: SubConnMap<Hashes>,
-    /// Of all endpoints.
+    /// The table of all endpoints.
     table: Table,
-    /// The same, of the ready ones; empty if there are none.
+    /// The entries with ready endpoints only. Empty if no owner of an entry is ready.
     ready: Vec<SubConn>,
-    /// Those that are ready, with an entry or without.
+    /// Ready endpoints, with or without an entry.
     now: SubConnSet,
+    /// The same as a list.
     others: Vec<SubConn>,
 }
 
@@ -86,7 +87,8 @@ impl Policy for Maglev {
     }
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
-        // If none of those that have an entry is ready, there may be others: the table was too small for all.
+        // A table that is too small has no entries for some endpoints. They are used when no owner of an entry is
+        // ready.
         let among = if self.ready.is_empty() { &self.others } else { &self.ready };
         let size = among.len();
         if size == 0 {
@@ -98,7 +100,7 @@ impl Policy for Maglev {
         if info.attempt == 0 || !call::tried(among[at]) {
             return PickResult::Pick(among[at]);
         }
-        // A retry goes to the next entry of another endpoint.
+        // A retry goes to the next entry of an endpoint that the RPC has not tried.
         let mut entries = (at..size).chain(0..at).map(|at| among[at]).take(LOOKED_AT);
         let mut tried = among[at];
         let untried = entries.find(|id| {
@@ -122,7 +124,7 @@ impl Plans for Maglev {
 }
 
 impl Maglev {
-    /// Makes the table of the ready ones.
+    /// Fills `ready` for these ready endpoints.
     fn fill(&mut self, now: SubConnSet) {
         let Table { owners, entries } = &self.table;
         let is_ready: Vec<_> = owners.iter().map(|id| now.has(*id)).collect();
@@ -131,7 +133,7 @@ impl Maglev {
         let ready = |owner: &&u32| is_ready[**owner as usize];
         let Some(mut taker) = entries.iter().find(ready) else { return };
         self.ready.resize(entries.len(), 0);
-        // From the end: what is beyond the last is the first.
+        // From the end: the entry after the last is the first.
         for (entry, owner) in self.ready.iter_mut().zip(entries).rev() {
             if ready(&owner) {
                 taker = owner;

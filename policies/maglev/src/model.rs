@@ -1,4 +1,4 @@
-//! The paper once more, with Envoy's hashes and weights, and the policy beside it in random histories.
+//! The paper's algorithm with Envoy's hashes and weights, implemented independently, and compared in random histories.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use super::Maglev;
 
 const M: u64 = 31;
 
-/// Populate, of section 3.4 of the paper: each endpoint has a permutation of all entries.
+/// Populate, of section 3.4 of the paper. Each endpoint has a permutation of all entries.
 fn populate(endpoints: &BTreeMap<SubConn, Endpoint>) -> Vec<SubConn> {
     let mut sorted: Vec<_> = endpoints.values().collect();
     sorted.sort_by(|one, other| one.hash_key().cmp(other.hash_key()));
@@ -77,17 +77,17 @@ fn history(mut random: Random) {
         for _ in 0..10 {
             let key = format!("key-{}", random.below(1_000));
             let first = usize::try_from(hash(key.as_bytes()) % M).expect("small");
-            // Not of the paper: an entry of one that is not ready is the next one's.
+            // Not in the paper: an entry whose endpoint is not ready belongs to the owner of the next one.
             let around = table[first..].iter().chain(&table[..first]);
             let expected: Vec<_> = around.copied().filter(|id| ready.contains(id)).collect();
             let mut rpc = Rpc::with_metadata("hash-key", &key);
             match (host.pick(&rpc), expected.first()) {
                 (PickResult::Pick(picked), Some(expected)) => assert_eq!(picked, *expected, "{endpoints:?}"),
-                // It has no entry, and it is the only one that is ready.
+                // The only ready endpoints have no entry.
                 (PickResult::Pick(picked), None) => assert!(ready.contains(&picked)),
                 (answer, _) => assert_eq!((answer, ready.len()), (PickResult::Queue, 0)),
             }
-            // A retry goes to the next one.
+            // A retry goes to the next owner.
             let Some(owner) = expected.first() else { continue };
             rpc.tried.push(*owner);
             if let Some(other) = expected.iter().find(|id| *id != owner) {

@@ -1,18 +1,18 @@
-//! The lookup table of Maglev (Eisenbud et al., NSDI 2016, section 3.4), as Envoy fills it.
+//! The lookup table of Maglev (Eisenbud et al., NSDI 2016, section 3.4), filled as in Envoy.
 
 use hotpick_guest::random::mix;
 use hotpick_guest::ring::Places;
 use hotpick_guest::{SubConn, SubConnMap, hash, hash_with_seed};
 
-/// Entries of about the same number for each endpoint, in proportion to the weights.
+/// Entries of endpoints, in number proportional to their weights.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     pub(crate) owners: Vec<SubConn>,
-    /// The place of each entry's owner.
+    /// Index of each entry's owner in `owners`.
     pub(crate) entries: Vec<u32>,
 }
 
-/// Of an endpoint's name: where it begins in the table, and how it goes on.
+/// Start and step of an endpoint's walk through the table, derived from its name.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hashes {
     offset: u64,
@@ -25,27 +25,28 @@ impl Hashes {
     }
 }
 
-/// An endpoint on its way through the table: it has its own order of all entries.
+/// An endpoint's walk through the table, which visits all entries in an order of its own.
 struct Filler {
-    /// Of the next entry that it would like.
+    /// The next entry of the walk.
     at: u64,
     skip: u64,
-    /// Its part of all.
+    /// Share of the sum of all weights.
     weight: f64,
-    /// It takes an entry in the round in which its weight for all rounds so far comes to this.
+    /// The endpoint takes an entry in the round in which its weight, added up over the rounds, reaches this.
     target: f64,
 }
 
 const FREE: u32 = u32::MAX;
-/// No weight counts as more than this many times the mean: the rounds that it takes to fill the table grow with it.
+/// Greatest weight, as a multiple of the mean. The number of rounds to fill the table grows with it.
 const MOST_TO_MEAN: f64 = 20.0;
 
 impl Table {
-    /// The endpoints take turns, by their names: each takes the first entry in its own order that is free. When one comes or
-    /// goes, most entries stay as they are. The table is Envoy's: its hashes, its turns, and the roundings of its weights,
-    /// so that clients of both send a key to the same endpoint; but weights of more than twenty times the mean are cut.
+    /// Fills a table. The endpoints take turns, sorted by name. Each takes the first free entry in its own order. When
+    /// an endpoint is added or removed, most entries stay the same. The table is the same as Envoy's (hashes, turns,
+    /// and the rounding of weights), so that clients of both send a key to the same endpoint. Only weights of more than
+    /// twenty times the mean are capped.
     ///
-    /// `size` is a prime number, so that each order has every entry. The order of the endpoints makes no difference.
+    /// `size` is a prime number, so that each order visits all entries. The order of the endpoints makes no difference.
     #[expect(clippy::cast_precision_loss, reason = "numbers of endpoints and of entries")]
     pub(crate) fn new(places: &Places, hashes: &SubConnMap<Hashes>, size: u32) -> Self {
         if places.is_empty() {
@@ -58,7 +59,7 @@ impl Table {
         let mut fillers: Vec<Filler> = Vec::with_capacity(places.len());
         let mut before = None;
         for place in places.iter() {
-            // Those of the same name would all want the same entries.
+            // Endpoints with the same name would walk the same way.
             let is_double = before.replace(place.key.as_str()) == Some(&place.key);
             let salt = if is_double { mix(fillers.len() as u64) } else { 0 };
             let Hashes { offset, skip } =
@@ -101,7 +102,7 @@ impl Filler {
     }
 }
 
-/// Whether a number is prime.
+/// Returns whether a number is prime.
 pub(crate) fn is_prime(number: u32) -> bool {
     number >= 2
         && (2..)
@@ -148,7 +149,7 @@ mod tests {
             endpoint.weight = weight;
         }
         let counts = counts(&table(endpoints.iter(), 8_009), 3);
-        // Each has one in the first round, however light it is.
+        // Each gets an entry in the first round, however light it is.
         for (count, expected) in counts.iter().zip([1_001, 2_002, 5_006]) {
             assert!(count.abs_diff(expected) <= 5, "{counts:?}");
         }
@@ -168,7 +169,7 @@ mod tests {
         let after = table(all.iter().filter(|endpoint| endpoint.id != 7), 65_537);
         let moved =
             before.iter().zip(&after).filter(|(before, after)| before != after && **before != 7).count();
-        // Beside its own 655: a few per cent, where a ring has none (figure 12 of the paper).
+        // In addition to its own 655: a few per cent, where a ring moves none (figure 12 of the paper).
         assert!(moved * 100 < 65_537 * 4, "{moved} entries of others");
     }
 
@@ -185,7 +186,7 @@ mod tests {
         assert!((0..100).all(|id| table.contains(&id)));
     }
 
-    /// As Envoy 1.40 was seen to send keys that fall on each entry.
+    /// Compared with the entries that Envoy 1.40 was observed to use.
     #[test]
     fn it_is_the_table_of_envoy() {
         let named = |(number, weight): &(u32, u32)| {
@@ -202,7 +203,7 @@ mod tests {
                     13, 15, 14, 15, 13, 13, 13, 14, 14,
                 ],
             ),
-            // More than there are entries: the last by name have none.
+            // With more endpoints than entries, the last by name have none.
             ((11..=20).map(|number| (number, 1)).collect(), vec![17, 11, 14, 16, 13, 12, 15]),
         ] {
             let places: Vec<_> = endpoints.iter().map(named).collect();

@@ -1,4 +1,4 @@
-//! Which endpoints are outliers: the algorithms of gRFC A50.
+//! Detection of outliers: the algorithms of gRFC A50.
 
 use std::collections::BinaryHeap;
 
@@ -7,25 +7,25 @@ use hotpick_guest::{Nanos, SubConn, SubConnMap, SubConnSet, nanos};
 
 use super::{Config, FailurePercentage, SuccessRate};
 
-/// What is known of each endpoint.
+/// Counts and ejections of all endpoints.
 #[derive(Debug)]
 pub(crate) struct Detector {
     endpoints: SubConnMap<Endpoint>,
     random: Random,
-    /// Taken over from the version before, until the list of endpoints is known: a number that stands for none of them
-    /// could be any number.
+    /// Restored entries, until the list of endpoints is known. Entries of endpoints that are not on it are dropped,
+    /// because their numbers may be reused.
     restored: Vec<(SubConn, Endpoint)>,
 }
 
 #[derive(Debug, Default)]
 struct Endpoint {
-    /// Since the last look.
+    /// Counts since the last evaluation.
     successes: u32,
     failures: u32,
     /// Failures since the last success.
     in_a_row: u32,
     ejected_at: Option<Nanos>,
-    /// How often it was ejected of late: it is left out that much longer.
+    /// Number of recent ejections, by which the ejection time is multiplied.
     multiplier: u32,
 }
 
@@ -48,12 +48,13 @@ impl Detector {
         self.endpoints.get_or_insert_with(id, Endpoint::default);
     }
 
-    /// The first list after a restore has all that there are: of others nothing is kept.
+    /// Applies the restored entries. The first list after a restore contains all endpoints; entries of others are
+    /// dropped.
     pub(crate) fn keep(&mut self, all: &[hotpick_guest::Endpoint], config: &Config, now: Nanos) {
         if self.restored.is_empty() {
             return;
         }
-        // What is damaged, or of another clock, must not last for ever.
+        // A damaged time, or one of another clock, must not last forever.
         for (_, endpoint) in &mut self.restored {
             endpoint.ejected_at = endpoint.ejected_at.map(|at| at.min(now));
         }
@@ -61,7 +62,7 @@ impl Detector {
         for (id, endpoint) in self.restored.drain(..).filter(|(id, _)| there.has(*id)) {
             self.endpoints.insert(id, endpoint);
         }
-        // Another limit may be in force.
+        // The limit may have changed.
         all.iter().for_each(|endpoint| self.add(endpoint.id));
         let (mut out, most) = (0, config.max_ejection_percent as usize * self.endpoints.len());
         for endpoint in self.endpoints.values_mut().filter(|endpoint| endpoint.ejected_at.is_some()) {
@@ -76,18 +77,18 @@ impl Detector {
         self.endpoints.remove(id);
     }
 
-    /// An RPC has ended. Gives whether that ejects its endpoint: it has failed so many in a row.
+    /// Counts the end of an RPC. Returns whether it ejected the endpoint for consecutive failures.
     pub(crate) fn ended(&mut self, id: SubConn, well: bool, config: &Config, now: Nanos) -> bool {
         let Some(endpoint) = self.endpoints.get_mut(id) else { return false };
         let count = if well { &mut endpoint.successes } else { &mut endpoint.failures };
         *count = count.saturating_add(1);
         endpoint.in_a_row = if well { 0 } else { endpoint.in_a_row.saturating_add(1) };
-        // While it is out, what it still owes says no more.
+        // While an endpoint is ejected, RPCs in flight that fail do not eject it again.
         let is_too_much = config.consecutive_failures.is_some_and(|most| endpoint.in_a_row >= most);
         is_too_much && self.may_eject(config) && self.eject(id, 100, now)
     }
 
-    /// Fewer are out than may be: the one that reaches the limit still goes.
+    /// Returns whether fewer endpoints are ejected than allowed. The endpoint that reaches the limit is still ejected.
     fn may_eject(&self, config: &Config) -> bool {
         self.ejected() * 100 < config.max_ejection_percent as usize * self.endpoints.len()
     }
@@ -100,7 +101,7 @@ impl Detector {
         self.endpoints.values().filter(|endpoint| endpoint.ejected_at.is_some()).count()
     }
 
-    /// Looks at what has happened since the last look. Gives how many were ejected.
+    /// Evaluates the counts since the last evaluation. Returns the number of ejections.
     pub(crate) fn look(&mut self, config: &Config, now: Nanos) -> u64 {
         let mut outliers = Vec::new();
         if let Some(rate) = &config.success_rate_ejection {
@@ -110,8 +111,8 @@ impl Detector {
         if let Some(rate) = &config.failure_percentage_ejection {
             outliers.extend(self.by_failures(rate).into_iter().map(|id| (id, rate.enforcement_percentage)));
         }
-        // A50 leaves the order open: the worst go first, of equal ones those of lower numbers. Sorted by a heap, which is
-        // less code.
+        // A50 leaves the order open. The worst are ejected first, and of equal ones those with lower numbers. A heap
+        // sorts with less code.
         let ordered = |(id, enforcement): (SubConn, u32)| (self.success(id).to_bits(), id, enforcement);
         let outliers = outliers.into_iter().map(ordered).collect::<BinaryHeap<_>>().into_sorted_vec();
         let mut count = 0;
@@ -136,12 +137,12 @@ impl Detector {
         count as u64
     }
 
-    /// The percentage of RPCs that have ended well since the last look.
+    /// Returns the percentage of RPCs since the last evaluation that succeeded.
     fn success(&self, id: SubConn) -> f64 {
         self.endpoints.get(id).map_or(100.0, |endpoint| endpoint.percentage(endpoint.successes))
     }
 
-    /// Those with enough requests; none if they are too few to compare.
+    /// Returns the endpoints with enough requests. Empty if they are too few to compare.
     fn counted(&self, volume: u32, hosts: u32) -> Vec<(SubConn, &Endpoint)> {
         let endpoints = self.endpoints.iter();
         let counted: Vec<_> =
@@ -149,7 +150,7 @@ impl Detector {
         if counted.len() < hosts as usize { Vec::new() } else { counted }
     }
 
-    /// Those whose success rate is so many standard deviations below the mean.
+    /// Returns the endpoints whose success rate is too many standard deviations below the mean.
     #[expect(clippy::cast_precision_loss, reason = "a number of endpoints")]
     fn by_success_rate(&self, rate: &SuccessRate) -> Vec<SubConn> {
         let counted = self.counted(rate.request_volume, rate.minimum_hosts);
@@ -179,7 +180,7 @@ impl Detector {
         }
     }
 
-    /// Who is ejected, since when, and how often of late: sixteen bytes each.
+    /// Returns the ejections: number, multiplier and time of each endpoint, 16 bytes each.
     pub(crate) fn save(&self) -> Vec<u8> {
         let mut data = Vec::new();
         for (id, endpoint) in self.endpoints.iter().filter(|(_, endpoint)| endpoint.multiplier > 0) {
@@ -190,7 +191,7 @@ impl Detector {
         data
     }
 
-    /// Takes in what was saved.
+    /// Restores saved ejections.
     pub(crate) fn restore(&mut self, data: &[u8]) -> Result<(), String> {
         for entry in data.chunks(16) {
             let parts = entry.split_first_chunk().and_then(|(id, rest)| {
@@ -201,7 +202,7 @@ impl Detector {
                     Nanos::from_le_bytes(*at.first_chunk()?),
                 ))
             });
-            let (id, multiplier, at) = parts.ok_or("half an endpoint")?;
+            let (id, multiplier, at) = parts.ok_or("saved ejections are truncated")?;
             let ejected_at = (at > 0).then_some(at);
             self.restored.push((id, Endpoint { multiplier, ejected_at, ..Endpoint::default() }));
         }

@@ -1,10 +1,9 @@
-//! `outlier`: endpoints that fail more than the others get no RPCs for a while; among the rest they are balanced as
-//! configured.
+//! `outlier`: endpoints that fail more than the others are ejected for a while. RPCs are balanced over the others.
 //!
-//! After gRFC A50 (outlier detection), with the names and defaults of its configuration. Each interval the RPCs of each
-//! endpoint are counted: one whose success rate is far below the mean, or that fails more than a part of its RPCs, is
-//! ejected, the worst first; longer each time. Never are more than a part of them out; and if too many of those that are
-//! ready are, all are in. What is out stays out at a swap.
+//! Follows gRFC A50 (outlier detection), with the names and defaults of its configuration. In each interval the policy
+//! counts the RPCs of each endpoint. An endpoint whose success rate is far below the mean, or that fails more than a
+//! given percentage of its RPCs, is ejected, the worst first, and for longer each time. The share of ejected endpoints
+//! is limited. If too many of the ready endpoints are ejected, all are used. Ejections are kept at a swap.
 
 mod detector;
 #[cfg(test)]
@@ -22,66 +21,67 @@ use hotpick_guest::{
 use self::detector::Detector;
 
 hotpick_guest::config! {
-    /// Endpoints that fail more than the others are left out for a while.
+    /// Endpoints that fail more than the others are ejected for a while.
     struct Config {
-        /// How often the endpoints are looked at.
+        /// How often the endpoints are evaluated.
         #[range(0.1..=3600.0)]
         interval: Duration = Duration::from_secs(10),
-        /// How long an endpoint is out the first time; the second time twice as long, and so on.
+        /// How long an endpoint is ejected the first time; the second time twice as long, and so on.
         #[range(0.1..=86_400.0)]
         base_ejection_time: Duration = Duration::from_secs(30),
-        /// How long it is out at most.
+        /// How long an endpoint is ejected at most.
         #[range(0.1..=86_400.0)]
         max_ejection_time: Duration = Duration::from_secs(300),
-        /// What part of the endpoints may be out; the one that reaches it still goes.
+        /// Percentage of endpoints that may be ejected. The endpoint that reaches it is still ejected.
         #[range(0..=100)]
         max_ejection_percent: u32 = 10,
-        /// By success rate. If none of these three is given, this is, with its defaults.
+        /// Ejection by success rate. Active with its defaults if none of the three methods is configured.
         success_rate_ejection: Option<SuccessRate> = None,
-        /// So many failures in a row eject an endpoint at once. Not in gRPC.
+        /// Number of consecutive failures that eject an endpoint at once. Not in gRPC.
         #[range(1..=1_000_000)]
         consecutive_failures: Option<u32> = None,
-        /// With so many percent of the ready endpoints out all of them are used again: it is not they who fail.
+        /// Percentage of ejected endpoints among the ready ones from which all are used: the endpoints are not the
+        /// cause.
         #[range(1..=100)]
         panic_percent: u32 = 100,
-        /// By the percentage of failures.
+        /// Ejection by the percentage of failures.
         failure_percentage_ejection: Option<FailurePercentage> = None,
-        /// How RPCs are spread over the others.
+        /// How RPCs are balanced over the other endpoints.
         balance: Balance = Balance::RoundRobin,
     }
 }
 
 hotpick_guest::config! {
-    /// Endpoints whose success rate is so far below the mean.
+    /// Ejects endpoints whose success rate is far below the mean.
     struct SuccessRate {
-        /// How many thousandths of a standard deviation below: 1900 is 1.9.
+        /// Distance below the mean, in thousandths of a standard deviation: 1900 is 1.9.
         #[range(0..=100_000)]
         stdev_factor: u32 = 1_900,
-        /// Of 100 that are found, so many are ejected.
+        /// Percentage of detected endpoints that are ejected.
         #[range(0..=100)]
         enforcement_percentage: u32 = 100,
-        /// So many endpoints must have the volume.
+        /// Number of endpoints that must have the request volume.
         #[range(1..=1_000_000)]
         minimum_hosts: u32 = 5,
-        /// So many RPCs in an interval.
+        /// Number of RPCs in an interval that an endpoint must have.
         #[range(1..=1_000_000)]
         request_volume: u32 = 100,
     }
 }
 
 hotpick_guest::config! {
-    /// Endpoints that fail more than so many RPCs of 100.
+    /// Ejects endpoints by their percentage of failed RPCs.
     struct FailurePercentage {
-        /// More than this.
+        /// Percentage of failures above which an endpoint is ejected.
         #[range(0..=100)]
         threshold: u32 = 85,
-        /// Of 100 that are found, so many are ejected.
+        /// Percentage of detected endpoints that are ejected.
         #[range(0..=100)]
         enforcement_percentage: u32 = 100,
-        /// So many endpoints must have the volume.
+        /// Number of endpoints that must have the request volume.
         #[range(1..=1_000_000)]
         minimum_hosts: u32 = 5,
-        /// So many RPCs in an interval.
+        /// Number of RPCs in an interval that an endpoint must have.
         #[range(1..=1_000_000)]
         request_volume: u32 = 50,
     }
@@ -93,9 +93,9 @@ impl Default for SuccessRate {
     }
 }
 
-/// The timer to look at the endpoints.
+/// Number of the timer that evaluates the endpoints.
 const LOOK: u32 = 0;
-/// The format of what is handed over.
+/// Format of the handed-over state.
 const SCHEMA: u32 = u32::from_be_bytes(*b"OUT1");
 
 #[derive(Debug)]
@@ -113,7 +113,7 @@ struct Outlier {
 impl Policy for Outlier {
     fn init(config: &str, placement: &Placement) -> Result<Self, String> {
         let mut config = Config::parse(config)?;
-        placement.must_be_alone("each of several would see a part of the RPCs, and eject for itself")?;
+        placement.must_be_alone("each of several would see only a part of the RPCs, and eject on its own")?;
         if config.failure_percentage_ejection.is_none() && config.consecutive_failures.is_none() {
             config.success_rate_ejection.get_or_insert_default();
         }
@@ -124,8 +124,8 @@ impl Policy for Outlier {
             weights: Weights::default(),
             answers: Answers::default(),
             group: Group::new(config.balance),
-            ejected: Gauge::new("ejected", "Endpoints that are left out now.")?,
-            ejections: Counter::new("ejections", "How often an endpoint was left out.")?,
+            ejected: Gauge::new("ejected", "Endpoints that are ejected now.")?,
+            ejections: Counter::new("ejections", "Ejections of endpoints so far.")?,
             config,
         })
     }
@@ -163,7 +163,7 @@ impl Outlier {
 
 impl Outcomes for Outlier {
     fn done(&mut self, batch: &[Outcome], now: Nanos) {
-        // One that the client did not want any more says nothing; one that took longer than it could wait does.
+        // An RPC that the client cancelled says nothing about the server. One that exceeded its deadline does.
         let counts = |outcome: &&Outcome| !outcome.not_sent && outcome.code != StatusCode::Cancelled;
         let mut ejections = 0;
         for outcome in batch.iter().filter(counts) {
@@ -193,14 +193,14 @@ impl Handover for Outlier {
     fn restore(&mut self, parts: Vec<Saved>) -> Result<(), String> {
         parts.iter().try_for_each(|part| match part.schema {
             SCHEMA => self.detector.restore(&part.data),
-            other => Err(format!("format {other} is not one of ejections")),
+            other => Err(format!("unknown format {other} of saved ejections")),
         })
     }
 }
 
 impl About for Outlier {
     fn describe() -> Description {
-        Description::of::<Config>("Endpoints that fail more than the others get no RPCs for a while.")
+        Description::of::<Config>("Ejects endpoints that fail more than the others for a while.")
     }
 }
 
@@ -220,7 +220,7 @@ mod tests {
         host
     }
 
-    /// An interval in which each endpoint has a hundred RPCs, so many of which fail.
+    /// Runs an interval in which each endpoint has a hundred RPCs, with these numbers of failures.
     fn interval(host: &mut FakeHost<Outlier>, failures: &[usize]) {
         for (failures, id) in failures.iter().zip(0..) {
             let code = |n| if n < *failures { StatusCode::Internal } else { StatusCode::Ok };
@@ -243,19 +243,19 @@ mod tests {
         interval(&mut host, &bad);
         assert_eq!(picked(&mut host), [0, 1, 2, 4, 5, 6, 7, 8, 9]);
         assert_eq!((host.measured("ejected"), host.measured("ejections")), (Some(1.0), Some(1.0)));
-        // Longer than 30 s: until the first look after them.
+        // More than 30 s: until the first evaluation after that.
         host.run(39 * SECOND);
         assert_eq!(picked(&mut host).len(), 9);
         host.run(SECOND);
         assert_eq!(picked(&mut host).len(), 10);
-        // It fails again: longer than 60 s.
+        // Ejected again, for more than 60 s.
         interval(&mut host, &bad);
         host.run(69 * SECOND);
         assert_eq!(picked(&mut host).len(), 9);
         host.run(SECOND);
         assert_eq!(picked(&mut host).len(), 10);
         assert_eq!(host.measured("ejected"), Some(0.0));
-        // Good intervals count for it: the next time it is 30 s again.
+        // Good intervals reduce the time: the next ejection takes 30 s again.
         host.run(20 * SECOND);
         interval(&mut host, &bad);
         host.run(40 * SECOND);
@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(picked(&mut host), [0, 2, 3, 4]);
         host.done(&[fails(2), fails(2), fails(2)]);
         assert_eq!(picked(&mut host), [0, 2, 3, 4], "one of five is the limit");
-        // Back, it has as many again.
+        // Back in use, it can have as many failures again.
         host.run(40 * SECOND);
         assert_eq!(picked(&mut host).len(), 5);
         host.done(&[fails(1), fails(1)]);

@@ -1,4 +1,4 @@
-//! gRFC A50 once more, as the document has it, and the policy beside it in random histories.
+//! gRFC A50, implemented independently as in its text, and compared with the policy in random histories.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,7 @@ impl Settings {
     }
 }
 
-/// The addresses to eject by one algorithm. A50 leaves their order open.
+/// Returns the addresses to eject by one algorithm. A50 leaves their order open.
 fn by_success_rate(map: &BTreeMap<SubConn, Entry>, of: Settings) -> Vec<SubConn> {
     let rates: Vec<(SubConn, f64)> = map
         .iter()
@@ -75,7 +75,7 @@ fn by_failures(map: &BTreeMap<SubConn, Entry>, of: Settings) -> Vec<SubConn> {
     counted.into_iter().filter(|(_, entry)| fails(entry)).map(|(id, _)| *id).collect()
 }
 
-/// The timer of A50 fires.
+/// Fires the timer of A50.
 fn sweep(map: &mut BTreeMap<SubConn, Entry>, now: u64, of: Settings) {
     let mut found = Vec::new();
     if of.by_success_rate {
@@ -157,7 +157,7 @@ fn history(mut random: Random) {
         host.run(Duration::from_secs(10));
         sweep(&mut map, now, of);
         host.ready(&ids);
-        // The policy uses all if all are out.
+        // The policy uses all if all are ejected.
         let mut expected: Vec<_> = ids.iter().copied().filter(|id| map[id].ejected_at.is_none()).collect();
         if expected.is_empty() {
             expected.clone_from(&ids);

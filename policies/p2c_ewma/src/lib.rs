@@ -1,8 +1,7 @@
-//! `p2c_ewma`: of two ready subconns at random, the one with the lower load: its latency times the RPCs under
-//! way.
+//! `p2c_ewma`: of two random ready subconns, the one with the lower load: latency times the number of RPCs in flight.
 //!
-//! After Finagle's and linkerd's "peak EWMA" and go-zero's `p2c`, but for what makes these send RPCs to an endpoint that
-//! hangs; see [`Answers`].
+//! Follows the "peak EWMA" of Finagle and linkerd and go-zero's `p2c`, without the properties that make these send RPCs
+//! to an endpoint that hangs; see [`Answers`].
 
 use hotpick_guest::answers::{Answers, Cost};
 use hotpick_guest::config::Config as _;
@@ -12,13 +11,13 @@ use hotpick_guest::{
 };
 
 hotpick_guest::config! {
-    /// The better of two at random, by latency and RPCs under way.
+    /// Picks the better of two random endpoints, by latency and RPCs in flight.
     struct Config {
-        /// The time in which what is known of an endpoint loses two thirds of its weight.
+        /// Time after which the averages of an endpoint have lost two thirds of their weight.
         #[range(0.001..=3600.0)]
         decay: Duration = Duration::from_secs(10),
-        /// After this time without a pick an endpoint is tried with one RPC, whatever its load; up to 16 times later if it
-        /// does no better.
+        /// Time without a pick after which an endpoint is probed with one RPC, whatever its load. Grows to 16 times
+        /// this while probes show no improvement.
         #[range(0.01..=3600.0)]
         probe_after: Duration = Duration::from_secs(1),
     }
@@ -54,7 +53,7 @@ impl Policy for P2cEwma {
         }
         let Self { ready, weights, answers } = self;
         let pairs = random_pairs(n, info.random).map(|at| (ready[at], f64::from(weights.of(ready[at]))));
-        // If none has a free stream the RPC waits for one.
+        // If no endpoint has a free stream, the RPC waits for one.
         let picked = answers.pick(pairs, 2, Cost::Latency, info).unwrap_or(ready[0]);
         PickResult::Pick(picked)
     }
@@ -62,7 +61,9 @@ impl Policy for P2cEwma {
 
 impl About for P2cEwma {
     fn describe() -> Description {
-        Description::of::<Config>("The better of two at random, by peak latency and RPCs under way.")
+        Description::of::<Config>(
+            "Picks the better of two random endpoints, by peak latency and RPCs in flight.",
+        )
     }
 }
 
@@ -99,7 +100,7 @@ mod tests {
         Summary { in_flight, latency_ewma, succeeded: 100 - failed, failed, ..summary() }
     }
 
-    /// All that was counted is seen at the first look but one.
+    /// Sets the counts, with picks before and after, so that the policy counts all of them as new.
     fn seen(host: &mut FakeHost<P2cEwma>, summaries: &[Summary]) {
         host.picks(50);
         for (summary, id) in summaries.iter().zip(0..) {
@@ -137,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_configuration_is_what_it_goes_by() {
-        // A slow one is forgotten sooner, and tried more often, as configured.
+        // With this configuration a slow endpoint is forgotten sooner, and probed more often.
         let share = |config: &str| {
             let mut host = FakeHost::<P2cEwma>::start(config).expect("started");
             host.ready(&[0, 1, 2, 3, 4]);

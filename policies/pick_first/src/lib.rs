@@ -1,9 +1,9 @@
 //! `pick_first`: one connection, to the first endpoint that can be reached.
 //!
-//! After grpc-go's `pick_first` and gRFCs A61 and A62. The endpoints are tried in the resolver's order, or in a random
-//! one; the next one when one fails, or after 250 ms beside it (happy eyeballs). When all have failed RPCs fail until
-//! one is reached: each is tried again after its backoff. The connection that is made first stays, also if a better one
-//! could be made later; when it is lost, the next RPC begins anew with the first endpoint.
+//! Follows grpc-go's `pick_first` and gRFCs A61 and A62. The endpoints are tried in the resolver's order, or in random
+//! order. The next one is tried when one fails, or in parallel after 250 ms (happy eyeballs). When all have failed,
+//! RPCs fail until one is reached; each endpoint is retried after its backoff. The first connection is kept, even if a
+//! better one becomes possible. When it is lost, the next RPC starts again with the first endpoint.
 
 #[cfg(test)]
 mod model;
@@ -21,40 +21,40 @@ hotpick_guest::config! {
     struct Config {
         /// Whether the endpoints are tried in random order, so that many clients do not all choose the same (gRFC A62).
         shuffle_address_list: bool = false,
-        /// How long an attempt may take before the next endpoint is tried beside it.
+        /// How long a connection attempt may take before the next endpoint is tried in parallel.
         #[range(0.1..=60.0)]
         connection_attempt_delay: Duration = Duration::from_millis(250),
     }
 }
 
-/// The timer to try the next endpoint beside the one that takes long.
+/// Number of the timer that tries the next endpoint in parallel.
 const NEXT: u32 = 0;
 
 #[derive(Debug)]
 struct PickFirst {
     config: Config,
-    /// In the order in which they are tried.
+    /// In the order of attempts.
     list: Vec<SubConn>,
     states: States,
-    /// How many of the list have failed.
+    /// Number of endpoints in the list that have failed.
     failed: usize,
     ready: SubConnSet,
-    /// Those that have failed and whose backoff is over: the next pass over the list may try them.
+    /// Endpoints that have failed and whose backoff is over. The next pass over the list may try them.
     rested: Vec<SubConn>,
     phase: Phase,
-    /// All have failed, and none was ready since: RPCs fail, also while a changed list is tried (gRFC A61).
+    /// Whether all have failed and none was ready since. RPCs fail, even while a changed list is tried (gRFC A61).
     is_failing: bool,
     error: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Phase {
-    /// Not connected: an RPC begins.
+    /// Not connected. The next RPC starts a pass.
     Idle,
-    /// So many of the list have been tried.
+    /// A pass is running; this many of the list have been tried.
     Trying(usize),
     Ready(SubConn),
-    /// All have been tried in vain.
+    /// All attempts have failed.
     Failed,
 }
 
@@ -82,7 +82,7 @@ impl Policy for PickFirst {
         let is_first = self.list.is_empty();
         self.list.retain(|id| !gone.has(*id));
         self.rested.retain(|id| !gone.has(*id));
-        // What has changed, but for its place, is not new.
+        // An endpoint that is reported again because it changed keeps its place.
         let known = SubConnSet::from(&self.list[..]);
         self.list.extend(added.iter().map(|endpoint| endpoint.id).filter(|id| !known.has(*id)));
         if self.config.shuffle_address_list {
@@ -90,9 +90,9 @@ impl Policy for PickFirst {
         }
         self.failed = self.list.iter().filter(|id| self.states.has_failed(**id)).count();
         match self.phase {
-            // The connection stays, if its endpoint does.
+            // The connection stays if its endpoint does.
             Phase::Ready(id) if self.list.contains(&id) => {}
-            // An RPC begins, once there was a list.
+            // After the first list, only an RPC starts a pass.
             Phase::Idle if !is_first => {}
             _ => self.begin(),
         }
@@ -118,12 +118,12 @@ impl Policy for PickFirst {
 }
 
 impl PickFirst {
-    /// From the first one on.
+    /// Starts a pass with the first endpoint.
     fn begin(&mut self) {
         self.phase = if self.list.is_empty() { Phase::Idle } else { Phase::Trying(0) };
-        // Without a list there is nothing that fails.
+        // With an empty list, RPCs are queued.
         self.is_failing &= !self.list.is_empty();
-        // That these have failed once is over, too.
+        // A new pass may retry these.
         for id in std::mem::take(&mut self.rested) {
             self.failed = self.failed.saturating_sub(usize::from(self.states.has_failed(id)));
             self.states.remove(id);
@@ -131,7 +131,7 @@ impl PickFirst {
         self.try_next();
     }
 
-    /// Connects the next one that may be reached.
+    /// Connects the next endpoint that may be reachable.
     fn try_next(&mut self) {
         while let Phase::Trying(tried) = self.phase {
             if self.failed == self.list.len() {
@@ -140,10 +140,10 @@ impl PickFirst {
             let Some(id) = self.list.get(tried).copied() else { break };
             self.phase = Phase::Trying(tried + 1);
             match self.states.of(id) {
-                // Of one that was let go, and is connected again, no change may be told.
+                // A subconn that was disconnected and is connected again may be ready without a report of it.
                 _ if self.ready.has(id) => return self.take(id),
                 ConnectivityState::Ready => return self.take(id),
-                // It is in its backoff, or in an attempt after that.
+                // In backoff, or in an attempt after it.
                 ConnectivityState::TransientFailure => {}
                 _ => {
                     connections::connect(id);
@@ -170,13 +170,13 @@ impl PickFirst {
         }
     }
 
-    /// This is the one.
+    /// Keeps this connection, and closes the others.
     fn take(&mut self, id: SubConn) {
         self.phase = Phase::Ready(id);
         self.is_failing = false;
         timers::cancel(NEXT);
         for other in self.list.iter().copied().filter(|other| *other != id) {
-            // One that is in its backoff stays there, and has failed as long as it is.
+            // A subconn in backoff stays there, and counts as failed until then.
             if !self.states.has_failed(other) {
                 self.states.remove(other);
                 connections::disconnect(other);
@@ -198,7 +198,7 @@ impl Connectivity for PickFirst {
                 self.states.remove(id);
                 connections::disconnect(id);
             }
-            // The connection is lost: perhaps there is news.
+            // The connection is lost: resolve again, because the list may be outdated.
             (Phase::Ready(selected), ConnectivityState::Idle | ConnectivityState::TransientFailure)
                 if selected == id =>
             {
@@ -207,11 +207,11 @@ impl Connectivity for PickFirst {
             }
             (Phase::Trying(_) | Phase::Failed | Phase::Idle, ConnectivityState::Ready) => self.take(id),
             (Phase::Trying(_), ConnectivityState::TransientFailure) => {
-                self.error = format!("no endpoint can be reached; the last error: {message}");
+                self.error = format!("no endpoint can be reached; last error: {message}");
                 self.try_next();
             }
             (Phase::Failed, ConnectivityState::TransientFailure) => {
-                self.error = format!("no endpoint can be reached; the last error: {message}");
+                self.error = format!("no endpoint can be reached; last error: {message}");
             }
             (phase, ConnectivityState::Idle) if before == ConnectivityState::TransientFailure => {
                 self.rested.push(id);
@@ -227,7 +227,7 @@ impl Connectivity for PickFirst {
 impl Alarms for PickFirst {
     fn fired(&mut self, _id: u32, _now: Nanos) {
         let Phase::Trying(tried) = self.phase else { return };
-        // An attempt may have ended without a failure, or a connection been lost before it was seen.
+        // An attempt may have ended without a failure, or a connection was lost before it was reported as ready.
         for id in self.list.iter().take(tried).copied().filter(|id| !self.states.has_failed(*id)) {
             connections::connect(id);
         }
@@ -292,7 +292,7 @@ mod tests {
         assert!(connected(&mut host).is_empty());
         host.run(MS);
         assert_eq!(connected(&mut host), [1, 2]);
-        // The first to be ready is it, and the others are let go.
+        // The first one to become ready is kept, and the others are disconnected.
         host.connectivity(2, Ready, "");
         assert_eq!(given_up(&mut host), [1], "0 is in its backoff");
         host.connectivity(1, Ready, "");
@@ -310,7 +310,7 @@ mod tests {
         for state in [Idle, Connecting] {
             host.connectivity(1, state, "");
             assert_eq!(host.pick(&Rpc::default()), PickResult::Fail(FailCode::Unavailable));
-            let text = "no endpoint can be reached; the last error: connection refused";
+            let text = "no endpoint can be reached; last error: connection refused";
             assert_eq!(host.explanation().as_deref(), Some(text));
         }
         assert_eq!(connected(&mut host), [1]);

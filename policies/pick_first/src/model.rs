@@ -1,4 +1,4 @@
-//! gRFC A61 once more, as the document has it, and the policy beside it in random histories.
+//! gRFC A61, implemented independently as in its text, and compared with the policy in random histories.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ struct Model {
     list: Vec<SubConn>,
     reports: ConnectivityState,
     selected: Option<SubConn>,
-    /// Those that have failed in this pass, or were in their backoff when it began. None if there is no pass.
+    /// Endpoints that have failed in this pass, or were in backoff when it started. `None`: no pass is running.
     pass: Option<BTreeSet<SubConn>>,
 }
 
@@ -26,7 +26,7 @@ impl Model {
         self.end_of_pass();
     }
 
-    /// Once all of the list have failed in a pass it is over: TRANSIENT_FAILURE until one is READY.
+    /// Ends a pass in which all endpoints have failed. TRANSIENT_FAILURE is reported until one is READY.
     fn end_of_pass(&mut self) {
         if self.pass.as_ref().is_some_and(|failed| self.list.iter().all(|id| failed.contains(id))) {
             self.pass = None;
@@ -59,7 +59,7 @@ impl Model {
             Ready if self.selected.is_none() => {
                 (self.selected, self.reports, self.pass) = (Some(id), Ready, None);
             }
-            // Lost: the next RPC begins.
+            // The connection is lost. The next RPC starts a pass.
             Idle if self.selected == Some(id) => (self.selected, self.reports) = (None, Idle),
             TransientFailure => {
                 if let Some(failed) = &mut self.pass {
@@ -117,7 +117,7 @@ fn history(mut random: Random) {
                 model.becomes(id, next);
             }
         }
-        // One connection at most, and an attempt for whoever waits.
+        // At most one connection, and an attempt while RPCs wait.
         assert!(host.ready().len() <= 1, "{host:?}");
         if model.reports == Connecting {
             let is_wanted = |id: &SubConn| host.wanted().contains(id) || host.state(*id) == TransientFailure;

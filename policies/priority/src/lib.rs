@@ -1,9 +1,9 @@
-//! `priority`: endpoints in tiers. RPCs go to the first tier that has a ready endpoint; the next one is connected
-//! when that fails, or takes too long, and is left when the first is back.
+//! `priority`: endpoints in tiers. RPCs go to the first tier that has a ready endpoint. The next tier is connected
+//! when that one fails or takes too long, and is left when the first one is back.
 //!
-//! After the priority policy of gRFC A56, with its failover timer (10 s) and its retention of what is not used any more
-//! (15 min); over tiers that an attribute names, and with a delay before failing back, so that a tier that comes and
-//! goes does not take the RPCs with it.
+//! Follows the priority policy of gRFC A56, with its failover timer (10 s) and its retention of unused tiers (15 min).
+//! Differences: an attribute names the tier, and failing back can be delayed, so that a flapping tier does not move
+//! the RPCs back and forth.
 
 #[cfg(test)]
 mod model;
@@ -22,49 +22,50 @@ use hotpick_guest::{
 use self::tier::{State, Tier, give_up};
 
 hotpick_guest::config! {
-    /// Tiers of endpoints, each used when those before it fail.
+    /// Tiers of endpoints; each is used when the previous ones fail.
     struct Config {
-        /// The attribute with the number of an endpoint's tier: 0, or no attribute, is the first, 255 the last.
+        /// Attribute with the number of an endpoint's tier: 0 is the first, 255 the last. Endpoints without it are in
+        /// tier 0.
         attribute: String = "priority".to_owned(),
         /// How long a tier may take to connect before the next one is used.
         #[range(0.0..=3600.0)]
         failover_delay: Duration = Duration::from_secs(10),
-        /// How long a better tier must have been ready before RPCs go back to it.
+        /// How long a better tier must be ready before RPCs go back to it.
         #[range(0.0..=3600.0)]
         failback_delay: Duration = Duration::from_secs(0),
-        /// How long the connections of a tier that is not used any more are kept.
+        /// How long the connections of an unused tier are kept.
         #[range(0.0..=86_400.0)]
         retention: Duration = Duration::from_secs(900),
-        /// With less than so many percent of its endpoints ready, a tier takes only so many of the RPCs as it has ready
-        /// ones of these; the rest goes to the next. 0: one that has any takes all, as in gRPC.
+        /// Percentage of a tier's endpoints that must be ready for it to take all RPCs. With fewer, the tier takes a
+        /// proportional share, and the rest goes to the next tier. 0: one ready endpoint takes all, as in gRPC.
         #[range(0..=100)]
         spill_below: u32 = 0,
-        /// How RPCs are spread in a tier.
+        /// How RPCs are balanced within a tier.
         balance: Balance = Balance::RoundRobin,
     }
 }
 
-/// The last tier: what is beyond, or is no number, is in it.
+/// The last tier. A greater number, or an attribute that is not a number, counts as this one.
 const LAST: u32 = 255;
-/// The one timer: to look at the tiers.
+/// Number of the timer for [`Priority::review`].
 const REVIEW: u32 = 0;
 
 #[derive(Debug)]
 struct Priority {
     config: Config,
     tier_of: SubConnMap<u32>,
-    /// By number.
+    /// Sorted by number.
     tiers: Vec<(u32, Tier)>,
     states: States,
     weights: Weights,
     answers: Answers,
     /// In the resolver's order.
     ready: Vec<SubConn>,
-    /// The tiers that RPCs go to, and up to which of 2^64 each of them has.
+    /// The tiers in use, each with the upper end of its share of 2^64.
     uses: Vec<(u32, u64)>,
-    /// The last of them; where RPCs were last, if they are nowhere.
+    /// The last tier in use. If none is in use, the one that was last used.
     current: Option<u32>,
-    /// With none to use: whether RPCs wait for one.
+    /// Whether RPCs are queued while no tier is in use.
     waits: bool,
     error: String,
 }
@@ -113,14 +114,14 @@ impl Policy for Priority {
             tier.add(id, self.states.of(id));
         }
         self.tiers.retain(|(_, tier)| !tier.members.is_empty());
-        // What came to a tier that is connected is, too.
+        // A new member of a connected tier is connected as well.
         for endpoint in added {
             if self.tier_mut(endpoint.id).is_some_and(|tier| tier.child.is_some()) {
                 connections::connect(endpoint.id);
             }
         }
         self.review(now);
-        // What came to one that is not, is not.
+        // A new member of an unconnected tier is disconnected.
         for id in moved {
             let state = self.states.of(id);
             if let Some(tier) = self.tier_mut(id).filter(|tier| tier.child.is_none()) {
@@ -158,26 +159,26 @@ impl Priority {
         Some(&mut self.tiers[at].1)
     }
 
-    /// The tier that an endpoint says it is in; the last one if that is no number.
+    /// Returns the tier of an endpoint. The last one if the attribute is not a number.
     fn number(&self, endpoint: &Endpoint) -> u32 {
         let Some(text) = endpoint.attribute(&self.config.attribute) else { return 0 };
         if let Ok(number) = text.parse::<u32>() {
             return number.min(LAST);
         }
         let (attribute, name) = (&self.config.attribute, endpoint.hash_key());
-        let warning = format!("{attribute}={text} of {name} is no number: it is in the last tier");
+        let warning = format!("endpoint {name}: {attribute}={text} is not a number; using the last tier");
         env::log(env::Level::Warn, &warning);
         LAST
     }
 
-    /// Finds the tiers to use, connects and gives up others, and sets the timer for the next time.
+    /// Finds the tiers to use, connects and disconnects the others, and sets the timer for the next review.
     fn review(&mut self, now: Nanos) {
         let (failover, retention) = (nanos(self.config.failover_delay), nanos(self.config.retention));
         for (_, tier) in &mut self.tiers {
             tier.note(now, failover);
         }
         let (shares, mut next_look) = self.choose(now, failover);
-        // What is below those in use is not needed now.
+        // Tiers below those in use are not needed now.
         if let Some((last, _)) = shares.last().filter(|_| self.needs_no_more(&shares)) {
             for (_, tier) in self.tiers.iter_mut().filter(|(number, _)| number > last) {
                 let until = tier.rest(now, retention, &mut self.states);
@@ -191,12 +192,12 @@ impl Priority {
         }
     }
 
-    /// The choice of gRFC A56, from the first tier down: one that is ready is used, one that has time left is waited for.
-    /// Gives the part of the RPCs for each tier in use, and when to look again.
+    /// Chooses tiers as gRFC A56 does, from the first one down: a ready tier is used, and a tier whose failover timer
+    /// runs is waited for. Returns the share of RPCs for each tier in use, and the time of the next review.
     fn choose(&mut self, now: Nanos, failover: Nanos) -> (Vec<(u32, f64)>, Nanos) {
         let Self { config, tiers, current, .. } = self;
         let failback = nanos(config.failback_delay);
-        // RPCs that have a place to be wait there.
+        // RPCs stay on a tier that is still ready until its failback delay has passed.
         let is_ready = |tier: &Tier| tier.child.as_ref().is_some_and(|child| child.state == State::Ready);
         let held =
             current.filter(|number| tiers.iter().any(|(known, tier)| known == number && is_ready(tier)));
@@ -231,12 +232,12 @@ impl Priority {
         (shares, next_look)
     }
 
-    /// These take all RPCs.
+    /// Whether these tiers take all RPCs.
     fn needs_no_more(&self, shares: &[(u32, f64)]) -> bool {
         self.config.spill_below == 0 || shares.iter().map(|(_, share)| share).sum::<f64>() > 1.0 - 1e-9
     }
 
-    /// RPCs go to these from now on.
+    /// Routes RPCs to these tiers.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
     fn use_tiers(&mut self, shares: &[(u32, f64)]) {
         let sum: f64 = shares.iter().map(|(_, share)| share).sum();
@@ -255,7 +256,7 @@ impl Priority {
         last.1 = u64::MAX;
         let last = last.0;
         if self.current.is_some_and(|current| current != last) {
-            env::log(env::Level::Info, &format!("RPCs go to the endpoints of priority {last} now"));
+            env::log(env::Level::Info, &format!("now using the endpoints of priority {last}"));
         }
         self.current = Some(last);
     }
@@ -270,14 +271,14 @@ impl Connectivity for Priority {
         tier.count(before, false);
         tier.count(after, true);
         let has_changed = tier.state() != was;
-        // It is tried on: what has failed, and what has lost its connection.
+        // Members of a connected tier reconnect after a failure or a lost connection.
         if tier.child.is_some() && state == ConnectivityState::Idle {
             connections::connect(id);
         }
         if state == ConnectivityState::TransientFailure {
-            self.error = format!("no endpoint of any priority can be reached; the last error: {message}");
+            self.error = format!("no endpoint of any priority can be reached; last error: {message}");
         }
-        // What is ready is told by `ready`.
+        // `ready` handles subconns that become ready.
         if has_changed && after != ConnectivityState::Ready {
             self.review(now);
         }
@@ -292,7 +293,7 @@ impl Alarms for Priority {
 
 impl About for Priority {
     fn describe() -> Description {
-        Description::of::<Config>("Tiers of endpoints, each used when those before it fail.")
+        Description::of::<Config>("Tiers of endpoints; each is used when the previous ones fail.")
     }
 }
 
@@ -307,7 +308,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// 0 and 1 in the first tier, 2 in the second, 3 in the third.
+    /// Endpoints 0 and 1 are in the first tier, 2 in the second, 3 in the third.
     fn start(config: &str) -> FakeHost<Priority> {
         let mut host = FakeHost::start(config).expect("started");
         assert!(host.is_lazy());
@@ -323,7 +324,7 @@ mod tests {
         host
     }
 
-    /// These are ready from now on, and no others.
+    /// Makes exactly these ready.
     fn ready(host: &mut FakeHost<Priority>, ids: &[SubConn]) {
         for id in 0..4 {
             let is_ready = host.policy().states.is_ready(id);
@@ -363,7 +364,7 @@ mod tests {
         assert_eq!(connected(&mut host), [2]);
         ready(&mut host, &[2]);
         assert_eq!(host.counts(&[2], 5), [5]);
-        // The first is tried on, and it does not take the RPCs before it is ready.
+        // The first tier is retried, and takes no RPCs before it is ready.
         host.connectivity(0, Idle, "");
         assert_eq!(connected(&mut host), [0]);
         host.connectivity(0, Connecting, "");
@@ -409,14 +410,14 @@ mod tests {
         ready(&mut host, &[0, 2]);
         host.run(29 * SECOND);
         assert_eq!(host.counts(&[2], 5), [5]);
-        // It comes and goes: its time begins anew.
+        // The tier flaps: its failback delay starts again.
         ready(&mut host, &[2]);
         ready(&mut host, &[0, 2]);
         host.run(29 * SECOND);
         assert_eq!(host.counts(&[2], 5), [5]);
         host.run(2 * SECOND);
         assert_eq!(host.counts(&[0], 5), [5]);
-        // But not if there is no other.
+        // Without an alternative there is no delay.
         ready(&mut host, &[2]);
         host.run(2 * SECOND);
         assert_eq!(host.counts(&[2], 5), [5]);
@@ -473,7 +474,7 @@ mod tests {
             host.connectivity(id, TransientFailure, "connection refused");
         }
         assert_eq!(host.pick(&Rpc::default()), PickResult::Fail(FailCode::Unavailable));
-        let text = "no endpoint of any priority can be reached; the last error: connection refused";
+        let text = "no endpoint of any priority can be reached; last error: connection refused";
         assert_eq!(host.explanation().as_deref(), Some(text));
     }
 
@@ -485,9 +486,9 @@ mod tests {
         host.change(&[endpoint(9, &[])], &[]);
         assert_eq!(connected(&mut host), [9]);
         host.change(&[endpoint(1, &[("priority", "high")])], &[0, 9]);
-        assert!(host.log().iter().any(|(_, line)| line.contains("is no number")));
+        assert!(host.log().iter().any(|(_, line)| line.contains("is not a number")));
         host.ready(&[1]);
-        // 1 is in the last tier now, and not needed there; the second, at the top, is connected.
+        // 1 is in the last tier now, and not needed there. The second tier is the best one now, and is connected.
         assert_eq!(host.take_connects(), [(2, true), (1, false)]);
     }
 
@@ -522,7 +523,7 @@ mod tests {
             let picks = host.picks(1_000);
             picks.iter().filter(|id| **id < 10).count()
         };
-        // Half of what it needs; but the next has nothing yet.
+        // Half of what it needs, but the next tier has no ready endpoint yet.
         assert_eq!(shares(&mut host, 0..4), 1_000);
         assert!(connected(&mut host).contains(&10));
         assert!((450..550).contains(&shares(&mut host, 10..20)));
@@ -535,7 +536,7 @@ mod tests {
         let mut host = FakeHost::<Priority>::start(r#"{"spillBelow":100}"#).expect("started");
         let tier = |id: u32| endpoint(id, &[("priority", ["0", "1", "2"][id as usize / 4])]);
         host.change(&(0..12).map(tier).collect::<Vec<_>>(), &[]);
-        // Half of each; and all of the last.
+        // Half of each tier, and all of the last one.
         let ready = [0, 1, 4, 5, 8, 9, 10, 11];
         ready.iter().for_each(|id| host.connectivity(*id, Ready, ""));
         host.ready(&ready);
@@ -550,7 +551,7 @@ mod tests {
         assert!(error.starts_with("shards: must be 1"), "{error}");
     }
 
-    /// The policy before has left a connection to one of them.
+    /// The previous policy has left a connection to one member of the tier.
     #[test]
     fn a_tier_that_is_inherited_in_part_is_connected_whole_when_it_is_needed() {
         let mut host = FakeHost::<Priority>::start("{}").expect("started");

@@ -1,4 +1,4 @@
-//! gRFC A56 once more, as the document has it, and the policy beside it in random histories.
+//! gRFC A56, implemented independently as in its text, and compared with the policy in random histories.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,16 +27,16 @@ enum Report {
     TransientFailure,
 }
 
-/// What A56 keeps, and the subchannels below it. Times in milliseconds.
+/// State of A56, and the subchannels below it. Times in milliseconds.
 #[derive(Default)]
 struct Model {
     now: u64,
     /// The priority of each endpoint.
     endpoints: BTreeMap<SubConn, u32>,
-    /// As round robin counts them: one that has failed is failed until it is ready.
+    /// States as counted by round robin: an endpoint that has failed counts as failed until it is ready.
     states: BTreeMap<SubConn, ConnectivityState>,
     children: BTreeMap<u32, Child>,
-    /// What RPCs do, and where they went last.
+    /// What RPCs do, and the priority that they went to last.
     picker: Picker,
     current: Option<u32>,
 }
@@ -64,7 +64,7 @@ impl Model {
         }
     }
 
-    /// A child's state is updated.
+    /// Applies a changed state of a child.
     fn update(&mut self, priority: u32) {
         let reports = self.round_robin(priority);
         let now = self.now;
@@ -93,7 +93,7 @@ impl Model {
         let priorities = self.priorities();
         self.children.retain(|priority, _| priorities.contains(priority));
         priorities.iter().for_each(|priority| self.update(*priority));
-        // Not of A56: RPCs whose priority is ready do not wait for a better one that connects.
+        // Not in A56: RPCs whose priority is ready do not wait for a better one that connects.
         let held = self
             .current
             .filter(|current| self.children.get(current).is_some_and(|child| child.reports == Report::Ready));
@@ -129,7 +129,7 @@ impl Model {
         self.picker = if connects || priorities.is_empty() { Picker::Queue } else { Picker::Fail };
     }
 
-    /// Time passes, timer by timer.
+    /// Lets time pass, timer by timer.
     fn run(&mut self, by: u64) {
         let end = self.now + by;
         loop {
@@ -144,7 +144,7 @@ impl Model {
                 self.children.iter().filter(|(_, child)| is_over(child)).map(|(at, _)| *at).collect();
             for priority in over {
                 self.children.remove(&priority);
-                // Its subchannels are gone, and with them what was known of them.
+                // Its subchannels are removed, and their states with them.
                 let Self { endpoints, states, .. } = self;
                 states.retain(|id, _| endpoints.get(id) != Some(&priority));
             }
@@ -166,7 +166,7 @@ fn history(mut random: Random) {
     for _ in 0..60 {
         match random.below(10) {
             0..=1 => {
-                // A new endpoint, or one that moves.
+                // An endpoint that is new or moves.
                 let id = if random.below(3) == 0 && last > 0 {
                     host.all().get(random.below(host.all().len())).copied().unwrap_or(last)
                 } else {
@@ -204,7 +204,7 @@ fn history(mut random: Random) {
                 host.becomes(id, next);
             }
         }
-        // What was given up is idle, for the model, too.
+        // Subconns that were disconnected are idle in the model, too.
         let connected = model.connected();
         model.states.retain(|id, _| connected.contains(id));
         let picked = match host.policy().pick(&Rpc::default()) {

@@ -1,4 +1,4 @@
-//! One priority: its endpoints, and what gRFC A56 keeps of it.
+//! One priority: its endpoints, and its state in gRFC A56.
 
 use hotpick_guest::group::{Balance, Group};
 use hotpick_guest::states::States;
@@ -8,30 +8,32 @@ use hotpick_guest::{ConnectivityState, Nanos, SubConn, connections};
 #[derive(Debug)]
 pub(crate) struct Tier {
     pub(crate) members: Vec<SubConn>,
-    /// How many of them are ready, and have failed.
+    /// Number of members that are ready.
     ready: usize,
+    /// Number of members that have failed.
     failed: usize,
-    /// What A56 calls its child: there from when the tier is first needed until it was not used for long. As long as it is,
-    /// the members are connected.
+    /// The child of A56. Exists from when the tier is first needed until it has been unused for the retention time.
+    /// While it exists, the members are connected.
     pub(crate) child: Option<Child>,
-    /// Since when a better one is in use.
+    /// Since when a better tier has been in use.
     pub(crate) unused_since: Option<Nanos>,
-    /// The ready members, while RPCs go to it.
+    /// The ready members, while RPCs go to the tier.
     pub(crate) group: Group,
 }
 
-/// The state of a tier that is, or was, needed.
+/// State of a tier that is, or recently was, needed.
 #[derive(Debug)]
 pub(crate) struct Child {
     pub(crate) state: State,
-    /// Until then RPCs wait for it, if it is not ready (the failover timer).
+    /// Until when RPCs wait for the tier if it is not ready (the failover timer). `None`: the timer is not running.
     pub(crate) patience: Option<Nanos>,
-    /// It was ready, or is new, since it failed: if it is connecting again it has its time to do so.
+    /// Whether the tier is new, or has been ready since it last failed. If so, the failover timer starts when it
+    /// connects.
     was_well: bool,
     pub(crate) ready_since: Nanos,
 }
 
-/// What round robin over the members would report, to which one that has failed is failed until it is ready.
+/// The state that round robin over the members reports: a member that has failed counts as failed until it is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Ready,
@@ -40,7 +42,7 @@ pub(crate) enum State {
 }
 
 impl Child {
-    /// Takes in the state of its tier.
+    /// Applies the current state of the tier.
     fn note(&mut self, state: State, now: Nanos, failover: Nanos) {
         if state == self.state {
             return;
@@ -61,7 +63,7 @@ impl Tier {
         Self { members, ready: 0, failed: 0, child: None, unused_since: None, group }
     }
 
-    /// The list is made again.
+    /// Removes all members, before the list is rebuilt.
     pub(crate) fn clear(&mut self) {
         self.members.clear();
         (self.ready, self.failed) = (0, 0);
@@ -72,7 +74,7 @@ impl Tier {
         self.count(state, true);
     }
 
-    /// One more, or one less, in this state.
+    /// Counts one more, or one less, member in this state.
     pub(crate) fn count(&mut self, state: ConnectivityState, more: bool) {
         let count = match state {
             ConnectivityState::Ready => &mut self.ready,
@@ -90,7 +92,7 @@ impl Tier {
         }
     }
 
-    /// It is needed: from now on it is connected, and has `failover` to become ready if it is new.
+    /// Marks the tier as needed. A new tier is connected, and has `failover` to become ready.
     pub(crate) fn need(&mut self, now: Nanos, failover: Nanos) {
         self.unused_since = None;
         let state = self.state();
@@ -104,7 +106,7 @@ impl Tier {
         self.child = Some(child);
     }
 
-    /// Something has changed.
+    /// Applies the current state of the members.
     pub(crate) fn note(&mut self, now: Nanos, failover: Nanos) {
         let state = self.state();
         if let Some(child) = &mut self.child {
@@ -112,9 +114,10 @@ impl Tier {
         }
     }
 
-    /// It is not needed, as a better one is in use. Gives when its connections are given up, if it has any.
+    /// Marks the tier as not needed, because a better one is in use. Returns when its connections are closed; `None` if
+    /// it has none.
     pub(crate) fn rest(&mut self, now: Nanos, retention: Nanos, states: &mut States) -> Option<Nanos> {
-        // One that is not connected may have connections of the policy before.
+        // A tier without a child may have connections of the previous policy.
         if self.child.is_none() && self.ready == 0 {
             return None;
         }
@@ -127,7 +130,8 @@ impl Tier {
         None
     }
 
-    /// What part of the RPCs it takes, if it takes less the fewer of its endpoints are ready, below so many percent.
+    /// Returns the share of RPCs that the tier takes. Proportional to its ready members if less than `spill_below`
+    /// percent of them are ready.
     #[expect(clippy::cast_precision_loss, reason = "a number of endpoints")]
     pub(crate) fn part(&self, spill_below: u32) -> f64 {
         let needed = self.members.len() as f64 * f64::from(spill_below) / 100.0;
@@ -135,7 +139,7 @@ impl Tier {
     }
 }
 
-/// One is not to be connected any more. When it is wanted again it is a new one.
+/// Disconnects an endpoint. A failed one counts as new when it is needed again.
 pub(crate) fn give_up(id: SubConn, states: &mut States) {
     if states.has_failed(id) {
         states.remove(id);

@@ -1,4 +1,4 @@
-//! `random`: any ready subconn, with chances after the weights of the endpoints.
+//! `random`: a random ready subconn, with probability in proportion to the weights of the endpoints.
 
 #[cfg(test)]
 mod model;
@@ -11,9 +11,9 @@ use hotpick_guest::{
 };
 
 hotpick_guest::config! {
-    /// Any ready endpoint.
+    /// Picks a random ready endpoint.
     struct Config {
-        /// Whether an endpoint's chance is as its weight; otherwise all are alike.
+        /// Whether the probability of an endpoint is proportional to its weight. Otherwise all are equally likely.
         weighted: bool = true,
     }
 }
@@ -23,7 +23,7 @@ struct Random {
     config: Config,
     ready: Vec<SubConn>,
     weights: Weights,
-    /// If the weights of the ready ones differ.
+    /// `None` if the weights of the ready endpoints are equal.
     shares: Option<Alias>,
 }
 
@@ -83,7 +83,7 @@ impl Random {
 
 impl About for Random {
     fn describe() -> Description {
-        Description::of::<Config>("Any ready endpoint, with chances after the weights.")
+        Description::of::<Config>("Picks a random ready endpoint, with probability by weight.")
     }
 }
 

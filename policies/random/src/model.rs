@@ -1,4 +1,4 @@
-//! Chances by weight, and the shares of the policy beside them in random histories.
+//! Probability by weight, compared with the shares of the policy in random histories.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ fn history(mut random: Numbers) {
         let shares: Vec<_> =
             ready.iter().map(|id| if weighted { f64::from(weights[id]) } else { 1.0 }).collect();
         let seen = chi_square(&host.counts(&ready, 300), &shares);
-        // Of 100,000 some are as unlikely as once in a thousand: this is where none of them comes to by chance.
+        // Some of 100,000 are as unlikely as once in a thousand. Chance alone does not exceed this bound in any.
         assert!(seen.is_likely() || seen.value < 50.0 + 2.0 * f64::from(seen.freedom), "{seen:?}");
     }
 }

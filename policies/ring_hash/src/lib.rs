@@ -1,9 +1,9 @@
-//! `ring_hash`: consistent hashing. RPCs with the same key go to the same endpoint; when an endpoint comes or goes
-//! only the keys that are its share move.
+//! `ring_hash`: consistent hashing on a ring. RPCs with the same key go to the same endpoint. When an endpoint is added
+//! or removed, only the keys of its share move.
 //!
-//! After gRFCs A42 and A61 (the ring, and its picks), A76 (the key from metadata; random without it) and Envoy.
-//! Endpoints are connected when an RPC is for them. One that cannot be reached is passed over: the next one on the
-//! ring takes its keys, and gives them back when it is there again.
+//! Follows gRFCs A42 and A61 (the ring and its picks), A76 (the key from metadata; random without it) and Envoy. An
+//! endpoint is connected when the first RPC is for it. An endpoint that cannot be reached is skipped: the next one on
+//! the ring takes its keys until it is back.
 
 #[cfg(test)]
 mod model;
@@ -22,10 +22,10 @@ hotpick_guest::config! {
     struct Config {
         /// What is hashed: "metadata:" and a key, "method", or "random".
         hash_on: HashOn = HashOn::hash_key(),
-        /// The ring has at least so many points.
+        /// Least number of points on the ring.
         #[range(1..=32_768)]
         min_ring_size: u32 = 1_024,
-        /// And at most so many, however many endpoints there are.
+        /// Greatest number of points on the ring, however many endpoints there are.
         #[range(1..=32_768)]
         max_ring_size: u32 = 4_096,
     }
@@ -36,13 +36,13 @@ struct RingHash {
     key: Key,
     ring: Ring,
     states: States,
-    /// How many are ready, connecting, failed.
+    /// Number of endpoints in these states.
     ready: usize,
     connecting: usize,
     failed: usize,
-    /// One was asked to connect, and nothing was heard since.
+    /// Whether an endpoint was asked to connect and no state has been reported since.
     woken: bool,
-    /// Why the last one failed.
+    /// Why the last endpoint failed.
     error: String,
 }
 
@@ -50,7 +50,7 @@ impl Policy for RingHash {
     fn init(config: &str, _placement: &Placement) -> Result<Self, String> {
         let config = Config::parse(config)?;
         if config.min_ring_size > config.max_ring_size {
-            return Err("minRingSize: must not be more than maxRingSize".to_owned());
+            return Err("minRingSize: must not be greater than maxRingSize".to_owned());
         }
         let key = Key::declare(config.hash_on.clone(), "hashOn")?;
         connections::declare_lazy();
@@ -79,12 +79,12 @@ impl Policy for RingHash {
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
         if self.failed == self.ring.places().len() {
-            call::explain(if self.failed == 0 { "there is no endpoint" } else { &self.error });
+            call::explain(if self.failed == 0 { "the target has no endpoints" } else { &self.error });
             return PickResult::Fail(FailCode::Unavailable);
         }
         match self.key.of(info) {
             Some(hash) => self.first_that_may_serve(hash, info),
-            // One connection at a time, or each of many RPCs would make its own.
+            // One connection at a time. Otherwise each of many RPCs would connect another endpoint.
             None if self.ready == 0 && (self.connecting > 0 || std::mem::replace(&mut self.woken, true)) => {
                 PickResult::Queue
             }
@@ -95,19 +95,19 @@ impl Policy for RingHash {
 }
 
 impl RingHash {
-    /// The owner of a hash; the next one if it has failed, or if this is a retry and the RPC has been there. One that is idle
-    /// is connected, and the RPC waits for it.
+    /// Picks the owner of a hash, or the next endpoint if the owner has failed or if this is a retry that has tried it.
+    /// An idle endpoint is connected, and the RPC waits for it.
     fn first_that_may_serve(&self, hash: u64, info: &PickInfo) -> PickResult {
         let mut may_serve = self.ring.from(hash).filter(|id| !self.states.has_failed(*id));
         let first = may_serve.next();
         let is_tried = |id: SubConn| info.attempt > 0 && call::tried(id);
         let untried = first.filter(|id| !is_tried(*id)).or_else(|| may_serve.find(|id| !is_tried(*id)));
-        // With fewer points than endpoints, those that have points may all have failed.
+        // With fewer points than endpoints, all endpoints that have points may have failed.
         untried.or(first).map_or(PickResult::Fail(FailCode::Unavailable), PickResult::Pick)
     }
 
-    /// For RPCs that may go anywhere: one that is ready, so that none waits; on the way an idle one is connected,
-    /// one at a time, so that the load spreads (gRFC A76).
+    /// Picks for an RPC that may go to any endpoint: a ready one, so that it need not wait. On the way, connects an
+    /// idle one, one at a time, so that the load spreads (gRFC A76).
     fn first_ready(&self, info: &PickInfo) -> PickResult {
         let mut may_connect = self.connecting == 0;
         let mut first = None;
@@ -126,7 +126,7 @@ impl RingHash {
                 _ => {}
             }
         }
-        // If none of those that are ready has a point on the ring, another one is to.
+        // If no ready endpoint has a point on the ring, connect one that has.
         first.map_or_else(|| self.first_that_may_serve(info.random, info), PickResult::Pick)
     }
 
@@ -148,9 +148,9 @@ impl Connectivity for RingHash {
         self.woken = false;
         let before = self.states.note(id, state);
         if state == ConnectivityState::TransientFailure {
-            self.error = format!("no endpoint can be reached; the last error: {message}");
+            self.error = format!("no endpoint can be reached; last error: {message}");
         }
-        // It tries until it is back: no RPC goes there meanwhile.
+        // A failed endpoint reconnects by itself, because no RPC is sent to it.
         if before == ConnectivityState::TransientFailure && state == ConnectivityState::Idle {
             connections::connect(id);
         }
@@ -219,7 +219,7 @@ mod tests {
         let after = owners(&mut host);
         let moved =
             before.iter().zip(&after).filter(|(before, after)| before != after && **before != 3).count();
-        // Beside its own hundred: nine endpoints have 114 points each for a ring of 1,024, where ten had 103.
+        // In addition to its own hundred: nine endpoints have 114 points each on a ring of 1,024, ten have 103.
         assert!(moved < 150, "{moved} keys of others");
         host.change(&[endpoint(3, &[])], &[]);
         assert_eq!(owners(&mut host), before);
@@ -235,7 +235,7 @@ mod tests {
         host.connectivity(own, ConnectivityState::TransientFailure, "refused");
         let next = owner(&mut host, 1);
         assert_ne!(next, own);
-        // Between two attempts, and at them, RPCs do not wait for it.
+        // RPCs do not wait for it between two attempts, or during them.
         host.connectivity(own, ConnectivityState::Idle, "");
         assert_eq!(host.take_connects(), [(own, true)]);
         host.connectivity(own, ConnectivityState::Connecting, "");
@@ -251,7 +251,7 @@ mod tests {
             host.connectivity(id, ConnectivityState::TransientFailure, "connection refused");
         }
         assert_eq!(host.pick(&rpc(1)), PickResult::Fail(FailCode::Unavailable));
-        let text = "no endpoint can be reached; the last error: connection refused";
+        let text = "no endpoint can be reached; last error: connection refused";
         assert_eq!(host.explanation().as_deref(), Some(text));
     }
 
@@ -303,7 +303,7 @@ mod tests {
         picked.sort_unstable();
         picked.dedup();
         assert!(picked.len() > 5, "{picked:?}");
-        // gRFC A76: joined.
+        // gRFC A76: several values are joined.
         let several = Rpc::with_metadata("hash-key", "a").and_metadata("hash-key", "b");
         assert_eq!(host.pick(&several), host.pick(&Rpc::with_metadata("hash-key", "a,b")));
         let other =
@@ -318,7 +318,7 @@ mod tests {
         let mut host = start("{}", 1);
         host.change(&[], &[0]);
         assert_eq!(host.pick(&rpc(1)), PickResult::Fail(FailCode::Unavailable));
-        assert_eq!(host.explanation().as_deref(), Some("there is no endpoint"));
+        assert_eq!(host.explanation().as_deref(), Some("the target has no endpoints"));
     }
 
     #[test]
@@ -341,11 +341,11 @@ mod tests {
             (r#"{"minRingSize":0}"#, "minRingSize: must be a whole number, 1 to 32768, not 0"),
             (r#"{"maxRingSize":-1}"#, "maxRingSize: "),
             (r#"{"maxRingSize":1e12}"#, "maxRingSize: "),
-            (r#"{"minRingSize":8192}"#, "minRingSize: must not be more than maxRingSize"),
+            (r#"{"minRingSize":8192}"#, "minRingSize: must not be greater than maxRingSize"),
             (r#"{"hashOn":"cookie"}"#, "hashOn: must be \"metadata:\" and a key"),
             (r#"{"hashOn":"metadata:"}"#, "hashOn: "),
             (r#"{"hashOn":"metadata:User Id"}"#, "hashOn: "),
-            (r#"{"hashOn":"metadata:key-bin"}"#, "hashOn: must be no key of bytes"),
+            (r#"{"hashOn":"metadata:key-bin"}"#, "hashOn: must not be a binary key"),
             (r#"{"hashOn":7}"#, "hashOn: "),
             (r#"{"requestHashHeader":"x"}"#, "requestHashHeader: no such field"),
         ] {

@@ -1,4 +1,5 @@
-//! gRFCs A42, A61 and A76 once more, as the documents have them, and the policy beside it in random histories.
+//! gRFCs A42, A61 and A76, implemented independently as in their texts, and compared with the policy in random
+//! histories.
 
 use std::collections::BTreeMap;
 
@@ -9,18 +10,18 @@ use hotpick_guest::{ConnectivityState, Endpoint, FailCode, PickResult, SubConn, 
 
 use super::RingHash;
 
-/// The least and the most points of these rings: more endpoints than points are among them.
+/// Least and greatest number of points of the tested rings. Some rings have fewer points than endpoints.
 const LEAST: f64 = 16.0;
 const MOST: f64 = 24.0;
 
 struct Model {
     endpoints: BTreeMap<SubConn, Endpoint>,
-    /// One that has failed has until it is ready.
+    /// A failed subconn counts as failed until it is ready.
     states: BTreeMap<SubConn, ConnectivityState>,
 }
 
 impl Model {
-    /// The ring of gRFC A42.
+    /// Returns the ring of gRFC A42.
     fn ring(&self) -> Vec<(u64, SubConn)> {
         let mut sorted: Vec<_> = self.endpoints.values().collect();
         sorted.sort_by(|one, other| one.hash_key().cmp(other.hash_key()));
@@ -45,7 +46,8 @@ impl Model {
         self.states.get(&id).copied().unwrap_or(Idle)
     }
 
-    /// The pick of gRFC A61 for a hash: the first from there on that has not failed, which is connected if it is idle.
+    /// Returns the pick of gRFC A61 for a hash: the first endpoint from there on that has not failed. An idle one is
+    /// connected.
     fn pick(&self, hash: u64, tried: &[SubConn]) -> PickResult {
         if self.endpoints.keys().all(|id| self.state(*id) == TransientFailure) {
             return PickResult::Fail(FailCode::Unavailable);
@@ -54,7 +56,7 @@ impl Model {
         let first = ring.iter().position(|(point, _)| *point >= hash).unwrap_or(0);
         let around = || ring[first..].iter().chain(&ring[..first]).map(|(_, id)| *id);
         let mut good = around().filter(|id| self.state(*id) != TransientFailure);
-        // Not of A61: a retry goes to the next one.
+        // Not in A61: a retry goes to the next endpoint.
         let untried = around().find(|id| self.state(*id) != TransientFailure && !tried.contains(id));
         untried.or_else(|| good.next()).map_or(PickResult::Fail(FailCode::Unavailable), PickResult::Pick)
     }
@@ -68,7 +70,7 @@ fn history(mut random: Random) {
     for _ in 0..40 {
         match random.below(8) {
             0 | 1 => {
-                // New, or with another weight or name.
+                // An endpoint that is new, or has another weight or name.
                 let known = random.below(3) == 0 && last > 0;
                 last += u32::from(!known);
                 let weight = u32::try_from(1 + random.below(3)).expect("small");
@@ -111,7 +113,8 @@ fn history(mut random: Random) {
                 model.states.insert(id, Connecting);
             }
         }
-        // gRFC A76: without the key one that is ready, if there is one; else it waits, or fails if all have.
+        // gRFC A76: without the key, a ready endpoint if there is one. Otherwise the RPC waits, or fails if all have
+        // failed.
         let connects = model.endpoints.keys().any(|id| model.state(*id) == Connecting);
         let answer = host.policy().pick(&Rpc::default());
         let asked = host.policy().take_connects();

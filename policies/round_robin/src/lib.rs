@@ -1,8 +1,8 @@
 //! `round_robin`: one ready subconn after the other.
 //!
-//! After grpc-go's `balancer/roundrobin`: the start is random, so that many clients do not all begin
-//! with the same backend, and each pick is the next one in the resolver's order. Where grpc-go begins anew at
-//! each change, here the turn stays with who has it: a flapping endpoint disturbs no other.
+//! Follows grpc-go's `balancer/roundrobin`. The start is random, so that many clients do not all begin with the same
+//! backend, and each pick is the next one in the resolver's order. grpc-go starts over at each change; this policy
+//! keeps the turn, so that a flapping endpoint does not affect others.
 
 #[cfg(test)]
 mod model;
@@ -44,7 +44,7 @@ impl Plans for RoundRobin {
 
 impl About for RoundRobin {
     fn describe() -> Description {
-        Description::of::<Config>("One ready endpoint after the other, from a random start.")
+        Description::of::<Config>("Picks one ready endpoint after the other, from a random start.")
     }
 }
 
@@ -143,6 +143,6 @@ mod tests {
     #[test]
     fn a_configuration_is_refused_by_the_name_of_its_field() {
         let error = FakeHost::<RoundRobin>::start(r#"{"shuffle":true}"#).expect_err("no such field");
-        assert_eq!(error, "shuffle: no such field: there are none");
+        assert_eq!(error, "shuffle: no such field; there are none");
     }
 }

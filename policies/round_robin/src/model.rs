@@ -1,4 +1,4 @@
-//! Round robin once more, slowly, and the policy beside it in random histories.
+//! Round robin, implemented independently and without optimization, and compared with the policy in random histories.
 
 use hotpick_guest::random::Random;
 use hotpick_guest::testing::{FakeHost, Rpc, histories};
@@ -6,12 +6,12 @@ use hotpick_guest::{PickResult, SubConn};
 
 use super::RoundRobin;
 
-/// Whose turns it is, from the next one on. What is gone is left out; what is new comes where the resolver's list has it.
+/// The turns, from the next one on. Removed endpoints are left out; new ones are where they are in the resolver's list.
 struct Model(Vec<SubConn>);
 
 impl Model {
     fn change(&mut self, list: &[SubConn]) {
-        // The turn is of the first that is still there.
+        // The turn goes to the first endpoint that is still a member.
         let turn = self.0.iter().find_map(|id| list.iter().position(|other| other == id));
         let turn = turn.unwrap_or(0);
         self.0 = [&list[turn..], &list[..turn]].concat();
@@ -35,14 +35,14 @@ fn history(mut random: Random) {
         host.ready(&list);
         model.change(&list);
         if begins && !list.is_empty() {
-            // From a random one on.
+            // The start is random.
             let PickResult::Pick(first) = host.pick(&Rpc::default()) else { panic!("no pick") };
             while model.next() != Some(first) {}
         }
         for _ in 0..random.below(12) {
             let mut rpc = Rpc::default();
             if random.below(5) == 0 {
-                // A retry: the next that it has not tried, if there is one among the next 17.
+                // A retry goes to the next endpoint that the RPC has not tried, if there is one among the next 17.
                 rpc.tried.extend(list.iter().filter(|_| random.below(2) == 0));
             }
             let mut expected = model.next();

@@ -1,9 +1,10 @@
-//! `sticky`: the RPCs of a session go to the endpoint that its first one went to.
+//! `sticky`: sends all RPCs of a session to the same endpoint.
 //!
-//! After gRFC A55 (stateful session affinity): a session is named by a metadata key or a cookie, placed once, and moves
-//! only when its endpoint is gone from the resolver's list, or cannot be reached. In A55 the server's answer tells the
-//! client where it lives; a policy sees no answers, so it remembers. What it remembers goes to the next version at a
-//! swap. New sessions are placed by P2C: of two endpoints at random, the one that would be done sooner.
+//! Follows gRFC A55 (stateful session affinity). A metadata key or a cookie names the session. The session is placed
+//! once, and moves only when its endpoint is removed from the resolver's list or cannot be reached. In A55 the server's
+//! response tells the client where the session is. A policy does not see responses, so this one remembers the sessions,
+//! and hands them over to the next version at a swap. New sessions are placed by P2C: of two random endpoints, the one
+//! with the lower load.
 
 #[cfg(test)]
 mod model;
@@ -21,16 +22,16 @@ use hotpick_guest::{
 use self::sessions::Sessions;
 
 hotpick_guest::config! {
-    /// The RPCs of a session stay with its endpoint.
+    /// Sends all RPCs of a session to the same endpoint.
     struct Config {
-        /// The metadata key whose value is the session; "session-id" if there is no cookie either.
+        /// The metadata key whose value is the session. The default is "session-id" if no cookie is configured.
         metadata: Option<String>,
         /// The cookie whose value is the session, instead of a metadata key.
         cookie: Option<String>,
-        /// A session is forgotten after it was not used for this time.
+        /// How long a session is remembered after its last use.
         #[range(1.0..=2_592_000.0)]
         ttl: Duration = Duration::from_secs(3_600),
-        /// How many sessions are remembered; those not used for longest are forgotten.
+        /// Greatest number of sessions that are remembered. The least recently used ones are forgotten.
         #[range(2..=100_000)]
         max_sessions: u32 = 50_000,
         /// Whether a session moves when its endpoint cannot be reached. Otherwise its RPCs fail until it can.
@@ -41,7 +42,7 @@ hotpick_guest::config! {
 #[derive(Debug)]
 struct Sticky {
     key: call::Key,
-    /// What comes before the value, in a cookie.
+    /// The cookie's name and `=`.
     cookie: Option<String>,
     move_when_unreachable: bool,
     endpoints: SubConnMap<()>,
@@ -57,7 +58,7 @@ impl Policy for Sticky {
         let config = Config::parse(config)?;
         placement.must_be_alone("each of several would have sessions of its own")?;
         if let (Some(_), Some(_)) = (&config.metadata, &config.cookie) {
-            return Err("cookie: not together with metadata: a session has one name".to_owned());
+            return Err("cookie: must not be given together with metadata".to_owned());
         }
         let key = match (&config.metadata, &config.cookie) {
             (_, Some(_)) => call::declare("cookie", "cookie")?,
@@ -68,7 +69,7 @@ impl Policy for Sticky {
             }
         };
         if let Some(cookie) = config.cookie.as_deref().filter(|cookie| cookie.contains(['=', ';', ' '])) {
-            return Err(format!("cookie: \"{cookie}\" is not the name of a cookie"));
+            return Err(format!("cookie: \"{cookie}\" is not a valid cookie name"));
         }
         Ok(Self {
             key,
@@ -107,7 +108,7 @@ impl Policy for Sticky {
         let home = self.sessions.get(session, info.now).filter(|home| self.endpoints.has(*home));
         match home {
             Some(home) if !self.states.has_failed(home) => {
-                // A retry goes elsewhere, and the session stays.
+                // A retry goes to another endpoint. The session does not move.
                 let goes_elsewhere = info.attempt > 0 && self.move_when_unreachable && call::tried(home);
                 let other = if goes_elsewhere { self.ready.pick(info, &mut self.answers) } else { None };
                 return PickResult::Pick(other.unwrap_or(home));
@@ -125,10 +126,10 @@ impl Policy for Sticky {
 }
 
 impl Sticky {
-    /// The hash of the cookie's value.
+    /// Returns the hash of the cookie's value.
     fn cookie(&self) -> Option<u64> {
         let name = self.cookie.as_deref()?.as_bytes();
-        // HTTP/2 may have one value for each cookie.
+        // HTTP/2 may send each cookie in a header of its own.
         call::metadata_all(self.key).iter().find_map(|cookies| {
             let mut cookies = cookies.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
             let value = cookies.find_map(|cookie| cookie.strip_prefix(name));
@@ -155,7 +156,7 @@ impl Handover for Sticky {
 
 impl About for Sticky {
     fn describe() -> Description {
-        Description::of::<Config>("The RPCs of a session go to the endpoint that its first one went to.")
+        Description::of::<Config>("Sends all RPCs of a session to the same endpoint.")
     }
 }
 
@@ -189,7 +190,7 @@ mod tests {
         let mut counts = vec![0; 4];
         before.iter().for_each(|home| counts[*home as usize] += 1);
         assert!(chi_square(&counts, &[1.0; 4]).is_likely(), "{counts:?}");
-        // More endpoints, or a flap, are no reason to move.
+        // Neither more endpoints nor a flap move a session.
         host.endpoints(&(0..5).map(|id| endpoint(id, &[])).collect::<Vec<_>>());
         host.ready(&[1, 2]);
         host.connectivity(0, ConnectivityState::Idle, "");
@@ -300,7 +301,7 @@ mod tests {
     #[test]
     fn bad_configuration_is_refused_by_the_name_of_its_field() {
         for (config, field) in [
-            (r#"{"metadata":"a","cookie":"b"}"#, "cookie: not together with metadata"),
+            (r#"{"metadata":"a","cookie":"b"}"#, "cookie: must not be given together with metadata"),
             (r#"{"metadata":"Session"}"#, "metadata: "),
             (r#"{"cookie":"a=b"}"#, "cookie: "),
             (r#"{"cookie":""}"#, "cookie: "),

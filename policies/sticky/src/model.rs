@@ -1,4 +1,4 @@
-//! What the page of this policy says, slowly, and the policy beside it in random histories.
+//! The policy's documentation, implemented independently and without optimization, and compared in random histories.
 
 use std::collections::BTreeMap;
 
@@ -14,17 +14,17 @@ const TTL: u64 = 100;
 #[derive(Default)]
 struct Model {
     now: u64,
-    /// Endpoints; one that has failed has until it is ready.
+    /// Endpoints. A failed one counts as failed until it is ready.
     states: BTreeMap<SubConn, ConnectivityState>,
-    /// The home of each session, and when it was used last.
+    /// The endpoint of each session, and when the session was last used.
     sessions: BTreeMap<usize, (SubConn, u64)>,
 }
 
 impl Model {
-    /// Whether the policy's answer is right.
+    /// Returns whether the policy's result is right.
     fn accepts(&mut self, session: usize, answer: &PickResult) -> bool {
         let live = self.sessions.get_mut(&session).filter(|(_, used)| self.now - *used < TTL);
-        // An RPC that waits uses it, too.
+        // An RPC that waits counts as a use, too.
         let home = live.map(|(home, used)| {
             *used = self.now;
             *home
@@ -75,7 +75,7 @@ fn history(mut random: Random) {
                 model.now += passes;
             }
             6 => {
-                // The next version takes over. Ages are handed over in parts of 255: here there are none.
+                // The next version takes over. Saved ages are rounded, so this is done only when no session has an age.
                 if model.sessions.values().any(|(_, used)| *used != model.now && model.now - used < TTL) {
                     continue;
                 }

@@ -1,4 +1,4 @@
-//! Where each session lives.
+//! The endpoint of each session.
 
 use std::collections::BinaryHeap;
 
@@ -6,12 +6,13 @@ use hotpick_guest::random::mix;
 use hotpick_guest::recent::Recent;
 use hotpick_guest::{Nanos, Saved, SubConn};
 
-/// Sessions by the hash of their name: those used last, each until it was not used for the time to live.
+/// Sessions by the hash of their name. The most recently used ones are kept, each until its time to live after its last
+/// use.
 #[derive(Debug)]
 pub(crate) struct Sessions {
     homes: Recent<u64, Home>,
     ttl: Nanos,
-    /// Names come from clients: none may choose which of them collide.
+    /// Clients choose the names. The seed prevents them from choosing names that collide.
     seed: u64,
 }
 
@@ -21,23 +22,23 @@ struct Home {
     used: Nanos,
 }
 
-/// The format of [`Sessions::save`]: the seed, the time to live, and for each session its hash, its home and its age, in
-/// parts of the time to live.
+/// Format of [`Sessions::save`]: the seed, the time to live, and for each session its hash, its endpoint, and its age
+/// in units of 1/255 of the time to live.
 const SCHEMA: u32 = u32::from_be_bytes(*b"SES2");
-/// That of version 0.1.0: without the time to live and ages.
+/// Format of version 0.1.0, without the time to live and ages.
 const WITHOUT_AGES: u32 = u32::from_be_bytes(*b"SES1");
-/// So many are handed over: the host takes 256 KiB.
+/// Most sessions that are handed over. The host accepts 256 KiB.
 const HANDED_OVER: usize = 20_000;
-/// What an age of the whole time to live is handed over as.
+/// Age of a session whose time to live has passed.
 const OLDEST: u64 = 255;
 
 impl Sessions {
-    /// Room for so many.
+    /// Creates an empty map for at most this many sessions.
     pub(crate) fn new(most: u32, ttl: Nanos, seed: u64) -> Self {
         Self { homes: Recent::new(most as usize, usize::MAX), ttl, seed }
     }
 
-    /// Where a session is. It is used by that.
+    /// Returns the endpoint of a session, and counts this as a use. `None` if the session is unknown or expired.
     pub(crate) fn get(&mut self, session: u64, now: Nanos) -> Option<SubConn> {
         let home = self.homes.get_mut(mix(session ^ self.seed))?;
         if now.saturating_sub(home.used) >= self.ttl {
@@ -47,7 +48,7 @@ impl Sessions {
         Some(home.at)
     }
 
-    /// Where a session is from now on.
+    /// Sets the endpoint of a session.
     pub(crate) fn set(&mut self, session: u64, home: SubConn, now: Nanos) {
         self.homes.insert(mix(session ^ self.seed), Home { at: home, used: now }, 0);
     }
@@ -57,11 +58,11 @@ impl Sessions {
         self.homes.len()
     }
 
-    /// The latest of them.
+    /// Saves the most recently used sessions.
     pub(crate) fn save(&self, now: Nanos) -> Saved {
         let live = self.homes.iter().filter(|(_, home)| now.saturating_sub(home.used) < self.ttl);
         let mut latest: Vec<_> = live.map(|(session, home)| (home.used, *session, home.at)).collect();
-        // Not sorted: that takes longer than there is.
+        // Sorting would take longer than the host allows.
         if latest.len() > HANDED_OVER {
             let older = latest.len() - HANDED_OVER;
             latest.select_nth_unstable(older);
@@ -81,24 +82,25 @@ impl Sessions {
     }
 
     pub(crate) fn restore(&mut self, saved: &Saved, now: Nanos) -> Result<(), String> {
-        let (seed, rest) = saved.data.split_first_chunk().ok_or("sessions without their seed")?;
+        let (seed, rest) = saved.data.split_first_chunk().ok_or("saved sessions are truncated: no seed")?;
         let (ttl, entries, length) = match saved.schema {
             SCHEMA => {
-                let (ttl, entries) = rest.split_first_chunk().ok_or("sessions without their time")?;
+                let (ttl, entries) =
+                    rest.split_first_chunk().ok_or("saved sessions are truncated: no time to live")?;
                 (Nanos::from_le_bytes(*ttl), entries, 13)
             }
             WITHOUT_AGES => (0, rest, 12),
-            other => return Err(format!("format {other} is not one of sessions")),
+            other => return Err(format!("unknown format {other} of saved sessions")),
         };
         self.seed = u64::from_le_bytes(*seed);
         let mut sorted = BinaryHeap::new();
         for entry in entries.chunks(length) {
-            let (session, home) = entry.split_first_chunk().ok_or("half a session")?;
-            let (at, age) = home.split_first_chunk().ok_or("half a session")?;
+            let (session, home) = entry.split_first_chunk().ok_or("saved sessions are truncated")?;
+            let (at, age) = home.split_first_chunk().ok_or("saved sessions are truncated")?;
             let age = Nanos::from(age.first().copied().unwrap_or(0)).saturating_mul(ttl / OLDEST);
             sorted.push((now.saturating_sub(age), u64::from_le_bytes(*session), SubConn::from_le_bytes(*at)));
         }
-        // The latest last: where there is room for fewer, they stay.
+        // Insert the most recent ones last, so that they stay if there is space for fewer.
         for (used, session, at) in sorted.into_sorted_vec() {
             self.homes.insert(session, Home { at, used }, 0);
         }
@@ -131,7 +133,7 @@ mod tests {
         for session in 0..10_000 {
             sessions.set(session, 1, 0);
             assert!(sessions.len() <= 100);
-            // The last fifty that were used are always there: here as many were asked for as were set.
+            // The 50 most recently used sessions are always kept. Here as many are read as are set.
             assert_eq!(sessions.get(session.saturating_sub(20), 0), Some(1));
         }
     }
@@ -143,7 +145,7 @@ mod tests {
         for session in 0..40_000 {
             sessions.set(session, 5, session * SECOND);
         }
-        // These were used once more.
+        // Use these once more.
         for session in 0..500 {
             assert_eq!(sessions.get(session, 40_000 * SECOND), Some(5));
         }
@@ -154,16 +156,16 @@ mod tests {
         assert_eq!(next.len(), 20_000);
         let mut known = (0..500).chain(20_500..40_000);
         assert!(known.all(|session| next.get(session, 41_000 * SECOND) == Some(5)));
-        // 30,000 is 11,000 s old.
+        // Session 30,000 is 11,000 s old.
         let mut later = Sessions::new(100_000, ttl, 8);
         later.restore(&saved, 41_000 * SECOND).expect("taken over");
         assert_eq!(later.get(30_000, 129_000 * SECOND), Some(5));
         assert_eq!(later.get(30_000, 231_000 * SECOND), None);
-        // Room for a few: the latest.
+        // With space for a few, the most recent ones are kept.
         let mut few = Sessions::new(100, ttl, 8);
         few.restore(&saved, 41_000 * SECOND).expect("taken over");
         let kept = (0..500).filter(|session| few.get(*session, 41_000 * SECOND) == Some(5)).count();
-        // Those of nearly the same age are alike.
+        // Sessions of nearly the same age have equal saved ages.
         assert!(kept >= 25, "{kept} of {}", few.len());
     }
 

@@ -1,10 +1,10 @@
-//! `subset`: of many endpoints a client uses some, and connects only those.
+//! `subset`: each client connects and uses a subset of many endpoints.
 //!
-//! After gRFC A68 (random subsetting): each client ranks the endpoints by a hash of their names and its own number
-//! (rendezvous hashing, Thaler and Ravishankar, 1998) and takes the first ones. When an endpoint comes or goes, a
-//! client has at most one connection to change. A member of the subset that cannot be reached stays in it, and is
-//! tried on; the next in rank stands in for it meanwhile, and stays connected for a while after it is back: one that comes
-//! and goes does not take connections with it.
+//! Follows gRFC A68 (random subsetting). Each client ranks the endpoints by a hash of their names and its own number
+//! (rendezvous hashing, Thaler and Ravishankar, 1998), and takes the first ones. When an endpoint is added or removed,
+//! a client changes at most one connection. A member that cannot be reached stays in the subset and is retried. The
+//! next endpoint in rank stands in for it, and stays connected for a while after the member is back, so that a flapping
+//! endpoint does not cause reconnects.
 
 #[cfg(test)]
 mod model;
@@ -23,17 +23,17 @@ use hotpick_guest::{
 };
 
 hotpick_guest::config! {
-    /// A client uses some of many endpoints.
+    /// Each client connects and uses a subset of many endpoints.
     struct Config {
-        /// How many endpoints it uses.
+        /// Number of endpoints that a client uses.
         #[range(1..=1_000)]
         subset_size: u32 = 20,
-        /// The name of this client, different for each; by default a random one, that is kept at swaps.
+        /// Name of this client, different for each client. The default is random, and is kept at swaps.
         client_id: Option<String>,
-        /// How long a stand-in stays connected when it is not needed any more.
+        /// How long a stand-in stays connected after it is no longer needed.
         #[range(0.0..=86_400.0)]
         stand_in_retention: Duration = Duration::from_secs(60),
-        /// How RPCs are spread over the subset.
+        /// How RPCs are balanced over the subset.
         balance: Balance = Balance::RoundRobin,
     }
 }
@@ -41,34 +41,34 @@ hotpick_guest::config! {
 #[derive(Debug)]
 struct Subset {
     config: Config,
-    /// This client's number.
+    /// Number of this client.
     client: u64,
-    /// All endpoints, by rank; with the hashes of their names.
+    /// All endpoints by rank, with the hashes of their names.
     ranked: Vec<(u64, SubConn, u64)>,
-    /// How many of them are the subset, stand-ins included.
+    /// How many of `ranked` are in the subset, including stand-ins.
     size: usize,
-    /// How many are connected: stand-ins stay for a while.
+    /// How many of `ranked` are connected. Stand-ins stay connected for a while.
     connected: usize,
-    /// When those that are not needed any more are given up.
+    /// When connections that are no longer needed are closed.
     until: Option<Nanos>,
-    /// Of those that have not failed among the members.
+    /// Number of members that have not failed.
     usable: usize,
-    /// The rank of each.
+    /// The rank of each endpoint.
     places: SubConnMap<usize>,
-    /// Its group is of other members than these.
+    /// Whether the group must be updated before the next pick.
     is_stale: bool,
     weights: Weights,
     answers: Answers,
-    /// Whether they have failed.
+    /// States of the connected endpoints.
     states: States,
     ready: SubConnSet,
     group: Group,
     error: String,
 }
 
-/// The timer to give up stand-ins.
+/// Number of the timer that disconnects stand-ins.
 const GIVE_UP: u32 = 0;
-/// The format of what is handed over.
+/// Format of the handed-over state.
 const SCHEMA: u32 = u32::from_be_bytes(*b"SUB1");
 
 impl Policy for Subset {
@@ -118,7 +118,7 @@ impl Policy for Subset {
     }
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
-        // Once for many changes.
+        // Update once, after any number of changes.
         if self.is_stale {
             self.regroup();
         }
@@ -138,7 +138,7 @@ impl Subset {
         self.first(self.size)
     }
 
-    /// The members, and the stand-ins that are not needed any more.
+    /// The members, and the stand-ins that are still connected.
     fn connected(&self) -> impl Iterator<Item = SubConn> {
         self.first(self.connected)
     }
@@ -147,11 +147,11 @@ impl Subset {
         self.ranked[..count.min(self.ranked.len())].iter().map(|(_, id, _)| *id)
     }
 
-    /// After a change of the list: connects those that were not connected before, and gives up those that are not to be any
-    /// more.
+    /// Chooses the subset after a change of the list. Connects new members, and disconnects endpoints that are no
+    /// longer members.
     fn choose(&mut self, before: &[SubConn], now: Nanos) {
         self.places = self.ranked.iter().zip(0..).map(|((_, id, _), at)| (*id, at)).collect();
-        // Others have those places now: nothing more is kept.
+        // The ranks have changed, so unneeded connections are not retained.
         (self.size, self.connected, self.usable) = (0, 0, 0);
         self.until = None;
         self.size_up();
@@ -167,8 +167,8 @@ impl Subset {
         self.adjust(now);
     }
 
-    /// As many as are wanted, and one more for each that has failed; if all fail it is not this client that will find the one
-    /// that does not.
+    /// Sets the size of the subset: the configured size, plus one for each member that has failed, up to twice the
+    /// configured size. If all of these fail, more endpoints would not help.
     fn size_up(&mut self) {
         let wanted = self.config.subset_size as usize;
         let most = self.ranked.len().min(wanted * 2);
@@ -185,7 +185,7 @@ impl Subset {
         }
     }
 
-    /// Connects what is needed beyond those that are connected; or sees to it that what is not, is given up later.
+    /// Connects the endpoints that are needed, and sets the timer to disconnect those that are not.
     fn adjust(&mut self, now: Nanos) {
         self.is_stale = true;
         while self.connected < self.size {
@@ -211,7 +211,7 @@ impl Subset {
         self.connected = self.size;
     }
 
-    /// When it is wanted again it is a new one.
+    /// Disconnects an endpoint. Its state is forgotten: it counts as new when it is needed again.
     fn give_up(&mut self, id: SubConn) {
         self.states.remove(id);
         connections::disconnect(id);
@@ -227,7 +227,7 @@ impl Subset {
 impl Connectivity for Subset {
     fn connectivity(&mut self, id: SubConn, state: ConnectivityState, message: &str, now: Nanos) {
         let Some(at) = self.places.get(id).copied().filter(|at| *at < self.connected) else {
-            // From a policy before this one that connected more.
+            // The previous policy had connected more.
             if state == ConnectivityState::Ready {
                 connections::disconnect(id);
             }
@@ -236,7 +236,7 @@ impl Connectivity for Subset {
         let had_failed = self.states.has_failed(id);
         self.states.note_and_retry(id, state);
         if state == ConnectivityState::TransientFailure {
-            self.error = format!("no endpoint of the subset can be reached; the last error: {message}");
+            self.error = format!("no endpoint of the subset can be reached; last error: {message}");
         }
         let has_failed = self.states.has_failed(id);
         if has_failed != had_failed {
@@ -255,7 +255,7 @@ impl Alarms for Subset {
     }
 }
 
-/// Which client this is, if it was not told: the next version would have another subset, and connect anew.
+/// Hands over a random client number. With another number, the next version would have another subset and reconnect.
 impl Handover for Subset {
     fn save(&mut self) -> Saved {
         Saved { schema: SCHEMA, data: self.client.to_le_bytes().to_vec() }
@@ -264,7 +264,8 @@ impl Handover for Subset {
     fn restore(&mut self, parts: Vec<Saved>) -> Result<(), String> {
         if let Some(part) = parts.first().filter(|_| self.config.client_id.is_none()) {
             let client = part.data.first_chunk().filter(|_| part.schema == SCHEMA);
-            self.client = u64::from_le_bytes(*client.ok_or("a client in another format")?);
+            self.client =
+                u64::from_le_bytes(*client.ok_or("the state is not a client number of this format")?);
         }
         Ok(())
     }
@@ -272,7 +273,7 @@ impl Handover for Subset {
 
 impl About for Subset {
     fn describe() -> Description {
-        Description::of::<Config>("Of many endpoints a client uses some, and connects only those.")
+        Description::of::<Config>("Each client connects and uses a subset of many endpoints.")
     }
 }
 
@@ -410,7 +411,7 @@ mod tests {
         }
         assert_eq!(subset(&host).len(), 10);
         assert_eq!(host.pick(&Rpc::default()), PickResult::Fail(FailCode::Unavailable));
-        let text = "no endpoint of the subset can be reached; the last error: refused";
+        let text = "no endpoint of the subset can be reached; last error: refused";
         assert_eq!(host.explanation().as_deref(), Some(text));
     }
 

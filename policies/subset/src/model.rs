@@ -1,4 +1,4 @@
-//! gRFC A68 once more, with what this policy adds, and the policy beside it in random histories.
+//! gRFC A68 and this policy's additions, implemented independently, and compared with the policy in random histories.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,8 +12,8 @@ use super::Subset;
 const WANTED: usize = 4;
 const RETENTION: u64 = 60;
 
-/// Of all endpoints by the hash of their name and the client's: the first ones, until four of them have not failed, and
-/// eight at most.
+/// Returns the first endpoints by the hash of their name and the client's, until four of them have not failed, and at
+/// most eight.
 fn ranked(client: u64, endpoints: &BTreeSet<SubConn>) -> Vec<SubConn> {
     let mut ranked: Vec<_> = endpoints
         .iter()
@@ -34,7 +34,7 @@ fn history(mut random: Random) {
     let config = r#"{"subsetSize":4}"#;
     let mut host = LazyHost::<Subset>::new(FakeHost::start_with_seed(config, client).expect("started"));
     let (mut endpoints, mut failed) = (BTreeSet::new(), BTreeSet::new());
-    // How many are connected; and until when more than are needed.
+    // Number of connected endpoints, and until when more than the needed ones stay connected.
     let (mut connected, mut until, mut now, mut last) = (0, None, 0, 0);
     for _ in 0..60 {
         let mut changed = false;
@@ -74,7 +74,7 @@ fn history(mut random: Random) {
             }
         }
         let order = ranked(client, &endpoints);
-        // A change of the list gives up what is not needed; time does, too.
+        // Unneeded connections are closed by a change of the list, or after the retention time.
         let due = until.is_some_and(|until| now + passed >= until);
         now += passed;
         loop {
@@ -82,7 +82,7 @@ fn history(mut random: Random) {
             let most = order.len().min(2 * WANTED);
             connected = if changed || due { size } else { connected.clamp(size, most.max(size)) };
             until = if connected > size { until.or(Some(now + RETENTION)) } else { None };
-            // Of one that is not connected it is not known whether it can be.
+            // Whether an unconnected endpoint can be reached is unknown.
             let before = failed.len();
             failed.retain(|id| order[..connected].contains(id));
             if failed.len() == before {

@@ -1,9 +1,9 @@
-//! `weighted_round_robin`: shares in proportion to weights, as even as round robin is.
+//! `weighted_round_robin`: RPCs in proportion to weights, interleaved as evenly as in round robin.
 //!
-//! After gRFC A58 and grpc-go's `balancer/weightedroundrobin`. The weights come from the servers' load reports
-//! (ORCA, gRFC A51, in the trailers of their RPCs): queries per second for each part of its capacity that a
-//! server uses, less a penalty for errors. As long as fewer than two endpoints have reported, the weights of the
-//! endpoints themselves are taken; if those are alike, it is round robin. What was reported is handed over at a swap.
+//! Follows gRFC A58 and grpc-go's `balancer/weightedroundrobin`. The weights come from the servers' load reports
+//! (ORCA, gRFC A51, in the trailers of RPCs): queries per second divided by utilization, less a penalty for errors.
+//! While fewer than two endpoints have reported, the weights of the endpoints themselves are used. If those are equal,
+//! the policy is round robin. Reports are handed over at a swap.
 
 #[cfg(test)]
 mod model;
@@ -17,68 +17,67 @@ use hotpick_guest::{
 };
 
 hotpick_guest::config! {
-    /// Shares in proportion to weights.
+    /// RPCs in proportion to weights.
     struct Config {
         /// Whether the weights come from the servers' load reports. Otherwise they are those of the endpoints.
         load_reports: bool = true,
-        /// How long an endpoint must have reported before its weight counts.
+        /// How long an endpoint must report before its weight is used.
         #[range(0.0..=86_400.0)]
         blackout_period: Duration = Duration::from_secs(10),
-        /// How long a weight counts after its last report.
+        /// How long a weight is used after its last report.
         #[range(0.0..=86_400.0)]
         weight_expiration_period: Duration = Duration::from_secs(180),
-        /// How often the weights are looked at.
+        /// How often the weights are recomputed.
         #[range(0.1..=3600.0)]
         weight_update_period: Duration = Duration::from_secs(1),
-        /// How much errors (errors per second by queries per second) add to the utilisation.
+        /// Factor by which errors (errors per second divided by queries per second) add to the utilization.
         #[range(0.0..=1_000.0)]
         error_utilization_penalty: f64 = 1.0,
     }
 }
 
-/// Queries per second by utilisation: beyond these a report is nonsense.
+/// Bounds of a plausible weight (queries per second divided by utilization). Other reports are ignored.
 const LIGHTEST: f64 = 1e-9;
 const HEAVIEST: f64 = 1e12;
-/// The timer to look at the weights.
+/// Number of the timer that recomputes the weights.
 const UPDATE: u32 = 0;
 
 #[derive(Debug)]
 struct WeightedRoundRobin {
     config: Config,
     endpoints: SubConnMap<Weighted>,
-    /// Taken over, until the list is known: what is not on it is not of an endpoint that is there.
+    /// Restored reports, until the list is known. Reports of endpoints that are not on it are dropped.
     restored: Vec<(SubConn, Report)>,
-    /// How often it was told what is ready.
-    told: u64,
+    /// Number of notifications of ready subconns.
+    notified: u64,
     turns: Rotation,
-    /// Among the members of `turns`, if their weights differ.
+    /// Schedule over the members of `turns`, if their weights differ.
     stride: Option<Stride>,
 }
 
-/// What is known of an endpoint's weight.
+/// Weight of an endpoint.
 #[derive(Debug)]
 struct Weighted {
-    /// The endpoint's own.
+    /// Weight of the endpoint itself.
     given: u32,
     report: Option<Report>,
-    /// The last time that it was told as ready.
+    /// Value of `notified` when the endpoint was last ready.
     ready_at: u64,
 }
 
-/// What its server has said.
+/// Load report of an endpoint's server.
 #[derive(Clone, Copy, Debug)]
 struct Report {
     weight: f64,
-    /// Of the first report since the endpoint became ready, or since its weight ran out. None as long as it has not
-    /// reported since.
+    /// Time of the first report since the endpoint became ready or its weight expired. `None`: no report since.
     first: Option<Nanos>,
     last: Nanos,
 }
 
-/// The format of what is handed over: 28 bytes for each endpoint.
+/// Format of the handed-over state: 28 bytes for each endpoint.
 const SCHEMA: u32 = u32::from_be_bytes(*b"WRR1");
 const ENTRY: usize = 28;
-/// So many are handed over: the host takes 256 KiB.
+/// Most entries that are handed over. The host accepts 256 KiB.
 const HANDED_OVER: usize = 9_000;
 
 impl Policy for WeightedRoundRobin {
@@ -91,7 +90,7 @@ impl Policy for WeightedRoundRobin {
             timers::schedule(UPDATE, nanos(config.weight_update_period))?;
         }
         let (endpoints, turns) = (SubConnMap::default(), Rotation::default());
-        Ok(Self { config, endpoints, restored: Vec::new(), told: 0, turns, stride: None })
+        Ok(Self { config, endpoints, restored: Vec::new(), notified: 0, turns, stride: None })
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], now: Nanos) {
@@ -102,9 +101,9 @@ impl Policy for WeightedRoundRobin {
             let new = || Weighted { given: 0, report: None, ready_at: 0 };
             self.endpoints.get_or_insert_with(endpoint.id, new).given = endpoint.weight;
         }
-        // The first list has all that there are.
+        // The first list contains all endpoints.
         for (id, mut report) in std::mem::take(&mut self.restored) {
-            // What is damaged must not last for ever.
+            // A damaged time in the future must not keep a weight forever.
             report.last = report.last.min(now);
             report.first = report.first.map(|first| first.min(now));
             if let Some(endpoint) = self.endpoints.get_mut(id) {
@@ -116,15 +115,15 @@ impl Policy for WeightedRoundRobin {
     }
 
     fn ready(&mut self, ready: &[SubConn], now: Nanos) {
-        self.told += 1;
+        self.notified += 1;
         for id in ready {
             let Some(endpoint) = self.endpoints.get_mut(*id) else { continue };
-            let was_ready = std::mem::replace(&mut endpoint.ready_at, self.told) + 1 == self.told;
-            // What it said before its connection was lost counts when it has reported for long enough again (A58). Those
-            // that the version before has left ready are not new.
+            let was_ready = std::mem::replace(&mut endpoint.ready_at, self.notified) + 1 == self.notified;
+            // A58: after a reconnect, the weight is used when the endpoint has reported for the blackout period again.
+            // Endpoints that were ready under the previous version are not new.
             if let Some(report) = &mut endpoint.report
                 && !was_ready
-                && self.told > 1
+                && self.notified > 1
             {
                 report.first = None;
             }
@@ -152,7 +151,7 @@ impl WeightedRoundRobin {
         }
     }
 
-    /// Looks at the weights.
+    /// Recomputes the weights.
     fn schedule(&mut self, now: Nanos) {
         let Self { config, endpoints, turns, .. } = self;
         let mut known = 0;
@@ -170,18 +169,18 @@ impl WeightedRoundRobin {
                 return;
             }
         }
-        // It goes on where it is: a client with few RPCs would else begin anew with each.
+        // Keep the position: with few RPCs between two updates, each would otherwise start over.
         let at = self.stride.as_ref().map_or_else(|| env::random() >> 32, Stride::position);
         self.stride = Stride::new(&weights, at);
     }
 }
 
 impl Weighted {
-    /// What counts now; 0 for nothing.
+    /// Returns the weight to use now; 0 for none.
     fn weight(&mut self, config: &Config, now: Nanos) -> f64 {
         let Some(report) = &mut self.report else { return 0.0 };
         if now.saturating_sub(report.last) >= nanos(config.weight_expiration_period) {
-            // When it reports again its blackout begins.
+            // The blackout period starts again with the next report.
             report.first = None;
             return 0.0;
         }
@@ -195,7 +194,7 @@ impl Weighted {
         if load.rps > 0.0 && utilization > 0.0 {
             let errors = if load.eps > 0.0 { load.eps / load.rps * penalty } else { 0.0 };
             let weight = load.rps / (utilization + errors);
-            // What no server has says nothing.
+            // No real server has such a weight.
             if (LIGHTEST..HEAVIEST).contains(&weight) {
                 let first = self.report.and_then(|before| before.first).or(Some(now));
                 self.report = Some(Report { weight, first, last: now });
@@ -240,7 +239,7 @@ impl Handover for WeightedRoundRobin {
     fn restore(&mut self, parts: Vec<Saved>) -> Result<(), String> {
         for part in &parts {
             if part.schema != SCHEMA || part.data.len() % ENTRY != 0 {
-                return Err("not weights, or in another format".to_owned());
+                return Err("the state does not contain weights of this format".to_owned());
             }
             self.restored.extend(part.data.chunks_exact(ENTRY).filter_map(restored));
         }
@@ -248,7 +247,7 @@ impl Handover for WeightedRoundRobin {
     }
 }
 
-/// One that was handed over, if it is good.
+/// Parses a handed-over entry. `None` if it is invalid.
 fn restored(entry: &[u8]) -> Option<(SubConn, Report)> {
     let (id, rest) = entry.split_first_chunk()?;
     let (weight, rest) = rest.split_first_chunk()?;
@@ -261,7 +260,7 @@ fn restored(entry: &[u8]) -> Option<(SubConn, Report)> {
 
 impl About for WeightedRoundRobin {
     fn describe() -> Description {
-        Description::of::<Config>("Shares in proportion to weights, from load reports or from the endpoints.")
+        Description::of::<Config>("RPCs in proportion to weights, from load reports or from the endpoints.")
     }
 }
 
@@ -287,7 +286,7 @@ mod tests {
         host.done(&[Outcome { load, ..outcome(id, StatusCode::Ok, SECOND) }]);
     }
 
-    /// Of 600 picks, within 2.
+    /// Asserts the counts of 600 picks, within 2.
     fn shares(host: &mut FakeHost<WeightedRoundRobin>, expected: [usize; 3]) {
         let counts = host.counts(&[0, 1, 2], 600);
         assert!(
@@ -315,7 +314,7 @@ mod tests {
         for host in [&mut called, &mut planned] {
             host.endpoints(&weighted);
         }
-        // Each began at its own place.
+        // Each host starts at its own position.
         let all = called.picks(12);
         let Plan::Sequence(picks) = planned.plan(6) else { panic!("no plan") };
         assert!(all.windows(6).any(|window| window == picks), "{picks:?} in {all:?}");
@@ -335,7 +334,7 @@ mod tests {
         shares(&mut host, [300, 150, 150]);
         host.run(2 * SECOND);
         shares(&mut host, [200, 200, 200]);
-        // A report after that begins a blackout of its own.
+        // A report after expiry starts a new blackout period.
         for id in [0, 1, 2] {
             report(&mut host, id, 0.1 * f64::from(1 + id), 100.0, 0.0);
         }
@@ -346,7 +345,7 @@ mod tests {
     #[test]
     fn errors_count_against_an_endpoint_and_the_application_knows_best() {
         let mut host = start(r#"{"blackoutPeriod":"0s","errorUtilizationPenalty":2}"#);
-        // 100 / (0.5 + 25 / 100 * 2) = 100; 100 / 0.5 = 200; by its application 300.
+        // 100 / (0.5 + 25 / 100 * 2) = 100; 100 / 0.5 = 200; the third uses its application's utilization: 300.
         report(&mut host, 0, 0.5, 100.0, 25.0);
         report(&mut host, 1, 0.5, 100.0, 0.0);
         let load = Some(Load { application: 1.0 / 3.0, cpu: 0.9, memory: 0.0, rps: 100.0, eps: 0.0 });
@@ -360,7 +359,7 @@ mod tests {
         let mut host = start(r#"{"blackoutPeriod":"0s"}"#);
         report(&mut host, 0, 0.5, 100.0, 0.0);
         report(&mut host, 1, 0.25, 100.0, 0.0);
-        // Nonsense is no report.
+        // Implausible reports are ignored.
         report(&mut host, 2, 0.0, 100.0, 0.0);
         report(&mut host, 2, f64::NAN, -1.0, 0.0);
         report(&mut host, 2, 0.5, f64::INFINITY, 0.0);
@@ -379,7 +378,7 @@ mod tests {
         shares(&mut host, [300, 150, 150]);
         host.ready(&[1, 2]);
         host.ready(&[0, 1, 2]);
-        // 0 has the mean of the two others.
+        // 0 gets the mean of the other two.
         shares(&mut host, [200, 200, 200]);
     }
 

@@ -1,4 +1,4 @@
-//! gRFC A58 once more, as the document has it, and the policy beside it in random histories.
+//! gRFC A58, implemented independently as in its text, and compared with the policy in random histories.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use hotpick_guest::{Duration, Load, Outcome, StatusCode, SubConn};
 
 use super::WeightedRoundRobin;
 
-/// An endpoint's weight, as A58 keeps it. Times in seconds; infinity is never.
+/// An endpoint's weight, as in A58. Times in seconds; infinity means never.
 #[derive(Clone)]
 struct Endpoint {
     weight: f64,
@@ -48,8 +48,8 @@ impl Endpoint {
     }
 }
 
-/// The shares of the scheduler: by weight, each at most ten times and at least a hundredth of the mean, which those without
-/// one have; equal with fewer than two weights.
+/// Shares of the scheduler, by weight. A weight counts as at most ten times and at least a hundredth of the mean.
+/// Endpoints without a weight get the mean. With fewer than two weights, all are equal.
 fn shares(weights: &[f64]) -> Vec<f64> {
     let known: Vec<_> = weights.iter().copied().filter(|weight| *weight > 0.0).collect();
     if known.len() < 2 {
@@ -127,7 +127,7 @@ fn history(mut random: Random) {
         }
         let ready: Vec<_> =
             model.iter().filter(|(_, endpoint)| endpoint.is_ready).map(|(id, _)| *id).collect();
-        // It looks at the weights at each change.
+        // The policy recomputes the weights at each change.
         host.ready(&ready);
         if ready.is_empty() {
             continue;

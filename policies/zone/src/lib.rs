@@ -1,9 +1,9 @@
-//! `zone`: RPCs stay in the client's own zone, as far as its endpoints can take them.
+//! `zone`: keeps RPCs in the client's own zone, as far as its endpoints can take them.
 //!
-//! After Envoy's zone aware routing, over localities as gRFC A52 has them. If the own zone has at least the share of
-//! the endpoints that it has of the clients, all RPCs stay there. If it has less, it takes what is its due, and the
-//! rest goes to the zones that have more than theirs, in proportion to what is left over there: so that each
-//! endpoint, wherever it is, gets the same load when all clients do this.
+//! Follows Envoy's zone-aware routing, for the localities of gRFC A52. If the zone's share of the endpoints is at least
+//! its share of the clients, all RPCs stay there. Otherwise the zone takes what its endpoints can take, and the rest
+//! goes to the zones with spare endpoints, in proportion to what they have to spare. When all clients do this, each
+//! endpoint gets the same load, in whatever zone it is.
 
 #[cfg(test)]
 mod model;
@@ -18,24 +18,24 @@ use hotpick_guest::{
 };
 
 hotpick_guest::config! {
-    /// RPCs stay in their own zone, as far as that can take them.
+    /// Keeps RPCs in the client's own zone, as far as its endpoints can take them.
     struct Config {
-        /// The zone of this client. Without it all endpoints are alike.
+        /// The zone of this client. Without it, all endpoints are treated alike.
         zone: Option<String>,
         /// The attribute that names an endpoint's zone.
         attribute: String = "zone".to_owned(),
-        /// How many clients there are in each zone, or what part of them, as {"a": 3, "b": 1}. Without it, the same
-        /// number in each zone that has endpoints.
+        /// Number of clients in each zone, or their proportions, as {"a": 3, "b": 1}. The default is the same number in
+        /// each zone that has endpoints.
         clients: Clients = Clients(Vec::new()),
-        /// With fewer ready endpoints than these all of them are alike: there is little to choose from.
+        /// With fewer ready endpoints than this, zones are ignored.
         #[range(0..=1_000_000)]
         min_endpoints: u32 = 0,
-        /// How RPCs are spread in a zone.
+        /// How RPCs are balanced within a zone.
         balance: Balance = Balance::RoundRobin,
     }
 }
 
-/// By zone.
+/// Number of clients by zone.
 #[derive(Clone, Debug)]
 struct Clients(Vec<(String, f64)>);
 
@@ -50,7 +50,7 @@ impl Setting for Clients {
         };
         let clients = fields.iter().map(number).collect::<Result<Vec<_>, Refused>>()?;
         if !clients.is_empty() && clients.iter().all(|(_, number)| *number == 0.0) {
-            return Err(Refused::because("must have a client in some zone"));
+            return Err(Refused::because("must have a client in at least one zone"));
         }
         Ok(Self(clients))
     }
@@ -73,17 +73,17 @@ impl Setting for Clients {
     }
 }
 
-/// So many zones are asked for an endpoint that a retry has not tried.
+/// Most zones in which a retry looks for an endpoint that it has not tried.
 const MOST_ASKED: usize = 20;
-/// Zones without endpoints are kept up to so many.
+/// Number of zones without endpoints that are kept before they are cleaned up.
 const SPARE: usize = 64;
 
 #[derive(Debug)]
 struct Zone {
     config: Config,
-    /// By name.
+    /// Number of clients by zone.
     clients: Map<String, f64>,
-    /// The zones of the endpoints, by their numbers; those of endpoints that are gone among them.
+    /// Names of the zones, by number. They include zones whose endpoints are gone.
     names: Vec<String>,
     numbers: Map<String, u32>,
     zone_of: SubConnMap<u32>,
@@ -91,7 +91,7 @@ struct Zone {
     answers: Answers,
     ready: Vec<SubConn>,
     zones: Vec<Group>,
-    /// Among the zones.
+    /// Shares of the zones.
     shares: Alias,
 }
 
@@ -103,7 +103,7 @@ impl Policy for Zone {
             && !clients.is_empty()
             && clients.get(zone).is_none_or(|number| *number <= 0.0)
         {
-            return Err(format!("clients: must have clients in the own zone, \"{zone}\""));
+            return Err(format!("clients: must have clients in the client's own zone, \"{zone}\""));
         }
         Ok(Self {
             config,
@@ -147,14 +147,14 @@ impl Policy for Zone {
         if info.attempt == 0 || !call::tried(picked) {
             return PickResult::Pick(picked);
         }
-        // All of the zone that it has looked at were tried: a retry may leave it.
+        // The zone's pick found only endpoints that were tried, so the retry may leave the zone.
         let elsewhere = zones.iter_mut().filter_map(|zone| zone.pick(info, answers));
         PickResult::Pick(elsewhere.take(MOST_ASKED).find(|id| !call::tried(*id)).unwrap_or(picked))
     }
 }
 
 impl Zone {
-    /// The number of an endpoint's zone.
+    /// Returns the number of an endpoint's zone.
     fn number(&mut self, endpoint: &Endpoint) -> u32 {
         let zone = endpoint.attribute(&self.config.attribute).unwrap_or_default();
         if let Some(known) = self.numbers.get(zone) {
@@ -166,7 +166,7 @@ impl Zone {
         number
     }
 
-    /// Forgets the zones that no endpoint is in.
+    /// Removes the zones that no endpoint is in.
     fn drop_unused(&mut self) {
         let names = std::mem::take(&mut self.names);
         self.numbers.clear();
@@ -207,13 +207,13 @@ impl Zone {
     }
 }
 
-/// The share of this client's RPCs for each zone.
+/// Returns the share of this client's RPCs for each zone.
 #[expect(clippy::cast_precision_loss, reason = "a number of zones")]
 fn shares(own: &str, capacities: &[(&str, f64)], clients: &Map<String, f64>) -> Vec<f64> {
     let capacity: f64 = capacities.iter().map(|(_, capacity)| capacity).sum();
     let of_capacity: Vec<f64> = capacities.iter().map(|(_, of_zone)| of_zone / capacity).collect();
     let all_clients: f64 = clients.values().sum();
-    // The own zone has a client, if it has an endpoint or not.
+    // This client counts for its own zone even if the zone has no endpoint.
     let zones = capacities.len() + usize::from(!capacities.iter().any(|(zone, _)| *zone == own));
     let of_clients = |zone: &str| match clients.get(zone) {
         Some(number) => number / all_clients,
@@ -221,7 +221,7 @@ fn shares(own: &str, capacities: &[(&str, f64)], clients: &Map<String, f64>) -> 
         None => 0.0,
     };
     let Some(at) = capacities.iter().position(|(zone, _)| *zone == own) else {
-        // Nothing is ready here: to where there is more than the clients there need.
+        // Nothing is ready in the own zone: use the zones with spare capacity.
         return spill(capacities, &of_capacity, of_clients);
     };
     let due = of_clients(own);
@@ -238,7 +238,7 @@ fn shares(own: &str, capacities: &[(&str, f64)], clients: &Map<String, f64>) -> 
     shares
 }
 
-/// What each zone has more than its clients need; if none has, what it has.
+/// Returns the spare capacity of each zone. If no zone has any, returns the whole capacity.
 fn spill(capacities: &[(&str, f64)], of_capacity: &[f64], of_clients: impl Fn(&str) -> f64) -> Vec<f64> {
     let more =
         capacities.iter().zip(of_capacity).map(|((zone, _), share)| (share - of_clients(zone)).max(0.0));
@@ -249,7 +249,7 @@ fn spill(capacities: &[(&str, f64)], of_capacity: &[f64], of_clients: impl Fn(&s
 impl About for Zone {
     fn describe() -> Description {
         Description::of::<Config>(
-            "RPCs stay in the client's own zone, as far as its endpoints can take them.",
+            "Keeps RPCs in the client's own zone, as far as its endpoints can take them.",
         )
     }
 }
@@ -262,7 +262,7 @@ mod tests {
 
     use super::*;
 
-    /// So many endpoints in the zones a, b and c, numbered on.
+    /// Starts the policy with these numbers of endpoints in zones a, b and c, numbered consecutively.
     fn start(config: &str, zones: [u32; 3]) -> (FakeHost<Zone>, Vec<String>) {
         let mut host = FakeHost::start(config).expect("started");
         let names: Vec<_> = zones
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn what_it_cannot_take_goes_where_there_is_more_than_needed() {
-        // A third of the clients, a sixth of the endpoints: half stays; the rest goes to c, as b has just enough.
+        // A third of the clients, a sixth of the endpoints: half stays. The rest goes to c, as b has just enough.
         is_shared(start(r#"{"zone":"a"}"#, [1, 2, 3]), [0.5, 0.0, 0.5]);
         is_shared(start(r#"{"zone":"a"}"#, [1, 4, 4]), [1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0]);
         // b has 1/9 more than it needs, c 2/9.
@@ -374,8 +374,11 @@ mod tests {
         for (config, field) in [
             (r#"{"zone":""}"#, "zone: must be a string, 1 to 256 bytes long"),
             (r#"{"zone":7}"#, "zone: must be a string, not a number"),
-            (r#"{"zone":"a","clients":{"b":1}}"#, "clients: must have clients in the own zone, \"a\""),
-            (r#"{"zone":"a","clients":{"a":0}}"#, "clients: must have a client in some zone"),
+            (
+                r#"{"zone":"a","clients":{"b":1}}"#,
+                "clients: must have clients in the client's own zone, \"a\"",
+            ),
+            (r#"{"zone":"a","clients":{"a":0}}"#, "clients: must have a client in at least one zone"),
             (r#"{"clients":{"a":-1}}"#, "clients.a: must be a number, 0 to 1000000000, not -1"),
             (r#"{"clients":3}"#, "clients: must be an object"),
             (r#"{"minEndpoints":-1}"#, "minEndpoints: "),

@@ -1,4 +1,4 @@
-//! Zone aware routing once more, slowly, and the shares of the policy beside it for random zones.
+//! Zone-aware routing, implemented independently and without optimization, and compared with the policy's shares.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,11 @@ use hotpick_guest::testing::{FakeHost, chi_square, endpoint, histories};
 
 use super::Zone;
 
-/// The part of the RPCs of a client in `own` for each zone, by the weights of the endpoints there and the clients of each.
+/// Returns the share of the RPCs of a client in `own` for each zone, from the weights of its endpoints and the clients.
 ///
-/// Each zone of a part `u` of the capacity and `c` of the clients has `max(0, u - c)` to spare. A client stays with
-/// `min(1, u / c)` of its RPCs, and spreads the rest by what is to spare; by capacity, if nothing is.
+/// A zone with a part `u` of the capacity and `c` of the clients has `max(0, u - c)` to spare. A client keeps
+/// `min(1, u / c)` of its RPCs in its zone, and spreads the rest in proportion to the spare capacity, or to the whole
+/// capacity if no zone has any to spare.
 fn shares(
     own: &str,
     capacity: &BTreeMap<String, f64>,
@@ -24,7 +25,7 @@ fn shares(
     let local = if due(own) > 0.0 { f64::min(1.0, part(own) / due(own)) } else { 1.0 };
     let others = || capacity.keys().filter(|zone| *zone != own);
     let spare = |zone: &String| f64::max(0.0, part(zone) - due(zone));
-    // The own zone's spare is no place to go for what it cannot take.
+    // What the own zone cannot take does not go to its own spare capacity.
     let (sum, by_capacity) = (others().map(spare).sum::<f64>(), others().map(|zone| part(zone)).sum::<f64>());
     let to = |zone: &String| if sum > 1e-9 { spare(zone) / sum } else { part(zone) / by_capacity };
     let mut shares: BTreeMap<_, _> = others().map(|zone| (zone.clone(), (1.0 - local) * to(zone))).collect();
@@ -59,7 +60,7 @@ fn history(mut random: Random) {
     let mut host = FakeHost::<Zone>::start_with_seed(&config, random.next()).expect("started");
     host.endpoints(&endpoints);
     let expected = shares(&own, &capacity, &clients);
-    // Within a zone by weight.
+    // By weight within a zone.
     let share = |endpoint: &Endpoint| {
         let zone = endpoint.attribute("zone").expect("a zone");
         expected[zone] * f64::from(endpoint.weight) / capacity[zone]
@@ -67,7 +68,7 @@ fn history(mut random: Random) {
     let expected: Vec<_> = endpoints.iter().map(share).collect();
     let ids: Vec<_> = endpoints.iter().map(|endpoint| endpoint.id).collect();
     let counts = host.counts(&ids, 2_000);
-    // Of 10,000 histories ten are as unlikely as once in a thousand: this is where none of them comes to by chance.
+    // Ten of 10,000 histories are as unlikely as once in a thousand. Chance alone does not exceed this bound in any.
     let seen = chi_square(&counts, &expected);
     assert!(
         seen.is_likely() || seen.value < 50.0 + 4.0 * f64::from(seen.freedom),

@@ -113,7 +113,7 @@ impl Peer {
         if let (Some(name), Some(policies)) = (policy, &policies) {
             builder = builder.policies(&policies.followed).policy(name);
         }
-        let channel = builder.connect().expect("a channel");
+        let channel = builder.connect_lazy().expect("a channel");
         let ready = |status: &ChannelStatus| {
             let all = status.ready.ready().len() == addresses.len();
             all && policy.is_none_or(|name| status.policy.name == name && status.policy.generation > 0)

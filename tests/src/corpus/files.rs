@@ -74,7 +74,7 @@ pub(super) fn no_policies() -> Vec<Bad> {
         bad(
             "a core module of another world",
             wrong_module(),
-            Rejected(Stage::Parse, "cannot be made a component"),
+            Rejected(Stage::Parse, "cannot be converted to a component"),
         ),
         bad(
             "another version of the contract",

@@ -177,7 +177,7 @@ where
         tasks.spawn(hostile(*address, run.dice(number), Arc::clone(&shared)));
         let (name, address, shared) = (name.clone(), *address, Arc::clone(&shared));
         tasks.spawn(async move {
-            let channel = Channel::builder(format!("static:///{address}")).connect().expect("a channel");
+            let channel = Channel::builder(format!("static:///{address}")).connect_lazy().expect("a channel");
             let caller = Caller::of(&channel);
             while !shared.ended() {
                 let call = tokio::time::timeout(Duration::from_secs(20), caller.call_color("red")).await;

@@ -39,7 +39,7 @@ pub async fn answers(run: Run) -> Report {
     options.backoff.base = Duration::from_millis(1);
     options.backoff.max = Duration::from_millis(5);
     let channel = Channel::builder("static:///hostile").resolver(resolver).subconn_options(options);
-    let channel = channel.policies(&policies.followed).policy("color").connect().expect("a channel");
+    let channel = channel.policies(&policies.followed).policy("color").connect_lazy().expect("a channel");
     let mut dice = run.dice(0);
     let mut servers = JoinSet::new();
     servers.spawn(async move {

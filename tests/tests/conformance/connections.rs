@@ -18,7 +18,7 @@ use super::*;
 #[tokio::test]
 async fn h07_ready_is_only_after_settings_and_a_black_hole_fails_at_the_connect_deadline() {
     let silent = RawServer::bind().await;
-    let channel = to(silent.address()).connect().expect("a channel");
+    let channel = to(silent.address()).connect_lazy().expect("a channel");
     let mut seen = Vec::new();
     let mut states = channel.states();
     let _held = silent.silent().await;
@@ -166,7 +166,7 @@ async fn h10_a_peer_that_answers_no_ping_is_given_up() {
     let mut options = quick();
     options.keep_alive_interval = Some(Duration::from_millis(50));
     options.keep_alive_timeout = Duration::from_millis(50);
-    let channel = to(server.address()).subconn_options(options).connect().expect("a channel");
+    let channel = to(server.address()).subconn_options(options).connect_lazy().expect("a channel");
     let mut peer = server.accept(&[]).await;
     state(&channel, Ready).await;
     let call = begin(&Caller::of(&channel), hello());
@@ -182,7 +182,7 @@ async fn h10_a_peer_that_speaks_http_1_is_a_failure_that_says_so() {
     use tokio::io::AsyncWriteExt as _;
 
     let server = RawServer::bind().await;
-    let channel = to(server.address()).connect().expect("a channel");
+    let channel = to(server.address()).connect_lazy().expect("a channel");
     let mut stream = server.silent().await;
     stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("written");
     state(&channel, TransientFailure).await;
@@ -194,7 +194,7 @@ async fn h10_a_peer_that_speaks_http_1_is_a_failure_that_says_so() {
 #[tokio::test]
 async fn h11_after_a_restart_of_one_and_of_all_the_distribution_is_as_before() {
     let mut cluster = Cluster::start(&["a", "b", "c"]).await;
-    let channel = cluster.channel().subconn_options(quick()).connect().expect("a channel");
+    let channel = cluster.channel().subconn_options(quick()).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let before = caller.tally(300).await;
     for count in [1, 3] {
@@ -216,7 +216,7 @@ async fn h11_after_a_restart_of_one_and_of_all_the_distribution_is_as_before() {
 #[tokio::test]
 async fn h11_a_rolling_restart_with_drain_fails_nothing() {
     let mut cluster = Cluster::start(&["a", "b", "c", "d"]).await;
-    let channel = cluster.channel().subconn_options(quick()).connect().expect("a channel");
+    let channel = cluster.channel().subconn_options(quick()).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let load = Load::start(&caller, 32, 0);
     for at in 0..4 {
@@ -252,7 +252,7 @@ async fn h16_dials_to_a_peer_that_closes_at_once_are_bounded_by_the_backoff() {
     options.backoff.base = Duration::from_millis(100);
     options.backoff.max = Duration::from_secs(10);
     options.backoff.jitter = 0.0;
-    let _channel = to(server.address()).subconn_options(options).connect().expect("a channel");
+    let _channel = to(server.address()).subconn_options(options).connect_lazy().expect("a channel");
     let accepted = flapping(&server, 2).await;
     // At 0, once more at 0, then after 160, 256, 410, 655 ms.
     assert!((4..=6).contains(&accepted), "{accepted} connections in 2 s");
@@ -272,7 +272,7 @@ async fn h18_with_one_stream_at_a_time_a_policy_sees_who_is_busy() {
         let least = ready.ready().iter().min_by_key(|subconn| subconn.stats().in_flight);
         least.map_or(PickResult::Queue, |one| PickResult::Pick(Pick::to(one.clone())))
     });
-    let channel = cluster.channel().native_policy(least).connect().expect("a channel");
+    let channel = cluster.channel().native_policy(least).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("native")).await;
     assert!(caller.status().subconns.iter().all(|subconn| subconn.stats().max_streams == Some(1)));
     let (_send, _answers) = open(&caller).await;
@@ -288,7 +288,7 @@ async fn h18_at_the_limit_of_streams_rpcs_wait_or_get_a_further_connection() {
     limited.max_streams = Some(1);
     let backend = Backend::start_with("a", address, limited).await.expect("a free port");
     // One connection alone: the second RPC waits for the first.
-    let channel = to(backend.address()).connect().expect("a channel");
+    let channel = to(backend.address()).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let (send, answers) = open(&caller).await;
     let waiting = begin(&caller, hello());
@@ -303,7 +303,7 @@ async fn h18_at_the_limit_of_streams_rpcs_wait_or_get_a_further_connection() {
     // Up to three: as many RPCs at once, and the fourth waits.
     let mut options = quick();
     options.max_connections = 3;
-    let channel = to(backend.address()).subconn_options(options).connect().expect("a channel");
+    let channel = to(backend.address()).subconn_options(options).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let mut streams = Vec::new();
     for _ in 0..3 {
@@ -328,7 +328,7 @@ async fn h18_an_rpc_that_is_not_polled_holds_up_no_other() {
     limited.max_streams = Some(2);
     let backend = Backend::start_with("a", "127.0.0.1:0".parse().expect("an address"), limited).await;
     let backend = backend.expect("a free port");
-    let channel = to(backend.address()).connect().expect("a channel");
+    let channel = to(backend.address()).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let streams = [open(&caller).await, open(&caller).await];
     let mut first = Box::pin(caller.call());
@@ -352,7 +352,7 @@ async fn h18_rpcs_that_wait_for_a_stream_go_on_when_the_peer_allows_more() {
     let server = RawServer::bind().await;
     let mut options = quick();
     options.max_connections = 2;
-    let channel = to(server.address()).subconn_options(options).connect().expect("a channel");
+    let channel = to(server.address()).subconn_options(options).connect_lazy().expect("a channel");
     let one = [(MAX_CONCURRENT_STREAMS, 1)];
     let mut first = server.accept(&one).await;
     state(&channel, Ready).await;
@@ -378,7 +378,7 @@ async fn an_rpc_given_up_while_its_peer_takes_nothing_is_reset() {
     const INITIAL_WINDOW_SIZE: u16 = 4;
     const RST_STREAM: u8 = 3;
     let server = RawServer::bind().await;
-    let channel = to(server.address()).subconn_options(quick()).connect().expect("a channel");
+    let channel = to(server.address()).subconn_options(quick()).connect_lazy().expect("a channel");
     let mut peer = server.accept(&[(INITIAL_WINDOW_SIZE, 0)]).await;
     state(&channel, Ready).await;
     let caller = Caller::of(&channel);
@@ -405,7 +405,7 @@ async fn an_rpc_given_up_while_its_peer_takes_nothing_is_reset() {
 #[tokio::test]
 async fn headers_of_the_callers_own_connection_end_at_the_channel() {
     let cluster = Cluster::start(&["a"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let mut request = hello();
     for name in ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"] {
@@ -422,7 +422,7 @@ async fn a_further_connection_that_does_not_last_is_made_again_with_a_backoff() 
     options.backoff.base = Duration::from_millis(100);
     options.backoff.max = Duration::from_millis(100);
     options.backoff.jitter = 0.0;
-    let channel = to(server.address()).subconn_options(options).connect().expect("a channel");
+    let channel = to(server.address()).subconn_options(options).connect_lazy().expect("a channel");
     let _first = server.accept(&[]).await;
     let accepted = flapping(&server, 1).await;
     // At once, and then every 100 ms.
@@ -435,7 +435,7 @@ async fn several_connections_to_an_endpoint_share_its_rpcs_and_are_made_again() 
     let mut cluster = Cluster::start(&["a"]).await;
     let mut options = quick();
     options.connections = 3;
-    let channel = cluster.channel().subconn_options(options).connect().expect("a channel");
+    let channel = cluster.channel().subconn_options(options).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let three = |status: &ChannelStatus| status.subconns[0].stats().connections == 3;
     until("three connections", || three(&channel.status())).await;
@@ -458,7 +458,7 @@ async fn goaways_on_one_of_several_connections_lose_nothing() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let mut options = quick();
     options.connections = 3;
-    let channel = cluster.channel().subconn_options(options).connect().expect("a channel");
+    let channel = cluster.channel().subconn_options(options).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let three = |status: &ChannelStatus| status.subconns.iter().all(|s| s.stats().connections == 3);
     let load = Load::start(&caller, 16, 4);
@@ -483,7 +483,7 @@ async fn h30_an_endpoint_of_several_addresses_is_reached_by_the_first_that_answe
     cluster.resolver.update(ResolverUpdate::endpoints([endpoint]));
     let mut options = SubConnOptions::default();
     options.attempt_delay = Duration::from_millis(50);
-    let channel = cluster.channel().subconn_options(options).connect().expect("a channel");
+    let channel = cluster.channel().subconn_options(options).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     assert_eq!(caller.call().await.expect("served"), "a");
     assert_eq!(caller.dials(), 1);

@@ -21,7 +21,7 @@ use super::*;
 #[tokio::test]
 async fn h12_an_empty_list_later_fails_rpcs_and_recovery_frees_the_waiters() {
     let cluster = Cluster::start(&["a"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     caller.call().await.expect("served");
     cluster.resolver.update(ResolverUpdate::endpoints([]));
@@ -43,7 +43,7 @@ async fn h12_a_bad_service_config_keeps_the_one_before() {
     let silent = RawServer::bind().await;
     let endpoints = || ResolverUpdate::endpoints([Endpoint::new(silent.address().into())]);
     cluster.resolver.update(endpoints().with_service_config(Ok(timeout)));
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     assert_eq!(caller.call().await.expect_err("too late").code(), Code::DeadlineExceeded);
     // It has been taken in when the endpoint that came with it is there.
@@ -55,7 +55,7 @@ async fn h12_a_bad_service_config_keeps_the_one_before() {
     // From the start it is as if there were none.
     let cluster = Cluster::start(&["a"]).await;
     cluster.resolver.update(ResolverUpdate::endpoints(cluster.endpoints()).with_service_config(bad()));
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let answer = soon("the answer", Caller::of(&channel).call()).await;
     assert_eq!(answer.expect("served"), "a");
 }
@@ -63,7 +63,7 @@ async fn h12_a_bad_service_config_keeps_the_one_before() {
 #[tokio::test]
 async fn h13_duplicates_attributes_and_order_dial_nothing() {
     let cluster = Cluster::start(&["a", "b"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let [a, b] = [0, 1].map(|at| cluster.endpoints()[at].clone());
     for (list, count) in [
@@ -88,7 +88,7 @@ async fn h13_a_disjoint_list_replaces_all_and_a_thousand_become_ten() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let [a, b] = [0, 1].map(|at| cluster.endpoints()[at].clone());
     cluster.resolver.update(ResolverUpdate::endpoints(vec![a]));
-    let channel = cluster.channel().subconn_options(quick()).connect().expect("a channel");
+    let channel = cluster.channel().subconn_options(quick()).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     assert_eq!(caller.call().await.expect("served"), "a");
     cluster.resolver.update(ResolverUpdate::endpoints(vec![b.clone()]));
@@ -124,7 +124,7 @@ async fn h14_a_removed_subconn_finishes_its_rpcs_takes_no_more_and_closes() {
         let one = ready.get(at).or(ready.first());
         one.map_or(PickResult::Queue, |one| PickResult::Pick(Pick::to(one.clone())))
     });
-    let channel = cluster.channel().native_policy(native).connect().expect("a channel");
+    let channel = cluster.channel().native_policy(native).connect_lazy().expect("a channel");
     let mut peer = server.accept(&[]).await;
     let caller = Caller::ready(&channel, Some("native")).await;
     let under_way = begin(&caller, hello());
@@ -142,7 +142,7 @@ async fn h15_when_all_fail_rpcs_fail_fast_until_the_first_is_ready() {
     let cluster = Cluster::start(&["a"]).await;
     let refusing = |port: u16| Endpoint::new(format!("127.0.0.1:{port}").parse().expect("an address"));
     cluster.resolver.update(ResolverUpdate::endpoints([refusing(1), refusing(2)]));
-    let channel = cluster.channel().subconn_options(quick()).connect().expect("a channel");
+    let channel = cluster.channel().subconn_options(quick()).connect_lazy().expect("a channel");
     state(&channel, TransientFailure).await;
     let caller = Caller::of(&channel);
     let dials = |status: &ChannelStatus| -> u64 { status.subconns.iter().map(|s| s.stats().dials).sum() };
@@ -164,7 +164,8 @@ async fn h15_when_all_fail_rpcs_fail_fast_until_the_first_is_ready() {
 #[tokio::test]
 async fn h19_a_channel_without_rpcs_goes_idle_and_an_rpc_wakes_it() {
     let cluster = Cluster::start(&["a", "b"]).await;
-    let channel = cluster.channel().idle_timeout(Duration::from_millis(100)).connect().expect("a channel");
+    let channel =
+        cluster.channel().idle_timeout(Duration::from_millis(100)).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let ids: BTreeSet<_> = caller.status().subconns.iter().map(SubConn::id).collect();
     state(&channel, Idle).await;
@@ -178,7 +179,7 @@ async fn h19_a_channel_without_rpcs_goes_idle_and_an_rpc_wakes_it() {
     assert_eq!(caller.status().subconns.iter().map(SubConn::id).collect::<BTreeSet<_>>(), ids);
     // A stream that is open is no idleness.
     let (send, mut answers) = open(&caller).await;
-    let other = cluster.channel().idle_timeout(Duration::from_millis(100)).connect().expect("a channel");
+    let other = cluster.channel().idle_timeout(Duration::from_millis(100)).connect_lazy().expect("a channel");
     for _ in 0..2 {
         // Long enough for one that has none.
         state(&other, Ready).await;
@@ -226,7 +227,7 @@ impl Resolver for OnlyOnce {
 async fn h19_a_resolver_error_after_idleness_leaves_the_endpoints_that_were_known() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let resolver = OnlyOnce(false.into(), cluster.endpoints());
-    let channel = Channel::builder("static:///once").resolver(resolver).connect().expect("a channel");
+    let channel = Channel::builder("static:///once").resolver(resolver).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     channel.enter_idle();
     state(&channel, Idle).await;
@@ -239,7 +240,8 @@ async fn h19_an_rpc_wakes_a_channel_that_went_idle_before_it_was_resolved() {
     let cluster = Cluster::start(&["a"]).await;
     for early in [true, false] {
         let resolver = Later(Default::default(), cluster.endpoints().remove(0));
-        let channel = Channel::builder("static:///later").resolver(resolver).connect().expect("a channel");
+        let channel =
+            Channel::builder("static:///later").resolver(resolver).connect_lazy().expect("a channel");
         let caller = Caller::of(&channel);
         let rpc = early.then(|| begin(&caller, hello()));
         tokio::task::yield_now().await;
@@ -255,7 +257,7 @@ async fn h19_an_rpc_wakes_a_channel_that_went_idle_before_it_was_resolved() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn h19_going_idle_races_with_rpcs_and_loses_none() {
     let cluster = Cluster::start(&["a", "b"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let load = Load::start(&caller, 4, 2);
     for _ in 0..100 {
@@ -269,7 +271,7 @@ async fn h19_going_idle_races_with_rpcs_and_loses_none() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn h20_ten_thousand_updates_of_the_endpoints_lose_no_rpc_and_no_memory() {
     let cluster = Cluster::start(&["a", "b", "c"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let load = Load::start(&caller, 8, 0);
     let all = cluster.endpoints();
@@ -298,7 +300,7 @@ async fn h20_ten_thousand_updates_of_the_endpoints_lose_no_rpc_and_no_memory() {
 #[tokio::test]
 async fn a_graceful_shutdown_finishes_rpcs_and_takes_no_new_ones() {
     let cluster = Cluster::start(&["a"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let (send, mut answers) = open(&caller).await;
     let closing = tokio::spawn({
@@ -324,7 +326,7 @@ async fn a_hard_shutdown_ends_rpcs_now_with_cancelled() {
     let waiting = begin(&caller, hello());
     peer.request().await;
     let cluster = Cluster::start(&["a"]).await;
-    let other = cluster.channel().connect().expect("a channel");
+    let other = cluster.channel().connect_lazy().expect("a channel");
     let (_send, mut answers) = open(&Caller::ready(&other, None).await).await;
     channel.close();
     other.close();
@@ -347,7 +349,7 @@ async fn the_service_configs_timeouts_and_wait_for_ready_are_those_of_the_method
     ]}"#
     .parse()
     .expect("a config");
-    let channel = cluster.channel().service_config(config).connect().expect("a channel");
+    let channel = cluster.channel().service_config(config).connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     let status = caller.call().await.expect_err("too late");
     assert_eq!(status.code(), Code::DeadlineExceeded);
@@ -376,7 +378,7 @@ async fn a_method_timeout_reaches_the_server_as_grpc_timeout() {
         request.headers()["grpc-timeout"].to_str().expect("text").to_owned()
     };
     let config = r#"{"methodConfig": [{"name": [{}], "timeout": "7s"}]}"#.parse().expect("a config");
-    let channel = to(address).service_config(config).connect().expect("a channel");
+    let channel = to(address).service_config(config).connect_lazy().expect("a channel");
     let _call = begin(&Caller::of(&channel), hello());
     let told = soon("the request", server).await;
     let millis: u64 = told.strip_suffix('m').and_then(|text| text.parse().ok()).expect("milliseconds");

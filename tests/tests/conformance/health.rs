@@ -26,7 +26,7 @@ async fn checked() -> (Cluster, Channel) {
     }
     cluster.resolver.update(ResolverUpdate::endpoints(cluster.endpoints()));
     let config = r#"{"healthCheckConfig": {"serviceName": "echo"}}"#.parse().expect("a config");
-    let channel = cluster.channel().subconn_options(quick()).service_config(config).connect();
+    let channel = cluster.channel().subconn_options(quick()).service_config(config).connect_lazy();
     (cluster, channel.expect("a channel"))
 }
 
@@ -52,14 +52,14 @@ async fn h28_rpcs_follow_what_the_health_service_says() {
     }
     state(&channel, TransientFailure).await;
     let status = caller.call().await.expect_err("none serves");
-    assert!(status.message().contains("the health service says NOT_SERVING of \"echo\""), "{status}");
+    assert!(status.message().contains("the health service reports NOT_SERVING for \"echo\""), "{status}");
 }
 
 #[tokio::test]
 async fn h28_a_server_without_a_health_service_counts_as_healthy() {
     let cluster = Cluster::start(&["a"]).await;
     let config = r#"{"healthCheckConfig": {"serviceName": "echo"}}"#.parse().expect("a config");
-    let channel = cluster.channel().service_config(config).connect().expect("a channel");
+    let channel = cluster.channel().service_config(config).connect_lazy().expect("a channel");
     assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
 }
 
@@ -69,7 +69,7 @@ async fn h28_a_watch_that_has_ended_for_good_takes_no_stream() {
     let server = RawServer::bind().await;
     let config = r#"{"healthCheckConfig": {"serviceName": "echo"}}"#.parse().expect("a config");
     let channel = to(server.address()).subconn_options(quick()).service_config(config);
-    let channel = channel.connect().expect("a channel");
+    let channel = channel.connect_lazy().expect("a channel");
     let mut peer = server.accept(&[(MAX_CONCURRENT_STREAMS, 1)]).await;
     let watch = peer.request().await;
     peer.refuse(watch, 12, "no such method").await;
@@ -87,7 +87,7 @@ async fn h28_errors_of_the_watch_are_tried_again_with_a_backoff() {
     let mut options = quick();
     options.backoff.jitter = 0.0;
     let channel = to(server.address()).subconn_options(options).service_config(config);
-    let channel = channel.connect().expect("a channel");
+    let channel = channel.connect_lazy().expect("a channel");
     let mut peer = server.accept(&[]).await;
     let begin = tokio::time::Instant::now();
     for _ in 0..4 {

@@ -84,7 +84,7 @@ async fn open(caller: &Caller) -> (mpsc::Sender<EchoRequest>, tonic::Streaming<h
 /// A channel with two connections in a row, the first of which is READY.
 async fn raw_pair() -> (RawServer, Channel, Caller, raw::RawPeer) {
     let server = RawServer::bind().await;
-    let channel = to(server.address()).connect().expect("a channel");
+    let channel = to(server.address()).connect_lazy().expect("a channel");
     let peer = server.accept(&[]).await;
     state(&channel, Ready).await;
     let caller = Caller::of(&channel);

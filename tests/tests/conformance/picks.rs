@@ -24,7 +24,8 @@ use super::*;
 #[tokio::test]
 async fn h01_without_a_picker_an_rpc_waits_to_its_deadline() {
     let silent = RawServer::bind().await;
-    let channel = Channel::builder(format!("static:///{}", silent.address())).connect().expect("a channel");
+    let channel =
+        Channel::builder(format!("static:///{}", silent.address())).connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     let status = caller.request(within(hello(), 50)).await.expect_err("nothing is ready");
     assert_eq!(status.code(), Code::DeadlineExceeded);
@@ -41,7 +42,7 @@ async fn h02_a_new_picker_wakes_a_thousand_waiters() {
     let cluster = Cluster::start(&["a"]).await;
     let silent = RawServer::bind().await;
     cluster.resolver.update(ResolverUpdate::endpoints([Endpoint::new(silent.address().into())]));
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     let mut waiting = JoinSet::new();
     for _ in 0..1000 {
@@ -61,7 +62,7 @@ async fn h02_a_new_picker_wakes_a_thousand_waiters() {
 async fn h03_a_failing_pick_fails_fast_and_wait_for_ready_waits_and_names_the_last_error() {
     let cluster = Cluster::start(&["a"]).await;
     let native = Native::new(|_, _| PickResult::Fail(Status::unavailable("not today")));
-    let channel = cluster.channel().native_policy(native).connect().expect("a channel");
+    let channel = cluster.channel().native_policy(native).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("native")).await;
     let status = caller.call().await.expect_err("it fails");
     assert_eq!((status.code(), status.message()), (Code::Unavailable, "not today"));
@@ -73,7 +74,7 @@ async fn h03_a_failing_pick_fails_fast_and_wait_for_ready_waits_and_names_the_la
 #[tokio::test]
 async fn h03_wait_for_ready_can_be_the_channels_default() {
     let channel = Channel::builder("static:///127.0.0.1:1").subconn_options(quick()).wait_for_ready(true);
-    let caller = Caller::of(&channel.connect().expect("a channel"));
+    let caller = Caller::of(&channel.connect_lazy().expect("a channel"));
     let status = caller.request(within(hello(), 100)).await.expect_err("it waits in vain");
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert!(
@@ -104,7 +105,7 @@ async fn h04_a_drop_ends_the_rpc_with_exactly_its_code_and_is_not_retried() {
     ] {
         let native = Native::new(move |_, _| PickResult::Drop(Status::new(dropped, "dropped")));
         let ledger = native.ledger();
-        let channel = cluster.channel().native_policy(native).connect().expect("a channel");
+        let channel = cluster.channel().native_policy(native).connect_lazy().expect("a channel");
         let caller = Caller::ready(&channel, Some("native")).await;
         for request in [hello(), patient()] {
             let status = caller.request(request).await.expect_err("dropped");
@@ -126,7 +127,7 @@ async fn h05_a_pick_of_a_subconn_that_is_gone_is_told_once_and_picked_again() {
     let refusing = Endpoint::new("127.0.0.1:1".parse().expect("an address"));
     let b = cluster.endpoints().remove(1);
     cluster.resolver.update(ResolverUpdate::endpoints(vec![refusing.clone(), b.clone()]));
-    let channel = cluster.channel().native_policy(native).connect().expect("a channel");
+    let channel = cluster.channel().native_policy(native).connect_lazy().expect("a channel");
     state(&channel, Ready).await;
     soon("the policy", channel.wait_for(|status| status.policy.name == "native")).await;
 
@@ -151,7 +152,7 @@ async fn h05_a_pick_of_a_subconn_that_is_gone_is_told_once_and_picked_again() {
         );
     let ledger = stale.ledger();
     let other = Cluster::start(&["c"]).await;
-    let channel = other.channel().native_policy(stale).connect().expect("a channel");
+    let channel = other.channel().native_policy(stale).connect_lazy().expect("a channel");
     Caller::ready(&channel, Some("native")).await;
     drop(caller);
     cluster.resolver.update(ResolverUpdate::endpoints([]));
@@ -195,7 +196,7 @@ async fn h06_every_pick_is_told_its_end_exactly_once() {
     let mut endpoints = cluster.endpoints();
     endpoints.push(Endpoint::new(silent.address().into()));
     cluster.resolver.update(ResolverUpdate::endpoints(endpoints.clone()));
-    let channel = cluster.channel().native_policy(native).connect().expect("a channel");
+    let channel = cluster.channel().native_policy(native).connect_lazy().expect("a channel");
     let mut peer = silent.accept(&[]).await;
     let caller = Caller::ready(&channel, Some("native")).await;
     let told = |number: usize| {
@@ -280,7 +281,7 @@ async fn h06_picks_and_ends_are_equal_while_servers_stop() {
         ready.get(at % ready.len()).map_or(PickResult::Queue, |one| PickResult::Pick(Pick::to(one.clone())))
     });
     let ledger = native.ledger();
-    let channel = cluster.channel().native_policy(native).connect().expect("a channel");
+    let channel = cluster.channel().native_policy(native).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("native")).await;
     let load = Load::start(&caller, 8, 2);
     for _ in 0..5 {
@@ -302,7 +303,7 @@ async fn h06_an_answer_without_a_status_is_the_servers_fault_and_not_the_clients
     let server = RawServer::bind().await;
     let native = Native::new(|ready, _| first_ready(ready));
     let ledger = native.ledger();
-    let channel = to(server.address()).native_policy(native).connect().expect("a channel");
+    let channel = to(server.address()).native_policy(native).connect_lazy().expect("a channel");
     let mut peer = server.accept(&[]).await;
     let caller = Caller::ready(&channel, Some("native")).await;
     let call = begin(&caller, hello());

@@ -59,7 +59,7 @@ async fn listener(answers_first: bool) -> (Scripted, mpsc::UnboundedReceiver<Upl
 async fn a_cancelled_upload_never_looks_whole_to_the_server() {
     for answers_first in [false, true] {
         let (server, mut ends) = listener(answers_first).await;
-        let channel = channel(server.address()).connect().expect("a channel");
+        let channel = channel(server.address()).connect_lazy().expect("a channel");
         let (proxied, _caller) = proxied(&channel).await;
         let mut next = async || soon("an upload", ends.recv()).await.expect("a server");
         let half = async || {
@@ -94,7 +94,7 @@ async fn a_cancelled_upload_never_looks_whole_to_the_server() {
 #[tokio::test]
 async fn any_authority_will_do() {
     let cluster = Cluster::start(&["a"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let (proxied, _caller) = proxied(&channel).await;
     for authority in
         ["localhost", "a.example:80", "[::1]:50", "tmp%2Fusers.sock", "/run/users.sock", "a b", "x,y"]
@@ -120,7 +120,7 @@ async fn any_authority_will_do() {
 #[tokio::test]
 async fn a_path_with_a_fragment_is_not_served_as_another_path() {
     let cluster = Cluster::start(&["a"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let (proxied, _caller) = proxied(&channel).await;
     let mut client = RawPeer::connect(proxied.address).await;
     client.rpc(1, &format!("{UNARY}#x"), &[]).await;
@@ -133,7 +133,7 @@ async fn a_path_with_a_fragment_is_not_served_as_another_path() {
 #[tokio::test]
 async fn an_odd_request_is_answered_alone() {
     let cluster = Cluster::start(&["a"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let (proxied, _caller) = proxied(&channel).await;
     let mut client = RawPeer::connect(proxied.address).await;
     let mut stream = 1;
@@ -163,7 +163,7 @@ async fn an_odd_request_is_answered_alone() {
 #[tokio::test]
 async fn metadata_beyond_the_limit_fails_its_rpc_alone_and_with_a_status() {
     let cluster = Cluster::start(&["a"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let (proxied, _caller) = proxied(&channel).await;
     let mut client = RawPeer::connect(proxied.address).await;
     let mut stream = 1;
@@ -186,7 +186,7 @@ async fn metadata_beyond_the_limit_fails_its_rpc_alone_and_with_a_status() {
 #[tokio::test]
 async fn thousands_of_rpcs_that_are_given_up_before_they_are_read_end_nothing() {
     let cluster = Cluster::start(&["a"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let (proxied, _caller) = proxied(&channel).await;
     let mut client = RawPeer::connect(proxied.address).await;
     let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
@@ -212,7 +212,7 @@ async fn uploads_that_are_refused_early_end_nothing() {
         let _ = respond.send_response(head, true);
     })
     .await;
-    let channel = channel(server.address()).connect().expect("a channel");
+    let channel = channel(server.address()).connect_lazy().expect("a channel");
     let (proxied, _caller) = proxied(&channel).await;
     let mut client = RawPeer::connect(proxied.address).await;
     for stream in (1..600).step_by(2) {
@@ -237,10 +237,10 @@ async fn streams_that_are_dropped_by_the_hundred_touch_no_other() {
     })
     .await;
     let backend = cluster.backends[0].address();
-    let both = Channel::builder(format!("static:///{backend}")).connect().expect("a channel");
+    let both = Channel::builder(format!("static:///{backend}")).connect_lazy().expect("a channel");
     let (proxy, caller) = proxied(&both).await;
     let mut neighbour = Neighbour::open(&caller).await;
-    let silent = channel(held.address()).connect().expect("a channel");
+    let silent = channel(held.address()).connect_lazy().expect("a channel");
     let (holding, holder) = proxied(&silent).await;
     for round in 0..20 {
         let calls: Vec<_> = (0..300).map(|_| begin(&holder, hello())).collect();
@@ -270,7 +270,7 @@ async fn rpcs_beyond_the_limit_fail_and_those_within_it_do_not() {
         let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
     })
     .await;
-    let channel = channel(held.address()).connect().expect("a channel");
+    let channel = channel(held.address()).connect_lazy().expect("a channel");
     let mut options = ProxyOptions::default();
     options.max_rpcs = 3;
     let proxied = Proxied::start(&channel, options).await;
@@ -296,7 +296,7 @@ async fn rpcs_beyond_the_limit_fail_and_those_within_it_do_not() {
 #[tokio::test]
 async fn a_client_that_does_not_finish_its_preface_is_closed_in_time() {
     let cluster = Cluster::start(&["a"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let mut options = ProxyOptions::default();
     options.handshake_timeout = Duration::from_millis(100);
     let proxied = Proxied::start(&channel, options).await;
@@ -319,7 +319,7 @@ async fn a_client_that_does_not_finish_its_preface_is_closed_in_time() {
 #[tokio::test]
 async fn a_drain_does_not_wait_for_a_client_that_is_frozen_and_has_no_rpc() {
     let cluster = Cluster::start(&["a"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let mut options = ProxyOptions::default();
     options.drain_timeout = Duration::from_millis(100);
     let proxied = Proxied::start(&channel, options).await;
@@ -344,7 +344,7 @@ async fn a_drain_waits_for_the_rpcs_that_there_are() {
         }
     })
     .await;
-    let channel = channel(server.address()).connect().expect("a channel");
+    let channel = channel(server.address()).connect_lazy().expect("a channel");
     let mut options = ProxyOptions::default();
     options.drain_timeout = Duration::from_millis(10);
     let proxied = Proxied::start(&channel, options).await;
@@ -368,7 +368,7 @@ async fn a_drain_waits_for_the_rpcs_that_there_are() {
 #[tokio::test]
 async fn empty_data_frames_of_a_client_have_no_number_that_is_too_many() {
     let cluster = Cluster::start(&["a"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let (proxied, _caller) = proxied(&channel).await;
     let mut client = RawPeer::connect(proxied.address).await;
     client.begin_rpc(1, UNARY, &[]).await;
@@ -383,7 +383,7 @@ async fn empty_data_frames_of_a_client_have_no_number_that_is_too_many() {
 #[tokio::test]
 async fn no_form_of_a_path_with_a_fragment_is_served_as_another_path() {
     let cluster = Cluster::start(&["a"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let (proxied, _caller) = proxied(&channel).await;
     let path = format!("{UNARY}#x");
     let rest = [literal("content-type", "application/grpc"), literal("te", "trailers")].concat();
@@ -413,9 +413,9 @@ async fn no_form_of_a_path_with_a_fragment_is_served_as_another_path() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn proxies_in_a_row_do_not_wait_for_each_other() {
     let cluster = Cluster::start(&["a"]).await;
-    let channel = cluster.channel().connect().expect("a channel");
+    let channel = cluster.channel().connect_lazy().expect("a channel");
     let (inner, _caller) = proxied(&channel).await;
-    let between = to(inner.address).connect().expect("a channel");
+    let between = to(inner.address).connect_lazy().expect("a channel");
     let (_outer, caller) = proxied(&between).await;
     let text = "x".repeat(60_000);
     let mut streams = tokio::task::JoinSet::new();

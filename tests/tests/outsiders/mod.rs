@@ -45,7 +45,7 @@ impl Neighbour {
 /// A proxy of such a channel, and a caller behind it.
 async fn proxied(channel: &Channel) -> (Proxied, Caller) {
     let proxied = Proxied::start(channel, ProxyOptions::default()).await;
-    let through = to(proxied.address).connect().expect("a channel");
+    let through = to(proxied.address).connect_lazy().expect("a channel");
     let caller = Caller::ready(&through, None).await;
     (proxied, caller)
 }

@@ -31,7 +31,7 @@ async fn no_number_of_methods_takes_a_policy_down() {
         let policies = Policies::with(&[(&format!("{policy}.wasm"), &standard(policy))]);
         let config: serde_json::Value = serde_json::from_str(config).expect("JSON");
         let channel = cluster.channel().policies(&policies.followed).policy(policy).policy_config(config);
-        let channel = channel.connect().expect("a channel");
+        let channel = channel.connect_lazy().expect("a channel");
         // Some connect only what they pick.
         let active = |status: &hotpick::channel::ChannelStatus| status.policy.name == policy;
         soon("the policy", channel.wait_for(active)).await;
@@ -58,7 +58,7 @@ async fn a_colour_with_the_hash_of_another_is_another_colour() {
     let cluster = Cluster::start(&["red-1", "red-2", "blue-1"]).await;
     let policies = Policies::with(&[("color.wasm", &standard("color"))]);
     let channel =
-        cluster.channel().policies(&policies.followed).policy("color").connect().expect("a channel");
+        cluster.channel().policies(&policies.followed).policy("color").connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("color")).await;
     let other = r#"zpaaytlf].!d2U"L"#;
     for _ in 0..2 {

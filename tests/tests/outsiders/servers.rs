@@ -17,7 +17,7 @@ use super::*;
 /// returned, and then the first one is answered.
 async fn beside(odd: impl AsyncFnOnce(&mut RawPeer, u32)) -> Result<String, tonic::Status> {
     let server = RawServer::bind().await;
-    let channel = to(server.address()).connect().expect("a channel");
+    let channel = to(server.address()).connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     let neighbour = begin(&caller, hello());
     let mut peer = server.accept(&[]).await;
@@ -82,7 +82,7 @@ async fn a_malformed_answer_fails_its_own_rpc_alone() {
 #[tokio::test]
 async fn what_h2_ends_a_connection_for_is_unavailable_to_all_and_the_endpoint_says_why() {
     let server = RawServer::bind().await;
-    let channel = to(server.address()).connect().expect("a channel");
+    let channel = to(server.address()).connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     let neighbour = begin(&caller, hello());
     let mut peer = server.accept(&[]).await;
@@ -120,7 +120,7 @@ async fn empty_data_frames_have_no_number_that_is_too_many() {
 #[tokio::test]
 async fn answers_that_are_malformed_have_no_number_that_ends_the_connection() {
     let server = RawServer::bind().await;
-    let channel = to(server.address()).connect().expect("a channel");
+    let channel = to(server.address()).connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     let neighbour = begin(&caller, hello());
     let mut peer = server.accept(&[]).await;
@@ -161,7 +161,7 @@ async fn a_reset_with_no_error_before_the_trailers_is_an_error() {
 #[tokio::test]
 async fn answers_that_come_too_late_have_no_number_that_ends_the_connection() {
     let server = RawServer::bind().await;
-    let channel = to(server.address()).connect().expect("a channel");
+    let channel = to(server.address()).connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     let neighbour = begin(&caller, hello());
     let mut peer = server.accept(&[]).await;
@@ -221,7 +221,7 @@ async fn after_a_goaway_with_an_error_an_rpc_is_sent_again_once() {
 
 fn channel_to_all(addresses: &[String]) -> Channel {
     let target = format!("static:///{}", addresses.join(","));
-    Channel::builder(target).connect().expect("a channel")
+    Channel::builder(target).connect_lazy().expect("a channel")
 }
 
 /// A policy is told what the caller is told.
@@ -242,14 +242,14 @@ async fn a_status_of_http_is_the_code_that_policies_and_metrics_see() {
         None => PickResult::Queue,
     });
     let ledger = native.ledger();
-    let channel = channel(server.address()).native_policy(native).connect().expect("a channel");
+    let channel = channel(server.address()).native_policy(native).connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     let status = soon("its end", caller.call()).await.expect_err("503");
     assert_eq!(status.code(), Code::Unavailable);
     let (_send, receive) = mpsc::channel(1);
     let status = caller.client.clone().bidi(ReceiverStream::new(receive)).await.expect_err("503");
     assert_eq!(status.code(), Code::Unavailable);
-    assert_eq!(status.message(), "the response is not one of gRPC: HTTP status 503 Service Unavailable");
+    assert_eq!(status.message(), "the response is not a gRPC response: HTTP status 503 Service Unavailable");
     let ends = soon("both ends", async {
         loop {
             let ends = ledger.ends();
@@ -273,7 +273,7 @@ async fn a_response_that_fails_midway_promises_no_length() {
         stream.send_reset(h2::Reason::INTERNAL_ERROR);
     })
     .await;
-    let channel = channel(server.address()).connect().expect("a channel");
+    let channel = channel(server.address()).connect_lazy().expect("a channel");
     let (proxied, _caller) = proxied(&channel).await;
     let mut client = RawPeer::connect(proxied.address).await;
     client.rpc(1, "/hotpick.echo.Echo/Unary", &[]).await;
@@ -291,7 +291,7 @@ async fn a_deadline_that_has_passed_sends_nothing() {
         async move { scripted::answer(&mut respond, "a") }
     })
     .await;
-    let channel = channel(server.address()).connect().expect("a channel");
+    let channel = channel(server.address()).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let status = caller.request(within(hello(), 0)).await.expect_err("no time");
     assert_eq!(status.code(), Code::DeadlineExceeded);
@@ -303,7 +303,7 @@ async fn a_deadline_that_has_passed_sends_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hangs_and_dies_is_found_out_and_its_successor_is_used() {
     let server = RawServer::bind().await;
-    let channel = channel(server.address()).connect().expect("a channel");
+    let channel = channel(server.address()).connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     let text = "x".repeat(60_000);
     let upload = || Request::new(hotpick_echo::EchoRequest::new(&text));

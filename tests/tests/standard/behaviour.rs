@@ -41,7 +41,7 @@ impl Stage {
         let file = format!("{name}.wasm");
         let policies = Policies::with(&[(&file, &standard(name))]);
         let channel = cluster.channel().policies(&policies.followed).policy(name).policy_config(config);
-        let caller = Caller::of(&channel.connect().expect("a channel"));
+        let caller = Caller::of(&channel.connect_lazy().expect("a channel"));
         let stage = Self { cluster, policies, name, caller };
         stage.settled().await;
         stage
@@ -165,7 +165,8 @@ async fn pick_first_has_one_connection_and_goes_on_to_the_next() {
 async fn pick_first_after_round_robin_gives_the_other_connections_up() {
     let cluster = Cluster::start(&["a", "b", "c"]).await;
     let policies = Policies::with(&[("p.wasm", &standard("round_robin"))]);
-    let channel = cluster.channel().policies(&policies.followed).policy("p").connect().expect("a channel");
+    let channel =
+        cluster.channel().policies(&policies.followed).policy("p").connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("p")).await;
     policies.put("p.wasm", &standard("pick_first"));
     let one = channel.wait_for(|status| {
@@ -208,7 +209,7 @@ async fn weighted_round_robin_goes_by_the_load_that_servers_report() {
     let policies = Policies::with(&[("weighted_round_robin.wasm", &standard("weighted_round_robin"))]);
     let config = json!({"blackoutPeriod": "0s", "weightUpdatePeriod": "0.1s"});
     let channel = Channel::builder(target).policies(&policies.followed).policy("weighted_round_robin");
-    let channel = channel.policy_config(config).connect().expect("a channel");
+    let channel = channel.policy_config(config).connect_lazy().expect("a channel");
     let mut servers = tokio::task::JoinSet::new();
     for (server, name, cpu) in [(lazy, "lazy", 0.2), (busy, "busy", 0.8)] {
         let mut peer = server.accept(&[]).await;
@@ -261,7 +262,7 @@ async fn least_request_has_rpcs_wait_for_a_free_stream_on_any_connection() {
     let target = format!("static:///{},{}", one.address(), other.address());
     let policies = Policies::with(&[("least_request.wasm", &standard("least_request"))]);
     let channel = Channel::builder(target).policies(&policies.followed).policy("least_request");
-    let channel = channel.connect().expect("a channel");
+    let channel = channel.connect_lazy().expect("a channel");
     // MAX_CONCURRENT_STREAMS: 1.
     let (mut one, mut other) = (one.accept(&[(3, 1)]).await, other.accept(&[(3, 1)]).await);
     let caller = Caller::ready(&channel, Some("least_request")).await;
@@ -349,7 +350,7 @@ async fn a_key_with_nothing_in_it_is_none_and_several_values_are_one() {
             (&format!("{name}.wasm"), &standard(name)),
             (&format!("{name}.toml"), settings.as_bytes()),
         ]);
-        let channel = cluster.channel().policies(&policies.followed).policy(name).connect();
+        let channel = cluster.channel().policies(&policies.followed).policy(name).connect_lazy();
         let caller = Caller::of(&channel.expect("a channel"));
         let in_force =
             caller.channel().wait_for(|status| status.policy.name == name && status.policy.generation > 0);
@@ -560,7 +561,8 @@ async fn subset_after_pick_first_is_taken_and_connects_its_own() {
     let cluster = Cluster::start(&["a", "b", "c", "d", "e", "f"]).await;
     let policies = Policies::with(&[("p.wasm", &standard("pick_first"))]);
     let config = b"[config]\nsubsetSize = 2\n";
-    let channel = cluster.channel().policies(&policies.followed).policy("p").connect().expect("a channel");
+    let channel =
+        cluster.channel().policies(&policies.followed).policy("p").connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     assert_eq!(caller.tally(5).await.get("a"), Some(&5));
     // Both at once: the settings are those of the new code.
@@ -582,7 +584,7 @@ async fn priority_lets_an_idle_channel_rest() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let policies = Policies::with(&[("priority.wasm", &standard("priority"))]);
     let channel = cluster.channel().policies(&policies.followed).policy("priority");
-    let channel = channel.idle_timeout(Duration::from_millis(300)).connect().expect("a channel");
+    let channel = channel.idle_timeout(Duration::from_millis(300)).connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     caller.call().await.expect("answered");
     let idle = |status: &hotpick::channel::ChannelStatus| {

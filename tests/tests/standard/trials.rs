@@ -247,7 +247,7 @@ async fn bad_configuration_is_refused_by_the_name_of_its_field() {
         };
         assert!(refused(r#"{"noSuchField":1}"#).contains("noSuchField: no such field"), "{name}");
         assert!(refused("[]").contains("configuration: must be an object"), "{name}");
-        assert!(refused("{").contains("configuration: not JSON"), "{name}");
+        assert!(refused("{").contains("configuration: invalid JSON"), "{name}");
         // Every field that it has, with values that it cannot have.
         let report = policy.check("{}", 3).expect("a policy");
         let schema = report.config_schema.expect("a schema");

@@ -1,13 +1,13 @@
-// color: an RPC goes to the endpoints of its colour, one after the other.
+// color: sends each RPC to the endpoints of its colour, in turn.
 //
-// Which metadata key of RPCs is compared with which attribute of endpoints, and what becomes of an RPC that has no
-// colour or finds none of its own, says the configuration:
+// The configuration says which metadata key of RPCs is compared with which attribute of endpoints. It also says what
+// happens to an RPC without a colour, and to one whose colour no ready endpoint has:
 //
 //   {"metadata": "color", "attribute": "color", "missing": "any", "unmatched": "fail"}
 import * as hotpick from "../hotpick";
 export * from "../hotpick/exports";
 
-/** Ready subconns that RPCs are spread over. */
+/** Ready subconns that take RPCs in turn. */
 class Group {
   members: hotpick.SubConn[] = [];
   private next: i32 = 0;
@@ -27,7 +27,7 @@ class Color extends hotpick.Policy {
   private colors: Map<hotpick.SubConn, string> = new Map();
   private members: hotpick.SubConn[] = [];
   private all: Group = new Group();
-  /** The colours of the groups, in UTF-8. */
+  /** The colour of each group, in UTF-8. */
   private names: ArrayBuffer[] = [];
   private groups: Group[] = [];
 
@@ -36,7 +36,7 @@ class Color extends hotpick.Policy {
     private attribute: string,
     private missing: string,
     private unmatched: string,
-    /** Picks so far: groups that are made anew go on, rather than begin with their first again. */
+    /** Picks so far, from a random start. Rebuilt groups go on from here, not from their first member. */
     private turn: u32,
   ) {
     super();
@@ -52,7 +52,7 @@ class Color extends hotpick.Policy {
         this.colors.delete(endpoint.id);
       }
     }
-    // One that is ready may have another colour now. Which are ready is told after this, if it has changed.
+    // A ready endpoint may have a new colour. `ready` is called after this only if the ready set changed.
     this.regroup();
   }
 

@@ -1,4 +1,4 @@
-// round_robin: one ready endpoint after the other, from a random start.
+// round_robin: picks the ready endpoints in turn, from a random start.
 import * as hotpick from "../hotpick";
 export * from "../hotpick/exports";
 
@@ -10,7 +10,7 @@ class RoundRobin extends hotpick.Policy {
   }
 
   endpoints(added: hotpick.Endpoint[], removed: hotpick.SubConn[], now: hotpick.Nanos): void {
-    // Where they are makes no difference here.
+    // Round robin uses no data of endpoints.
   }
 
   ready(ready: hotpick.SubConn[], now: hotpick.Nanos): void {

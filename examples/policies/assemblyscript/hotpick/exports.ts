@@ -1,4 +1,4 @@
-// Between the canonical ABI and index.ts: a policy exports all of this. transform.js gives the functions their names.
+// Glue code between the canonical ABI and index.ts. A policy exports all of it; transform.js renames the functions.
 import { Endpoint, PickInfo, Placement, Policy, SubConn, beginPick, endPick, give, refusal, start, take } from "./index";
 
 let policy: Policy | null = null;
@@ -6,7 +6,7 @@ let text: ArrayBuffer = new ArrayBuffer(0);
 const info = new PickInfo();
 const result = memory.data(16);
 
-/** By which the host hands over lists and texts. */
+/** Allocates memory for the lists and texts that the host passes. */
 export function cabi_realloc(old: usize, oldSize: usize, align: usize, size: usize): usize {
   return size == 0 ? align : give(size);
 }

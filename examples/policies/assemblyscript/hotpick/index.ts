@@ -1,11 +1,11 @@
-// What a policy in AssemblyScript is to the hotpick host: the contract of policy.wit, as its types and functions.
+// The contract of policy.wit as AssemblyScript types and functions, for policies in AssemblyScript.
 
-/** A connection to an endpoint: a small number, never reused while the channel lives. */
+/** Number of a subconn, the connection to one endpoint. Small, and not reused while an instance may remember it. */
 export type SubConn = u32;
-/** A time of the host's monotonic clock, with an arbitrary zero. */
+/** A time of the host's monotonic clock, in nanoseconds. Its zero is arbitrary. */
 export type Nanos = u64;
 
-/** What the resolver says of an endpoint. */
+/** One server, as the resolver reported it. */
 export class Endpoint {
   constructor(
     public id: SubConn,
@@ -17,37 +17,37 @@ export class Endpoint {
   ) {}
 }
 
-/** Where an instance works. */
+/** The channel that an instance is started in, and its place there. */
 export class Placement {
   constructor(
     public target: string,
     public shard: u32,
     public shards: u32,
-    /** Different in each instance. */
+    /** A random number, different in each instance. */
     public seed: u64,
     public generation: u64,
   ) {}
 }
 
-/** What an ordinary policy needs to know of an RPC. There is one object of it, for all of them. */
+/** The RPC to pick for. All picks use the same object. */
 export class PickInfo {
-  /** Unique within the instance. */
+  /** Number of the pick, unique within the instance. */
   call: u64;
   method: u32;
-  /** XXH64 of the declared key's value, if the RPC has one. */
+  /** XXH64 of the declared key's value. Valid only if hasAffinity is true. */
   affinity: u64;
   hasAffinity: bool;
-  /** Uniform. */
+  /** Uniformly distributed. */
   random: u64;
   now: Nanos;
-  /** 0 at first. */
+  /** Number of earlier attempts. */
   attempt: u32;
   waitForReady: bool;
-  /** It was queued, and is picked for again. */
+  /** Whether the RPC was queued before. */
   requeued: bool;
 }
 
-/** The codes that a policy may end an RPC with. */
+/** Status codes that a policy may end an RPC with. */
 export enum Code {
   Cancelled,
   Unknown,
@@ -60,57 +60,57 @@ export enum Code {
   Unauthenticated,
 }
 
-/** The answer to a pick: made by one of the next four functions. A number, so that none has to be allocated. */
+/** The result of a pick, returned by the next four functions. A number, so that picks allocate nothing. */
 export type Result = u64;
 
-/** Use this subconn. */
+/** Sends the RPC on this subconn. */
 export function pick(id: SubConn): Result {
   return id;
 }
-/** Hold the RPC until something changes. */
+/** Queues the RPC. It is picked for again after a change. */
 export function queue(): Result {
   return 1 << 32;
 }
-/** Fail the RPC, unless it is wait-for-ready. */
+/** Fails the RPC with this code. A wait-for-ready RPC is queued instead. */
 export function fail(code: Code): Result {
   return (2 << 32) | (code as u64);
 }
-/** End the RPC now. */
+/** Ends the RPC with this code, even if it is wait-for-ready. */
 export function drop(code: Code): Result {
   return (3 << 32) | (code as u64);
 }
 
 export abstract class Policy {
-  /** The resolver's list has changed. The first call adds everything; one that has changed is added again. */
+  /** Called when the resolver's list changed. The first call adds all endpoints; a changed endpoint is added again. */
   abstract endpoints(added: Endpoint[], removed: SubConn[], now: Nanos): void;
-  /** These are ready, in the resolver's order; there may be none. */
+  /** Called when the set of ready subconns changed. The set is in the resolver's order, and may be empty. */
   abstract ready(ready: SubConn[], now: Nanos): void;
-  /** Called for each attempt of each RPC. */
+  /** Picks a subconn for one attempt of an RPC. */
   abstract pick(info: PickInfo): Result;
 }
 
-/** Makes the policy of an instance; null if `refuse` has been told why not. */
+/** Starts the policy of an instance. Returns null after `refuse` was called with the reason. */
 export type Init = (config: string, where: Placement) => Policy | null;
 
 let initialize: Init | null = null;
 let reason = "";
 
-/** Says what the component is. */
+/** Sets the policy of the component. */
 export function register(init: Init): void {
   initialize = init;
 }
 
-/** Why a configuration is refused. */
+/** Refuses the configuration for this reason. */
 export function refuse(why: string): Policy | null {
   reason = why;
   return null;
 }
 
-/** For the exports. */
+/** Used by exports.ts. */
 export function start(config: string, where: Placement): Policy | null {
   return initialize!(config, where);
 }
-/** For the exports. */
+/** Used by exports.ts. */
 export function refusal(): string {
   return reason;
 }
@@ -138,7 +138,7 @@ declare function importInFlight(id: SubConn): u32;
 @external("hotpick:policy/env@0.1.0", "log")
 declare function importLog(level: u32, at: usize, length: usize): void;
 
-/** Called by the language where it cannot go on: why is an error in the host's log. */
+/** Called by the language's runtime when it cannot continue. Writes the reason to the host's log as an error. */
 function abort(message: string | null, file: string | null, line: u32, column: u32): void {
   const bytes = String.UTF8.encode((message ? message : "aborted") + " at " + (file ? file : "?") + ":" + line.toString());
   importLog(4, changetype<usize>(bytes), bytes.byteLength);
@@ -152,17 +152,17 @@ const scratch = memory.data(16384, 8);
 let used: usize = 0;
 let isInPick = false;
 
-/** For the exports: what the host answers from now on lies where it answered the pick before, if it fits. */
+/** Used by exports.ts. From now on, what the host returns is stored in the scratch memory, if it fits. */
 export function beginPick(): void {
   isInPick = true;
   used = 0;
 }
-/** For the exports. */
+/** Used by exports.ts. */
 export function endPick(): void {
   isInPick = false;
 }
 
-/** For the exports: memory that the host asks for. */
+/** Used by exports.ts. Allocates memory for the host. */
 export function give(size: usize): usize {
   if (!isInPick || used + size > SCRATCH) return heap.alloc(size);
   const at = scratch + used;
@@ -170,7 +170,7 @@ export function give(size: usize): usize {
   return at;
 }
 
-/** A UTF-8 text that the host has given, and that is given back. */
+/** Decodes a UTF-8 text that the host passed, and frees its memory. */
 export function take(at: usize, length: usize): string {
   if (length == 0) return "";
   const text = decode(at, length);
@@ -178,7 +178,7 @@ export function take(at: usize, length: usize): string {
   return text;
 }
 
-/** What is ASCII, as most is, is put where it belongs at once; the standard library makes a copy of its copy. */
+/** Decodes ASCII, the usual case, directly into the string; the standard library would copy it twice. */
 function decode(at: usize, length: usize): string {
   const text = changetype<string>(__new(length << 1, idof<string>()));
   for (let i: usize = 0; i < length; i++) {
@@ -193,7 +193,7 @@ function decode(at: usize, length: usize): string {
 @lazy
 const result = memory.data(16);
 
-/** In init only: names a metadata key that picks will read. Negative if `refuse` has been told why not. */
+/** Declares a metadata key that picks will read. In init only. Negative after an error, which is passed to `refuse`. */
 export function declareMetadata(key: string): i32 {
   const bytes = String.UTF8.encode(key);
   importDeclare(changetype<usize>(bytes), bytes.byteLength, result);
@@ -202,7 +202,7 @@ export function declareMetadata(key: string): i32 {
   return -1;
 }
 
-/** In init only: picks are told the hash of this declared key's value, as affinity. False if `refuse` has been told why not. */
+/** Makes affinity the hash of this declared key's value. In init only. False after an error, passed to `refuse`. */
 export function declareAffinity(key: u32): bool {
   importAffinity(key, result);
   if (load<u8>(result) == 0) return true;
@@ -210,18 +210,19 @@ export function declareAffinity(key: u32): bool {
   return false;
 }
 
-/** The first value of a declared key of the RPC that is being picked for; null if it has none. */
+/** Returns the first value of a declared key, of the RPC being picked for. Null if there is none. */
 export function metadata(key: u32): string | null {
   importMetadata(key, result);
   if (load<u8>(result) == 0) return null;
   return take(load<u32>(result, 4), load<u32>(result, 8));
 }
 
-/** What metadataAmong gives if the RPC does not have the key, or has another value than these. */
+/** Result of metadataAmong if the RPC does not have the key. */
 export const MISSING = -2;
+/** Result of metadataAmong if the value is none of the texts. */
 export const OTHER = -1;
 
-/** Which of these texts, in UTF-8, the first value of a declared key is. No string is made, and so no garbage. */
+/** Returns the index of a declared key's first value among these UTF-8 texts. Creates no string, and so no garbage. */
 export function metadataAmong(key: u32, texts: ArrayBuffer[]): i32 {
   importMetadata(key, result);
   if (load<u8>(result) == 0) return MISSING;
@@ -239,26 +240,26 @@ export function metadataAmong(key: u32, texts: ArrayBuffer[]): i32 {
   return found;
 }
 
-/** The text of the status of an RPC that is about to be failed or dropped. */
+/** Sets the text of the status if this pick fails or drops the RPC. */
 export function explain(message: string): void {
   const bytes = String.UTF8.encode(message);
   importExplain(changetype<usize>(bytes), bytes.byteLength);
 }
 
-/** Whether an earlier attempt of the same RPC used this subconn. */
+/** Returns whether an earlier attempt of the same RPC used this subconn. */
 export function tried(id: SubConn): bool {
   return importTried(id) != 0;
 }
 
-/** RPCs under way; 0 of an unknown subconn. */
+/** Returns the number of RPCs in flight; 0 for an unknown subconn. */
 export function inFlight(id: SubConn): u32 {
   return importInFlight(id);
 }
 
-const MALFORMED = "the configuration is no JSON object";
+const MALFORMED = "the configuration is not a JSON object";
 
-/** Reads a configuration into settings that are strings: it may have none but those that are there. False if `refuse`
- *  has been told why not. */
+/** Reads a configuration into these settings, all of them strings. It may have only settings that are in the map. False
+ *  after an error, which is passed to `refuse`. */
 export function readConfig(config: string, settings: Map<string, string>): bool {
   const from = new Reader(config);
   if (!from.next(0x7b)) return malformed();

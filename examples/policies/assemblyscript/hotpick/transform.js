@@ -1,4 +1,5 @@
-// Exports of a component have names that are none of AssemblyScript's. Used by asc: `--transform ./hotpick/transform.js`.
+// Renames exports: those of a component have names that are invalid in AssemblyScript. Used by asc, with
+// `--transform ./hotpick/transform.js`.
 
 const names = {
   lifecycle_init: "hotpick:policy/lifecycle@0.1.0#init",

@@ -1,11 +1,11 @@
-/* Between the canonical ABI and hotpick.h. A policy's author need not read it. */
+/* Glue code between the canonical ABI and hotpick.h. Authors of policies need not read it. */
 #include "hotpick.h"
 
 #include <string.h>
 
 #define EXPORT(name) __attribute__((export_name(name)))
 
-/* By which the host hands over lists and texts. */
+/* Allocates memory for the lists and texts that the host passes. */
 EXPORT("cabi_realloc")
 void *hotpick_cabi_realloc(void *old, size_t old_size, size_t align, size_t size) {
     (void)old_size;
@@ -15,7 +15,7 @@ void *hotpick_cabi_realloc(void *old, size_t old_size, size_t align, size_t size
     return memory;
 }
 
-/* result<_, string> and option<string> */
+/* Layout of result<_, string> and option<string>. */
 typedef struct {
     uint8_t is_some;
     hotpick_text text;
@@ -82,7 +82,7 @@ HOTPICK_IMPORT("call", "declare-affinity") void import_affinity(uint32_t key, de
 HOTPICK_IMPORT("call", "metadata") void import_metadata(uint32_t key, optional_text *result);
 HOTPICK_IMPORT("call", "explain") void import_explain(const char *message, size_t length);
 
-/* A text of the policy's, with a zero at its end. */
+/* Returns a zero-terminated copy, which the policy owns. */
 static char *ended(hotpick_text text) {
     char *copy = malloc(text.length + 1);
     if (copy == NULL) abort();
@@ -122,7 +122,7 @@ hotpick_text hotpick_text_of(const char *text) { return (hotpick_text){text, str
 
 hotpick_text hotpick_copy(hotpick_text text) { return (hotpick_text){ended(text), text.length}; }
 
-/* The configuration, read from left to right. */
+/* The part of the configuration that is still to be read. */
 typedef struct {
     const char *at, *end;
 } reader;
@@ -134,7 +134,7 @@ static bool next_is(reader *from, char c) {
     return true;
 }
 
-/* Four hexadecimal digits; negative if they are not. */
+/* Reads four hexadecimal digits. Returns a negative number if there are others. */
 static int32_t read_unit(reader *from) {
     int32_t unit = 0;
     for (int i = 0; i < 4; i++) {
@@ -160,7 +160,7 @@ static size_t put_utf8(char *out, int32_t c) {
     return n;
 }
 
-/* A string of JSON; what it gives is never longer than what it is read from. */
+/* Reads a JSON string. The decoded text is never longer than its source, so this memory is enough. */
 static bool read_string(reader *from, hotpick_text *text) {
     if (!next_is(from, '"')) return false;
     char *out = malloc((size_t)(from->end - from->at) + 1);
@@ -186,7 +186,7 @@ static bool read_string(reader *from, hotpick_text *text) {
             out[length++] = values[name - names];
         } else if (c == 'u') {
             int32_t unit = read_unit(from);
-            /* The halves of a character beyond the first 65,536. */
+            /* A surrogate pair: a character above U+FFFF. */
             if (unit >= 0xd800 && unit < 0xdc00) {
                 if (from->end - from->at < 2 || from->at[0] != '\\' || from->at[1] != 'u') break;
                 from->at += 2;
@@ -205,7 +205,7 @@ static bool read_string(reader *from, hotpick_text *text) {
     return false;
 }
 
-/* "NAME: TEXT" */
+/* Returns "NAME: TEXT". */
 static const char *about(hotpick_text name, const char *text) {
     size_t length = strlen(text);
     char *sentence = malloc(name.length + length + 3);
@@ -217,7 +217,7 @@ static const char *about(hotpick_text name, const char *text) {
 }
 
 const char *hotpick_read_config(hotpick_text config, const hotpick_setting *settings, size_t count) {
-    static const char malformed[] = "the configuration is no JSON object";
+    static const char malformed[] = "the configuration is not a JSON object";
     reader from = {config.data, config.data + config.length};
     if (!next_is(&from, '{')) return malformed;
     if (!next_is(&from, '}')) {

@@ -1,7 +1,7 @@
-/* What a policy in C is to the hotpick host: the contract of policy.wit, as C types and functions.
+/* The contract of policy.wit as C types and functions, for policies in C.
  *
- * A record of WIT lies in memory as the struct of C with the same fields does, so nothing is copied. What a function is
- * given is its own until it returns, unless it says otherwise; nothing is null, and a text does not end with a zero.
+ * A WIT record has the memory layout of the C struct with the same fields, so nothing is copied. Arguments of the
+ * policy's functions are valid until the function returns. They are never NULL. Texts do not end with a zero byte.
  */
 #ifndef HOTPICK_H
 #define HOTPICK_H
@@ -15,12 +15,12 @@
 extern "C" {
 #endif
 
-/* A connection to an endpoint: a small number, never reused while the channel lives. */
+/* Number of a subconn, the connection to one endpoint. Small, and not reused while an instance may remember it. */
 typedef uint32_t hotpick_subconn;
-/* Of the host's monotonic clock. */
+/* A time of the host's monotonic clock, in nanoseconds. */
 typedef uint64_t hotpick_nanos;
 
-/* UTF-8. */
+/* A UTF-8 string, not terminated. */
 typedef struct {
     const char *data;
     size_t length;
@@ -32,7 +32,7 @@ typedef struct {
 
 typedef struct {
     hotpick_subconn id;
-    const hotpick_text *addresses; /* at least one, preferred first */
+    const hotpick_text *addresses; /* at least one, the preferred one first */
     size_t address_count;
     uint32_t weight; /* at least 1 */
     const hotpick_attribute *attributes;
@@ -50,12 +50,12 @@ typedef struct {
     uint64_t call; /* unique within the instance */
     uint32_t method;
     bool has_affinity;
-    uint64_t affinity; /* XXH64 of the declared key's value, if the RPC has one */
-    uint64_t random;   /* uniform */
+    uint64_t affinity; /* XXH64 of the declared key's value; only if has_affinity */
+    uint64_t random;   /* uniformly distributed */
     hotpick_nanos now;
-    uint32_t attempt; /* 0 at first */
+    uint32_t attempt; /* number of earlier attempts */
     bool wait_for_ready;
-    bool requeued; /* picked for again after it was queued */
+    bool requeued; /* the RPC was queued before */
 } hotpick_pick_info;
 
 typedef enum {
@@ -70,35 +70,35 @@ typedef enum {
     HOTPICK_UNAUTHENTICATED,
 } hotpick_code;
 
-/* The answer to a pick. Made by one of the four functions below. */
+/* The result of a pick. Returned by the four functions below. */
 typedef struct {
     uint8_t what;
     uint32_t value;
 } hotpick_result;
 
-/* Use this subconn. */
+/* Sends the RPC on this subconn. */
 static inline hotpick_result hotpick_pick(hotpick_subconn id) { return (hotpick_result){0, id}; }
-/* Hold the RPC until something changes. */
+/* Queues the RPC. It is picked for again after a change. */
 static inline hotpick_result hotpick_queue(void) { return (hotpick_result){1, 0}; }
-/* Fail the RPC, unless it is wait-for-ready. */
+/* Fails the RPC with this code. A wait-for-ready RPC is queued instead. */
 static inline hotpick_result hotpick_fail(hotpick_code code) { return (hotpick_result){2, (uint32_t)code}; }
-/* End the RPC now. */
+/* Ends the RPC with this code, even if it is wait-for-ready. */
 static inline hotpick_result hotpick_drop(hotpick_code code) { return (hotpick_result){3, (uint32_t)code}; }
 
-/* What the policy is: it defines these four. */
+/* The functions that a policy defines. */
 
-/* Called once, first. Gives NULL, or why the configuration (JSON, `{}` if there is none) is refused: a text that stays
- * where it is. Metadata keys are declared here and nowhere else. */
+/* Starts the policy. Called once, before the other functions. `config` is JSON, `{}` if there is none. Returns NULL, or
+ * why the configuration is refused, in memory that stays valid. Metadata keys are declared only here. */
 const char *policy_init(hotpick_text config, const hotpick_placement *where);
-/* The resolver's list has changed. The first call adds everything; one that has changed is added again. */
+/* Called when the resolver's list changed. The first call adds all endpoints; a changed endpoint is added again. */
 void policy_endpoints(const hotpick_endpoint *added, size_t added_count, const hotpick_subconn *removed,
                       size_t removed_count, hotpick_nanos now);
-/* These subconns are ready, in the resolver's order; there may be none. */
+/* Called when the set of ready subconns changed. The set is in the resolver's order, and may be empty. */
 void policy_ready(const hotpick_subconn *ready, size_t count, hotpick_nanos now);
-/* Called for each attempt of each RPC. */
+/* Picks a subconn for one attempt of an RPC. */
 hotpick_result policy_pick(const hotpick_pick_info *info);
 
-/* What the host offers. */
+/* The functions that the host provides. */
 
 #define HOTPICK_IMPORT(interface, name) \
     __attribute__((import_module("hotpick:policy/" interface "@0.1.0"), import_name(name)))
@@ -108,44 +108,44 @@ typedef enum { HOTPICK_TRACE, HOTPICK_DEBUG, HOTPICK_INFO, HOTPICK_WARN, HOTPICK
 HOTPICK_IMPORT("env", "log") void hotpick_env_log(uint32_t level, const char *data, size_t length);
 HOTPICK_IMPORT("env", "random") uint64_t hotpick_random(void);
 HOTPICK_IMPORT("env", "now") hotpick_nanos hotpick_now(void);
-/* RPCs under way; 0 of an unknown subconn. */
+/* Returns the number of RPCs in flight; 0 for an unknown subconn. */
 HOTPICK_IMPORT("stats", "in-flight") uint32_t hotpick_in_flight(hotpick_subconn id);
-/* Whether an earlier attempt of the same RPC used this subconn. */
+/* Returns whether an earlier attempt of the same RPC used this subconn. */
 HOTPICK_IMPORT("call", "tried") bool hotpick_tried(hotpick_subconn id);
 
-/* A line for the host's log. */
+/* Writes a line to the host's log. */
 static inline void hotpick_log(hotpick_level level, hotpick_text line) {
     hotpick_env_log((uint32_t)level, line.data, line.length);
 }
 
-/* In `policy_init` only: names a metadata key that picks will read. Gives NULL, or why not. */
+/* Declares a metadata key that picks will read. In `policy_init` only. Returns NULL, or why the key is refused. */
 const char *hotpick_declare_metadata(hotpick_text key, uint32_t *number);
-/* In `policy_init` only: picks are told the hash of this declared key's value, as `affinity`. Gives NULL, or why not. */
+/* Makes `affinity` the hash of this declared key's value. In `policy_init` only. Returns NULL, or why it failed. */
 const char *hotpick_declare_affinity(uint32_t key);
-/* The first value of a declared key of the RPC that is being picked for. False if it has none. The text is the caller's
- * to give back by `hotpick_free`. */
+/* Reads the first value of a declared key, of the RPC being picked for. Returns false if there is none. The caller
+ * frees the value with `hotpick_free`. */
 bool hotpick_metadata(uint32_t key, hotpick_text *value);
-/* The text of the status of an RPC that is about to be failed or dropped. */
+/* Sets the text of the status if this pick fails or drops the RPC. */
 void hotpick_explain(hotpick_text message);
 
-/* Gives back what the host has given. */
+/* Frees a text that the host allocated. */
 static inline void hotpick_free(hotpick_text text) {
     if (text.length > 0) free((void *)text.data);
 }
 
 bool hotpick_equal(hotpick_text a, hotpick_text b);
-/* Of a text that ends with a zero. */
+/* Wraps a zero-terminated string. */
 hotpick_text hotpick_text_of(const char *text);
-/* The policy's own, until it is given to `free`. */
+/* Copies a text. The caller frees the copy with `free`. */
 hotpick_text hotpick_copy(hotpick_text text);
 
 /* A setting that is a string. */
 typedef struct {
     const char *name;
-    hotpick_text *value; /* as it is if the configuration does not have it */
+    hotpick_text *value; /* unchanged if the configuration does not have the setting */
 } hotpick_setting;
 
-/* Reads a configuration: an object with none but these settings. Gives NULL, or a sentence that names what is wrong. */
+/* Reads a configuration, which may have only these settings. Returns NULL, or a sentence that says what is wrong. */
 const char *hotpick_read_config(hotpick_text config, const hotpick_setting *settings, size_t count);
 
 #ifdef __cplusplus

@@ -1,7 +1,7 @@
-/* color: an RPC goes to the endpoints of its colour, one after the other.
+/* color: sends each RPC to the endpoints of its colour, in turn.
  *
- * Which metadata key of RPCs is compared with which attribute of endpoints, and what becomes of an RPC that has no
- * colour or finds none of its own, says the configuration:
+ * The configuration says which metadata key of RPCs is compared with which attribute of endpoints. It also says what
+ * happens to an RPC without a colour, and to one whose colour no ready endpoint has:
  *
  *   {"metadata": "color", "attribute": "color", "missing": "any", "unmatched": "fail"}
  */
@@ -9,7 +9,7 @@
 
 #include "hotpick.h"
 
-/* Ready subconns that RPCs are spread over. */
+/* Ready subconns that take RPCs in turn. */
 typedef struct {
     hotpick_text color;
     hotpick_subconn *members;
@@ -19,7 +19,7 @@ typedef struct {
 static hotpick_text metadata, attribute, missing, unmatched;
 static uint32_t key;
 
-/* Endpoints that have a colour, by their numbers: ascending, and with gaps, as none is used again. */
+/* Endpoints with a colour, sorted by number. Numbers of removed endpoints are not reused soon, which leaves gaps. */
 typedef struct {
     hotpick_subconn id;
     hotpick_text color;
@@ -34,17 +34,17 @@ static size_t ready_count;
 static group all, *groups;
 static size_t group_count;
 
-/* Picks so far: groups that are made anew go on, rather than begin with their first again. */
+/* Picks so far, from a random start. Rebuilt groups go on from here, not from their first member. */
 static size_t turn;
 
-/* As realloc; a policy without memory is one that has failed, and is replaced. */
+/* As realloc, but aborts without memory. The host then replaces the instance. */
 static void *resize(void *memory, size_t size) {
     memory = realloc(memory, size + 1);
     if (memory == NULL) abort();
     return memory;
 }
 
-/* Whether a fallback is "any"; it may be "fail". */
+/* Returns whether a fallback is "any" rather than "fail". */
 static bool is_any(hotpick_text fallback) { return hotpick_equal(fallback, hotpick_text_of("any")); }
 
 static bool is_fallback(hotpick_text text) { return is_any(text) || hotpick_equal(text, hotpick_text_of("fail")); }
@@ -75,7 +75,7 @@ static group *group_of(hotpick_text color) {
     return NULL;
 }
 
-/* Where it is among those that are known, or would be. */
+/* Returns the index of an endpoint in `known`, or where to insert it. */
 static size_t place_of(hotpick_subconn id) {
     size_t from = 0, to = known_count;
     while (from < to) {
@@ -123,7 +123,7 @@ static void forget(hotpick_subconn id) {
     memmove(known + at, known + at + 1, (known_count - at) * sizeof *known);
 }
 
-/* One that was not known, or has been forgotten. */
+/* Adds an endpoint that is not in `known`. */
 static void remember(hotpick_subconn id, hotpick_text color) {
     size_t at = place_of(id);
     known = resize(known, (known_count + 1) * sizeof *known);
@@ -144,7 +144,7 @@ void policy_endpoints(const hotpick_endpoint *added, size_t added_count, const h
             break;
         }
     }
-    /* One that is ready may have another colour now. Which are ready is told after this, if it has changed. */
+    /* A ready endpoint may have a new colour. `policy_ready` is called after this only if the ready set changed. */
     regroup();
 }
 

@@ -1,4 +1,4 @@
-/* round_robin: one ready endpoint after the other, from a random start. */
+/* round_robin: picks the ready endpoints in turn, from a random start. */
 #include <string.h>
 
 #include "hotpick.h"
@@ -13,7 +13,7 @@ const char *policy_init(hotpick_text config, const hotpick_placement *where) {
 
 void policy_endpoints(const hotpick_endpoint *added, size_t added_count, const hotpick_subconn *removed,
                       size_t removed_count, hotpick_nanos now) {
-    /* Where they are makes no difference here. */
+    /* Round robin uses no data of endpoints. */
 }
 
 void policy_ready(const hotpick_subconn *now_ready, size_t now_count, hotpick_nanos now) {

@@ -1,7 +1,7 @@
-// What a policy in C++ is to the hotpick host: hotpick.h, with the types of the standard library.
+// The contract of policy.wit for policies in C++: hotpick.h with types of the standard library.
 //
-// A policy is a class; HOTPICK_POLICY(Class) at the end of its file makes it the one of the component. There are no
-// exceptions: what would throw ends the instance, and the host makes another.
+// A policy is a class; HOTPICK_POLICY(Class) at the end of its file exports it. Exceptions are not available: code that
+// would throw ends the instance, and the host starts another one.
 #pragma once
 
 #include <optional>
@@ -24,16 +24,16 @@ using PickResult = hotpick_result;
 inline std::string_view view(hotpick_text text) { return {text.data, text.length}; }
 inline hotpick_text text(std::string_view view) { return {view.data(), view.size()}; }
 
-// Use this subconn.
+// Sends the RPC on this subconn.
 inline PickResult pick(SubConn id) { return hotpick_pick(id); }
-// Hold the RPC until something changes.
+// Queues the RPC. It is picked for again after a change.
 inline PickResult queue() { return hotpick_queue(); }
-// Fail the RPC, unless it is wait-for-ready.
+// Fails the RPC with this code. A wait-for-ready RPC is queued instead.
 inline PickResult fail(Code code) { return hotpick_fail(code); }
-// End the RPC now.
+// Ends the RPC with this code, even if it is wait-for-ready.
 inline PickResult drop(Code code) { return hotpick_drop(code); }
 
-// What the resolver says of an endpoint; a view of it that ends with the call.
+// A view of an endpoint, valid until the call returns.
 class Endpoint {
   public:
     explicit Endpoint(const hotpick_endpoint &raw) : raw(raw) {}
@@ -53,7 +53,7 @@ class Endpoint {
     const hotpick_endpoint &raw;
 };
 
-// A text that the host has given, and that is given back.
+// A text that the host allocated, freed with this object.
 class Text {
   public:
     explicit Text(hotpick_text raw) : raw(raw) {}
@@ -65,23 +65,23 @@ class Text {
     hotpick_text raw;
 };
 
-// The first value of a declared key of the RPC that is being picked for.
+// Returns the first value of a declared key, of the RPC being picked for.
 inline std::optional<Text> metadata(uint32_t key) {
     hotpick_text value;
     if (!hotpick_metadata(key, &value)) return {};
     return Text(value);
 }
 
-// The text of the status of an RPC that is about to be failed or dropped.
+// Sets the text of the status if this pick fails or drops the RPC.
 inline void explain(std::string_view message) { hotpick_explain(text(message)); }
 
 // A setting that is a string.
 struct Setting {
     const char *name;
-    std::string *value; // as it is if the configuration does not have it
+    std::string *value; // unchanged if the configuration does not have the setting
 };
 
-// Reads a configuration: an object with none but these settings. Gives nothing, or a sentence that names what is wrong.
+// Reads a configuration, which may have only these settings. Returns nothing, or a sentence that says what is wrong.
 inline std::optional<std::string> read_config(std::string_view config, std::initializer_list<Setting> settings = {}) {
     std::vector<hotpick_text> values(settings.size());
     std::vector<hotpick_setting> raw;
@@ -96,7 +96,7 @@ inline std::optional<std::string> read_config(std::string_view config, std::init
 } // namespace hotpick
 
 #ifdef _LIBCPP_VERSION
-// The library's own formats why it ends the program, which is most of what a policy would consist of.
+// Replaces the library's function, whose formatting code would be most of the component.
 _LIBCPP_BEGIN_NAMESPACE_STD
 [[noreturn]] void __libcpp_verbose_abort(const char *why, ...) noexcept {
     ::hotpick_log(HOTPICK_ERROR, ::hotpick_text_of(why));
@@ -105,14 +105,14 @@ _LIBCPP_BEGIN_NAMESPACE_STD
 _LIBCPP_END_NAMESPACE_STD
 #endif
 
-// Makes a class the policy:
+// Exports a class with these functions as the policy. `init` returns why the configuration is refused:
 //
-//     std::optional<std::string> init(std::string_view config, const hotpick_placement &where); // why it is refused
+//     std::optional<std::string> init(std::string_view config, const hotpick_placement &where);
 //     void endpoints(std::span<const hotpick_endpoint> added, std::span<const SubConn> removed, Nanos now);
 //     void ready(std::span<const SubConn> ready, Nanos now);
 //     PickResult pick(const PickInfo &info);
 //
-// An instance has one object of it.
+// Each instance has one object of the class.
 #define HOTPICK_POLICY(Class)                                                                                        \
     static Class hotpick_policy;                                                                                     \
     extern "C" const char *policy_init(hotpick_text config, const hotpick_placement *where) {                        \

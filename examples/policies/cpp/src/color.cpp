@@ -1,7 +1,7 @@
-// color: an RPC goes to the endpoints of its colour, one after the other.
+// color: sends each RPC to the endpoints of its colour, in turn.
 //
-// Which metadata key of RPCs is compared with which attribute of endpoints, and what becomes of an RPC that has no
-// colour or finds none of its own, says the configuration:
+// The configuration says which metadata key of RPCs is compared with which attribute of endpoints. It also says what
+// happens to an RPC without a colour, and to one whose colour no ready endpoint has:
 //
 //   {"metadata": "color", "attribute": "color", "missing": "any", "unmatched": "fail"}
 #include <map>
@@ -9,7 +9,7 @@
 
 #include "hotpick.hpp"
 
-// Ready subconns that RPCs are spread over.
+// Ready subconns that take RPCs in turn.
 class Group {
   public:
     void add(hotpick::SubConn id) { members.push_back(id); }
@@ -54,7 +54,7 @@ class Color {
                 colors.erase(endpoint.id());
             }
         }
-        // One that is ready may have another colour now. Which are ready is told after this, if it has changed.
+        // A ready endpoint may have a new colour. `ready` is called after this only if the ready set changed.
         regroup();
     }
 
@@ -93,7 +93,7 @@ class Color {
     uint32_t key = 0;
     std::map<hotpick::SubConn, std::string> colors;
     std::vector<hotpick::SubConn> members; // in the resolver's order
-    size_t turn = 0; // picks so far: groups that are made anew go on, rather than begin with their first again
+    size_t turn = 0; // picks so far, from a random start: rebuilt groups go on from here, not from their first member
     Group all;
     std::map<std::string, Group, std::less<>> groups;
 };

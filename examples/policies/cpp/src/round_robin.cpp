@@ -1,4 +1,4 @@
-// round_robin: one ready endpoint after the other, from a random start.
+// round_robin: picks the ready endpoints in turn, from a random start.
 #include <vector>
 
 #include "hotpick.hpp"
@@ -11,7 +11,7 @@ class RoundRobin {
     }
 
     void endpoints(std::span<const hotpick_endpoint>, std::span<const hotpick::SubConn>, hotpick::Nanos) {
-        // Where they are makes no difference here.
+        // Round robin uses no data of endpoints.
     }
 
     void ready(std::span<const hotpick::SubConn> ready, hotpick::Nanos) {

@@ -1,7 +1,7 @@
-// color: an RPC goes to the endpoints of its colour, one after the other.
+// color: sends each RPC to the endpoints of its colour, in turn.
 //
-// Which metadata key of RPCs is compared with which attribute of endpoints, and what becomes of an RPC that has no
-// colour or finds none of its own, says the configuration:
+// The configuration says which metadata key of RPCs is compared with which attribute of endpoints. It also says what
+// happens to an RPC without a colour, and to one whose colour no ready endpoint has:
 //
 //	{"metadata": "color", "attribute": "color", "missing": "any", "unmatched": "fail"}
 package main
@@ -12,7 +12,7 @@ import (
 	"example.com/policies/hotpick"
 )
 
-// group has the ready subconns that RPCs are spread over.
+// group has ready subconns that take RPCs in turn.
 type group struct {
 	members []hotpick.SubConn
 	next    int
@@ -41,7 +41,7 @@ type color struct {
 	ready  []hotpick.SubConn
 	all    group
 	groups map[string]*group
-	// Picks so far: groups that are made anew go on, rather than begin with their first again.
+	// Picks so far, from a random start. Rebuilt groups go on from here, not from their first member.
 	turn uint32
 }
 
@@ -78,7 +78,7 @@ func (c *color) Endpoints(added []hotpick.Endpoint, removed []hotpick.SubConn, n
 			delete(c.colors, endpoint.ID)
 		}
 	}
-	// One that is ready may have another colour now. Which are ready is told after this, if it has changed.
+	// A ready endpoint may have a new colour. `Ready` is called after this only if the ready set changed.
 	c.regroup()
 }
 

@@ -6,7 +6,7 @@ import (
 	"unsafe"
 )
 
-// Between the canonical ABI and the rest of the package. The host's pointers have 32 bits, Go's 64.
+// Glue code between the canonical ABI and the rest of the package. The host's pointers have 32 bits, Go's 64.
 
 type text struct {
 	_      structs.HostLayout
@@ -14,7 +14,7 @@ type text struct {
 	length uint32
 }
 
-// The memory is Go's: it lives for as long as the string does.
+// The string uses the same memory, which Go's garbage collector frees after the string.
 func (t text) string() string {
 	if t.length == 0 {
 		return ""
@@ -26,7 +26,7 @@ func textOf(s string) text {
 	return text{at: uint32(uintptr(unsafe.Pointer(unsafe.StringData(s)))), length: uint32(len(s))}
 }
 
-// What the host has been given lies where it is: Go moves no heap.
+// Memory that the host writes to stays where it is, because Go does not move heap objects.
 func pointer(at uint32) unsafe.Pointer {
 	return *(*unsafe.Pointer)(unsafe.Pointer(&[1]uintptr{uintptr(at)}))
 }
@@ -53,11 +53,11 @@ type endpoint struct {
 	attributeCount uint32
 }
 
-// What the host has allocated for the call that it makes, or answers: nothing else points to it yet.
+// Memory that the host allocated for the current call. Keeps it alive while nothing else points to it.
 var handed [][]uint64
 
-// What the host answers during a pick lies here if it fits, until the pick returns: picks leave the garbage collector
-// nothing to do, which would take longer than a pick may.
+// Memory for what the host returns during a pick, if it fits; reused by the next pick. So picks create no garbage: a
+// collection would take longer than a pick may.
 var (
 	scratch  [2048]uint64
 	used     uint32
@@ -92,7 +92,7 @@ var refused struct {
 	text    text
 }
 
-// For as long as the host reads it.
+// Keeps the text alive while the host reads it.
 var reason string
 
 //go:wasmexport hotpick:policy/lifecycle@0.1.0#init
@@ -176,7 +176,7 @@ type Key uint32
 type declared struct {
 	_       structs.HostLayout
 	isError uint32
-	value   text // or a number, in the place of its address
+	value   text // or a number, stored in `at`
 }
 
 func (d *declared) err() error {
@@ -188,7 +188,7 @@ func (d *declared) err() error {
 	return err
 }
 
-// DeclareMetadata names a metadata key that picks will read. In Init only.
+// DeclareMetadata declares a metadata key that picks will read. In Init only.
 func DeclareMetadata(name string) (Key, error) {
 	var result declared
 	t := textOf(name)
@@ -196,22 +196,22 @@ func DeclareMetadata(name string) (Key, error) {
 	return Key(result.value.at), result.err()
 }
 
-// DeclareAffinity has picks told the hash of the key's value, as Affinity. In Init only.
+// DeclareAffinity makes PickInfo.Affinity the hash of the key's value. In Init only.
 func (k Key) DeclareAffinity() error {
 	var result declared
 	importAffinity(uint32(k), unsafe.Pointer(&result))
 	return result.err()
 }
 
-// Here, as what an import is given must not be on a stack, which may move.
+// Not a local variable: imports write to it, and a Go stack may move.
 var found struct {
 	_      structs.HostLayout
 	isSome uint32
 	text   text
 }
 
-// Metadata gives the key's first value of the RPC that is being picked for. The bytes are good until Pick returns. (A
-// look into a map by string(value) copies nothing.)
+// Metadata returns the key's first value, of the RPC being picked for. The bytes are valid until Pick returns. (A map
+// lookup by string(value) copies nothing.)
 func (k Key) Metadata() (value []byte, ok bool) {
 	importMetadata(uint32(k), unsafe.Pointer(&found))
 	if found.isSome&0xff == 0 {
@@ -222,14 +222,14 @@ func (k Key) Metadata() (value []byte, ok bool) {
 	return value, true
 }
 
-// Explain leaves the text of the status of an RPC that is about to be failed or dropped.
+// Explain sets the text of the status if this pick fails or drops the RPC.
 func Explain(message string) {
 	t := textOf(message)
 	importExplain(t.at, t.length)
 }
 
-// Tried says whether an earlier attempt of the same RPC used this subconn.
+// Tried reports whether an earlier attempt of the same RPC used this subconn.
 func Tried(id SubConn) bool { return importTried(uint32(id)) != 0 }
 
-// InFlight gives the RPCs under way; 0 of an unknown subconn.
+// InFlight returns the number of RPCs in flight; 0 for an unknown subconn.
 func InFlight(id SubConn) uint32 { return importInFlight(uint32(id)) }

@@ -6,10 +6,10 @@ import (
 	"unicode/utf8"
 )
 
-var errMalformed = errors.New("the configuration is no JSON object")
+var errMalformed = errors.New("the configuration is not a JSON object")
 
-// ReadConfig reads a configuration: an object with none but these settings, which are strings. One that it does not
-// have stays as it is. (Package encoding/json would make a component of 2.5 MB one of 4.4.)
+// ReadConfig reads a configuration, which may have only these settings, all of them strings. A setting that the
+// configuration does not have stays unchanged. (Package encoding/json would enlarge a component from 2.5 MB to 4.4 MB.)
 func ReadConfig(config string, settings map[string]*string) error {
 	r := reader(config)
 	if !r.next('{') {
@@ -42,7 +42,7 @@ func ReadConfig(config string, settings map[string]*string) error {
 	return nil
 }
 
-// reader is what is left to be read.
+// reader is the part of the configuration that is still to be read.
 type reader string
 
 func (r *reader) space() {
@@ -86,7 +86,7 @@ func (r *reader) text() (string, bool) {
 	return "", false
 }
 
-// escaped reads what follows on a backslash.
+// escaped reads an escape sequence, after its backslash.
 func (r *reader) escaped() (rune, bool) {
 	if *r == "" {
 		return 0, false

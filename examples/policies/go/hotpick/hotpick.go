@@ -1,14 +1,14 @@
-// Package hotpick is what a policy in Go is to the hotpick host: the contract of policy.wit, as types and functions of
-// Go.
+// Package hotpick has the contract of policy.wit as Go types and functions, for policies in Go.
 package hotpick
 
-// SubConn is a connection to an endpoint: a small number, never reused while the channel lives.
+// SubConn is the number of a subconn, the connection to one endpoint. It is small, and not reused while an instance may
+// remember it.
 type SubConn uint32
 
-// Nanos is a time of the host's monotonic clock, with an arbitrary zero.
+// Nanos is a time of the host's monotonic clock, in nanoseconds. Its zero is arbitrary.
 type Nanos uint64
 
-// Endpoint is what the resolver says of an endpoint.
+// Endpoint is one server, as the resolver reported it.
 type Endpoint struct {
 	ID SubConn
 	// Addresses has at least one, the preferred one first.
@@ -18,37 +18,37 @@ type Endpoint struct {
 	Attributes map[string]string
 }
 
-// Placement says where an instance works.
+// Placement is the channel that an instance is started in, and its place there.
 type Placement struct {
 	Target        string
 	Shard, Shards uint32
-	// Seed is different in each instance.
+	// Seed is a random number, different in each instance.
 	Seed       uint64
 	Generation uint64
 }
 
-// PickInfo is what an ordinary policy needs to know of an RPC.
+// PickInfo is the RPC to pick for.
 type PickInfo struct {
-	// Call is unique within the instance.
+	// Call is the number of the pick, unique within the instance.
 	Call   uint64
 	Method uint32
-	// Affinity is the XXH64 of the declared key's value, if HasAffinity.
+	// Affinity is the XXH64 of the declared key's value. Valid only if HasAffinity is true.
 	Affinity    uint64
 	HasAffinity bool
-	// Random is uniform.
+	// Random is uniformly distributed.
 	Random uint64
 	Now    Nanos
-	// Attempt is 0 at first.
+	// Attempt is the number of earlier attempts.
 	Attempt      uint32
 	WaitForReady bool
-	// Requeued says that the RPC was queued, and is picked for again.
+	// Requeued reports whether the RPC was queued before.
 	Requeued bool
 }
 
-// Code is a status that a policy may end an RPC with.
+// Code is a status code that a policy may end an RPC with.
 type Code uint8
 
-// The codes, by gRPC's names.
+// The status codes, with gRPC's names.
 const (
 	Cancelled Code = iota
 	Unknown
@@ -61,39 +61,39 @@ const (
 	Unauthenticated
 )
 
-// Result is the answer to a pick.
+// Result is the result of a pick.
 type Result struct {
 	what  uint8
 	value uint32
 }
 
-// Pick uses this subconn.
+// Pick sends the RPC on this subconn.
 func Pick(id SubConn) Result { return Result{0, uint32(id)} }
 
-// Queue holds the RPC until something changes.
+// Queue queues the RPC. It is picked for again after a change.
 func Queue() Result { return Result{what: 1} }
 
-// Fail fails the RPC, unless it is wait-for-ready.
+// Fail fails the RPC with this code. A wait-for-ready RPC is queued instead.
 func Fail(code Code) Result { return Result{2, uint32(code)} }
 
-// Drop ends the RPC now.
+// Drop ends the RPC with this code, even if it is wait-for-ready.
 func Drop(code Code) Result { return Result{3, uint32(code)} }
 
-// Policy picks. Calls never overlap.
+// Policy is a load-balancing policy. Calls never overlap.
 type Policy interface {
-	// Endpoints is told that the resolver's list has changed. The first call adds everything; one that has changed is
+	// Endpoints is called when the resolver's list changed. The first call adds all endpoints; a changed endpoint is
 	// added again.
 	Endpoints(added []Endpoint, removed []SubConn, now Nanos)
-	// Ready is told which subconns are ready, in the resolver's order; there may be none.
+	// Ready is called when the set of ready subconns changed. The set is in the resolver's order, and may be empty.
 	Ready(ready []SubConn, now Nanos)
-	// Pick is called for each attempt of each RPC.
+	// Pick picks a subconn for one attempt of an RPC.
 	Pick(info *PickInfo) Result
 }
 
-// Init makes the policy of an instance; an error refuses its configuration: JSON, `{}` if there is none.
+// Init starts the policy of an instance. `config` is JSON, `{}` if there is none. An error refuses the configuration.
 type Init func(config string, where Placement) (Policy, error)
 
 var initialize Init
 
-// Register says what the component is. Called by the program's func init.
+// Register sets the policy of the component. The program calls it in func init.
 func Register(init Init) { initialize = init }

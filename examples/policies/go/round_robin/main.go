@@ -1,4 +1,4 @@
-// round_robin: one ready endpoint after the other, from a random start.
+// round_robin: picks the ready endpoints in turn, from a random start.
 package main
 
 import "example.com/policies/hotpick"
@@ -15,7 +15,7 @@ func newRoundRobin(config string, where hotpick.Placement) (hotpick.Policy, erro
 	return &roundRobin{next: where.Seed}, nil
 }
 
-// Where they are makes no difference here.
+// Endpoints does nothing: round robin uses no data of endpoints.
 func (r *roundRobin) Endpoints(added []hotpick.Endpoint, removed []hotpick.SubConn, now hotpick.Nanos) {}
 
 func (r *roundRobin) Ready(ready []hotpick.SubConn, now hotpick.Nanos) {

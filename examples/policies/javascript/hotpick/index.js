@@ -1,16 +1,16 @@
-// What a policy in JavaScript is to the hotpick host: the contract of policy.wit, with less ceremony.
+// The contract of policy.wit for policies in JavaScript.
 //
-// A subconn is a number, `now` are nanoseconds, and `seed` is uniform, at least 0 and below 1. An endpoint is
-// {id, addresses, weight, attributes: [{key, value}]}.
+// A subconn is a number. `now` is a time in nanoseconds. `seed` is uniformly distributed, at least 0 and below 1. An
+// endpoint is {id, addresses, weight, attributes: [{key, value}]}.
 import * as call from "hotpick:policy/call@0.1.0";
 import { log } from "hotpick:policy/env@0.1.0";
 import { inFlight } from "hotpick:policy/stats@0.1.0";
-import * as underWay from "hotpick:script/info@0.1.0";
+import * as current from "hotpick:script/info@0.1.0";
 
 export { inFlight };
 export const { explain, metadata, tried } = call;
 
-// A pick is answered by a number, which costs less to hand over than an object (script.wit of `hotpick build`).
+// The result of a pick is a number: passing an object is more expensive (script.wit of `hotpick build`).
 const [QUEUE, FAIL, DROP] = [1, 2, 3].map((kind) => kind * 2 ** 32);
 const CODES = [
   "cancelled", "unknown", "deadline-exceeded", "permission-denied", "resource-exhausted", "unimplemented", "internal",
@@ -19,47 +19,47 @@ const CODES = [
 
 function numberOf(code) {
   const number = CODES.indexOf(code);
-  if (number < 0) throw new RangeError(`${code} is no code that an RPC can fail with`);
+  if (number < 0) throw new RangeError(`${code} is not a code that an RPC can fail with`);
   return number;
 }
 
-/** The answer to a pick: use this subconn. */
+/** Sends the RPC on this subconn. */
 export const pick = (id) => id;
-/** Hold the RPC until something changes. */
+/** Queues the RPC. It is picked for again after a change. */
 export const queue = () => QUEUE;
-/** Fail the RPC, unless it is wait-for-ready. The code is as in "deadline-exceeded". */
+/** Fails the RPC with a code such as "deadline-exceeded". A wait-for-ready RPC is queued instead. */
 export const fail = (code) => FAIL + numberOf(code);
-/** End the RPC now. */
+/** Ends the RPC with this code, even if it is wait-for-ready. */
 export const drop = (code) => DROP + numberOf(code);
 
-// What is known of the RPC being picked for. Each costs a call to ask for; most policies need none.
+// The RPC to pick for. Reading a field costs a call; most policies read none.
 const info = {
-  /** Unique within the instance. */
-  get call() { return underWay.call(); },
-  get method() { return underWay.method(); },
-  /** XXH64 of the declared key's value, a BigInt; undefined if the RPC has none. */
+  /** Number of the pick, unique within the instance. */
+  get call() { return current.call(); },
+  get method() { return current.method(); },
+  /** XXH64 of the declared key's value, a BigInt. Undefined if the RPC has none. */
   get affinity() {
-    const halves = underWay.affinity();
+    const halves = current.affinity();
     return halves ? (BigInt(halves[1]) << 32n) | BigInt(halves[0]) : undefined;
   },
-  /** Uniform, as Math.random() is elsewhere. */
-  get random() { return underWay.random(); },
-  get now() { return underWay.now(); },
-  /** 0 at first. */
-  get attempt() { return underWay.attempt(); },
-  get waitForReady() { return underWay.waitForReady(); },
-  /** It was queued, and is picked for again. */
-  get requeued() { return underWay.requeued(); },
+  /** Uniformly distributed, at least 0 and below 1. */
+  get random() { return current.random(); },
+  get now() { return current.now(); },
+  /** Number of earlier attempts. */
+  get attempt() { return current.attempt(); },
+  get waitForReady() { return current.waitForReady(); },
+  /** Whether the RPC was queued before. */
+  get requeued() { return current.requeued(); },
 };
 
-/** In the constructor only: refuses the configuration. */
+/** Refuses the configuration for this reason. In the constructor only. */
 export function refuse(why) {
   throw new Refused(why);
 }
 
 class Refused extends Error {}
 
-/** Reads a configuration: an object with none but the settings that have a default here, each of its type. */
+/** Reads a configuration. It may have only settings with a default here, each of the type of its default. */
 export function readConfig(config, defaults) {
   let settings;
   try {
@@ -68,7 +68,7 @@ export function readConfig(config, defaults) {
     refuse(`the configuration is not JSON: ${error.message}`);
   }
   if (settings === null || typeof settings !== "object" || Array.isArray(settings)) {
-    refuse("the configuration is no JSON object");
+    refuse("the configuration is not a JSON object");
   }
   for (const [name, value] of Object.entries(settings)) {
     if (!Object.hasOwn(defaults, name)) refuse(`${name}: there is no such setting`);
@@ -77,9 +77,9 @@ export function readConfig(config, defaults) {
   return { ...defaults, ...settings };
 }
 
-/** In the constructor only: names a metadata key that picks will read, by metadata(number). */
+/** Declares a metadata key that picks will read with metadata(number). In the constructor only. */
 export const declareMetadata = (key) => allowed(() => call.declareMetadata(key));
-/** In the constructor only: picks are told the hash of this declared key's value, as info.affinity. */
+/** Makes info.affinity the hash of this declared key's value. In the constructor only. */
 export const declareAffinity = (number) => allowed(() => call.declareAffinity(number));
 
 function allowed(declare) {
@@ -90,7 +90,7 @@ function allowed(declare) {
   }
 }
 
-// What is thrown ends the instance, and the host makes another. Its log says why.
+// Logs exceptions: each ends the instance, and the host starts another one.
 function logged(run) {
   try {
     return run();
@@ -101,28 +101,28 @@ function logged(run) {
 }
 
 /**
- * Makes a class the policy of the component:
+ * Exports a class as the policy of the component:
  *
  *     export const { lifecycle, endpoints, picker } = policy(MyPolicy);
  *
- * It has `constructor(config, placement)`, `endpoints(added, removed, now)`, `ready(ids, now)` and `pick(info)`.
+ * The class has `constructor(config, placement)`, `endpoints(added, removed, now)`, `ready(ids, now)` and `pick(info)`.
  */
 export function policy(Policy) {
   let instance;
   const pickOne = () => {
     const answer = instance.pick(info);
-    if (typeof answer !== "number") throw new TypeError("pick has to return pick(id), queue(), fail(code) or drop(code)");
+    if (typeof answer !== "number") throw new TypeError("pick must return pick(id), queue(), fail(code) or drop(code)");
     return answer;
   };
   return {
     lifecycle: {
       init(config, placement) {
         try {
-          // Of 64 bits, of which a number has only the upper ones.
+          // The seed has 64 bits; a number keeps only the upper ones.
           const seed = (placement.seed / 2 ** 64) % 1;
           instance = logged(() => new Policy(config, { ...placement, seed }));
         } catch (error) {
-          // The contract's error is a string; anything else is a fault of the policy's.
+          // An error of the contract is a string; anything else is a fault of the policy.
           throw error instanceof Refused ? error.message : error;
         }
       },

@@ -1,12 +1,12 @@
-// color: an RPC goes to the endpoints of its colour, one after the other.
+// color: sends each RPC to the endpoints of its colour, in turn.
 //
-// Which metadata key of RPCs is compared with which attribute of endpoints, and what becomes of an RPC that has no
-// colour or finds none of its own, says the configuration:
+// The configuration says which metadata key of RPCs is compared with which attribute of endpoints. It also says what
+// happens to an RPC without a colour, and to one whose colour no ready endpoint has:
 //
 //   {"metadata": "color", "attribute": "color", "missing": "any", "unmatched": "fail"}
 import { declareMetadata, explain, fail, metadata, pick, policy, queue, readConfig, refuse } from "../hotpick/index.js";
 
-// Ready subconns that RPCs are spread over.
+// Ready subconns that take RPCs in turn.
 class Group {
   members = [];
   #next = 0;
@@ -32,7 +32,7 @@ class Color {
     this.key = declareMetadata(this.settings.metadata);
     this.colors = new Map();
     this.members = [];
-    // Picks so far: groups that are made anew go on, rather than begin with their first again.
+    // Picks so far, from a random start. Rebuilt groups go on from here, not from their first member.
     this.turn = Math.floor(seed * 2 ** 32);
     this.regroup();
   }
@@ -42,7 +42,7 @@ class Color {
     for (const { id, attributes } of added) {
       this.colors.set(id, attributes.find(({ key }) => key === this.settings.attribute)?.value);
     }
-    // One that is ready may have another colour now. Which are ready is told after this, if it has changed.
+    // A ready endpoint may have a new colour. `ready` is called after this only if the ready set changed.
     this.regroup();
   }
 

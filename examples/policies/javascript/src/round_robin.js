@@ -1,4 +1,4 @@
-// round_robin: one ready endpoint after the other, from a random start.
+// round_robin: picks the ready endpoints in turn, from a random start.
 import { pick, policy, queue, readConfig } from "../hotpick/index.js";
 
 class RoundRobin {
@@ -9,7 +9,7 @@ class RoundRobin {
   }
 
   endpoints() {
-    // Where they are makes no difference here.
+    // Round robin uses no data of endpoints.
   }
 
   ready(ids) {

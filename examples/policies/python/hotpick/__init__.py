@@ -1,8 +1,8 @@
-"""What a policy in Python is to the hotpick host: the contract of policy.wit, with less ceremony.
+"""The contract of policy.wit for policies in Python.
 
-The module `wit_world` and its types are made by `hotpick build` (componentize-py). To have them for an editor, put
-hotpick's policy.wit and script.wit into wit/deps/, a world that includes `hotpick:script/policy@0.1.0` into wit/, and run
-`componentize-py -d wit -w policy bindings .`
+`hotpick build` (componentize-py) generates the module `wit_world` and its types. To generate them for an editor, put
+hotpick's policy.wit and script.wit into wit/deps/, put a world that includes `hotpick:script/policy@0.1.0` into wit/,
+and run `componentize-py -d wit -w policy bindings .`
 """
 
 import json
@@ -18,10 +18,10 @@ __all__ = [
     "drop", "env", "export", "fail", "pick", "queue", "read_config", "refuse", "stats",
 ]
 
-# A connection to an endpoint: a small number, never reused while the channel lives.
+# Number of a subconn, the connection to one endpoint. Small, and not reused while an instance may remember it.
 SubConn = int
 
-# The answer to a pick: made by one of the next four functions. A number, which costs less to hand over than an object
+# The result of a pick, returned by the next four functions. A number, because passing an object is more expensive
 # (script.wit of `hotpick build`).
 PickResult = NewType("PickResult", float)
 
@@ -29,31 +29,31 @@ _QUEUE, _FAIL, _DROP = (kind * 2.0**32 for kind in (1, 2, 3))
 
 
 def pick(id: SubConn) -> PickResult:
-    """Use this subconn."""
+    """Sends the RPC on this subconn."""
     return PickResult(float(id))
 
 
 def queue() -> PickResult:
-    """Hold the RPC until something changes."""
+    """Queues the RPC. It is picked for again after a change."""
     return PickResult(_QUEUE)
 
 
 def fail(code: FailCode) -> PickResult:
-    """Fail the RPC, unless it is wait-for-ready."""
+    """Fails the RPC with this code. A wait-for-ready RPC is queued instead."""
     return PickResult(_FAIL + code.value)
 
 
 def drop(code: FailCode) -> PickResult:
-    """End the RPC now."""
+    """Ends the RPC with this code, even if it is wait-for-ready."""
     return PickResult(_DROP + code.value)
 
 
 class PickInfo:
-    """What is known of the RPC being picked for. Each costs a call to ask for; most policies need none."""
+    """The RPC to pick for. Reading a property costs a call; most policies read none."""
 
     @property
     def call(self) -> int:
-        """Unique within the instance."""
+        """Number of the pick, unique within the instance."""
         return info.call()
 
     @property
@@ -62,23 +62,23 @@ class PickInfo:
 
     @property
     def affinity(self) -> Optional[int]:
-        """XXH64 of the declared key's value, if the RPC has one."""
+        """XXH64 of the declared key's value. None if the RPC has none."""
         halves = info.affinity()
         return None if halves is None else halves[0] | halves[1] << 32
 
     @property
     def random(self) -> float:
-        """Uniform, at least 0 and below 1."""
+        """Uniformly distributed, at least 0 and below 1."""
         return info.random()
 
     @property
     def now(self) -> int:
-        """Nanoseconds."""
+        """Time of this pick, in nanoseconds."""
         return info.now()
 
     @property
     def attempt(self) -> int:
-        """0 at first."""
+        """Number of earlier attempts."""
         return info.attempt()
 
     @property
@@ -87,29 +87,29 @@ class PickInfo:
 
     @property
     def requeued(self) -> bool:
-        """It was queued, and is picked for again."""
+        """Whether the RPC was queued before."""
         return info.requeued()
 
 
 class Policy(Protocol):
-    """What a policy has beside __init__. Calls never overlap."""
+    """A load-balancing policy. Calls never overlap."""
 
     def __init__(self, config: str, where: Placement) -> None:
-        """Called once, first. `config` is JSON, `{}` if there is none; refuse() refuses it."""
+        """Starts the policy. Called once, first. `config` is JSON, `{}` if there is none; refuse() refuses it."""
 
     def endpoints(self, added: List[Endpoint], removed: List[SubConn], now: int) -> None:
-        """The resolver's list has changed. The first call adds everything; one that has changed is added again."""
+        """Called when the resolver's list changed. The first call adds all endpoints; a changed one is added again."""
 
     def ready(self, ready: List[SubConn], now: int) -> None:
-        """These are ready, in the resolver's order; there may be none."""
+        """Called when the set of ready subconns changed. The set is in the resolver's order, and may be empty."""
 
     def pick(self, info: PickInfo) -> PickResult:
-        """Called for each attempt of each RPC."""
+        """Picks a subconn for one attempt of an RPC."""
         ...
 
 
 def refuse(why: str) -> NoReturn:
-    """In __init__ only: refuses the configuration."""
+    """Refuses the configuration for this reason. In __init__ only."""
     raise Err(why)
 
 
@@ -117,13 +117,13 @@ T = TypeVar("T")
 
 
 def read_config(config: str, **defaults: T) -> "dict[str, T]":
-    """Reads a configuration: an object with none but these settings, each of the type of its default."""
+    """Reads a configuration. It may have only these settings, each of the type of its default."""
     try:
         settings = json.loads(config)
     except ValueError as error:
         refuse(f"the configuration is not JSON: {error}")
     if not isinstance(settings, dict):
-        refuse("the configuration is no JSON object")
+        refuse("the configuration is not a JSON object")
     for name, value in settings.items():
         if name not in defaults:
             refuse(f"{name}: there is no such setting")
@@ -136,17 +136,17 @@ def read_config(config: str, **defaults: T) -> "dict[str, T]":
 
 
 def declare_metadata(key: str) -> int:
-    """In __init__ only: names a metadata key that picks will read, by call.metadata(number)."""
+    """Declares a metadata key that picks will read with call.metadata(number). In __init__ only."""
     return call.declare_metadata(key)
 
 
 def declare_affinity(key: int) -> None:
-    """In __init__ only: picks are told the hash of this declared key's value, as info.affinity."""
+    """Makes info.affinity the hash of this declared key's value. In __init__ only."""
     call.declare_affinity(key)
 
 
 def _logged(run: Callable) -> Callable:
-    """What is raised ends the instance, and the host makes another. Its log says why."""
+    """Logs exceptions: each ends the instance, and the host starts another one."""
 
     def logging(*args):
         try:
@@ -169,7 +169,7 @@ def _log(error: Exception) -> None:
 
 
 def export(policy: Type[Policy]) -> Tuple[type, type, type]:
-    """Makes a class the policy of the component:
+    """Exports a class as the policy of the component:
 
         Lifecycle, Endpoints, Picker = hotpick.export(MyPolicy)
     """
@@ -180,14 +180,14 @@ def export(policy: Type[Policy]) -> Tuple[type, type, type]:
         def init(self, config: str, where: Placement) -> None:
             nonlocal instance
             instance = policy(config, where)
-            # Looked up once, not for each RPC.
+            # Looked up once, rather than for each RPC.
             choose, info = instance.pick, PickInfo()
 
             def pick() -> PickResult:
                 try:
                     answer = choose(info)
                     if type(answer) is not float:
-                        raise TypeError("pick has to return pick(id), queue(), fail(code) or drop(code)")
+                        raise TypeError("pick must return pick(id), queue(), fail(code) or drop(code)")
                     return answer
                 except Exception as error:
                     _log(error)

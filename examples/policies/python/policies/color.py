@@ -1,7 +1,7 @@
-"""color: an RPC goes to the endpoints of its colour, one after the other.
+"""color: sends each RPC to the endpoints of its colour, in turn.
 
-Which metadata key of RPCs is compared with which attribute of endpoints, and what becomes of an RPC that has no colour
-or finds none of its own, says the configuration:
+The configuration says which metadata key of RPCs is compared with which attribute of endpoints. It also says what
+happens to an RPC without a colour, and to one whose colour no ready endpoint has:
 
     {"metadata": "color", "attribute": "color", "missing": "any", "unmatched": "fail"}
 """
@@ -22,7 +22,7 @@ class Color:
         self.missing, self.unmatched = settings["missing"], settings["unmatched"]
         self.colors = {}
         self.members = []
-        # Picks so far: groups that are made anew go on, rather than begin with their first again.
+        # Picks so far, from a random start. Rebuilt groups go on from here, not from their first member.
         self.turn = where.seed & 0xFFFF_FFFF
         self.regroup()
 
@@ -32,7 +32,7 @@ class Color:
         for endpoint in added:
             attributes = {attribute.key: attribute.value for attribute in endpoint.attributes}
             self.colors[endpoint.id] = attributes.get(self.attribute)
-        # One that is ready may have another colour now. Which are ready is told after this, if it has changed.
+        # A ready endpoint may have a new colour. `ready` is called after this only if the ready set changed.
         self.regroup()
 
     def ready(self, ready, now):

@@ -1,4 +1,4 @@
-"""round_robin: one ready endpoint after the other, from a random start."""
+"""round_robin: picks the ready endpoints in turn, from a random start."""
 
 from itertools import cycle
 
@@ -12,10 +12,10 @@ class RoundRobin:
         self.turns = None
 
     def endpoints(self, added, removed, now):
-        pass  # Where they are makes no difference here.
+        pass  # Round robin uses no data of endpoints.
 
     def ready(self, ready, now):
-        # Where it was, rather than with the first again.
+        # Goes on from the current position, not from the first subconn.
         first = self.turn % max(len(ready), 1)
         self.turns = cycle([hotpick.pick(id) for id in ready[first:] + ready[:first]] or [hotpick.queue()])
 

@@ -1,4 +1,4 @@
-// What the host offers, as the component model has it in JavaScript.
+// Functions of the host, as componentize-qjs presents them in JavaScript.
 
 declare module "hotpick:policy/call@0.1.0" {
   export function declareMetadata(key: string): number;

@@ -1,18 +1,18 @@
-// What a policy in TypeScript is to the hotpick host: the contract of policy.wit, with its types.
+// The contract of policy.wit as TypeScript types and functions, for policies in TypeScript.
 import * as call from "hotpick:policy/call@0.1.0";
 import { log } from "hotpick:policy/env@0.1.0";
 import { inFlight } from "hotpick:policy/stats@0.1.0";
-import * as underWay from "hotpick:script/info@0.1.0";
+import * as current from "hotpick:script/info@0.1.0";
 
 export { inFlight };
 export const { explain, metadata, tried } = call;
 
-/** A connection to an endpoint: a small number, never reused while the channel lives. */
+/** Number of a subconn, the connection to one endpoint. Small, and not reused while an instance may remember it. */
 export type SubConn = number;
 /** A time of the host's monotonic clock, in nanoseconds. */
 export type Nanos = number;
 
-/** What the resolver says of an endpoint. */
+/** One server, as the resolver reported it. */
 export interface Endpoint {
   id: SubConn;
   /** At least one, the preferred one first. */
@@ -22,45 +22,45 @@ export interface Endpoint {
   attributes: { key: string; value: string }[];
 }
 
-/** Where an instance works. */
+/** The channel that an instance is started in, and its place there. */
 export interface Placement {
   target: string;
   shard: number;
   shards: number;
-  /** Different in each instance; uniform, at least 0 and below 1. */
+  /** A random number, different in each instance: uniformly distributed, at least 0 and below 1. */
   seed: number;
   generation: number;
 }
 
-/** What is known of the RPC being picked for. Each costs a call to ask for; most policies need none. */
+/** The RPC to pick for. Reading a field costs a call; most policies read none. */
 export interface PickInfo {
-  /** Unique within the instance. */
+  /** Number of the pick, unique within the instance. */
   readonly call: number;
   readonly method: number;
-  /** XXH64 of the declared key's value, if the RPC has one. */
+  /** XXH64 of the declared key's value. Undefined if the RPC has none. */
   readonly affinity: bigint | undefined;
-  /** Uniform, as Math.random() is elsewhere. */
+  /** Uniformly distributed, at least 0 and below 1. */
   readonly random: number;
   readonly now: Nanos;
-  /** 0 at first. */
+  /** Number of earlier attempts. */
   readonly attempt: number;
   readonly waitForReady: boolean;
-  /** It was queued, and is picked for again. */
+  /** Whether the RPC was queued before. */
   readonly requeued: boolean;
 }
 
 const info: PickInfo = {
-  get call() { return underWay.call(); },
-  get method() { return underWay.method(); },
+  get call() { return current.call(); },
+  get method() { return current.method(); },
   get affinity() {
-    const halves = underWay.affinity();
+    const halves = current.affinity();
     return halves ? (BigInt(halves[1]) << 32n) | BigInt(halves[0]) : undefined;
   },
-  get random() { return underWay.random(); },
-  get now() { return underWay.now(); },
-  get attempt() { return underWay.attempt(); },
-  get waitForReady() { return underWay.waitForReady(); },
-  get requeued() { return underWay.requeued(); },
+  get random() { return current.random(); },
+  get now() { return current.now(); },
+  get attempt() { return current.attempt(); },
+  get waitForReady() { return current.waitForReady(); },
+  get requeued() { return current.requeued(); },
 };
 
 /** In the order of the contract. */
@@ -71,30 +71,30 @@ const FAIL_CODES = [
 export type FailCode = (typeof FAIL_CODES)[number];
 
 /**
- * The answer to a pick: made by one of the next four functions. A number, which costs less to hand over than an object
+ * The result of a pick, returned by the next four functions. A number, because passing an object is more expensive
  * (script.wit of `hotpick build`).
  */
 export type PickResult = number & { readonly kind: "pick result" };
 const result = (kind: number, content: number) => (kind * 2 ** 32 + content) as PickResult;
 
-/** Use this subconn. */
+/** Sends the RPC on this subconn. */
 export const pick = (id: SubConn): PickResult => id as PickResult;
 const QUEUE = result(1, 0);
-/** Hold the RPC until something changes. */
+/** Queues the RPC. It is picked for again after a change. */
 export const queue = (): PickResult => QUEUE;
-/** Fail the RPC, unless it is wait-for-ready. */
+/** Fails the RPC with this code. A wait-for-ready RPC is queued instead. */
 export const fail = (code: FailCode): PickResult => result(2, FAIL_CODES.indexOf(code));
-/** End the RPC now. */
+/** Ends the RPC with this code, even if it is wait-for-ready. */
 export const drop = (code: FailCode): PickResult => result(3, FAIL_CODES.indexOf(code));
 
 class Refused extends Error {}
 
-/** In the constructor only: refuses the configuration. */
+/** Refuses the configuration for this reason. In the constructor only. */
 export function refuse(why: string): never {
   throw new Refused(why);
 }
 
-/** Reads a configuration: an object with none but the settings that have a default here, each of its type. */
+/** Reads a configuration. It may have only settings with a default here, each of the type of its default. */
 export function readConfig<T extends object>(config: string, defaults: T): T {
   let settings: unknown;
   try {
@@ -103,7 +103,7 @@ export function readConfig<T extends object>(config: string, defaults: T): T {
     refuse(`the configuration is not JSON: ${error instanceof Error ? error.message : error}`);
   }
   if (settings === null || typeof settings !== "object" || Array.isArray(settings)) {
-    refuse("the configuration is no JSON object");
+    refuse("the configuration is not a JSON object");
   }
   for (const [name, value] of Object.entries(settings)) {
     if (!Object.hasOwn(defaults, name)) refuse(`${name}: there is no such setting`);
@@ -113,9 +113,9 @@ export function readConfig<T extends object>(config: string, defaults: T): T {
   return { ...defaults, ...settings };
 }
 
-/** In the constructor only: names a metadata key that picks will read, by metadata(number). */
+/** Declares a metadata key that picks will read with metadata(number). In the constructor only. */
 export const declareMetadata = (key: string): number => allowed(() => call.declareMetadata(key));
-/** In the constructor only: picks are told the hash of this declared key's value, as info.affinity. */
+/** Makes info.affinity the hash of this declared key's value. In the constructor only. */
 export const declareAffinity = (number: number): void => allowed(() => call.declareAffinity(number));
 
 function allowed<T>(declare: () => T): T {
@@ -126,17 +126,17 @@ function allowed<T>(declare: () => T): T {
   }
 }
 
-/** What a policy is. Calls never overlap. */
+/** A load-balancing policy. Calls never overlap. */
 export interface Policy {
-  /** The resolver's list has changed. The first call adds everything; one that has changed is added again. */
+  /** Called when the resolver's list changed. The first call adds all endpoints; a changed endpoint is added again. */
   endpoints(added: Endpoint[], removed: ArrayLike<SubConn>, now: Nanos): void;
-  /** These are ready, in the resolver's order; there may be none. */
+  /** Called when the set of ready subconns changed. The set is in the resolver's order, and may be empty. */
   ready(ids: ArrayLike<SubConn>, now: Nanos): void;
-  /** Called for each attempt of each RPC. */
+  /** Picks a subconn for one attempt of an RPC. */
   pick(info: PickInfo): PickResult;
 }
 
-// What is thrown ends the instance, and the host makes another. Its log says why.
+// Logs exceptions: each ends the instance, and the host starts another one.
 function logged<T>(run: () => T): T {
   try {
     return run();
@@ -147,7 +147,7 @@ function logged<T>(run: () => T): T {
 }
 
 /**
- * Makes a class the policy of the component:
+ * Exports a class as the policy of the component:
  *
  *     export const { lifecycle, endpoints, picker } = policy(MyPolicy);
  */
@@ -158,11 +158,11 @@ export function policy(Class: new (config: string, placement: Placement) => Poli
     lifecycle: {
       init(config: string, placement: Placement) {
         try {
-          // Of 64 bits, of which a number has only the upper ones.
+          // The seed has 64 bits; a number keeps only the upper ones.
           const seed = (placement.seed / 2 ** 64) % 1;
           instance = logged(() => new Class(config, { ...placement, seed }));
         } catch (error) {
-          // The contract's error is a string; anything else is a fault of the policy's.
+          // An error of the contract is a string; anything else is a fault of the policy.
           throw error instanceof Refused ? error.message : error;
         }
       },

@@ -1,7 +1,7 @@
-// color: an RPC goes to the endpoints of its colour, one after the other.
+// color: sends each RPC to the endpoints of its colour, in turn.
 //
-// Which metadata key of RPCs is compared with which attribute of endpoints, and what becomes of an RPC that has no
-// colour or finds none of its own, says the configuration:
+// The configuration says which metadata key of RPCs is compared with which attribute of endpoints. It also says what
+// happens to an RPC without a colour, and to one whose colour no ready endpoint has:
 //
 //   {"metadata": "color", "attribute": "color", "missing": "any", "unmatched": "fail"}
 import {
@@ -21,7 +21,7 @@ import {
   refuse,
 } from "../hotpick";
 
-/** Ready subconns that RPCs are spread over. */
+/** Ready subconns that take RPCs in turn. */
 class Group {
   #members: PickResult[] = [];
   #next = 0;
@@ -46,7 +46,7 @@ class Color implements Policy {
   #key: number;
   #colors = new Map<SubConn, string | undefined>();
   #members: SubConn[] = [];
-  /** Picks so far: groups that are made anew go on, rather than begin with their first again. */
+  /** Picks so far, from a random start. Rebuilt groups go on from here, not from their first member. */
   #turn: number;
   #all = new Group();
   #groups = new Map<string, Group>();
@@ -65,7 +65,7 @@ class Color implements Policy {
     for (const { id, attributes } of added) {
       this.#colors.set(id, attributes.find(({ key }) => key === this.#settings.attribute)?.value);
     }
-    // One that is ready may have another colour now. Which are ready is told after this, if it has changed.
+    // A ready endpoint may have a new colour. `ready` is called after this only if the ready set changed.
     this.#regroup();
   }
 

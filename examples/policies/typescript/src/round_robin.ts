@@ -1,4 +1,4 @@
-// round_robin: one ready endpoint after the other, from a random start.
+// round_robin: picks the ready endpoints in turn, from a random start.
 import { type PickResult, type Placement, type Policy, type SubConn, pick, policy, queue, readConfig } from "../hotpick";
 
 class RoundRobin implements Policy {
@@ -11,7 +11,7 @@ class RoundRobin implements Policy {
   }
 
   endpoints(): void {
-    // Where they are makes no difference here.
+    // Round robin uses no data of endpoints.
   }
 
   ready(ids: ArrayLike<SubConn>): void {

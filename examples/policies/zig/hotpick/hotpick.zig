@@ -1,17 +1,17 @@
-//! What a policy in Zig is to the hotpick host: the contract of policy.wit, as types and functions of Zig.
+//! The contract of policy.wit as Zig types and functions, for policies in Zig.
 //!
-//! A policy is a struct with `init`, `endpoints`, `ready` and `pick`; `hotpick.policy(Struct)` exports it. A record of
-//! WIT lies in memory as an `extern struct` does, so nothing is copied: what a function is given is its own until it
-//! returns.
+//! A policy is a struct with `init`, `endpoints`, `ready` and `pick`; `hotpick.policy(Struct)` exports it. A WIT record
+//! has the memory layout of an `extern struct`, so nothing is copied. Arguments of these functions are valid until the
+//! function returns.
 
 const std = @import("std");
 
-/// All memory of a policy comes from here, and what the host hands over, too.
+/// The allocator of a policy's memory, including the memory of what the host passes.
 pub const allocator = std.heap.wasm_allocator;
 
-/// A connection to an endpoint: a small number, never reused while the channel lives.
+/// Number of a subconn, the connection to one endpoint. Small, and not reused while an instance may remember it.
 pub const SubConn = u32;
-/// Of the host's monotonic clock.
+/// A time of the host's monotonic clock, in nanoseconds.
 pub const Nanos = u64;
 
 fn List(comptime T: type) type {
@@ -25,20 +25,20 @@ fn List(comptime T: type) type {
     };
 }
 
-/// UTF-8.
+/// A UTF-8 string.
 pub const Text = List(u8);
 
 pub const Attribute = extern struct { key: Text, value: Text };
 
 pub const Endpoint = extern struct {
     id: SubConn,
-    /// At least one, preferred first.
+    /// At least one, the preferred one first.
     addresses: List(Text),
     /// At least 1.
     weight: u32,
     attributes: List(Attribute),
 
-    /// The value of an attribute.
+    /// Returns the value of an attribute, or null.
     pub fn attribute(self: *const Endpoint, key: []const u8) ?[]const u8 {
         for (self.attributes.slice()) |its| {
             if (std.mem.eql(u8, its.key.slice(), key)) return its.value.slice();
@@ -60,15 +60,15 @@ pub const PickInfo = struct {
     /// Unique within the instance.
     call: u64,
     method: u32,
-    /// XXH64 of the declared key's value, if the RPC has one.
+    /// XXH64 of the declared key's value. Null if the RPC has none.
     affinity: ?u64,
-    /// Uniform.
+    /// Uniformly distributed.
     random: u64,
     now: Nanos,
-    /// 0 at first.
+    /// Number of earlier attempts.
     attempt: u32,
     wait_for_ready: bool,
-    /// Picked for again after it was queued.
+    /// Whether the RPC was queued before.
     requeued: bool,
 };
 
@@ -85,17 +85,17 @@ pub const FailCode = enum(u8) {
 };
 
 pub const PickResult = union(enum) {
-    /// Use this subconn.
+    /// Send the RPC on this subconn.
     pick: SubConn,
-    /// Hold the RPC until something changes.
+    /// Queue the RPC, and pick for it again after a change.
     queue,
-    /// Fail the RPC, unless it is wait-for-ready.
+    /// Fail the RPC with this code. A wait-for-ready RPC is queued instead.
     fail: FailCode,
-    /// End the RPC now.
+    /// End the RPC with this code, even if it is wait-for-ready.
     drop: FailCode,
 };
 
-/// What the host offers that has no memory to pass.
+/// Functions of the host.
 pub const env = struct {
     pub extern "hotpick:policy/env@0.1.0" fn random() u64;
     pub extern "hotpick:policy/env@0.1.0" fn now() Nanos;
@@ -105,13 +105,13 @@ pub const stats = struct {
     const imports = struct {
         extern "hotpick:policy/stats@0.1.0" fn @"in-flight"(id: SubConn) u32;
     };
-    /// RPCs under way; 0 of an unknown subconn.
+    /// Returns the number of RPCs in flight; 0 for an unknown subconn.
     pub fn inFlight(id: SubConn) u32 {
         return imports.@"in-flight"(id);
     }
 };
 
-/// The RPC that is being picked for.
+/// The RPC being picked for.
 pub const call = struct {
     const Declared = extern struct {
         is_error: bool,
@@ -128,7 +128,7 @@ pub const call = struct {
 
     pub const Key = union(enum) { number: u32, refused: []const u8 };
 
-    /// In `init` only: names a metadata key that picks will read.
+    /// Declares a metadata key that picks will read. In `init` only.
     pub fn declareMetadata(key: []const u8) Key {
         var result: Declared = undefined;
         imports.@"declare-metadata"(key.ptr, key.len, &result);
@@ -136,50 +136,50 @@ pub const call = struct {
         return .{ .number = result.value.number };
     }
 
-    /// In `init` only: picks are told the hash of this declared key's value, as `affinity`. Gives null, or why not.
+    /// Makes `affinity` the hash of this declared key's value. In `init` only. Returns null, or why it is refused.
     pub fn declareAffinity(key: u32) ?[]const u8 {
         var result: Declared = undefined;
         imports.@"declare-affinity"(key, &result);
         return if (result.is_error) result.value.text.slice() else null;
     }
 
-    /// The first value of a declared key. The caller's to give back by `free`.
+    /// Returns the first value of a declared key, or null. The caller frees it with `free`.
     pub fn metadata(key: u32) ?[]const u8 {
         var result: Found = undefined;
         imports.metadata(key, &result);
         return if (result.is_some) result.text.slice() else null;
     }
 
-    /// The text of the status of an RPC that is about to be failed or dropped.
+    /// Sets the text of the status if this pick fails or drops the RPC.
     pub fn explain(message: []const u8) void {
         imports.explain(message.ptr, message.len);
     }
 };
 
-/// Gives back what the host has given.
+/// Frees memory that the host allocated.
 pub fn free(memory: anytype) void {
     allocator.free(memory);
 }
 
-/// Reads a configuration into a struct whose fields have defaults, and to which it may add none. Null if that went
-/// well; otherwise a sentence.
+/// Reads a configuration into a struct whose fields have defaults. The configuration may have only these fields.
+/// Returns null, or a sentence that says what is wrong.
 pub fn readConfig(comptime Config: type, into: *Config, config: []const u8) ?[]const u8 {
     into.* = std.json.parseFromSliceLeaky(Config, allocator, config, .{}) catch |problem| return switch (problem) {
         error.UnknownField => "the configuration has a setting that is not known",
-        error.UnexpectedToken, error.InvalidEnumTag => "the configuration is no object, or a setting is not of its kind",
+        error.UnexpectedToken, error.InvalidEnumTag => "the configuration is not a JSON object, or a setting has the wrong type",
         else => "the configuration is not JSON",
     };
     return null;
 }
 
-/// Exports a policy: a struct with
+/// Exports a policy: a struct with these functions. `init` returns null, or why the configuration is refused.
 ///
-///     fn init(self: *Policy, config: []const u8, where: Placement) !?[]const u8   // why it is refused
+///     fn init(self: *Policy, config: []const u8, where: Placement) !?[]const u8
 ///     fn endpoints(self: *Policy, added: []const Endpoint, removed: []const SubConn, now: Nanos) !void
 ///     fn ready(self: *Policy, ready: []const SubConn, now: Nanos) !void
 ///     fn pick(self: *Policy, info: PickInfo) PickResult
 ///
-/// An error (there is no memory) ends the instance, and the host makes another.
+/// An error, such as a lack of memory, ends the instance, and the host starts another one.
 pub fn policy(comptime Policy: type) void {
     const exports = struct {
         var self: Policy = undefined;
@@ -190,7 +190,7 @@ pub fn policy(comptime Policy: type) void {
         fn init(config_ptr: [*]u8, config_len: usize, target_ptr: [*]u8, target_len: usize, shard: u32, shards: u32, seed: u64, generation: u64) callconv(.c) *Refused {
             const target = target_ptr[0..target_len];
             const where = Placement{ .target = target, .shard = shard, .shards = shards, .seed = seed, .generation = generation };
-            // The configuration stays: what is read from it may be a part of it.
+            // The configuration is not freed, because settings read from it may point into it.
             const why = self.init(config_ptr[0..config_len], where) catch @trap();
             free(target);
             refused.is_error = why != null;
@@ -244,11 +244,11 @@ pub fn policy(comptime Policy: type) void {
             return &picked;
         }
 
-        /// By which the host hands over lists and texts.
+        /// Allocates memory for the lists and texts that the host passes.
         fn realloc(old: [*]u8, old_size: usize, alignment: usize, size: usize) callconv(.c) [*]u8 {
             _ = old;
             if (size == 0) return @ptrFromInt(alignment);
-            // Nothing that the contract hands over grows.
+            // Nothing that the contract passes grows.
             if (old_size != 0) @trap();
             return allocator.rawAlloc(size, .fromByteUnits(alignment), @returnAddress()) orelse @trap();
         }

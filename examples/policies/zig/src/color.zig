@@ -1,7 +1,7 @@
-//! color: an RPC goes to the endpoints of its colour, one after the other.
+//! color: sends each RPC to the endpoints of its colour, in turn.
 //!
-//! Which metadata key of RPCs is compared with which attribute of endpoints, and what becomes of an RPC that has no
-//! colour or finds none of its own, says the configuration:
+//! The configuration says which metadata key of RPCs is compared with which attribute of endpoints. It also says what
+//! happens to an RPC without a colour, and to one whose colour no ready endpoint has:
 //!
 //!     {"metadata": "color", "attribute": "color", "missing": "any", "unmatched": "fail"}
 
@@ -19,7 +19,7 @@ const Config = struct {
     unmatched: Fallback = .fail,
 };
 
-/// Ready subconns that RPCs are spread over.
+/// Ready subconns that take RPCs in turn.
 const Group = struct {
     members: std.ArrayList(hotpick.SubConn) = .empty,
     next: usize = 0,
@@ -40,7 +40,7 @@ const Color = struct {
     members: []const hotpick.SubConn = &.{},
     all: Group = .{},
     groups: std.StringHashMapUnmanaged(Group) = .empty,
-    /// Picks so far: groups that are made anew go on, rather than begin with their first again.
+    /// Picks so far, from a random start. Rebuilt groups go on from here, not from their first member.
     turn: usize = 0,
 
     pub fn init(self: *Color, config: []const u8, where: hotpick.Placement) !?[]const u8 {
@@ -60,7 +60,7 @@ const Color = struct {
             const color = endpoint.attribute(self.config.attribute) orelse continue;
             try self.colors.put(allocator, endpoint.id, try allocator.dupe(u8, color));
         }
-        // One that is ready may have another colour now. Which are ready is told after this, if it has changed.
+        // A ready endpoint may have a new colour. `ready` is called after this only if the ready set changed.
         try self.regroup();
     }
 

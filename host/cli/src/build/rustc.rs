@@ -1,4 +1,4 @@
-//! A rustc that can make WebAssembly.
+//! A search for a rustc that can compile to WebAssembly.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 
 pub(super) const TARGET: &str = "wasm32-unknown-unknown";
 
-/// A rustc whose sysroot has the target.
+/// A rustc with the standard library for [`TARGET`].
 #[derive(Debug)]
 pub(super) struct Rustc {
     path: PathBuf,
@@ -16,12 +16,18 @@ pub(super) struct Rustc {
 }
 
 impl Rustc {
-    /// The first that has the target of: `HOTPICK_RUSTC`; the rustc on the path; the one that
-    /// `.ci/wasm-toolchain` makes in the target directory.
+    /// Returns the rustc in `HOTPICK_RUSTC` if this is set. Otherwise returns the first rustc that has the target: the one on
+    /// the PATH, or the one that `.ci/wasm-toolchain` puts into the target directory.
+    ///
+    /// # Errors
+    ///
+    /// The rustc in `HOTPICK_RUSTC` does not have the target, or no rustc has it.
     pub(super) fn find(target_directory: &Path) -> anyhow::Result<Self> {
         if let Some(path) = std::env::var_os("HOTPICK_RUSTC") {
             let rustc = Self::with_target(Path::new(&path))?;
-            return rustc.with_context(|| format!("HOTPICK_RUSTC is {path:?}, which has no target {TARGET}"));
+            return rustc.with_context(|| {
+                format!("HOTPICK_RUSTC is {path:?}, which does not have the target {TARGET}")
+            });
         }
         for path in [PathBuf::from("rustc"), target_directory.join("wasm-toolchain/rustc")] {
             if let Ok(Some(rustc)) = Self::with_target(&path) {
@@ -29,11 +35,12 @@ impl Rustc {
             }
         }
         bail!(
-            "no rustc here has the target {TARGET}: run `rustup target add {TARGET}`, or on Debian, in a clone \
-             of hotpick, `.ci/wasm-toolchain`"
+            "no installed rustc has the target {TARGET}: run `rustup target add {TARGET}`, or on Debian without \
+             rustup, `.ci/wasm-toolchain` in a clone of hotpick"
         );
     }
 
+    /// Returns this rustc, or `None` if it does not have the target.
     fn with_target(path: &Path) -> anyhow::Result<Option<Self>> {
         let libraries = PathBuf::from(ask(path, &["--print", "target-libdir", "--target", TARGET])?);
         let has_std = libraries.read_dir().is_ok_and(|mut files| {
@@ -46,10 +53,10 @@ impl Rustc {
         Ok(Some(Self { path: path.to_owned(), sysroot, version: ask(path, &["--version"])? }))
     }
 
-    /// Has cargo use this rustc, and leave no path of this machine in what it builds.
+    /// Makes cargo use this rustc, and keeps paths of this machine out of the built files.
     pub(super) fn apply(&self, cargo: &mut Command, workspace: &Path) {
         cargo.env("RUSTC", &self.path);
-        // A distribution's rustc may come without the linker; any rust-lld will do.
+        // A distribution's rustc may lack the linker. The rust-lld of another rustc works, too.
         if !rust_lld(&self.sysroot).is_some_and(|lld| lld.exists())
             && let Ok(sysroot) = ask(Path::new("rustc"), &["--print", "sysroot"])
             && let Some(lld) = rust_lld(Path::new(&sysroot))
@@ -59,7 +66,7 @@ impl Rustc {
         let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
         let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
         let mut flags = vec![format!("--remap-path-prefix={}=/policy", workspace.display())];
-        // One folder for each registry, named after it.
+        // Each registry has its own folder.
         let registries = home.and_then(|home| home.join("registry/src").read_dir().ok());
         for registry in registries.into_iter().flatten().flatten() {
             flags.push(format!("--remap-path-prefix={}=/cargo", registry.path().display()));
@@ -78,9 +85,10 @@ fn rust_lld(sysroot: &Path) -> Option<PathBuf> {
 }
 
 fn ask(rustc: &Path, arguments: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(rustc).args(arguments).output().with_context(|| format!("run {rustc:?}"))?;
+    let output =
+        Command::new(rustc).args(arguments).output().with_context(|| format!("cannot run {rustc:?}"))?;
     if !output.status.success() {
-        bail!("{rustc:?} says: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!("{rustc:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

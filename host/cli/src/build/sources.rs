@@ -1,4 +1,4 @@
-//! The policy crates under a folder, and a digest of all that they are built from.
+//! The policy crates below a folder, and digests of their sources and dependencies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,16 +16,17 @@ use super::rustc::TARGET;
 pub(super) struct Workspace {
     pub(super) root: PathBuf,
     pub(super) target_directory: PathBuf,
-    /// By name.
+    /// Sorted by name.
     pub(super) policies: Vec<PolicyCrate>,
 }
 
-/// A crate whose library is a `cdylib`.
+/// A policy's crate: its library is a `cdylib`.
 #[derive(Debug)]
 pub(super) struct PolicyCrate {
     pub(super) package: String,
-    /// Of the library, and so of the policy.
+    /// Name of the library, which is the name of the policy.
     pub(super) name: String,
+    /// Digest of the sources, see [`Metadata::digest`].
     pub(super) digest: String,
 }
 
@@ -78,15 +79,20 @@ struct DependencyKind {
 
 impl Workspace {
     pub(super) fn read(folder: &Path) -> anyhow::Result<Self> {
-        let folder = fs::canonicalize(folder).with_context(|| format!("folder {folder:?}"))?;
+        let folder = fs::canonicalize(folder).with_context(|| format!("cannot open folder {folder:?}"))?;
         let output = Command::new("cargo")
             .args(["metadata", "--format-version", "1", "--filter-platform", TARGET])
             .current_dir(&folder)
             .output()
-            .context("run cargo")?;
+            .context("cannot run cargo")?;
         let complaint = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{folder:?} is no cargo workspace: {}", complaint.trim());
-        let metadata: Metadata = serde_json::from_slice(&output.stdout).context("read cargo metadata")?;
+        ensure!(
+            output.status.success(),
+            "cannot read the cargo workspace of {folder:?}: {}",
+            complaint.trim()
+        );
+        let metadata: Metadata =
+            serde_json::from_slice(&output.stdout).context("cannot parse the output of cargo metadata")?;
         let mut policies = metadata
             .packages
             .iter()
@@ -99,7 +105,10 @@ impl Workspace {
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
         policies.sort_by(|a, b| a.name.cmp(&b.name));
-        ensure!(!policies.is_empty(), "{folder:?} has no policy crate: one with crate-type = [\"cdylib\"]");
+        ensure!(
+            !policies.is_empty(),
+            "{folder:?} has no policy crate: set crate-type = [\"cdylib\"] for a library"
+        );
         let Metadata { workspace_root: root, target_directory, .. } = metadata;
         Ok(Self { root, target_directory, policies })
     }
@@ -113,8 +122,8 @@ impl Package {
 }
 
 impl Metadata {
-    /// Digest of all that a package is built from: the files of the crates that lie here, names and
-    /// versions of those that come from a registry.
+    /// Returns the digest of a package's sources and dependencies: the files of local crates, and the names and versions of
+    /// crates from a registry.
     fn digest(&self, policy: &Package) -> anyhow::Result<String> {
         let packages: BTreeMap<_, _> = self.packages.iter().map(|package| (&package.id, package)).collect();
         let nodes: BTreeMap<_, _> = self.resolve.nodes.iter().map(|node| (&node.id, node)).collect();
@@ -128,7 +137,7 @@ impl Metadata {
                 );
             }
         }
-        // By name, because an id may hold a path of this machine.
+        // Sorted by name and not by id, because an id may contain a path of this machine.
         let mut closure: Vec<_> = found.iter().filter_map(|id| packages.get(*id)).collect();
         closure.sort_by_key(|package| (&package.name, &package.version));
         let mut hasher = Sha256::new();
@@ -144,16 +153,17 @@ impl Metadata {
 }
 
 impl Dependency {
-    /// Not only for tests.
+    /// Returns whether the policy is built with this dependency. Those only for tests do not count.
     fn is_built(&self) -> bool {
         self.dep_kinds.iter().any(|kind| kind.kind.as_deref() != Some("dev"))
     }
 }
 
-/// Names and contents of the files below a folder, in order; through symlinks, but not into a build.
+/// Adds the names and contents of the files below a folder, sorted by name. Follows symlinks; skips hidden files and the
+/// output folders `target` and `dist`.
 fn hash_files(hasher: &mut Sha256, root: &Path, below: &Path) -> anyhow::Result<()> {
     let folder = root.join(below);
-    let entries = fs::read_dir(&folder).with_context(|| format!("read {folder:?}"))?;
+    let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {folder:?}"))?;
     let mut names = entries.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>()?;
     names.sort();
     for name in names
@@ -165,7 +175,7 @@ fn hash_files(hasher: &mut Sha256, root: &Path, below: &Path) -> anyhow::Result<
         if path.is_dir() {
             hash_files(hasher, root, &below)?;
         } else {
-            let bytes = fs::read(&path).with_context(|| format!("read {path:?}"))?;
+            let bytes = fs::read(&path).with_context(|| format!("cannot read {path:?}"))?;
             hasher.update(format!("{} {}\n", below.display(), bytes.len()));
             hasher.update(bytes);
         }

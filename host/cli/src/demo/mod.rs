@@ -72,7 +72,7 @@ async fn demo(arguments: Arguments) -> anyhow::Result<ExitCode> {
         .resolver(ManualResolver::new(endpoints))
         .policies(&policies)
         .policy(script::NAME)
-        .connect()?;
+        .connect_lazy()?;
 
     let live = std::io::stdout().is_terminal() && !arguments.plain;
     let mut show = Show::new(Screen::new(live), channel.clone(), policies)?;

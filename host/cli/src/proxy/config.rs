@@ -143,7 +143,7 @@ impl Entry {
         if let Some(tls) = &self.upstream_tls {
             builder = builder.tls(tls.client()?);
         }
-        Ok(builder.connect()?)
+        Ok(builder.connect_lazy()?)
     }
 
     /// What clients may do.

@@ -1,4 +1,4 @@
-//! What has been compiled, in a directory: machine code, in files of our own user only, sealed by their digest.
+//! A directory of compiled policies: machine code in files that only our own user may write, sealed by their digest.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,68 +14,84 @@ use super::digest::digest;
 use super::error::one_line;
 use crate::files;
 
-/// The directory, and what of it is in use.
+/// A cache directory, and its files in use.
 #[derive(Debug)]
 pub(crate) struct Cache {
     directory: PathBuf,
-    /// Bytes.
+    /// Maximum size (bytes).
     most: u64,
     in_use: Mutex<InUse>,
-    /// That it is not has been told.
-    is_told: AtomicBool,
+    /// Whether it has been logged that the directory cannot be used.
+    has_warned: AtomicBool,
 }
 
-/// Which files of the cache are in use: by policies that hold what they were given.
+/// Files of the cache in use, each with the token that its users hold.
 type InUse = BTreeMap<PathBuf, Weak<Keep>>;
 
-/// A compiled component's file stays in the cache for as long as this is held.
+/// A token that keeps a compiled component's file in the cache while it is held.
 #[derive(Debug)]
 pub(crate) struct Keep;
 
-/// See [`CompileOptions::cache_bytes`].
+/// Default maximum size (bytes): see [`CompileOptions::cache_bytes`].
 const CACHED: u64 = 512 << 20;
-/// No compiled policy is larger.
+/// Maximum size of a compiled policy (bytes).
 const LARGEST: usize = 1 << 30;
-/// What was begun so long ago will not be finished.
+/// Age at which an incomplete file is considered abandoned.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
 impl Cache {
-    /// It is used when it can be made, and no one else may write to it: what is in the way may go.
+    /// Returns a cache in this directory. Whatever prevents the use of the directory may be removed later.
     pub(crate) fn new(directory: &Path, most: Option<u64>) -> Self {
         let cache = Self {
             directory: directory.to_owned(),
             most: most.unwrap_or(CACHED),
             in_use: Mutex::default(),
-            is_told: AtomicBool::new(false),
+            has_warned: AtomicBool::new(false),
         };
         cache.is_ready();
         cache
     }
 
-    /// Looked at each time: the directory may go, and another user's take its place.
+    /// Prepares the directory, and returns whether it can be used. Called at each access: the directory may be
+    /// removed, and another user's directory may take its place.
     fn is_ready(&self) -> bool {
         let prepared = prepare(&self.directory);
         if let Err(error) = &prepared
-            && !self.is_told.swap(true, Ordering::Relaxed)
+            && !self.has_warned.swap(true, Ordering::Relaxed)
         {
             let directory = self.directory.display();
-            tracing::warn!(%directory, %error, "no cache of compiled policies, until this is mended");
+            tracing::warn!(%directory, %error, "cannot use the cache of compiled policies");
         }
         prepared.is_ok()
     }
 
-    /// Where the component of the file with this digest is, or is to be.
+    /// Returns the path in the cache of the component that is compiled from the file with this digest.
+    #[cfg(feature = "compile")]
     pub(crate) fn file(&self, digest: &str, engine: &wasmtime::Engine) -> PathBuf {
         self.directory.join(file_name(digest, engine))
     }
 
-    /// A compiled component out of the cache. One that is not whole, or not for this engine, is as if it were
-    /// not there.
+    /// Returns the path in the cache of the component that is compiled from the file with this digest. Without a
+    /// compiler its options are unknown: any component of that digest that fits the engine is used.
+    #[cfg(not(feature = "compile"))]
+    pub(crate) fn file(&self, digest: &str, engine: &wasmtime::Engine) -> PathBuf {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let is_of = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.starts_with(digest) && name.ends_with(".cwasm")
+        };
+        let mut files = entries.map(|entry| entry.path()).filter(is_of);
+        let fitting = files.find(|path| self.find(engine, path).is_some());
+        fitting.unwrap_or_else(|| self.directory.join(format!("{digest}-child.cwasm")))
+    }
+
+    /// Returns a compiled component from the cache. A file that is incomplete, or made for another engine, is treated
+    /// as absent.
     pub(crate) fn find(&self, engine: &wasmtime::Engine, file: &Path) -> Option<Component> {
         if !self.is_ready() {
             return None;
         }
-        // What lies there may be anything, a FIFO even.
+        // The path may name anything, even a FIFO.
         let bytes = files::read_now(file, LARGEST).ok()?;
         let (seal, code) = bytes.split_at_checked(64)?;
         if digest(code).as_bytes() != seal {
@@ -83,12 +99,12 @@ impl Cache {
             return None;
         }
         let component = deserialize(engine, code).ok()?;
-        // So that what is used is not what is thrown away.
+        // Marks the file as recently used, so that it is pruned last.
         let _ = fs::File::options().append(true).open(file).and_then(|file| file.set_modified(now()));
         Some(component)
     }
 
-    /// A file of the cache is in use from now on.
+    /// Marks a file of the cache as in use while the returned token is held.
     pub(crate) fn keep(&self, file: &Path) -> Arc<Keep> {
         let mut in_use = self.in_use();
         if let Some(keep) = in_use.get(file).and_then(Weak::upgrade) {
@@ -100,10 +116,10 @@ impl Cache {
         keep
     }
 
-    /// Keeps a compiled component: whole, or not at all.
+    /// Stores a compiled component, completely or not at all.
     pub(crate) fn store(&self, component: &Component, file: &Path) -> Result<(), String> {
         if !self.is_ready() {
-            // Told already.
+            // Logged by `is_ready`.
             return Ok(());
         }
         let code = component.serialize().map_err(|error| one_line(&error))?;
@@ -115,7 +131,7 @@ impl Cache {
             fs::rename(&part, file)
         };
         let written = write().or_else(|error| {
-            // Someone has removed it, to empty it.
+            // Someone has removed the directory, to empty the cache.
             if error.kind() != ErrorKind::NotFound {
                 return Err(error);
             }
@@ -129,7 +145,7 @@ impl Cache {
         written.map_err(|error| error.to_string())
     }
 
-    /// Throws away what has not been used for longest, and what was never finished.
+    /// Removes abandoned files, and the least recently used files until the rest fits.
     fn prune(&self) {
         let Ok(entries) = fs::read_dir(&self.directory) else { return };
         let mut files = Vec::new();
@@ -165,15 +181,16 @@ impl Cache {
     }
 }
 
-/// Whose bytes these are, the caller has made sure of: our own child's, or our own directory's.
+/// Deserializes machine code. The caller has ensured that the bytes come from our own child process or directory.
 #[allow(unsafe_code, reason = "machine code from ourselves")]
 pub(crate) fn deserialize(engine: &wasmtime::Engine, bytes: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: what `precompile` or `serialize` of this program made, in a process or a file of the same
-    // user; wasmtime checks that it is for this engine.
+    // SAFETY: the bytes were made by `precompile` or `serialize` of this program, in a process or a file of the same
+    // user; wasmtime checks that they are for this engine.
     unsafe { Component::deserialize(engine, bytes) }
 }
 
-/// By what was compiled, and by which compiler with which options for which machine.
+/// Returns a file name made of the policy's digest, and a hash of the compiler, its options and the machine.
+#[cfg(feature = "compile")]
 fn file_name(digest: &str, engine: &wasmtime::Engine) -> String {
     use std::hash::{Hash as _, Hasher as _};
     let mut hasher = twox_hash::XxHash64::with_seed(0);
@@ -185,7 +202,7 @@ fn now() -> std::time::SystemTime {
     std::time::SystemTime::now()
 }
 
-/// Makes the cache directory, for its owner alone, and refuses one that others may write to.
+/// Creates the cache directory, for its owner alone, and rejects one that others may write to.
 #[cfg(unix)]
 fn prepare(directory: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -195,7 +212,9 @@ fn prepare(directory: &Path) -> std::io::Result<()> {
     if metadata.is_dir() && ours && metadata.mode() & 0o022 == 0 {
         return Ok(());
     }
-    Err(std::io::Error::other("it is not a directory that only its owner, which is us, may write to"))
+    Err(std::io::Error::other(
+        "it must be a directory that belongs to this user and that no other user may write to",
+    ))
 }
 
 #[cfg(not(unix))]
@@ -216,7 +235,7 @@ mod tests {
         (folder, cache)
     }
 
-    /// A file of 100 bytes, last used so many minutes ago.
+    /// Creates a file of 100 bytes, last used this number of minutes ago.
     fn put(cache: &Cache, name: &str, minutes: u64) -> PathBuf {
         let file = cache.directory.join(name);
         fs::write(&file, [0; 100]).expect("written");

@@ -1,4 +1,4 @@
-//! Compilation in a child process, which is ended when it takes too long.
+//! Compilation in a child process, which is killed when it takes too long.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
@@ -12,9 +12,9 @@ use super::error::{PolicyError, one_line};
 use super::lane::{Ended, LOOK, Lane, LaneGuard, busy, stopped, took_longer};
 use crate::text::clip;
 
-/// The lane of all compilers' processes.
+/// The lane of all compiler processes.
 static LANE: Lane = Lane::new();
-/// Environment variable that tells the compiler's process how long it has.
+/// Environment variable with the compiler's time limit (seconds).
 const SECONDS: &str = "HOTPICK_COMPILE_SECONDS";
 
 pub(super) fn compile_in_child(
@@ -28,8 +28,8 @@ pub(super) fn compile_in_child(
     let _taken = LaneGuard(&LANE);
     let failed = |error: std::io::Error| {
         let text = format!("the compiler does not run: {error}");
-        // The machine's, and not the file's: no process, no descriptor, no memory; or no program, which may be about to
-        // be replaced by another.
+        // Caused by the machine, not by the file: no process, descriptor or memory is left, or the program is missing,
+        // perhaps while it is being replaced.
         match error.kind() {
             ErrorKind::InvalidInput => PolicyError::Compile(text),
             _ => PolicyError::NotNow(text),
@@ -38,7 +38,7 @@ pub(super) fn compile_in_child(
     let (program, arguments) = command.split_first().ok_or_else(|| failed(ErrorKind::InvalidInput.into()))?;
     let mut compiler = Command::new(program);
     #[cfg(unix)]
-    // A group of its own, so that it can be ended with all that it starts.
+    // A process group of its own, so that it can be killed with all processes that it starts.
     std::os::unix::process::CommandExt::process_group(&mut compiler, 0);
     let child = compiler
         .args(arguments)
@@ -69,15 +69,16 @@ pub(super) fn compile_in_child(
         });
     }
     deserialize(engine, &output.stdout).map_err(|error| {
-        PolicyError::Compile(format!("what came of it cannot be used: {}", one_line(&error)))
+        PolicyError::Compile(format!("the compiler's output cannot be used: {}", one_line(&error)))
     })
 }
 
-/// As [`PolicyError::NotNow`] begins.
+/// Prefix of [`PolicyError::NotNow`] as text.
 const NOT_NOW: &str = "cannot be compiled at this moment, and is tried again: ";
 
-/// By someone else, who needed the memory, as a rule: that says nothing of the file. (A compiler that aborts does so for
-/// the file, or for want of the memory that it may have: that does.)
+/// Returns whether someone else killed the compiler, usually to free memory: that says nothing about the file. (A
+/// compiler that aborts does so because of the file, or because it reached its own memory limit: that counts against
+/// the file.)
 fn was_killed(status: std::process::ExitStatus) -> bool {
     use rustix::process::Signal;
     let others = [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
@@ -94,7 +95,7 @@ fn ended_by(_status: std::process::ExitStatus) -> Option<i32> {
     None
 }
 
-/// Feeds a child and reads what it has to say. One that takes too long, or is not wanted any more, is ended.
+/// Writes the input to a child and reads its output. Kills a child that takes too long, or is no longer wanted.
 fn converse(
     mut child: Child,
     input: &[u8],
@@ -104,7 +105,7 @@ fn converse(
     let deadline = Instant::now() + limit;
     let (mut stdin, mut stdout, mut stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     std::thread::scope(|scope| {
-        // A child that ends early does not read on; that it failed is seen from its status.
+        // A child that exits early does not read all of its input; its status shows that it failed.
         let write = move || {
             let _ = stdin.take().map(|mut stdin| stdin.write_all(input));
         };
@@ -126,7 +127,7 @@ fn converse(
         let (read, said) = match threads {
             Ok(threads) => threads,
             Err(error) => {
-                // Those that there are end with it.
+                // The threads that were started end with the child.
                 end(&mut child);
                 child.wait()?;
                 return Err(error);
@@ -140,7 +141,7 @@ fn converse(
             }
             let is_stopped = stop.load(Ordering::Relaxed);
             if status.is_err() || is_stopped || Instant::now() >= deadline {
-                // Whatever happens: those who read wait for the end of what it writes.
+                // In any case: the reading threads wait for the end of the child's output.
                 end(&mut child);
                 child.wait()?;
                 return status.map(|_| Err(if is_stopped { Ended::Stopped } else { Ended::Late }));
@@ -148,14 +149,14 @@ fn converse(
             std::thread::sleep(pause);
             pause = (pause * 2).min(LOOK);
         };
-        // What it has left behind must not hold its output open.
+        // Processes that the child left behind must not hold its output open.
         end(&mut child);
         let (stdout, stderr) = (read.join().unwrap_or_default(), said.join().unwrap_or_default());
         Ok(Ok(std::process::Output { status, stdout, stderr }))
     })
 }
 
-/// Ends a child, and all that it has started.
+/// Kills a child, and all processes that it has started.
 fn end(child: &mut Child) {
     #[cfg(unix)]
     if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {

@@ -7,6 +7,7 @@ use wasmtime::component::Component;
 
 use super::cache::Keep;
 use super::compiler::Compiler;
+#[cfg(feature = "compile")]
 use super::componentize::componentize_module;
 use super::contract::Shape;
 use super::digest::digest;
@@ -23,8 +24,10 @@ pub(crate) struct Code {
     pub(crate) shape: Shape,
     pub(crate) seal: Option<Seal>,
     /// SHA-256 of the file.
+    #[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "for reports alone"))]
     pub(crate) digest: String,
     /// Size of the file in bytes.
+    #[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "for reports alone"))]
     pub(crate) size: usize,
     /// Keeps the machine code in the cache meanwhile.
     _keep: Option<Arc<Keep>>,
@@ -64,10 +67,18 @@ fn check<'a>(bytes: &'a [u8], limits: &Limits, grants: &Grants) -> Result<Checke
     let outline = scan(bytes, limits)?;
     let (component, Outline { imports, exports }) = match kind {
         Kind::Component => (Cow::Borrowed(bytes), outline),
+        #[cfg(feature = "compile")]
         Kind::Module => {
             let component = componentize_module(bytes)?;
             let outline = scan(&component, limits)?;
             (Cow::Owned(component), outline)
+        }
+        #[cfg(not(feature = "compile"))]
+        Kind::Module => {
+            return Err(PolicyError::Encode(
+                "this host is built without the feature `compile`: build a component with `hotpick build`"
+                    .to_owned(),
+            ));
         }
     };
     let shape = Shape::of(&imports, &exports)?;

@@ -1,9 +1,8 @@
-//! Compiling: one component at a time, with low priority, within a time; at best not at all, because it has
-//! been done before.
+//! Compiles components: one at a time, with low priority and within a time limit. A component that was compiled before
+//! is taken from memory or from the cache.
 //!
-//! wasmtime bounds what compiled code does, but not what compiling costs. [`scan`](super::scan) keeps the
-//! worst away; what remains is bounded by a time limit here, and by a child process where there is a
-//! program to be one.
+//! wasmtime limits what compiled code does, but not the cost of compiling. [`scan`](super::scan) rejects the worst
+//! files. For the others the cost is bounded by a time limit, and by a child process if a compiler program is set.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -16,44 +15,54 @@ use wasmtime::component::Component;
 use super::cache::{Cache, Keep};
 use super::child::compile_in_child;
 use super::engine::engine;
-use super::error::{PolicyError, of_compiler};
+use super::error::PolicyError;
+#[cfg(feature = "compile")]
+use super::error::of_compiler;
 use super::lane::LARGE;
+#[cfg(feature = "compile")]
 use super::thread::compile_in_thread;
 use crate::policy::limits::Limits;
+use crate::setters::setters;
 
-/// How policies are compiled.
+/// Options of the compilation of policies.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct CompileOptions {
-    /// A directory for what has been compiled, so that it need not be done again. Made if it is not there,
-    /// for its owner alone; refused if others may write to it, as what lies there is trusted. None: nothing
-    /// is kept beyond the process.
+    /// Directory for compiled policies, so that they need not be compiled again. Created if missing, for its owner
+    /// alone. Not used if others may write to it, because its files are trusted. `None`: compiled policies are kept
+    /// only in the memory of the process.
     pub cache: Option<PathBuf>,
-    /// How many bytes the cache may have: those that were not used for longest are removed, but none that this process
-    /// has in use. None: 512 MiB.
+    /// Maximum size of the cache (bytes). The least recently used files are removed, but none that this process uses.
+    /// `None`: 512 MiB.
     pub cache_bytes: Option<u64>,
-    /// A program that compiles, and its arguments: it reads a component from its standard input, and
-    /// writes what [`precompile`] makes of it to its standard output. It is ended after the time limit, which it
-    /// finds, in seconds, in the environment variable `HOTPICK_COMPILE_SECONDS`.
-    /// None: a thread of this process compiles, which cannot be ended, only given up.
+    /// Program that compiles, and its arguments. The program reads a component from its standard input, and writes the
+    /// result of [`precompile`] to its standard output. It is killed after the time limit, which it finds, in seconds,
+    /// in the environment variable `HOTPICK_COMPILE_SECONDS`. `None`: a thread of this process compiles. A thread
+    /// cannot be killed, only abandoned.
     pub command: Option<Vec<std::ffi::OsString>>,
 }
 
-/// Compiles, and remembers.
+setters!(CompileOptions {
+    with_cache: cache: Option<PathBuf>,
+    with_cache_bytes: cache_bytes: Option<u64>,
+    with_command: command: Option<Vec<std::ffi::OsString>>,
+});
+
+/// Compiles components, and remembers recent ones.
 #[derive(Debug, Default)]
 pub(crate) struct Compiler {
     options: CompileOptions,
     recent: Mutex<Recent>,
     cache: Option<Cache>,
-    /// What is being compiled is not wanted any more.
+    /// Whether the current compilation is no longer wanted.
     stop: AtomicBool,
 }
 
-/// The components compiled last, by the digest of their file.
+/// Recently compiled components, by the digest of their file.
 #[derive(Default)]
 struct Recent(VecDeque<(String, Component)>);
 
-/// Enough for a rollback, or an operator who tries some settings.
+/// Number of components remembered: enough for a rollback, or an operator who tries several settings.
 const REMEMBERED: usize = 8;
 
 impl Compiler {
@@ -62,13 +71,13 @@ impl Compiler {
         Self { options, cache, ..Self::default() }
     }
 
-    /// Ends what is being compiled, with [`PolicyError::NotNow`], or lets things be compiled again. A child process ends at
-    /// once; a thread is given up.
+    /// Ends the current compilation with [`PolicyError::NotNow`] (`true`), or permits compilations again (`false`). A
+    /// child process is killed at once; a thread is abandoned.
     pub(crate) fn stop(&self, stop: bool) {
         self.stop.store(stop, Ordering::Relaxed);
     }
 
-    /// Compiles a component that is made of the file with this digest.
+    /// Compiles a component that was made from the file with this digest.
     pub(crate) fn compile(
         &self,
         component: &[u8],
@@ -94,7 +103,16 @@ impl Compiler {
                     Some(command) => {
                         compile_in_child(engine, command, component, limits.compile, &self.stop)?
                     }
+                    #[cfg(feature = "compile")]
                     None => compile_in_thread(engine, component, limits.compile, &self.stop)?,
+                    #[cfg(not(feature = "compile"))]
+                    None => {
+                        return Err(PolicyError::Compile(
+                            "this host is built without the feature `compile`, and the cache does not have it: set \
+                             CompileOptions::cache or CompileOptions::command"
+                                .to_owned(),
+                        ));
+                    }
                 };
                 if is_large {
                     let digest = &digest[..12];
@@ -103,7 +121,7 @@ impl Compiler {
                 if let Some((cache, file)) = &cached
                     && let Err(error) = cache.store(&component, file)
                 {
-                    tracing::warn!(file = %file.display(), error, "a compiled policy could not be kept");
+                    tracing::warn!(file = %file.display(), error, "cannot store a compiled policy in the cache");
                 }
                 component
             }
@@ -125,12 +143,13 @@ impl std::fmt::Debug for Recent {
     }
 }
 
-/// Compiles a component for [`CompileOptions::command`]: what a child process is to write out. It is machine
-/// code: whoever reads it trusts whoever wrote it.
+/// Compiles a component to machine code, for the program of [`CompileOptions::command`]. The process that loads the
+/// machine code trusts the process that wrote it.
 ///
 /// # Errors
 ///
-/// The bytes are no component that can be compiled.
+/// If the bytes are not a component that can be compiled.
+#[cfg(feature = "compile")]
 pub fn precompile(component: &[u8]) -> Result<Vec<u8>, PolicyError> {
     let engine = engine()?;
     engine.precompile_component(component).map_err(|error| of_compiler(&error))

@@ -1,22 +1,24 @@
-//! The names of the contract, `wit/policy.wit`, and of the parts of WASI that there are beside it.
+//! Names of the interfaces of the contract, `wit/policy.wit`, and of WASI as far as the host provides it.
 
 use super::error::PolicyError;
 
-/// The package, as it begins the names of its interfaces.
+/// The contract between the host and policies: the text of `wit/policy.wit`, for tools that build policies.
+pub const CONTRACT: &str = include_str!("../../../wit/policy.wit");
+/// Package of the contract: the prefix of its interfaces' names.
 pub(crate) const PACKAGE: &str = "hotpick:policy/";
-/// The version of the contract: `0.1.x` fits whatever x is.
+/// Version of the contract: any `0.1.x` fits.
 pub(crate) const VERSION: &str = "0.1";
-/// What every policy exports.
+/// Interfaces that every policy exports.
 pub(crate) const REQUIRED: [&str; 3] = ["lifecycle", "endpoints", "picker"];
-/// What a policy may export.
+/// Interfaces that a policy may export.
 pub(crate) const OPTIONAL: [&str; 6] = ["plans", "outcomes", "connectivity", "alarms", "handover", "about"];
-/// What a policy may import, beside the types.
+/// Interfaces that a policy may import, beside the types.
 pub(crate) const CAPABILITIES: [&str; 6] = ["env", "stats", "call", "metrics", "timers", "connections"];
 /// Interfaces without functions.
 const TYPES: [&str; 1] = ["types"];
-/// The capability that all of WASI is together.
+/// The capability that stands for all of WASI.
 pub(crate) const WASI: &str = "wasi";
-/// The interfaces of WASI 0.2 that runtimes of languages need; nothing in them reaches the machine.
+/// Interfaces of WASI 0.2 that language runtimes need. None of them reaches the machine.
 const WASI_INTERFACES: [&str; 18] = [
     "cli/environment",
     "cli/exit",
@@ -37,22 +39,22 @@ const WASI_INTERFACES: [&str; 18] = [
     "io/streams",
     "random/random",
 ];
-/// Those that are there in older and newer runtimes.
+/// Interfaces of WASI 0.2 for insecure randomness, which some language runtimes import.
 const WASI_INSECURE: [&str; 2] = ["random/insecure", "random/insecure-seed"];
 
-/// What a component says of itself by the names of its imports and exports.
+/// The shape of a component, by the names of its imports and exports.
 #[derive(Debug, Default)]
 pub(crate) struct Shape {
-    /// The capabilities that it imports, each once.
+    /// Imported capabilities, each once.
     pub(crate) capabilities: Vec<String>,
-    /// The optional interfaces that it exports, by their short names.
+    /// Short names of the exported optional interfaces.
     pub(crate) optional: Vec<String>,
-    /// It exports these as well, which mean nothing here.
+    /// Other exports, which the host ignores.
     pub(crate) ignored: Vec<String>,
 }
 
 impl Shape {
-    /// Of a component with these imports and exports, if it can be a policy.
+    /// Returns the shape of a component with these imports and exports, or the reason why it cannot be a policy.
     pub(crate) fn of(imports: &[String], exports: &[String]) -> Result<Self, PolicyError> {
         let mut shape = Self::default();
         for name in imports {
@@ -87,7 +89,7 @@ impl Shape {
     }
 }
 
-/// The capability that an import of the contract is; none if it has nothing but types.
+/// Returns the capability that an import of the contract stands for. `None`: the interface has only types.
 fn import(name: &str) -> Result<Option<String>, PolicyError> {
     let short = fits(name)?;
     if TYPES.contains(&short) {
@@ -109,7 +111,7 @@ fn wasi(name: &str) -> Result<Option<String>, PolicyError> {
     }
 }
 
-/// The short name of an interface of the contract: `env` of `hotpick:policy/env@0.1.0`.
+/// Returns the short name of an interface of the contract, such as `env` of `hotpick:policy/env@0.1.0`.
 fn fits(name: &str) -> Result<&str, PolicyError> {
     let short = name.strip_prefix(PACKAGE).ok_or_else(|| PolicyError::UnknownImport(name.to_owned()))?;
     let (short, version) = short.split_once('@').unwrap_or((short, ""));

@@ -44,7 +44,6 @@ fn create() -> wasmtime::Result<wasmtime::Engine> {
         .epoch_interruption(true)
         .max_wasm_stack(STACK)
         // The same answer on every machine.
-        .wasm_relaxed_simd(false)
-        .cranelift_nan_canonicalization(false);
+        .wasm_relaxed_simd(false);
     wasmtime::Engine::new(&config)
 }

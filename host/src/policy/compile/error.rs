@@ -1,8 +1,8 @@
-//! Why bytes are not a policy.
+//! Errors of loading a policy.
 
 use crate::lifecycle::{Stage, StartError};
 
-/// Why bytes are not a policy, stage by stage.
+/// Reason why a file cannot be used as a policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyError {
@@ -15,95 +15,97 @@ pub enum PolicyError {
     /// The file is larger than the limit.
     #[error("has {size} bytes, more than {limit}")]
     TooLarge {
-        /// Its size in bytes.
+        /// Size of the file (bytes).
         size: usize,
-        /// The limit.
+        /// Maximum size (bytes).
         limit: usize,
     },
-    /// There is so much of something in it that it would take too long to compile.
+    /// The file contains too many items of one kind: it would take too long to compile.
     #[error("has {count} {what}, more than {limit}")]
     TooComplex {
-        /// Of what.
+        /// Kind of the items.
         what: &'static str,
-        /// How many.
+        /// Number of items.
         count: usize,
-        /// How many there may be.
+        /// Maximum number of items.
         limit: usize,
     },
     /// The settings beside the file are malformed.
     #[error("has settings that cannot be used: {0}")]
     Settings(String),
-    /// The file is not the one that its settings ask for.
+    /// The file does not have the digest that its settings require.
     #[error("has the SHA-256 {found}, but its settings ask for {wanted}")]
     Digest {
-        /// The file's.
+        /// Digest of the file.
         found: String,
-        /// The settings'.
+        /// Digest in the settings.
         wanted: String,
     },
-    /// The bytes do not begin as Wasm does.
+    /// The file does not start as WebAssembly does.
     #[error("is not WebAssembly")]
     NotWasm,
-    /// Less is there than its seal says.
-    #[error("is cut short: its seal is for {sealed} bytes, of which {there} are there")]
+    /// The file is shorter than its seal says.
+    #[error("is cut short: its seal is for {sealed} bytes, but only {there} are present")]
     CutShort {
-        /// Bytes that are there, after the seal.
+        /// Number of bytes present after the seal.
         there: usize,
-        /// Bytes that there should be.
+        /// Number of bytes that the seal covers.
         sealed: usize,
     },
-    /// It is not what was sealed.
-    #[error("does not fit its seal: it was changed after `hotpick build` made it, which can seal it again")]
+    /// The file was changed after it was sealed.
+    #[error("does not fit its seal: it was changed after it was sealed; seal it again with `hotpick build`")]
     Seal,
-    /// It has no seal.
-    #[error("has no seal, and this host wants one: build it, or the file itself, with `hotpick build`")]
+    /// The file has no seal, but the options require one.
+    #[error(
+        "has no seal, but this host requires one: build the policy, or seal its file, with `hotpick build`"
+    )]
     Unsealed,
-    /// A core module that does not say which world it is made for.
+    /// The file is a core module that does not state its world.
     #[error(
         "is a core module without a component-type section: build it with hotpick-guest or `hotpick build`"
     )]
     NoComponentType,
-    /// A core module that does not fit the world that it names.
-    #[error("cannot be made a component: {0}")]
+    /// The file is a core module that does not fit its world.
+    #[error("cannot be converted to a component: {0}")]
     Encode(String),
-    /// Wasm that does not parse, validate or compile.
+    /// The file does not parse, validate or compile.
     #[error("is not valid: {0}")]
     Invalid(String),
-    /// It needs something that this host does not give.
+    /// The policy imports something that this host does not provide.
     #[error("imports {0}, which this host does not provide")]
     UnknownImport(String),
-    /// It needs something that its operator does not grant.
+    /// The policy imports a capability that its operator does not grant.
     #[error("imports the capability {0:?}, which its settings do not grant")]
     NotGranted(String),
-    /// It lacks something that every policy has.
+    /// The policy lacks a required interface.
     #[error("does not export {0}: it is not a policy")]
     MissingExport(String),
-    /// It was made for another version of the contract.
+    /// The policy was built for another version of the contract.
     #[error(
         "uses {name}, but this host speaks {spoken}.x of hotpick:policy: rebuild it with this version's SDK"
     )]
     WrongVersion {
-        /// The import or export.
+        /// Name of the import or export.
         name: String,
-        /// The version of this host.
+        /// Version of the contract that this host supports.
         spoken: &'static str,
     },
     /// An import or export has another type than in the contract.
     #[error("does not fit the contract: {0}")]
     Misfit(String),
-    /// It is valid, but could not be compiled.
+    /// The policy is valid, but could not be compiled.
     #[error("cannot be compiled: {0}")]
     Compile(String),
-    /// The machine, and not the file, is why it could not be compiled: it is tried again, by and by.
+    /// The machine, not the file, prevented the compilation. It is retried later.
     #[error("cannot be compiled at this moment, and is tried again: {0}")]
     NotNow(String),
-    /// No channel took it.
+    /// All channels refused the policy.
     #[error(transparent)]
     Refused(StartError),
 }
 
 impl PolicyError {
-    /// The stage at which the policy was refused.
+    /// Returns the stage at which the policy was rejected.
     #[must_use]
     pub const fn stage(&self) -> Stage {
         match self {
@@ -128,7 +130,8 @@ impl PolicyError {
     }
 }
 
-/// Attributes an error of the compiler: to the machine if it is out of memory, or else to the component.
+/// Attributes an error of the compiler: to the machine if it is out of memory, otherwise to the component.
+#[cfg(feature = "compile")]
 pub(super) fn of_compiler(error: &wasmtime::Error) -> PolicyError {
     if error.is::<wasmtime::error::OutOfMemory>() {
         PolicyError::NotNow("there is not enough memory to compile it".to_owned())

@@ -1,25 +1,25 @@
-//! What an operator lets a policy do.
+//! Permissions that an operator grants to a policy.
 
 use std::collections::BTreeSet;
 
 use super::contract::{CAPABILITIES, WASI};
 use super::error::PolicyError;
 
-/// What a policy may ask of the host. By default everything that the contract has: none of it reaches the
-/// machine, and a policy that routes needs no more.
+/// Capabilities and metadata keys that a policy may use. By default these are all in the contract: none of them reaches
+/// the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Grants {
-    /// The capabilities that it may import, by their short names (`stats`), and `wasi`. None: all.
+    /// Capabilities that the policy may import, by their short names (`stats`), and `wasi`. `None`: all.
     pub capabilities: Option<BTreeSet<String>>,
-    /// The metadata keys that it may read. None: all.
+    /// Metadata keys that the policy may read. `None`: all.
     pub metadata: Option<BTreeSet<String>>,
-    /// The metadata keys that it may add to requests. None: all but gRPC's own.
+    /// Metadata keys that the policy may add to requests. `None`: all except those that gRPC reserves.
     pub set_metadata: Option<BTreeSet<String>>,
 }
 
 impl Grants {
-    /// Refuses names that are no capability: an operator who misspells one must hear of it.
+    /// Rejects names that are not capabilities, so that a misspelled one is reported to the operator.
     pub(crate) fn check(&self) -> Result<(), String> {
         let known = |name: &&String| !CAPABILITIES.contains(&name.as_str()) && name.as_str() != WASI;
         match self.capabilities.iter().flatten().find(known) {
@@ -31,7 +31,7 @@ impl Grants {
         }
     }
 
-    /// Refuses a policy that imports more than this.
+    /// Rejects a policy that imports a capability which is not granted.
     pub(crate) fn allow<'a>(&self, imports: impl IntoIterator<Item = &'a String>) -> Result<(), PolicyError> {
         let Some(granted) = &self.capabilities else { return Ok(()) };
         match imports.into_iter().find(|name| !granted.contains(name.as_str())) {

@@ -1,19 +1,18 @@
-//! One compilation at a time, within a time limit, until it is not wanted any more.
+//! Lanes: one compilation at a time, within a time limit, as long as it is wanted.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::PolicyError;
 
-/// Number of compilations that exceed their limit, and may never end, after which this process compiles
-/// nothing more.
+/// Number of abandoned compilations, which may never end, at which this process starts no more.
 const GIVEN_UP: usize = 4;
-/// A larger component takes seconds to compile.
+/// Size (bytes) above which a component takes seconds to compile.
 pub(super) const LARGE: usize = 1 << 20;
 
-/// Where one compiles. A thread cannot be ended: one that takes too long is given up, and leaves the place to others.
+/// A lane for one compilation at a time. A thread cannot be killed: one that takes too long is abandoned, and leaves
+/// the lane to others.
 pub(super) struct Lane {
     state: Mutex<LaneState>,
     freed: Condvar,
@@ -21,7 +20,7 @@ pub(super) struct Lane {
 
 pub(super) struct LaneState {
     is_taken: bool,
-    /// Compilations that took too long and still run.
+    /// Number of compilations that took too long and still run.
     pub(super) given_up: usize,
 }
 
@@ -39,7 +38,7 @@ impl Lane {
         Self { state: Mutex::new(LaneState { is_taken: false, given_up: 0 }), freed: Condvar::new() }
     }
 
-    /// Takes the place when it is free. `Gone`: too many have been given up.
+    /// Takes the lane when it is free. Fails with `Gone` if too many compilations are abandoned.
     pub(super) fn take(&self, limit: Duration, stop: &AtomicBool) -> Result<(), Ended> {
         let deadline = Instant::now() + limit;
         let mut state = self.lock();
@@ -69,41 +68,24 @@ impl Lane {
     }
 }
 
-/// How often one looks whether what is being compiled is still wanted.
+/// Interval at which a waiting thread checks whether the compilation is still wanted.
 pub(super) const LOOK: Duration = Duration::from_millis(20);
 
-/// What comes within a time, unless it is not wanted any more.
-pub(super) fn wait<T>(from: &Receiver<T>, limit: Duration, stop: &AtomicBool) -> Result<T, Ended> {
-    let deadline = Instant::now() + limit;
-    loop {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Ended::Stopped);
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        match from.recv_timeout(left.min(LOOK)) {
-            Ok(news) => return Ok(news),
-            Err(RecvTimeoutError::Disconnected) => return Err(Ended::Gone),
-            Err(RecvTimeoutError::Timeout) if left.is_zero() => return Err(Ended::Late),
-            Err(RecvTimeoutError::Timeout) => {}
-        }
-    }
-}
-
-/// Why nothing was heard.
+/// Reason why a wait ended without a result.
 pub(super) enum Ended {
     Stopped,
     Gone,
     Late,
 }
 
-/// Why there is no place to compile in.
+/// Returns the error for a lane that could not be taken.
 pub(super) fn busy(ended: Ended) -> PolicyError {
     match ended {
         Ended::Stopped => stopped(),
         Ended::Late => PolicyError::NotNow("another policy is still being compiled".to_owned()),
         Ended::Gone => PolicyError::NotNow(format!(
-            "{GIVEN_UP} compilations that were given up have not ended: if they never do, restart the process, or compile in \
-             another one (CompileOptions::command)"
+            "{GIVEN_UP} abandoned compilations are still running: if they never end, restart the process, or compile in \
+             another process (CompileOptions::command)"
         )),
     }
 }

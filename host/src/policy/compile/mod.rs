@@ -1,16 +1,17 @@
-//! From bytes to code: what may become a policy, and how it is compiled.
+//! Loading of policies: checks the bytes of a file, and compiles them.
 //!
-//! In order: [`scan`] counts what is in the bytes, [`seal`] checks that they are whole, [`componentize`] turns
-//! a core module into a component, [`contract`] compares imports and exports with `wit/policy.wit`, [`grants`]
-//! compares the imports with what the operator allows, and [`compiler`] compiles, in a [child](child) process
-//! where there is a program for it, or takes the code from the [`cache`]. [`code`] is the whole way.
+//! In order: [`scan`] counts the items in the file, [`seal`] checks that the file is complete, [`componentize`]
+//! converts a core module to a component, [`contract`] compares imports and exports with `wit/policy.wit`, [`grants`]
+//! compares the imports with what the operator allows, and [`compiler`] compiles, in a [child](child) process if a
+//! compiler program is set, or takes the code from the [`cache`]. [`code`] runs all of these steps.
 //!
-//! Nothing here runs guest code or knows a channel.
+//! Nothing here runs guest code or depends on a channel.
 
 mod cache;
 mod child;
 mod code;
 mod compiler;
+#[cfg(feature = "compile")]
 mod componentize;
 mod contract;
 mod digest;
@@ -20,12 +21,18 @@ mod grants;
 mod lane;
 mod scan;
 mod seal;
+mod sections;
+#[cfg(feature = "compile")]
 mod thread;
 
 pub(crate) use self::code::Code;
+pub use self::compiler::CompileOptions;
 pub(crate) use self::compiler::Compiler;
-pub use self::compiler::{CompileOptions, precompile};
-pub use self::componentize::{CONTRACT, componentize, componentize_with};
+#[cfg(feature = "compile")]
+pub use self::compiler::precompile;
+#[cfg(feature = "compile")]
+pub use self::componentize::{componentize, componentize_with};
+pub use self::contract::CONTRACT;
 pub(crate) use self::contract::{PACKAGE, WASI};
 pub use self::digest::digest;
 pub(crate) use self::engine::{engine, has_stack};

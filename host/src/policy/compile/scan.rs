@@ -1,14 +1,14 @@
-//! A look at a policy's bytes before anything is compiled.
+//! Checks a policy's bytes against the limits before anything is compiled.
 //!
-//! Compiling takes time and memory by what is in a file, not by its size: a valid component of 4 MB, of a
-//! million empty functions, takes the compiler 43 s and 5 GiB. To count them takes a tenth of a second.
+//! The time and memory to compile a file depend on its contents, not on its size: a valid component of 4 MB with a
+//! million empty functions takes the compiler 43 s and 5 GiB. Counting them takes a tenth of a second.
 
 use wasmparser::{Parser, Payload};
 
 use super::error::PolicyError;
 use crate::policy::limits::Limits;
 
-/// What there is of everything, over all modules and components in a file; and the names of the outermost.
+/// Number of items of each kind, over all modules and components in a file, and the names of the outermost component.
 #[derive(Debug, Default)]
 struct Count {
     depth: usize,
@@ -20,14 +20,14 @@ struct Count {
     types: usize,
 }
 
-/// What a component imports and exports, by name.
+/// Names of a component's imports and exports.
 #[derive(Debug, Default)]
 pub(crate) struct Outline {
     pub(crate) imports: Vec<String>,
     pub(crate) exports: Vec<String>,
 }
 
-/// Refuses bytes that do not parse, or would cost more than the limits allow.
+/// Rejects bytes that do not parse, or exceed the limits.
 pub(crate) fn scan(bytes: &[u8], limits: &Limits) -> Result<Outline, PolicyError> {
     let mut count = Count::default();
     for payload in Parser::new(0).parse_all(bytes) {
@@ -163,7 +163,7 @@ mod tests {
         }
     }
 
-    /// LEB128 of a section's size and of a count.
+    /// Encodes a section's size, or a count, as LEB128.
     fn leb(mut number: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         loop {
@@ -192,7 +192,7 @@ mod tests {
         let begin = Instant::now();
         let error = crate::policy::WasmPolicy::compile("many", 1, &bytes, Limits::default());
         assert_eq!(error.expect_err("too many").to_string(), "has 999000 functions, more than 100000");
-        // Generously: it is not a matter of seconds.
+        // A generous bound: counting takes a fraction of a second.
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     }
 

@@ -1,46 +1,46 @@
-//! The seal of a policy's file: what its builder says of the whole of it, at its beginning.
+//! The seal of a policy's file: a section at its start with the length and the digest of the rest.
 //!
-//! A component that is cut short at the end of a section is a component, too, and perhaps a policy that lacks an optional
-//! part: it would be taken, and behave otherwise. `hotpick build` therefore puts a custom section first, with the length
-//! and the SHA-256 of all that follows. It is no signature: who may write the file may write the seal. For that there is
-//! `wasm-sha256` in the settings.
+//! A component that is cut short at the end of a section is still a valid component, and perhaps a policy without some
+//! optional part: it would be accepted, and behave differently. `hotpick build` therefore puts a custom section first,
+//! with the length and the SHA-256 of everything after it. The seal is not a signature: whoever may write the file may
+//! write the seal. To pin the contents of a file, set `wasm-sha256` in the settings.
 
 use serde::{Deserialize, Serialize};
 
-use super::componentize::{HEADER, section};
 use super::contract::{PACKAGE, Shape, VERSION};
 use super::digest::digest;
 use super::error::PolicyError;
 use super::scan::scan;
+use super::sections::{HEADER, section};
 use crate::policy::limits::Limits;
 
-/// The name of the section.
+/// Name of the section.
 const NAME: &str = "hotpick:seal";
 
-/// What a policy's builder says of its file.
+/// The statement of a policy's builder about its file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Seal {
-    /// The version of the contract that it was built for: `0.1.0`.
+    /// Version of the contract that the policy was built for, such as `0.1.0`.
     pub contract: String,
-    /// What it was built with.
+    /// SDK or tool that built the policy.
     pub sdk: String,
-    /// The optional parts of the contract that it has.
+    /// Optional parts of the contract that the policy has.
     pub parts: Vec<String>,
-    /// Bytes after the seal.
+    /// Number of bytes after the seal.
     length: usize,
-    /// SHA-256 of these, in hexadecimal.
+    /// SHA-256 of the bytes after the seal, in hexadecimal.
     sha256: String,
 }
 
-/// Puts a seal on a component, instead of the one that it may have. `sdk` is what it was built with, in a few words.
+/// Seals a component, and replaces a seal that it already has. `sdk` names the SDK or tool that built it.
 ///
 /// # Errors
 ///
-/// It is no policy by its imports and exports, or is shorter than the seal that it has says.
+/// If the imports and exports are not those of a policy, or the component is shorter than its present seal says.
 pub fn seal(component: &[u8], sdk: &str) -> Result<Vec<u8>, PolicyError> {
     let (header, rest) = component.split_at_checked(HEADER).ok_or(PolicyError::NotWasm)?;
-    // What is cut short must not be made whole by a new seal; what was changed may be.
+    // A new seal must not make a truncated file look complete. A changed file may be sealed again.
     if let Err(error @ PolicyError::CutShort { .. }) = verify(component) {
         return Err(error);
     }
@@ -69,28 +69,28 @@ pub fn seal(component: &[u8], sdk: &str) -> Result<Vec<u8>, PolicyError> {
     Ok(sealed)
 }
 
-/// The seal of a file, which fits it; none if it has none.
+/// Returns the seal of a file, after checking that the file matches it. `None`: the file has no seal.
 ///
 /// # Errors
 ///
-/// The file is not what was sealed.
+/// If the file does not match its seal.
 pub(crate) fn verify(bytes: &[u8]) -> Result<Option<Seal>, PolicyError> {
     let Some(Sealed { text, rest }) = Sealed::of(bytes) else {
-        // Elsewhere it does not say what it is for: of what comes before it nothing shows whether it is whole.
+        // A seal that is not the first section is invalid: it does not cover the sections before it.
         return if has_seal(bytes) { Err(PolicyError::Seal) } else { Ok(None) };
     };
     let seal: Seal = serde_json::from_slice(text).map_err(|_| PolicyError::Seal)?;
     if rest.len() < seal.length {
         return Err(PolicyError::CutShort { there: rest.len(), sealed: seal.length });
     }
-    // To hash what is longer would show no more.
+    // A file that is too long is invalid, and need not be hashed.
     if rest.len() > seal.length || digest(rest) != seal.sha256 {
         return Err(PolicyError::Seal);
     }
     Ok(Some(seal))
 }
 
-/// Whether a seal is among the sections of a file.
+/// Returns whether a seal is among the sections of a file.
 fn has_seal(bytes: &[u8]) -> bool {
     let mut rest = bytes.get(HEADER..).unwrap_or_default();
     while let Some((_, name, after)) = section(rest) {
@@ -103,7 +103,7 @@ fn has_seal(bytes: &[u8]) -> bool {
 }
 
 impl Seal {
-    /// Refuses a file that is another than its seal says.
+    /// Rejects a file whose contract version or optional parts differ from its seal.
     pub(crate) fn check(&self, shape: &Shape) -> Result<(), PolicyError> {
         let is_ours = self.contract.strip_prefix(VERSION).is_some_and(|rest| rest.starts_with('.'));
         if is_ours && self.parts == shape.optional { Ok(()) } else { Err(PolicyError::Seal) }
@@ -116,13 +116,13 @@ struct Sealed<'a> {
 }
 
 impl<'a> Sealed<'a> {
-    /// Of a file whose first section is a seal.
+    /// Splits a file whose first section is a seal. `None`: the first section is another one.
     fn of(bytes: &'a [u8]) -> Option<Self> {
         let (first, name, rest) = section(bytes.get(HEADER..)?)?;
         if name != NAME.as_bytes() {
             return None;
         }
-        // The name, and its length of one byte, come last before the text.
+        // The text directly follows the name.
         let at = first.windows(NAME.len()).position(|window| window == NAME.as_bytes())? + NAME.len();
         Some(Self { text: first.get(at..)?, rest })
     }
@@ -149,7 +149,7 @@ mod tests {
         std::fs::read(file).expect("a built policy")
     }
 
-    /// Where the sections of a component end.
+    /// Returns the offsets at which the sections of a component end.
     fn ends(bytes: &[u8]) -> Vec<usize> {
         let mut rest = &bytes[HEADER..];
         let mut ends = vec![HEADER];
@@ -171,24 +171,24 @@ mod tests {
         assert_eq!((*whole, sealed.len()), (sealed.len(), ends[ends.len() - 1]));
         for end in cut {
             let seal = verify(&sealed[..*end]);
-            // Before the seal there is nothing that could be a policy.
+            // The header alone, before the seal, could not be a policy.
             assert_eq!(seal.is_err(), *end > HEADER, "{end}: {seal:?}");
             assert!(super::seal(&sealed[..*end], "a test").is_err(), "{end}: sealed again");
         }
-        // The fault that this is for: without it, some of these are policies.
+        // The problem that a seal solves: without it, some of these prefixes would be accepted as policies.
         let limits = Limits::default();
         let is_policy = |end: &&usize| {
             let outline = scan(&sealed[..**end], &limits);
             outline.is_ok_and(|outline| Shape::of(&outline.imports, &outline.exports).is_ok())
         };
-        assert!(cut.iter().any(|end| is_policy(&end)), "none of {} is taken by itself", cut.len());
+        assert!(cut.iter().any(|end| is_policy(&end)), "none of {} is accepted without a seal", cut.len());
     }
 
     #[test]
     fn a_component_that_is_changed_does_not_fit_its_seal() {
         let mut sealed = seal(&policy(), "a test").expect("a policy");
         let again = seal(&sealed, "a test").expect("a policy");
-        assert!(again == sealed, "a seal takes the place of the one before");
+        assert!(again == sealed, "a seal replaces the previous one");
         let last = sealed.len() - 1;
         sealed[last] ^= 1;
         assert_eq!(verify(&sealed), Err(PolicyError::Seal));

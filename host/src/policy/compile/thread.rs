@@ -1,15 +1,15 @@
-//! Compilation on a thread of this process, which cannot be ended, only given up.
+//! Compilation on a thread of this process, which cannot be killed, only abandoned.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::sync_channel;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
 
 use wasmtime::component::Component;
 
 use super::error::{PolicyError, of_compiler};
-use super::lane::{Ended, LARGE, Lane, busy, stopped, took_longer, wait};
+use super::lane::{Ended, LARGE, LOOK, Lane, busy, stopped, took_longer};
 
 /// The lane of all compilations on threads of this process.
 static LANE: Lane = Lane::new();
@@ -31,7 +31,7 @@ pub(super) fn compile_in_thread(
         let compile = || Component::from_binary(engine, &component);
         let compiled = std::panic::catch_unwind(AssertUnwindSafe(compile))
             .unwrap_or_else(|_| Err(wasmtime::Error::msg("the compiler panicked on it")));
-        // Nobody waits if it took too long.
+        // The receiver is gone if the compilation took too long.
         let _ = done.send(compiled);
         if given_up.swap(true, Ordering::SeqCst) {
             LANE.lock().given_up -= 1;
@@ -41,16 +41,16 @@ pub(super) fn compile_in_thread(
     };
     std::thread::Builder::new()
         .name("hotpick-compile".to_owned())
-        // Deeply nested code: what the compiler needs must not end the process.
+        // Deeply nested code must not overflow the compiler's stack, which would end the process.
         .stack_size(64 << 20)
         .spawn(work)
         .map_err(|error| {
             LANE.free();
-            PolicyError::NotNow(format!("there is no thread for it: {error}"))
+            PolicyError::NotNow(format!("cannot start a thread for it: {error}"))
         })?;
     let heard = wait(&result, limit, stop);
     if heard.is_err() && !is_given_up.swap(true, Ordering::SeqCst) {
-        // It goes on, beside those that come.
+        // The compilation continues beside later ones.
         LANE.lock().given_up += 1;
         LANE.free();
     }
@@ -58,13 +58,30 @@ pub(super) fn compile_in_thread(
         Ok(compiled) => compiled.map_err(|error| of_compiler(&error)),
         Err(Ended::Stopped) => Err(stopped()),
         Err(Ended::Late) => Err(took_longer(limit)),
-        Err(Ended::Gone) => Err(PolicyError::Compile("the compiler ended without a word".to_owned())),
+        Err(Ended::Gone) => Err(PolicyError::Compile("the compiler ended without a result".to_owned())),
     }
 }
 
-/// Compiling for seconds must not take the processor from RPCs.
+/// Lowers the priority of this thread: a compilation of several seconds must not take the processor from RPCs.
 fn lower_priority() {
     #[cfg(target_os = "linux")]
-    // On Linux this is the thread's own.
+    // On Linux this applies to the calling thread alone.
     let _ = rustix::process::setpriority_process(None, 10);
+}
+
+/// Receives a message within a time limit, unless the compilation is no longer wanted.
+fn wait<T>(from: &Receiver<T>, limit: Duration, stop: &AtomicBool) -> Result<T, Ended> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return Err(Ended::Stopped);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        match from.recv_timeout(left.min(LOOK)) {
+            Ok(news) => return Ok(news),
+            Err(RecvTimeoutError::Disconnected) => return Err(Ended::Gone),
+            Err(RecvTimeoutError::Timeout) if left.is_zero() => return Err(Ended::Late),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
 }

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 
 use super::scenarios;
+use super::test_bed::TestBed;
 use crate::lifecycle::{Placement, StartError};
 use crate::picker::PickInfo;
 use crate::policy::compile::Seal;
-use crate::policy::instance::{InstanceError, Rehearsal};
+use crate::policy::instance::InstanceError;
 use crate::policy::serve::preflight;
 use crate::policy::wasm_policy::WasmPolicy;
 use crate::subconn::{FakeSubConns, SubConn};
@@ -65,7 +66,7 @@ impl WasmPolicy {
     pub fn check(&self, config: &str, endpoints: u32) -> Result<Report, StartError> {
         let (program, placement) = (self.program(), self.placement(&Placement::new("check:///", config)));
         drop(preflight(program, &placement, &FakeSubConns::default().ready(endpoints), &[])?);
-        let mut rehearsal = Rehearsal::start(program, &placement, &[])?;
+        let mut rehearsal = TestBed::start(program, &placement, &[])?;
         let ready = rehearsal.set_ready(endpoints).map_err(InstanceError::from)?;
         let notification = rehearsal.notified_in;
         let instance = &mut rehearsal.instance;
@@ -84,7 +85,7 @@ impl WasmPolicy {
         instance.done(&[scenarios::ended_ok(subconn)]).map_err(InstanceError::Trial)?;
         let saved = instance.save().map_err(InstanceError::Trial)?;
         if let Some(saved) = saved {
-            drop(Rehearsal::start(program, &placement, &[saved])?);
+            drop(TestBed::start(program, &placement, &[saved])?);
         }
         let memory = instance.memory();
         let name = |key: &http::HeaderName| key.as_str().to_owned();

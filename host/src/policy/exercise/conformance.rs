@@ -1,4 +1,4 @@
-//! What any policy must do, tested on one: for its author, whatever language it is written in.
+//! Conformance tests: what every policy must do, whatever language it is written in.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -6,24 +6,33 @@ use std::fmt::Display;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::scenarios::{COLORS, ended, endpoint};
+use super::test_bed::TestBed;
 use crate::connectivity::ConnectivityState;
 use crate::lifecycle::{Placement, Policy as _, SavedState};
 use crate::picker::{PickInfo, PickResult};
-use crate::policy::instance::{InstanceError, Methods, PICKS, Rehearsal};
+use crate::policy::instance::{InstanceError, Methods, PICKS};
 use crate::policy::wasm_policy::WasmPolicy;
+use crate::setters::setters;
 
-/// How a policy is tried.
+/// Options of [`WasmPolicy::conformance`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConformanceOptions {
-    /// The configuration that it is to take: JSON, `{}` for none.
+    /// Configuration that the policy must accept: JSON, `{}` for none.
     pub config: String,
-    /// So many picks in a row, over which its memory is not to grow.
+    /// Number of consecutive picks during which the policy's memory must not grow.
     pub picks: u64,
-    /// A policy whose routes it is to have, for both as they are configured: of the same RPCs on the same endpoints each
-    /// endpoint is to get as many. Both must be exact, as round robins are.
+    /// Reference policy with the same routes, each policy with its own configuration: for the same RPCs on the same
+    /// endpoints, each endpoint must get the same number of RPCs from both. Both must distribute RPCs exactly, as round
+    /// robin does. `None`: routes are not compared.
     pub like: Option<WasmPolicy>,
 }
+
+setters!(ConformanceOptions {
+    with_config: config: String,
+    with_picks: picks: u64,
+    with_like: like: Option<WasmPolicy>,
+});
 
 impl Default for ConformanceOptions {
     fn default() -> Self {
@@ -31,24 +40,25 @@ impl Default for ConformanceOptions {
     }
 }
 
-/// One of the things that a policy has to do.
+/// Result of one conformance test.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Conformance {
-    /// Which.
+    /// Name of the test.
     pub name: &'static str,
     /// Whether the policy conforms.
     pub passed: bool,
-    /// What was observed, or why the policy does not conform.
+    /// Observation, or the reason why the policy does not conform.
     pub detail: String,
 }
 
 type Seen = Result<String, String>;
 
 impl WasmPolicy {
-    /// Tests what any policy must do whatever it is for: it refuses invalid configurations with a reason, works with
-    /// every set of endpoints and every RPC, its optional parts work, and its memory does not grow. Within a Tokio
-    /// runtime, but not on its worker threads: it blocks.
+    /// Runs the conformance tests: the policy refuses invalid configurations with a reason, works with every set of
+    /// endpoints and every RPC, its optional parts work, and its memory does not grow.
+    ///
+    /// Needs the context of a Tokio runtime. Blocks, so do not call it on a worker thread of the runtime.
     #[must_use]
     pub fn conformance(&self, options: &ConformanceOptions) -> Vec<Conformance> {
         let policy = &self.clone().with_more_time(PATIENCE);
@@ -78,30 +88,30 @@ impl WasmPolicy {
     }
 }
 
-/// Factor by which limits of CPU time are raised: how fast a policy is depends on what else the machine does.
+/// Factor by which CPU time limits are raised: the speed of a policy depends on the load of the machine.
 const PATIENCE: u32 = 10;
 
-/// A policy, and where it is tried.
+/// A policy under test, and its placement.
 struct Run<'a> {
     policy: &'a WasmPolicy,
     placement: Placement,
 }
 
-/// Configurations that no policy takes, with what they are.
+/// Configurations that no policy should accept, each with a description.
 const BAD: [(&str, &str); 4] = [
-    ("", "no JSON"),
-    (r#"{"no-such-setting": 1"#, "no whole JSON"),
-    ("[]", "no object"),
-    (r#"{"no-such-setting": 1}"#, "a setting that is not there"),
+    ("", "not JSON"),
+    (r#"{"no-such-setting": 1"#, "incomplete JSON"),
+    ("[]", "not an object"),
+    (r#"{"no-such-setting": 1}"#, "an unknown setting"),
 ];
 
 impl Run<'_> {
-    fn start(&self) -> Result<Rehearsal, String> {
-        Rehearsal::start(self.policy.program(), &self.placement, &[]).map_err(text)
+    fn start(&self) -> Result<TestBed, String> {
+        TestBed::start(self.policy.program(), &self.placement, &[]).map_err(text)
     }
 
     /// Starts the policy with three ready endpoints.
-    fn start_on_three(&self) -> Result<Rehearsal, String> {
+    fn start_on_three(&self) -> Result<TestBed, String> {
         let mut rehearsal = self.start()?;
         rehearsal.set_ready(3).map_err(text)?;
         Ok(rehearsal)
@@ -112,24 +122,24 @@ impl Run<'_> {
         let mut refused = 0;
         for (config, what) in BAD {
             let placement = Placement { config: config.to_owned(), ..self.placement.clone() };
-            match Rehearsal::start(self.policy.program(), &placement, &[]) {
+            match TestBed::start(self.policy.program(), &placement, &[]) {
                 Err(InstanceError::Refused(why)) if !why.trim().is_empty() => refused += 1,
                 Err(InstanceError::Refused(_)) => {
-                    return Err(format!("refuses {config:?} ({what}) without a word"));
+                    return Err(format!("refuses {config:?} ({what}) without a reason"));
                 }
                 Err(other) => return Err(format!("does not refuse {config:?} ({what}), but fails: {other}")),
-                // Not wise, but no fault: what a setting is called is the policy's.
+                // Unwise, but allowed: the names of settings are up to the policy.
                 Ok(_) => {}
             }
         }
-        // What one instance refuses is nothing to the next.
+        // A refusal by one instance must not affect the next.
         picks(&mut self.start_on_three()?, 3)?;
-        Ok(format!("taken; {refused} of {} that are none refused, in words", BAD.len()))
+        Ok(format!("accepted; {refused} of {} invalid ones refused with a reason", BAD.len()))
     }
 
     fn endpoints(&self) -> Seen {
         let mut rehearsal = self.start()?;
-        // None, one, more, others, attributes that change, all that fail, none again.
+        // No endpoints, one, several, changed attributes, many, different ones, all connecting or failing, none again.
         let mut situations = 0;
         for (count, first, attribute, state) in [
             (0, 0, None, ConnectivityState::Ready),
@@ -159,11 +169,12 @@ impl Run<'_> {
             picks(&mut rehearsal, ready.ready().len())?;
             situations += 1;
         }
-        Ok(format!("{situations} situations, of 0 to 1,000 endpoints"))
+        Ok(format!("{situations} situations with 0 to 1,000 endpoints"))
     }
 
     fn metadata(&self) -> Seen {
-        let Rehearsal { mut instance, .. } = self.start_on_three()?;
+        let mut rehearsal = self.start_on_three()?;
+        let instance = &mut rehearsal.instance;
         let keys: Vec<_> = instance.state().keys().to_vec();
         let long = "x".repeat(self.policy.program().spec.limits.metadata_value + 1);
         for value in ["", " ", "red", "\u{e9}\u{1f600}", "%", "-1", &long] {
@@ -184,7 +195,7 @@ impl Run<'_> {
                 instance.pick(&info).map_err(|fault| format!("with the value {shown:?}: {fault}"))?;
             }
         }
-        // More values than are remembered, by the host and by any policy that should forget some.
+        // More values than the host remembers, and than a policy should remember.
         for number in 0..20_000 {
             let value = format!("value {number}");
             let value = HeaderValue::try_from(value).map_err(|error| error.to_string())?;
@@ -196,7 +207,7 @@ impl Run<'_> {
         Ok(if names.is_empty() { "reads none".to_owned() } else { format!("reads {}", names.join(", ")) })
     }
 
-    /// Every number that a method can have, and one more method than have one; each twice, and how its RPCs end.
+    /// Tests one more method than there are method numbers, each twice, and reports outcomes of some of them.
     fn methods(&self) -> Seen {
         let mut rehearsal = self.start_on_three()?;
         let (bare, rich) = (HeaderMap::new(), rehearsal.metadata(COLORS[0]));
@@ -215,7 +226,7 @@ impl Run<'_> {
                 }
             }
         }
-        Ok(format!("{count}, of which {} have a number of their own", Methods::OTHER))
+        Ok(format!("{count} methods, {} of them with a number of their own", Methods::OTHER))
     }
 
     fn parts(&self) -> Seen {
@@ -226,7 +237,7 @@ impl Run<'_> {
             serde_json::from_str::<serde_json::Value>(&schema)
                 .map_err(|error| format!("about: its schema is not JSON: {error}"))?;
         }
-        // RPCs that ended in every way, some of them on a subconn that is gone.
+        // RPCs with every kind of outcome, some of them on a removed subconn.
         for size in [1, 16, 256] {
             let batch: Vec<_> = (0..size).map(|number: u32| ended(number.into(), number % 5)).collect();
             instance.done(&batch).map_err(|fault| format!("outcomes: {fault}"))?;
@@ -249,28 +260,28 @@ impl Run<'_> {
         next.instance
             .restore(std::slice::from_ref(&saved))
             .map_err(|fault| format!("restore: {fault}"))?
-            .map_err(|error| format!("restore: it refuses what it has saved: {error}"))?;
+            .map_err(|error| format!("restore: refuses the state that it saved: {error}"))?;
         next.set_ready(3).map_err(text)?;
         picks(&mut next, 3)?;
         // States of another version and of several instances, and bytes that are not a state.
         let other = SavedState::new(saved.schema.wrapping_add(1), saved.data.clone());
         let junk = SavedState::new(saved.schema, vec![0xff; 64]);
         for parts in [vec![saved.clone(), saved], vec![other], vec![junk]] {
-            // It may refuse them: that is a cold start.
+            // The policy may refuse them, and then starts without a state.
             let _ = (self.start()?.instance.restore(&parts))
-                .map_err(|fault| format!("restore of what it did not save: {fault}"))?;
+                .map_err(|fault| format!("restore of a state that it did not save: {fault}"))?;
         }
-        Ok(format!("{size} bytes saved and taken over"))
+        Ok(format!("{size} bytes saved and restored"))
     }
 
     fn memory(&self, picks: u64) -> Seen {
         let mut rehearsal = self.start()?;
-        let recolor = |rehearsal: &mut Rehearsal, color: &str| {
+        let recolor = |rehearsal: &mut TestBed, color: &str| {
             let labelled =
                 |number| (endpoint(number).with_attribute("color", color), ConnectivityState::Ready);
             rehearsal.set((0..3).map(labelled)).map(drop).map_err(text)
         };
-        // A garbage collector takes as much as it is used to before it frees any.
+        // A garbage collector lets the memory grow to its usual size before it frees any.
         for _ in 0..4_096 {
             for color in [COLORS[1], COLORS[0]] {
                 recolor(&mut rehearsal, color)?;
@@ -293,7 +304,7 @@ impl Run<'_> {
                 outcomes.clear();
                 rehearsal.instance.fire().map_err(|fault| format!("alarms after pick {number}: {fault}"))?;
             }
-            // What is told of endpoints is forgotten again.
+            // Memory for notifications about endpoints must be freed again.
             if number % 256 == 0 {
                 for color in [COLORS[1], COLORS[0]] {
                     recolor(&mut rehearsal, color)?;
@@ -318,7 +329,8 @@ impl Run<'_> {
 
     fn like(&self, other: &Run<'_>) -> Seen {
         let name = &other.policy.version().name;
-        let theirs = other.routes().map_err(|error| format!("the other, {name:?}, fails: {error}"))?;
+        let theirs =
+            other.routes().map_err(|error| format!("the reference policy {name:?} fails: {error}"))?;
         let ours = self.routes()?;
         for ((situation, ours), theirs) in ours.iter().zip(theirs.values()) {
             for answer in ours.keys().chain(theirs.keys()) {
@@ -326,15 +338,15 @@ impl Run<'_> {
                 let (ours, theirs) = (count(ours), count(theirs));
                 if ours != theirs {
                     return Err(format!(
-                        "{situation}: {answer} {ours} times, and {theirs} times by the other"
+                        "{situation}: {answer} {ours} times, the reference policy {theirs} times"
                     ));
                 }
             }
         }
-        Ok(format!("those of {name:?} in {} situations", ours.len()))
+        Ok(format!("the same as {name:?} in {} situations", ours.len()))
     }
 
-    /// How often each answer is given, in each situation.
+    /// Counts how often the policy gives each answer, in each situation.
     fn routes(&self) -> Result<BTreeMap<String, BTreeMap<String, usize>>, String> {
         let mut all = BTreeMap::new();
         let mut rehearsal = self.start()?;
@@ -361,7 +373,7 @@ impl Run<'_> {
                 let tally: &mut BTreeMap<_, usize> = all
                     .entry(format!("{count} endpoints, an RPC that asks for {}", asked.unwrap_or("nothing")))
                     .or_default();
-                // A multiple of the size of each group, so that whose turn it is makes no difference.
+                // A multiple of the size of each group, so that the starting position makes no difference.
                 for _ in 0..3_000 {
                     let answer = rehearsal.instance.pick(&PickInfo::new("/hotpick.Check/Routes", &metadata));
                     *tally.entry(name(&answer.map_err(|fault| fault.to_string())?.result)).or_default() += 1;
@@ -372,7 +384,7 @@ impl Run<'_> {
     }
 }
 
-/// An answer, in words.
+/// Describes a pick result.
 fn name(result: &PickResult) -> String {
     let failed = |how: &str, status: &tonic::Status| format!("{how} {:?}", status.code());
     match result {
@@ -383,8 +395,8 @@ fn name(result: &PickResult) -> String {
     }
 }
 
-/// Picks, half of the time with metadata. Not all RPCs may be queued if endpoints are ready.
-fn picks(rehearsal: &mut Rehearsal, ready: usize) -> Result<(), String> {
+/// Picks several times, half of them with metadata. Fails if all RPCs are queued although endpoints are ready.
+fn picks(rehearsal: &mut TestBed, ready: usize) -> Result<(), String> {
     let queued = rehearsal.picks("/hotpick.Check/Pick", COLORS[0]);
     let queued = queued.map_err(|fault| format!("{ready} endpoints ready: {fault}"))?;
     if ready > 0 && queued == PICKS {

@@ -5,6 +5,7 @@
 mod check;
 mod conformance;
 mod scenarios;
+mod test_bed;
 mod test_channel;
 
 pub use self::check::Report;

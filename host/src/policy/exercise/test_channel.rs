@@ -3,10 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::test_bed::TestBed;
 use crate::connectivity::ConnectivityState;
 use crate::lifecycle::{Placement, Policy as _, PolicyVersion, StartError};
 use crate::picker::{PickInfo, PickResult};
-use crate::policy::instance::{InstanceError, Rehearsal};
+use crate::policy::instance::InstanceError;
 use crate::policy::wasm_policy::WasmPolicy;
 use crate::resolver::Endpoint;
 
@@ -16,7 +17,7 @@ use crate::resolver::Endpoint;
 /// With a [seed](Placement::with_seed) a policy whose picks do not depend on time picks the same each time.
 pub struct TestChannel {
     version: PolicyVersion,
-    rehearsal: Rehearsal,
+    rehearsal: TestBed,
 }
 
 impl TestChannel {
@@ -26,7 +27,7 @@ impl TestChannel {
     ///
     /// The policy refuses its configuration, or fails.
     pub fn start(policy: &WasmPolicy, placement: &Placement) -> Result<Self, StartError> {
-        let rehearsal = Rehearsal::start(policy.program(), placement, &[])?;
+        let rehearsal = TestBed::start(policy.program(), placement, &[])?;
         Ok(Self { version: policy.version(), rehearsal })
     }
 

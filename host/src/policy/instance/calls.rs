@@ -1,5 +1,6 @@
-//! The calls into an instance.
+//! Calls into an instance.
 
+#[cfg(feature = "testing")]
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -23,7 +24,7 @@ use crate::picker::{Pick, PickInfo, PickResult};
 use crate::policy::limits::LONGEST_PLAN;
 use crate::subconn::{Changes, ReadySet};
 
-/// A pick, and the numbers that identify it when the RPC has ended.
+/// A pick, and the numbers that identify it when the RPC ends.
 pub(crate) struct Answer {
     pub(crate) result: PickResult,
     pub(crate) call: u64,
@@ -31,14 +32,14 @@ pub(crate) struct Answer {
 }
 
 impl Instance {
-    /// Notifies the policy of what has changed since the last call.
+    /// Notifies the policy of all changes since the previous notification.
     pub(crate) fn notify(&mut self, ready: &ReadySet) -> Result<(), Fault> {
         let Self { store, exports, limits, .. } = self;
         let Changes { added, removed, ready: ready_changed, states } =
             ready.changes_since(&store.data().acknowledged);
-        // Numbers are those of the new snapshot from now on, in what the policy asks for in these calls, too.
+        // From now on subconn numbers refer to the new snapshot, also in what the policy requests during these calls.
         store.data_mut().acknowledged = ready.clone();
-        // The first time even if nothing has changed: no pick comes before.
+        // The first notification takes place even if nothing has changed, because it must come before any pick.
         let ready_changed = ready_changed || !std::mem::replace(&mut self.is_notified, true);
         let at = now();
         // A policy may rebuild a ring or a table of all endpoints when one of them changes.
@@ -46,31 +47,31 @@ impl Instance {
         if !added.is_empty() || !removed.is_empty() {
             let added: Vec<_> = added.iter().map(|(id, endpoint)| wit_endpoint(*id, endpoint)).collect();
             arm(store, limit);
-            let told = exports.endpoints.call_changed(&mut *store, &added, &removed, at);
-            told.map_err(|error| Fault::of_call(store, &error))?;
+            let called = exports.endpoints.call_changed(&mut *store, &added, &removed, at);
+            called.map_err(|error| Fault::of_call(store, &error))?;
         }
         if let Some(connectivity) = &exports.connectivity
             && !states.is_empty()
         {
-            // All of these calls together: a policy must not take its time for each.
+            // One limit for all of these calls together, not for each.
             arm(store, limit);
             for (id, state) in states {
                 let error = ready.find(id).filter(|_| state == ConnectivityState::TransientFailure);
                 let message = error.and_then(|subconn| subconn.last_error()).unwrap_or_default();
-                let told = connectivity.call_changed(&mut *store, id, wit_state(state), &message, at);
-                told.map_err(|error| Fault::of_call(store, &error))?;
+                let called = connectivity.call_changed(&mut *store, id, wit_state(state), &message, at);
+                called.map_err(|error| Fault::of_call(store, &error))?;
             }
         }
         if ready_changed {
             arm(store, limit);
-            let told = exports.endpoints.call_ready(&mut *store, ready.ready().ids(), at);
-            told.map_err(|error| Fault::of_call(store, &error))?;
+            let called = exports.endpoints.call_ready(&mut *store, ready.ready().ids(), at);
+            called.map_err(|error| Fault::of_call(store, &error))?;
         }
         self.apply_effects();
         Ok(())
     }
 
-    /// Calls the policy for a subconn, out of those that it was last notified of.
+    /// Calls the policy to pick a subconn among those that it was last notified of.
     pub(crate) fn pick(&mut self, info: &PickInfo<'_>) -> Result<Answer, Fault> {
         self.calls += 1;
         let store = &mut self.store;
@@ -114,7 +115,8 @@ impl Instance {
         Ok(Answer { result, call: wit_info.call, method: wit_info.method })
     }
 
-    /// Has the policy plan picks ahead, for the endpoints that it knows. It is not called for planned picks.
+    /// Calls the policy to plan picks ahead, for the endpoints that it knows. The policy is not called for planned
+    /// picks. `None`: the policy makes no plan now.
     pub(crate) fn plan(&mut self, serial: u64) -> Result<Option<Plan>, Fault> {
         let Self { store, exports, limits, .. } = self;
         let Some(plans) = exports.plans.as_ref().filter(|_| self.plans) else { return Ok(None) };
@@ -135,7 +137,7 @@ impl Instance {
         Ok(plan)
     }
 
-    /// Returns whether the affinity of picks is a number, which says nothing about where a value belongs.
+    /// Returns whether the affinity of picks is a number. A number, unlike a hash, cannot select an entry of a table.
     fn has_numbered_affinity(&self) -> bool {
         self.store.data().affinity_key().is_some_and(|(_, kind)| kind == AffinityKind::Number)
     }
@@ -145,8 +147,8 @@ impl Instance {
         let Self { store, exports, limits, .. } = self;
         let Some(outcomes) = &exports.outcomes else { return Ok(()) };
         arm(store, limits.update);
-        let told = outcomes.call_done(&mut *store, batch, now());
-        told.map_err(|error| Fault::of_call(store, &error))?;
+        let called = outcomes.call_done(&mut *store, batch, now());
+        called.map_err(|error| Fault::of_call(store, &error))?;
         self.apply_effects();
         Ok(())
     }
@@ -168,6 +170,7 @@ impl Instance {
     }
 
     /// Delivers all timers, due or not: for rehearsals.
+    #[cfg(feature = "testing")]
     pub(crate) fn fire_all(&mut self) -> Result<(), Fault> {
         let longest = self.next_timer().into_iter().fold(Instant::now(), Instant::max);
         let due = self.store.data_mut().timers.take_due(longest + Duration::from_secs(3600));
@@ -177,17 +180,17 @@ impl Instance {
     fn fire_these(&mut self, due: Vec<u32>) -> Result<(), Fault> {
         let Self { store, exports, limits, .. } = self;
         let Some(alarms) = &exports.alarms else { return Ok(()) };
-        // Once each, and all within the limit of one call: a policy that sets them again must not run forever.
+        // Each timer once, and all within the limit of one call: a policy that sets timers again must not run forever.
         arm(store, limits.update);
         for id in due {
-            let told = alarms.call_fired(&mut *store, id, now());
-            told.map_err(|error| Fault::of_call(store, &error))?;
+            let called = alarms.call_fired(&mut *store, id, now());
+            called.map_err(|error| Fault::of_call(store, &error))?;
         }
         self.apply_effects();
         Ok(())
     }
 
-    /// Returns the policy's state, if it has one that is not too large.
+    /// Returns the policy's state. `None`: the policy does not save a state, or the state is too large.
     pub(crate) fn save(&mut self) -> Result<Option<SavedState>, Fault> {
         let Self { store, exports, limits, .. } = self;
         let Some(handover) = &exports.handover else { return Ok(None) };
@@ -217,7 +220,9 @@ impl Instance {
         restored.map_err(|error| Fault::of_call(store, &error))
     }
 
-    /// Returns the policy's summary of itself, and the JSON Schema of its configuration.
+    /// Returns the policy's summary of itself, and the JSON Schema of its configuration. `None`: the policy does not
+    /// export `about`.
+    #[cfg(feature = "testing")]
     pub(crate) fn describe(&mut self) -> Result<Option<(String, String)>, Fault> {
         let Self { store, exports, limits, .. } = self;
         let Some(about) = &exports.about else { return Ok(None) };

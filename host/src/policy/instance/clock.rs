@@ -1,5 +1,5 @@
-//! The clock that cuts endless calls: a thread that advances wasmtime's epoch, and a look at what a call has
-//! spent at each tick.
+//! The clock that interrupts endless calls: a thread advances wasmtime's epoch, and the CPU time of a running call is
+//! checked at each tick.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,27 +8,27 @@ use std::time::Duration;
 
 use crate::supervision::guarded;
 
-/// How often the epoch advances, and with it a running call is looked at.
+/// Interval at which the epoch advances, and a running call is checked.
 const TICK: Duration = Duration::from_millis(1);
-/// So many ticks after the last sign of a call the thread rests.
+/// Number of ticks after the last sign of a call until the thread rests.
 const AWAKE: u32 = 8;
-/// A tick now and then, even so: see [`Ticking::call`].
+/// Interval of ticks while the thread rests: see [`Ticking::call`].
 const REST: Duration = Duration::from_secs(1);
 
 /// A thread that advances the epoch while calls run, and rests otherwise.
 #[derive(Debug)]
 pub(crate) struct Ticker {
     instances: AtomicUsize,
-    /// A call has begun, or was seen to run, since the thread last looked.
+    /// Whether a call has started, or was seen to run, since the thread last checked.
     is_called: AtomicBool,
     thread: Thread,
 }
 
 impl Ticker {
     pub(crate) fn start(wasm: wasmtime::Engine) -> std::io::Result<Arc<Self>> {
-        let (tell, told) = std::sync::mpsc::channel::<Arc<Self>>();
+        let (sender, receiver) = std::sync::mpsc::channel::<Arc<Self>>();
         let thread = std::thread::Builder::new().name("hotpick-epoch".to_owned()).spawn(move || {
-            let Ok(ticker) = told.recv() else { return };
+            let Ok(ticker) = receiver.recv() else { return };
             let tick = || loop {
                 if ticker.instances.load(Ordering::SeqCst) == 0 {
                     std::thread::park();
@@ -44,7 +44,7 @@ impl Ticker {
                     std::thread::park_timeout(REST);
                 }
             };
-            // Without it no call would be cut.
+            // Without this thread no call would be interrupted.
             while guarded::<()>("the epoch's thread", tick).is_none() {}
         })?;
         let ticker = Arc::new(Self {
@@ -53,11 +53,11 @@ impl Ticker {
             thread: thread.thread().clone(),
         });
         // The receiver is there: the thread waits for this one message.
-        let _ = tell.send(Arc::clone(&ticker));
+        let _ = sender.send(Arc::clone(&ticker));
         Ok(ticker)
     }
 
-    /// Keeps the epoch advancing, while calls run, for as long as the guard lives.
+    /// Keeps the epoch advancing while calls run, as long as the guard lives.
     pub(crate) fn tick(self: &Arc<Self>) -> Ticking {
         self.instances.fetch_add(1, Ordering::SeqCst);
         self.thread.unpark();
@@ -70,10 +70,11 @@ impl Ticker {
 pub(crate) struct Ticking(Arc<Ticker>);
 
 impl Ticking {
-    /// A call begins, or was seen to run. The load keeps the line shared: this runs for every call.
+    /// Records that a call starts, or was seen to run. This runs for every call, so it loads before it stores: that
+    /// keeps the cache line shared.
     ///
-    /// What it sees may be a moment old, and the thread have begun to rest in that moment: the tick that comes
-    /// nevertheless finds the call, which says so here.
+    /// The loaded value may be outdated if the thread goes to rest at this moment. In that case the next tick at rest
+    /// finds the call running, and this function is called again.
     pub(crate) fn call(&self) {
         if !self.0.is_called.load(Ordering::Relaxed) {
             self.0.is_called.store(true, Ordering::SeqCst);
@@ -88,27 +89,26 @@ impl Drop for Ticking {
     }
 }
 
-/// Measures what a call has spent, at each tick, in CPU time of its thread: a call that lost its CPU to
-/// someone else is not cut for it.
+/// Measures the CPU time of a call's thread at each tick. Time during which the thread had no CPU does not count.
 #[derive(Debug, Default)]
 pub(crate) struct Watchdog {
     limit: Duration,
-    /// The thread's CPU time when the call was first looked at.
+    /// CPU time of the thread at the first tick of the call.
     first: Option<Duration>,
 }
 
 impl Watchdog {
-    /// A call begins that may take this long, give or take a tick.
+    /// Starts to measure a call that may take this long, accurate to a tick.
     pub(crate) fn arm(&mut self, limit: Duration) {
-        // Up to a tick has passed when the call is first looked at, or, if the clock had rested, nothing.
+        // At the first tick of a call up to a tick has passed, or nothing if the clock was at rest.
         self.limit = limit.saturating_sub(TICK);
         self.first = None;
     }
 
-    /// Returns at a tick whether the call may go on.
+    /// Returns, at a tick, whether the call may continue.
     pub(crate) fn may_go_on(&mut self) -> bool {
         let now = thread_cpu_time();
-        // The first look says nothing: the tick may have come right after the call began.
+        // The first tick is only the reference: it may come right after the call has started.
         match self.first {
             None => {
                 self.first = Some(now);
@@ -125,7 +125,7 @@ fn thread_cpu_time() -> Duration {
     Duration::try_from(time).unwrap_or_default()
 }
 
-/// Where there is no such clock: the time that passed for everyone.
+/// Returns the elapsed time, on platforms without a CPU clock for each thread.
 #[cfg(not(unix))]
 fn thread_cpu_time() -> Duration {
     static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);

@@ -45,7 +45,7 @@ pub(super) const fn grpc_code(code: FailCode) -> tonic::Code {
     }
 }
 
-/// Converts the end of an RPC.
+/// Converts the end of an RPC to an outcome.
 pub(crate) fn outcome(pick: PickId, info: &DoneInfo<'_>) -> Outcome {
     let PickId { serial: _, call, method, subconn } = pick;
     Outcome {

@@ -1,14 +1,16 @@
-//! What a component exports: the required interfaces, and those of the optional ones that are there.
+//! Exports of a component: the required interfaces, and the optional ones that it has.
 
 use wasmtime::Store;
 use wasmtime::component::{Instance, InstancePre};
 
+#[cfg(feature = "testing")]
+use super::bindings::exports::hotpick::policy::about;
 use super::bindings::exports::hotpick::policy::{
-    about, alarms, connectivity, endpoints, handover, lifecycle, outcomes, picker, plans,
+    alarms, connectivity, endpoints, handover, lifecycle, outcomes, picker, plans,
 };
 use super::imports::HostState;
 
-/// Where each interface is in a component.
+/// Positions of the interfaces in a component.
 pub(crate) struct Indices {
     lifecycle: lifecycle::GuestIndices,
     endpoints: endpoints::GuestIndices,
@@ -18,10 +20,11 @@ pub(crate) struct Indices {
     connectivity: Option<connectivity::GuestIndices>,
     alarms: Option<alarms::GuestIndices>,
     handover: Option<handover::GuestIndices>,
+    #[cfg(feature = "testing")]
     about: Option<about::GuestIndices>,
 }
 
-/// The interfaces of one instance.
+/// Interfaces of one instance.
 pub(crate) struct Exports {
     pub(crate) lifecycle: lifecycle::Guest,
     pub(crate) endpoints: endpoints::Guest,
@@ -31,12 +34,13 @@ pub(crate) struct Exports {
     pub(crate) connectivity: Option<connectivity::Guest>,
     pub(crate) alarms: Option<alarms::Guest>,
     pub(crate) handover: Option<handover::Guest>,
+    #[cfg(feature = "testing")]
     pub(crate) about: Option<about::Guest>,
 }
 
 impl Indices {
-    /// Of a component that exports these optional interfaces. An export of another type than the contract's
-    /// is an error.
+    /// Finds the interfaces of a component that exports these optional ones. Fails if an export has another type than
+    /// in the contract.
     pub(crate) fn new(pre: &InstancePre<HostState>, optional: &[String]) -> wasmtime::Result<Self> {
         let has = |name: &str| optional.iter().any(|optional| optional == name);
         Ok(Self {
@@ -48,6 +52,7 @@ impl Indices {
             connectivity: has("connectivity").then(|| connectivity::GuestIndices::new(pre)).transpose()?,
             alarms: has("alarms").then(|| alarms::GuestIndices::new(pre)).transpose()?,
             handover: has("handover").then(|| handover::GuestIndices::new(pre)).transpose()?,
+            #[cfg(feature = "testing")]
             about: has("about").then(|| about::GuestIndices::new(pre)).transpose()?,
         })
     }
@@ -62,6 +67,7 @@ impl Indices {
         let connectivity = self.connectivity.as_ref().map(|indices| indices.load(&mut *store, instance));
         let alarms = self.alarms.as_ref().map(|indices| indices.load(&mut *store, instance));
         let handover = self.handover.as_ref().map(|indices| indices.load(&mut *store, instance));
+        #[cfg(feature = "testing")]
         let about = self.about.as_ref().map(|indices| indices.load(&mut *store, instance));
         Ok(Exports {
             lifecycle: self.lifecycle.load(&mut *store, instance)?,
@@ -72,6 +78,7 @@ impl Indices {
             connectivity: connectivity.transpose()?,
             alarms: alarms.transpose()?,
             handover: handover.transpose()?,
+            #[cfg(feature = "testing")]
             about: about.transpose()?,
         })
     }

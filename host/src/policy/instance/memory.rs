@@ -2,25 +2,25 @@
 
 use crate::policy::limits::Limits;
 
-/// Holds an instance to its memory, and remembers that it asked for more.
+/// Limits the memory of an instance, and records whether a growth was refused.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    /// Bytes left, over all of the instance's memories.
+    /// Number of bytes left, over all memories of the instance.
     bytes: usize,
     limit: usize,
-    /// Elements left, over all of its tables.
+    /// Number of elements left, over all tables of the instance.
     elements: usize,
-    /// The last growth was.
+    /// Whether the last growth was refused.
     pub(crate) refused: bool,
 }
 
 impl Memory {
-    /// Bytes in use.
+    /// Returns the number of bytes in use.
     pub(crate) const fn used(&self) -> usize {
         self.limit - self.bytes
     }
 
-    /// There is not much left.
+    /// Returns whether less than a fifth of the memory is left.
     pub(crate) const fn is_short(&self) -> bool {
         self.bytes < self.limit / 5
     }
@@ -30,7 +30,7 @@ impl Memory {
     }
 }
 
-/// Takes a growth from what is left of something.
+/// Subtracts a growth from what is left. Returns whether there was enough.
 fn take(left: &mut usize, current: usize, desired: usize) -> bool {
     let rest = left.checked_sub(desired.saturating_sub(current));
     *left = rest.unwrap_or(*left);
@@ -60,8 +60,8 @@ impl wasmtime::ResourceLimiter for Memory {
         Ok(granted)
     }
 
-    // Each core instance, table and memory has a price of its own, an empty memory that of its address
-    // space. Components of languages with a runtime are made of dozens of instances.
+    // Each core instance, table and memory has a cost of its own; even an empty memory takes address space. Components
+    // of languages with a runtime consist of dozens of instances.
 
     fn instances(&self) -> usize {
         200

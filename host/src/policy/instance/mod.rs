@@ -25,7 +25,9 @@ mod rehearsal;
 mod runtime;
 mod time;
 
-pub(crate) use self::bindings::exports::hotpick::policy::outcomes::{Load, Outcome};
+#[cfg(feature = "testing")]
+pub(crate) use self::bindings::exports::hotpick::policy::outcomes::Load;
+pub(crate) use self::bindings::exports::hotpick::policy::outcomes::Outcome;
 pub(crate) use self::calls::Answer;
 pub(crate) use self::convert::outcome;
 pub(crate) use self::fault::{Fault, InstanceError};

@@ -1,12 +1,12 @@
-//! Load reports of servers, per call (ORCA, gRFC A51).
+//! Load reports of servers, for each call (ORCA, gRFC A51).
 
 use base64::Engine as _;
 use prost::Message as _;
 
-/// Where a server puts its report: in the trailers of each RPC.
+/// Trailer in which a server sends its report for an RPC.
 const KEY: &str = "endpoint-load-metrics-bin";
 
-/// The parts of `xds.data.orca.v3.OrcaLoadReport` that policies are told of.
+/// The fields of `xds.data.orca.v3.OrcaLoadReport` that are reported to policies.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub(crate) struct LoadReport {
     #[prost(double, tag = "1")]
@@ -21,7 +21,7 @@ pub(crate) struct LoadReport {
     pub(crate) application_utilization: f64,
 }
 
-/// The report in these trailers. One that cannot be read is as if it were not there.
+/// Returns the report in these trailers. A report that cannot be read is treated as absent.
 pub(crate) fn per_call(trailers: &http::HeaderMap) -> Option<LoadReport> {
     let value = trailers.get(KEY)?;
     let bytes = super::imports::BASE64.decode(value.as_bytes()).ok()?;
@@ -42,7 +42,7 @@ mod tests {
             application_utilization: 0.75,
         };
         let mut bytes = report.encode_to_vec();
-        // `utilization`, a map, which we do not know.
+        // The map `utilization`, which `LoadReport` does not have.
         bytes.extend([0x2a, 0x02, 0x0a, 0x00]);
         let mut trailers = http::HeaderMap::new();
         let encoded = crate::policy::instance::imports::BASE64.encode(&bytes);

@@ -1,4 +1,4 @@
-//! Picks that a policy has made ahead, so that it need not be called for each.
+//! Plans: picks that a policy makes ahead, so that it is not called for each RPC.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -13,23 +13,24 @@ use super::imports::Methods;
 use crate::policy::limits::LONGEST_PLAN;
 use crate::subconn::{ReadySet, SubConn};
 
-/// A plan in force: good for the endpoints that its policy was last told of, until it is told of something else.
+/// An active plan. A plan is valid for the endpoints that its policy was last notified of, until the next notification.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// Of this plan among all that there are in the process.
+    /// Unique number of the plan in the process.
     id: u64,
     order: Order,
     picks: Box<[u32]>,
     ready: ReadySet,
-    /// Of the instance that made it.
+    /// Serial number of the instance that made the plan.
     pub(crate) serial: u64,
-    /// Where RPCs are told of by their numbers: of the first of these picks, and of their methods.
+    /// Number of the first pick's RPC, by which its outcome is reported.
     first_call: u64,
+    /// Numbers of methods, by which outcomes are reported.
     pub(crate) methods: Arc<Mutex<Methods>>,
-    /// The next pick that no thread has taken; of a table, how many were made by it. On a line of its own: what it is
-    /// beside, all threads read at each pick.
+    /// Index of the next pick of a sequence that no thread has taken, or the number of picks made from a table. The
+    /// counter has a cache line of its own, because all threads read the fields beside it at each pick.
     next: CachePadded<AtomicUsize>,
-    /// The picks that follow on this sequence's, made before it is used up.
+    /// Plan that continues this sequence, made before the sequence is used up.
     successor: OnceLock<Arc<Self>>,
 }
 
@@ -41,17 +42,18 @@ pub(crate) enum Order {
     ByAffinity,
 }
 
-/// One of the picks of a plan.
+/// A pick from a plan.
 pub(crate) struct Planned<'a> {
     pub(crate) subconn: &'a SubConn,
     pub(crate) call: u64,
-    /// So many picks have been taken out of the plan for it: others are to follow on the same thread.
+    /// Number of picks taken from the plan together with this one, for the next RPCs of the same thread. 0: this pick
+    /// had been taken before.
     pub(crate) taken: usize,
-    /// It is time for a successor, and for this thread to have it made.
+    /// Whether it is time for a successor, which this thread has to request.
     pub(crate) runs_low: bool,
 }
 
-/// What a thread has taken out of a sequence, and not used.
+/// Picks that a thread has taken from a sequence, and not used yet.
 #[derive(Clone, Copy)]
 struct Share {
     plan: u64,
@@ -60,12 +62,13 @@ struct Share {
     at: Instant,
 }
 
-/// How many picks a thread takes at once that took its last so short a time ago. One that takes a single pick at
-/// a time writes to a line that the others write to as well.
+/// Number of picks taken at once by a thread that took its last ones less than [`IN_A_ROW`] ago. Fewer takes mean less
+/// contention: each take writes to a cache line that the other threads write to as well.
 const AT_ONCE: usize = 16;
-/// Nothing that sends RPCs comes near to this. So RPCs are picked for strictly in the order of the sequence.
+/// Time between takes below which a thread takes several picks at once. Programs that send RPCs are far slower, so they
+/// use the sequence strictly in its order.
 const IN_A_ROW: Duration = Duration::from_micros(3);
-/// What a thread has not used for so long is of a plan that is gone.
+/// Age at which the unused picks of a thread are assumed to be from a discarded plan.
 const FORGOTTEN: Duration = Duration::from_millis(10);
 
 thread_local! {
@@ -73,7 +76,7 @@ thread_local! {
 }
 
 impl Plan {
-    /// A plan of these picks for endpoints that the policy knows; none if there are none.
+    /// Returns a plan of these picks, for endpoints that the policy knows. `None`: there are no picks.
     pub(crate) fn new(
         order: Order,
         picks: &[u32],
@@ -105,7 +108,7 @@ impl Plan {
         }))
     }
 
-    /// How many numbers of RPCs it may use.
+    /// Returns how many RPC numbers the plan may use.
     pub(crate) fn calls(&self) -> u64 {
         match self.order {
             Order::Sequence => self.picks.len() as u64,
@@ -113,17 +116,17 @@ impl Plan {
         }
     }
 
-    /// All of its picks are taken.
+    /// Returns whether all picks are taken.
     pub(crate) fn is_spent(&self) -> bool {
         self.order == Order::Sequence && self.next.load(Ordering::Relaxed) >= self.picks.len()
     }
 
-    /// What follows on it.
+    /// Returns the plan that continues this one.
     pub(crate) fn successor(&self) -> Option<&Arc<Self>> {
         self.successor.get()
     }
 
-    /// This follows on it; the first to be said counts.
+    /// Sets the plan that continues this one, unless one is set.
     pub(crate) fn succeed(&self, successor: Self) {
         let _ = self.successor.set(Arc::new(successor));
     }
@@ -132,7 +135,7 @@ impl Plan {
         self.order
     }
 
-    /// The next pick at this time, or that for an affinity; none if the plan has none.
+    /// Returns the next pick at this time, or the pick for an affinity. `None`: the plan has none.
     pub(crate) fn pick(&self, now: Instant, affinity: Option<u64>) -> Option<Planned<'_>> {
         let (at, call, taken) = match self.order {
             Order::ByAffinity => {
@@ -151,7 +154,8 @@ impl Plan {
         Some(Planned { subconn, call: self.first_call + call as u64, taken, runs_low })
     }
 
-    /// Takes the next pick of the sequence: out of what the thread has taken before, if there is any.
+    /// Takes the next pick of the sequence, from the thread's unused picks if it has any. Returns the index of the
+    /// pick, and the number of picks taken.
     fn take(&self, now: Instant) -> Option<(usize, usize)> {
         let own = SHARE.get();
         if let Some(mut share) = own
@@ -173,7 +177,7 @@ impl Plan {
         if at >= end {
             return None;
         }
-        // What is left of another plan's, of another channel, is not thrown away.
+        // Unused picks of another channel's plan are kept.
         let is_free =
             |share: &Share| share.plan == self.id || share.next >= share.end || since(share) > FORGOTTEN;
         if own.as_ref().is_none_or(is_free) {
@@ -217,7 +221,7 @@ mod tests {
         assert!(!plan.is_spent());
     }
 
-    /// However the threads share it, all of it is used, and nothing twice: shares are those of the sequence.
+    /// However threads share a sequence, each pick is used exactly once, so the shares are those of the sequence.
     #[tokio::test]
     async fn threads_share_a_sequence() {
         let picks: Vec<u32> = (0..3).cycle().take(9_000).collect();
@@ -235,7 +239,7 @@ mod tests {
         assert!(all == expected);
     }
 
-    /// Two channels on one thread: neither loses what it has taken.
+    /// Two channels on one thread: neither loses picks that it has taken.
     #[tokio::test]
     async fn two_plans_in_turns_lose_nothing() {
         let picks: Vec<u32> = (0..3).cycle().take(300).collect();

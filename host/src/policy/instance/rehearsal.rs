@@ -1,24 +1,16 @@
-//! An instance that is tried out, on endpoints without connections. Nothing that it does has an effect.
-
-use std::time::{Duration, Instant};
+//! An instance that is tried out. Nothing that it does has an effect.
 
 use http::{HeaderMap, HeaderValue};
 
 use super::fault::{Fault, InstanceError};
 use super::instance::{Instance, Role};
 use super::program::Program;
-use crate::connectivity::ConnectivityState;
 use crate::lifecycle::{Placement, SavedState};
 use crate::picker::{PickInfo, PickResult};
-use crate::resolver::Endpoint;
-use crate::subconn::{FakeSubConns, ReadySet};
 
 /// The engine of trial picks, checks and conformance runs, which are scripts for it.
 pub(crate) struct Rehearsal {
     pub(crate) instance: Instance,
-    endpoints: FakeSubConns,
-    /// How long the last notification of endpoints took.
-    pub(crate) notified_in: Duration,
 }
 
 /// Number of picks that a script makes in each situation.
@@ -31,32 +23,7 @@ impl Rehearsal {
         saved: &[SavedState],
     ) -> Result<Self, InstanceError> {
         let instance = Instance::new(program, placement, Role::Rehearsal, saved)?;
-        Ok(Self { instance, endpoints: FakeSubConns::default(), notified_in: Duration::ZERO })
-    }
-
-    /// Replaces the endpoints, and notifies the policy. An endpoint is identified by its first address; subconns
-    /// are numbered from 0 in the order in which they first appear.
-    pub(crate) fn set(
-        &mut self,
-        endpoints: impl IntoIterator<Item = (Endpoint, ConnectivityState)>,
-    ) -> Result<ReadySet, Fault> {
-        let ready = self.endpoints.set(endpoints);
-        self.notify(&ready)?;
-        Ok(ready)
-    }
-
-    /// Replaces the endpoints by `count` ready ones, and notifies the policy.
-    pub(crate) fn set_ready(&mut self, count: u32) -> Result<ReadySet, Fault> {
-        let ready = self.endpoints.ready(count);
-        self.notify(&ready)?;
-        Ok(ready)
-    }
-
-    fn notify(&mut self, ready: &ReadySet) -> Result<(), Fault> {
-        let begin = Instant::now();
-        self.instance.notify(ready)?;
-        self.notified_in = begin.elapsed();
-        Ok(())
+        Ok(Self { instance })
     }
 
     /// Picks [`PICKS`] times. Every other RPC has `value` for each metadata key that the policy reads. Returns the

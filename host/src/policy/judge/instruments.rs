@@ -70,7 +70,7 @@ pub enum MetricValue {
 }
 
 /// Names of the host's own metrics of policies: `hotpick_policy_<this>`, with what is appended to it.
-const TAKEN: [&str; 10] = [
+const TAKEN: [&str; 11] = [
     "fallback_picks",
     "faults",
     "generation",
@@ -78,6 +78,7 @@ const TAKEN: [&str; 10] = [
     "memory_bytes",
     "pick_seconds",
     "picks",
+    "planned_picks",
     "rejections",
     "renewals",
     "state",

@@ -1,5 +1,5 @@
-//! A version is started in one channel before other channels start it: a version that uses all of its time in
-//! `init` must not do that in a thousand channels, on all processors.
+//! Starts a version in one channel before other channels start it: a version that uses all of its time in `init` must
+//! not do that in a thousand channels, on all processors.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,22 +15,22 @@ pub(crate) struct FirstStarts(Mutex<BTreeMap<String, Arc<Mutex<Seen>>>>);
 enum Seen {
     #[default]
     Nothing,
-    /// It has started in a channel.
+    /// The version has started in a channel.
     Started,
-    /// It has failed in `init`, and took long for it.
+    /// The version has failed in `init`, after a long time.
     Failed { at: Instant, error: StartError },
 }
 
 /// Number of configurations that are remembered.
 const MOST: usize = 64;
-/// A start that fails sooner is repeated in each channel.
+/// Duration of a start below which its failure is not remembered, and the start is repeated in each channel.
 const LONG: Duration = Duration::from_millis(50);
-/// How long a failure is believed: the machine may have caused it.
+/// How long a failure is remembered: the machine may have caused it.
 const VALID: Duration = Duration::from_secs(10);
 
 impl FirstStarts {
     /// Starts the policy, or returns why it has just failed in another channel. Blocks while another channel is the
-    /// first.
+    /// first to start it.
     pub(crate) fn start<T>(
         &self,
         config: &str,
@@ -50,7 +50,7 @@ impl FirstStarts {
         let started = start();
         match &started {
             Ok(_) => *seen = Seen::Started,
-            // A start that was cut, or lacked something, says nothing about other channels.
+            // A start that was interrupted, or failed for a transient reason, says nothing about other channels.
             Err(error)
                 if error.stage() == Stage::Init && !error.is_transient() && begun.elapsed() >= LONG =>
             {
@@ -96,7 +96,7 @@ mod tests {
             }
         });
         assert_eq!(begun.load(Ordering::SeqCst), 1);
-        // Another configuration is another matter.
+        // Another configuration has a result of its own.
         tries.start("[]", || Ok(())).expect("started");
         tries.start("[]", || Ok(())).expect("started");
     }

@@ -17,4 +17,5 @@ mod supervisor;
 
 pub(crate) use self::first_starts::FirstStarts;
 pub(crate) use self::picker::WasmPickerBuilder;
+#[cfg(feature = "testing")]
 pub(crate) use self::preflight::preflight;

@@ -1,4 +1,4 @@
-//! How RPCs ended, on the way to the policy that picked for them.
+//! Outcomes of RPCs, on the way to the policy that picked for them.
 
 use std::time::Duration;
 
@@ -6,25 +6,26 @@ use tokio::time::Instant;
 
 use crate::policy::instance::Outcome;
 
-/// OutcomeQueue that wait to be told.
+/// A queue of outcomes that are to be reported to the policy.
 #[derive(Default)]
 pub(crate) struct OutcomeQueue {
     waiting: Vec<(u64, Outcome)>,
-    /// Of the first of them.
+    /// When the first waiting outcome was queued.
     since: Option<Instant>,
 }
 
-/// So many are told as soon as there are; fewer after [`PATIENCE`].
+/// Number of waiting outcomes that are reported without delay. Fewer are reported after [`PATIENCE`].
 const BATCH: usize = 64;
-/// So many are told at once at most.
+/// Maximum number of outcomes in one report.
 const LARGEST: usize = 256;
+/// Maximum delay of an outcome, to be reported together with others.
 const PATIENCE: Duration = Duration::from_millis(5);
-/// A policy that cannot be told so many, as it is being replaced, will do without.
+/// Maximum length of the queue, which grows while the instance is replaced. Further outcomes are dropped.
 const MOST: usize = 16 * 1024;
 
 impl OutcomeQueue {
-    /// Takes in how an RPC ended that the instance of this serial number picked for. Gives whether there is
-    /// something to do for the keeper now.
+    /// Adds the outcome of an RPC that the instance with this serial number picked for. Returns whether the supervisor
+    /// has something to do now.
     pub(crate) fn push(&mut self, serial: u64, outcome: Outcome) -> bool {
         if self.waiting.len() == MOST {
             return false;
@@ -35,7 +36,7 @@ impl OutcomeQueue {
         first || self.waiting.len() == BATCH
     }
 
-    /// The first of them, if it is time; those of other instances are dropped.
+    /// Takes the first outcomes if they are due. Outcomes for other instances are dropped.
     pub(crate) fn take_due(&mut self, serial: u64) -> Vec<Outcome> {
         if self.due_at().is_none_or(|at| at > Instant::now()) {
             return Vec::new();
@@ -49,7 +50,7 @@ impl OutcomeQueue {
         batch
     }
 
-    /// When they are to be told.
+    /// Returns when outcomes are due. `None`: the queue is empty.
     pub(crate) fn due_at(&self) -> Option<Instant> {
         let since = self.since?;
         Some(if self.waiting.len() >= BATCH { since } else { since + PATIENCE })

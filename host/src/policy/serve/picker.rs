@@ -1,4 +1,4 @@
-//! The Wasm picker: picks by the policy's plan, or checks an instance out and asks it.
+//! The Wasm picker: picks from the policy's plan, or checks out an instance and calls it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use crate::policy::instance::{Answer, InstanceError, Methods, Plan, Program};
 use crate::subconn::{Done, PickId, ReadySet};
 use crate::workers;
 
-/// A policy at work in one channel. Owns the slots of its instances: one, unless the policy's settings ask for
-/// more.
+/// The picker builder of a Wasm policy in one channel. Owns the slots of the policy's instances: one, unless the
+/// settings request more shards.
 pub(crate) struct WasmPickerBuilder(Arc<[Arc<Slot>]>);
 
 impl WasmPickerBuilder {
@@ -37,7 +37,7 @@ impl PickerBuilder for WasmPickerBuilder {
                 slot.notify(ready);
             } else {
                 let (theirs, ready) = (Arc::clone(slot), ready.clone());
-                // A panic there has been logged, and the slot is as it was.
+                // A panic of the worker has been logged, and leaves the slot unchanged.
                 let _ = workers::wait(move || theirs.notify(&ready));
             }
         }
@@ -54,16 +54,16 @@ impl PickerBuilder for WasmPickerBuilder {
     }
 }
 
-/// Picks by the channel's instances. An instance may know a newer snapshot than this picker was built
-/// with; numbers are looked up in the instance's, so that a number and the list that it is looked up in
-/// never come from two of them.
+/// A picker that calls the channel's instances. An instance may know a newer snapshot than this picker was built with.
+/// Subconn numbers are looked up in the instance's snapshot, so that a number and the list that it is looked up in
+/// always come from the same snapshot.
 struct WasmPicker {
     slots: Arc<[Arc<Slot>]>,
-    /// For the fallback.
+    /// Snapshot for the fallback.
     ready: ReadySet,
 }
 
-/// One pick in so many is timed; not the very first, which finds nothing in the processor's caches.
+/// One in this number of picks is timed, but not the first pick, which finds nothing in the processor's caches.
 const TIMED: u64 = 64;
 const FIRST_TIMED: u64 = 15;
 
@@ -110,7 +110,7 @@ impl Picker for WasmPicker {
 }
 
 impl WasmPicker {
-    /// The slot that this thread turns to first.
+    /// Returns the slot that this thread tries first.
     fn home(&self) -> &Arc<Slot> {
         static THREADS: AtomicUsize = AtomicUsize::new(0);
         thread_local! {
@@ -122,7 +122,8 @@ impl WasmPicker {
         }
     }
 
-    /// An instance that no other thread holds: that of the home, or else any, or else that of the home after a moment.
+    /// Checks out an instance that no other thread holds: that of the home slot, or of any other slot, or waits briefly
+    /// for that of the home slot. `None`: all instances are still held.
     fn check_out<'a>(&'a self, home: &'a Arc<Slot>) -> Option<(&'a Arc<Slot>, Held<'a>)> {
         if self.slots.len() > 1 {
             let others = self.slots.iter().filter(|slot| !Arc::ptr_eq(slot, home));
@@ -142,13 +143,13 @@ impl WasmPicker {
         {
             return picked;
         }
-        // That an RPC is held is noted under the lock: what would free it comes after.
+        // A queued RPC is recorded while the instance is held, so that a change that releases the RPC comes later.
         let Some(instance) = contents.machine.instance() else { return slot.fall_back(&self.ready) };
         let timed = (slot.counters.pick() % TIMED == FIRST_TIMED).then(std::time::Instant::now);
         match call(|| instance.pick(info)) {
             Ok(answer) => {
-                if let Some(begun) = timed {
-                    slot.counters.took(begun.elapsed());
+                if let Some(started) = timed {
+                    slot.counters.took(started.elapsed());
                 }
                 let (wants_outcomes, worn) = (instance.wants_outcomes(), instance.is_worn());
                 let has_new_timer = instance.has_new_timer();
@@ -174,9 +175,9 @@ impl WasmPicker {
     }
 }
 
-/// What the plan has for this RPC, if it has something; and whether it is time for the next plan.
+/// Returns the plan's pick for this RPC, if the plan has one, and whether it is time for the next plan.
 ///
-/// Nothing for a retry: the policy can see where the RPC has been, and a plan cannot.
+/// A retry gets no planned pick: the policy can see which subconns the RPC has tried, and a plan cannot.
 fn planned(slot: &Slot, plan: &Plan, info: &PickInfo<'_>) -> (Option<PickResult>, bool) {
     if !info.tried.is_empty() {
         return (None, false);
@@ -198,7 +199,7 @@ fn planned(slot: &Slot, plan: &Plan, info: &PickInfo<'_>) -> (Option<PickResult>
     (Some(PickResult::Pick(pick)), planned.runs_low)
 }
 
-/// Has the policy notified of the RPC's end.
+/// Arranges that the policy is notified of the RPC's end.
 fn follow(slot: &Slot, answer: Answer, serial: u64) -> PickResult {
     let Answer { result, call, method } = answer;
     let PickResult::Pick(mut pick) = result else { return result };

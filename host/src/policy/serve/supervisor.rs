@@ -22,7 +22,7 @@ use crate::workers;
 /// Outside of a Tokio runtime.
 pub(super) fn spawn(slot: &Arc<Slot>) {
     let span = tracing::info_span!("policy", version = %slot.program.spec.version);
-    tokio::spawn(supervise(Arc::downgrade(slot), Arc::clone(&slot.wake)).instrument(span));
+    tokio::spawn(supervise(Arc::downgrade(slot), Arc::clone(&slot.wake)).instrument(span).in_current_span());
 }
 
 async fn supervise(slot: Weak<Slot>, wake: Arc<Notify>) {

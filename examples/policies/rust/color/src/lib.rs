@@ -1,7 +1,7 @@
-//! color: an RPC goes to the endpoints of its colour, one after the other.
+//! color: sends each RPC to the endpoints of its colour, in turn.
 //!
-//! Which metadata key of RPCs is compared with which attribute of endpoints, and what becomes of an RPC that has no
-//! colour or finds none of its own, says the configuration:
+//! The configuration says which metadata key of RPCs is compared with which attribute of endpoints. It also says what
+//! happens to an RPC without a colour, and to one whose colour no ready endpoint has:
 //!
 //!     {"metadata": "color", "attribute": "color", "missing": "any", "unmatched": "fail"}
 
@@ -14,7 +14,7 @@ use hotpick_guest::{
 };
 
 hotpick_guest::config! {
-    /// RPCs go to the endpoints of their colour.
+    /// Sends each RPC to the endpoints of its colour.
     struct Config {
         /// The metadata key of RPCs.
         metadata: String = "color".to_owned(),
@@ -28,11 +28,11 @@ hotpick_guest::config! {
 }
 
 hotpick_guest::config! {
-    /// What becomes of an RPC.
+    /// What happens to an RPC.
     enum Fallback {
-        /// It goes to any endpoint.
+        /// The RPC goes to any endpoint.
         Any,
-        /// It fails.
+        /// The RPC fails.
         Fail,
     }
 }
@@ -64,7 +64,7 @@ impl Policy for Color {
                 None => self.colors.remove(endpoint.id),
             };
         }
-        // One that is ready may have another colour now. Which are ready is told after this, if it has changed.
+        // A ready endpoint may have a new colour. `ready` is called after this only if the ready set changed.
         self.regroup();
     }
 

@@ -1,4 +1,4 @@
-//! round_robin: one ready endpoint after the other, from a random start.
+//! round_robin: picks the ready endpoints in turn, from a random start.
 
 use hotpick_guest::config::Config as _;
 use hotpick_guest::group::Rotation;

@@ -1,5 +1,7 @@
-//! Policies in languages whose components bring an interpreter: they speak `script.wit`, which is quick for them, and
-//! become components of the contract here.
+//! Policies in languages whose components contain an interpreter.
+//!
+//! Their wrappers use the interfaces of `script.wit`, which are fast for an interpreter. This module composes them with two
+//! adapters into components of the contract.
 
 use anyhow::Context as _;
 use hotpick::policy::CONTRACT;
@@ -8,35 +10,35 @@ use wac_graph::{CompositionGraph, EncodeOptions, NodeId};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-/// What they speak.
+/// The WIT package that these components are built against.
 pub(super) const SCRIPT: &str = include_str!("script.wit");
 
 const NOTE: &str = "hotpick:script/note@0.1.0";
 const INFO: &str = "hotpick:script/info@0.1.0";
-const ASKED: &str = "hotpick:script/picker@0.1.0";
+const SCRIPT_PICKER: &str = "hotpick:script/picker@0.1.0";
 const PICKER: &str = "hotpick:policy/picker@0.1.0";
 
-/// The component that speaks the contract, of one in the world `hotpick:script/policy`. One that exports no picker of
-/// `hotpick:script` is returned as it is: its wrapper speaks the contract itself.
+/// Turns a component of the world `hotpick:script/policy` into one of the contract. A component that does not export the
+/// picker of `hotpick:script` is returned unchanged: its wrapper implements the contract itself.
 pub(super) fn compose(policy: Vec<u8>) -> anyhow::Result<Vec<u8>> {
     let mut graph = CompositionGraph::new();
     let component = Package::from_bytes("local:policy", None, policy.as_slice(), graph.types_mut())?;
     let world = &graph.types()[component.ty()];
-    if !world.exports.contains_key(ASKED) {
+    if !world.exports.contains_key(SCRIPT_PICKER) {
         return Ok(policy);
     }
-    let is_asked = world.imports.contains_key(INFO);
-    let others: Vec<_> = world.exports.keys().filter(|name| *name != ASKED).cloned().collect();
+    let imports_info = world.imports.contains_key(INFO);
+    let others: Vec<_> = world.exports.keys().filter(|name| *name != SCRIPT_PICKER).cloned().collect();
 
     let component = graph.register_package(component)?;
     let keep = shim(&mut graph, "keep", include_str!("keep.wat"))?;
     let policy = graph.instantiate(component);
-    if is_asked {
+    if imports_info {
         connect(&mut graph, keep, policy, INFO)?;
     }
     let ask = shim(&mut graph, "ask", include_str!("ask.wat"))?;
     connect(&mut graph, keep, ask, NOTE)?;
-    connect(&mut graph, policy, ask, ASKED)?;
+    connect(&mut graph, policy, ask, SCRIPT_PICKER)?;
     export(&mut graph, ask, PICKER)?;
     for name in others {
         export(&mut graph, policy, &name)?;
@@ -55,20 +57,20 @@ fn export(graph: &mut CompositionGraph, from: NodeId, name: &str) -> anyhow::Res
     Ok(())
 }
 
-/// An instance of one of the two components around a policy.
+/// Adds an instance of one of the two adapters of a policy.
 fn shim(graph: &mut CompositionGraph, world: &str, module: &str) -> anyhow::Result<NodeId> {
-    let bytes = encode(world, module).with_context(|| format!("make the component {world:?}"))?;
+    let bytes = encode(world, module).with_context(|| format!("cannot build the component {world:?}"))?;
     let package = Package::from_bytes(&format!("hotpick:{world}"), None, bytes, graph.types_mut())?;
     let package = graph.register_package(package)?;
     Ok(graph.instantiate(package))
 }
 
-/// The component of a core module, in one of the worlds of `script.wit`.
+/// Returns the component of a core module, in one of the worlds of `script.wit`.
 fn encode(world: &str, module: &str) -> anyhow::Result<Vec<u8>> {
     ComponentEncoder::default().validate(true).module(&core_module(world, module)?)?.encode()
 }
 
-/// A core module that says in which of the worlds it is.
+/// Parses a core module, and embeds the metadata of one of the worlds of `script.wit`.
 pub(super) fn core_module(world: &str, module: &str) -> anyhow::Result<Vec<u8>> {
     let mut module = wat::parse_str(module)?;
     let mut resolve = Resolve::default();
@@ -94,7 +96,7 @@ mod tests {
 
     static BARE: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
 
-    /// A policy that answers what its code says.
+    /// A policy whose picks return the value of an expression in WAT.
     fn policy(answer: &str) -> Vec<u8> {
         let module = format!(
             r#"(module
@@ -105,13 +107,13 @@ mod tests {
                     (param i32 i32 i32 i32 i32 i32 i64 i64) (result i32) (i32.const 0))
                 (func (export "hotpick:policy/endpoints@0.1.0#changed") (param i32 i32 i32 i32 i64))
                 (func (export "hotpick:policy/endpoints@0.1.0#ready") (param i32 i32 i64))
-                (func (export "{ASKED}#pick") (result f64) {answer}))"#
+                (func (export "{SCRIPT_PICKER}#pick") (result f64) {answer}))"#
         );
         encode("policy", &module).expect("a component")
     }
 
     #[test]
-    fn is_a_policy_of_the_contract_afterwards() {
+    fn a_composed_policy_fits_the_contract() {
         let composed = compose(policy("(f64.const 0)")).expect("composed");
         let graph = &mut CompositionGraph::new();
         let package =
@@ -125,13 +127,13 @@ mod tests {
         assert!(world.imports.keys().all(|name| !name.starts_with("hotpick:script/")), "{:?}", world.imports);
     }
 
-    /// What becomes of an answer, with one endpoint that is ready.
+    /// Returns the pick that an answer becomes, in a channel with one ready endpoint.
     fn pick(answer: &str, attempt: usize) -> Result<PickResult, StartError> {
         let composed = compose(policy(answer)).expect("composed");
         let policy = WasmPolicy::compile("script", 0, &composed, Limits::default()).expect("a policy");
         let mut trial = TestChannel::start(&policy, &Placement::new("test:///", "{}")).expect("it starts");
         let endpoint = Endpoint::new("10.0.0.1:80".parse().expect("an address"));
-        trial.update([(endpoint, ConnectivityState::Ready)]).expect("told");
+        trial.update([(endpoint, ConnectivityState::Ready)]).expect("the policy is notified");
         let tried = vec![0; attempt];
         let mut info = PickInfo::new("/test.Test/Test", &BARE);
         info.tried = &tried;
@@ -156,7 +158,7 @@ mod tests {
             matches!(&dropped, PickResult::Drop(status) if code(status) == tonic::Code::Unauthenticated),
             "{dropped:?}"
         );
-        // It is told of the pick that it is asked for.
+        // The policy can read the number of the attempt.
         let attempt = "(f64.add (f64.const 0x2p32) (f64.convert_i32_u (call $attempt)))";
         let failed = pick(attempt, 4).expect("a pick");
         assert!(
@@ -166,19 +168,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_answer_is_a_fault() {
+    async fn an_invalid_answer_is_a_fault() {
         let answers = [
             "nan",
             "inf",
             "-1",
             "-0.5",
             "0.5",
-            "1e300", // no whole number
+            "1e300", // not an integer
             "0x4p32",
             "0x10000p32",
-            "0x100000001p32",  // no case
-            "0x2.00000009p32", // no code
-            "1",               // no subconn
+            "0x100000001p32",  // unknown case
+            "0x2.00000009p32", // unknown code
+            "1",               // unknown subconn
         ];
         for answer in answers {
             let seen = pick(&format!("(f64.const {answer})"), 0);
@@ -187,8 +189,8 @@ mod tests {
     }
 
     #[test]
-    fn what_speaks_the_contract_is_left_as_it_is() {
+    fn a_component_of_the_contract_is_returned_unchanged() {
         let whole = compose(policy("(f64.const 0)")).expect("composed");
-        assert_eq!(compose(whole.clone()).expect("as it is"), whole);
+        assert_eq!(compose(whole.clone()).expect("unchanged"), whole);
     }
 }

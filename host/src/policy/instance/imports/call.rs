@@ -16,9 +16,9 @@ use crate::policy::instance::bindings::hotpick::policy::call;
 use crate::policy::instance::time::nanos;
 use crate::text::clip;
 
-/// The hash of a key of the metadata, as [`hash`] makes it.
+/// Returns the hash of a metadata key's values: see [`hash`].
 pub(crate) fn affinity(metadata: &HeaderMap, key: &HeaderName) -> Option<u64> {
-    // Mostly no key has several values, and to look for them costs more than to find the first.
+    // Usually no key has several values, and looking for more of them costs more than finding the first.
     if metadata.len() == metadata.keys_len() {
         hash(metadata.get(key).into_iter())
     } else {
@@ -26,7 +26,8 @@ pub(crate) fn affinity(metadata: &HeaderMap, key: &HeaderName) -> Option<u64> {
     }
 }
 
-/// The hash of a key's values, joined by commas if there are several (gRFC A76); none if there is nothing in them.
+/// Hashes a key's values, joined by commas if there are several (gRFC A76). `None`: there is no value, or only an empty
+/// one.
 fn hash<'a>(mut values: impl Iterator<Item = &'a HeaderValue>) -> Option<u64> {
     let first = values.next()?.as_bytes();
     let Some(second) = values.next() else {
@@ -41,13 +42,13 @@ fn hash<'a>(mut values: impl Iterator<Item = &'a HeaderValue>) -> Option<u64> {
     Some(hasher.finish())
 }
 
-/// The number of a key's value, if there is anything in it.
+/// Returns the number of a key's value. `None`: the value is empty.
 fn number_of(values: &mut Values, key: usize, value: &HeaderValue) -> Option<u64> {
     (!value.is_empty()).then(|| values.number(key, value.as_bytes()))
 }
 
 impl HostState {
-    /// Starts a pick: keeps of the RPC what the policy has declared that it reads.
+    /// Starts a pick: keeps the parts of the RPC that the policy has declared to read.
     pub(crate) fn start_pick(&mut self, info: &PickInfo<'_>) {
         let call = &mut self.call;
         call.active = true;
@@ -62,11 +63,11 @@ impl HostState {
         }
     }
 
-    /// Ends a pick, and forgets the RPC.
+    /// Ends a pick, and discards the RPC.
     pub(crate) fn end_pick(&mut self) -> PickExtras {
         let call = &mut self.call;
         call.active = false;
-        // To clear what is empty costs, too.
+        // Even clearing an empty vector has a cost.
         if !call.metadata.is_empty() {
             call.metadata.clear();
         }
@@ -76,7 +77,8 @@ impl HostState {
         PickExtras { explanation: call.explanation.take(), metadata: std::mem::take(&mut call.added) }
     }
 
-    /// The hash or the number of the declared affinity key's value, if the RPC has one.
+    /// Returns the hash or the number of the declared affinity key's value. `None`: no key is declared, or the RPC has
+    /// no value.
     pub(crate) fn affinity(&mut self, info: &PickInfo<'_>) -> Option<u64> {
         let Affinity { key, kind } = self.affinity?;
         let name = self.keys.get(key)?;
@@ -88,7 +90,7 @@ impl HostState {
 
     fn declare_affinity_of(&mut self, key: u32, kind: AffinityKind) -> Result<(), String> {
         if !self.in_init {
-            return Err("the affinity key is declared in init".to_owned());
+            return Err("the affinity key can only be declared in init".to_owned());
         }
         let key = key as usize;
         if key >= self.keys.len() {
@@ -102,7 +104,7 @@ impl HostState {
 impl call::Host for HostState {
     fn declare_metadata(&mut self, key: String) -> Result<u32, String> {
         if !self.in_init {
-            return Err("metadata keys are declared in init".to_owned());
+            return Err("metadata keys can only be declared in init".to_owned());
         }
         let name = header_name(&key)?;
         if !self.grants.may_read(name.as_str()) {
@@ -111,7 +113,7 @@ impl call::Host for HostState {
         let index = match self.keys.iter().position(|known| *known == name) {
             Some(index) => index,
             None if self.keys.len() == self.limits.metadata_keys => {
-                return Err(format!("at most {} metadata keys", self.limits.metadata_keys));
+                return Err(format!("at most {} metadata keys are allowed", self.limits.metadata_keys));
             }
             None => {
                 self.keys.push(name);
@@ -154,24 +156,25 @@ impl call::Host for HostState {
 
     fn set_metadata(&mut self, key: String, value: Vec<u8>) -> Result<(), String> {
         if !self.call.active {
-            return Err("metadata is set in pick".to_owned());
+            return Err("metadata can only be set in pick".to_owned());
         }
         let name = header_name(&key)?;
         if is_reserved(&name) {
-            return Err(format!("metadata key {key:?} is gRPC's own"));
+            return Err(format!("metadata key {key:?} is reserved by gRPC"));
         }
         if !self.grants.may_set(name.as_str()) {
             return Err(format!("the operator does not grant metadata key {key:?}"));
         }
         if value.len() > self.limits.metadata_value {
-            return Err(format!("a value of more than {} bytes", self.limits.metadata_value));
+            let limit = self.limits.metadata_value;
+            return Err(format!("the value of metadata key {key:?} has more than {limit} bytes"));
         }
         if self.call.added.len() == self.limits.metadata_keys {
-            return Err(format!("at most {} metadata keys", self.limits.metadata_keys));
+            return Err(format!("at most {} metadata keys are allowed", self.limits.metadata_keys));
         }
         let value = if is_binary(&name) { BASE64.encode(value).into_bytes() } else { value };
         let value = HeaderValue::from_bytes(&value)
-            .map_err(|_| format!("metadata {key:?} has a value that no header may have"))?;
+            .map_err(|_| format!("the value of metadata key {key:?} is not a valid header value"))?;
         self.call.added.push((name, value));
         Ok(())
     }
@@ -192,7 +195,7 @@ impl call::Host for HostState {
     }
 }
 
-/// `-bin` values, with or without padding, as gRPC takes them.
+/// Codec of `-bin` values. As gRPC requires, it accepts values with and without padding.
 pub(crate) const BASE64: base64::engine::GeneralPurpose = base64::engine::GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     base64::engine::GeneralPurposeConfig::new()

@@ -5,7 +5,7 @@ use crate::policy::instance::bindings::hotpick::policy::connections;
 
 impl HostState {
     fn request(&mut self, id: u32, connect: bool) {
-        // Bounds the map: there are only so many subconns.
+        // Ignoring unknown subconns bounds the map.
         if self.acknowledged.find(id).is_some() {
             self.effects.subconns.insert(id, connect);
         }

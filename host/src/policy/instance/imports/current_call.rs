@@ -1,13 +1,13 @@
-//! What an instance keeps of the RPC that it picks for.
+//! The RPC that an instance picks for.
 
 use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
-/// The RPC that is being picked for. Empty between picks.
+/// The parts that an instance keeps of the RPC being picked. Empty between picks.
 #[derive(Default)]
 pub(crate) struct CurrentCall {
     pub(crate) active: bool,
-    /// Key and value, for each value of a declared key. The values are shared with the request.
+    /// Index of the key and value, for each value of a declared key. The values are shared with the request.
     pub(super) metadata: Vec<(usize, HeaderValue)>,
     pub(super) tried: Vec<u32>,
     pub(super) deadline: Option<Instant>,
@@ -15,7 +15,7 @@ pub(crate) struct CurrentCall {
     pub(super) added: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// What a pick has set beside its result.
+/// Explanation and metadata that a pick has set beside its result.
 pub(crate) struct PickExtras {
     pub(crate) explanation: Option<String>,
     /// Metadata to add to the request.

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-/// What a policy has asked for. It is done when the call has returned, so that a policy that
-/// asks many times in one call asks once.
+/// Requests of a policy, carried out when the call has returned. Repeated requests in one call are carried out once.
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
-    /// True to connect, false to disconnect.
+    /// `true` to connect the subconn with this number, `false` to disconnect it.
     pub(crate) subconns: BTreeMap<u32, bool>,
     pub(crate) resolve_now: bool,
 }

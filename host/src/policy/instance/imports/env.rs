@@ -33,7 +33,7 @@ impl env::Host for HostState {
             env::Level::Debug => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::DEBUG),
             env::Level::Info => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::INFO),
             env::Level::Warn => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::WARN),
-            // Whoever logs: a fault says it, too.
+            // Always enabled, because the message also appears in the fault.
             env::Level::Error => true,
         }
     }

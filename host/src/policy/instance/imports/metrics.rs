@@ -1,4 +1,4 @@
-//! The interface `metrics`: instruments of the policy's own.
+//! The interface `metrics`: instruments that the policy declares.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::policy::judge::Kind;
 impl HostState {
     fn declare(&mut self, name: &str, help: &str, kind: Kind) -> Result<u32, String> {
         if !self.in_init {
-            return Err("instruments are made in init".to_owned());
+            return Err("instruments can only be declared in init".to_owned());
         }
         let instrument = self.instruments.declare(name, help, kind, &self.limits, self.generation)?;
         let known = self.declared.iter().position(|known| Arc::ptr_eq(known, &instrument));

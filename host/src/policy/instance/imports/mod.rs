@@ -1,4 +1,4 @@
-//! What a policy may call: a file for each interface of the contract, and the [state] behind them.
+//! Functions that a policy may import: a file for each interface of the contract, and the [state] behind them.
 
 mod call;
 mod connections;

@@ -1,11 +1,11 @@
-//! Numbers that stand for what callers choose: methods, and values of metadata.
+//! Numbers for strings that callers choose: names of methods, and values of metadata.
 //!
-//! A number says what it stands for exactly, as a hash cannot; and there are only so many of them, whatever callers make up.
+//! A number identifies a string exactly, unlike a hash. The memory for them is bounded, whatever callers send.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Numbers for the names of methods: the contract says which (`types.method`).
+/// Numbers for the names of methods, as specified by the contract (`types.method`).
 #[derive(Debug, Default)]
 pub(crate) struct Methods {
     numbers: HashMap<String, u32>,
@@ -14,9 +14,9 @@ pub(crate) struct Methods {
 
 impl Methods {
     const MOST: usize = 4096;
-    /// A longer name has no number of its own.
+    /// Length of a name (bytes) above which it has no number of its own.
     const LONGEST: usize = 1024;
-    /// Stands for every method that has none of its own.
+    /// Number of all methods that have no number of their own.
     pub(crate) const OTHER: u32 = 4096;
 
     pub(crate) fn lock(methods: &Mutex<Self>) -> MutexGuard<'_, Self> {
@@ -41,18 +41,18 @@ impl Methods {
     }
 }
 
-/// Numbers for the values of metadata keys: no two values ever have the same.
+/// Numbers for the values of metadata keys. No two values ever have the same number.
 #[derive(Debug, Default)]
 pub(crate) struct Values {
-    /// Of each key.
+    /// Numbers of the values, for each key.
     numbers: Vec<HashMap<Box<[u8]>, u64>>,
     count: usize,
     last: u64,
-    /// As a rule an RPC is like the one before it.
+    /// A cache: an RPC is usually like the previous one.
     latest: Option<Latest>,
 }
 
-/// The value that was asked for last, if it is short.
+/// The value that was looked up last, if it is short.
 #[derive(Clone, Copy, Debug)]
 struct Latest {
     key: usize,
@@ -76,9 +76,9 @@ impl Latest {
 }
 
 impl Values {
-    /// When there are so many, all are forgotten: those that are still in use get new numbers.
+    /// Number of values at which all are forgotten. Values that are still in use then get new numbers.
     const MOST: usize = 4096;
-    /// A longer value gets a new number each time.
+    /// Length of a value (bytes) above which it gets a new number each time.
     const LONGEST: usize = 1024;
 
     pub(crate) fn number(&mut self, key: usize, value: &[u8]) -> u64 {
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(methods.number("short"), 0);
     }
 
-    /// The value has the XXH64 of "red".
+    /// The other value has the same XXH64 as "red".
     #[test]
     fn values_with_one_hash_have_two_numbers() {
         let (red, other) = (b"red", br#"zpaaytlf].!d2U"L"#);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is asked for: a number is of one value, and a value keeps its number until it is forgotten.
+        /// A number belongs to one value, and a value keeps its number until it is forgotten.
         #[test]
         fn a_number_is_of_one_value(asked in prop::collection::vec((0usize..3, 0u16..6_000), 0..20_000)) {
             let mut values = Values::default();

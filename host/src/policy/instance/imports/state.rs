@@ -1,4 +1,4 @@
-//! What the host keeps for one instance.
+//! State of the host for one instance.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use crate::policy::judge::{Instrument, Instruments};
 use crate::policy::limits::Limits;
 use crate::subconn::ReadySet;
 
-/// What an instance is created with.
+/// Parameters for the creation of an instance.
 pub(crate) struct InstanceConfig {
     pub(crate) policy: String,
     pub(crate) seed: u64,
@@ -26,26 +26,26 @@ pub(crate) struct InstanceConfig {
     pub(crate) grants: Arc<Grants>,
     pub(crate) instruments: Arc<Instruments>,
     pub(crate) generation: u64,
-    /// The policy can ask for values of metadata, not only for the hash of one.
+    /// Whether the policy can read values of metadata, not only the hash of one.
     pub(crate) reads_metadata: bool,
     /// Set when its start is no longer wanted.
     pub(crate) cut: Arc<AtomicBool>,
-    /// A rehearsal: what it logs is discarded.
+    /// Whether log lines are discarded, as in a rehearsal.
     pub(crate) silent: bool,
 }
 
-/// What the host keeps for one instance.
+/// State that the host keeps for one instance.
 pub(crate) struct HostState {
     pub(crate) watchdog: Watchdog,
     pub(crate) memory: Memory,
     pub(crate) random: fastrand::Rng,
-    /// `init` is running: declarations are accepted.
+    /// Whether `init` is running. Declarations are accepted only then.
     pub(crate) in_init: bool,
-    /// The snapshot that the policy was last notified of. Its numbers are looked up here.
+    /// The snapshot that the policy was last notified of. Subconn numbers are looked up in it.
     pub(crate) acknowledged: ReadySet,
     pub(crate) timers: Timers,
     pub(crate) effects: Effects,
-    /// The policy decides when to connect.
+    /// Whether the policy decides when to connect.
     pub(super) lazy: bool,
     pub(super) limits: Limits,
     pub(super) policy: String,
@@ -58,22 +58,22 @@ pub(crate) struct HostState {
     pub(super) cut: Arc<AtomicBool>,
     pub(super) keys: Vec<HeaderName>,
     pub(super) affinity: Option<Affinity>,
-    /// Numbers of the values of these keys.
+    /// Numbers of the values of the declared keys.
     pub(super) values: Values,
     /// Shared with the plans of the instance.
     pub(super) methods: Arc<Mutex<Methods>>,
-    /// A cache: most RPCs have the method of the RPC before.
+    /// A cache: most RPCs have the method of the previous RPC.
     pub(super) last_method: (String, u32),
     pub(super) call: CurrentCall,
     pub(super) log: LogBudget,
-    /// What was written to WASI's output since the last end of a line.
+    /// Bytes written to WASI output since the last end of a line.
     pub(super) line: Vec<u8>,
-    /// What it has logged as errors in the current call: the reason, if the call traps.
+    /// Errors that the policy has logged in the current call. They are the reason if the call traps.
     pub(super) last_words: String,
     pub(super) ticking: Ticking,
 }
 
-/// Where the affinity of picks comes from.
+/// Source of the affinity of picks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Affinity {
     /// Index of a declared key.
@@ -81,14 +81,14 @@ pub(super) struct Affinity {
     pub(super) kind: AffinityKind,
 }
 
-/// What a pick is given of the affinity key's value.
+/// Form in which a pick receives the affinity key's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AffinityKind {
     Hash,
     Number,
 }
 
-/// The longest explanation of a trap, in bytes. Some runtimes give it in several pieces.
+/// Maximum length of the explanation of a trap (bytes). Some runtimes log it in several pieces.
 pub(super) const LAST_WORDS: usize = 200;
 
 impl HostState {
@@ -158,27 +158,27 @@ impl HostState {
         &self.keys
     }
 
-    /// Returns the key that the affinity of picks is made of, and how.
+    /// Returns the key of the affinity of picks, and the kind of the affinity.
     pub(crate) fn affinity_key(&self) -> Option<(&HeaderName, AffinityKind)> {
         self.affinity.and_then(|affinity| Some((self.keys.get(affinity.key)?, affinity.kind)))
     }
 
-    /// Starts the clock of a call that may take this long.
+    /// Starts to measure a call that may take this long.
     pub(crate) fn arm(&mut self, limit: Duration) {
         self.ticking.call();
         self.watchdog.arm(limit);
-        // From an earlier call, which has survived it.
+        // Set by an earlier call that survived the refusal.
         self.memory.refused = false;
         self.last_words.clear();
     }
 
-    /// Returns at a tick whether the call may go on.
+    /// Returns, at a tick, whether the call may continue.
     pub(crate) fn may_go_on(&mut self) -> bool {
         self.ticking.call();
         self.watchdog.may_go_on() && !self.cut.load(Ordering::Relaxed)
     }
 
-    /// Returns what the policy has logged as errors in this call.
+    /// Returns the errors that the policy has logged in this call.
     pub(crate) fn last_words(&self) -> &str {
         &self.last_words
     }

@@ -1,4 +1,4 @@
-//! The interface `stats`: what the host knows of each subconn.
+//! The interface `stats`: the host's statistics of each subconn.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ impl stats::Host for HostState {
     }
 
     fn least(&mut self, among: Vec<u32>, by: stats::Measure) -> Option<u32> {
-        // There are no more than these, whatever the list says.
+        // A longer list can only repeat subconns.
         let among = among.into_iter().take(self.acknowledged.all().len());
         let known = among.filter_map(|id| self.acknowledged.find(id).map(|subconn| (id, subconn)));
         let measured = known.map(|(id, subconn)| {
@@ -66,7 +66,7 @@ fn responses(subconn: &SubConn) -> stats::ResponseCounts {
     }
 }
 
-/// A moment that has been, in the policies' time.
+/// Converts a past moment to the policies' time.
 fn at(moment: Instant) -> u64 {
     let ago = Instant::now().saturating_duration_since(moment);
     now().saturating_sub(nanos(ago.max(Duration::ZERO)))

@@ -11,10 +11,10 @@ impl timers::Host for HostState {
     fn schedule(&mut self, id: u32, delay: u64) -> Result<(), String> {
         let timers = &mut self.timers.due;
         if !timers.contains_key(&id) && timers.len() >= self.limits.timers {
-            return Err(format!("at most {} timers", self.limits.timers));
+            return Err(format!("at most {} timers can be pending", self.limits.timers));
         }
         let delay = Duration::from_nanos(delay).max(self.limits.timer);
-        let at = Instant::now().checked_add(delay).ok_or("a delay that never ends")?;
+        let at = Instant::now().checked_add(delay).ok_or("the delay is too long")?;
         timers.insert(id, at);
         self.timers.new = true;
         Ok(())

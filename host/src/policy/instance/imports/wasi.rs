@@ -1,7 +1,6 @@
-//! The parts of WASI 0.2 without which languages that bring a runtime do not run, and nothing that reaches
-//! the machine: output becomes lines of the log, the clocks and the randomness are those of `env`, the
-//! environment and the arguments are empty, and no directory is open. What a policy could only call with
-//! something that it cannot get here (a file, say) traps.
+//! The parts of WASI 0.2 that language runtimes need. None of them reaches the machine: output becomes log lines,
+//! clocks and randomness are those of `env`, environment and arguments are empty, and no directory is open. Functions
+//! that need a resource which a policy cannot obtain here (a file, for example) trap.
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::types::ComponentItem;
@@ -13,7 +12,7 @@ use super::state::HostState;
 use crate::policy::instance::bindings::hotpick::policy::env;
 use crate::policy::instance::time::now;
 
-/// Resources are known by their types alone: there is nothing behind them.
+/// A resource type. Resources have no contents, here and below: only their types matter.
 struct Pollable;
 struct InputStream;
 struct OutputStream;
@@ -42,17 +41,17 @@ struct Datetime {
 
 type Context<'a> = StoreContextMut<'a, HostState>;
 
-/// How much one call may write or draw.
+/// Maximum number of bytes that one call may write, or request at random.
 const MOST: u64 = 64 << 10;
 
-/// Provides what a component imports of WASI.
+/// Provides the WASI functions that a component imports.
 pub(crate) fn provide(linker: &mut Linker<HostState>, component: &Component) -> wasmtime::Result<()> {
     let engine = linker.engine().clone();
     for (name, import) in component.component_type().imports(&engine) {
         let Some(interface) = name.strip_prefix("wasi:") else { continue };
         let interface = interface.split('@').next().unwrap_or_default();
         let ComponentItem::ComponentInstance(instance) = import.ty else { continue };
-        // Under the version that it asks for: what is said here has been the same in all of 0.2.
+        // Under the version that the component imports: these functions are the same in all versions 0.2.x.
         let mut linker = linker.instance(name)?;
         for (item, export) in instance.exports(&engine) {
             match export.ty {
@@ -109,7 +108,7 @@ fn function(linker: &mut LinkerInstance<'_, HostState>, interface: &str, name: &
         ("io/poll", "[method]pollable.ready") => {
             linker.func_wrap(name, |_: Context<'_>, (_,): (Resource<Pollable>,)| Ok((true,)))
         }
-        // What is waited for is there at once: a policy must not block.
+        // Every pollable is ready at once: a policy must not block.
         ("io/poll", "[method]pollable.block") => {
             linker.func_wrap(name, |_: Context<'_>, (_,): (Resource<Pollable>,)| Ok(()))
         }
@@ -149,7 +148,7 @@ fn function(linker: &mut LinkerInstance<'_, HostState>, interface: &str, name: &
             linker.func_wrap(name, |_: Context<'_>, ()| Ok((Vec::<(Resource<Descriptor>, String)>::new(),)))
         }
         _ => {
-            let called = format!("called wasi:{interface} {name}, which does nothing here");
+            let called = format!("called wasi:{interface} {name}, which this host does not support");
             linker.func_new(name, move |_, _, _, _| Err(wasmtime::Error::msg(called.clone())))
         }
     }
@@ -195,14 +194,14 @@ fn stream(linker: &mut LinkerInstance<'_, HostState>, name: &str) -> wasmtime::R
             linker.func_wrap(name, |_: Context<'_>, (_,): (Resource<OutputStream>,)| Ok((Written::Ok(()),)))
         }
         _ => {
-            let called = format!("called wasi:io/streams {name}, which does nothing here");
+            let called = format!("called wasi:io/streams {name}, which this host does not support");
             linker.func_new(name, move |_, _, _, _| Err(wasmtime::Error::msg(called.clone())))
         }
     }
 }
 
-/// Not from the machine: a policy must do the same at every time of day. What is asked for the time of day
-/// by a runtime is a seed, or for a log, which has its own.
+/// Returns a time of day that does not come from the machine: a policy must behave the same at every time of day.
+/// Runtimes use the time of day as a seed, or in log lines, which have timestamps of their own.
 fn wall_clock() -> Datetime {
     let nanos = now();
     Datetime {
@@ -212,7 +211,7 @@ fn wall_clock() -> Datetime {
 }
 
 impl HostState {
-    /// What a policy prints is a line of the log at its end, or when it has become too long for one.
+    /// Logs printed text, line by line. A line that exceeds the limit is split.
     fn print(&mut self, bytes: &[u8]) {
         for byte in bytes.iter().take(usize::try_from(MOST).unwrap_or(usize::MAX)) {
             if *byte == b'\n' || self.line.len() >= self.limits.log_line {

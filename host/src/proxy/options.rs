@@ -1,0 +1,54 @@
+//! Options of a proxy, and the errors of its connections.
+
+use std::time::Duration;
+
+use crate::setters::setters;
+
+/// Limits and timeouts of a [`Proxy`].
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct ProxyOptions {
+    /// Maximum size of a request's metadata (bytes). HTTP/2 counts the name and value of each entry and 32 bytes more,
+    /// and the path. An RPC that exceeds the limit fails with RESOURCE_EXHAUSTED; other RPCs are not affected. Default:
+    /// 64 KiB. At most 1 MiB, which is the limit announced to clients.
+    pub max_metadata: usize,
+    /// Maximum number of RPCs in flight, over all connections. Further RPCs fail with UNAVAILABLE. Default: 10,000.
+    ///
+    /// Each RPC may hold 256 KiB of its request and 1.5 MiB of its response while the other side does not take them.
+    pub max_rpcs: usize,
+    /// Timeout for the client's HTTP/2 preface and SETTINGS. Default: 10 s.
+    pub handshake_timeout: Duration,
+    /// Grace period for a connection without RPCs that is draining, before it is closed: the client has been notified
+    /// and may be about to respond. Default: 1 s.
+    pub drain_timeout: Duration,
+}
+
+setters!(ProxyOptions {
+    with_max_metadata: max_metadata: usize,
+    with_max_rpcs: max_rpcs: usize,
+    with_handshake_timeout: handshake_timeout: Duration,
+    with_drain_timeout: drain_timeout: Duration,
+});
+
+impl Default for ProxyOptions {
+    fn default() -> Self {
+        Self {
+            max_metadata: 64 << 10,
+            max_rpcs: 10_000,
+            handshake_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Error that ended a client's connection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectionError {
+    /// The client did not send its HTTP/2 preface and SETTINGS in time.
+    #[error("the client did not send the HTTP/2 preface and SETTINGS within {0:?}")]
+    Handshake(Duration),
+    /// HTTP/2 or the underlying connection failed.
+    #[error("{0}")]
+    Http2(String),
+}

@@ -1,0 +1,51 @@
+//! Serves a channel to the clients of connections.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::admission::Shared;
+use super::connection;
+use super::options::{ConnectionError, ProxyOptions};
+use crate::channel::Channel;
+
+/// Serves a channel to clients. Cheap to clone; clones share the count of RPCs.
+#[derive(Clone, Debug)]
+pub struct Proxy(Arc<Shared>);
+
+impl Proxy {
+    /// Creates a proxy for this channel.
+    #[must_use]
+    pub fn new(channel: Channel, options: ProxyOptions) -> Self {
+        Self(Arc::new(Shared { channel, options, rpcs: AtomicUsize::new(0) }))
+    }
+
+    /// Returns the number of RPCs in flight, over all connections.
+    #[must_use]
+    pub fn rpcs(&self) -> usize {
+        self.0.rpcs.load(Ordering::Relaxed)
+    }
+
+    /// Serves the RPCs of one connection until it ends. When `drain` is ready, the client is notified to start no more
+    /// RPCs on the connection, which then ends with its last RPC in flight.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the client did not speak HTTP/2, or the connection was lost.
+    ///
+    /// # Panics
+    ///
+    /// Panics outside of a Tokio runtime: each RPC is a task of its own.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection and ends its RPCs.
+    pub async fn serve_connection(
+        &self,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        drain: impl Future<Output = ()> + Send,
+    ) -> Result<(), ConnectionError> {
+        connection::serve(Arc::clone(&self.0), io, drain).await
+    }
+}
