@@ -134,8 +134,8 @@ fn exp_minus(x: f64) -> f64 {
     power
 }
 
-/// Factor for the load at a failure rate: 1 up to [`TOLERATED`], then growing with the fourth power of the success
-/// rate, up to [`FAILS`].
+/// Factor for the load at a failure rate: 1 up to [`TOLERATED`], then inversely proportional to the fourth power of the
+/// success rate, up to [`FAILS`].
 fn factor(failing: f64) -> f64 {
     if failing > FAILS {
         return SHUNNED;

@@ -174,11 +174,11 @@ fn time(time: Duration) -> String {
 async fn loading(built: &[(&'static str, PathBuf)], folder: &Path) {
     let servers = Servers::start(3);
     let mut table = Table::new([
-        "dropped",
-        "in force after",
+        "language",
+        "active after",
         "RPCs meanwhile",
-        "their p99 x that before",
-        "the longest",
+        "p99 / p99 before",
+        "longest",
         "longest before",
         "again, from the cache",
         "failed",

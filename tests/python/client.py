@@ -1,5 +1,7 @@
-"""A client on grpcio: `client.py TARGET [CA]`. Tries every kind of RPC, and prints a line for each that is as
-it should be."""
+"""A gRPC client on grpcio: `client.py TARGET [CA]`.
+
+Checks all kinds of RPCs, and prints a line for each check that passes. Exits with a message at the first one that
+fails."""
 
 import sys
 import threading
@@ -63,14 +65,14 @@ check("unknown method", error.code() == grpc.StatusCode.UNIMPLEMENTED)
 token = bytes(range(256))
 answer, call = unary.with_call(request("hello"), metadata=(("token-bin", token),), **PATIENCE)
 check("binary metadata", dict(call.trailing_metadata())["token-bin"] == token)
-# Nothing that the server has not sent.
+# The proxy adds no metadata.
 check("initial metadata", [tuple(pair) for pair in call.initial_metadata()] == [("seen", "256")])
 check("trailing metadata", sorted(key for key, _ in call.trailing_metadata()) == ["token-bin", "who"])
 authority = texts([unary(request("which authority?"), **PATIENCE)])[0]
 check(f"authority {authority}", authority != sys.argv[1])
 
 left = float(texts([unary(request("how long?"), timeout=15, wait_for_ready=True)])[0])
-# The C core rounds it up.
+# The C core rounds deadlines up.
 check("deadline passed on", 5 < left <= 16)
 error = failure(lambda: unary(request("sleep"), timeout=0.3))
 check("deadline kept", error.code() == grpc.StatusCode.DEADLINE_EXCEEDED)

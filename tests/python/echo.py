@@ -1,4 +1,4 @@
-"""The echo service's messages, by hand: no protoc is needed."""
+"""Messages of the echo service, encoded by hand so that protoc is not needed."""
 
 SERVICE = "hotpick.echo.Echo"
 
@@ -24,7 +24,7 @@ def read_varint(data, at):
 
 
 def fields(data):
-    """Field number -> value, of a message of texts and numbers."""
+    """Returns a dictionary of field number -> value, for a message of strings and integers."""
     found, at = {}, 0
     while at < len(data):
         key, at = read_varint(data, at)

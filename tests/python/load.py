@@ -1,6 +1,7 @@
-"""Unary RPCs by round robin on grpcio: `load.py ADDRESSES CALLERS [COUNT]`. Prints `ready` after a
-first RPC; calls until COUNT RPCs are done or its standard input ends; then prints how many RPCs there were, how many
-failed, and how many milliseconds the slowest took."""
+"""A load of unary RPCs with grpcio's round robin: `load.py ADDRESSES CALLERS [COUNT]`.
+
+Prints `ready` after a first RPC. Calls until COUNT RPCs are done, or without COUNT until stdin ends. Then prints the
+number of RPCs, the number that failed, and the time of the slowest (milliseconds)."""
 
 import sys
 import threading

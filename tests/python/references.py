@@ -1,15 +1,15 @@
-"""Balancers that were not written here, on the endpoints of a test: grpcio, told by xDS, or Envoy as a proxy before them.
+"""Reference balancers on the endpoints of a test: grpcio, configured by xDS, or Envoy as a proxy.
 
     references.py '{"by": "grpcio", "endpoints": [{"address": "127.0.0.1:50051", "weight": 1, "priority": 0, "zone": ""}],
                     "policy": {"ring_hash": {}}, "outlier_detection": {}, "zone": "", "local": {}, "zone_aware": {}}'
 
-Fields of a policy, and of the outlier detection, are those of their xDS messages. `zone`, `local` and `zone_aware` are
-Envoy's: the zone that it is in, how many Envoys there are in each zone, and its ZoneAwareLbConfig. Instead of `endpoints`
-there may be `loads`: [[requests per second, CPU]], of servers that are started, which report them (ORCA).
+The fields of a policy, and of the outlier detection, are those of their xDS messages. `zone`, `local` and `zone_aware`
+are for Envoy: its own zone, the number of Envoys in each zone, and its ZoneAwareLbConfig. Instead of `endpoints` there
+may be `loads`: [[requests per second, CPU]]. For each of them a server is started that reports this load (ORCA).
 
-Prints a line when it can be called. From then on each line of its standard input is a list of calls, each the value of the
-header `hash-key` or null, and each is answered by a line: for each call the name that answered (of a server that was
-started, its place), or a status."""
+Prints a line when the balancer accepts RPCs. Then reads lines from stdin, each a list of calls; a call is the value of
+the header `hash-key`, or null. Prints a line for each, with a result for each call: the name of the server that
+answered (for a started server its index), or a status."""
 
 import ctypes
 import json
@@ -51,7 +51,7 @@ MESSAGES = {"ring_hash": "RingHash", "maglev": "Maglev", "least_request": "Least
 
 
 def reporting(name, port, rps, cpu):
-    """A server that reports a load, and its address."""
+    """Starts a server that reports a load. Returns the server and its endpoint."""
     report = OrcaLoadReport(rps_fractional=rps, cpu_utilization=cpu).SerializeToString()
 
     def unary(data, context):
@@ -66,7 +66,7 @@ def reporting(name, port, rps, cpu):
     return server, {"address": f"127.0.0.1:{port}"}
 
 
-# grpcio, and what tells it.
+# grpcio, and its xDS control plane.
 
 
 def packed(message):
@@ -107,7 +107,7 @@ def assignment(scenario):
 
 
 def localities(name, endpoints):
-    """A ClusterLoadAssignment, as JSON."""
+    """Returns a ClusterLoadAssignment as JSON."""
     found = {}
     for endpoint in endpoints:
         at = endpoint.get("priority", 0), endpoint.get("zone", "")
@@ -134,7 +134,7 @@ KINDS = {
 
 
 class ControlPlane(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
-    """Gives each kind of resource once, when it is asked for."""
+    """Sends each kind of resource once, when it is requested."""
 
     def __init__(self, scenario):
         self.scenario = scenario
@@ -197,7 +197,7 @@ def bootstrap(scenario, port, admin):
             "typed_extension_protocol_options": {http2["name"]: http2["typed_config"]},
         }
     ]
-    # The Envoys beside this one: nobody connects them.
+    # The other Envoys. No connections are made to them.
     envoys = [
         {"address": f"127.1.{at}.{number}:1", "zone": zone}
         for at, (zone, count) in enumerate(scenario.get("local", {}).items())
@@ -237,7 +237,7 @@ def envoy(scenario):
     # One worker, so that there is one balancer.
     arguments = ["--concurrency", "1", "--disable-hot-restart", "-l", "error"]
     command = [os.environ["ENVOY"], "-c", file.name, *arguments]
-    # It ends with this process, however that ends (PR_SET_PDEATHSIG, SIGKILL).
+    # Envoy is killed when this process ends, for whatever reason (PR_SET_PDEATHSIG, SIGKILL).
     ends_with = lambda: ctypes.CDLL(None).prctl(1, 9)
     process = subprocess.Popen(command, stdout=sys.stderr, preexec_fn=ends_with)
     while process.poll() is None:
@@ -253,7 +253,7 @@ def envoy(scenario):
 def main():
     scenario = json.loads(sys.argv[1])
     loads = scenario.get("loads", [])
-    # Sorted: the C core takes endpoints by their addresses.
+    # Sorted, because the C core orders endpoints by address.
     ports = sorted(free_port() for _ in loads)
     servers = [reporting(str(at), port, *load) for at, (port, load) in enumerate(zip(ports, loads))]
     scenario.setdefault("endpoints", [endpoint for _, endpoint in servers])
@@ -276,7 +276,7 @@ def main():
     finally:
         if scenario["by"] == "envoy":
             kept[0].kill()
-        # The C core takes its time to end the ADS stream.
+        # An ordinary exit would wait for the C core to end the ADS stream.
         os._exit(0)
 
 

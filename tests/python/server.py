@@ -16,7 +16,7 @@ streaming = threading.Semaphore(0)
 
 def unary(data, context):
     text = fields(data).get(1, "")
-    # What came as binary metadata goes back with the trailers.
+    # Binary metadata is returned in the trailers.
     for key, value in context.invocation_metadata():
         if key == "token-bin":
             context.send_initial_metadata((("seen", str(len(value))),))
@@ -33,7 +33,7 @@ def unary(data, context):
     if text == "was one cancelled?":
         return response(str(cancelled.acquire(timeout=20)), NAME)
     if text == "does one sleep?":
-        # The one whose deadline passed slept, too.
+        # Two RPCs have slept: this one, and the one whose deadline expired.
         return response(str(sleeping.acquire(timeout=20) and sleeping.acquire(timeout=20)), NAME)
     if text == "does one stream?":
         return response(str(streaming.acquire(timeout=20)), NAME)
@@ -59,7 +59,7 @@ def server_stream(data, context):
 
 
 def watched(requests, context):
-    """Tells of a message `first`, and of the end of its RPC."""
+    """Releases `streaming` when the message `first` arrives, and `cancelled` when its RPC ends."""
     for data in requests:
         if fields(data).get(1) == "first":
             context.add_callback(cancelled.release)

@@ -73,8 +73,8 @@ pub fn examples(language: &str) -> PathBuf {
 pub fn build(project: &Path, out: &Path) -> bool {
     let output = hotpick().arg("build").arg(project).arg("--out").arg(out).output().expect("hotpick runs");
     let said = said(&output);
-    let is_missing =
-        said.contains(" is not here, which builds ") || said.contains("no rustc here has the target");
+    let is_missing = said.contains(", which builds these policies: ")
+        || said.contains("no installed rustc has the target");
     if is_missing && std::env::var_os("HOTPICK_LANGUAGES").is_none_or(|which| which != "all") {
         eprintln!("skipped {}: {said} (.ci/languages gets all of them)", project.display());
         return false;

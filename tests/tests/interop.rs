@@ -372,12 +372,12 @@ fn what_the_proxy_cannot_do_it_says_in_one_sentence() {
     let (_, key) = certificates.issue("b", "b");
     let (cert, key) = (cert.to_str().expect("text"), key.to_str().expect("text"));
     for (arguments, sentence) in [
-        (vec![], "there is nothing to listen on: give --listen and --target, or --config with [[listeners]]"),
+        (vec![], "no listener is configured: set --listen and --target, or --config with [[listeners]]"),
         (vec!["--listen", &taken, "--target", "a:1"], "Address already in use"),
         (vec!["--listen", "127.0.0.1:0", "--target", "zk:///x"], "has the unknown scheme \"zk\": use dns,"),
         (
             vec!["--listen", "127.0.0.1:0", "--target", "a:1", "--policy", "color"],
-            "policy \"color\" has no directory to come from: give --policies",
+            "policy \"color\" needs a policy directory: set --policies",
         ),
         (
             vec![

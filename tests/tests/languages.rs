@@ -96,15 +96,15 @@ languages!(rust, c, cpp, zig, go, python, javascript, typescript, assemblyscript
 fn a_tool_that_is_missing_is_named_with_what_to_do() {
     let folder = tempfile::tempdir().expect("a folder");
     for (language, advice) in [
-        ("c", "zig is not here, which builds these policies: install Zig"),
-        ("go", "go is not here, which builds these policies: install Go"),
+        ("c", "cannot find zig, which builds these policies: install Zig"),
+        ("go", "cannot find go, which builds these policies: install Go"),
         (
             "python",
-            "componentize-py is not here, which builds these policies: run `pip install componentize-py`",
+            "cannot find componentize-py, which builds these policies: run `pip install componentize-py`",
         ),
-        ("javascript", "componentize-qjs is not here, which builds these policies: run `npm install`"),
-        ("typescript", "tsc is not here, which builds these policies: run `npm install`"),
-        ("assemblyscript", "asc is not here, which builds these policies: run `npm install`"),
+        ("javascript", "cannot find componentize-qjs, which builds these policies: run `npm install`"),
+        ("typescript", "cannot find tsc, which builds these policies: run `npm install`"),
+        ("assemblyscript", "cannot find asc, which builds these policies: run `npm install`"),
     ] {
         let project = folder.path().join(language);
         let new = hotpick().args(["new", "mine", "--lang", language, "--dir"]).arg(&project).output();
@@ -124,9 +124,9 @@ fn a_project_is_not_written_over_another_nor_under_a_name_that_is_none() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("theirs"), "").expect("written");
     for (name, complaint) in [
-        ("mine", "is there already: name another folder by --dir"),
-        ("My Policy", "is not a name for a policy: use a-z, 0-9 and '_'"),
-        ("1st", "is not a name for a policy"),
+        ("mine", "already exists and is not an empty folder: choose another with --dir"),
+        ("My Policy", "cannot name a project: use at most 63 characters of a-z, 0-9 and '_'"),
+        ("1st", "cannot name a project"),
     ] {
         let output = hotpick().args(["new", name, "--lang", "c", "--dir"]).arg(folder.path()).output();
         let output = output.expect("hotpick runs");

@@ -150,7 +150,7 @@ async fn the_admin_listener_tells_of_policies_and_counts() {
     let (status, body) = sidecar.get("/").await;
     assert_eq!(
         (status.as_str(), body.as_str()),
-        ("HTTP/1.1 404 Not Found", "there are /policies and /metrics\n")
+        ("HTTP/1.1 404 Not Found", "not found: use /policies or /metrics\n")
     );
 }
 

@@ -177,6 +177,32 @@ async fn a_peer_without_tls_is_refused_with_a_reason() {
 }
 
 #[tokio::test]
+async fn a_configuration_of_rustls_is_used_as_it_is() {
+    use hotpick::tls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+    use tokio_rustls::rustls::pki_types::CertificateDer;
+    use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+
+    let server = secure(false).await;
+    let config = |roots: RootCertStore| {
+        ClientConfig::builder_with_provider(ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth()
+    };
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_file(server.certificates.ca()).expect("a certificate"))
+        .expect("a root");
+    let channel = server.channel("localhost", ClientTls::new().rustls_config(config(roots)));
+    assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
+    // Its own roots count, and no others.
+    let none =
+        ClientTls::new().ca_file(server.certificates.ca()).rustls_config(config(RootCertStore::empty()));
+    assert!(failure(&server.channel("localhost", none)).await.contains("TLS handshake"));
+}
+
+#[tokio::test]
 async fn a_peer_that_does_not_choose_http2_by_alpn_is_refused_with_a_reason() {
     use tokio_rustls::rustls::pki_types::pem::PemObject as _;
     use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};

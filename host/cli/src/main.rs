@@ -68,8 +68,8 @@ fn main() -> ExitCode {
 
 /// Starts logging to stderr at this level, or with the filter in `RUST_LOG`.
 ///
-/// Unless the filter names h2, only errors of h2 are logged: it logs a warning for invalid frames, of which a peer can send
-/// any number.
+/// Unless the filter names h2, only errors of h2 are logged: it logs a warning for invalid frames, of which a peer can
+/// send any number.
 fn log_to_stderr(level: &str) {
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
     let filter = if filter.contains("h2") { filter } else { format!("{filter},h2=error") };

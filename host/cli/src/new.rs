@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     ensure!(
         is_name,
-        "{name:?} cannot be the name of a project: use at most 63 characters of a-z, 0-9 and '_', starting with a letter"
+        "{name:?} cannot name a project: use at most 63 characters of a-z, 0-9 and '_', starting with a letter"
     );
     // A policy of this name would hide the project's own package or crate.
     let is_free = !["hotpick", "hotpick_guest"].contains(&name.as_str());
@@ -60,8 +60,8 @@ fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(file, text).with_context(|| format!("cannot write {file:?}"))
 }
 
-/// Returns the `Cargo.toml` of a policy crate. The crate depends on the SDK in the clone in which this command was built, or
-/// on the published SDK if the clone no longer exists.
+/// Returns the `Cargo.toml` of a policy crate. The crate depends on the SDK in the clone in which this command was
+/// built, or on the published SDK if the clone no longer exists.
 fn manifest(name: &str) -> String {
     let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-sdk");
     let version = env!("CARGO_PKG_VERSION");

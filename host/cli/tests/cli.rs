@@ -39,7 +39,7 @@ fn the_demo_loses_no_rpc() {
         "policy active #3",
         "policy active #4",
         "policy active #5",
-        " 0 failed; 4 swaps of policy; 4 dials to 4 backends",
+        " 0 failed; 4 policy swaps; 4 dials to 4 backends",
     ] {
         assert!(said.contains(part), "no {part:?} in\n{said}");
     }

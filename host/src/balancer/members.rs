@@ -38,7 +38,7 @@ const NUMBERS: u32 = 1 << 24;
 /// A change of a subconn.
 pub(super) struct Change {
     pub(super) state: ConnectivityState,
-    /// It was READY, or has failed: its endpoint may be gone.
+    /// Whether the subconn was READY or has failed: its endpoint may be gone.
     pub(super) is_lost: bool,
 }
 
@@ -50,7 +50,7 @@ const ALL: [ConnectivityState; 5] = [
     ConnectivityState::Shutdown,
 ];
 
-/// What an update has changed.
+/// Changes of an update.
 pub(super) struct Update {
     /// Numbers of new subconns.
     pub(super) added: Vec<u32>,
@@ -79,8 +79,8 @@ impl Members {
         ConnectivityState::aggregate(present.map(|(state, _)| state))
     }
 
-    /// Takes in the state of a subconn. Returns `None` if there is no such subconn. The state may be unchanged, if
-    /// it has changed twice.
+    /// Records the state of a subconn. `None`: there is no such subconn. The state may be unchanged, if it has changed
+    /// twice.
     pub(super) fn observe(&mut self, id: u32) -> Option<Change> {
         let member = self.members.get_mut(&id)?;
         let state = member.subconn.state();

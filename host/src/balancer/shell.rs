@@ -163,7 +163,7 @@ struct Shell {
     state: State,
     sources: Sources,
     chooser: Chooser,
-    /// Of the active policy, or of the one that `starting` has just started.
+    /// Builder of the active policy, or of the one that `starting` has just started.
     builder: Box<dyn PickerBuilder>,
     starting: Option<Starting>,
     health: watch::Sender<Option<Arc<str>>>,
@@ -316,7 +316,7 @@ impl Shell {
 async fn ended(starting: &mut Option<Starting>) -> StartResult {
     let Some(current) = starting else { return std::future::pending().await };
     let result = (&mut current.task).await;
-    // Without the task, no start is in progress.
+    // The start has ended: dropping `Starting` must not set the flag, which the running policy still reads.
     current.cut = Arc::default();
     *starting = None;
     result.unwrap_or_else(|error| Err(StartError::new(format!("policy could not be started: {error}"))))

@@ -73,7 +73,7 @@ impl Starter {
     /// Requests the start of a policy.
     pub(super) fn request(&mut self, choice: Choice) -> Option<StartEffect> {
         match self {
-            // The same choice again, with other changes.
+            // The same policy and configuration again: another start would make no difference.
             Self::Starting(current) if current.is(&choice.policy.version(), &choice.config) => None,
             Self::Starting(_) => {
                 *self = Self::Overtaken { next: Some(choice) };

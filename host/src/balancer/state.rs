@@ -177,10 +177,11 @@ impl State {
             }
             // An error does not remove endpoints that are known, nor those from before the channel went idle.
             Err(error) if matches!(self.resolution, Resolution::Endpoints) || !self.members.is_empty() => {
-                self.log_error(&error, "the endpoints stay as they are", now);
+                self.log_error(&error.to_string(), "the endpoints stay as they are", now);
                 self.resolution = Resolution::Endpoints;
             }
             Err(error) => {
+                let error = error.to_string();
                 self.log_error(&error, "RPCs fail until it answers", now);
                 self.resolution = Resolution::Failed(error);
             }

@@ -1,4 +1,4 @@
-//! Which version of each policy is active: decisions without files or threads.
+//! Decides which version of each policy is active, without files or threads.
 
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -17,7 +17,7 @@ pub(super) struct Catalog {
     dirty: SyncSender<()>,
 }
 
-/// What to do with files that are read.
+/// What to do with a policy's files once they have been read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Offer {
     /// Nothing: this is the active version.
@@ -57,7 +57,7 @@ impl Catalog {
         Arc::clone(&self.entry(name).metrics)
     }
 
-    /// Describes what channels that use the policy go on with.
+    /// Describes the version that channels continue to use.
     pub(super) fn active(&self, name: &str) -> String {
         let policy = self.snapshot.policies.get(name).and_then(|entry| entry.policy.as_ref());
         policy.map_or_else(|| "round robin".to_owned(), |policy| policy.version().to_string())
@@ -97,13 +97,17 @@ impl Catalog {
     pub(super) fn activate(&mut self, name: &str, policy: WasmPolicy, settings: Settings) {
         let ignored = policy.ignored_exports();
         if !ignored.is_empty() {
-            tracing::info!(policy = name, exports = ignored.join(", "), "exports that nobody calls: ignored");
+            tracing::info!(
+                policy = name,
+                exports = ignored.join(", "),
+                "ignoring exports that are not in the contract"
+            );
         }
         let metrics = self.metrics(name);
         let entry = self.entry(name);
         let before = entry.policy.clone().map(|policy| (policy, entry.settings.clone()));
         let versions = self.history.of(name);
-        // A version that no channel has taken is not kept.
+        // A version that no channel has used is not kept.
         if let Some((policy, settings)) = before.filter(|_| metrics.is_taken()) {
             versions.keep(Earlier { policy, settings, proven: metrics.is_proven() });
         }
@@ -121,7 +125,7 @@ impl Catalog {
         });
     }
 
-    /// The files of a policy are bad: the active version stays.
+    /// Records that the files of a policy are bad. The active version stays.
     pub(super) fn reject(&mut self, name: &str, error: PolicyError) {
         self.cancel_job(name);
         if self.snapshot.policies.get(name).and_then(|entry| entry.rejected.as_ref()) == Some(&error) {
@@ -136,7 +140,7 @@ impl Catalog {
         });
     }
 
-    /// What is being compiled of this name is out of date. The active version counts as the last one compiled.
+    /// Cancels the compilation of this name. The active version counts as the last one compiled.
     fn cancel_job(&mut self, name: &str) {
         let Some(entry) = self.snapshot.policies.get_mut(name) else { return };
         entry.loading = false;
@@ -145,7 +149,7 @@ impl Catalog {
         versions.made_of = entry.active_digest().map(|digest| (digest, entry.settings.clone()));
     }
 
-    /// The settings say `enabled = true`.
+    /// Enables a policy: its settings say `enabled = true`.
     pub(super) fn enable(&mut self, name: &str) {
         if !std::mem::replace(&mut self.entry(name).enabled, true) {
             tracing::info!(policy = name, "policy enabled");
@@ -153,7 +157,7 @@ impl Catalog {
         }
     }
 
-    /// The settings say `enabled = false`: no channel uses the policy from now on.
+    /// Disables a policy: its settings say `enabled = false`, and no channel uses it from now on.
     pub(super) fn disable(&mut self, name: &str) {
         self.cancel_job(name);
         if std::mem::replace(&mut self.entry(name).enabled, false) {
@@ -162,7 +166,7 @@ impl Catalog {
         self.change(name, |entry| entry.rejected = None);
     }
 
-    /// The policy's file is gone. Where it is used it stays.
+    /// Records that the policy's file is gone. Channels that use the policy continue to use it.
     pub(super) fn remove(&mut self, name: &str) {
         tracing::warn!(policy = name, active = self.active(name), "policy file is gone");
         self.cancel_job(name);
@@ -173,7 +177,7 @@ impl Catalog {
         });
     }
 
-    /// Forgets policies whose file is gone once no channel uses them: there may be any number of names.
+    /// Forgets policies whose file is gone once no channel uses them, because the number of names is not limited.
     pub(super) fn forget_removed(&mut self) {
         let Self { snapshot, history, .. } = self;
         snapshot.policies.retain(|name, entry| {
@@ -185,7 +189,7 @@ impl Catalog {
         });
     }
 
-    /// After a panic: what is on its way is compiled again.
+    /// Forgets all compilations after a panic, so that their files are compiled again.
     pub(super) fn recover(&mut self) {
         self.history.forget_jobs();
         for entry in self.snapshot.policies.values_mut() {

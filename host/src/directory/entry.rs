@@ -12,7 +12,7 @@ use crate::policy::{PolicyError, PolicyMetrics, WasmPolicy};
 /// A directory at one moment.
 #[derive(Clone, Default)]
 pub(super) struct Snapshot {
-    /// The directory has been read once.
+    /// Whether the directory has been read once.
     pub(super) complete: bool,
     pub(super) policies: BTreeMap<String, Entry>,
     /// Settings files that belong to no policy, each with an explanation.
@@ -26,15 +26,15 @@ pub(super) struct Entry {
     pub(super) policy: Option<WasmPolicy>,
     /// The settings that the active version was loaded with.
     pub(super) settings: Settings,
-    /// `false`: the settings in the directory say `enabled = false`.
+    /// Whether the policy is enabled. `false`: the settings in the directory say `enabled = false`.
     pub(super) enabled: bool,
     pub(super) rejected: Option<PolicyError>,
     pub(super) quarantined: Option<Quarantine>,
-    /// A version is being compiled.
+    /// Whether a version is being compiled.
     pub(super) loading: bool,
-    /// The digest of the version to go back to.
+    /// Digest of the version for a rollback.
     pub(super) previous: Option<String>,
-    /// Its file is there.
+    /// Whether the file exists.
     pub(super) present: bool,
     pub(super) metrics: Arc<PolicyMetrics>,
     /// Incremented at each change of this entry.
@@ -62,8 +62,8 @@ impl Entry {
         self.policy.as_ref().map(|policy| policy.version().digest)
     }
 
-    /// Returns the change for a watcher that was given the version `given` last. A good version comes before the
-    /// bad file that is there now, because it is the active one.
+    /// Returns the change for a watcher that last received the version `given`. The active version takes precedence
+    /// over a bad file.
     pub(super) fn update(&self, given: &mut PolicyVersion) -> Option<PolicyUpdate> {
         if !self.enabled {
             // When it is enabled again, the same version is a change.

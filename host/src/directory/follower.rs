@@ -29,18 +29,18 @@ pub(super) struct Follower {
     queue: CompileQueue,
     files: SettledFiles,
     catalog: Catalog,
-    /// The directory could not be listed the last time.
+    /// Whether the last attempt to list the directory failed.
     unreadable: bool,
-    /// Other machines may write to the directory, which causes no events here.
+    /// Whether other machines may write to the directory, which causes no events here.
     on_a_network: bool,
 }
 
 /// Shortest time from the start of a scan to the start of the next.
 const BETWEEN_SCANS: Duration = Duration::from_millis(10);
-/// When a compilation that the machine prevented is retried: doubled each time.
+/// Delay before a compilation that the machine prevented is retried. Doubled each time.
 const RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
-/// How often a directory is scanned that other machines may write to.
+/// Interval of scans of a directory that other machines may write to.
 const NETWORK_SCAN: Duration = Duration::from_secs(1);
 
 impl Follower {
@@ -66,7 +66,7 @@ impl Follower {
 
     /// Runs until no one uses the directory any more.
     pub(super) fn run(mut self) {
-        // No panic is known; if there is one, the directory is followed all the same.
+        // No panic is known, but the directory must still be followed after one.
         while guarded("the follower of a policy directory", || self.follow()).is_none() {
             std::thread::sleep(supervision::AGAIN);
             self.files = SettledFiles::new(self.directory.clone(), &self.options);
@@ -122,7 +122,7 @@ impl Follower {
             Ok(present) => present,
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => {
-                // That it cannot be listed does not mean that it is empty.
+                // A directory that cannot be listed is not an empty one.
                 if !std::mem::replace(&mut self.unreadable, true) {
                     let directory = self.directory.display();
                     tracing::warn!(%directory, %error, "policy directory cannot be read: all stays as it is");
@@ -132,7 +132,7 @@ impl Follower {
         };
         self.unreadable = false;
         let changed = self.files.observe(&present);
-        // The quiet time is not lost: what a file will most likely be is compiled meanwhile.
+        // The quiet time is used to compile files that will probably settle.
         for (name, bytes) in self.files.foresee() {
             self.queue.compile_ahead(&name, bytes, self.options.limits);
         }
@@ -219,7 +219,7 @@ impl Follower {
 
     fn remove(&mut self, name: &str, settings: &str) {
         self.files.forget(&format!("{name}.wasm"));
-        // Where the policy is used it stays, and can be disabled.
+        // Channels continue to use the policy, and its settings can still disable it.
         match self.files.settings(settings) {
             Ok(Some(settings)) if !settings.enabled => self.disable(name),
             Ok(Some(_)) => self.catalog.entry(name).enabled = true,
@@ -229,7 +229,7 @@ impl Follower {
         self.catalog.remove(name);
     }
 
-    /// Handles settings without a policy: as a rule a typing error in the file's name.
+    /// Handles settings without a policy: usually the file's name is misspelled.
     fn lone_settings(&mut self, file: &str) {
         if self.files.settled(file).is_none() {
             return;

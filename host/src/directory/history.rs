@@ -10,9 +10,9 @@ use crate::policy::WasmPolicy;
 #[derive(Default)]
 pub(super) struct History {
     policies: BTreeMap<String, Versions>,
-    /// The last ticket that was issued. One counter for all names, which never decreases: what is known of a name
-    /// is forgotten when its file is gone, and a job from before must not be taken for one of the file that has
-    /// the name now.
+    /// The last ticket that was issued. There is one counter for all names, which never decreases: the versions of a
+    /// name are forgotten when its file is gone, and an old job must not be mistaken for one of a new file of the
+    /// same name.
     last_ticket: u64,
 }
 
@@ -23,7 +23,7 @@ pub(super) struct Versions {
     pub(super) generation: u64,
     /// The compilation whose result counts.
     pub(super) job: Option<Pending>,
-    /// Digest and settings of what is being compiled, or was compiled last.
+    /// Digest and settings of the current compilation, or of the last one.
     pub(super) made_of: Option<(String, Settings)>,
     /// Number of times in a row that the machine prevented a compilation.
     pub(super) postponed: u32,
@@ -31,7 +31,7 @@ pub(super) struct Versions {
     earlier: Vec<Earlier>,
 }
 
-/// A compilation that is going on.
+/// A compilation in progress.
 pub(super) struct Pending {
     pub(super) ticket: u64,
     pub(super) settings: Settings,
@@ -41,7 +41,7 @@ pub(super) struct Pending {
 pub(super) struct Earlier {
     pub(super) policy: WasmPolicy,
     pub(super) settings: Settings,
-    /// It passed its probation.
+    /// Whether the version has passed its probation.
     pub(super) proven: bool,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Earlier {
 const EARLIER: usize = 3;
 
 impl History {
-    /// Returns the versions of this name, none if it is new.
+    /// Returns the versions of this name, empty if the name is new.
     pub(super) fn of(&mut self, name: &str) -> &mut Versions {
         self.policies.entry(name.to_owned()).or_default()
     }
@@ -77,7 +77,7 @@ impl History {
         self.policies.get_mut(name)?.job.take_if(|job| job.ticket == ticket)
     }
 
-    /// Forgets all compilations, after a panic: what is on its way is compiled again.
+    /// Forgets all compilations after a panic, so that their files are compiled again.
     pub(super) fn forget_jobs(&mut self) {
         for versions in self.policies.values_mut() {
             (versions.job, versions.made_of) = (None, None);

@@ -1,4 +1,4 @@
-//! Versions that fail too often, or that no channel takes, are taken back.
+//! Rolls back versions that fail too often, or that no channel takes.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use super::quarantine::Quarantine;
 use crate::lifecycle::{Policy as _, StartError};
 use crate::policy::PolicyError;
 
-/// How long after the last refusal a version that no channel has taken is taken back.
+/// Time after the last refusal until a version that no channel has taken is rolled back.
 pub(super) const PATIENCE: Duration = Duration::from_millis(200);
 
 impl Catalog {
-    /// Takes back the versions that have failed too often, and those that all channels have refused.
+    /// Rolls back the versions that have failed too often, and those that all channels have refused.
     pub(super) fn judge(&mut self) {
         let verdict = |(name, entry): (&String, &Entry)| {
             let policy = entry.policy.as_ref()?;
@@ -34,7 +34,7 @@ impl Catalog {
         }
     }
 
-    /// Returns whether a version is about to be taken back: a channel has refused it, and none has taken it.
+    /// Returns whether a version may soon be rolled back: a channel has refused it, and none has taken it.
     pub(super) fn awaits_judgement(&self) -> bool {
         let refused = |(name, entry): (&String, &Entry)| {
             let can_go_back = self.history.get(name).is_some_and(|versions| versions.can_go_back());
@@ -43,7 +43,7 @@ impl Catalog {
         self.snapshot.policies.iter().any(refused)
     }
 
-    /// No channel has taken the active version: new channels get the one before, which all channels have.
+    /// Rolls back a version that no channel has taken: new channels get the previous version, which all channels use.
     fn take_back(&mut self, name: &str, error: StartError) {
         let metrics = self.metrics(name);
         let versions = self.history.of(name);
@@ -59,7 +59,8 @@ impl Catalog {
         });
     }
 
-    /// The active version has failed too often: the one before becomes active, if there is one.
+    /// Quarantines the active version, which has failed too often. The previous version becomes active, if there is
+    /// one.
     fn quarantine(&mut self, name: &str, quarantine: Quarantine) {
         let metrics = self.metrics(name);
         let versions = self.history.of(name);

@@ -1,4 +1,4 @@
-//! A version that is not used any more because it failed too often.
+//! Quarantine of a version that failed too often.
 
 use crate::lifecycle::PolicyVersion;
 use crate::policy::OnFault;
@@ -9,8 +9,8 @@ use crate::policy::OnFault;
 pub struct Quarantine {
     /// The version.
     pub version: PolicyVersion,
-    /// Why it was quarantined.
+    /// Reason for the quarantine.
     pub reason: String,
-    /// What happens to RPCs if there is no version to go back to.
+    /// Treatment of RPCs if there is no version for a rollback.
     pub on_fault: OnFault,
 }

@@ -1,4 +1,4 @@
-//! What the handles of a directory share with its thread.
+//! State that the handles of a directory share with its thread.
 
 use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::entry::Snapshot;
 use super::queue::Wanted;
 
-/// Shared by the handles of a directory, which keep it alive, and its thread, which does not.
+/// State shared by the handles of a directory, which keep it alive, and its thread, which does not.
 pub(super) struct Shared {
     pub(super) path: PathBuf,
     pub(super) snapshot: watch::Sender<Snapshot>,
@@ -18,7 +18,7 @@ pub(super) struct Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // Wakes the thread, which finds that no one is left.
+        // Wakes the thread, which finds that no handle is left.
         let _ = self.dirty.try_send(());
     }
 }

@@ -18,16 +18,15 @@ pub struct PolicyStatus {
     pub state: PolicyState,
     /// The active version, if there is one.
     pub version: Option<PolicyVersion>,
-    /// `false`: its settings say `enabled = false`.
+    /// Whether the policy is enabled. `false`: its settings say `enabled = false`.
     pub enabled: bool,
-    /// Whether the file is there. If it is not, channels that use the policy go on with the active version.
+    /// Whether the file exists. If it does not, channels that use the policy continue with the active version.
     pub present: bool,
-    /// Why the file that is there now is not active.
+    /// Reason why the present file was rejected. `None`: it was not rejected.
     pub rejected: Option<PolicyError>,
-    /// The version that failed too often. It is not used until its file or its settings change.
+    /// The version that failed too often. The version is not used until its file or its settings change.
     pub quarantined: Option<Quarantine>,
-    /// The digest of the last version that passed its probation: the active one, or else the one to go back
-    /// to.
+    /// Digest of the last version that passed its probation: the active version, or the one for a rollback.
     pub last_good: Option<String>,
     /// Totals since the process started.
     pub totals: PolicyTotals,
@@ -39,7 +38,7 @@ pub struct PolicyStatus {
     pub loads: u64,
     /// Number of rejections of a version, by stage.
     pub rejections: BTreeMap<Stage, u64>,
-    /// The channels that use it.
+    /// The channels that use the policy.
     pub channels: Vec<ChannelUsage>,
     /// The channels that did not take the active version, by target.
     pub refusals: BTreeMap<String, Refusal>,
@@ -53,21 +52,21 @@ pub struct PolicyStatus {
 pub enum PolicyState {
     /// A version is being compiled; the active version stays.
     Loading,
-    /// Active, and new.
+    /// Active and on probation.
     Probation,
-    /// Active.
+    /// Active, after its probation.
     Active,
     /// The file is bad; the active version stays.
     Rejected,
-    /// The version of the file failed too often; the version before is active.
+    /// The version of the file failed too often. The previous version is active, if there is one.
     Quarantined,
     /// Disabled by its settings.
     Disabled,
-    /// Its file is gone; where it is used it stays active.
+    /// Its file is gone. Channels that use the policy continue to use it.
     Removed,
 }
 
-/// In lower case.
+/// Prints in lower case.
 impl fmt::Display for PolicyState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

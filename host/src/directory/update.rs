@@ -1,4 +1,4 @@
-//! What channels are told about one policy of a directory.
+//! Updates that channels receive about one policy of a directory.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub enum PolicyUpdate {
     Removed,
     /// The settings say `enabled = false`: do not use the policy any more.
     Disabled,
-    /// The policy failed too often, and there is no earlier version: do not use it any more.
+    /// The policy failed too often, and there is no previous version: do not use it any more.
     Quarantined(Quarantine),
     /// There is no such file.
     Unknown,

@@ -122,8 +122,8 @@ impl PickerCell {
     }
 }
 
-/// The codes that gRFC A54 keeps for applications become INTERNAL: a caller must be able to tell what its
-/// server said from what the balancer did.
+/// Converts the codes that gRFC A54 reserves for applications to INTERNAL, so that a caller can distinguish a status of
+/// its server from one of the balancer.
 fn restrict(status: Status) -> Status {
     match status.code() {
         Code::InvalidArgument
@@ -192,8 +192,7 @@ mod tests {
         assert_eq!(waiting.await.expect("no panic").expect_err("dropped").message(), "dropped");
     }
 
-    /// Each RPC asks each generation at most once, and a generation that it asked before only when
-    /// that one is no longer the current one.
+    /// Each RPC asks each generation at most once, however often new ones are published.
     #[tokio::test]
     async fn a_generation_is_asked_once() {
         #[derive(Debug)]

@@ -1,20 +1,20 @@
-//! Policies in WebAssembly, and what channels know of any policy.
+//! Policies in WebAssembly, and the interface between channels and policies.
 //!
 //! A [`WasmPolicy`] is a compiled component that fits `wit/policy.wit`. For each channel it creates one
 //! instance, in a Store of its own, and calls it for each RPC. Whatever the component does (a trap, an
-//! endless loop, an invalid answer), the RPC in hand gets a subconn from the native round
+//! endless loop, an invalid answer), the current RPC gets a subconn from the native round
 //! robin, and the instance is replaced.
 //!
-//! | room | owns | answers |
+//! | module | owns | answers |
 //! |---|---|---|
 //! | [`compile`] | bytes to code | may these bytes become code? |
 //! | [`instance`] | one Store | what did the guest answer, within which bounds? |
 //! | [`serve`] | one channel | who picks now, and what follows a fault? |
 //! | [`judge`] | all channels | is this version good enough? |
-//! | [`exercise`] | no channel | does the policy do what any policy must do? |
+//! | [`exercise`] | no channel | does the policy conform? |
 //!
-//! A fault's way: `instance` reports it, the slot in `serve` decides (fallback now, replacement later), `judge`
-//! counts it, and the [directory](crate::directory) asks `judge` for the verdict.
+//! The path of a fault: `instance` reports it, the slot in `serve` handles it (fallback now, replacement later),
+//! `judge` counts it, and the [directory](crate::directory) requests the verdict of `judge`.
 
 mod compile;
 #[cfg(feature = "testing")]

@@ -1,4 +1,4 @@
-//! What is said about a policy, other than by itself.
+//! The specification of how a policy is run.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use super::compile::Grants;
 use super::limits::Limits;
 use crate::lifecycle::PolicyVersion;
 
-/// How a policy is run: its version, its operator's settings, its limits.
+/// Specification of how a policy is run: its version, its operator's settings and its limits.
 #[derive(Clone, Debug)]
 pub(crate) struct PolicySpec {
     pub(crate) version: PolicyVersion,
-    /// For channels that give the policy no configuration.
+    /// Configuration (JSON) for channels that pass none.
     pub(crate) config: Option<Arc<str>>,
     pub(crate) limits: Limits,
     pub(crate) grants: Arc<Grants>,
@@ -19,7 +19,7 @@ pub(crate) struct PolicySpec {
     pub(crate) shards: u32,
     /// Whether the policy may plan ahead.
     pub(crate) plans: bool,
-    /// `false`: its settings say `enabled = false`.
+    /// Whether the policy is enabled. `false`: its settings say `enabled = false`.
     pub(crate) enabled: bool,
 }
 
@@ -38,7 +38,7 @@ impl PolicySpec {
     }
 }
 
-/// What happens to an RPC whose pick fails because of a fault of the policy.
+/// Treatment of an RPC whose pick fails because of a fault of the policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnFault {

@@ -27,7 +27,7 @@ impl WasmPolicy {
     ///
     /// # Errors
     ///
-    /// The bytes are not a policy; the error says why.
+    /// If the bytes are not a policy. The error says why.
     pub fn compile(name: &str, generation: u64, bytes: &[u8], limits: Limits) -> Result<Self, PolicyError> {
         let version = PolicyVersion::new(name, generation, digest(bytes));
         let spec = PolicySpec::new(version, limits);
@@ -56,27 +56,26 @@ impl WasmPolicy {
         drop(Code::compile(bytes, limits, &Grants::default(), compiler));
     }
 
-    /// Sets the configuration (JSON) for channels that give the policy none.
+    /// Sets the configuration (JSON) for channels that pass none.
     #[must_use]
     pub fn with_config(self, config: impl Into<Arc<str>>) -> Self {
         self.with_spec(|spec| spec.config = Some(config.into()))
     }
 
-    /// Sets whether the policy's plans are used; by default they are. Without them it is called for
-    /// each RPC.
+    /// Sets whether the policy's plans are used (default: `true`). Without plans the policy is called for each RPC.
     #[must_use]
     pub fn with_plans(self, plans: bool) -> Self {
         self.with_spec(|spec| spec.plans = plans)
     }
 
-    /// Sets the number of instances in each channel; at least 1. One is exact; more are for
-    /// channels that pick more often than one instance can, a few million times a second.
+    /// Sets the number of instances in each channel, at least 1. A single instance distributes RPCs exactly. More are
+    /// for channels that pick more often than one instance can: a few million times per second.
     #[must_use]
     pub fn with_shards(self, shards: u32) -> Self {
         self.with_spec(|spec| spec.shards = shards.max(1))
     }
 
-    /// Sets the number of the version.
+    /// Sets the generation of the version.
     pub(crate) fn with_generation(self, generation: u64) -> Self {
         self.with_spec(|spec| spec.version.generation = generation)
     }
@@ -112,8 +111,7 @@ impl WasmPolicy {
         &self.program
     }
 
-    /// Returns the interfaces of the contract that the policy imports: what it may ask of the host. `wasi`
-    /// stands for all of WASI.
+    /// Returns the interfaces of the contract that the policy imports. `wasi` stands for all of WASI.
     #[must_use]
     pub fn imports(&self) -> &[String] {
         &self.program.linked.code.shape.capabilities
@@ -125,7 +123,7 @@ impl WasmPolicy {
         &self.program.linked.code.shape.optional
     }
 
-    /// Returns the seal of the policy's file, if it has one.
+    /// Returns the seal of the policy's file. `None`: the file has no seal.
     #[must_use]
     pub fn seal(&self) -> Option<&Seal> {
         self.program.linked.code.seal.as_ref()
@@ -137,7 +135,7 @@ impl WasmPolicy {
         &self.program.linked.code.shape.ignored
     }
 
-    /// Completes a placement: with the default configuration, and the number of instances, which some policies
+    /// Completes a placement with the default configuration, and with the number of instances, which a policy may
     /// refuse.
     pub(super) fn placement(&self, placement: &Placement) -> Placement {
         let spec = &self.program.spec;

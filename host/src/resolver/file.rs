@@ -180,7 +180,8 @@ mod tests {
     use super::*;
 
     fn parsed(name: &str, text: &str) -> Result<Vec<String>, String> {
-        let endpoints = parse(Path::new(name), text.as_bytes()).endpoints?;
+        let endpoints =
+            parse(Path::new(name), text.as_bytes()).endpoints.map_err(|error| error.to_string())?;
         Ok(endpoints
             .iter()
             .map(|endpoint| format!("{} x{}", endpoint.addresses()[0], endpoint.weight()))

@@ -31,5 +31,5 @@ pub(crate) use self::record::endpoint as endpoint_of;
 pub(crate) use self::registry::register_default;
 pub(crate) use self::registry::resolver_of;
 pub use self::registry::{ResolverBuilder, register};
-pub use self::resolver::{ResolveNow, Resolver, ResolverStream, ResolverUpdate};
+pub use self::resolver::{ResolveNow, Resolver, ResolverError, ResolverStream, ResolverUpdate};
 pub use self::target::{Target, TargetError};

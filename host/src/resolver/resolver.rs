@@ -58,10 +58,38 @@ impl ResolveNow {
 pub struct ResolverUpdate {
     /// The endpoints, in order of preference, or the reason why the target could not be resolved. An error is ignored
     /// while an earlier list is used. An empty list is an answer: RPCs fail until there is an endpoint.
-    pub endpoints: Result<Vec<Endpoint>, String>,
+    pub endpoints: Result<Vec<Endpoint>, ResolverError>,
     /// The service config of the target's owner. `None`: the one of the channel's builder applies. An error keeps the
     /// previous one (gRFC A21).
     pub service_config: Option<Result<ServiceConfig, ServiceConfigError>>,
+}
+
+/// Why a resolver has no endpoints: one sentence, and the cause if there is one.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ResolverError {
+    message: String,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+impl ResolverError {
+    /// Creates an error with this message, which RPCs see.
+    #[must_use]
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), source: None }
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn with_source(self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self { source: Some(Arc::new(source)), ..self }
+    }
+}
+
+impl<T: Into<String>> From<T> for ResolverError {
+    fn from(message: T) -> Self {
+        Self::new(message)
+    }
 }
 
 impl ResolverUpdate {
@@ -73,8 +101,8 @@ impl ResolverUpdate {
 
     /// Creates an answer for a failed resolution. RPCs fail with `message` if there is no earlier list.
     #[must_use]
-    pub fn error(message: impl Into<String>) -> Self {
-        Self { endpoints: Err(message.into()), service_config: None }
+    pub fn error(error: impl Into<ResolverError>) -> Self {
+        Self { endpoints: Err(error.into()), service_config: None }
     }
 
     /// Sets the service config.

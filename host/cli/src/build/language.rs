@@ -1,8 +1,8 @@
 //! Languages of policies: how a project's language is recognized, and how its policies are built.
 //!
-//! In every language, a project consists of policies, one file each, and a folder `hotpick/` that translates the contract
-//! into types of the language. Most languages compile to a core module, which this command turns into a component. The
-//! tools of Python and JavaScript build components themselves.
+//! In every language, a project consists of policies, one file each, and a folder `hotpick/` that translates the
+//! contract into types of the language. Most languages compile to a core module, which this command turns into a
+//! component. The tools of Python and JavaScript build components themselves.
 
 use std::fmt;
 use std::fs;
@@ -52,8 +52,8 @@ impl fmt::Display for Language {
 const WORLD: &str = "package local:policy;\n\nworld policy {\n  include hotpick:script/policy@0.1.0;\n}\n";
 
 impl Language {
-    /// Returns the language of a project, determined by the files in its folder. The default is Rust, because a folder of
-    /// crates may be anywhere in a workspace.
+    /// Returns the language of a project, determined by the files in its folder. The default is Rust, because a folder
+    /// of crates may be anywhere in a workspace.
     pub(super) fn of(project: &Path) -> anyhow::Result<Self> {
         let has = |file: &str| project.join(file).is_file();
         let in_files = |language: Self| language.policies(project).is_ok_and(|policies| !policies.is_empty());
@@ -91,8 +91,8 @@ impl Language {
         }
     }
 
-    /// Returns the policies of a project: name, and path of the source relative to the project. Files whose names are not
-    /// policy names, such as `types.d.ts`, are skipped.
+    /// Returns the policies of a project: name, and path of the source relative to the project. Files whose names are
+    /// not policy names, such as `types.d.ts`, are skipped.
     fn policies(self, project: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
         let (below, ending) = self.place();
         let folder = project.join(below);
@@ -116,8 +116,8 @@ impl Language {
         Ok(policies)
     }
 
-    /// Builds the policies of a project, and calls `made` for each with its name and its bytes, which are a core module or a
-    /// component.
+    /// Builds the policies of a project, and calls `made` for each with its name and its bytes, which are a core module
+    /// or a component.
     pub(super) fn build(
         self,
         project: &Path,

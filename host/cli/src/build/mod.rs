@@ -27,7 +27,8 @@ pub(crate) struct Arguments {
     /// Output folder; by default `dist` in the folder of the policies, or the folder of the file.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Build nothing: fail if a built policy is missing, was changed, or is older than its sources. Only for policies in Rust.
+    /// Build nothing: fail if a built policy is missing, was changed, or is older than its sources. Only for policies
+    /// in Rust.
     #[arg(long)]
     check: bool,
 }

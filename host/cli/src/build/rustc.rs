@@ -16,8 +16,8 @@ pub(super) struct Rustc {
 }
 
 impl Rustc {
-    /// Returns the rustc in `HOTPICK_RUSTC` if this is set. Otherwise returns the first rustc that has the target: the one on
-    /// the PATH, or the one that `.ci/wasm-toolchain` puts into the target directory.
+    /// Returns the rustc in `HOTPICK_RUSTC` if this is set. Otherwise returns the first rustc that has the target: the
+    /// one on the PATH, or the one that `.ci/wasm-toolchain` puts into the target directory.
     ///
     /// # Errors
     ///

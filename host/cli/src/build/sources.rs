@@ -122,8 +122,8 @@ impl Package {
 }
 
 impl Metadata {
-    /// Returns the digest of a package's sources and dependencies: the files of local crates, and the names and versions of
-    /// crates from a registry.
+    /// Returns the digest of a package's sources and dependencies: the files of local crates, and the names and
+    /// versions of crates from a registry.
     fn digest(&self, policy: &Package) -> anyhow::Result<String> {
         let packages: BTreeMap<_, _> = self.packages.iter().map(|package| (&package.id, package)).collect();
         let nodes: BTreeMap<_, _> = self.resolve.nodes.iter().map(|node| (&node.id, node)).collect();
@@ -159,8 +159,8 @@ impl Dependency {
     }
 }
 
-/// Adds the names and contents of the files below a folder, sorted by name. Follows symlinks; skips hidden files and the
-/// output folders `target` and `dist`.
+/// Adds the names and contents of the files below a folder, sorted by name. Follows symlinks; skips hidden files and
+/// the output folders `target` and `dist`.
 fn hash_files(hasher: &mut Sha256, root: &Path, below: &Path) -> anyhow::Result<()> {
     let folder = root.join(below);
     let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {folder:?}"))?;

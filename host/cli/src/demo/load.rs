@@ -1,4 +1,4 @@
-//! The callers of the demo, and what they count.
+//! Callers of the demo, with their counts and latencies.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,12 +13,12 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
 
-/// The colours that RPCs ask for, in turn. Only the policy `color` looks at them.
+/// Values of the metadata `color`, used in turn. Only the policy `color` reads them.
 const COLORS: [&str; 4] = ["red", "blue", "blue", "blue"];
-/// Messages on a stream before it is closed and another opened.
+/// Number of messages on a stream, after which it is closed and another opened.
 const MESSAGES: usize = 200;
 
-/// Callers that call for as long as they may.
+/// Callers that send RPCs until [`Load::stop`].
 #[derive(Debug)]
 pub(super) struct Load {
     counts: Arc<Counts>,
@@ -31,22 +31,22 @@ struct Counts {
     succeeded: AtomicU64,
     failed: AtomicU64,
     first_failure: Mutex<Option<Status>>,
-    /// Microseconds of the unary RPCs since the last [`Load::sample`].
+    /// Latencies of the unary RPCs since the last [`Load::sample`] (microseconds), one histogram for each caller.
     latencies: Vec<Mutex<Histogram<u64>>>,
 }
 
-/// What has been counted.
+/// Counts since the start of the load, and latencies since the previous sample.
 #[derive(Clone, Debug)]
 pub(super) struct Sample {
     pub(super) succeeded: u64,
     pub(super) failed: u64,
-    /// Since the last sample.
+    /// Latencies of the unary RPCs since the previous sample (microseconds).
     pub(super) latencies: Histogram<u64>,
 }
 
 impl Load {
-    /// Starts so many callers of unary RPCs, and so many streams. Every second stream stays open
-    /// throughout.
+    /// Starts callers of unary RPCs, and streams. Every second stream stays open until the end; the others are replaced
+    /// after [`MESSAGES`] messages.
     pub(super) fn start(channel: &Channel, callers: usize, streams: usize) -> anyhow::Result<Self> {
         let histogram = Histogram::new(3)?;
         let counts = Arc::new(Counts {
@@ -82,7 +82,7 @@ impl Load {
         })
     }
 
-    /// Lets the RPCs under way end, and ends.
+    /// Stops all callers, after their RPCs in flight have ended.
     pub(super) async fn stop(&mut self) {
         self.counts.stop.store(true, Ordering::Relaxed);
         while self.tasks.join_next().await.is_some() {}
@@ -94,7 +94,7 @@ impl Load {
 }
 
 impl Counts {
-    fn goes_on(&self) -> bool {
+    fn is_running(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
     }
 
@@ -113,12 +113,12 @@ impl Counts {
 
 async fn call(mut client: EchoClient<Channel>, counts: Arc<Counts>, caller: usize) {
     for color in COLORS.iter().cycle().skip(caller) {
-        if !counts.goes_on() {
+        if !counts.is_running() {
             return;
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         let result = client.unary(colored(EchoRequest::new("hello"), color)).await;
-        let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let latencies = counts.latencies[caller].lock();
         latencies.unwrap_or_else(PoisonError::into_inner).saturating_record(micros);
         counts.count(result);
@@ -126,18 +126,18 @@ async fn call(mut client: EchoClient<Channel>, counts: Arc<Counts>, caller: usiz
 }
 
 async fn converse(mut client: EchoClient<Channel>, counts: Arc<Counts>, messages: usize) {
-    while counts.goes_on() {
+    while counts.is_running() {
         counts.count(stream(&mut client, &counts, messages).await);
     }
 }
 
-/// One stream: a message goes out when the answer to the one before has come.
+/// Runs one stream. A message is sent when the previous one has been answered.
 async fn stream(client: &mut EchoClient<Channel>, counts: &Counts, messages: usize) -> Result<(), Status> {
     let (send, receive) = mpsc::channel(1);
     let mut answers = client.bidi(colored(ReceiverStream::new(receive), "blue")).await?.into_inner();
-    let ended = || Status::internal("the stream ended before its time");
+    let ended = || Status::internal("the stream ended early");
     for _ in 0..messages {
-        if !counts.goes_on() {
+        if !counts.is_running() {
             break;
         }
         send.send(EchoRequest::new("hello")).await.map_err(|_| ended())?;

@@ -1,4 +1,4 @@
-//! `hotpick demo`: policies swapped under load, before one's eyes.
+//! `hotpick demo`: swaps policies under load, and shows the effect on RPCs.
 
 mod load;
 mod screen;
@@ -26,26 +26,26 @@ use self::script::Step;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// How long the demo takes.
+    /// Duration of the demo in seconds.
     #[arg(long, default_value_t = 20, value_name = "N")]
     seconds: u64,
-    /// Plain lines, even on a terminal.
+    /// Print plain lines, even on a terminal.
     #[arg(long)]
     plain: bool,
-    /// Go on until Ctrl-C, so that you can copy policies into the directory yourself.
+    /// Keep running until Ctrl-C, so that you can copy policies into the directory yourself.
     #[arg(long)]
     keep: bool,
-    /// How many callers of unary RPCs.
+    /// Number of concurrent callers of unary RPCs.
     #[arg(long, default_value_t = 8, value_name = "N")]
     callers: usize,
 }
 
-/// Two of them share a colour.
+/// Names of the backends: a colour and a number. Two backends have the same colour.
 const BACKENDS: [&str; 4] = ["red-1", "red-2", "green-1", "blue-1"];
 const STREAMS: usize = 4;
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    // The demo says itself what happens; the log, to who asks for it.
+    // The demo reports events itself. The log is written only on request.
     if std::env::var_os("RUST_LOG").is_some() {
         crate::log_to_stderr("warn");
     }
@@ -53,14 +53,18 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn demo(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let folder = tempfile::Builder::new().prefix("hotpick-demo-").tempdir().context("make a folder")?;
+    let folder = tempfile::Builder::new()
+        .prefix("hotpick-demo-")
+        .tempdir()
+        .context("cannot create a temporary folder")?;
     let directory = folder.path().join("policies.d");
     let library = folder.path().join("standard");
     fill(&directory, &library)?;
 
     let mut backends = Vec::new();
     for name in BACKENDS {
-        backends.push(Backend::start(name, ([127, 0, 0, 1], 0).into()).await.context("start a backend")?);
+        backends
+            .push(Backend::start(name, ([127, 0, 0, 1], 0).into()).await.context("cannot start a backend")?);
     }
     let endpoint = |backend: &Backend| {
         let color = backend.name().split('-').next().unwrap_or_default();
@@ -84,7 +88,7 @@ async fn demo(arguments: Arguments) -> anyhow::Result<ExitCode> {
 
     show.play(&load, &directory, arguments.seconds).await?;
     if arguments.keep {
-        show.say("now it is yours: copy a policy over active.wasm, and watch; Ctrl-C ends")?;
+        show.say("end of the script: copy policies over active.wasm yourself; Ctrl-C stops the demo")?;
         show.say(&format!("try: cp {}/color.wasm {}/active.wasm", library.display(), directory.display()))?;
         show.watch(&load, None).await?;
     }
@@ -92,35 +96,36 @@ async fn demo(arguments: Arguments) -> anyhow::Result<ExitCode> {
     show.summarise(&load)
 }
 
-/// The policies directory with `round_robin` in force, and the standard policies to copy from.
+/// Creates the policy directory with `round_robin` as the active policy, and a folder with standard policies to copy.
 fn fill(directory: &Path, library: &Path) -> anyhow::Result<()> {
     for folder in [directory, library] {
-        fs::create_dir(folder).with_context(|| format!("make {folder:?}"))?;
+        fs::create_dir(folder).with_context(|| format!("cannot create {folder:?}"))?;
     }
     let standard =
         [("round_robin", script::ROUND_ROBIN), ("random", script::RANDOM), ("color", script::COLOR)];
     for (name, bytes) in standard {
         let file = library.join(format!("{name}.wasm"));
-        fs::write(&file, bytes).with_context(|| format!("write {file:?}"))?;
+        fs::write(&file, bytes).with_context(|| format!("cannot write {file:?}"))?;
     }
     script::put(directory, script::ROUND_ROBIN)
 }
 
-/// Watches the channel and shows what it does.
+/// Follows the channel, and prints its state and its events.
 struct Show {
     screen: Screen,
     channel: Channel,
     policies: PolicyDir,
-    begun: Instant,
-    /// When and what, over the last second.
+    started: Instant,
+    /// Counts over the last second: time, successful RPCs, and picks of each backend.
     recent: VecDeque<(Instant, u64, Vec<u64>)>,
-    /// Microseconds of all unary RPCs.
+    /// Latencies of all unary RPCs (microseconds).
     all: Histogram<u64>,
+    /// The active version that was printed last.
     seen: Option<PolicyVersion>,
-    /// What was last said of a version that is not in force.
-    complaint: Option<String>,
+    /// The problem with a version that was printed last. `None` if there is none now.
+    problem: Option<String>,
     draw: Interval,
-    /// When a file was last copied in.
+    /// Time at which a file was last copied. `None` once the resulting swap has been printed.
     copied: Option<Instant>,
     interrupted: bool,
 }
@@ -128,18 +133,18 @@ struct Show {
 impl Show {
     fn new(screen: Screen, channel: Channel, policies: PolicyDir) -> anyhow::Result<Self> {
         let period = screen.interval();
-        // The first picture after the first period: before, there is nothing to show.
+        // The first frame is drawn after one period, because there is nothing to show before.
         let mut draw = tokio::time::interval_at(Instant::now() + period, period);
         draw.set_missed_tick_behavior(MissedTickBehavior::Skip);
         Ok(Self {
             screen,
             channel,
             policies,
-            begun: Instant::now(),
+            started: Instant::now(),
             recent: VecDeque::from([(Instant::now(), 0, vec![0; BACKENDS.len()])]),
             all: Histogram::new(3)?,
             seen: None,
-            complaint: None,
+            problem: None,
             draw,
             copied: None,
             interrupted: false,
@@ -147,29 +152,29 @@ impl Show {
     }
 
     fn say(&mut self, text: &str) -> anyhow::Result<()> {
-        Ok(self.screen.say(self.begun.elapsed(), text)?)
+        Ok(self.screen.say(self.started.elapsed(), text)?)
     }
 
-    /// Copies one file after the other into the directory.
+    /// Runs the script: copies the files into the directory at their times.
     async fn play(&mut self, load: &Load, directory: &Path, seconds: u64) -> anyhow::Result<()> {
         let length = Duration::from_secs(seconds);
         for Step { at, what, why_nothing_fails, bytes } in script::steps()? {
-            self.watch(load, Some(self.begun + length.mul_f64(at))).await?;
+            self.watch(load, Some(self.started + length.mul_f64(at))).await?;
             if self.interrupted {
                 return Ok(());
             }
             script::put(directory, &bytes)?;
             self.copied = Some(Instant::now());
             self.say(what)?;
-            self.say(&format!("  nothing fails: {why_nothing_fails}"))?;
+            self.say(&format!("  no RPC fails: {why_nothing_fails}"))?;
         }
-        self.watch(load, Some(self.begun + length)).await
+        self.watch(load, Some(self.started + length)).await
     }
 
-    /// Draws until then, or until Ctrl-C.
+    /// Draws and prints events until this time, or forever if it is `None`. Ends early on Ctrl-C.
     async fn watch(&mut self, load: &Load, until: Option<Instant>) -> anyhow::Result<()> {
-        let mut look = tokio::time::interval(Duration::from_millis(20));
-        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut poll = tokio::time::interval(Duration::from_millis(20));
+        poll.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let end = async {
             match until {
                 Some(until) => tokio::time::sleep_until(until).await,
@@ -181,7 +186,7 @@ impl Show {
             tokio::select! {
                 () = &mut end => return Ok(()),
                 _ = self.draw.tick() => self.draw(load)?,
-                _ = look.tick() => self.look()?,
+                _ = poll.tick() => self.print_changes()?,
                 signal = tokio::signal::ctrl_c() => {
                     signal?;
                     self.interrupted = true;
@@ -191,19 +196,19 @@ impl Show {
         Ok(())
     }
 
-    /// Says what has become of the policy.
-    fn look(&mut self) -> anyhow::Result<()> {
+    /// Prints the active version, and the problem with a version, if they have changed.
+    fn print_changes(&mut self) -> anyhow::Result<()> {
         let status = self.channel.status();
         let version = status.policy;
         if self.seen.as_ref() != Some(&version) {
             let copied = self.copied.take().map(|at| at.elapsed().as_millis());
             let after = copied.map(|millis| format!(", {millis} ms after the copy")).unwrap_or_default();
-            self.say(&format!("policy {version} is in force{after}"))?;
+            self.say(&format!("policy {version} is active{after}"))?;
             self.seen = Some(version);
         }
         let policies = self.policies.status();
         let policy = policies.into_iter().find(|policy| policy.name == script::NAME);
-        let complaint = policy.and_then(|policy| {
+        let problem = policy.and_then(|policy| {
             let rejected = policy.rejected.map(|error| format!("active.wasm {error}"));
             let quarantined = || {
                 policy.quarantined.map(|quarantine| {
@@ -212,12 +217,12 @@ impl Show {
             };
             rejected.or_else(quarantined)
         });
-        let complaint = complaint.or_else(|| status.refused.map(|error| error.to_string()));
-        if complaint != self.complaint {
-            if let Some(complaint) = &complaint {
-                self.say(complaint)?;
+        let problem = problem.or_else(|| status.refused.map(|error| error.to_string()));
+        if problem != self.problem {
+            if let Some(problem) = &problem {
+                self.say(problem)?;
             }
-            self.complaint = complaint;
+            self.problem = problem;
         }
         Ok(())
     }
@@ -233,16 +238,16 @@ impl Show {
             self.recent.pop_front();
         }
         let (since, succeeded, before) = &self.recent[0];
-        #[expect(clippy::cast_precision_loss, reason = "for show")]
+        #[expect(clippy::cast_precision_loss, reason = "for display")]
         let part = |part: u64, whole: f64| if whole > 0.0 { part as f64 / whole } else { 0.0 };
         let each: Vec<_> =
             picked.iter().zip(before).map(|(now, before)| now.saturating_sub(*before)).collect();
-        #[expect(clippy::cast_precision_loss, reason = "for show")]
+        #[expect(clippy::cast_precision_loss, reason = "for display")]
         let total = each.iter().sum::<u64>() as f64;
         let shares: Vec<_> =
             BACKENDS.iter().zip(&each).map(|(name, n)| ((*name).to_owned(), part(*n, total))).collect();
         let frame = Frame {
-            elapsed: self.begun.elapsed(),
+            elapsed: self.started.elapsed(),
             status: &status,
             rate: part(sample.succeeded - succeeded, (now - *since).as_secs_f64()),
             latencies: &sample.latencies,
@@ -259,7 +264,7 @@ impl Show {
         self.all.add(&sample.latencies)?;
         let status = self.channel.status();
         let text = format!(
-            "{} RPCs, {} failed; {} swaps of policy; {} dials to {} backends; {}",
+            "{} RPCs, {} failed; {} policy swaps; {} dials to {} backends; {}",
             sample.succeeded + sample.failed,
             sample.failed,
             status.swaps,
@@ -271,7 +276,7 @@ impl Show {
         match load.first_failure() {
             None => Ok(ExitCode::SUCCESS),
             Some(failure) => {
-                self.say(&format!("the first failure: {failure}"))?;
+                self.say(&format!("first failure: {failure}"))?;
                 Ok(ExitCode::FAILURE)
             }
         }

@@ -1,4 +1,4 @@
-//! What the demo shows: a picture that is drawn anew on a terminal, plain lines elsewhere.
+//! Output of the demo: a picture that is redrawn on a terminal, plain lines elsewhere.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -7,25 +7,25 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use hotpick::channel::ChannelStatus;
 
-/// The state of the demo at a moment.
+/// The state of the demo at one moment.
 #[derive(Debug)]
 pub(super) struct Frame<'a> {
     pub(super) elapsed: Duration,
     pub(super) status: &'a ChannelStatus,
-    /// Over the last moments.
+    /// RPCs per second, over about the last second.
     pub(super) rate: f64,
     pub(super) latencies: &'a Histogram<u64>,
     pub(super) succeeded: u64,
     pub(super) failed: u64,
     pub(super) dials: u64,
-    /// Name, and part of the RPCs of the last moments.
+    /// Name of each backend, and its share of the RPCs of about the last second (0 to 1).
     pub(super) shares: &'a [(String, f64)],
 }
 
 #[derive(Debug)]
 pub(super) struct Screen {
     live: bool,
-    /// Lines of the picture that is on the screen.
+    /// Number of lines of the picture that is on the screen; 0 if there is none.
     drawn: usize,
 }
 
@@ -36,12 +36,12 @@ impl Screen {
         Self { live, drawn: 0 }
     }
 
-    /// How often to draw.
+    /// Returns the interval between two frames.
     pub(super) fn interval(&self) -> Duration {
         Duration::from_millis(if self.live { 250 } else { 1000 })
     }
 
-    /// A line that stays.
+    /// Prints a line that stays on the screen.
     pub(super) fn say(&mut self, elapsed: Duration, text: &str) -> io::Result<()> {
         let mut out = io::stdout().lock();
         self.erase(&mut out)?;
@@ -63,7 +63,7 @@ impl Screen {
     fn erase(&mut self, out: &mut impl io::Write) -> io::Result<()> {
         match std::mem::take(&mut self.drawn) {
             0 => Ok(()),
-            // To the start of the line so many lines up, and clear all below.
+            // Moves up by this number of lines, and clears everything below.
             lines => write!(out, "\x1b[{lines}F\x1b[J"),
         }
     }
@@ -103,8 +103,7 @@ fn picture(frame: &Frame<'_>) -> String {
     );
     let faults = &status.faults;
     let last = faults.last.as_deref().map(|last| format!(": {last}")).unwrap_or_default();
-    let _ =
-        writeln!(text, "  {} faults, {} picks by the fallback{last}", faults.count, faults.fallback_picks);
+    let _ = writeln!(text, "  {} faults, {} fallback picks{last}", faults.count, faults.fallback_picks);
     for (name, share) in frame.shares {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to BAR")]
         let filled = (share * BAR as f64).round() as usize;
@@ -114,10 +113,10 @@ fn picture(frame: &Frame<'_>) -> String {
     text
 }
 
-/// Of microseconds.
+/// Formats the median and the 99th percentile of latencies, which are in microseconds.
 pub(super) fn percentiles(latencies: &Histogram<u64>) -> String {
     let ms = |quantile| {
-        #[expect(clippy::cast_precision_loss, reason = "for show")]
+        #[expect(clippy::cast_precision_loss, reason = "for display")]
         let micros = latencies.value_at_quantile(quantile) as f64;
         micros / 1000.0
     };

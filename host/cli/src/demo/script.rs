@@ -1,4 +1,4 @@
-//! What the demo puts into the policies directory, and when.
+//! The script of the demo: which files are copied into the policy directory, and when.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use hotpick::policy::componentize;
 
-/// The policy that the demo's channel uses.
+/// Name of the policy that the demo's channel uses.
 pub(super) const NAME: &str = "active";
 
 pub(super) const ROUND_ROBIN: &[u8] = include_bytes!("../../dist/round_robin.wasm");
@@ -17,9 +17,11 @@ const TRAPS: &str = include_str!("traps.wat");
 /// A file that is copied over `active.wasm`.
 #[derive(Debug)]
 pub(super) struct Step {
-    /// When, as a part of the demo's time.
+    /// Time of the step, as a fraction of the demo's duration.
     pub(super) at: f64,
+    /// Message that announces the step.
     pub(super) what: &'static str,
+    /// Message that explains why no RPC fails.
     pub(super) why_nothing_fails: &'static str,
     pub(super) bytes: Vec<u8>,
 }
@@ -30,19 +32,19 @@ pub(super) fn steps() -> anyhow::Result<Vec<Step>> {
         Step {
             at: 0.2,
             what: "color.wasm copied over active.wasm: RPCs go to the backends of their colour",
-            why_nothing_fails: "the connections are the host's: RPCs under way stay on theirs, the next ones are picked anew",
+            why_nothing_fails: "the host owns the connections: RPCs in flight continue, the policy picks for new RPCs",
             bytes: COLOR.to_vec(),
         },
         Step {
             at: 0.4,
-            what: "half of a file copied over active.wasm, as by a full disk",
-            why_nothing_fails: "it is checked before anything changes: the version in force stays",
+            what: "half of color.wasm copied over active.wasm, as if the disk were full",
+            why_nothing_fails: "a file is checked before anything changes: the active version stays",
             bytes: COLOR[..COLOR.len() / 2].to_vec(),
         },
         Step {
             at: 0.55,
-            what: "a policy copied over active.wasm that traps at every 800th pick",
-            why_nothing_fails: "the RPC in hand gets a native round robin's pick; the version before it is back",
+            what: "a policy that traps at every 800th pick copied over active.wasm",
+            why_nothing_fails: "the native round robin picks for the affected RPC, and the previous version returns",
             bytes: traps,
         },
         Step {
@@ -54,7 +56,7 @@ pub(super) fn steps() -> anyhow::Result<Vec<Step>> {
     ])
 }
 
-/// Copies over the policy's file, in place, as `cp` does.
+/// Overwrites the policy's file in place, as `cp` does.
 pub(super) fn put(directory: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let file = directory.join(format!("{NAME}.wasm"));
     fs::write(&file, bytes).with_context(|| format!("write {file:?}"))

@@ -1,4 +1,4 @@
-//! The admin listener: what policies and channels do, for people and for Prometheus.
+//! The admin listener: status of policies and channels as JSON, and metrics for Prometheus.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,34 +20,36 @@ use tonic::body::Body;
 use super::metrics;
 use super::status::{self, Subjects};
 
-/// How many readers there may be at once, and how long each may take: one that hangs takes no more than its place.
+/// Maximum number of concurrent connections.
 const MAX_CONNECTIONS: usize = 64;
-const LONGEST: Duration = Duration::from_secs(60);
+/// Maximum duration of a connection. A client that hangs takes up one connection for this long.
+const MAX_DURATION: Duration = Duration::from_secs(60);
 
 /// A bound admin listener.
 pub(super) struct Admin(TcpListener);
 
 impl Admin {
-    /// Listens on `host:port`. Whoever reaches it can read, and nothing else.
+    /// Listens on `host:port`. Anyone who can connect can read everything and change nothing.
     pub(super) async fn bind(address: &str) -> anyhow::Result<Self> {
         TcpListener::bind(address).await.map(Self).with_context(|| format!("cannot listen on {address}"))
     }
 
+    /// Returns the bound address, or the error as text if the system does not report it.
     pub(super) fn address(&self) -> String {
         self.0.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
     }
 
-    /// Serves until the proxy is to end.
+    /// Serves until the proxy drains. Open connections are not waited for.
     pub(super) async fn serve(self, subjects: Subjects, drain: CancellationToken) {
         drain.run_until_cancelled_owned(self.serve_on(subjects)).await;
     }
 
     async fn serve_on(self, subjects: Subjects) {
         let subjects = Arc::new(subjects);
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
-            // Those beyond wait in the kernel's queue: a scraper comes again.
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            // Further connections wait in the kernel's queue.
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
             let stream = match self.0.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -65,12 +67,12 @@ impl Admin {
                 let mut server = http1::Builder::new();
                 let connection =
                     server.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
-                match tokio::time::timeout(LONGEST, connection).await {
+                match tokio::time::timeout(MAX_DURATION, connection).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::debug!(%error, "admin connection ended"),
-                    Err(_) => tracing::debug!("admin connection ended: it was open for {LONGEST:?}"),
+                    Err(_) => tracing::debug!(after = ?MAX_DURATION, "admin connection timed out"),
                 }
-                drop(place);
+                drop(permit);
             });
         }
     }
@@ -87,8 +89,10 @@ fn answer(subjects: &Subjects, request: &Request<Incoming>) -> Response<Body> {
             Ok(text) => (StatusCode::OK, OPEN_METRICS, text),
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
         },
-        (&Method::GET, _) => (StatusCode::NOT_FOUND, TEXT, "there are /policies and /metrics\n".to_owned()),
-        _ => (StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".to_owned()),
+        (&Method::GET, _) => {
+            (StatusCode::NOT_FOUND, TEXT, "not found: use /policies or /metrics\n".to_owned())
+        }
+        _ => (StatusCode::METHOD_NOT_ALLOWED, TEXT, "method not allowed: use GET\n".to_owned()),
     };
     let mut response = Response::new(Body::new(Full::new(Bytes::from(text))));
     *response.status_mut() = status;

@@ -1,4 +1,4 @@
-//! The configuration file of the proxy, and what becomes of each of its listeners.
+//! The configuration file of the proxy, and the channel, limits and TLS of each of its listeners.
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,8 @@ use hotpick::tls::{ClientTls, ServerTls};
 use hotpick::{Channel, PolicyDir};
 use serde::Deserialize;
 
+/// A configuration file:
+///
 /// ```toml
 /// policies = "/etc/hotpick/policies.d"
 /// admin = "127.0.0.1:9901"
@@ -22,18 +24,20 @@ use serde::Deserialize;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
+    /// Policy directory.
     pub(super) policies: Option<PathBuf>,
-    /// Of compiled policies.
+    /// Directory for compiled policies.
     pub(super) cache: Option<PathBuf>,
-    /// Policies without a seal are refused.
+    /// Whether policies without a seal are rejected.
     #[serde(default)]
     pub(super) require_seal: bool,
-    /// Where to tell of policies, and count.
+    /// Address of the admin listener.
     pub(super) admin: Option<String>,
     #[serde(default)]
     pub(super) listeners: Vec<Entry>,
 }
 
+/// One listener, and the channel that it serves.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Entry {
@@ -41,22 +45,22 @@ pub(super) struct Entry {
     pub(super) target: String,
     policy: Option<String>,
     policy_config: Option<serde_json::Value>,
-    /// gRPC's own JSON, as a table.
+    /// gRPC's service config, as a table.
     service_config: Option<serde_json::Value>,
-    /// The `:authority` that servers see; by default the target's.
+    /// The `:authority` of requests to servers; by default derived from the target.
     authority: Option<String>,
     #[serde(default)]
     wait_for_ready: bool,
-    /// How many connections clients may have at once; one more is closed.
+    /// Maximum number of concurrent connections of clients. A further connection is closed.
     #[serde(default = "max_connections")]
     pub(super) max_connections: usize,
-    /// How many RPCs may be under way at once; one more fails.
+    /// Maximum number of RPCs in flight. A further RPC fails.
     max_rpcs: Option<usize>,
-    /// The most metadata of a request, in bytes.
+    /// Maximum size of a request's metadata (bytes).
     max_metadata: Option<usize>,
-    /// Towards clients.
+    /// TLS with clients.
     tls: Option<Tls>,
-    /// Towards servers.
+    /// TLS with servers.
     upstream_tls: Option<UpstreamTls>,
 }
 
@@ -65,27 +69,27 @@ pub(super) struct Entry {
 struct Tls {
     cert: PathBuf,
     key: PathBuf,
-    /// Clients must show a certificate of one of these.
+    /// CA certificates. If set, clients must present a certificate issued by one of these CAs.
     client_ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UpstreamTls {
-    /// Instead of the system's roots.
+    /// CA certificates to use instead of the system's roots.
     ca: Option<PathBuf>,
     cert: Option<PathBuf>,
     key: Option<PathBuf>,
     server_name: Option<String>,
 }
 
-/// By default.
+/// Returns the default of `max_connections`.
 const fn max_connections() -> usize {
     1000
 }
 
-/// What clients are told that they may send.
-const MOST_METADATA: usize = 1 << 20;
+/// Largest value of `max_metadata` (bytes): the limit that clients are notified of.
+const MAX_METADATA: usize = 1 << 20;
 
 impl Config {
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
@@ -120,13 +124,13 @@ impl Entry {
         }
     }
 
-    /// The channel that the listener's RPCs go through.
+    /// Connects the channel of the listener.
     pub(super) fn channel(&self, policies: Option<&PolicyDir>) -> anyhow::Result<Channel> {
         let mut builder = Channel::builder(&self.target).wait_for_ready(self.wait_for_ready);
         if let Some(policies) = policies {
             builder = builder.policies(policies);
         } else if let Some(policy) = &self.policy {
-            anyhow::bail!("policy {policy:?} has no directory to come from: give --policies");
+            anyhow::bail!("policy {policy:?} needs a policy directory: set --policies");
         }
         if let Some(policy) = &self.policy {
             builder = builder.policy(policy);
@@ -146,16 +150,19 @@ impl Entry {
         Ok(builder.connect_lazy()?)
     }
 
-    /// What clients may do.
+    /// Returns the limits of clients.
     pub(super) fn limits(&self) -> anyhow::Result<ProxyOptions> {
         let mut options = ProxyOptions::default();
         options.max_rpcs = self.max_rpcs.unwrap_or(options.max_rpcs);
         options.max_metadata = self.max_metadata.unwrap_or(options.max_metadata);
-        anyhow::ensure!(self.max_connections > 0, "max_connections is 0: no client could connect");
-        anyhow::ensure!(options.max_rpcs > 0, "max_rpcs is 0: every RPC would fail");
         anyhow::ensure!(
-            (1024..=MOST_METADATA).contains(&options.max_metadata),
-            "max_metadata is {}: give bytes from 1024 to {MOST_METADATA}",
+            self.max_connections > 0,
+            "max_connections is 0, so no client could connect: set at least 1"
+        );
+        anyhow::ensure!(options.max_rpcs > 0, "max_rpcs is 0, so every RPC would fail: set at least 1");
+        anyhow::ensure!(
+            (1024..=MAX_METADATA).contains(&options.max_metadata),
+            "max_metadata is {} bytes: set it to 1024 to {MAX_METADATA}",
             options.max_metadata
         );
         Ok(options)
@@ -177,7 +184,7 @@ impl UpstreamTls {
         client = match (&self.cert, &self.key) {
             (None, None) => client,
             (Some(cert), Some(key)) => client.identity_files(cert, key),
-            _ => anyhow::bail!("upstream_tls has only one of cert and key: give both"),
+            _ => anyhow::bail!("upstream_tls has only one of cert and key: set both"),
         };
         if let Some(name) = &self.server_name {
             client = client.server_name(name);
@@ -191,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listener_may_say_all_of_this() {
+    fn all_keys_of_a_listener_are_accepted() {
         let config: Config = toml::from_str(
             r#"
             policies = "policies.d"

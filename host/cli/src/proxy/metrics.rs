@@ -1,4 +1,4 @@
-//! `GET /metrics`: counters for Prometheus, in the OpenMetrics text format.
+//! `GET /metrics`: metrics for Prometheus, in the OpenMetrics text format.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::status::Subjects;
 
-/// All there is to be counted.
+/// Returns all metrics as text.
 pub(super) fn text(subjects: &Subjects) -> Result<String, fmt::Error> {
     let policies = subjects.policies.iter().flat_map(hotpick::PolicyDir::status).collect();
     let channels = subjects.channels.iter().map(hotpick::Channel::status).collect();
@@ -33,7 +33,7 @@ struct Snapshot {
 
 type Labels = Vec<(&'static str, String)>;
 
-/// One family: a name, what it is, and its values.
+/// A metric family: its name, its description, and a value for each set of labels.
 struct Family<T> {
     name: &'static str,
     help: &'static str,
@@ -66,12 +66,12 @@ fn encode<T, M: EncodeMetric>(
 }
 
 impl Snapshot {
-    /// One value for each policy.
+    /// Returns one value for each policy.
     fn each<T>(&self, value: impl Fn(&PolicyStatus) -> T) -> Vec<(Labels, T)> {
         self.policies.iter().map(|policy| (vec![("policy", policy.name.clone())], value(policy))).collect()
     }
 
-    /// Several values for each policy, told apart by a label.
+    /// Returns several values for each policy, distinguished by a label.
     fn many<T>(
         &self,
         label: &'static str,
@@ -90,22 +90,22 @@ impl Snapshot {
         vec![
             family(
                 "hotpick_host_panics",
-                "Panics of the host, or of what it was given, that something went on after",
+                "Panics that were caught, of the host or of code that it was given",
                 vec![(Vec::new(), hotpick::panics())],
             ),
             family(
                 "hotpick_policy_picks",
-                "Picks that were asked of the policy",
+                "Picks of the policy, called or planned",
                 self.each(|p| p.totals.picks),
             ),
             family(
                 "hotpick_policy_planned_picks",
-                "Those of them that it had planned: it was not called for the RPC",
+                "Picks from a plan, for which the policy was not called",
                 self.each(|p| p.totals.planned_picks),
             ),
             family(
                 "hotpick_policy_fallback_picks",
-                "Picks that the fallback made instead of the policy",
+                "Picks of the fallback instead of the policy",
                 self.each(|p| p.totals.fallback_picks),
             ),
             family(
@@ -113,17 +113,21 @@ impl Snapshot {
                 "Instances replaced because they had used most of their memory",
                 self.each(|p| p.totals.renewals),
             ),
-            family("hotpick_policy_loads", "Versions that came into force", self.each(|p| p.loads)),
+            family(
+                "hotpick_policy_loads",
+                "Activations of a version, including rollbacks",
+                self.each(|p| p.loads),
+            ),
             family(
                 "hotpick_policy_faults",
-                "What went wrong with instances",
+                "Faults of instances, by kind",
                 self.many("kind", |p| {
                     p.faults.iter().map(|(kind, count)| (kind.name().to_owned(), *count)).collect()
                 }),
             ),
             family(
                 "hotpick_policy_rejections",
-                "Versions that were refused, by the stage at which they were",
+                "Versions rejected by the directory or refused by a channel, by stage",
                 self.many("stage", |p| {
                     p.rejections.iter().map(|(stage, count)| (stage.to_string(), *count)).collect()
                 }),
@@ -138,35 +142,35 @@ impl Snapshot {
         vec![
             family(
                 "hotpick_policy_state",
-                "1 for the state that the policy is in",
+                "1 for the current state of the policy",
                 self.many("state", |p| vec![(p.state.to_string(), 1.0)]),
             ),
             family(
                 "hotpick_policy_generation",
-                "The version in force",
+                "Generation of the active version, or 0 if there is none",
                 self.each(|p| p.version.as_ref().map_or(0.0, |version| version.generation as f64)),
             ),
             family(
                 "hotpick_policy_memory_bytes",
-                "Memory of the instances of all channels",
+                "Memory of the instances of all channels, in bytes",
                 self.each(|p| p.channels.iter().map(|one| one.memory as f64).sum()),
             ),
             family(
                 "hotpick_policy_pick_seconds",
-                "What a pick costs of late",
+                "Time per pick in seconds (exponential moving average)",
                 self.many("target", |p| {
                     let cost = |one: &hotpick::policy::ChannelUsage| {
                         one.pick_nanos.map(|nanos| (one.target.clone(), nanos as f64 / 1e9))
                     };
-                    // Several channels may have one target.
+                    // Several channels may have the same target, but a series must not occur twice.
                     p.channels.iter().filter_map(cost).collect::<BTreeMap<_, _>>().into_iter().collect()
                 }),
             ),
-            family("grpc_subchannel_open_connections", "Connections that are open", merged(open)),
+            family("grpc_subchannel_open_connections", "Number of open connections", merged(open)),
         ]
     }
 
-    /// Those of gRFC A94.
+    /// Returns the counters of gRFC A94.
     fn channel_counters(&self) -> Vec<Family<u64>> {
         let family = |name, help, values| Family { name, help, values };
         let each = |value: fn(&hotpick::channel::ChannelStatus) -> u64| {
@@ -182,23 +186,24 @@ impl Snapshot {
         vec![
             family(
                 "grpc_subchannel_connection_attempts_succeeded",
-                "Attempts to connect that succeeded",
+                "Connection attempts that succeeded",
                 each(|channel| channel.connections.attempts_succeeded),
             ),
             family(
                 "grpc_subchannel_connection_attempts_failed",
-                "Attempts to connect that failed",
+                "Connection attempts that failed",
                 each(|channel| channel.connections.attempts_failed),
             ),
             family(
                 "grpc_subchannel_disconnections",
-                "Connections that have ended",
+                "Connections that have ended, by reason",
                 merged(disconnections.collect()),
             ),
         ]
     }
 
-    /// What policies measure themselves. Of a name that two policies use in two ways the first counts.
+    /// Encodes the instruments that policies declare. If two policies declare a name with different types, only the
+    /// type of the first is reported.
     fn own_metrics(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut families: BTreeMap<&str, Vec<(&str, &Metric)>> = BTreeMap::new();
         for policy in &self.policies {
@@ -235,7 +240,7 @@ impl Snapshot {
     }
 }
 
-/// As OpenMetrics wants text in a line.
+/// Escapes a description as OpenMetrics requires, so that it stays in one line.
 fn escaped(help: &str) -> String {
     help.replace('\\', "\\\\").replace('\n', "\\n").replace('"', "\\\"")
 }
@@ -252,7 +257,7 @@ fn target(channel: &hotpick::channel::ChannelStatus) -> Labels {
     vec![("grpc_target", channel.target.clone())]
 }
 
-/// Channels to one target count together: a series must not be there twice.
+/// Adds up the values of channels with the same target: a series must not occur twice.
 fn merged<T: std::ops::AddAssign + Copy>(values: Vec<(Labels, T)>) -> Vec<(Labels, T)> {
     let mut merged = BTreeMap::new();
     for (labels, value) in values {

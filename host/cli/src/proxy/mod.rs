@@ -1,4 +1,4 @@
-//! `hotpick proxy`: the channel as a sidecar, for programs in any language.
+//! `hotpick proxy`: serves a channel as a sidecar, for programs in any language.
 
 mod admin;
 mod config;
@@ -26,34 +26,34 @@ use self::status::Subjects;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Where to listen: host:port (port 0 takes a free one), or unix:/path.
+    /// Address to listen on: host:port (port 0 takes a free port), or unix:/path.
     #[arg(long, value_name = "ADDR", requires = "target")]
     listen: Option<String>,
-    /// Where RPCs go, such as dns:///echo.example:5001.
+    /// Target of the RPCs, such as dns:///echo.example:5001.
     #[arg(long, value_name = "URI", requires = "listen")]
     target: Option<String>,
-    /// The directory of policies.
+    /// Policy directory, followed as its files change.
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
-    /// The policy that balances: NAME is NAME.wasm in the directory.
+    /// Name of the policy: NAME stands for NAME.wasm in the policy directory.
     #[arg(long, value_name = "NAME", requires = "listen")]
     policy: Option<String>,
-    /// The certificate chain to show to clients, in PEM form.
+    /// Certificate chain for TLS with clients, in PEM form.
     #[arg(long, value_name = "FILE", requires = "tls_key", requires = "listen")]
     tls_cert: Option<PathBuf>,
-    /// Its private key.
+    /// Private key of the certificate, in PEM form.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Where to tell of policies (GET /policies) and count (GET /metrics): host:port.
+    /// Address of the admin listener (GET /policies, GET /metrics): host:port.
     #[arg(long, value_name = "ADDR")]
     admin: Option<String>,
-    /// Where compiled policies are kept; by default hotpick/ in the user's cache directory.
+    /// Directory for compiled policies; by default hotpick/ in the user's cache directory.
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// A TOML file with listeners, beside or instead of that of the flags.
+    /// Configuration file in TOML. Its listeners are served in addition to that of the flags.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How long RPCs may go on after SIGTERM.
+    /// Time for RPCs in flight to end after SIGTERM.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     grace: u64,
 }
@@ -63,16 +63,16 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(serve(config, grace));
-    // A name that is being looked up would hold it.
-    runtime.shutdown_timeout(LAST_WORDS);
+    // A DNS lookup runs on a blocking thread, which an ordinary shutdown waits for.
+    runtime.shutdown_timeout(LAST_STATUSES);
     code
 }
 
-/// How long the statuses of RPCs that were ended may take to their clients.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Time to deliver the statuses of cancelled RPCs to their clients.
+const LAST_STATUSES: Duration = Duration::from_secs(1);
 
 impl Arguments {
-    /// What the flags and the file say together.
+    /// Merges the flags into the configuration file. Flags take precedence.
     fn config(self) -> anyhow::Result<Config> {
         let mut config = self.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
         if self.policies.is_some() {
@@ -94,7 +94,7 @@ impl Arguments {
         }
         anyhow::ensure!(
             !config.listeners.is_empty(),
-            "there is nothing to listen on: give --listen and --target, or --config with [[listeners]]"
+            "no listener is configured: set --listen and --target, or --config with [[listeners]]"
         );
         Ok(config)
     }
@@ -103,10 +103,10 @@ impl Arguments {
 async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
     let policies =
         config.policies.as_deref().map(|path| open(path, config.cache, config.require_seal)).transpose()?;
-    let mut ends = Ends::new().context("listen to signals")?;
-    // A file that grows beyond a limit (`ulimit -f`), as a compiled policy in the cache may, is an error of that file, and not
-    // the end of the process.
-    let _too_large = signal(SignalKind::from_raw(SIGXFSZ)).context("listen to signals")?;
+    let mut signals = EndSignals::new().context("cannot register a signal handler")?;
+    // With a handler for SIGXFSZ, writing a file beyond the limit (`ulimit -f`) is an error. Without one it ends the
+    // process; a compiled policy in the cache may be that large.
+    let _too_large = signal(SignalKind::from_raw(SIGXFSZ)).context("cannot register a signal handler")?;
     let drain = CancellationToken::new();
     let mut serving = JoinSet::new();
     let mut channels = Vec::new();
@@ -115,7 +115,7 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
         let channel = entry.channel(policies.as_ref()).with_context(which)?;
         let tls = entry.server_tls().with_context(which)?;
         let listener = Listener::bind(&entry.listen, tls, entry.max_connections).await?;
-        // A line that scripts can wait for, if anyone listens.
+        // Scripts may wait for this line. Stdout may be closed, so errors are ignored.
         let address = listener.address();
         let _ = writeln!(std::io::stdout(), "hotpick proxy: listening on {address} for {}", entry.target);
         let proxy = Proxy::new(channel.clone(), entry.limits().with_context(which)?);
@@ -123,17 +123,17 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
         channels.push(channel);
     }
     if let Some(address) = config.admin {
-        let admin = Admin::bind(&address).await.context("admin")?;
+        let admin = Admin::bind(&address).await.context("admin listener")?;
         let _ = writeln!(std::io::stdout(), "hotpick proxy: admin on {}", admin.address());
         serving.spawn(admin.serve(Subjects { policies, channels: channels.clone() }, drain.clone()));
     }
 
     tokio::select! {
-        () = ends.next() => {}
-        // They serve until they are told to drain. Nothing that is known of ends one; what has lost a listener is not to
-        // look as if it served.
+        () = signals.next() => {}
+        // Listeners serve until they drain, so none should end here. If one does, the process ends, too: it must not
+        // seem to serve without one of its listeners.
         Some(ended) = serving.join_next() => {
-            ended.context("a listener has ended")?;
+            ended.context("a listener ended unexpectedly")?;
         }
     }
     tracing::info!(?grace, "draining");
@@ -141,37 +141,39 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
     let drained = async { while serving.join_next().await.is_some() {} };
     tokio::select! {
         () = drained => return Ok(ExitCode::SUCCESS),
-        () = tokio::time::sleep(grace) => tracing::warn!(?grace, "RPCs are still open: they are ended"),
-        () = ends.next() => tracing::warn!("a second signal: open RPCs are ended"),
+        () = tokio::time::sleep(grace) => tracing::warn!(?grace, "grace period expired, cancelling RPCs in flight"),
+        () = signals.next() => tracing::warn!("second signal received, cancelling RPCs in flight"),
     }
     channels.iter().for_each(Channel::close);
-    let _ = tokio::time::timeout(LAST_WORDS, async { while serving.join_next().await.is_some() {} }).await;
+    let _ = tokio::time::timeout(LAST_STATUSES, async { while serving.join_next().await.is_some() {} }).await;
     Ok(ExitCode::FAILURE)
 }
 
-/// Follows the directory. No file in it can take the proxy with it: a process of its own compiles.
+/// Opens the policy directory. Policies are compiled in a separate process, so that no file can end the proxy.
 fn open(path: &Path, cache: Option<PathBuf>, require_seal: bool) -> anyhow::Result<PolicyDir> {
     let mut options = PolicyDirOptions::default();
     options.require_seal = require_seal;
     options.compile.cache = cache.or_else(crate::cache::user_cache);
-    options.compile.command = Some(crate::compile::command().context("find the compiler")?);
+    options.compile.command =
+        Some(crate::compile::command().context("cannot find the program that compiles policies")?);
     Ok(PolicyDir::open_with(path, options)?)
 }
 
-/// On Linux.
+/// Number of the signal SIGXFSZ on Linux.
 const SIGXFSZ: i32 = 25;
 
-/// The signals that end a program.
-struct Ends {
+/// The signals that end the proxy: SIGTERM and SIGINT.
+struct EndSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Ends {
+impl EndSignals {
     fn new() -> std::io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
+    /// Waits for either signal.
     async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

@@ -1,16 +1,16 @@
-//! `GET /policies`: the policies as JSON.
+//! `GET /policies`: the status of policies and channels as JSON.
 
 use hotpick::directory::PolicyStatus;
 use hotpick::{Channel, PolicyDir};
 use serde_json::{Map, Value, json};
 
-/// What is to be told of.
+/// The policy directory and the channels that the admin listener reports.
 pub(super) struct Subjects {
     pub(super) policies: Option<PolicyDir>,
     pub(super) channels: Vec<Channel>,
 }
 
-/// All policies of the directory, and what each channel has in force.
+/// Returns the status of all policies of the directory, and the active policy of each channel.
 pub(super) fn json(subjects: &Subjects) -> Value {
     let policies = subjects.policies.iter().flat_map(PolicyDir::status);
     let channels = subjects.channels.iter().map(|channel| {

@@ -20,7 +20,7 @@ use crate::policy::limits::Limits;
 /// A compiled component whose names fit the contract.
 pub(crate) struct Code {
     pub(crate) component: Component,
-    /// What the component imports and exports, by name.
+    /// Names of the component's imports and exports.
     pub(crate) shape: Shape,
     pub(crate) seal: Option<Seal>,
     /// SHA-256 of the file.
@@ -29,7 +29,7 @@ pub(crate) struct Code {
     /// Size of the file in bytes.
     #[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "for reports alone"))]
     pub(crate) size: usize,
-    /// Keeps the machine code in the cache meanwhile.
+    /// Keeps the machine code in the cache while it is used.
     _keep: Option<Arc<Keep>>,
 }
 
@@ -41,7 +41,7 @@ impl Code {
         grants: &Grants,
         compiler: &Compiler,
     ) -> Result<Self, PolicyError> {
-        // Parsers of bytes from anywhere: a panic of theirs is one more way to be invalid.
+        // The bytes may come from anywhere. If a parser panics on them, they count as invalid.
         let checked = std::panic::catch_unwind(|| check(bytes, limits, grants));
         let panicked = || Err(PolicyError::Invalid("the parser panicked on it".to_owned()));
         let Checked { component, shape, seal } = checked.unwrap_or_else(|_| panicked())?;
@@ -99,7 +99,7 @@ fn kind(bytes: &[u8]) -> Result<Kind, PolicyError> {
         Some(b"\0asm\x01\0\0\0") => Ok(Kind::Module),
         Some(b"\0asm\x0d\0\x01\0") => Ok(Kind::Component),
         Some([0, b'a', b's', b'm', ..]) => {
-            Err(PolicyError::Invalid("of a version of Wasm that is not known".to_owned()))
+            Err(PolicyError::Invalid("unknown version of WebAssembly".to_owned()))
         }
         _ => Err(PolicyError::NotWasm),
     }

@@ -4,9 +4,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::error::PolicyError;
 
-/// The most stack that a call into a policy may use. Tokio's threads have 2 MiB.
+/// Maximum stack of a call into a policy (bytes). Tokio's threads have 2 MiB.
 const STACK: usize = 512 << 10;
-/// What the host's functions need in addition.
+/// Additional stack for the host's functions (bytes).
 const HOST_STACK: usize = 128 << 10;
 
 /// Returns whether this thread has as much stack left as a call into a policy may use. With less, a policy that
@@ -39,11 +39,11 @@ fn create() -> wasmtime::Result<wasmtime::Engine> {
     let mut config = wasmtime::Config::new();
     config
         .wasm_component_model(true)
-        // No policy may suspend, and every call would pay for it.
+        // Policies must not suspend, and the support for it would slow down every call.
         .concurrency_support(false)
         .epoch_interruption(true)
         .max_wasm_stack(STACK)
-        // The same answer on every machine.
+        // Relaxed SIMD may return different results on different machines.
         .wasm_relaxed_simd(false);
     wasmtime::Engine::new(&config)
 }

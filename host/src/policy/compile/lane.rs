@@ -84,8 +84,8 @@ pub(super) fn busy(ended: Ended) -> PolicyError {
         Ended::Stopped => stopped(),
         Ended::Late => PolicyError::NotNow("another policy is still being compiled".to_owned()),
         Ended::Gone => PolicyError::NotNow(format!(
-            "{GIVEN_UP} abandoned compilations are still running: if they never end, restart the process, or compile in \
-             another process (CompileOptions::command)"
+            "{GIVEN_UP} abandoned compilations are still running: if they never end, restart the process, or compile \
+             in another process (CompileOptions::command)"
         )),
     }
 }

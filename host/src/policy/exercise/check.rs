@@ -1,4 +1,4 @@
-//! What a policy is, what it may do, and what it costs.
+//! Checks a policy: reports its interfaces, its declarations and its cost.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::policy::serve::preflight;
 use crate::policy::wasm_policy::WasmPolicy;
 use crate::subconn::{FakeSubConns, SubConn};
 
-/// What there is to know about a policy.
+/// Report about a policy.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Report {
@@ -22,31 +22,31 @@ pub struct Report {
     pub digest: String,
     /// Bytes of the file.
     pub size: usize,
-    /// The file's seal, if it has one. It fits.
+    /// The file's seal, which has been verified. `None`: the file has no seal.
     pub seal: Option<Seal>,
-    /// `false`: its settings say `enabled = false`.
+    /// Whether the policy is enabled. `false`: its settings say `enabled = false`.
     pub enabled: bool,
-    /// The capabilities that it imports.
+    /// The imported capabilities.
     pub imports: Vec<String>,
-    /// The optional interfaces that it exports.
+    /// The exported optional interfaces.
     pub optional_parts: Vec<String>,
     /// Exports that are not in the contract.
     pub ignored_exports: Vec<String>,
-    /// The metadata keys that it reads.
+    /// The metadata keys that the policy reads.
     pub metadata: Vec<String>,
-    /// The metadata key whose hash its picks are given.
+    /// The metadata key whose hash the picks receive. `None`: none is declared.
     pub affinity: Option<String>,
-    /// The policy decides when to connect.
+    /// Whether the policy decides when to connect.
     pub lazy: bool,
     /// The policy's summary of itself.
     pub summary: Option<String>,
-    /// The JSON Schema of its configuration.
+    /// The JSON Schema of the policy's configuration.
     pub config_schema: Option<String>,
     /// Bytes of memory after some thousand picks.
     pub memory: usize,
     /// Number of endpoints in the check.
     pub endpoints: u32,
-    /// How long notifying the policy of all endpoints took.
+    /// Duration of a notification of the policy of all endpoints.
     pub notification: Duration,
     /// Time per pick without metadata: the median of many short runs.
     pub pick: Duration,
@@ -57,12 +57,14 @@ const RUNS: usize = 64;
 const PICKS: u32 = 128;
 
 impl WasmPolicy {
-    /// Starts the policy with a configuration (JSON; `{}` for none), on this many endpoints without connections,
-    /// and tries it out as a channel would. Within a Tokio runtime, but not on its worker threads: it blocks.
+    /// Starts the policy with a configuration (JSON; `{}` for none) and this number of endpoints without connections,
+    /// and makes trial picks as a channel would.
+    ///
+    /// Needs the context of a Tokio runtime. Blocks, so do not call it on a worker thread of the runtime.
     ///
     /// # Errors
     ///
-    /// A channel would not take the policy.
+    /// If a channel would refuse the policy.
     pub fn check(&self, config: &str, endpoints: u32) -> Result<Report, StartError> {
         let (program, placement) = (self.program(), self.placement(&Placement::new("check:///", config)));
         drop(preflight(program, &placement, &FakeSubConns::default().ready(endpoints), &[])?);
@@ -80,7 +82,7 @@ impl WasmPolicy {
             runs.push(begin.elapsed() / PICKS);
         }
         runs.sort_unstable();
-        // Not called for a pick, but later.
+        // Calls that a channel makes later than the picks.
         let subconn = ready.ready().first().map_or(0, SubConn::id);
         instance.done(&[scenarios::ended_ok(subconn)]).map_err(InstanceError::Trial)?;
         let saved = instance.save().map_err(InstanceError::Trial)?;

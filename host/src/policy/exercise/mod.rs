@@ -1,6 +1,6 @@
-//! A policy without a channel: [tried](test_channel) in tests, [checked](check) by tools, and held against what
-//! [any policy must do](conformance). All of them are scripts for one engine, the
-//! [`Rehearsal`](super::instance::Rehearsal).
+//! Policies without a channel: [in tests](test_channel), [checked](check) by tools, and
+//! [tested for conformance](conformance). All of these are scripts for a [`Rehearsal`](super::instance::Rehearsal),
+//! with the endpoints of a [test bed](test_bed).
 
 mod check;
 mod conformance;

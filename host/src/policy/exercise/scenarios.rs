@@ -16,7 +16,7 @@ pub(super) fn endpoint(number: u32) -> Endpoint {
     Endpoint::new(Address::from(SocketAddr::from((address, 80))))
 }
 
-/// Returns the end of an RPC; of consecutive calls, one in every way.
+/// Returns the end of an RPC. Consecutive numbers cycle through all kinds of outcomes.
 pub(super) fn ended(call: u64, subconn: u32) -> Outcome {
     let (client_ended, code) = match call % 8 {
         0..4 => (false, Some(tonic::Code::Ok)),

@@ -9,11 +9,11 @@ use crate::policy::instance::{Fault, InstanceError, Program, Rehearsal};
 use crate::resolver::Endpoint;
 use crate::subconn::{FakeSubConns, ReadySet};
 
-/// A rehearsal, and the endpoints that it is notified of.
+/// A rehearsal, and the endpoints that its policy is notified of.
 pub(super) struct TestBed {
     rehearsal: Rehearsal,
     endpoints: FakeSubConns,
-    /// How long the last notification of endpoints took.
+    /// Duration of the last notification of endpoints.
     pub(super) notified_in: Duration,
 }
 

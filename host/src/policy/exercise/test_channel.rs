@@ -11,8 +11,8 @@ use crate::policy::instance::InstanceError;
 use crate::policy::wasm_policy::WasmPolicy;
 use crate::resolver::Endpoint;
 
-/// An instance of a policy on endpoints without connections: it is notified of them and picks, but nothing is
-/// connected, and nothing sent. Its calls may block: not for a runtime's worker threads.
+/// An instance of a policy on endpoints without connections. The policy is notified of the endpoints and picks, but
+/// nothing is connected or sent. Calls may block, so do not make them on a worker thread of a runtime.
 ///
 /// With a [seed](Placement::with_seed) a policy whose picks do not depend on time picks the same each time.
 pub struct TestChannel {
@@ -25,7 +25,7 @@ impl TestChannel {
     ///
     /// # Errors
     ///
-    /// The policy refuses its configuration, or fails.
+    /// If the policy refuses its configuration, or fails.
     pub fn start(policy: &WasmPolicy, placement: &Placement) -> Result<Self, StartError> {
         let rehearsal = TestBed::start(policy.program(), placement, &[])?;
         Ok(Self { version: policy.version(), rehearsal })
@@ -37,7 +37,7 @@ impl TestChannel {
     ///
     /// # Errors
     ///
-    /// The policy fails: it must not be used any more.
+    /// If the policy fails. The test channel must not be used any more.
     pub fn update(
         &mut self,
         endpoints: impl IntoIterator<Item = (Endpoint, ConnectivityState)>,
@@ -50,7 +50,7 @@ impl TestChannel {
     ///
     /// # Errors
     ///
-    /// The policy fails, or picks a subconn that does not exist: it must not be used any more.
+    /// If the policy fails, or picks a subconn that does not exist. The test channel must not be used any more.
     pub fn pick(&mut self, info: &PickInfo<'_>) -> Result<PickResult, StartError> {
         let answer = self.rehearsal.instance.pick(info).map_err(InstanceError::Trial)?;
         Ok(answer.result)

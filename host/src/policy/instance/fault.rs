@@ -1,4 +1,4 @@
-//! What goes wrong with an instance, and whose doing it is.
+//! Faults of instances, and who caused them.
 
 use wasmtime::Store;
 
@@ -8,8 +8,8 @@ use crate::policy::judge::FaultKind;
 use crate::policy::limits::LONGEST_PLAN;
 use crate::text::clip;
 
-/// What ends an instance. The instance must not be called again: wasmtime has poisoned its Store, or its answers
-/// are invalid.
+/// A fault, which ends an instance. The instance must not be called again: wasmtime has poisoned its Store, or its
+/// answers are invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fault {
     #[error("trapped: {0}")]
@@ -27,7 +27,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// Returns the kind to count it as. `None`: it is not the policy's fault.
+    /// Returns the kind of the fault. `None`: the policy did not cause it.
     pub(crate) const fn kind(&self) -> Option<FaultKind> {
         match self {
             Self::Host => None,
@@ -57,7 +57,7 @@ impl Fault {
     }
 }
 
-/// Why there is no instance.
+/// Reason why an instance could not be started.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum InstanceError {
     #[error("failed to start: it cannot be instantiated: {0}")]
@@ -86,7 +86,7 @@ impl InstanceError {
         lack(error).map_or_else(|| Self::Instantiate(Fault::of_call(store, error)), Self::NotNow)
     }
 
-    /// Returns whether the machine caused it, and not the policy.
+    /// Returns whether the machine, and not the policy, caused the error.
     pub(crate) const fn is_transient(&self) -> bool {
         matches!(self, Self::NotNow(_))
     }
@@ -106,7 +106,7 @@ impl From<InstanceError> for StartError {
     }
 }
 
-/// Returns what the machine lacks, if that is the cause. wasmtime says so in words alone.
+/// Returns what the machine lacks, if that is the cause. wasmtime reports it only as text.
 fn lack(error: &wasmtime::Error) -> Option<String> {
     let text = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
     let of_the_system = ["mmap failed", "mprotect failed", "Cannot allocate memory", "os error 12"];

@@ -1,4 +1,4 @@
-//! One Store, and one instance of a policy in it.
+//! A Store with one instance of a policy.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,27 +29,27 @@ pub(crate) struct Instance {
     pub(super) plans: bool,
     /// Number of the last call.
     pub(super) calls: u64,
-    /// Bytes of memory in use when it was [settled](Self::settled).
+    /// Bytes of memory in use when the instance was [settled](Self::settled).
     settled_memory: usize,
-    /// It has been notified of the ready subconns at least once.
+    /// Whether the policy has been notified of the ready subconns at least once.
     pub(super) is_notified: bool,
-    /// The channel picks by it. Before that its requests to connect and disconnect are not carried out: another
-    /// policy is active, which may want the contrary.
+    /// Whether the channel picks with the instance. Before that, its requests to connect and disconnect are not carried
+    /// out: another policy is active, which may want the contrary.
     is_active: bool,
 }
 
-/// What an instance is for.
+/// Purpose of an instance.
 #[derive(Clone)]
 pub(crate) enum Role {
-    /// Picks for RPCs. It can ask for a new resolution here.
+    /// Picks for RPCs. Requests for a new resolution go to the resolver.
     Serving(ResolveNow),
-    /// Is tried out: nothing that it does has an effect.
+    /// Rehearses: nothing that the policy does has an effect.
     Rehearsal,
 }
 
 impl Instance {
-    /// Instantiates the policy, calls its `init`, and its `restore` with what its predecessors have saved.
-    /// A policy that cannot use that starts without.
+    /// Instantiates the policy, calls its `init`, and its `restore` with the states that its predecessors saved. A
+    /// policy that refuses these states starts without them.
     pub(crate) fn new(
         program: &Program,
         placement: &Placement,
@@ -72,7 +72,7 @@ impl Instance {
             };
             tracing::warn!(policy = %program.spec.version, error, "saved state not restored: cold start");
         }
-        // Half of it may have been restored.
+        // The state may have been restored in part.
         Self::init(program, placement, role)
     }
 
@@ -146,34 +146,34 @@ impl Instance {
         }
     }
 
-    /// The channel picks by it from now on.
+    /// Marks the instance as active: the channel picks with it from now on.
     pub(crate) const fn activate(&mut self) {
         self.is_active = true;
     }
 
-    /// Returns what the policy has declared, and what it holds.
+    /// Returns the host's state for the instance, with the policy's declarations.
     pub(crate) fn state(&self) -> &HostState {
         self.store.data()
     }
 
-    /// Returns the bytes of memory in use.
+    /// Returns the number of bytes of memory in use.
     pub(crate) fn memory(&self) -> usize {
         self.store.data().memory.used()
     }
 
-    /// Marks it as complete: a new instance would need the memory that it uses now, too.
+    /// Marks the start as complete: a new instance would need as much memory as this one uses now.
     pub(crate) fn settled(mut self) -> Self {
         self.settled_memory = self.memory();
         self
     }
 
-    /// Returns whether little of its memory is left, and a new instance would have more.
+    /// Returns whether little memory is left, and a new instance would have more.
     pub(crate) fn is_worn(&self) -> bool {
         let memory = &self.store.data().memory;
         memory.is_short() && self.settled_memory < self.limits.memory / 5 * 3
     }
 
-    /// Returns whether the policy may have plans.
+    /// Returns whether the policy may make plans.
     pub(crate) const fn makes_plans(&self) -> bool {
         self.plans && self.exports.plans.is_some()
     }
@@ -188,7 +188,7 @@ impl Instance {
         self.exports.handover.is_some()
     }
 
-    /// Carries out what the policy has asked for in a call that has returned.
+    /// Carries out what the policy has requested in a call that has returned.
     pub(super) fn apply_effects(&mut self) {
         let state = self.store.data_mut();
         let is_early = !self.is_active && matches!(self.role, Role::Serving(_));
@@ -200,7 +200,7 @@ impl Instance {
         for (id, connect) in subconns {
             match state.acknowledged.find(id) {
                 Some(subconn) if connect && subconn.state() == ConnectivityState::Idle => subconn.connect(),
-                // A subconn in backoff stays there: the policy cannot cut that short.
+                // A subconn in backoff stays in backoff, which the policy cannot shorten.
                 Some(subconn)
                     if !connect
                         && matches!(
@@ -219,7 +219,7 @@ impl Instance {
     }
 }
 
-/// Starts the clock of a call.
+/// Starts to measure a call.
 pub(super) fn arm(store: &mut Store<HostState>, limit: Duration) {
     store.data_mut().arm(limit);
     store.set_epoch_deadline(1);

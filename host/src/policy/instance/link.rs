@@ -1,4 +1,4 @@
-//! Linking: the compiled code, the host's functions, and the types of both compared.
+//! Linking: connects compiled code with the host's functions, and compares the types.
 
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
@@ -14,7 +14,7 @@ pub(crate) struct Linked {
     pub(super) pre: InstancePre<HostState>,
     pub(super) indices: Indices,
     pub(super) runtime: &'static Runtime,
-    /// The component imports a function that returns values of metadata.
+    /// Whether the component imports a function that returns values of metadata.
     pub(super) reads_metadata: bool,
 }
 
@@ -25,7 +25,7 @@ impl Linked {
     ///
     /// [`PolicyError::Misfit`]: an import or export has another type than in the contract.
     pub(crate) fn new(code: Code) -> Result<Self, PolicyError> {
-        // wasmtime on a component from anywhere: a panic is one more way to be invalid.
+        // The component may come from anywhere. If wasmtime panics on it, it counts as invalid.
         let link = std::panic::AssertUnwindSafe(|| Self::link(&code));
         let panicked = || Err(PolicyError::Invalid("the linker panicked on it".to_owned()));
         let (pre, indices, runtime) = std::panic::catch_unwind(link).unwrap_or_else(|_| panicked())?;
@@ -50,7 +50,7 @@ impl Linked {
     }
 }
 
-/// Toolchains leave out of an interface what is not used.
+/// Returns whether a component reads metadata. Toolchains omit functions of an interface that are not used.
 fn reads_metadata(component: &Component) -> bool {
     let (ty, engine) = (component.component_type(), component.engine());
     let is_call = |name: &str| name.strip_prefix(PACKAGE).is_some_and(|name| name.starts_with("call@"));

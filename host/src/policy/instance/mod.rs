@@ -1,9 +1,9 @@
-//! One instance of a policy: a wasmtime Store, the calls into it, and what it may call.
+//! One instance of a policy: a wasmtime Store, the calls into it, and the functions that it may call.
 //!
 //! [`link`] makes compiled code instantiable. An [`Instance`](instance) is created and [called](calls) within
 //! [limits of CPU time](clock) and [memory]; [`imports`] are the host's functions, [`convert`] translates between
-//! the contract's types and the host's, [`plan`] holds picks made ahead, and [`fault`] says what went wrong and
-//! who is to blame. A [`Rehearsal`](rehearsal) is an instance whose actions have no effect.
+//! the contract's types and the host's, [`plan`] holds picks made ahead, and [`fault`] describes faults and who
+//! caused them. A [`Rehearsal`](rehearsal) is an instance whose actions have no effect.
 //!
 //! Endpoints appear here as [`subconn`](crate::subconn)s, which contain no connections.
 

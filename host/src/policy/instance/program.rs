@@ -1,4 +1,4 @@
-//! A policy as its instances need it.
+//! A linked policy, as its instances need it.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! An instance that is tried out. Nothing that it does has an effect.
+//! An instance whose actions have no effect.
 
 use http::{HeaderMap, HeaderValue};
 
@@ -8,7 +8,7 @@ use super::program::Program;
 use crate::lifecycle::{Placement, SavedState};
 use crate::picker::{PickInfo, PickResult};
 
-/// The engine of trial picks, checks and conformance runs, which are scripts for it.
+/// An instance for trial picks, checks and conformance tests, which are scripts for it.
 pub(crate) struct Rehearsal {
     pub(crate) instance: Instance,
 }

@@ -8,9 +8,9 @@ use super::clock::Ticker;
 use super::imports::{self, HostState};
 use crate::policy::compile::{PolicyError, engine};
 
-/// What all instances of the process share, beside the engine.
+/// The parts that all instances of the process share, beside the engine.
 pub(super) struct Runtime {
-    /// Provides everything that the contract lets policies import.
+    /// Linker with everything that the contract lets policies import.
     pub(super) linker: Linker<HostState>,
     pub(super) ticker: Arc<Ticker>,
 }

@@ -1,20 +1,20 @@
 //! Kinds of faults, as metrics count them.
 
-/// What can go wrong with an instance.
+/// Kind of a fault of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum FaultKind {
-    /// It trapped.
+    /// The instance trapped.
     Trap,
-    /// It ran past a limit of CPU time.
+    /// A call exceeded its limit of CPU time.
     Deadline,
-    /// It asked for more memory than its limit, and trapped because it did not get it.
+    /// The instance requested more memory than its limit, and trapped because it did not get it.
     Memory,
-    /// It picked a subconn that does not exist.
+    /// The policy picked a subconn that does not exist.
     UnknownSubConn,
-    /// It made a plan that is too long.
+    /// The policy made a plan that is too long.
     LongPlan,
-    /// It could not be replaced after another fault.
+    /// The instance could not be replaced after another fault.
     Start,
 }
 

@@ -1,4 +1,4 @@
-//! Instruments that policies make.
+//! Instruments that policies declare.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ pub(crate) struct Instruments(Mutex<BTreeMap<String, Arc<Instrument>>>);
 pub(crate) enum Kind {
     Counter,
     Gauge,
-    /// The upper bounds of its buckets, ascending.
+    /// Upper bounds of a histogram's buckets, ascending.
     Histogram(Vec<f64>),
 }
 
@@ -23,7 +23,7 @@ pub(crate) enum Kind {
 pub(crate) struct Instrument {
     help: String,
     kind: Kind,
-    /// Generation of the policy that declared it last.
+    /// Generation of the version that declared the instrument last.
     generation: AtomicU64,
     value: Mutex<Value>,
 }
@@ -31,45 +31,45 @@ pub(crate) struct Instrument {
 #[derive(Debug, Default)]
 struct Value {
     count: u64,
-    /// Of a gauge its value, of a histogram the sum.
+    /// Value of a gauge, or sum of a histogram.
     sum: f64,
     buckets: Vec<u64>,
 }
 
-/// A reading of an instrument that a policy has made.
+/// A reading of an instrument that a policy has declared.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Metric {
-    /// Its name, as the policy gave it: `[a-z_][a-z0-9_]*`.
+    /// Name of the instrument, as declared by the policy: `[a-z_][a-z0-9_]*`.
     pub name: String,
-    /// What it is.
+    /// Description of the instrument.
     pub help: String,
-    /// The target of the channels that it is of.
+    /// Target of the channels that the instrument measures.
     pub target: String,
-    /// What it shows.
+    /// Current value.
     pub value: MetricValue,
 }
 
-/// What an instrument shows.
+/// Value of an instrument.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum MetricValue {
     /// A number that only grows.
     Counter(u64),
-    /// A number.
+    /// A number that may rise and fall.
     Gauge(f64),
-    /// How many values there were, their sum, and how many were at most each bound (but above the one before).
+    /// Observed values, counted in buckets. A bucket counts values up to its bound and above the previous bound.
     Histogram {
-        /// All values.
+        /// Number of all values.
         count: u64,
-        /// Of all values.
+        /// Sum of all values.
         sum: f64,
         /// Upper bounds, and the number of values in each bucket. Values above the last bound are in none.
         buckets: Vec<(f64, u64)>,
     },
 }
 
-/// Names of the host's own metrics of policies: `hotpick_policy_<this>`, with what is appended to it.
+/// Names of the host's own metrics of policies: `hotpick_policy_<this>`, without the suffixes of the text format.
 const TAKEN: [&str; 11] = [
     "fallback_picks",
     "faults",
@@ -83,19 +83,20 @@ const TAKEN: [&str; 11] = [
     "renewals",
     "state",
 ];
-/// What the text format appends to the names of counters and histograms.
+/// Suffixes that the text format appends to the names of counters and histograms.
 const SUFFIXES: [&str; 6] = ["_bucket", "_count", "_created", "_info", "_sum", "_total"];
 
-/// The longest name, and the longest help.
+/// Maximum length of a name, and of a help text (bytes).
 const LONGEST: usize = 200;
 const MOST_BUCKETS: usize = 64;
 
 impl Instruments {
-    /// Returns the instrument of this name, created if it is not there.
+    /// Returns the instrument of this name, which is created if it does not exist.
     ///
     /// # Errors
     ///
-    /// The name or the buckets are invalid, it exists as another kind, or there are too many.
+    /// If the name or the buckets are invalid, the instrument exists with another kind, or there are too many
+    /// instruments.
     pub(crate) fn declare(
         &self,
         name: &str,
@@ -113,11 +114,11 @@ impl Instruments {
             ));
         }
         if TAKEN.contains(&name) || SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) {
-            return Err(format!("{name} is a name of the host's own: take another one"));
+            return Err(format!("{name} is the name of a metric of the host: use another name"));
         }
         if let Kind::Histogram(bounds) = &kind {
             let ascending = bounds.windows(2).all(|pair| pair[0] < pair[1]);
-            // OpenMetrics has no histogram with a sum for what may be negative.
+            // OpenMetrics does not allow a sum in a histogram of values that may be negative.
             let is_good = |bound: &f64| bound.is_finite() && *bound >= 0.0;
             if !ascending || bounds.len() > MOST_BUCKETS || !bounds.iter().all(is_good) {
                 return Err(format!(
@@ -133,13 +134,13 @@ impl Instruments {
                 return Ok(Arc::clone(known));
             }
             Some(known) if is_ours(known) => {
-                return Err(format!("{name} is an instrument of another kind already"));
+                return Err(format!("{name} is already an instrument of another kind"));
             }
-            // An earlier version's, which is replaced.
+            // Declared by an earlier version: replaced.
             Some(_) | None => {}
         }
         if instruments.values().filter(|known| is_ours(known)).count() >= limits.instruments {
-            return Err(format!("at most {} instruments", limits.instruments));
+            return Err(format!("at most {} instruments are allowed", limits.instruments));
         }
         if instruments.len() >= limits.instruments {
             instruments.retain(|_, known| is_ours(known));
@@ -181,12 +182,12 @@ impl Instrument {
         }
     }
 
-    /// Sets a gauge, or puts a value into a histogram.
+    /// Sets a gauge, or adds a value to a histogram.
     pub(crate) fn observe(&self, sample: f64) {
         match &self.kind {
             Kind::Counter => {}
             Kind::Gauge => self.lock().sum = sample,
-            // It would make the sum NaN forever.
+            // NaN would make the sum NaN forever.
             Kind::Histogram(_) if !sample.is_finite() => {}
             Kind::Histogram(bounds) => {
                 let mut value = self.lock();
@@ -234,10 +235,10 @@ mod tests {
         }
         assert_eq!(
             make("moves", Kind::Gauge),
-            Err("moves is an instrument of another kind already".to_owned())
+            Err("moves is already an instrument of another kind".to_owned())
         );
         assert_eq!(make("load", Kind::Gauge), Ok(()));
-        assert_eq!(make("third", Kind::Gauge), Err("at most 2 instruments".to_owned()));
+        assert_eq!(make("third", Kind::Gauge), Err("at most 2 instruments are allowed".to_owned()));
         // The next version may want it otherwise.
         let next = |name: &str, kind| instruments.declare(name, "help", kind, &limits, 2).map(|_| ());
         assert_eq!(next("moves", Kind::Gauge), Ok(()));

@@ -12,8 +12,8 @@ use super::usage::{ChannelCounters, ChannelUsage, PolicyTotals};
 use crate::lifecycle::{Stage, StartError};
 use crate::policy::limits::Limits;
 
-/// The metrics of one policy, and the judgement of its active version. Shared by all of its versions and
-/// channels.
+/// The metrics of one policy, and the judgement of its active version. Shared by all versions and channels of the
+/// policy.
 pub(crate) struct PolicyMetrics {
     inner: Mutex<Inner>,
     /// Called when there may be something to decide: a version is condemned, or was tried. Must not
@@ -27,7 +27,7 @@ struct Inner {
     instruments: BTreeMap<String, Arc<Instruments>>,
     /// One for each instance in each channel.
     channels: Vec<Arc<ChannelCounters>>,
-    /// Totals of channels that are gone, or use another version now.
+    /// Totals of channels that have ended, or use another version now.
     past: PolicyTotals,
     faults: BTreeMap<FaultKind, u64>,
     last_fault: Option<String>,
@@ -35,7 +35,7 @@ struct Inner {
     loads: u64,
     /// Number of rejections, by stage.
     rejections: BTreeMap<Stage, u64>,
-    /// By the target of the channel.
+    /// Refusals by the target of the channel.
     refusals: BTreeMap<String, Refusal>,
     probation: Probation,
 }
@@ -44,9 +44,9 @@ struct Inner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusal {
-    /// The generation that it refused.
+    /// The generation that the channel refused.
     pub generation: u64,
-    /// Why.
+    /// Reason of the refusal.
     pub error: StartError,
 }
 
@@ -77,8 +77,8 @@ impl PolicyMetrics {
         Self { inner: Mutex::default(), on_change: Box::new(on_change) }
     }
 
-    /// A version becomes active. `strict`: there is a version to go back to; `proven`: the version was active
-    /// before, and passed its probation.
+    /// Records that a version becomes active. `strict`: there is a version for a rollback. `proven`: the version was
+    /// active before, and passed its probation.
     pub(crate) fn activated(&self, generation: u64, strict: bool, proven: bool) {
         let mut inner = self.lock();
         // A version that is active again may never have left its channels.
@@ -88,7 +88,7 @@ impl PolicyMetrics {
         inner.loads += 1;
     }
 
-    /// A file was rejected at this stage.
+    /// Records that a file was rejected at this stage.
     pub(crate) fn rejected(&self, stage: Stage) {
         *self.lock().rejections.entry(stage).or_default() += 1;
     }
@@ -117,7 +117,8 @@ impl PolicyMetrics {
         self.lock().probation.is_taken
     }
 
-    /// Returns why no channel has taken the active version, though some tried; none of them within this time.
+    /// Returns why no channel has taken the active version although some have tried. `None`: a channel has taken it, or
+    /// has tried it within this time.
     pub(crate) fn refused_by_all(&self, patience: Duration) -> Option<StartError> {
         let inner = self.lock();
         let of_active = |refusal: &&Refusal| refusal.generation == inner.probation.generation;
@@ -157,7 +158,7 @@ impl PolicyMetrics {
         Arc::clone(self.lock().instruments.entry(target.to_owned()).or_default())
     }
 
-    /// A channel takes a version. Returns the counters of one of its instances.
+    /// Records that a channel takes a version. Returns the counters of one of the channel's instances.
     pub(crate) fn channel(&self, channel: u64, target: &str, generation: u64) -> Arc<ChannelCounters> {
         let counters = Arc::new(ChannelCounters::new(channel, target, generation));
         let mut inner = self.lock();
@@ -168,7 +169,7 @@ impl PolicyMetrics {
         counters
     }
 
-    /// A channel tries a version, until the guard is dropped.
+    /// Records that a channel tries a version, until the guard is dropped.
     pub(crate) fn try_version(self: &Arc<Self>, generation: u64) -> TryGuard {
         let mut inner = self.lock();
         if inner.probation.generation == generation {
@@ -177,7 +178,7 @@ impl PolicyMetrics {
         TryGuard { metrics: Arc::clone(self), generation }
     }
 
-    /// A channel has refused a version.
+    /// Records that a channel has refused a version.
     pub(crate) fn refused(&self, target: &str, generation: u64, error: StartError) {
         let mut inner = self.lock();
         *inner.rejections.entry(error.stage()).or_default() += 1;
@@ -232,10 +233,10 @@ impl Drop for TryGuard {
 }
 
 impl Inner {
-    /// Keeps the totals of channels that are gone, and nothing else of them.
+    /// Adds up the totals of channels that have ended, and drops the channels.
     fn fold(&mut self) {
         let Self { instruments, channels, past, probation, .. } = self;
-        // Targets whose channels are gone, and that nothing was measured for.
+        // Drops targets whose channels have ended, and for which nothing was measured.
         instruments.retain(|_, own| Arc::strong_count(own) > 1 || !own.is_empty());
         channels.retain(|counters| {
             let is_gone = Arc::strong_count(counters) == 1;
@@ -335,7 +336,7 @@ mod tests {
         assert!(metrics.snapshot().on_probation);
         picks(&counters, 1);
         assert!(!metrics.snapshot().on_probation);
-        // What has gone is counted still.
+        // Channels that have ended still count.
         drop(counters);
         assert_eq!((metrics.snapshot().totals.picks, metrics.snapshot().channels.len()), (1, 0));
         assert!(!metrics.snapshot().on_probation);

@@ -1,5 +1,5 @@
-//! What is known about a policy over all channels: its metrics, its own instruments, and whether its active
-//! version is good enough.
+//! Observations of a policy over all channels: its metrics, its own instruments, and whether its active version is good
+//! enough.
 //!
 //! Channels report to one [`PolicyMetrics`] per policy. Its [probation] judges the active version; whoever owns
 //! the policy's history of versions (a directory) asks for the verdict.

@@ -1,4 +1,4 @@
-//! Whether the active version of a policy is good enough: pure, so that it can be tested without channels.
+//! Decides whether the active version of a policy is good enough. Pure, so that it can be tested without channels.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,43 +10,43 @@ pub(super) const WINDOW: Duration = Duration::from_secs(60);
 /// A new version is on probation for this long, or for [`PROBATION_PICKS`], whichever ends first.
 pub(super) const PROBATION: Duration = Duration::from_secs(30);
 pub(super) const PROBATION_PICKS: u64 = 10_000;
-/// At most one pick in this many may be a fault on probation, if there is a version to go back to.
+/// On probation, at most one in this number of picks may be a fault, if there is a version for a rollback.
 const PROBATION_FAULTS: u64 = 1000;
 
-/// How the active version is doing.
+/// Record of the active version.
 #[derive(Debug, Default)]
 pub(super) struct Probation {
     pub(super) generation: u64,
-    /// When it became active. `None`: the policy does not come from a directory, and has had no fault.
+    /// When the version became active. `None`: the policy does not come from a directory, and has had no fault.
     since: Option<Instant>,
-    /// There is a version to go back to.
+    /// Whether there is a version for a rollback.
     strict: bool,
-    /// It passed its probation before.
+    /// Whether the version passed its probation before.
     proven: bool,
-    /// Picks of its instances that are gone.
+    /// Number of picks of instances that have ended.
     pub(super) past_picks: u64,
     faults: u64,
     /// Times of the faults within [`WINDOW`].
     recent: VecDeque<Instant>,
     verdict: Option<String>,
-    /// A channel has taken it.
+    /// Whether a channel has taken the version.
     pub(super) is_taken: bool,
-    /// Number of channels that are trying it.
+    /// Number of channels that are trying the version.
     trying: u32,
     refused_at: Option<Instant>,
 }
 
 impl Probation {
-    /// Starts the probation of a version. `strict`: there is a version to go back to; `proven`: the version
-    /// passed its probation before; `is_taken`: channels use it already.
+    /// Starts the probation of a version. `strict`: there is a version for a rollback. `proven`: the version passed its
+    /// probation before. `is_taken`: channels use it already.
     pub(super) fn start(generation: u64, strict: bool, proven: bool, is_taken: bool) -> Self {
         Self { generation, since: Some(Instant::now()), strict, proven, is_taken, ..Self::default() }
     }
 
-    /// Returns whether the probation is going on, after this many picks.
+    /// Returns whether the probation continues, after this many picks.
     pub(super) fn is_going_on(&self, picks: u64) -> bool {
         let Some(since) = self.since.filter(|_| !self.proven) else { return false };
-        // Time alone proves nothing.
+        // Time without picks does not end a probation.
         picks < PROBATION_PICKS && (since.elapsed() < PROBATION || picks == 0)
     }
 
@@ -82,22 +82,22 @@ impl Probation {
         }
     }
 
-    /// A channel tries the version.
+    /// Records that a channel tries the version.
     pub(super) fn try_started(&mut self) {
         self.trying += 1;
     }
 
-    /// A channel has finished trying it.
+    /// Records that a channel has finished trying the version.
     pub(super) fn try_ended(&mut self) {
         self.trying = self.trying.saturating_sub(1);
     }
 
-    /// A channel has refused it.
+    /// Records that a channel has refused the version.
     pub(super) fn refused(&mut self) {
         self.refused_at = Some(Instant::now());
     }
 
-    /// Returns whether channels have refused it and none has taken it, and none tried it within this time.
+    /// Returns whether channels have refused the version, none has taken it, and none has tried it within this time.
     pub(super) fn is_refused_by_all(&self, patience: Duration) -> bool {
         let is_quiet = self.refused_at.is_some_and(|at| at.elapsed() >= patience);
         !self.is_taken && self.trying == 0 && is_quiet

@@ -8,7 +8,7 @@ use std::time::Duration;
 pub(crate) struct ChannelCounters {
     target: String,
     pub(super) generation: u64,
-    /// The same for all instances of a channel.
+    /// Number of the channel, the same for all of its instances.
     pub(super) channel: u64,
     picks: AtomicU64,
     /// Picks taken from plans, for which no thread holds the instance.
@@ -24,7 +24,7 @@ pub(crate) struct ChannelCounters {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PolicyTotals {
-    /// Picks that the policy made, called or planned.
+    /// Picks that the policy made, in calls or plans.
     pub picks: u64,
     /// Picks among them that it had planned.
     pub planned_picks: u64,

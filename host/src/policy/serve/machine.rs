@@ -12,7 +12,7 @@
 //! ```
 //!
 //! In RUNNING and WORN the instance picks. In FAILED the fallback picks until another instance has been
-//! started, and in RETIRED for as long as the slot exists.
+//! started, and in RETIRED as long as the slot exists.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ enum State<I> {
     Retired,
 }
 
-/// Why an instance is started.
+/// Reason why an instance is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Replacement {
     /// There is none.
@@ -66,7 +66,7 @@ pub(super) enum Replacement {
 /// What to do with a slot whose replacement could not be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StartFailed {
-    /// Nothing: a worn instance goes on, or the policy is not used any more.
+    /// Nothing: a worn instance continues, or the policy is not used any more.
     Nothing,
     /// There is no instance; the next start is after this time.
     Retry(Duration),
@@ -94,7 +94,7 @@ impl<I> Machine<I> {
         self.serial
     }
 
-    /// The instance has used most of its memory. Returns whether it is to be replaced now.
+    /// Records that the instance has used most of its memory. Returns whether it is to be replaced now.
     pub(super) fn wear_out(&mut self, now: Instant) -> bool {
         if !matches!(self.state, State::Running { renew_after, .. } if now >= renew_after) {
             return false;
@@ -105,7 +105,7 @@ impl<I> Machine<I> {
         true
     }
 
-    /// The instance has failed. Returns the instance, and the wait before its replacement.
+    /// Ends the instance after a fault. Returns the instance, and the wait before its replacement.
     pub(super) fn fault(&mut self, now: Instant) -> Option<(I, Duration)> {
         if !self.has_instance() {
             return None;
@@ -120,7 +120,7 @@ impl<I> Machine<I> {
         Some((instance, wait))
     }
 
-    /// The policy has failed too often: no other instance is started.
+    /// Retires a slot whose policy has failed too often: no other instance is started.
     pub(super) fn condemn(&mut self) {
         if !self.has_instance() {
             self.state = State::Retired;
@@ -163,13 +163,13 @@ impl<I> Machine<I> {
         previous
     }
 
-    /// A replacement could not be started.
+    /// Records that a replacement could not be started.
     pub(super) fn start_failed(&mut self, now: Instant) -> StartFailed {
         self.streak = self.streak.saturating_add(1);
         self.postpone(now, wait(self.streak).max(FIRST_WAIT))
     }
 
-    /// Starting a replacement was interrupted by a panic of the host.
+    /// Records that a panic of the host interrupted the start of a replacement.
     pub(super) fn start_interrupted(&mut self, now: Instant) {
         self.postpone(now, LONGEST_WAIT);
     }
@@ -254,9 +254,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens in whatever order: only the drawn transitions are taken, no instance is lost or
-        /// used after its fault, a slot without an instance gets another one within the longest wait unless its
-        /// policy was condemned, and serial numbers grow.
+        /// For any sequence of events: only the drawn transitions are taken, no instance is lost or used after its
+        /// fault, a slot without an instance gets another one within the longest wait unless its policy was condemned,
+        /// and serial numbers grow.
         #[test]
         fn only_the_drawn_transitions_happen(events in prop::collection::vec(event(), 0..200)) {
             let mut now = Instant::now();

@@ -1,10 +1,10 @@
 //! A policy at work in one channel.
 //!
-//! A [`WasmPickerBuilder`](picker::WasmPickerBuilder) owns one [`Slot`](slot::Slot) for each instance, as a rule
-//! one. RPCs pick through the slot: by the policy's plan if it has one, or else by a call into its instance. A
-//! fault ends the instance: the fallback picks for the RPC in hand, and the slot's [supervisor] starts another
-//! instance when the slot's [state machine](machine) says so. The supervisor also delivers [outcomes] and
-//! timers, and saves the policy's state. Before a version gets RPCs it passes its [preflight].
+//! A [`WasmPickerBuilder`](picker::WasmPickerBuilder) owns one [`Slot`](slot::Slot) for each instance, usually one.
+//! RPCs pick through the slot: from the policy's plan if there is one, otherwise by a call into its instance. A fault
+//! ends the instance: the fallback picks for the current RPC, and the slot's [supervisor] starts another instance when
+//! the slot's [state machine](machine) requires it. The supervisor also delivers [outcomes] and timers, and saves the
+//! policy's state. Before a version gets RPCs it must pass the [preflight].
 
 mod first_starts;
 mod machine;

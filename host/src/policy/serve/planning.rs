@@ -1,4 +1,4 @@
-//! When a slot's instance plans picks ahead.
+//! Decides when a slot's instance plans picks ahead.
 
 use std::sync::Arc;
 
@@ -19,11 +19,11 @@ impl Slot {
         self.plan.load_full()
     }
 
-    /// Has the successor of a plan made, while other threads pick by what is left of it.
+    /// Calls the policy to make the successor of a plan, while other threads use the rest of the plan.
     pub(super) fn plan_ahead(&self, plan: &Arc<Plan>) {
         let Some(mut contents) = self.try_hold() else { return };
         let is_current = self.plan.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, plan));
-        // Without a successor the policy is asked again when the plan is used up.
+        // Without a successor the policy is called again when the plan is used up.
         if is_current
             && plan.successor().is_none()
             && let Some(successor) = self.make_plan(&mut contents)
@@ -32,7 +32,7 @@ impl Slot {
         }
     }
 
-    /// Replaces the plan: the policy has been notified of something, and what it planned before is void.
+    /// Replaces the plan after a notification of the policy, which makes the previous plan void.
     pub(super) fn replan(&self, contents: &mut Contents) {
         if self.makes_plans && contents.machine.has_instance() {
             let plan = self.make_plan(contents);

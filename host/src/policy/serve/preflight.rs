@@ -5,9 +5,9 @@ use crate::lifecycle::{Placement, SavedState};
 use crate::policy::instance::{InstanceError, PICKS, Program, Rehearsal};
 use crate::subconn::{ReadySet, SubConn};
 
-/// Tries a version out with an instance that is discarded: on the channel's endpoints (as if all were
-/// ready, if none is or if the policy only queues), on none, and on one. A version that fails here has not been
-/// called for any RPC.
+/// Makes trial picks with an instance that is discarded: with the channel's endpoints (all of them as if ready, if none
+/// is ready or if the policy only queues), with none, and with one. A version that fails here has not been called for
+/// any RPC.
 pub(crate) fn preflight(
     program: &Program,
     placement: &Placement,

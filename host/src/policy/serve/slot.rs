@@ -26,7 +26,7 @@ use crate::supervision::guarded;
 pub(super) struct Slot {
     pub(super) program: Program,
     pub(super) placement: Placement,
-    /// The policy decides when to connect.
+    /// Whether the policy decides when to connect.
     pub(super) lazy: bool,
     pub(super) makes_plans: bool,
     pub(super) wants_outcomes: bool,
@@ -38,13 +38,14 @@ pub(super) struct Slot {
     pub(super) outcomes: Mutex<OutcomeQueue>,
     pub(super) counters: Arc<ChannelCounters>,
     fallback: Rotation,
-    /// RPCs have been queued since the last request to pick again.
+    /// Whether RPCs have been queued since the last request to pick again.
     has_queued: AtomicBool,
     /// Wakes the supervisor.
     pub(super) wake: Arc<Notify>,
 }
 
-/// Reports the ends of RPCs to the slot. Holds it weakly: a stream of a day must not keep a replaced policy alive.
+/// Reports the ends of RPCs to the slot. The reference is weak: a stream of a day must not keep a replaced policy
+/// alive.
 struct Sink(Weak<Slot>);
 
 impl OutcomeSink for Sink {
@@ -58,27 +59,27 @@ impl OutcomeSink for Sink {
 /// The contents of a slot, held by one thread.
 pub(super) type Held<'a> = MutexGuard<'a, Contents>;
 
-/// What the lock of a slot protects.
+/// The parts of a slot that its lock protects.
 pub(super) struct Contents {
     pub(super) machine: Machine<Box<Instance>>,
     /// The latest snapshot, for this instance or the next one.
     pub(super) ready: ReadySet,
     faults: Faults,
-    /// What the policy saved last, and when it is to save again.
+    /// State that the policy saved last, and the time of the next save.
     pub(super) saved: Vec<SavedState>,
     pub(super) save_at: Option<Instant>,
     /// Instances that have ended. Freeing their memory takes longer than a pick.
     pub(super) ended: Vec<Box<Instance>>,
 }
 
-/// How often a policy saves its state, for its successor after a fault.
+/// Interval at which a policy saves its state, for its successor after a fault.
 pub(super) const SAVE_INTERVAL: Duration = Duration::from_secs(5);
-/// Number of times that a thread looks whether the instance is free, before it lets other tasks run: about as
-/// long as a few picks take.
+/// Number of times that a thread checks whether the instance is free before it lets other tasks run. This takes about
+/// as long as a few picks.
 const SPINS: u32 = 64;
 
 impl Slot {
-    /// Tries the policy out, and starts as many instances as its settings ask for.
+    /// Makes trial picks, then starts the number of instances that the settings require.
     pub(super) fn start_all(
         program: &Program,
         placement: &Placement,
@@ -205,20 +206,20 @@ impl Slot {
         }
     }
 
-    /// The instance has used most of its memory: it is replaced before it runs out.
+    /// Has an instance replaced that has used most of its memory, before it runs out.
     pub(super) fn wear_out(&self, contents: &mut Contents) {
         if contents.machine.wear_out(Instant::now()) {
             self.wake.notify_one();
         }
     }
 
-    /// A pick, or a plan, has set a timer.
+    /// Records that a pick or a plan has set a timer.
     pub(super) fn timer_set(&self) {
         self.wake.notify_one();
     }
 
-    /// An RPC is queued: it is picked for again when the policy has been notified of something, or has an instance
-    /// again.
+    /// Records that an RPC is queued. It is picked again after the next notification of the policy, or when the slot
+    /// has an instance again.
     pub(super) fn rpc_queued(&self) {
         self.has_queued.store(true, Ordering::Relaxed);
     }
@@ -305,7 +306,7 @@ impl Slot {
         self.wake.notify_one();
     }
 
-    /// Counts a fault. If there were too many, the policy is not used any more.
+    /// Counts a fault. After too many, the policy is not used any more.
     pub(super) fn judge(&self, contents: &mut Contents, kind: FaultKind, fault: String, wait: Duration) {
         let Program { spec, metrics, .. } = &self.program;
         let condemned = metrics.fault(spec.version.generation, kind, &fault, &spec.limits);
@@ -320,7 +321,7 @@ impl Slot {
         contents.faults.last = Some(fault);
     }
 
-    /// An RPC that an instance has picked for has ended.
+    /// Queues the outcome of an RPC that an instance has picked for.
     fn report(&self, serial: u64, outcome: Outcome) {
         let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
         if outcomes.push(serial, outcome) {

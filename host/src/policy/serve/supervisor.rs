@@ -15,11 +15,11 @@ use crate::policy::judge::FaultKind;
 use crate::supervision::{self, guarded_task};
 use crate::workers;
 
-/// Starts the supervisor of a slot, which runs for as long as the slot exists.
+/// Starts the supervisor of a slot, which runs as long as the slot exists.
 ///
 /// # Panics
 ///
-/// Outside of a Tokio runtime.
+/// Panics outside the context of a Tokio runtime.
 pub(super) fn spawn(slot: &Arc<Slot>) {
     let span = tracing::info_span!("policy", version = %slot.program.spec.version);
     tokio::spawn(supervise(Arc::downgrade(slot), Arc::clone(&slot.wake)).instrument(span).in_current_span());
@@ -28,7 +28,7 @@ pub(super) fn spawn(slot: &Arc<Slot>) {
 async fn supervise(slot: Weak<Slot>, wake: Arc<Notify>) {
     loop {
         let Some(strong) = slot.upgrade() else { return };
-        // After a panic the instance makes up for what was left halfway, or its faults end it.
+        // After a panic the instance catches up on unfinished work, or its faults end it.
         let tended = guarded_task("a policy's supervisor", strong.tend()).await;
         drop(strong);
         let next = tended.unwrap_or_else(|| Some(Instant::now() + supervision::AGAIN));
@@ -45,7 +45,7 @@ async fn supervise(slot: Weak<Slot>, wake: Arc<Notify>) {
 }
 
 impl Slot {
-    /// Does what is due. Returns when there will be more to do.
+    /// Carries out what is due. Returns the time of the next work.
     async fn tend(self: &Arc<Self>) -> Option<Instant> {
         let ended = std::mem::take(&mut self.lock().ended);
         drop(ended);

@@ -1,7 +1,7 @@
 //! Policies in languages whose components contain an interpreter.
 //!
-//! Their wrappers use the interfaces of `script.wit`, which are fast for an interpreter. This module composes them with two
-//! adapters into components of the contract.
+//! Their wrappers use the interfaces of `script.wit`, which are fast for an interpreter. This module composes them with
+//! two adapters into components of the contract.
 
 use anyhow::Context as _;
 use hotpick::policy::CONTRACT;
@@ -18,8 +18,8 @@ const INFO: &str = "hotpick:script/info@0.1.0";
 const SCRIPT_PICKER: &str = "hotpick:script/picker@0.1.0";
 const PICKER: &str = "hotpick:policy/picker@0.1.0";
 
-/// Turns a component of the world `hotpick:script/policy` into one of the contract. A component that does not export the
-/// picker of `hotpick:script` is returned unchanged: its wrapper implements the contract itself.
+/// Turns a component of the world `hotpick:script/policy` into one of the contract. A component that does not export
+/// the picker of `hotpick:script` is returned unchanged: its wrapper implements the contract itself.
 pub(super) fn compose(policy: Vec<u8>) -> anyhow::Result<Vec<u8>> {
     let mut graph = CompositionGraph::new();
     let component = Package::from_bytes("local:policy", None, policy.as_slice(), graph.types_mut())?;
