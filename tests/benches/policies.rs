@@ -95,7 +95,7 @@ fn costs() {
 fn disruption() {
     const KEYS: u32 = 200_000;
     println!(
-        "| policy | endpoints | most loaded, against the mean | moved when one leaves | of these, not its own | moved when one joins |"
+        "| policy | endpoints | most loaded / mean | moved when one leaves | of these, keys of other endpoints | moved when one joins |"
     );
     println!("|---|---|---|---|---|---|");
     for (name, config) in [

@@ -6,6 +6,7 @@
 
 mod cell;
 mod fixed;
+#[expect(clippy::module_inception, reason = "the trait itself")]
 mod picker;
 mod rotation;
 

@@ -69,6 +69,7 @@ pub(super) struct Contents {
     pub(super) saved: Vec<SavedState>,
     pub(super) save_at: Option<Instant>,
     /// Instances that have ended. Freeing their memory takes longer than a pick.
+    #[expect(clippy::vec_box, reason = "moved under the lock, as they are")]
     pub(super) ended: Vec<Box<Instance>>,
 }
 
