@@ -78,6 +78,8 @@ pub mod random;
 pub mod recent;
 pub mod ring;
 mod set;
+#[cfg(feature = "sources")]
+pub mod sources;
 pub mod states;
 pub mod stats;
 pub mod stride;

@@ -12,7 +12,7 @@ const CHANNELS: u64 = 200;
 
 #[tokio::main]
 async fn main() {
-    let mut table = Table::new(["policy", "the first channel", "each further one"]);
+    let mut table = Table::new(["policy", "first channel", "each further channel"]);
     // The engine, the runtime and the allocator come first, and once.
     let warm = [Measured::start("pick_first").await];
     let mut all = Vec::new();

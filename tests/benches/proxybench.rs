@@ -77,7 +77,7 @@ fn main() {
         "proxy",
         "RPC/s",
         "CPU per RPC",
-        "against it",
+        "CPU, hotpick / own",
         "at 5,000/s: CPU per RPC",
         "median",
         "p99",
@@ -96,7 +96,7 @@ fn main() {
         ]);
     }
     println!(
-        "{CALLERS} callers on {CONNECTIONS} connections; against it: round_robin's CPU per RPC by its own\n\n{table}"
+        "{CALLERS} callers on {CONNECTIONS} connections; CPU, hotpick / own: CPU per RPC of round_robin divided by that of the proxy\n\n{table}"
     );
 }
 

@@ -3,6 +3,7 @@
 mod builder;
 mod channel;
 mod conformance;
+mod copies;
 mod corpus;
 mod directory;
 mod etcd;

@@ -47,6 +47,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     write(&project.join(".gitignore"), "dist/\nnode_modules/\ntarget/\n__pycache__/\n")?;
     if *lang == Language::Rust {
         write(&project.join("Cargo.toml"), &manifest(name))?;
+        write(&project.join(SDK).join("Cargo.toml"), SDK_MANIFEST)?;
+        for (path, text) in hotpick_guest::sources::SOURCES {
+            write(&project.join(SDK).join(path), text)?;
+        }
     }
     let shown = project.display();
     println!("created a round robin in {lang} in {shown}. Read {shown}/README.md, then run");
@@ -60,20 +64,20 @@ fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(file, text).with_context(|| format!("cannot write {file:?}"))
 }
 
-/// Returns the `Cargo.toml` of a policy crate. The crate depends on the SDK in the clone in which this command was
-/// built, or on the published SDK if the clone no longer exists.
+/// Folder of the SDK in a project in Rust.
+const SDK: &str = "hotpick-guest";
+
+/// Returns the `Cargo.toml` of a policy crate, which depends on the SDK in the project.
 fn manifest(name: &str) -> String {
-    let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guest-sdk");
-    let version = env!("CARGO_PKG_VERSION");
-    let dependency = match sdk.canonicalize() {
-        Ok(path) => format!("hotpick-guest = {{ path = {path:?} }}"),
-        Err(_) => format!("hotpick-guest = {version:?}"),
-    };
     format!(
         "[package]\nname = {name:?}\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[lib]\ncrate-type = [\"cdylib\", \"rlib\"]\n\n\
-         [dependencies]\n{dependency}\n\n# Not a member of a workspace in a parent folder.\n[workspace]\n"
+         [dependencies]\nhotpick-guest = {{ path = {SDK:?} }}\n\n# Not a member of a workspace in a parent folder.\n[workspace]\n"
     )
 }
+
+/// The `Cargo.toml` of the SDK in a project: that of the published crate without the parts that only its own
+/// development needs. A test compares the dependencies with the workspace's.
+const SDK_MANIFEST: &str = include_str!("../templates/rust/sdk.toml");
 
 /// Lists the files of a template: path in the project, and content.
 macro_rules! template {
@@ -85,7 +89,7 @@ macro_rules! template {
 fn files(language: Language) -> &'static [(&'static str, &'static str)] {
     match language {
         Language::Rust => &[
-            ("src/lib.rs", include_str!("../templates/rust/round_robin/src/lib.rs")),
+            ("src/lib.rs", include_str!("../templates/rust/lib.rs")),
             ("README.md", include_str!("../templates/rust/README.md")),
         ],
         Language::C => {

@@ -113,7 +113,7 @@ fn updates(runtime: &tokio::runtime::Runtime, round_robin: &WasmPolicy) {
         ("p2c_ewma.wasm", &p2c),
         ("maglev.wasm", &maglev),
     ];
-    let mut table = Table::new(["one of so many leaves or joins", "10", "1,000", "10,000"]);
+    let mut table = Table::new(["one endpoint leaves or joins, of", "10", "1,000", "10,000"]);
     let mut rows = vec![vec!["the host's own".to_owned()]];
     rows.extend(policies.map(|(name, _)| vec![name.to_owned()]));
     for count in [10, 1_000, 10_000] {

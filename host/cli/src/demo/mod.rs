@@ -101,13 +101,11 @@ fn fill(directory: &Path, library: &Path) -> anyhow::Result<()> {
     for folder in [directory, library] {
         fs::create_dir(folder).with_context(|| format!("cannot create {folder:?}"))?;
     }
-    let standard =
-        [("round_robin", script::ROUND_ROBIN), ("random", script::RANDOM), ("color", script::COLOR)];
-    for (name, bytes) in standard {
+    for (name, bytes) in hotpick_policies::ALL {
         let file = library.join(format!("{name}.wasm"));
         fs::write(&file, bytes).with_context(|| format!("cannot write {file:?}"))?;
     }
-    script::put(directory, script::ROUND_ROBIN)
+    script::put(directory, script::standard("round_robin")?)
 }
 
 /// Follows the channel, and prints its state and its events.

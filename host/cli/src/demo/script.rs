@@ -9,9 +9,6 @@ use hotpick::policy::componentize;
 /// Name of the policy that the demo's channel uses.
 pub(super) const NAME: &str = "active";
 
-pub(super) const ROUND_ROBIN: &[u8] = include_bytes!("../../dist/round_robin.wasm");
-pub(super) const RANDOM: &[u8] = include_bytes!("../../dist/random.wasm");
-pub(super) const COLOR: &[u8] = include_bytes!("../../dist/color.wasm");
 const TRAPS: &str = include_str!("traps.wat");
 
 /// A file that is copied over `active.wasm`.
@@ -28,18 +25,19 @@ pub(super) struct Step {
 
 pub(super) fn steps() -> anyhow::Result<Vec<Step>> {
     let traps = componentize(&wat::parse_str(TRAPS)?)?;
+    let color = standard("color")?;
     Ok(vec![
         Step {
             at: 0.2,
             what: "color.wasm copied over active.wasm: RPCs go to the backends of their colour",
             why_nothing_fails: "the host owns the connections: RPCs in flight continue, the policy picks for new RPCs",
-            bytes: COLOR.to_vec(),
+            bytes: color.to_vec(),
         },
         Step {
             at: 0.4,
             what: "half of color.wasm copied over active.wasm, as if the disk were full",
             why_nothing_fails: "a file is checked before anything changes: the active version stays",
-            bytes: COLOR[..COLOR.len() / 2].to_vec(),
+            bytes: color[..color.len() / 2].to_vec(),
         },
         Step {
             at: 0.55,
@@ -51,7 +49,7 @@ pub(super) fn steps() -> anyhow::Result<Vec<Step>> {
             at: 0.8,
             what: "round_robin.wasm copied over active.wasm",
             why_nothing_fails: "a swap is one pointer store",
-            bytes: ROUND_ROBIN.to_vec(),
+            bytes: standard("round_robin")?.to_vec(),
         },
     ])
 }
@@ -60,4 +58,9 @@ pub(super) fn steps() -> anyhow::Result<Vec<Step>> {
 pub(super) fn put(directory: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let file = directory.join(format!("{NAME}.wasm"));
     fs::write(&file, bytes).with_context(|| format!("write {file:?}"))
+}
+
+/// Returns the file of a standard policy.
+pub(super) fn standard(name: &str) -> anyhow::Result<&'static [u8]> {
+    hotpick_policies::get(name).with_context(|| format!("{name:?} is not a standard policy"))
 }
