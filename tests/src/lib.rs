@@ -47,7 +47,30 @@ pub fn resident(process: &str) -> u64 {
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }
 
-/// The README's programs compile.
+/// The programs of the documentation compile.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;
+mod pages {
+    macro_rules! pages {
+        ($($name:ident: $file:literal),* $(,)?) => {
+            $(#[doc = include_str!(concat!("../../", $file))] mod $name {})*
+        };
+    }
+    pages! {
+        readme: "README.md",
+        docs_getting_started: "docs/getting-started.md",
+        docs_writing_a_policy: "docs/writing-a-policy.md",
+        docs_channel: "docs/channel.md",
+        docs_operating: "docs/operating.md",
+        docs_proxy: "docs/proxy.md",
+        docs_comparison: "docs/comparison.md",
+        docs_languages: "docs/languages.md",
+        docs_limits: "docs/limits.md",
+        docs_performance: "docs/performance.md",
+        docs_policies: "docs/policies.md",
+        security: "SECURITY.md",
+        contributing: "CONTRIBUTING.md",
+        architecture: "ARCHITECTURE.md",
+        host_readme: "host/README.md",
+        guest_sdk_readme: "guest-sdk/README.md",
+    }
+}

@@ -398,7 +398,7 @@ async fn bad_arguments_are_refused_with_one_sentence() {
     );
     assert_eq!(
         refuse(Channel::builder("static:///a:1").authority("a b")),
-        "authority \"a b\" is not a host or host:port"
+        "invalid authority \"a b\": expected a host or host:port"
     );
 }
 

@@ -6,6 +6,7 @@ mod conformance;
 mod copies;
 mod corpus;
 mod directory;
+mod docs;
 mod etcd;
 mod faults;
 mod fuzz;

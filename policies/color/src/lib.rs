@@ -300,13 +300,13 @@ impl Color {
             Ok(_) => {
                 self.is_full = true;
                 format!(
-                    "the regular expressions take too much memory: {text:?} of endpoint {} and later ones are ignored",
+                    "the regular expressions take too much memory: {text} of endpoint {} and later ones are ignored",
                     endpoint.hash_key()
                 )
             }
             Err(error) => {
                 let name = endpoint.hash_key();
-                format!("endpoint {name}: invalid regular expression {text:?}: {error}; it matches nothing")
+                format!("endpoint {name}: invalid regular expression {text}: {error}; it matches nothing")
             }
         };
         env::log(env::Level::Warn, &warning);

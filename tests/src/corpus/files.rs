@@ -52,7 +52,7 @@ pub(super) fn no_policies() -> Vec<Bad> {
         bad(
             "a Wasm of a version to come",
             b"\0asm\x02\0\0\0".to_vec(),
-            Rejected(Stage::Parse, "is not known"),
+            Rejected(Stage::Parse, "unknown version of WebAssembly"),
         ),
         bad("half a policy", good[..good.len() / 2].to_vec(), Rejected(Stage::Parse, "is not valid: ")),
         bad(

@@ -1,0 +1,160 @@
+//! The documentation: its commands run, its files parse, its links lead somewhere. Its programs are doctests
+//! (`tests/src/lib.rs`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use hotpick_tests::peers;
+
+/// A fenced block.
+struct Block {
+    file: PathBuf,
+    line: usize,
+    language: String,
+    text: String,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the root")
+}
+
+/// Every page, of the root, of `docs` and of the packages.
+fn pages() -> Vec<PathBuf> {
+    let root = root();
+    let mut pages = Vec::new();
+    let mut folders = vec![root.join("docs")];
+    for folder in ["", "host", "host/cli", "guest-sdk", "policies/dist", "examples/echo"] {
+        let entries = fs::read_dir(root.join(folder)).expect("a folder");
+        pages.extend(entries.map(|entry| entry.expect("an entry").path()).filter(|path| is_page(path)));
+    }
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if is_page(&path) {
+                pages.push(path);
+            }
+        }
+    }
+    assert!(pages.len() > 40, "{} pages", pages.len());
+    pages
+}
+
+fn is_page(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "md")
+}
+
+fn blocks() -> Vec<Block> {
+    let mut blocks = Vec::new();
+    for file in pages() {
+        let text = fs::read_to_string(&file).expect("text");
+        let mut open: Option<Block> = None;
+        for (number, line) in text.lines().enumerate() {
+            match (line.trim_start().strip_prefix("```"), &mut open) {
+                (Some(language), None) => {
+                    let language = language.split(',').next().unwrap_or_default().to_owned();
+                    open = Some(Block { file: file.clone(), line: number + 1, language, text: String::new() });
+                }
+                (Some(_), Some(_)) => blocks.extend(open.take()),
+                (None, Some(block)) => {
+                    block.text.push_str(line);
+                    block.text.push('\n');
+                }
+                (None, None) => {}
+            }
+        }
+        assert!(open.is_none(), "{file:?} ends within a block");
+    }
+    blocks
+}
+
+/// The commands of the README that this test is a part of, or that takes as long as all of it: CI runs them.
+const OF_CI: [&str; 2] = ["cargo run --release -- demo", "cargo test --workspace"];
+
+#[test]
+fn commands_run() {
+    let hotpick = PathBuf::from(peers::built("hotpick").get_program());
+    let bin = hotpick.parent().expect("a folder");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+    let mut run = 0;
+    for block in blocks().iter().filter(|block| block.language == "sh") {
+        if block.text.lines().all(|line| OF_CI.iter().any(|command| line.starts_with(command))) {
+            continue;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let cache = folder.path().join("cache");
+        let mut command = Command::new("bash");
+        command.args(["-euo", "pipefail", "-c", &block.text]).current_dir(folder.path());
+        let output = command.env("PATH", &path).env("XDG_CACHE_HOME", cache).output().expect("bash");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{:?}:{}: {said}", block.file, block.line);
+        run += 1;
+    }
+    assert!(run >= 3, "{run} blocks were run");
+}
+
+#[test]
+fn files_parse() {
+    let (mut toml, mut json) = (0, 0);
+    for Block { file, line, language, text } in blocks() {
+        match language.as_str() {
+            "toml" => {
+                let parsed = text.parse::<toml::Table>();
+                assert!(parsed.is_ok(), "{file:?}:{line}: {}", parsed.expect_err("malformed"));
+                toml += 1;
+            }
+            "json" => {
+                let parsed = serde_json::from_str::<serde_json::Value>(&text);
+                assert!(parsed.is_ok(), "{file:?}:{line}: {}", parsed.expect_err("malformed"));
+                json += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(toml >= 4 && json >= 15, "{toml} and {json}");
+}
+
+/// The anchor of a heading, as GitHub and mdBook make it.
+fn anchor(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = text.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut links = 0;
+    for file in pages() {
+        let text = fs::read_to_string(&file).expect("text");
+        for (at, _) in text.match_indices("](") {
+            let target = text[at + 2..].split(')').next().unwrap_or_default();
+            if target.contains("://") || target.contains(' ') || target.is_empty() {
+                continue;
+            }
+            let (path, fragment) = target.split_once('#').unwrap_or((target, ""));
+            let to = if path.is_empty() { file.clone() } else { file.with_file_name("").join(path) };
+            assert!(to.exists(), "{file:?} links to {target}, which does not exist");
+            if !fragment.is_empty() && is_page(&to) {
+                let page = fs::read_to_string(&to).expect("text");
+                let is_there = page.lines().any(|line| line.starts_with('#') && anchor(line) == fragment)
+                    || page.contains(&format!("id=\"{fragment}\""));
+                assert!(is_there, "{file:?} links to {target}, and there is no such heading");
+            }
+            links += 1;
+        }
+    }
+    assert!(links > 100, "{links} links");
+}
+
+/// Every page of the book is in its table of contents, and the other way round.
+#[test]
+fn the_table_of_contents_is_complete() {
+    let docs = root().join("docs");
+    let summary = fs::read_to_string(docs.join("SUMMARY.md")).expect("a summary");
+    for page in pages().iter().filter_map(|page| page.strip_prefix(&docs).ok()) {
+        let is_listed = summary.contains(&format!("({})", page.display()));
+        assert!(is_listed || page == Path::new("SUMMARY.md"), "{page:?} is not in SUMMARY.md");
+    }
+}
