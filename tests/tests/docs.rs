@@ -55,7 +55,8 @@ fn blocks() -> Vec<Block> {
             match (line.trim_start().strip_prefix("```"), &mut open) {
                 (Some(language), None) => {
                     let language = language.split(',').next().unwrap_or_default().to_owned();
-                    open = Some(Block { file: file.clone(), line: number + 1, language, text: String::new() });
+                    open =
+                        Some(Block { file: file.clone(), line: number + 1, language, text: String::new() });
                 }
                 (Some(_), Some(_)) => blocks.extend(open.take()),
                 (None, Some(block)) => {

@@ -234,7 +234,7 @@ impl<P: Policy> World<P> {
         let PickResult::Pick(id) = self.host.pick(&Rpc::default()) else { return None };
         let call = self.host.calls;
         let time = self.servers.get(id as usize)?.server.time.map(|time| self.exponential(time));
-        let is_long = self.long.filter(|(of, _)| self.random.next() % *of == 0);
+        let is_long = self.long.filter(|(of, _)| self.random.next().is_multiple_of(*of));
         let time = is_long.map_or(time, |(_, long)| Some(nanos(long)));
         let deadline = self.deadline.map(nanos);
         let is_given_up = deadline.is_some_and(|deadline| time.is_none_or(|time| time > deadline));

@@ -22,7 +22,7 @@ use crate::transport::{ConnectionCounters, ConnectionStats};
 /// A connection to a service, balanced over its endpoints. Cheap to clone. The channel is closed when its last clone
 /// has been dropped and the RPCs in flight have ended.
 ///
-/// A channel is a [`tower_service::Service`] that is always ready, and whose only error is [`Status`]. It therefore
+/// A channel is a [`tower_service::Service`] that is always ready, and whose only error is [`tonic::Status`]. It therefore
 /// works with any client that tonic generates, and with any tower layer.
 #[derive(Clone)]
 pub struct Channel(pub(super) Arc<Shared>);

@@ -1,9 +1,9 @@
 //! A directory of policies, followed as its files change.
 //!
-//! Events are hints; a scan of the whole directory is the truth. The [follower]'s thread [scan]s the directory,
-//! reads files that have [settled] and their [settings], and offers them to the [catalog], which decides what is
-//! compiled and which version is active, with a [history] of earlier versions. Another thread compiles, in the
-//! order of the [queue]. [judgement] takes versions back that fail too often. A bad file changes nothing but the
+//! Events are hints; a scan of the whole directory is the truth. The `follower`'s thread `scan`s the directory,
+//! reads files that have `settled` and their `settings`, and offers them to the `catalog`, which decides what is
+//! compiled and which version is active, with a `history` of earlier versions. Another thread compiles, in the
+//! order of the `queue`. `judgement` takes versions back that fail too often. A bad file changes nothing but the
 //! status and the log: the active version stays.
 //!
 //! Beside `color.wasm` there may be `color.toml`, with the operator's settings:

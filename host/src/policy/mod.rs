@@ -7,11 +7,11 @@
 //!
 //! | module | owns | answers |
 //! |---|---|---|
-//! | [`compile`] | bytes to code | may these bytes become code? |
-//! | [`instance`] | one Store | what did the guest answer, within which bounds? |
-//! | [`serve`] | one channel | who picks now, and what follows a fault? |
-//! | [`judge`] | all channels | is this version good enough? |
-//! | [`exercise`] | no channel | does the policy conform? |
+//! | `compile` | bytes to code | may these bytes become code? |
+//! | `instance` | one Store | what did the guest answer, within which bounds? |
+//! | `serve` | one channel | who picks now, and what follows a fault? |
+//! | `judge` | all channels | is this version good enough? |
+//! | `exercise` | no channel | does the policy conform? |
 //!
 //! The path of a fault: `instance` reports it, the slot in `serve` handles it (fallback now, replacement later),
 //! `judge` counts it, and the [directory](crate::directory) requests the verdict of `judge`.

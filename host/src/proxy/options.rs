@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::setters::setters;
 
-/// Limits and timeouts of a [`Proxy`].
+/// Limits and timeouts of a [`Proxy`](super::Proxy).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct ProxyOptions {

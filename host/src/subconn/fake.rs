@@ -11,10 +11,11 @@ use crate::resolver::{Address, Endpoint};
 /// Subconns without connections, whose states are set by a test. For tests and benchmarks of pickers.
 ///
 /// ```
-/// use hotpick::picker::{PickInfo, PickResult, Placement, Policy as _, RoundRobin};
+/// use hotpick::picker::{PickInfo, PickResult};
+/// use hotpick::policy::{Placement, Policy as _, RoundRobin};
 /// use hotpick::subconn::FakeSubConns;
 ///
-/// # fn main() -> Result<(), hotpick::picker::StartError> {
+/// # fn main() -> Result<(), hotpick::policy::StartError> {
 /// let mut endpoints = FakeSubConns::default();
 /// let ready = endpoints.ready(3);
 /// let mut builder = RoundRobin::default().start(&Placement::new("static:///test", "{}"), &ready)?;

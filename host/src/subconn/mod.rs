@@ -2,7 +2,7 @@
 //! connect or disconnect.
 //!
 //! A [`SubConn`] is a cheap handle to one endpoint of a channel, and a [`ReadySet`] is a snapshot of all of
-//! them. Neither contains a connection. What connects is a [`Driver`]: [`transport`](crate::transport) in a
+//! them. Neither contains a connection. What connects is a `Driver`: [`transport`](crate::transport) in a
 //! channel, nothing in [`FakeSubConns`]. Everything that picks (policies, their host, native pickers)
 //! depends on this module alone, and so runs without connections as well.
 

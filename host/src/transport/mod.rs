@@ -1,8 +1,8 @@
 //! From an endpoint to READY connections, and from a request to a response on one of them.
 //!
-//! [`spawn`] creates a [`SubConn`] with one [task](task), which alone drives its [state machine](machine) and
-//! [dials](dial). RPCs take a stream from the [pool](pool) of its connections, or wait for one in the
-//! [queue](stream_queue), and [send](attempt) on an HTTP/2 [connection](connection).
+//! `spawn` creates a [`SubConn`](crate::subconn::SubConn) with one `task`, which alone drives its `state machine` and
+//! `dials`. RPCs take a stream from the `pool` of its connections, or wait for one in the
+//! `queue`, and `send` on an HTTP/2 `connection`.
 
 mod attempt;
 mod connect;
