@@ -78,7 +78,7 @@ pub trait Config: Setting {
     }
 }
 
-/// Inclusive bounds of a number, of a duration [s], or of the length of a string or list.
+/// Inclusive bounds of a number, of a duration (s), or of the length of a string or list.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Range {
     least: f64,

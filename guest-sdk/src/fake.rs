@@ -55,7 +55,7 @@ pub struct Rpc {
     pub metadata: Vec<(String, Vec<u8>)>,
     /// Subconns of earlier attempts.
     pub tried: Vec<SubConn>,
-    /// Time until the deadline [ns]. `None`: no deadline.
+    /// Time until the deadline (ns). `None`: no deadline.
     pub time_left: Option<Nanos>,
 }
 

@@ -14,6 +14,7 @@ mod house;
 mod interop;
 mod languages;
 mod loading;
+mod logs;
 mod museum;
 mod outsiders;
 mod parts;
