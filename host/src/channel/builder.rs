@@ -301,7 +301,7 @@ impl ChannelBuilder {
             commands: receiver,
             closed: closed.clone(),
         };
-        let span = tracing::info_span!("channel", target = name);
+        let span = tracing::info_span!("channel", target = %name);
         runtime.spawn(balancer::run(inputs, Arc::clone(&published), reporter).instrument(span));
         let _dropped = closed.clone().drop_guard();
         Ok(Channel(Arc::new(Shared {
