@@ -98,8 +98,7 @@ impl Wat<'_> {
     pub fn module_with_type(&self) -> Vec<u8> {
         let mut module = self.module();
         let mut wit = wit_parser::Resolve::default();
-        let package =
-            wit.push_source("policy.wit", include_str!("../../wit/policy.wit")).expect("the contract");
+        let package = wit.push_source("policy.wit", hotpick::policy::CONTRACT).expect("the contract");
         let world = wit.select_world(&[package], Some("policy")).expect("the world");
         wit_component::embed_component_metadata(
             &mut module,
@@ -130,7 +129,7 @@ impl Wat<'_> {
     pub fn component_with(&self, packages: &str) -> Vec<u8> {
         let mut module = self.module();
         let mut wit = wit_parser::Resolve::default();
-        wit.push_source("policy.wit", include_str!("../../wit/policy.wit")).expect("the contract");
+        wit.push_source("policy.wit", hotpick::policy::CONTRACT).expect("the contract");
         let package = wit.push_source("world.wit", packages).unwrap_or_else(|error| panic!("{error:?}"));
         let world = wit.select_world(&[package], None).expect("one world");
         let encoding = wit_component::StringEncoding::UTF8;

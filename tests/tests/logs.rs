@@ -21,8 +21,9 @@ async fn one_directive_filters_one_channel_with_its_subconns() {
     let folder = tempfile::tempdir().expect("a folder");
     let (config, log) = (folder.path().join("config.toml"), folder.path().join("log"));
     // Nothing listens there: the subconns of both channels log that they fail.
-    let listener =
-        |port: u16| format!("[[listeners]]\nlisten = \"127.0.0.1:0\"\ntarget = \"static:///127.0.0.1:{port}\"\n");
+    let listener = |port: u16| {
+        format!("[[listeners]]\nlisten = \"127.0.0.1:0\"\ntarget = \"static:///127.0.0.1:{port}\"\n")
+    };
     fs::write(&config, listener(1) + &listener(2)).expect("written");
     let mut command = peers::built("hotpick");
     command.arg("proxy").arg("--config").arg(&config).stdout(Stdio::null());
@@ -37,6 +38,9 @@ async fn one_directive_filters_one_channel_with_its_subconns() {
     .await;
     let log = fs::read_to_string(&log).expect("a log");
     let line = log.lines().find(|line| line.contains("subconn failed")).expect("a line");
-    assert!(line.contains("channel{target=static:///127.0.0.1:1}:subconn{id=0 endpoint=127.0.0.1:1}"), "{line}");
+    assert!(
+        line.contains("channel{target=static:///127.0.0.1:1}:subconn{id=0 endpoint=127.0.0.1:1}"),
+        "{line}"
+    );
     assert!(!log.contains("127.0.0.1:2"), "{log}");
 }

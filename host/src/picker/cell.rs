@@ -104,15 +104,18 @@ impl PickerCell {
         if attempt.last == Some(generation.number) {
             return Some(PickResult::Queue);
         }
-        let answer = generation.picker.try_pick(info)?;
-        attempt.last = Some(generation.number);
-        Some(match answer {
-            PickResult::Fail(status) if info.wait_for_ready => {
+        match generation.picker.try_pick(info) {
+            None => None,
+            Some(PickResult::Fail(status)) if info.wait_for_ready => {
+                attempt.last = Some(generation.number);
                 attempt.error = Some(status);
-                PickResult::Queue
+                Some(PickResult::Queue)
             }
-            answer => answer,
-        })
+            answer => {
+                attempt.last = Some(generation.number);
+                answer
+            }
+        }
     }
 
     /// Returns the signal that this generation has been replaced; `None` if it has been already.
