@@ -141,8 +141,11 @@ async fn many_files(count: usize) {
         options.compile.cache = Some(cache.clone());
         let begin = Instant::now();
         let policies = PolicyDir::open_with(&directory, options).expect("a directory");
-        let channel =
-            cluster.channel().policies(&policies).policy(&used).policy_patience(Duration::from_secs(600));
+        let channel = cluster
+            .channel()
+            .policies(&policies)
+            .policy(&used)
+            .first_policy_timeout(Duration::from_secs(600));
         let channel = channel.connect_lazy().expect("a channel");
         let in_force = |status: &ChannelStatus| status.policy.generation > 0;
         soon("the policy in force", channel.wait_for(in_force)).await;

@@ -202,7 +202,8 @@ impl Sky {
     fn builder(&self, dice: &mut fastrand::Rng) -> ChannelBuilder {
         let builder =
             Channel::builder("static:///storm").resolver(self.resolver.clone()).wait_for_ready(true);
-        let builder = builder.policies(&self.policies.followed).policy_patience(Duration::from_millis(200));
+        let builder =
+            builder.policies(&self.policies.followed).first_policy_timeout(Duration::from_millis(200));
         // A hash waits for its endpoint (gRFC A42), and that may be the silent one when the storm ends.
         let mut options = SubConnOptions::default();
         options.connect_timeout = Duration::from_secs(2);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_stream::{StreamExt as _, StreamMap};
 
-use super::starter::Choice;
+use super::starter::StartRequest;
 use crate::lifecycle::{Candidate, Candidates, Policy, PolicySource, RoundRobin};
 use crate::service_config::PolicyConfig;
 
@@ -43,7 +43,7 @@ enum State {
 #[derive(Debug)]
 pub(super) enum Chosen {
     /// Use this policy. It may be the active one.
-    Policy(Choice),
+    Policy(StartRequest),
     /// No policy of the list is known.
     Nothing { names: String },
 }
@@ -107,14 +107,14 @@ impl Chooser {
                 State::Unknown | State::Disabled => {}
                 State::Known(policy) => {
                     let (policy, config) = (Arc::clone(policy), config.config.clone());
-                    return Some(Chosen::Policy(Choice { policy, config }));
+                    return Some(Chosen::Policy(StartRequest { policy, config }));
                 }
             }
         }
         if self.entries.iter().any(|entry| matches!(entry.state, State::Disabled)) {
             // An operator who disables a policy wants it gone now.
             let (policy, config) = (Arc::new(RoundRobin::default()), "{}".to_owned());
-            return Some(Chosen::Policy(Choice { policy, config }));
+            return Some(Chosen::Policy(StartRequest { policy, config }));
         }
         let names: Vec<_> = self.entries.iter().map(|entry| entry.config.name.as_str()).collect();
         (!names.is_empty()).then(|| Chosen::Nothing { names: names.join(", ") })

@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::choice::{Chooser, Sources};
 use super::report::{Published, Report};
-use super::starter::{Choice, StartEffect};
+use super::starter::{StartEffect, StartRequest};
 use super::state::State;
 use super::step::{Effects, Input, PickerEffect, ResolverEffect, ResolverEvent};
 use crate::activity::Activity;
@@ -34,7 +34,7 @@ pub(crate) struct Inputs {
     /// Used if the resolver provides no service config.
     pub(crate) config: ServiceConfig,
     /// How long RPCs wait for the first policy before round robin serves them.
-    pub(crate) patience: Duration,
+    pub(crate) first_policy_timeout: Duration,
     /// How long a channel without RPCs stays connected.
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) dialer: Dialer,
@@ -61,7 +61,7 @@ pub(crate) fn run(
     published: Arc<Published>,
     report: watch::Sender<Report>,
 ) -> impl Future<Output = ()> + Send {
-    let Inputs { target, resolver, policies, config, patience, idle_timeout, .. } = inputs;
+    let Inputs { target, resolver, policies, config, first_policy_timeout, idle_timeout, .. } = inputs;
     let Inputs { dialer, health, activity, mut commands, closed, .. } = inputs;
     let (events, mut changed) = mpsc::unbounded_channel();
     let spawn = move |id, endpoint| transport::spawn(id, endpoint, dialer.clone(), events.clone());
@@ -82,7 +82,7 @@ pub(crate) fn run(
     };
     async move {
         let (wake, pick_again) = (Arc::clone(&shell.wake), shell.pick_again.clone());
-        let mut patience_ends = std::pin::pin!(sleep(patience));
+        let mut policy_timeout = std::pin::pin!(sleep(first_policy_timeout));
         let idle_timeout = idle_timeout.unwrap_or(Duration::MAX);
         let mut idle_check = std::pin::pin!(sleep(idle_timeout));
         let watch = |shell: &Shell| {
@@ -125,13 +125,13 @@ pub(crate) fn run(
                     ids.extend(std::iter::from_fn(|| changed.try_recv().ok()));
                     Input::SubConns(ids)
                 }
-                () = &mut patience_ends, if shell.state.awaits_policy => {
+                () = &mut policy_timeout, if shell.state.awaits_policy => {
                     let policies = names(shell.state.policies());
                     tracing::warn!(
                         policies,
                         "policy is not there in time: round robin serves until it is"
                     );
-                    Input::PatienceEnded
+                    Input::FirstPolicyTimeout
                 }
                 () = &mut idle_check, if !shell.state.idle => {
                     idle_check.as_mut().reset(later(idle_timeout));
@@ -150,8 +150,8 @@ pub(crate) fn run(
                 Some(ResolverEffect::Stop) => watching = Watching::Nothing,
                 None => {}
             }
-            if effects.restart_patience {
-                patience_ends.as_mut().reset(later(patience));
+            if effects.restart_policy_timeout {
+                policy_timeout.as_mut().reset(later(first_policy_timeout));
             }
             shell.apply(effects);
         }
@@ -231,7 +231,7 @@ impl Shell {
             self.resolve_now.request();
         }
         match start {
-            Some(StartEffect::Start(choice)) => self.start(choice, &ready),
+            Some(StartEffect::Start(request)) => self.start(request, &ready),
             Some(StartEffect::Cut) => {
                 if let Some(starting) = &self.starting {
                     starting.cut.store(true, Ordering::Relaxed);
@@ -283,12 +283,12 @@ impl Shell {
         None
     }
 
-    fn start(&mut self, choice: Choice, ready: &ReadySet) {
-        let mut placement = Placement::new(self.target.clone(), choice.config.clone());
+    fn start(&mut self, request: StartRequest, ready: &ReadySet) {
+        let mut placement = Placement::new(self.target.clone(), request.config.clone());
         placement.handover = self.builder.handover();
         placement.resolve_now = self.resolve_now.clone();
         placement.pick_again = self.pick_again.clone();
-        let (policy, cut, ready) = (choice.policy, Arc::clone(&placement.cut), ready.clone());
+        let (policy, cut, ready) = (request.policy, Arc::clone(&placement.cut), ready.clone());
         let task = workers::start(move || policy.start(&placement, &ready));
         self.starting = Some(Starting { task, cut });
     }

@@ -1,4 +1,4 @@
-//! A pure state machine of the starts of policies: one at a time, the latest choice next.
+//! A pure state machine of the starts of policies: one at a time, the latest request next.
 //!
 //! ```text
 //!           request                 started, or failed
@@ -23,19 +23,19 @@ use crate::lifecycle::{Policy, PolicyVersion};
 
 /// A policy, and the configuration to start it with.
 #[derive(Clone)]
-pub(super) struct Choice {
+pub(super) struct StartRequest {
     pub(super) policy: Arc<dyn Policy>,
     pub(super) config: String,
 }
 
-impl Choice {
+impl StartRequest {
     /// Returns whether this is the policy of that version, with that configuration.
     pub(super) fn is(&self, version: &PolicyVersion, config: &str) -> bool {
         self.policy.version() == *version && self.config == config
     }
 }
 
-impl fmt::Debug for Choice {
+impl fmt::Debug for StartRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.policy.version(), self.config)
     }
@@ -46,14 +46,14 @@ impl fmt::Debug for Choice {
 pub(super) enum Starter {
     #[default]
     Idle,
-    Starting(Choice),
+    Starting(StartRequest),
     /// The start in progress is no longer wanted. `next` is started after it.
     Overtaken {
-        next: Option<Choice>,
+        next: Option<StartRequest>,
     },
     /// The machine prevented the start.
     Retrying {
-        choice: Choice,
+        request: StartRequest,
         at: Instant,
     },
 }
@@ -61,7 +61,7 @@ pub(super) enum Starter {
 /// An action on starts.
 #[derive(Debug)]
 pub(super) enum StartEffect {
-    Start(Choice),
+    Start(StartRequest),
     /// End the start in progress as soon as possible.
     Cut,
 }
@@ -71,19 +71,19 @@ const RETRY: Duration = Duration::from_secs(2);
 
 impl Starter {
     /// Requests the start of a policy.
-    pub(super) fn request(&mut self, choice: Choice) -> Option<StartEffect> {
+    pub(super) fn request(&mut self, request: StartRequest) -> Option<StartEffect> {
         match self {
             // The same policy and configuration again: another start would make no difference.
-            Self::Starting(current) if current.is(&choice.policy.version(), &choice.config) => None,
+            Self::Starting(current) if current.is(&request.policy.version(), &request.config) => None,
             Self::Starting(_) => {
-                *self = Self::Overtaken { next: Some(choice) };
+                *self = Self::Overtaken { next: Some(request) };
                 Some(StartEffect::Cut)
             }
             Self::Overtaken { next } => {
-                *next = Some(choice);
+                *next = Some(request);
                 None
             }
-            Self::Idle | Self::Retrying { .. } => Some(self.start(choice)),
+            Self::Idle | Self::Retrying { .. } => Some(self.start(request)),
         }
     }
 
@@ -106,9 +106,9 @@ impl Starter {
     }
 
     /// Handles the end of the start. Returns the policy if its start was wanted, and what to do next.
-    pub(super) fn ended(&mut self) -> (Option<Choice>, Option<StartEffect>) {
+    pub(super) fn ended(&mut self) -> (Option<StartRequest>, Option<StartEffect>) {
         match std::mem::take(self) {
-            Self::Starting(choice) => (Some(choice), None),
+            Self::Starting(request) => (Some(request), None),
             Self::Overtaken { next: Some(next) } => (None, Some(self.start(next))),
             Self::Overtaken { next: None } => (None, None),
             other @ (Self::Idle | Self::Retrying { .. }) => {
@@ -119,9 +119,9 @@ impl Starter {
     }
 
     /// Retries a policy later whose start failed because of the machine.
-    pub(super) fn retry(&mut self, choice: Choice, now: Instant) {
+    pub(super) fn retry(&mut self, request: StartRequest, now: Instant) {
         if matches!(self, Self::Idle) {
-            *self = Self::Retrying { choice, at: now + RETRY };
+            *self = Self::Retrying { request, at: now + RETRY };
         }
     }
 
@@ -141,7 +141,7 @@ impl Starter {
     /// Starts the policy whose retry is due.
     pub(super) fn retry_due(&mut self) -> Option<StartEffect> {
         match std::mem::take(self) {
-            Self::Retrying { choice, .. } => Some(self.start(choice)),
+            Self::Retrying { request, .. } => Some(self.start(request)),
             other => {
                 *self = other;
                 None
@@ -149,8 +149,8 @@ impl Starter {
         }
     }
 
-    fn start(&mut self, choice: Choice) -> StartEffect {
-        *self = Self::Starting(choice.clone());
-        StartEffect::Start(choice)
+    fn start(&mut self, request: StartRequest) -> StartEffect {
+        *self = Self::Starting(request.clone());
+        StartEffect::Start(request)
     }
 }

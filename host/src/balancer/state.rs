@@ -8,7 +8,7 @@
 //! | picker | when | until |
 //! |---|---|---|
 //! | wake | the channel is idle | an RPC comes |
-//! | queue | it is resolving, connecting, or waiting for its first policy | the resolver, a subconn, a start, or the end of the patience |
+//! | queue | it is resolving, connecting, or waiting for its first policy | the resolver, a subconn, a start, or the end of `first_policy_timeout` |
 //! | policy | a subconn is ready, or the policy is lazy | any change |
 //! | fail | it could not be resolved, or all subconns are in TRANSIENT_FAILURE | any change |
 
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::choice::Chosen;
 use super::members::Members;
-use super::starter::{Choice, Starter};
+use super::starter::{StartRequest, Starter};
 use super::step::{Effects, Input, PickerEffect, ResolverEffect, ResolverEvent};
 use crate::connectivity::ConnectivityState;
 use crate::lifecycle::{PolicyVersion, RoundRobin, StartError};
@@ -118,11 +118,11 @@ impl State {
             Input::Chosen(chosen) => self.chosen(chosen, &mut effects),
             Input::StartEnded(result) => self.start_ended(result, now, &mut effects),
             Input::RetryStart => effects.start = self.starter.retry_due(),
-            Input::PatienceEnded => self.awaits_policy = false,
+            Input::FirstPolicyTimeout => self.awaits_policy = false,
             Input::PickAgain => {}
         }
-        effects.restart_patience = self.awaits_policy && !awaited;
-        self.publish(&mut effects);
+        effects.restart_policy_timeout = self.awaits_policy && !awaited;
+        self.decide_picker(&mut effects);
         effects
     }
 
@@ -221,8 +221,8 @@ impl State {
         self.awaits_policy = self.active.is_none() && !self.policies.is_empty();
         if self.policies.is_empty() && self.active.is_some() {
             // As in a channel that never had a policy: the result must not depend on previous policies.
-            let choice = Choice { policy: Arc::new(RoundRobin::default()), config: String::new() };
-            self.chosen(Chosen::Policy(choice), effects);
+            let request = StartRequest { policy: Arc::new(RoundRobin::default()), config: String::new() };
+            self.chosen(Chosen::Policy(request), effects);
         }
     }
 
@@ -248,14 +248,14 @@ impl State {
 
     fn chosen(&mut self, chosen: Chosen, effects: &mut Effects) {
         match chosen {
-            Chosen::Policy(choice) => {
-                if self.active.as_ref().is_some_and(|(version, config)| choice.is(version, config)) {
+            Chosen::Policy(request) => {
+                if self.active.as_ref().is_some_and(|(version, config)| request.is(version, config)) {
                     // A bad file or configuration has been replaced by that of the active policy.
                     effects.start = self.starter.cancel().or_else(|| effects.start.take());
                     self.awaits_policy = false;
                     effects.refused = Some(None);
                 } else {
-                    effects.start = self.starter.request(choice).or_else(|| effects.start.take());
+                    effects.start = self.starter.request(request).or_else(|| effects.start.take());
                 }
             }
             Chosen::Nothing { names } => {
@@ -273,23 +273,23 @@ impl State {
     }
 
     fn start_ended(&mut self, result: Result<bool, StartError>, now: Instant, effects: &mut Effects) {
-        let (choice, next) = self.starter.ended();
+        let (request, next) = self.starter.ended();
         effects.start = next;
-        let Some(choice) = choice else { return };
-        let version = choice.policy.version();
+        let Some(request) = request else { return };
+        let version = request.policy.version();
         self.awaits_policy = false;
         match result {
             Ok(lazy) => {
                 tracing::info!(policy = %version, "policy active");
                 self.lazy = lazy;
-                let is_first = self.active.replace((version.clone(), choice.config)).is_none();
+                let is_first = self.active.replace((version.clone(), request.config)).is_none();
                 effects.activated = Some((version, is_first));
             }
             Err(error) => {
                 let active = self.active_name();
                 tracing::warn!(%error, active, "policy not taken");
                 if error.is_transient() {
-                    self.starter.retry(choice, now);
+                    self.starter.retry(request, now);
                 }
                 effects.refused = Some(Some(error));
             }
@@ -302,7 +302,7 @@ impl State {
     }
 
     /// Decides which picker and which state RPCs see.
-    fn publish(&mut self, effects: &mut Effects) {
+    fn decide_picker(&mut self, effects: &mut Effects) {
         let has_endpoints = matches!(self.resolution, Resolution::Endpoints);
         // A policy that is being awaited may be one that decides when to connect.
         let connects = !self.idle && !self.lazy && !self.awaits_policy && has_endpoints;
@@ -394,7 +394,7 @@ mod tests {
         NothingChosen,
         StartEnded(Result<bool, bool>),
         RetryDue,
-        PatienceEnded,
+        FirstPolicyTimeout,
         SubConn(u8, ConnectivityState),
         Sleep,
         Wake,
@@ -420,7 +420,7 @@ mod tests {
             1 => Just(Event::NothingChosen),
             3 => any::<Result<bool, bool>>().prop_map(Event::StartEnded),
             1 => Just(Event::RetryDue),
-            1 => Just(Event::PatienceEnded),
+            1 => Just(Event::FirstPolicyTimeout),
             6 => (0u8..6, state).prop_map(|(number, state)| Event::SubConn(number, state)),
             1 => Just(Event::Sleep),
             2 => Just(Event::Wake),
@@ -441,7 +441,7 @@ mod tests {
         watches_again: bool,
         is_starting: bool,
         is_cut: bool,
-        runs_patience: bool,
+        runs_policy_timeout: bool,
         ready: ReadySet,
         /// Subconns in IDLE that were asked to connect.
         connecting: BTreeSet<u32>,
@@ -461,7 +461,7 @@ mod tests {
                 watches_again: false,
                 is_starting: false,
                 is_cut: false,
-                runs_patience: true,
+                runs_policy_timeout: true,
                 ready: ReadySet::default(),
                 connecting: BTreeSet::new(),
                 last_resolved: Vec::new(),
@@ -505,7 +505,7 @@ mod tests {
                 {
                     None
                 }
-                Event::Chosen(version) => Some(Input::Chosen(Chosen::Policy(Choice {
+                Event::Chosen(version) => Some(Input::Chosen(Chosen::Policy(StartRequest {
                     policy: Arc::new(Named(*version)),
                     config: "{}".to_owned(),
                 }))),
@@ -524,7 +524,7 @@ mod tests {
                     })))
                 }
                 Event::RetryDue => self.state.starter.retry_at().map(|_| Input::RetryStart),
-                Event::PatienceEnded => self.state.awaits_policy.then_some(Input::PatienceEnded),
+                Event::FirstPolicyTimeout => self.state.awaits_policy.then_some(Input::FirstPolicyTimeout),
                 Event::SubConn(number, state) => {
                     let subconn = self.ready.all().get(usize::from(*number))?.clone();
                     let legal = matches!(
@@ -566,7 +566,7 @@ mod tests {
                 }
                 None => {}
             }
-            self.runs_patience |= effects.restart_patience;
+            self.runs_policy_timeout |= effects.restart_policy_timeout;
             prop_assert!(effects.connect.is_empty() || !self.state.idle, "an idle channel connects");
             prop_assert!(effects.disconnect.is_empty() || self.state.idle);
             self.connecting.extend(effects.connect.iter().map(SubConn::id));
@@ -603,7 +603,7 @@ mod tests {
                 _ => false,
             };
             let is_pending = (!self.state.is_resolved() && self.is_watched)
-                || (self.state.awaits_policy && self.runs_patience)
+                || (self.state.awaits_policy && self.runs_policy_timeout)
                 || effects.ready.all().iter().any(is_awaited);
             prop_assert!(is_pending, "RPCs wait for nothing, in state {}", effects.state);
             Ok(())

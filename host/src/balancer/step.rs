@@ -26,7 +26,7 @@ pub(super) enum Input {
     /// A start that the machine prevented is due again.
     RetryStart,
     /// RPCs have waited for the first policy long enough.
-    PatienceEnded,
+    FirstPolicyTimeout,
     /// The policy's answers have changed.
     PickAgain,
 }
@@ -48,7 +48,7 @@ pub(super) struct Effects {
     /// Ask the resolver for a new answer.
     pub(super) resolve_now: bool,
     /// Wait for the first policy, from now on.
-    pub(super) restart_patience: bool,
+    pub(super) restart_policy_timeout: bool,
     pub(super) start: Option<StartEffect>,
     /// The policy that was started becomes active: its version, and whether it is the first policy.
     pub(super) activated: Option<(PolicyVersion, bool)>,
@@ -92,7 +92,7 @@ impl Effects {
             follow: None,
             resolver: None,
             resolve_now: false,
-            restart_patience: false,
+            restart_policy_timeout: false,
             start: None,
             activated: None,
             refused: None,

@@ -48,7 +48,7 @@ pub struct ChannelBuilder {
     native: Option<Arc<dyn Policy>>,
     policy_config: Option<serde_json::Value>,
     service_config: ServiceConfig,
-    patience: Duration,
+    first_policy_timeout: Duration,
     authority: Option<String>,
     origin: Option<String>,
     user_agent: Option<String>,
@@ -110,7 +110,7 @@ impl ChannelBuilder {
             native: None,
             policy_config: None,
             service_config: ServiceConfig::default(),
-            patience: Duration::from_secs(5),
+            first_policy_timeout: Duration::from_secs(5),
             authority: None,
             origin: None,
             user_agent: None,
@@ -166,8 +166,8 @@ impl ChannelBuilder {
 
     /// Sets how long RPCs wait for the policy's first version to be loaded before round robin serves them;
     /// 5 s by default. Nothing is connected before: the policy may be one that decides when to connect.
-    pub fn policy_patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+    pub fn first_policy_timeout(mut self, timeout: Duration) -> Self {
+        self.first_policy_timeout = timeout;
         self
     }
 
@@ -284,7 +284,7 @@ impl ChannelBuilder {
                 native: self.native,
             },
             config,
-            patience: self.patience,
+            first_policy_timeout: self.first_policy_timeout,
             idle_timeout: self.idle_timeout,
             dialer: Dialer {
                 options: self.subconns,

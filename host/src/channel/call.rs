@@ -16,7 +16,7 @@ use crate::balancer::{Command, Report};
 use crate::connectivity::ConnectivityState;
 use crate::headers;
 use crate::http2::Received;
-use crate::picker::{PickAttempt, PickInfo};
+use crate::picker::{PickInfo, PickState};
 use crate::service_config::MethodConfig;
 use crate::timeout::grpc_timeout;
 use crate::transport::{self, Attempt, AttemptOptions, Replay, ReplayBody, SendError};
@@ -37,7 +37,7 @@ pub struct WaitForReady(pub bool);
 
 /// Maximum number of transparent retries of an RPC whose connection ended before the peer processed it. The maximum is
 /// one if the peer refused the RPC: it refused only this stream, or ended the connection with an error.
-const UNPROCESSED: usize = 5;
+const MAX_TRANSPARENT_RETRIES: usize = 5;
 
 impl tower_service::Service<Request<Body>> for Channel {
     type Response = Response<Body>;
@@ -91,7 +91,7 @@ impl Shared {
         };
         let timeout_set_at = own.filter(|own| deadline == Some(*own)).map(|_| begin);
         let rpc = Rpc { now, deadline, wait_for_ready, timeout_set_at };
-        let mut picking = PickAttempt::default();
+        let mut picking = PickState::default();
         let sent = match deadline {
             None => self.send(request, rpc, &mut picking).await,
             Some(at) => {
@@ -134,19 +134,19 @@ impl Shared {
         self.published.methods.load().as_ref().map(|methods| methods.of(path)).unwrap_or_default()
     }
 
-    /// Picks a subconn and sends the request, re-picking until it is written. Retries at most [`UNPROCESSED`] times if
+    /// Picks a subconn and sends the request, re-picking until it is written. Retries at most [`MAX_TRANSPARENT_RETRIES`] times if
     /// the request was written but the peer did not process it (gRFC A6, "transparent retries").
     async fn send(
         &self,
         request: Request<Body>,
         rpc: Rpc,
-        picking: &mut PickAttempt,
+        picking: &mut PickState,
     ) -> Result<(Response<Received>, Attempt, Replay), Status> {
         let (mut head, body) = request.into_parts();
         // Extensions are not sent, but would be cloned for each attempt.
         head.extensions.clear();
         let (mut body, replay) = ReplayBody::new(body);
-        let mut attempts_left = UNPROCESSED;
+        let mut attempts_left = MAX_TRANSPARENT_RETRIES;
         let mut tried = Vec::new();
         let mut now = rpc.now;
         loop {
@@ -159,7 +159,7 @@ impl Shared {
                 tried: &tried,
                 requeued: picking.not_sent,
             };
-            let pick = self.published.cell.pick_attempt(&mut info, picking).await?;
+            let pick = self.published.cell.pick_with(&mut info, picking).await?;
             let picked_at = info.now;
 
             // Clones the head, because metadata that the policy adds belongs to this attempt alone.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
-use super::entry::{Entry, Snapshot};
+use super::entry::{DirectoryState, Entry};
 use super::history::{Earlier, History};
 use super::settings::Settings;
 use crate::lifecycle::Policy as _;
@@ -11,7 +11,7 @@ use crate::policy::{PolicyError, PolicyMetrics, WasmPolicy};
 
 /// The policies of a directory, and the versions of each.
 pub(super) struct Catalog {
-    pub(super) snapshot: Snapshot,
+    pub(super) snapshot: DirectoryState,
     pub(super) history: History,
     /// Notified when a policy's metrics call for a judgement.
     dirty: SyncSender<()>,
@@ -29,9 +29,9 @@ pub(super) enum Offer {
 }
 
 impl Catalog {
-    /// Creates an empty catalog. `dirty` is notified when a policy's metrics call for a [judgement](Self::judge).
+    /// Creates an empty catalog. `dirty` is notified when a policy's metrics call for a [judgement](Self::roll_back).
     pub(super) fn new(dirty: SyncSender<()>) -> Self {
-        Self { snapshot: Snapshot::default(), history: History::default(), dirty }
+        Self { snapshot: DirectoryState::default(), history: History::default(), dirty }
     }
 
     /// Returns the entry of this name, created if it is new.
@@ -114,14 +114,14 @@ impl Catalog {
         let policy = policy.with_generation(versions.next_generation());
         tracing::info!(policy = %policy.version(), "policy loaded");
         metrics.activated(versions.generation, versions.can_go_back(), false);
-        let previous = versions.previous();
+        let last_good = versions.last_good();
         self.change(name, |entry| {
             entry.policy = Some(policy);
             entry.settings = settings;
             entry.rejected = None;
             entry.quarantined = None;
             entry.loading = false;
-            entry.previous = previous;
+            entry.last_good = last_good;
         });
     }
 

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::WatchStream;
 
-use super::entry::Snapshot;
+use super::entry::DirectoryState;
 use super::follower::Follower;
 use super::options::PolicyDirOptions;
 use super::queue::Wanted;
@@ -107,7 +107,7 @@ impl PolicyDir {
         let (dirty, wake) = sync_channel(1);
         let shared = Arc::new(Shared {
             path: absolute,
-            snapshot: watch::Sender::new(Snapshot::default()),
+            snapshot: watch::Sender::new(DirectoryState::default()),
             dirty: dirty.clone(),
             wanted: Wanted::default(),
         });

@@ -11,7 +11,7 @@ use crate::policy::{PolicyError, PolicyMetrics, WasmPolicy};
 
 /// A directory at one moment.
 #[derive(Clone, Default)]
-pub(super) struct Snapshot {
+pub(super) struct DirectoryState {
     /// Whether the directory has been read once.
     pub(super) complete: bool,
     pub(super) policies: BTreeMap<String, Entry>,
@@ -33,7 +33,7 @@ pub(super) struct Entry {
     /// Whether a version is being compiled.
     pub(super) loading: bool,
     /// Digest of the version for a rollback.
-    pub(super) previous: Option<String>,
+    pub(super) last_good: Option<String>,
     /// Whether the file exists.
     pub(super) present: bool,
     pub(super) metrics: Arc<PolicyMetrics>,
@@ -50,7 +50,7 @@ impl Entry {
             rejected: None,
             quarantined: None,
             loading: false,
-            previous: None,
+            last_good: None,
             present: false,
             metrics,
             revision: 0,

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::catalog::{Catalog, Offer};
 use super::judgement;
+use super::listing::list;
 use super::options::PolicyDirOptions;
 use super::queue::{CompileQueue, Compiled, Job};
-use super::scan::list;
 use super::settled::{LOOKS, SettledFiles};
 use super::shared::Shared;
 use super::watch::{Watcher, is_on_a_network};
@@ -81,7 +81,7 @@ impl Follower {
             self.watcher.arm();
             self.scan();
             self.take_compiled();
-            self.catalog.judge();
+            self.catalog.roll_back();
             let Some(shared) = self.shared.upgrade() else { return };
             // The first snapshot is complete when no file is changing.
             self.catalog.snapshot.complete |= !self.files.is_pending();
@@ -104,7 +104,7 @@ impl Follower {
         if self.files.is_pending() {
             self.options.quiet / LOOKS
         } else if self.catalog.awaits_judgement() {
-            judgement::PATIENCE / 4
+            judgement::TAKE_BACK_AFTER / 4
         } else if self.on_a_network {
             self.options.scan.min(NETWORK_SCAN)
         } else {

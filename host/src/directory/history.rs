@@ -111,7 +111,7 @@ impl Versions {
     }
 
     /// Returns the digest of the latest version that has passed its probation.
-    pub(super) fn previous(&self) -> Option<String> {
+    pub(super) fn last_good(&self) -> Option<String> {
         let proven = self.earlier.iter().rev().find(|earlier| earlier.proven);
         proven.map(|earlier| earlier.policy.version().digest)
     }

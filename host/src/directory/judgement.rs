@@ -10,11 +10,11 @@ use crate::lifecycle::{Policy as _, StartError};
 use crate::policy::PolicyError;
 
 /// Time after the last refusal until a version that no channel has taken is rolled back.
-pub(super) const PATIENCE: Duration = Duration::from_millis(200);
+pub(super) const TAKE_BACK_AFTER: Duration = Duration::from_millis(200);
 
 impl Catalog {
     /// Rolls back the versions that have failed too often, and those that all channels have refused.
-    pub(super) fn judge(&mut self) {
+    pub(super) fn roll_back(&mut self) {
         let verdict = |(name, entry): (&String, &Entry)| {
             let policy = entry.policy.as_ref()?;
             let (version, on_fault) = (policy.version(), policy.on_fault());
@@ -26,7 +26,7 @@ impl Catalog {
             self.quarantine(&name, quarantine);
         }
         let refused = |(name, entry): (&String, &Entry)| {
-            entry.metrics.refused_by_all(PATIENCE).map(|error| (name.clone(), error))
+            entry.metrics.refused_by_all(TAKE_BACK_AFTER).map(|error| (name.clone(), error))
         };
         let refused: Vec<_> = self.snapshot.policies.iter().filter_map(refused).collect();
         for (name, error) in refused {
@@ -48,14 +48,14 @@ impl Catalog {
         let metrics = self.metrics(name);
         let versions = self.history.of(name);
         let Some(Earlier { policy, settings, proven }) = versions.take_earlier() else { return };
-        let previous = versions.previous();
+        let last_good = versions.last_good();
         tracing::warn!(policy = name, stage = %error.stage(), %error, back_to = %policy.version(), "no channel took it");
         metrics.activated(policy.version().generation, false, proven);
         self.change(name, |entry| {
             entry.policy = Some(policy);
             entry.settings = settings;
             entry.rejected = Some(PolicyError::Refused(error));
-            entry.previous = previous;
+            entry.last_good = last_good;
         });
     }
 
@@ -68,7 +68,7 @@ impl Catalog {
             let generation = versions.next_generation();
             Earlier { policy: earlier.policy.with_generation(generation), ..earlier }
         });
-        let previous = versions.previous();
+        let last_good = versions.last_good();
         let (policy, reason) = (&quarantine.version, &quarantine.reason);
         match &earlier {
             Some(earlier) => {
@@ -87,7 +87,7 @@ impl Catalog {
                 entry.settings = earlier.settings;
             }
             entry.quarantined = Some(quarantine);
-            entry.previous = previous;
+            entry.last_good = last_good;
         });
     }
 }

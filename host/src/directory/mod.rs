@@ -1,6 +1,6 @@
 //! A directory of policies, followed as its files change.
 //!
-//! Events are hints; a scan of the whole directory is the truth. The `follower`'s thread `scan`s the directory,
+//! Events are hints; a scan of the whole directory is the truth. The `follower`'s thread lists the directory (`listing`),
 //! reads files that have `settled` and their `settings`, and offers them to the `catalog`, which decides what is
 //! compiled and which version is active, with a `history` of earlier versions. Another thread compiles, in the
 //! order of the `queue`. `judgement` takes versions back that fail too often. A bad file changes nothing but the
@@ -25,10 +25,10 @@ mod entry;
 mod follower;
 mod history;
 mod judgement;
+mod listing;
 mod options;
 mod quarantine;
 mod queue;
-mod scan;
 mod settings;
 mod settled;
 mod shared;

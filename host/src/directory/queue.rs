@@ -114,7 +114,7 @@ struct Current {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    Wanted,
+    Keep,
     /// A newer file of the name has come, or the file is gone.
     Superseded,
     /// A file that a channel wants has come: the job waits again.
@@ -149,10 +149,10 @@ impl CompileQueue {
             let is_wanted = |name: &str| self.0.wanted.is_wanted(name);
             if current.name == job.name {
                 current.fate = Fate::Superseded;
-            } else if current.fate == Fate::Wanted && !is_wanted(&current.name) && is_wanted(&job.name) {
+            } else if current.fate == Fate::Keep && !is_wanted(&current.name) && is_wanted(&job.name) {
                 current.fate = Fate::Postponed;
             }
-            if current.fate != Fate::Wanted {
+            if current.fate != Fate::Keep {
                 self.0.compiler.stop(true);
             }
         }
@@ -213,7 +213,7 @@ impl Shared {
             && let Some(current) = &mut queue.current
             && current.name != name
             && !self.wanted.is_wanted(&current.name)
-            && current.fate == Fate::Wanted
+            && current.fate == Fate::Keep
         {
             current.fate = Fate::Postponed;
             self.compiler.stop(true);
@@ -239,7 +239,7 @@ impl Shared {
                         (name.clone(), Arc::clone(bytes))
                     }
                 };
-                queue.current = Some(Current { name, bytes, fate: Fate::Wanted });
+                queue.current = Some(Current { name, bytes, fate: Fate::Keep });
                 self.compiler.stop(false);
                 return Some(task);
             }
@@ -265,14 +265,14 @@ impl Shared {
         let result = guarded("the loader", load)
             .unwrap_or_else(|| Err(PolicyError::Compile("the host panicked on it".to_owned())));
         let mut queue = self.queue();
-        let fate = queue.current.take().map_or(Fate::Wanted, |current| current.fate);
+        let fate = queue.current.take().map_or(Fate::Keep, |current| current.fate);
         match fate {
             // Only a job that was interrupted waits again. One that finished nevertheless has a result.
             Fate::Postponed if matches!(result, Err(PolicyError::NotNow(_))) => {
                 queue.jobs.entry(name).or_insert(job);
             }
             Fate::Superseded => {}
-            Fate::Wanted | Fate::Postponed => queue.compiled.push(Compiled { name, ticket, result }),
+            Fate::Keep | Fate::Postponed => queue.compiled.push(Compiled { name, ticket, result }),
         }
     }
 }

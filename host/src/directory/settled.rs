@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::listing::stem;
 use super::options::PolicyDirOptions;
-use super::scan::stem;
 use super::settings::{BEGIN, END, Settings};
 use crate::files::{self, Fingerprint, ReadError, Settling};
 use crate::policy::{Limits, PolicyError, verify};

@@ -5,13 +5,13 @@ use std::sync::mpsc::SyncSender;
 
 use tokio::sync::watch;
 
-use super::entry::Snapshot;
+use super::entry::DirectoryState;
 use super::queue::Wanted;
 
 /// State shared by the handles of a directory, which keep it alive, and its thread, which does not.
 pub(super) struct Shared {
     pub(super) path: PathBuf,
-    pub(super) snapshot: watch::Sender<Snapshot>,
+    pub(super) snapshot: watch::Sender<DirectoryState>,
     pub(super) dirty: SyncSender<()>,
     pub(super) wanted: Wanted,
 }

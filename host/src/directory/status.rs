@@ -108,7 +108,7 @@ impl PolicyStatus {
         };
         let last_good = match &version {
             Some(version) if !on_probation => Some(version.digest.clone()),
-            _ => entry.previous.clone(),
+            _ => entry.last_good.clone(),
         };
         Self {
             name: name.to_owned(),

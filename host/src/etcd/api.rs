@@ -14,7 +14,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, IntoStreamingRequest, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::attempts::{Patience, hedged, is_passing};
+use super::attempts::{CallTimeouts, hedged, is_transient};
 use super::credentials::Credentials;
 use crate::channel::{Channel, WaitForReady};
 use crate::connectivity::ConnectivityState;
@@ -183,7 +183,7 @@ impl Client {
     pub(super) async fn range(
         &self,
         request: RangeRequest,
-        patience: Patience,
+        timeouts: CallTimeouts,
         is_credible: impl Fn(&RangeResponse) -> bool,
     ) -> Result<RangeResponse, Status> {
         let once = |number: usize| {
@@ -194,24 +194,24 @@ impl Client {
             let request = RangeRequest { serializable, ..request.clone() };
             async move {
                 let answer: RangeResponse =
-                    self.once("/etcdserverpb.KV/Range", &request, patience, !serializable).await?;
+                    self.once("/etcdserverpb.KV/Range", &request, timeouts, !serializable).await?;
                 if serializable && !is_credible(&answer) {
                     return Err(Status::unavailable("the answering etcd member lags behind the others"));
                 }
                 Ok(answer)
             }
         };
-        self.hedged(patience, once).await
+        self.hedged(timeouts, once).await
     }
 
-    pub(super) async fn put(&self, request: PutRequest, patience: Patience) -> Result<Done, Status> {
-        self.unary("/etcdserverpb.KV/Put", request, patience).await
+    pub(super) async fn put(&self, request: PutRequest, timeouts: CallTimeouts) -> Result<Done, Status> {
+        self.unary("/etcdserverpb.KV/Put", request, timeouts).await
     }
 
     /// Creates a lease with this number. An existing lease is not an error: an earlier attempt may have created it.
-    pub(super) async fn grant(&self, ttl: i64, id: i64, patience: Patience) -> Result<(), Status> {
+    pub(super) async fn grant(&self, ttl: i64, id: i64, timeouts: CallTimeouts) -> Result<(), Status> {
         let granted: Result<Lease, Status> =
-            self.unary("/etcdserverpb.Lease/LeaseGrant", LeaseGrantRequest { ttl, id }, patience).await;
+            self.unary("/etcdserverpb.Lease/LeaseGrant", LeaseGrantRequest { ttl, id }, timeouts).await;
         match granted {
             Err(status)
                 if status.code() == Code::FailedPrecondition && status.message().contains("exists") =>
@@ -222,59 +222,59 @@ impl Client {
         }
     }
 
-    pub(super) async fn revoke(&self, id: i64, patience: Patience) -> Result<Done, Status> {
-        self.unary("/etcdserverpb.Lease/LeaseRevoke", LeaseId { id }, patience).await
+    pub(super) async fn revoke(&self, id: i64, timeouts: CallTimeouts) -> Result<Done, Status> {
+        self.unary("/etcdserverpb.Lease/LeaseRevoke", LeaseId { id }, timeouts).await
     }
 
     /// Renews a lease once. Returns its remaining time in seconds; 0 if the lease does not exist.
     ///
     /// etcd has a long-lived stream for this, but a stream stays with one member. Here each call may go to another one.
-    pub(super) async fn keep_alive(&self, id: i64, patience: Patience) -> Result<i64, Status> {
+    pub(super) async fn keep_alive(&self, id: i64, timeouts: CallTimeouts) -> Result<i64, Status> {
         let path = "/etcdserverpb.Lease/LeaseKeepAlive";
         let once = |_| async {
             let request = tokio_stream::once(LeaseId { id });
             let answer = async {
-                let mut answers: Streaming<Lease> = self.streaming(path, request, patience).await?;
+                let mut answers: Streaming<Lease> = self.streaming(path, request, timeouts).await?;
                 answers.message().await
             };
             answer.await?.map(|lease| lease.ttl).ok_or_else(|| Status::unavailable("etcd ended the stream"))
         };
-        self.hedged(patience, once).await
+        self.hedged(timeouts, once).await
     }
 
     /// Opens a watch. Returns its answers, and the sender of its requests: dropping the sender ends the watch.
     pub(super) async fn watch(
         &self,
         create: WatchCreate,
-        patience: Patience,
+        timeouts: CallTimeouts,
     ) -> Result<(Streaming<WatchResponse>, mpsc::Sender<WatchRequest>), Status> {
         let once = |_| async {
             let (open, requests) = mpsc::channel(1);
             // Cannot fail: the channel has room for one request.
             let _ = open.try_send(WatchRequest { create: Some(create.clone()) });
             let requests = ReceiverStream::new(requests);
-            Ok((self.streaming("/etcdserverpb.Watch/Watch", requests, patience).await?, open))
+            Ok((self.streaming("/etcdserverpb.Watch/Watch", requests, timeouts).await?, open))
         };
-        self.hedged(patience, once).await
+        self.hedged(timeouts, once).await
     }
 
-    async fn hedged<T, F>(&self, patience: Patience, attempt: impl Fn(usize) -> F) -> Result<T, Status>
+    async fn hedged<T, F>(&self, timeouts: CallTimeouts, attempt: impl Fn(usize) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
         // A caller that does not wait for a connection gets an error at once if there is none.
         let goes_on = |status: &Status| {
-            is_passing(status) && (patience.waits || self.channel.state() == ConnectivityState::Ready)
+            is_transient(status) && (timeouts.waits || self.channel.state() == ConnectivityState::Ready)
         };
-        hedged(patience, goes_on, attempt).await
+        hedged(timeouts, goes_on, attempt).await
     }
 
-    async fn unary<Q, A>(&self, path: &'static str, message: Q, patience: Patience) -> Result<A, Status>
+    async fn unary<Q, A>(&self, path: &'static str, message: Q, timeouts: CallTimeouts) -> Result<A, Status>
     where
         Q: prost::Message + Clone + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
     {
-        self.hedged(patience, |_| self.once(path, &message, patience, true)).await
+        self.hedged(timeouts, |_| self.once(path, &message, timeouts, true)).await
     }
 
     /// Makes one attempt of a call. If the token is no longer valid, logs in and makes one more.
@@ -282,7 +282,7 @@ impl Client {
         &self,
         path: &'static str,
         message: &Q,
-        patience: Patience,
+        timeouts: CallTimeouts,
         with_leader: bool,
     ) -> Result<A, Status>
     where
@@ -291,16 +291,16 @@ impl Client {
     {
         let send = async |token: Option<MetadataValue<Ascii>>| {
             let mut request = Request::new(message.clone());
-            request.set_timeout(patience.whole);
-            prepare(&mut request, token, patience, with_leader);
+            request.set_timeout(timeouts.whole);
+            prepare(&mut request, token, timeouts, with_leader);
             let path = PathAndQuery::from_static(path);
             self.grpc.clone().unary(request, path, ProstCodec::default()).await.map(Response::into_inner)
         };
-        let token = self.token(patience).await?;
+        let token = self.token(timeouts).await?;
         match send(token.clone()).await {
             Err(status) if token.is_some() && is_void(&status) => {
                 self.forget(&token);
-                send(self.token(patience).await?).await
+                send(self.token(timeouts).await?).await
             }
             result => result,
         }
@@ -310,15 +310,15 @@ impl Client {
         &self,
         path: &'static str,
         requests: impl tokio_stream::Stream<Item = Q> + Send + 'static,
-        patience: Patience,
+        timeouts: CallTimeouts,
     ) -> Result<Streaming<A>, Status>
     where
         Q: prost::Message + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
     {
-        let token = self.token(patience).await?;
+        let token = self.token(timeouts).await?;
         let mut request = requests.into_streaming_request();
-        prepare(&mut request, token.clone(), patience, true);
+        prepare(&mut request, token.clone(), timeouts, true);
         let path = PathAndQuery::from_static(path);
         let opened = self.grpc.clone().streaming(request, path, ProstCodec::default()).await;
         opened.map(Response::into_inner).inspect_err(|status| {
@@ -337,7 +337,7 @@ impl Client {
     }
 
     /// Returns the token of the login, and logs in if there is none. `None`: there are no credentials.
-    async fn token(&self, patience: Patience) -> Result<Option<MetadataValue<Ascii>>, Status> {
+    async fn token(&self, timeouts: CallTimeouts) -> Result<Option<MetadataValue<Ascii>>, Status> {
         let Some(credentials) = &self.credentials else { return Ok(None) };
         let known = self.lock().clone();
         if known.is_some() {
@@ -348,8 +348,8 @@ impl Client {
         let password =
             password.map_err(|lost| lost.to_string()).flatten().map_err(Status::unauthenticated)?;
         let mut request = Request::new(AuthenticateRequest { name: credentials.user.clone(), password });
-        request.set_timeout(patience.whole);
-        prepare(&mut request, None, patience, true);
+        request.set_timeout(timeouts.whole);
+        prepare(&mut request, None, timeouts, true);
         let path = PathAndQuery::from_static("/etcdserverpb.Auth/Authenticate");
         let answer = self.grpc.clone().unary(request, path, ProstCodec::default()).await;
         let answer: AuthenticateResponse = answer
@@ -380,7 +380,7 @@ impl Client {
 fn prepare<Q>(
     request: &mut Request<Q>,
     token: Option<MetadataValue<Ascii>>,
-    patience: Patience,
+    timeouts: CallTimeouts,
     with_leader: bool,
 ) {
     if with_leader {
@@ -390,7 +390,7 @@ fn prepare<Q>(
     if let Some(token) = token {
         request.metadata_mut().insert("token", token);
     }
-    request.extensions_mut().insert(WaitForReady(patience.waits));
+    request.extensions_mut().insert(WaitForReady(timeouts.waits));
 }
 
 /// Returns whether a new login is needed: the token has expired, or etcd's users have changed.

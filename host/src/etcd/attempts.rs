@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 
 /// Time limits of a call.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(super) struct CallTimeouts {
     /// Longest time of the call, with all attempts.
     pub(super) whole: Duration,
     /// Time from the start of one attempt until another one is started beside it.
@@ -18,7 +18,7 @@ pub(super) struct Patience {
     pub(super) waits: bool,
 }
 
-impl Patience {
+impl CallTimeouts {
     /// Limits of a call that someone waits for.
     pub(super) const COMMON: Self =
         Self { whole: Duration::from_secs(10), each: Duration::from_secs(1), waits: true };
@@ -27,43 +27,43 @@ impl Patience {
         Self { whole: Duration::from_secs(10), each: Duration::from_secs(2), waits: false };
 }
 
-/// Most attempts at the same time: an attempt is given up after this many times [`Patience::each`]. It may hang at a
+/// Most attempts at the same time: an attempt is given up after this many times [`CallTimeouts::each`]. It may hang at a
 /// member that waits in vain for a leader.
 const MAX_OVERLAP: u32 = 4;
 /// Pause after the first failure. Doubles after each further one.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Makes attempts until one succeeds, one fails with a status that is not `is_passing`, or the time is over.
+/// Makes attempts until one succeeds, one fails with a status that is not `is_transient`, or the time is over.
 ///
 /// `attempt` gets the number of the attempt, from 0. Attempts overlap, so each must be idempotent.
 pub(super) async fn hedged<T, F>(
-    patience: Patience,
-    is_passing: impl Fn(&Status) -> bool,
+    timeouts: CallTimeouts,
+    is_transient: impl Fn(&Status) -> bool,
     attempt: impl Fn(usize) -> F,
 ) -> Result<T, Status>
 where
     F: Future<Output = Result<T, Status>>,
 {
-    let end = Instant::now() + patience.whole;
+    let end = Instant::now() + timeouts.whole;
     let mut begun = 0;
     let mut begin = || {
         begun += 1;
         let attempt = attempt(begun - 1);
-        let limit = patience.each.saturating_mul(MAX_OVERLAP);
+        let limit = timeouts.each.saturating_mul(MAX_OVERLAP);
         async move { timeout(limit, attempt).await.unwrap_or_else(|_| Err(silent())) }
     };
     let mut in_flight = FuturesUnordered::from_iter([begin()]);
-    let mut next = Instant::now() + patience.each;
+    let mut next = Instant::now() + timeouts.each;
     let mut pause = PAUSE;
     let mut last = None;
     loop {
         tokio::select! {
             biased;
             Some(result) = in_flight.next() => match result {
-                Err(status) if is_passing(&status) => {
+                Err(status) if is_transient(&status) => {
                     last = Some(status);
                     next = next.min(Instant::now() + pause);
-                    pause = (pause * 2).min(patience.each);
+                    pause = (pause * 2).min(timeouts.each);
                 }
                 result => return result,
             },
@@ -72,7 +72,7 @@ where
             }
             () = sleep_until(next) => {
                 in_flight.push(begin());
-                next = Instant::now() + patience.each;
+                next = Instant::now() + timeouts.each;
             }
         }
     }
@@ -83,7 +83,7 @@ fn silent() -> Status {
 }
 
 /// Returns whether another member, or the same one a moment later, may answer differently.
-pub(super) fn is_passing(status: &Status) -> bool {
+pub(super) fn is_transient(status: &Status) -> bool {
     use Code::{Aborted, DeadlineExceeded, Internal, ResourceExhausted, Unavailable, Unknown};
     matches!(status.code(), Aborted | DeadlineExceeded | Internal | ResourceExhausted | Unavailable | Unknown)
 }
@@ -94,8 +94,8 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Patience =
-        Patience { whole: Duration::from_secs(10), each: Duration::from_secs(1), waits: true };
+    const TIMEOUTS: CallTimeouts =
+        CallTimeouts { whole: Duration::from_secs(10), each: Duration::from_secs(1), waits: true };
 
     /// Runs a call. Each item of the script is one attempt: it succeeds, or fails with a code, after some milliseconds.
     async fn run(script: &[(u64, Result<u8, Code>)]) -> (Result<u8, Code>, Duration, usize) {
@@ -107,7 +107,7 @@ mod tests {
                 result.map_err(|code| Status::new(code, "as scripted"))
             }
         };
-        let result = hedged(PATIENCE, is_passing, attempt).await;
+        let result = hedged(TIMEOUTS, is_transient, attempt).await;
         (result.map_err(|status| status.code()), begin.elapsed(), begun.get())
     }
 
@@ -137,10 +137,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn there_are_few_at_a_time_and_an_end() {
         let (result, took, begun) = run(&[NEVER]).await;
-        assert_eq!((result, took), (Err(Code::DeadlineExceeded), PATIENCE.whole));
+        assert_eq!((result, took), (Err(Code::DeadlineExceeded), TIMEOUTS.whole));
         assert!(begun < 20, "{begun}");
         let (result, took, begun) = run(&[(1, Err(Code::Unavailable))]).await;
-        assert_eq!((result, took), (Err(Code::Unavailable), PATIENCE.whole));
+        assert_eq!((result, took), (Err(Code::Unavailable), TIMEOUTS.whole));
         assert!(begun < 20, "{begun}");
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tonic::{Status, Streaming};
 
 use super::api::{Client, Event, PutRequest, WatchCreate, WatchRequest, WatchResponse};
-use super::attempts::Patience;
+use super::attempts::CallTimeouts;
 use super::cluster::Etcd;
 use crate::resolver::endpoint_of;
 use crate::supervision::guarded_task;
@@ -71,7 +71,7 @@ impl Registration {
             ttl: ttl.as_secs().clamp(1, MAX_TTL),
             lease: fastrand::i64(1..=i64::MAX),
         };
-        entry.put(Patience::COMMON).await?;
+        entry.put(CallTimeouts::COMMON).await?;
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(keep(entry, stopped));
         Ok(Self { stop: Some(stop), task })
@@ -115,30 +115,30 @@ impl Entry {
     }
 
     /// Time limits of a call that keeps the entry alive.
-    fn patience(&self) -> Patience {
-        let each = (self.ttl() / 10).clamp(Duration::from_millis(100), Patience::COMMON.each);
-        Patience { whole: self.ttl().min(Patience::COMMON.whole), each, waits: true }
+    fn timeouts(&self) -> CallTimeouts {
+        let each = (self.ttl() / 10).clamp(Duration::from_millis(100), CallTimeouts::COMMON.each);
+        CallTimeouts { whole: self.ttl().min(CallTimeouts::COMMON.whole), each, waits: true }
     }
 
     /// Creates the lease, and the entry with it.
-    async fn put(&self, patience: Patience) -> Result<(), Status> {
-        let end = Instant::now() + patience.whole;
-        self.client.grant(self.ttl.cast_signed(), self.lease, patience).await?;
-        let patience = Patience { whole: end - Instant::now(), ..patience };
+    async fn put(&self, timeouts: CallTimeouts) -> Result<(), Status> {
+        let end = Instant::now() + timeouts.whole;
+        self.client.grant(self.ttl.cast_signed(), self.lease, timeouts).await?;
+        let timeouts = CallTimeouts { whole: end - Instant::now(), ..timeouts };
         let (key, value) = (self.key.clone().into_bytes(), self.value.clone().into_bytes());
-        self.client.put(PutRequest { key, value, lease: self.lease }, patience).await.map(drop)
+        self.client.put(PutRequest { key, value, lease: self.lease }, timeouts).await.map(drop)
     }
 
     /// Renews the lease, and re-creates lease and entry if the lease is lost.
     ///
     /// `is_there`: the entry has been put since it was last lost. A live lease alone does not show that.
     async fn renew(&self, is_there: &mut bool) -> Result<Renewed, Status> {
-        let lives = self.client.keep_alive(self.lease, self.patience()).await? > 0;
+        let lives = self.client.keep_alive(self.lease, self.timeouts()).await? > 0;
         if lives && *is_there {
             return Ok(Renewed::Kept);
         }
         *is_there = false;
-        self.put(self.patience()).await?;
+        self.put(self.timeouts()).await?;
         *is_there = true;
         Ok(Renewed::Lost)
     }
@@ -147,7 +147,7 @@ impl Entry {
     async fn watch(&self) -> Option<Watch> {
         let (key, range_end) = (self.key.clone().into_bytes(), Vec::new());
         let create = WatchCreate { key, range_end, start_revision: 0 };
-        self.client.watch(create, self.patience()).await.ok()
+        self.client.watch(create, self.timeouts()).await.ok()
     }
 
     /// Keeps the entry alive, forever.
@@ -245,7 +245,7 @@ async fn keep(entry: Entry, stop: oneshot::Receiver<()>) {
     tokio::select! {
         asked = stop => {
             // An error means that the `Registration` was dropped, and this task is being aborted.
-            if asked.is_ok() && let Err(status) = entry.client.revoke(entry.lease, Patience::COMMON).await {
+            if asked.is_ok() && let Err(status) = entry.client.revoke(entry.lease, CallTimeouts::COMMON).await {
                 let key = quoted(entry.key.as_bytes(), 200);
                 let error = quoted(status.message().as_bytes(), 500);
                 tracing::warn!(%key, %error, "etcd lease cannot be revoked: it expires by itself");

@@ -10,7 +10,7 @@ use tokio_stream::StreamExt as _;
 use tonic::{Status, Streaming};
 
 use super::api::{Client, KeyValue, RangeRequest, RangeResponse, WatchCreate, WatchRequest, WatchResponse};
-use super::attempts::Patience;
+use super::attempts::CallTimeouts;
 use super::cluster::{Etcd, EtcdBuilder};
 use super::target;
 use crate::backoff::Backoff;
@@ -229,7 +229,7 @@ impl Follow {
         };
         // A member that lags behind the others must not bring back an earlier list.
         let is_credible = |list: &RangeResponse| known.is_none_or(|known| !origin(list).is_before(known));
-        let list = self.client()?.range(range, Patience::LIST, is_credible).await.map_err(message_of)?;
+        let list = self.client()?.range(range, CallTimeouts::LIST, is_credible).await.map_err(message_of)?;
         let origin = origin(&list);
         self.list.read(&self.resolver.prefix, origin, list.kvs, self.resolver.hold);
         self.next = Next::Open(origin.revision + 1);
@@ -240,7 +240,7 @@ impl Follow {
     async fn open(&mut self, start_revision: i64) -> Result<(), String> {
         let RangeRequest { key, range_end, .. } = self.range();
         let create = WatchCreate { key, range_end, start_revision };
-        let (answers, open) = self.client()?.watch(create, Patience::LIST).await.map_err(message_of)?;
+        let (answers, open) = self.client()?.watch(create, CallTimeouts::LIST).await.map_err(message_of)?;
         self.next = Next::Listen(Box::new(Watch { answers, _open: open }));
         Ok(())
     }

@@ -13,7 +13,7 @@ use super::{Fixed, Pick, PickInfo, PickResult, Picker};
 /// Holds the current picker of a channel, and picks with it.
 #[derive(Debug)]
 pub struct PickerCell {
-    current: ArcSwap<Generation>,
+    current: ArcSwap<Publication>,
     published: AtomicU64,
 }
 
@@ -21,7 +21,7 @@ pub struct PickerCell {
 ///
 /// One value and not two, so that no RPC can wait on the signal of a picker it did not ask.
 #[derive(Debug)]
-struct Generation {
+struct Publication {
     /// Incremented at each publication.
     number: u64,
     picker: Arc<dyn Picker>,
@@ -30,8 +30,8 @@ struct Generation {
 
 /// State of an RPC that is being picked.
 #[derive(Debug, Default)]
-pub(crate) struct PickAttempt {
-    /// The generation that was asked last; none is asked twice.
+pub(crate) struct PickState {
+    /// The publication that was asked last; none is asked twice.
     last: Option<u64>,
     /// Status with which a wait-for-ready RPC would have failed otherwise.
     pub(crate) error: Option<Status>,
@@ -43,7 +43,7 @@ pub(crate) struct PickAttempt {
 impl Default for PickerCell {
     fn default() -> Self {
         let first =
-            Generation { number: 0, picker: Arc::new(Fixed::Queue), replaced: CancellationToken::new() };
+            Publication { number: 0, picker: Arc::new(Fixed::Queue), replaced: CancellationToken::new() };
         Self { current: ArcSwap::from_pointee(first), published: AtomicU64::new(0) }
     }
 }
@@ -52,9 +52,9 @@ impl PickerCell {
     /// Makes `picker` the current one and wakes the RPCs that wait for it.
     pub fn publish(&self, picker: Arc<dyn Picker>) {
         let number = self.published.fetch_add(1, Ordering::Relaxed) + 1;
-        let generation = Generation { number, picker, replaced: CancellationToken::new() };
-        // The swap comes first, so that an RPC woken by the cancellation loads the new generation.
-        self.current.swap(Arc::new(generation)).replaced.cancel();
+        let publication = Publication { number, picker, replaced: CancellationToken::new() };
+        // The swap comes first, so that an RPC woken by the cancellation loads the new publication.
+        self.current.swap(Arc::new(publication)).replaced.cancel();
     }
 
     /// Picks for one RPC, and waits while pickers queue it.
@@ -67,23 +67,23 @@ impl PickerCell {
     ///
     /// If a picker fails or drops the RPC.
     pub async fn pick(&self, info: &mut PickInfo<'_>) -> Result<Pick, Status> {
-        self.pick_attempt(info, &mut PickAttempt::default()).await
+        self.pick_with(info, &mut PickState::default()).await
     }
 
     /// Like [`pick`](Self::pick), for an RPC that may have been picked for before.
-    pub(crate) async fn pick_attempt(
+    pub(crate) async fn pick_with(
         &self,
         info: &mut PickInfo<'_>,
-        attempt: &mut PickAttempt,
+        state: &mut PickState,
     ) -> Result<Pick, Status> {
-        if !std::mem::take(&mut attempt.not_sent) {
-            attempt.last = None;
+        if !std::mem::take(&mut state.not_sent) {
+            state.last = None;
         }
         loop {
-            let wait = match self.ask(info, attempt) {
+            let wait = match self.ask(info, state) {
                 Some(PickResult::Pick(pick)) => return Ok(pick),
                 Some(PickResult::Fail(status) | PickResult::Drop(status)) => return Err(restrict(status)),
-                Some(PickResult::Queue) => self.replaced(attempt.last),
+                Some(PickResult::Queue) => self.replaced(state.last),
                 None => None,
             };
             match wait {
@@ -98,30 +98,30 @@ impl PickerCell {
     }
 
     /// Asks the current picker, unless it was asked before. `None`: it is busy.
-    fn ask(&self, info: &PickInfo<'_>, attempt: &mut PickAttempt) -> Option<PickResult> {
-        // A guard, and not another count of the generation: that would be a line that all threads write to.
-        let generation = self.current.load();
-        if attempt.last == Some(generation.number) {
+    fn ask(&self, info: &PickInfo<'_>, state: &mut PickState) -> Option<PickResult> {
+        // A guard, and not another count of the publication: that would be a line that all threads write to.
+        let publication = self.current.load();
+        if state.last == Some(publication.number) {
             return Some(PickResult::Queue);
         }
-        match generation.picker.try_pick(info) {
+        match publication.picker.try_pick(info) {
             None => None,
             Some(PickResult::Fail(status)) if info.wait_for_ready => {
-                attempt.last = Some(generation.number);
-                attempt.error = Some(status);
+                state.last = Some(publication.number);
+                state.error = Some(status);
                 Some(PickResult::Queue)
             }
             answer => {
-                attempt.last = Some(generation.number);
+                state.last = Some(publication.number);
                 answer
             }
         }
     }
 
-    /// Returns the signal that this generation has been replaced; `None` if it has been already.
+    /// Returns the signal that this publication has been replaced; `None` if it has been already.
     fn replaced(&self, number: Option<u64>) -> Option<CancellationToken> {
-        let generation = self.current.load();
-        (Some(generation.number) == number).then(|| generation.replaced.clone())
+        let publication = self.current.load();
+        (Some(publication.number) == number).then(|| publication.replaced.clone())
     }
 }
 
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(waiting.await.expect("no panic").expect_err("dropped").message(), "dropped");
     }
 
-    /// Each RPC asks each generation at most once, however often new ones are published.
+    /// Each RPC asks each publication at most once, however often new ones are published.
     #[tokio::test]
     async fn a_generation_is_asked_once() {
         #[derive(Debug)]

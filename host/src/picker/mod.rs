@@ -10,7 +10,7 @@ mod fixed;
 mod picker;
 mod rotation;
 
-pub(crate) use self::cell::PickAttempt;
+pub(crate) use self::cell::PickState;
 pub use self::cell::PickerCell;
 pub(crate) use self::fixed::{Fixed, WakeUp};
 pub use self::picker::{Faults, Pick, PickInfo, PickResult, Picker};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use super::stats::{ResponseStats, Stats, SubConnStats};
+use super::stats::{Counters, ResponseStats, SubConnStats};
 use crate::connectivity::ConnectivityState;
 use crate::resolver::Endpoint;
 
@@ -18,7 +18,7 @@ struct Shared {
     id: u32,
     endpoint: ArcSwap<Endpoint>,
     condition: Mutex<Condition>,
-    stats: Stats,
+    stats: Counters,
     driver: Arc<dyn Driver>,
 }
 
@@ -71,7 +71,7 @@ impl SubConn {
             id,
             endpoint: ArcSwap::from_pointee(endpoint),
             condition: Mutex::new(Condition { state: ConnectivityState::Idle, error: None }),
-            stats: Stats::default(),
+            stats: Counters::default(),
             driver,
         }))
     }
@@ -156,7 +156,7 @@ impl SubConn {
     }
 
     /// Returns the counters, for the driver and the sender of RPCs.
-    pub(crate) fn counters(&self) -> &Stats {
+    pub(crate) fn counters(&self) -> &Counters {
         &self.0.stats
     }
 

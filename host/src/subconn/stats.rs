@@ -12,7 +12,7 @@ const MEMORY: Duration = Duration::from_secs(10);
 
 /// Counters of a subconn. All are relaxed: each is exact, but two that are read together may differ by one RPC.
 #[derive(Debug, Default)]
-pub(crate) struct Stats {
+pub(crate) struct Counters {
     dials: AtomicU64,
     in_flight: AtomicU32,
     picked: AtomicU64,
@@ -153,7 +153,7 @@ pub struct SubConnStats {
     pub ready_since: Option<Instant>,
 }
 
-impl Stats {
+impl Counters {
     pub(crate) fn dialled(&self) {
         self.dials.fetch_add(1, Ordering::Relaxed);
     }
@@ -284,7 +284,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn silence_is_that_of_rpcs_that_began_after_the_last_answer() {
-        let (stats, ms) = (Stats::default(), Duration::from_millis);
+        let (stats, ms) = (Counters::default(), Duration::from_millis);
         let begin = || {
             stats.start(Instant::now());
             Instant::now()

@@ -60,7 +60,7 @@ pub(crate) async fn send(
     loop {
         let (permit, waited) = pool.stream(subconn).await;
         let Some((connection, stream)) = permit else {
-            attempt.not_sent();
+            attempt.not_processed();
             return Err(SendError::NotSent(Box::new(request)));
         };
         attempt.start_stream(stream, waited);
@@ -92,7 +92,7 @@ pub(crate) async fn send(
                 request = *unsent;
             }
             Err(error @ SendError::Unprocessed { .. }) => {
-                attempt.not_sent();
+                attempt.not_processed();
                 return Err(error);
             }
             Err(SendError::Failed(status)) => {
@@ -138,7 +138,7 @@ impl Attempt {
     }
 
     /// Records that the request was never sent, or that the peer did not process it.
-    fn not_sent(&mut self) {
+    fn not_processed(&mut self) {
         if let Some(open) = self.open.take() {
             open.subconn.counters().not_sent(open.responded);
             open.finish(End { code: None, client_ended: false, trailers: None }, Instant::now());
@@ -187,7 +187,7 @@ impl Drop for Attempt {
     fn drop(&mut self) {
         match &self.open {
             None => {}
-            Some(open) if open.stream.is_none() => self.not_sent(),
+            Some(open) if open.stream.is_none() => self.not_processed(),
             Some(_) if self.deadline.is_some_and(|at| at <= Instant::now()) => {
                 self.give_up(Code::DeadlineExceeded);
             }

@@ -67,7 +67,7 @@ pub(super) struct Loss {
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: SendRequest<Bytes>,
-    link: Arc<Link>,
+    state: Arc<ConnectionState>,
     /// The peer's certificate, if the connection is encrypted.
     certificate: Option<PeerCertificate>,
     /// The channel's runtime. It finishes what a caller leaves behind, because the caller's runtime may end.
@@ -76,7 +76,7 @@ pub(super) struct Connection {
 
 /// State of a connection that its task, its frame reader and the subconn share.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct ConnectionState {
     phase: watch::Sender<Phase>,
     /// The same as `phase == Ready`, for the request path.
     ready: AtomicBool,
@@ -91,22 +91,22 @@ pub(super) struct Link {
 
 /// A permit for one stream, which counts against the peer's limit until it is dropped.
 #[derive(Debug)]
-pub(super) struct StreamPermit(Arc<Link>);
+pub(super) struct StreamPermit(Arc<ConnectionState>);
 
 impl StreamPermit {
     /// Takes a permit. `None`: the peer allows no more streams.
-    pub(super) fn take(link: &Arc<Link>) -> Option<Self> {
-        let max = link.max_streams();
+    pub(super) fn take(state: &Arc<ConnectionState>) -> Option<Self> {
+        let max = state.max_streams();
         let more = |count: u32| (count < max).then(|| count + 1);
         // SeqCst, because the number of waiters is read after this counter and must not be reordered with it.
-        link.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
-        Some(Self(Arc::clone(link)))
+        state.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
+        Some(Self(Arc::clone(state)))
     }
 
     /// Takes a permit without a check of the limit, for a stream that has priority over RPCs.
-    pub(super) fn take_unchecked(link: &Arc<Link>) -> Self {
-        link.in_flight.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::clone(link))
+    pub(super) fn take_unchecked(state: &Arc<ConnectionState>) -> Self {
+        state.in_flight.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(state))
     }
 }
 
@@ -124,7 +124,7 @@ struct KeepAlive {
     /// Longest time without a read, time of the last read, and the sender of PINGs. `None`: keep-alive is off.
     pings: Option<((Duration, LastActivity), PingPong)>,
     timeout: Duration,
-    link: Arc<Link>,
+    state: Arc<ConnectionState>,
 }
 
 impl KeepAlive {
@@ -137,7 +137,7 @@ impl KeepAlive {
             let quiet = last_read.elapsed();
             if quiet < interval {
                 sleep(interval.saturating_sub(quiet)).await;
-            } else if self.link.in_flight() == 0 {
+            } else if self.state.in_flight() == 0 {
                 sleep(interval).await;
             } else {
                 match timeout(self.timeout, pings.ping(Ping::opaque())).await {
@@ -166,16 +166,16 @@ impl Connection {
         signal: Arc<StreamSignal>,
         abort: CancellationToken,
     ) -> Result<Self, String> {
-        let link = Arc::new(Link::new(signal));
-        let frames = Arc::clone(&link);
+        let state = Arc::new(ConnectionState::new(signal));
+        let frames = Arc::clone(&state);
         let cut = Cut::default();
         let last_read = options.keep_alive_interval.map(|_| LastActivity::default());
         let io = Wire::new(io, Side::Client, cut.clone(), last_read.clone(), move |seen| frames.seen(seen));
         let (sender, mut connection) =
             client::builder(options.http2()).handshake(io).await.map_err(|error| describe(&error))?;
         let pings = options.keep_alive_interval.zip(last_read).zip(connection.ping_pong());
-        let alive = KeepAlive { pings, timeout: options.keep_alive_timeout, link: Arc::clone(&link) };
-        let driven = Driven(Arc::clone(&link));
+        let alive = KeepAlive { pings, timeout: options.keep_alive_timeout, state: Arc::clone(&state) };
+        let driven = Driven(Arc::clone(&state));
         tokio::spawn(async move {
             let reason = match connection.await {
                 Ok(()) => CLOSED.to_owned(),
@@ -193,12 +193,12 @@ impl Connection {
             cut.cut(why);
         });
 
-        let mut phase = link.phase.subscribe();
+        let mut phase = state.phase.subscribe();
         let phase = phase.wait_for(|phase| *phase != Phase::Handshake).await;
         match phase.as_deref() {
             Ok(Phase::Ready) => {
                 drop(phase);
-                Ok(Self { sender, link, certificate, runtime: Handle::current() })
+                Ok(Self { sender, state, certificate, runtime: Handle::current() })
             }
             Ok(Phase::Closed { reason }) if *reason == CLOSED || reason.contains("reset") => Err(format!(
                 "{reason} before its first frame: it may not speak HTTP/2, or require TLS or a certificate"
@@ -211,8 +211,8 @@ impl Connection {
     }
 
     /// Returns the shared state, which may outlive the connection.
-    pub(super) fn link(&self) -> &Arc<Link> {
-        &self.link
+    pub(super) fn state(&self) -> &Arc<ConnectionState> {
+        &self.state
     }
 
     /// Returns whether RPCs with this authority, which is not the connection's own, may be sent (gRFC A81).
@@ -222,7 +222,7 @@ impl Connection {
 
     /// Returns whether the connection takes requests. A GOAWAY that is still on the wire is not known yet.
     pub(super) fn is_ready(&self) -> bool {
-        self.link.ready.load(Ordering::Acquire)
+        self.state.ready.load(Ordering::Acquire)
     }
 
     /// Sends a request and waits for the response headers.
@@ -250,8 +250,8 @@ impl Connection {
         match response {
             Ok(response) => {
                 // Runs for every RPC: the load avoids a write to a shared cache line.
-                if !self.link.answered.load(Ordering::Relaxed) {
-                    self.link.answered.store(true, Ordering::Relaxed);
+                if !self.state.answered.load(Ordering::Relaxed) {
+                    self.state.answered.store(true, Ordering::Relaxed);
                 }
                 Ok(response.map(Received::new))
             }
@@ -272,7 +272,7 @@ impl Connection {
         let mut sender = self.sender.clone();
         if let Poll::Ready(Err(error)) = sender.poll_ready(&mut Context::from_waker(Waker::noop())) {
             // The connection failed, or has no stream IDs left. Both need a new connection.
-            self.link.closed(describe(&error));
+            self.state.closed(describe(&error));
             return Err(SendError::NotSent(Box::new(request)));
         }
         let (head, body) = request.into_parts();
@@ -281,7 +281,7 @@ impl Connection {
             Ok((response, stream)) => Ok((response, (!is_all).then(|| Sending::new(body, stream)))),
             // Other RPCs have taken the last stream IDs meanwhile. Nothing was sent.
             Err(error) if error.to_string().contains(NO_NUMBER) => {
-                self.link.closed(describe(&error));
+                self.state.closed(describe(&error));
                 Err(SendError::Unprocessed { status: status_of(&error), refused: false })
             }
             // h2 rejects the request itself: no connection can send it.
@@ -295,7 +295,7 @@ impl Connection {
 
     /// Waits until the connection takes no new streams, after GOAWAY or its end. Returns why.
     pub(super) async fn lost(&self) -> Loss {
-        let mut phase = self.link.phase.subscribe();
+        let mut phase = self.state.phase.subscribe();
         let lost = phase.wait_for(|phase| !matches!(phase, Phase::Handshake | Phase::Ready)).await;
         let (reason, code) = match lost.as_deref() {
             Ok(Phase::GoingAway { code }) => {
@@ -311,12 +311,12 @@ impl Connection {
             None => "connection lost".to_owned(),
         };
         let code = code.unwrap_or_default();
-        Loss { reason, kind, answered: self.link.answered(), too_many_pings: code == ENHANCE_YOUR_CALM }
+        Loss { reason, kind, answered: self.state.answered(), too_many_pings: code == ENHANCE_YOUR_CALM }
     }
 }
 
 /// Guard in the task that drives the connection. Reports the end if the task ends with its runtime.
-struct Driven(Arc<Link>);
+struct Driven(Arc<ConnectionState>);
 
 impl Drop for Driven {
     fn drop(&mut self) {
@@ -324,7 +324,7 @@ impl Drop for Driven {
     }
 }
 
-impl Link {
+impl ConnectionState {
     fn new(signal: Arc<StreamSignal>) -> Self {
         Self {
             signal,

@@ -12,7 +12,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::connection::{Connection, Link, SendError, StreamPermit};
+use super::connection::{Connection, ConnectionState, SendError, StreamPermit};
 use super::dial::Dialer;
 use super::replay::ReplayBody;
 use crate::backoff::Backoff;
@@ -96,9 +96,9 @@ impl Checkup {
         let service = self.service.borrow_and_update().clone();
         self.running = service.zip(self.connection.upgrade()).map(|(service, connection)| {
             let (sender, health) = watch::channel(health.clone());
-            let link = Arc::clone(connection.link());
+            let state = Arc::clone(connection.state());
             let client = HealthClient::with_origin(Client(connection), self.origin.clone());
-            let watching = check(client, link, service, self.backoff, sender);
+            let watching = check(client, state, service, self.backoff, sender);
             Running { health, _task: AbortOnDropHandle::new(tokio::spawn(watching)) }
         });
     }
@@ -108,7 +108,7 @@ impl Checkup {
 /// stream ends, opens another one: at once if the stream had delivered an answer, otherwise after a backoff.
 async fn check(
     mut client: HealthClient<Client>,
-    link: Arc<Link>,
+    state: Arc<ConnectionState>,
     service: Arc<str>,
     backoff: Backoff,
     health: watch::Sender<Health>,
@@ -116,7 +116,7 @@ async fn check(
     let mut failures = 0;
     loop {
         // The check counts against the number of streams that the peer allows.
-        let stream = StreamPermit::take_unchecked(&link);
+        let stream = StreamPermit::take_unchecked(&state);
         let request = HealthCheckRequest { service: service.to_string() };
         let mut status = Status::unavailable("the stream ended");
         match client.watch(request).await {

@@ -20,7 +20,7 @@ use crate::connectivity::ConnectivityState;
 
 /// State of a subconn, and its failures so far.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(super) struct SubConnMachine {
     backoff: Backoff,
     state: State,
     /// Consecutive attempts that did not lead to a proven connection.
@@ -36,7 +36,7 @@ pub(super) enum State {
     Shutdown,
 }
 
-impl Machine {
+impl SubConnMachine {
     pub(super) fn new(backoff: Backoff) -> Self {
         Self { backoff, state: State::Idle, failures: 0 }
     }
@@ -141,7 +141,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_accepts_and_closes_is_dialled_ever_less() {
-        let mut machine = Machine::new(Backoff::default());
+        let mut machine = SubConnMachine::new(Backoff::default());
         let start = Instant::now();
         let mut dials = 0;
         while start.elapsed() < Duration::from_secs(10) {
@@ -160,7 +160,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_proven_connection_resets_the_backoff() {
-        let mut machine = Machine::new(Backoff::default());
+        let mut machine = SubConnMachine::new(Backoff::default());
         for _ in 0..5 {
             machine.tick(Instant::now() + Duration::from_secs(200));
             machine.connect();
@@ -181,7 +181,7 @@ mod tests {
     /// Subconns are dialled soon after file descriptors are available again.
     #[tokio::test(start_paused = true)]
     async fn what_this_machine_lacks_does_not_lengthen_the_backoff() {
-        let mut machine = Machine::new(Backoff::default());
+        let mut machine = SubConnMachine::new(Backoff::default());
         for _ in 0..20 {
             machine.connect();
             machine.failed(Instant::now(), true, 0.5);
@@ -219,7 +219,7 @@ mod tests {
         /// within its bounds, and a shut down machine stays so.
         #[test]
         fn only_the_drawn_transitions_happen(events in prop::collection::vec((event(), 0.0..1.0f64), 0..200)) {
-            let mut machine = Machine::new(Backoff::default());
+            let mut machine = SubConnMachine::new(Backoff::default());
             let mut now = Instant::now();
             for (event, random) in events {
                 let before = machine.state();

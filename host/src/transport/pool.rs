@@ -47,7 +47,7 @@ enum Found {
     Permit(Permit),
     /// All connections are full: wait for a stream on any of them, or for another connection. Or the last
     /// connection was lost a moment ago, and the subconn's task is about to say what follows.
-    Full,
+    MustWait,
 }
 
 impl Pool {
@@ -110,7 +110,7 @@ impl Pool {
     pub(super) fn grant(&self, subconn: &SubConn) {
         self.queue.grant(|| match self.find(subconn) {
             Found::Permit(permit) => Some(permit),
-            Found::Full => None,
+            Found::MustWait => None,
         });
     }
 
@@ -118,19 +118,19 @@ impl Pool {
     fn find(&self, subconn: &SubConn) -> Found {
         let open = self.open.load();
         let load = |connection: &&Arc<Connection>| {
-            let link = connection.link();
-            (!link.has_free_stream(), link.in_flight())
+            let state = connection.state();
+            (!state.has_free_stream(), state.in_flight())
         };
         loop {
             let ready = open.connections.iter().filter(|connection| connection.is_ready());
             match ready.min_by_key(load) {
-                Some(connection) => match StreamPermit::take(connection.link()) {
+                Some(connection) => match StreamPermit::take(connection.state()) {
                     Some(stream) => return Found::Permit(Some((Arc::clone(connection), stream))),
-                    None if !connection.link().has_free_stream() => return Found::Full,
+                    None if !connection.state().has_free_stream() => return Found::MustWait,
                     // Another RPC took the last stream, and has ended since.
                     None => {}
                 },
-                None if subconn.state() == ConnectivityState::Ready => return Found::Full,
+                None if subconn.state() == ConnectivityState::Ready => return Found::MustWait,
                 None => return Found::Permit(None),
             }
         }
@@ -157,7 +157,7 @@ impl Driver for Pool {
 
     fn capacity(&self) -> Capacity {
         let open = self.open.load();
-        let each = |connection: &Arc<Connection>| connection.link().max_streams();
+        let each = |connection: &Arc<Connection>| connection.state().max_streams();
         Capacity {
             connections: open.connections.len(),
             // Usually the same on all connections.

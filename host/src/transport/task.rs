@@ -12,7 +12,7 @@ use super::connection::{Connection, Loss};
 use super::counters::OpenConnection;
 use super::dial::{DialError, Dialer};
 use super::health::{Checkup, Health};
-use super::machine::{Machine, State};
+use super::machine::{State, SubConnMachine};
 use super::pool::{Command, Open, Pool};
 use crate::backoff::Backoff;
 use crate::connectivity::ConnectivityState;
@@ -39,7 +39,7 @@ pub(crate) fn spawn(
     let scheme = dialer.scheme.clone().unwrap_or_else(by_tls);
     let pool = Arc::new(Pool::new(authority, scheme, commands));
     let subconn = SubConn::new(id, endpoint, Arc::<Pool>::clone(&pool));
-    let machine = Machine::new(dialer.options.backoff);
+    let machine = SubConnMachine::new(dialer.options.backoff);
     let task =
         Task { subconn: subconn.clone(), pool, dialer, commands: receiver, events, machine, connected: None };
     let span = tracing::info_span!("subconn", id, endpoint = %subconn.endpoint().addresses()[0]);
@@ -54,7 +54,7 @@ struct Task {
     dialer: Dialer,
     commands: mpsc::UnboundedReceiver<Command>,
     events: mpsc::UnboundedSender<u32>,
-    machine: Machine,
+    machine: SubConnMachine,
     /// The connection, between CONNECTING and READY.
     connected: Option<Dialled>,
 }
@@ -83,7 +83,7 @@ impl Task {
     /// Recovers from a panic: all connections are lost, and the next attempt is made after a backoff.
     fn recover(&mut self) {
         self.connected = None;
-        self.machine = Machine::new(self.dialer.options.backoff);
+        self.machine = SubConnMachine::new(self.dialer.options.backoff);
         self.machine.connect();
         self.machine.failed(Instant::now(), false, fastrand::f64());
         self.subconn.set_error("the host panicked".to_owned());
@@ -168,7 +168,7 @@ impl Task {
             if live.len() < options.max_connections
                 && another.is_none()
                 && self.pool.queue().has_waiters()
-                && live.iter().all(|live| !live.connection.link().has_free_stream())
+                && live.iter().all(|live| !live.connection.state().has_free_stream())
             {
                 another = Some(self.dial_another(failures));
             }
@@ -176,7 +176,7 @@ impl Task {
                 biased;
                 command = self.commands.recv() => match command {
                     Some(Command::EnterIdle) => {
-                        let answered = live.iter().any(|live| live.connection.link().answered());
+                        let answered = live.iter().any(|live| live.connection.state().answered());
                         self.machine.enter_idle(Instant::now(), answered);
                     }
                     command => self.apply(command),

@@ -61,7 +61,7 @@ impl WasmPolicy {
     /// Needs the context of a Tokio runtime. Blocks, so do not call it on a worker thread of the runtime.
     #[must_use]
     pub fn conformance(&self, options: &ConformanceOptions) -> Vec<Conformance> {
-        let policy = &self.clone().with_more_time(PATIENCE);
+        let policy = &self.clone().with_more_time(TIME_FACTOR);
         let run = Run { policy, placement: self.placement(&Placement::new("check:///", &options.config)) };
         let mut all = vec![
             ("configuration", run.configuration()),
@@ -76,7 +76,7 @@ impl WasmPolicy {
             let placement = like.placement(&Placement::new("check:///", "{}"));
             all.push((
                 "routes",
-                run.like(&Run { policy: &like.clone().with_more_time(PATIENCE), placement }),
+                run.like(&Run { policy: &like.clone().with_more_time(TIME_FACTOR), placement }),
             ));
         }
         all.into_iter()
@@ -89,7 +89,7 @@ impl WasmPolicy {
 }
 
 /// Factor by which CPU time limits are raised: the speed of a policy depends on the load of the machine.
-const PATIENCE: u32 = 10;
+const TIME_FACTOR: u32 = 10;
 
 /// A policy under test, and its placement.
 struct Run<'a> {

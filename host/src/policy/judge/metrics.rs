@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::fault_kind::FaultKind;
 use super::instruments::{Instruments, Metric};
 use super::probation::Probation;
-use super::usage::{ChannelCounters, ChannelUsage, PolicyTotals};
+use super::usage::{ChannelUsage, PolicyTotals, SlotCounters};
 use crate::lifecycle::{Stage, StartError};
 use crate::policy::limits::Limits;
 
@@ -26,7 +26,7 @@ struct Inner {
     /// The policy's own instruments, by the target of the channel.
     instruments: BTreeMap<String, Arc<Instruments>>,
     /// One for each instance in each channel.
-    channels: Vec<Arc<ChannelCounters>>,
+    channels: Vec<Arc<SlotCounters>>,
     /// Totals of channels that have ended, or use another version now.
     past: PolicyTotals,
     faults: BTreeMap<FaultKind, u64>,
@@ -119,11 +119,11 @@ impl PolicyMetrics {
 
     /// Returns why no channel has taken the active version although some have tried. `None`: a channel has taken it, or
     /// has tried it within this time.
-    pub(crate) fn refused_by_all(&self, patience: Duration) -> Option<StartError> {
+    pub(crate) fn refused_by_all(&self, quiet_for: Duration) -> Option<StartError> {
         let inner = self.lock();
         let of_active = |refusal: &&Refusal| refusal.generation == inner.probation.generation;
         let refusal = inner.refusals.values().find(of_active)?;
-        inner.probation.is_refused_by_all(patience).then(|| refusal.error.clone())
+        inner.probation.is_refused_by_all(quiet_for).then(|| refusal.error.clone())
     }
 
     pub(crate) fn snapshot(&self) -> MetricsSnapshot {
@@ -159,8 +159,8 @@ impl PolicyMetrics {
     }
 
     /// Records that a channel takes a version. Returns the counters of one of the channel's instances.
-    pub(crate) fn channel(&self, channel: u64, target: &str, generation: u64) -> Arc<ChannelCounters> {
-        let counters = Arc::new(ChannelCounters::new(channel, target, generation));
+    pub(crate) fn slot_started(&self, channel: u64, target: &str, generation: u64) -> Arc<SlotCounters> {
+        let counters = Arc::new(SlotCounters::new(channel, target, generation));
         let mut inner = self.lock();
         inner.fold();
         inner.refusals.remove(target);
@@ -252,7 +252,7 @@ impl Inner {
 
     /// Returns the number of picks of the active version.
     fn active_picks(&self) -> u64 {
-        let of_active = |counters: &&Arc<ChannelCounters>| counters.generation == self.probation.generation;
+        let of_active = |counters: &&Arc<SlotCounters>| counters.generation == self.probation.generation;
         let now = self.channels.iter().filter(of_active);
         self.probation.past_picks + now.map(|counters| counters.all_picks()).sum::<u64>()
     }
@@ -275,10 +275,10 @@ mod tests {
 
     const FIRST: u64 = 1;
 
-    fn metrics(strict: bool) -> (PolicyMetrics, Arc<ChannelCounters>) {
+    fn metrics(strict: bool) -> (PolicyMetrics, Arc<SlotCounters>) {
         let metrics = PolicyMetrics::default();
         metrics.activated(FIRST, strict, false);
-        let counters = metrics.channel(0, "t", FIRST);
+        let counters = metrics.slot_started(0, "t", FIRST);
         (metrics, counters)
     }
 
@@ -286,7 +286,7 @@ mod tests {
         metrics.fault(FIRST, FaultKind::Trap, "trapped", &Limits::default())
     }
 
-    fn picks(counters: &ChannelCounters, count: u64) {
+    fn picks(counters: &SlotCounters, count: u64) {
         for _ in 0..count {
             counters.pick();
         }

@@ -98,8 +98,8 @@ impl Probation {
     }
 
     /// Returns whether channels have refused the version, none has taken it, and none has tried it within this time.
-    pub(super) fn is_refused_by_all(&self, patience: Duration) -> bool {
-        let is_quiet = self.refused_at.is_some_and(|at| at.elapsed() >= patience);
+    pub(super) fn is_refused_by_all(&self, quiet_for: Duration) -> bool {
+        let is_quiet = self.refused_at.is_some_and(|at| at.elapsed() >= quiet_for);
         !self.is_taken && self.trying == 0 && is_quiet
     }
 }

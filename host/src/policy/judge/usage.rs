@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Counters of one instance in one channel. Written by the thread that holds the instance, read by any.
 #[derive(Debug, Default)]
-pub(crate) struct ChannelCounters {
+pub(crate) struct SlotCounters {
     target: String,
     pub(super) generation: u64,
     /// Number of the channel, the same for all of its instances.
@@ -48,7 +48,7 @@ pub struct ChannelUsage {
     pub pick_nanos: Option<u64>,
 }
 
-impl ChannelCounters {
+impl SlotCounters {
     pub(super) fn new(channel: u64, target: &str, generation: u64) -> Self {
         Self { target: target.to_owned(), generation, channel, ..Self::default() }
     }
@@ -107,7 +107,7 @@ impl ChannelCounters {
 }
 
 impl PolicyTotals {
-    pub(super) fn add(&mut self, counters: &ChannelCounters) {
+    pub(super) fn add(&mut self, counters: &SlotCounters) {
         self.picks += counters.all_picks();
         self.planned_picks += counters.planned.load(Ordering::Relaxed);
         self.fallback_picks += counters.fallback_picks.load(Ordering::Relaxed);

@@ -29,7 +29,7 @@ const RENEWAL: Duration = Duration::from_millis(100);
 
 /// A slot for instances of type `I`.
 #[derive(Debug)]
-pub(super) struct Machine<I> {
+pub(super) struct SlotMachine<I> {
     state: State<I>,
     /// Number of the instance among all that this slot has had, from 1.
     serial: u64,
@@ -72,7 +72,7 @@ pub(super) enum StartFailed {
     Retry(Duration),
 }
 
-impl<I> Machine<I> {
+impl<I> SlotMachine<I> {
     /// Creates a slot with its first instance.
     pub(super) fn new(instance: I, now: Instant) -> Self {
         Self { state: State::Running { instance, since: now, renew_after: now }, serial: 1, streak: 0 }
@@ -244,7 +244,7 @@ mod tests {
         Retired,
     }
 
-    fn name<I>(machine: &Machine<I>) -> Name {
+    fn name<I>(machine: &SlotMachine<I>) -> Name {
         match machine.state {
             State::Running { .. } => Name::Running,
             State::Worn { .. } => Name::Worn,
@@ -262,7 +262,7 @@ mod tests {
             let mut now = Instant::now();
             let mut made = 1u64;
             let mut ended = std::collections::BTreeSet::new();
-            let mut machine = Machine::new(made, now);
+            let mut machine = SlotMachine::new(made, now);
             for event in events {
                 let (before, serial) = (name(&machine), machine.serial());
                 let is_condemned = matches!(event, Event::Condemn);

@@ -14,12 +14,12 @@ pub(crate) struct OutcomeQueue {
     since: Option<Instant>,
 }
 
-/// Number of waiting outcomes that are reported without delay. Fewer are reported after [`PATIENCE`].
+/// Number of waiting outcomes that are reported without delay. Fewer are reported after [`BATCH_DELAY`].
 const BATCH: usize = 64;
 /// Maximum number of outcomes in one report.
 const LARGEST: usize = 256;
 /// Maximum delay of an outcome, to be reported together with others.
-const PATIENCE: Duration = Duration::from_millis(5);
+const BATCH_DELAY: Duration = Duration::from_millis(5);
 /// Maximum length of the queue, which grows while the instance is replaced. Further outcomes are dropped.
 const MOST: usize = 16 * 1024;
 
@@ -53,6 +53,6 @@ impl OutcomeQueue {
     /// Returns when outcomes are due. `None`: the queue is empty.
     pub(crate) fn due_at(&self) -> Option<Instant> {
         let since = self.since?;
-        Some(if self.waiting.len() >= BATCH { since } else { since + PATIENCE })
+        Some(if self.waiting.len() >= BATCH { since } else { since + BATCH_DELAY })
     }
 }

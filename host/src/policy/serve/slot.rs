@@ -9,7 +9,7 @@ use http::HeaderName;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::machine::Machine;
+use super::machine::SlotMachine;
 use super::outcomes::OutcomeQueue;
 use super::preflight::preflight;
 use crate::lifecycle::{Handover, Placement, SavedState, Shard};
@@ -17,7 +17,7 @@ use crate::picker::{Faults, Pick, PickInfo, PickResult, Rotation};
 use crate::policy::instance::{
     Fault, Instance, InstanceError, Order, Outcome, Plan, Program, Role, affinity, outcome,
 };
-use crate::policy::judge::{ChannelCounters, FaultKind};
+use crate::policy::judge::{FaultKind, SlotCounters};
 use crate::policy::spec::OnFault;
 use crate::subconn::{DoneInfo, OutcomeSink, PickId, ReadySet};
 use crate::supervision::guarded;
@@ -36,7 +36,7 @@ pub(super) struct Slot {
     contents: Mutex<Contents>,
     sink: Arc<Sink>,
     pub(super) outcomes: Mutex<OutcomeQueue>,
-    pub(super) counters: Arc<ChannelCounters>,
+    pub(super) counters: Arc<SlotCounters>,
     fallback: Rotation,
     /// Whether RPCs have been queued since the last request to pick again.
     has_queued: AtomicBool,
@@ -61,7 +61,7 @@ pub(super) type Held<'a> = MutexGuard<'a, Contents>;
 
 /// The parts of a slot that its lock protects.
 pub(super) struct Contents {
-    pub(super) machine: Machine<Box<Instance>>,
+    pub(super) machine: SlotMachine<Box<Instance>>,
     /// The latest snapshot, for this instance or the next one.
     pub(super) ready: ReadySet,
     faults: Faults,
@@ -110,7 +110,7 @@ impl Slot {
         let instance = instance.settled();
         let now = Instant::now();
         let (target, generation) = (&placement.target, program.spec.version.generation);
-        let counters = program.metrics.channel(placement.shard.channel, target, generation);
+        let counters = program.metrics.slot_started(placement.shard.channel, target, generation);
         counters.memory(instance.memory());
         Ok(Arc::new_cyclic(|slot| Self {
             lazy: instance.state().lazy(),
@@ -129,7 +129,7 @@ impl Slot {
             wake: Arc::default(),
             contents: Mutex::new(Contents {
                 save_at: instance.can_save().then(|| now + SAVE_INTERVAL),
-                machine: Machine::new(Box::new(instance), now),
+                machine: SlotMachine::new(Box::new(instance), now),
                 ready: ready.clone(),
                 faults: Faults::default(),
                 saved,
@@ -298,7 +298,7 @@ impl Slot {
         contents.ended.push(instance);
         self.plan.store(None);
         match fault.kind() {
-            Some(kind) => self.judge(contents, kind, fault.to_string(), wait),
+            Some(kind) => self.count_fault(contents, kind, fault.to_string(), wait),
             None => {
                 let policy = &self.program.spec.version;
                 tracing::error!(%policy, %fault, ?wait, "the fallback picks until the instance is replaced");
@@ -308,7 +308,13 @@ impl Slot {
     }
 
     /// Counts a fault. After too many, the policy is not used any more.
-    pub(super) fn judge(&self, contents: &mut Contents, kind: FaultKind, fault: String, wait: Duration) {
+    pub(super) fn count_fault(
+        &self,
+        contents: &mut Contents,
+        kind: FaultKind,
+        fault: String,
+        wait: Duration,
+    ) {
         let Program { spec, metrics, .. } = &self.program;
         let condemned = metrics.fault(spec.version.generation, kind, &fault, &spec.limits);
         let policy = &spec.version;

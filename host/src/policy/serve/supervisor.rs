@@ -154,7 +154,7 @@ impl Slot {
             let policy = &self.program.spec.version;
             tracing::warn!(%policy, %error, ?wait, "the fallback picks until the instance is replaced");
         } else {
-            self.judge(&mut contents, FaultKind::Start, error.to_string(), wait);
+            self.count_fault(&mut contents, FaultKind::Start, error.to_string(), wait);
         }
         self.wake.notify_one();
     }
