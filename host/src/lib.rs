@@ -22,31 +22,31 @@
 //!
 //! # Concepts
 //!
-//! The names are gRPC's own.
+//! The names are gRPC's.
 //!
 //! * [`Target`]: what a channel connects to: a DNS name, a file, a list, a prefix in etcd. A
-//!   [`Resolver`](resolver::Resolver) watches it and yields [`Endpoint`](resolver::Endpoint)s: addresses
+//!   [`Resolver`](resolver::Resolver) follows it and reports [`Endpoint`](resolver::Endpoint)s: addresses
 //!   with a weight and attributes.
 //! * [`SubConn`](subconn::SubConn): the connection to one endpoint, in one of five
-//!   [states](connectivity::ConnectivityState), by TCP or a Unix socket, with [TLS](tls) or without. The
-//!   host owns it; no change of policy touches it.
-//! * [`Picker`](picker::Picker): what is asked for a subconn, once for each attempt of each RPC. It is
-//!   immutable and built from a snapshot, the [`ReadySet`](subconn::ReadySet); the balancer replaces it
-//!   whenever an endpoint, a connection or the policy changes.
-//! * [`Policy`](policy::Policy): what makes pickers. [`WasmPolicy`](policy::WasmPolicy) is one in
-//!   WebAssembly, [`RoundRobin`](policy::RoundRobin) the native one that stands in when there is none.
-//! * [`PolicyDir`]: a directory of policies, followed as its files change.
-//! * [`ServiceConfig`](service_config::ServiceConfig): which policy is to balance, and what the RPCs of
-//!   each method are given; from the channel's builder, or from the resolver while RPCs run.
+//!   [states](connectivity::ConnectivityState), by TCP or a Unix socket, with or without [TLS](tls). The
+//!   host owns the connections: swapping a policy does not touch them.
+//! * [`Picker`](picker::Picker): chooses the subconn of each attempt of an RPC. It is immutable and built from a
+//!   snapshot, the [`ReadySet`](subconn::ReadySet). The balancer replaces it whenever an endpoint, a connection or
+//!   the policy changes.
+//! * [`Policy`](policy::Policy): builds pickers. [`WasmPolicy`](policy::WasmPolicy) is one in WebAssembly;
+//!   [`RoundRobin`](policy::RoundRobin) is native, and is the fallback when there is no other.
+//! * [`PolicyDir`]: a directory of policies, followed while RPCs run.
+//! * [`ServiceConfig`](service_config::ServiceConfig): the policy, and the timeouts and wait-for-ready of each
+//!   method; from the channel's builder, or from the resolver.
 //!
-//! # What a policy can do to you
+//! # Failure isolation
 //!
-//! Route, hold and fail RPCs, as is its office; nothing else. A file that is no policy, or that the contract (`wit/policy.wit`)
-//! does not fit, leaves the version in force, and so does one whose trial picks go wrong. A policy that
-//! traps, loops, or picks what does not exist ends its instance: the RPC in hand is picked by the native round
-//! robin, and a fresh instance starts with the state that was saved last; if that happens too often the
-//! version before is back. The reasons are in the log ([`tracing`]) and in [`Channel::status`] and
-//! [`PolicyDir::status`]; `docs/operating.md` has all of it.
+//! A policy can route, queue, fail and drop RPCs, and nothing else. If a file is not a policy, does not fit the
+//! contract (`wit/policy.wit`) or fails its trial picks, the active version stays active. If a policy traps, exceeds
+//! its time or memory, or picks a subconn that does not exist, its instance ends: the fallback picks for the RPC in
+//! hand, or fails it if the policy's settings say `on-fault = "fail"`. Another instance then starts, with the state
+//! that was saved last. If that happens too often, the version before becomes active again. The log ([`tracing`]),
+//! [`Channel::status`] and [`PolicyDir::status`] say why.
 
 mod activity;
 mod backoff;
@@ -83,7 +83,7 @@ pub use self::supervision::panics;
 impl Channel {
     /// Starts to build a channel to a target, such as `static:///10.0.0.1:5001,10.0.0.2:5001`.
     pub fn builder(target: impl Into<String>) -> channel::ChannelBuilder {
-        // Above the resolvers and the channel, because etcd is reached through a channel.
+        // Registered here: etcd is reached through a channel, so it is above the channel and the resolvers.
         #[cfg(feature = "etcd")]
         etcd::register();
         channel::ChannelBuilder::new(target.into())

@@ -1,6 +1,6 @@
-;; round_robin by hand: a policy without a language between it and the contract (policy.wit).
+;; A round robin by hand: a policy without a language between it and the contract (policy.wit).
 ;;
-;; `hotpick build round_robin.wat` turns this core module into a component. The component model's "canonical ABI"
+;; `hotpick build` turns this core module into a component. The component model's "canonical ABI"
 ;; defines how the types of the contract are represented as numbers. Comments explain the parts that are used here.
 (module
   ;; Strings and lists are passed in memory that both sides can access. The first KiB holds this module's results. After

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use hotpick::directory;
 use hotpick::policy::StartError;
 use hotpick::policy::{Conformance, ConformanceOptions, Report, WasmPolicy};
@@ -39,6 +39,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     // Endpoints need a Tokio runtime, even simulated ones.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let _within = runtime.enter();
+    for file in &arguments.files {
+        ensure!(
+            !file.is_dir(),
+            "{file:?} is a folder: name the policy's file, such as {:?}",
+            file.join("dist/NAME.wasm")
+        );
+    }
     if arguments.conformance {
         return conformance(arguments);
     }

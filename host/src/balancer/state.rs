@@ -126,7 +126,7 @@ impl State {
         effects
     }
 
-    /// The target is resolved again; endpoints that are still there keep their subconns.
+    /// Leaves idle: resolves the target again. Endpoints that are still there keep their subconns.
     fn wake(&mut self, effects: &mut Effects) {
         if std::mem::take(&mut self.idle) {
             tracing::debug!("channel leaves idle");

@@ -66,7 +66,7 @@ impl Follower {
 
     /// Runs until no one uses the directory any more.
     pub(super) fn run(mut self) {
-        // No panic is known, but the directory must still be followed after one.
+        // No cause of a panic is known in `follow`, but the directory must be followed after one, too.
         while guarded("the follower of a policy directory", || self.follow()).is_none() {
             std::thread::sleep(supervision::AGAIN);
             self.files = SettledFiles::new(self.directory.clone(), &self.options);

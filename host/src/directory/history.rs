@@ -21,7 +21,7 @@ pub(super) struct History {
 pub(super) struct Versions {
     /// The last generation that was issued.
     pub(super) generation: u64,
-    /// The compilation whose result counts.
+    /// The compilation that was requested last. Results of earlier ones are discarded.
     pub(super) job: Option<Pending>,
     /// Digest and settings of the current compilation, or of the last one.
     pub(super) made_of: Option<(String, Settings)>,

@@ -38,7 +38,7 @@ pub(super) struct Wanted(Arc<Wants>);
 #[derive(Default)]
 struct Wants {
     counts: Mutex<BTreeMap<String, usize>>,
-    /// Notified when another policy is wanted.
+    /// The queue to notify when a channel wants a policy that none wanted before.
     loader: OnceLock<Weak<Shared>>,
 }
 
@@ -261,7 +261,7 @@ impl Shared {
         let Job { name, ticket, bytes, spec, metrics } = job.clone();
         let _span = tracing::info_span!("load", policy = name).entered();
         let load = || WasmPolicy::load(&bytes, spec, metrics, &self.compiler);
-        // No panic is known in there, but this thread must survive one.
+        // No cause of a panic is known in `load`, but the thread must survive one.
         let result = guarded("the loader", load)
             .unwrap_or_else(|| Err(PolicyError::Compile("the host panicked on it".to_owned())));
         let mut queue = self.queue();

@@ -99,7 +99,7 @@ impl PickerCell {
 
     /// Asks the current picker, unless it was asked before. `None`: it is busy.
     fn ask(&self, info: &PickInfo<'_>, state: &mut PickState) -> Option<PickResult> {
-        // A guard, and not another count of the publication: that would be a line that all threads write to.
+        // `load`, not `load_full`: a reference count would be written by all threads, in one cache line.
         let publication = self.current.load();
         if state.last == Some(publication.number) {
             return Some(PickResult::Queue);

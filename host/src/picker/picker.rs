@@ -56,7 +56,7 @@ pub struct PickInfo<'a> {
     pub wait_for_ready: bool,
     /// Numbers of the subconns that earlier attempts used.
     pub tried: &'a [u32],
-    /// Whether an earlier picker queued the RPC.
+    /// Whether an earlier pick of this attempt was queued, or named a subconn on which the RPC could not be sent.
     pub requeued: bool,
 }
 

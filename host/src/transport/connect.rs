@@ -7,7 +7,7 @@ use std::pin::Pin;
 use crate::net::{BoxedIo, Io};
 use crate::resolver::Address;
 
-/// Opens byte streams to addresses: in memory, by vsock, through a proxy. Asynchronous functions do.
+/// Opens byte streams to addresses: in memory, by vsock, through a proxy. Implemented for asynchronous closures.
 ///
 /// ```
 /// use hotpick::resolver::Address;

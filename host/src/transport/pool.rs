@@ -160,7 +160,7 @@ impl Driver for Pool {
         let each = |connection: &Arc<Connection>| connection.state().max_streams();
         Capacity {
             connections: open.connections.len(),
-            // Usually the same on all connections.
+            // A server announces the same limit on each of its connections.
             streams_each: open.connections.first().map(each).filter(|max| *max < u32::MAX),
             streams: if open.may_grow || open.connections.is_empty() {
                 u32::MAX

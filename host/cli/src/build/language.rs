@@ -71,6 +71,11 @@ impl Language {
         ensure!(project.is_dir(), "{project:?} is not a folder");
         let by_files =
             [Self::Zig, Self::Cpp, Self::C, Self::Wat].into_iter().find(|language| in_files(*language));
+        let is_in_crate = || project.ancestors().any(|folder| folder.join("Cargo.toml").is_file());
+        ensure!(
+            by_files.is_some() || is_in_crate(),
+            "no policy was found in {project:?}: create a project with `hotpick new NAME --lang LANGUAGE`"
+        );
         Ok(by_files.unwrap_or(Self::Rust))
     }
 

@@ -1,6 +1,6 @@
 //! Loading of policies: checks the bytes of a file, and compiles them.
 //!
-//! In order: [`scan`] counts the items in the file, [`seal`] checks that the file is complete, [`componentize`]
+//! In order: [`seal`] checks that the file is complete, [`scan`] counts the items in it, [`componentize`]
 //! converts a core module to a component, [`contract`] compares imports and exports with `wit/policy.wit`, [`grants`]
 //! compares the imports with what the operator allows, and [`compiler`] compiles, in a [child](child) process if a
 //! compiler program is set, or takes the code from the [`cache`]. [`code`] runs all of these steps.

@@ -1,14 +1,14 @@
-//! Counters of one channel's use of a policy.
+//! What slots count, and the sums of it for the status.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Counters of one instance in one channel. Written by the thread that holds the instance, read by any.
+/// Counters of one slot. Written by the thread that holds its instance, read by any.
 #[derive(Debug, Default)]
 pub(crate) struct SlotCounters {
     target: String,
     pub(super) generation: u64,
-    /// Number of the channel, the same for all of its instances.
+    /// Number of the channel, the same for all of its slots.
     pub(super) channel: u64,
     picks: AtomicU64,
     /// Picks taken from plans, for which no thread holds the instance.

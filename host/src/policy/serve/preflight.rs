@@ -23,7 +23,8 @@ pub(crate) fn preflight(
     rehearsal.instance.notify(&first)?;
     let mut queued = picks(&mut rehearsal)?;
     let ready = first.ready().len();
-    // The policy may want others than are ready now, or all that are ready are full.
+    // The policy may choose among endpoints that are not ready now, or those that are ready may have no free stream:
+    // only a policy that queues with all endpoints ready is bad.
     let is_full = |subconn: &SubConn| subconn.in_flight() >= subconn.max_streams();
     if queued == PICKS && ready > 0 && !first.ready().iter().all(is_full) {
         rehearsal.instance.notify(&as_ready(usize::MAX)).map_err(InstanceError::Trial)?;
