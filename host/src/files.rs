@@ -12,7 +12,7 @@ use tokio::time::Instant;
 /// Error of reading a file. Its text completes the sentence "FILE cannot be read: ...".
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadError {
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
     #[error("it is not a regular file")]
     NotRegular,

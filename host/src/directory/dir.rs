@@ -40,12 +40,12 @@ pub enum PolicyDirError {
     #[error("policy directory {0:?} is not a directory")]
     NotADirectory(PathBuf),
     /// The path cannot be made absolute, or a thread cannot be started.
-    #[error("policy directory {path:?}: {error}")]
+    #[error("policy directory {path:?}: {source}")]
     Io {
         /// The path.
         path: PathBuf,
         /// The cause.
-        error: io::Error,
+        source: io::Error,
     },
 }
 
@@ -92,7 +92,7 @@ impl PolicyDir {
     /// The path names something that is not a directory.
     pub fn open_with(path: impl AsRef<Path>, options: PolicyDirOptions) -> Result<Self, PolicyDirError> {
         let path = path.as_ref();
-        let failed = |error| PolicyDirError::Io { path: path.to_owned(), error };
+        let failed = |source| PolicyDirError::Io { path: path.to_owned(), source };
         // Absolute, but not canonical: the target of a symlink may change.
         let absolute = std::path::absolute(path).map_err(failed)?;
         match std::fs::metadata(&absolute) {

@@ -112,7 +112,7 @@ pub(super) async fn serve(
 }
 
 fn failed(error: h2::Error) -> ConnectionError {
-    ConnectionError::Http2(describe(&error))
+    ConnectionError::Http2 { message: describe(&error), source: error.into() }
 }
 
 /// Accepts the next RPC. Returns `None` at the end of the connection. If `is_full`, only drives the connection.

@@ -49,6 +49,11 @@ pub enum ConnectionError {
     #[error("the client did not send the HTTP/2 preface and SETTINGS within {0:?}")]
     Handshake(Duration),
     /// HTTP/2 or the underlying connection failed.
-    #[error("{0}")]
-    Http2(String),
+    #[error("{message}")]
+    Http2 {
+        /// The error in gRPC's terms.
+        message: String,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }

@@ -104,20 +104,17 @@ impl ClientTls {
         let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider());
         let verifier = verifier.build().map_err(|error| TlsError::Root {
             origin: self.ca.as_ref().map_or_else(|| "the system".to_owned(), Pem::origin),
-            reason: error.to_string(),
+            source: error.into(),
         })?;
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .map_err(|error| TlsError::Identity {
-                origin: "the provider".to_owned(),
-                reason: error.to_string(),
-            })?
+            .map_err(|error| TlsError::Identity { origin: "the provider".to_owned(), source: error.into() })?
             .with_webpki_verifier(verifier);
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some((certificates, key)) => builder
                 .with_client_auth_cert(certificates.certificates()?, key.key()?)
-                .map_err(|error| certificates.unfit(&error))?,
+                .map_err(|error| certificates.unfit(error))?,
         };
         config.alpn_protocols = vec![H2.to_vec()];
         Ok(config)

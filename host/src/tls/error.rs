@@ -1,5 +1,6 @@
 //! Errors of setting up TLS.
 
+use std::error::Error;
 use std::path::PathBuf;
 
 /// An error of setting up TLS.
@@ -7,12 +8,12 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum TlsError {
     /// A file cannot be read.
-    #[error("TLS file {path:?} cannot be read: {reason}")]
+    #[error("TLS file {path:?} cannot be read: {source}")]
     File {
         /// The file.
         path: PathBuf,
-        /// Cause of the error.
-        reason: String,
+        /// The cause.
+        source: Box<dyn Error + Send + Sync>,
     },
     /// A file, or a text given in code, does not contain a valid certificate or key in PEM form.
     #[error("{origin} holds no {what} in PEM form{detail}")]
@@ -25,20 +26,20 @@ pub enum TlsError {
         detail: &'static str,
     },
     /// The certificate does not belong to the key, or one of them is of an unsupported kind.
-    #[error("certificate of {origin} cannot be used with its key: {reason}")]
+    #[error("certificate of {origin} cannot be used with its key: {source}")]
     Identity {
         /// Where the certificate is from.
         origin: String,
-        /// Cause, as reported by the TLS library.
-        reason: String,
+        /// The cause.
+        source: Box<dyn Error + Send + Sync>,
     },
     /// A root certificate is malformed.
-    #[error("{origin} has a certificate that cannot be a root: {reason}")]
+    #[error("{origin} has a certificate that cannot be a root: {source}")]
     Root {
         /// Where the certificate is from.
         origin: String,
-        /// Cause, as reported by the TLS library.
-        reason: String,
+        /// The cause.
+        source: Box<dyn Error + Send + Sync>,
     },
     /// The system has no root certificates.
     #[error("the system has no root certificates: install them (ca-certificates), or give a CA file")]

@@ -26,7 +26,7 @@ impl Pem {
         match self {
             Self::Given(bytes) => Ok(bytes.clone()),
             Self::File(path) => files::read_now(path, LARGEST)
-                .map_err(|error| TlsError::File { path: path.clone(), reason: error.to_string() }),
+                .map_err(|error| TlsError::File { path: path.clone(), source: error.into() }),
         }
     }
 
@@ -50,8 +50,8 @@ impl Pem {
         TlsError::Pem { origin: self.origin(), what, detail }
     }
 
-    pub(super) fn unfit(&self, error: &rustls::Error) -> TlsError {
-        TlsError::Identity { origin: self.origin(), reason: error.to_string() }
+    pub(super) fn unfit(&self, error: rustls::Error) -> TlsError {
+        TlsError::Identity { origin: self.origin(), source: error.into() }
     }
 
     pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -74,7 +74,7 @@ impl Pem {
         for certificate in self.certificates()? {
             roots
                 .add(certificate)
-                .map_err(|error| TlsError::Root { origin: self.origin(), reason: error.to_string() })?;
+                .map_err(|error| TlsError::Root { origin: self.origin(), source: error.into() })?;
         }
         Ok(Arc::new(roots))
     }

@@ -36,20 +36,21 @@ impl ServerTls {
         let load = move || {
             let builder = ServerConfig::builder_with_provider(provider())
                 .with_safe_default_protocol_versions()
-                .map_err(|error| certificates.unfit(&error))?;
-            let builder =
-                match &ca {
-                    None => builder.with_no_client_auth(),
-                    Some(ca) => {
-                        let verifier = WebPkiClientVerifier::builder_with_provider(ca.roots()?, provider());
-                        builder.with_client_cert_verifier(verifier.build().map_err(|error| {
-                            TlsError::Root { origin: ca.origin(), reason: error.to_string() }
-                        })?)
-                    }
-                };
+                .map_err(|error| certificates.unfit(error))?;
+            let builder = match &ca {
+                None => builder.with_no_client_auth(),
+                Some(ca) => {
+                    let verifier = WebPkiClientVerifier::builder_with_provider(ca.roots()?, provider());
+                    builder.with_client_cert_verifier(
+                        verifier
+                            .build()
+                            .map_err(|error| TlsError::Root { origin: ca.origin(), source: error.into() })?,
+                    )
+                }
+            };
             let mut config = builder
                 .with_single_cert(certificates.certificates()?, key.key()?)
-                .map_err(|error| certificates.unfit(&error))?;
+                .map_err(|error| certificates.unfit(error))?;
             config.alpn_protocols = vec![H2.to_vec()];
             Ok(config)
         };

@@ -1,17 +1,16 @@
-;; WASI preview 1 for policies whose language insists on it (Go, and some of C++): there are no arguments, no
-;; environment and no files, and nothing waits. What is written becomes lines of the host's log, as what a runtime writes is
-;; mostly why it ends. Nothing else calls anything outside of the component, so that a runtime may use it at any time, even
-;; while the host hands over a list.
+;; A stub of WASI preview 1 for policies whose language requires it (Go, and parts of C++). There are no arguments, no
+;; environment and no files, and no function blocks. Output becomes lines of the host's log: a runtime mostly writes why it
+;; ends. No other function calls the host, so a runtime may call them at any time, even while the host passes a list.
 ;;
-;; A policy has time and randomness from the contract. Here the clock goes a microsecond further each time that it is
-;; looked at, and the random numbers are always the same.
+;; Policies get time and randomness from the contract. The clock of this stub advances by a microsecond at each call, and
+;; its random numbers are always the same.
 (module
   (import "env" "memory" (memory 0))
   (import "hotpick:policy/env@0.1.0" "log" (func $log (param i32 i32 i32)))
   (global $time (mut i64) (i64.const 1))
   (global $random (mut i64) (i64.const 0x2545F4914F6CDD1D))
 
-  ;; Codes of WASI.
+  ;; Error codes of WASI.
   ;;   0 success, 8 badf (no such file descriptor)
 
   (func $two_zeros (param $a i32) (param $b i32) (result i32)
@@ -25,7 +24,7 @@
   (export "environ_get" (func $success))
 
   (func (export "sched_yield") (result i32) (i32.const 0))
-  ;; Ends the instance: the host makes another.
+  ;; Ends the instance. The host starts another one.
   (func (export "proc_exit") (param i32) (unreachable))
 
   (func (export "clock_time_get") (param $clock i32) (param $precision i64) (param $out i32) (result i32)
@@ -52,11 +51,11 @@
         (br $next)))
     (i32.const 0))
 
-  ;; A file descriptor of 2 is for errors.
+  ;; File descriptor 2 is standard error.
   (func (export "fd_write") (param $fd i32) (param $vectors i32) (param $count i32) (param $out i32) (result i32)
     (local $sum i32)
     (local $level i32)
-    ;; Info, or error.
+    ;; The log level: 2 is info, 4 is error.
     (local.set $level (select (i32.const 4) (i32.const 2) (i32.eq (local.get $fd) (i32.const 2))))
     (block $done
       (loop $next
@@ -74,13 +73,13 @@
     (i32.store (local.get $out) (local.get $sum))
     (i32.const 0))
 
-  ;; The first of what is waited for has come: 32 bytes are told of it, of which all but what it is called are 0.
-  (func (export "poll_oneoff") (param $in i32) (param $out i32) (param $count i32) (param $told i32) (result i32)
+  ;; Reports at once that the first subscription has fired: an event of 32 bytes, with its user data and zeros.
+  (func (export "poll_oneoff") (param $in i32) (param $out i32) (param $count i32) (param $events i32) (result i32)
     (i64.store (local.get $out) (i64.load (local.get $in)))
     (i64.store offset=8 (local.get $out) (i64.const 0))
     (i64.store offset=16 (local.get $out) (i64.const 0))
     (i64.store offset=24 (local.get $out) (i64.const 0))
-    (i32.store (local.get $told) (i32.const 1))
+    (i32.store (local.get $events) (i32.const 1))
     (i32.const 0))
 
   (func $no_such_file (param i32) (result i32) (i32.const 8))

@@ -1,4 +1,4 @@
-//! Accepting connections, and ending them in good order.
+//! Accepts connections, and ends them gracefully.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ enum Socket {
     Unix {
         listener: UnixListener,
         path: PathBuf,
-        /// Of the file that is ours to remove.
+        /// Device and inode of the socket file, which is removed at the end if it is still this file.
         identity: Option<(u64, u64)>,
     },
 }

@@ -1,6 +1,7 @@
 ;; The world `keep` of script.wit.
 (module
-  ;; At 0 the affinity, as the canonical ABI has an option of two u32: 1 if there is one, and 4 bytes later its halves.
+  ;; At 0: the affinity as an option of two u32 in the canonical ABI's layout: 1 if there is one, and 4 bytes later its
+  ;; two halves.
   (memory (export "memory") 1)
   (global $call (mut i64) (i64.const 0))
   (global $method (mut i32) (i32.const 0))
@@ -27,7 +28,7 @@
   (func (export "hotpick:script/info@0.1.0#method") (result i32) (global.get $method))
   (func (export "hotpick:script/info@0.1.0#affinity") (result i32) (i32.const 0))
   (func (export "hotpick:script/info@0.1.0#random") (result f64)
-    ;; The 53 bits that an f64 has, by 2^53.
+    ;; The 53 bits of an f64's significand, divided by 2^53.
     (f64.mul (f64.convert_i64_u (i64.shr_u (global.get $random) (i64.const 11))) (f64.const 0x1p-53)))
   (func (export "hotpick:script/info@0.1.0#now") (result i64) (global.get $now))
   (func (export "hotpick:script/info@0.1.0#attempt") (result i32) (global.get $attempt))
