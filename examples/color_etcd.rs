@@ -42,7 +42,7 @@ impl Registered {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:2379".to_owned());
-    let etcd = Etcd::builder(&address).connect()?;
+    let etcd = Etcd::builder(&address).connect_lazy()?;
     let mut servers = Vec::new();
     for (name, color) in [("green-1", "green"), ("red-1", "red"), ("red-2", "red")] {
         servers.push(Registered::start(&etcd, name, color).await?);

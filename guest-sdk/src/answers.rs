@@ -7,7 +7,7 @@ use crate::{Duration, Nanos, PickInfo, SubConn, SubConnMap, call, nanos, stats};
 
 /// What to compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "what there is")]
+#[expect(clippy::exhaustive_enums, reason = "the cases are complete")]
 pub enum Cost {
     /// Number of RPCs in flight.
     Rpcs,

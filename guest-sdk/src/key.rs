@@ -5,7 +5,7 @@ use crate::{MethodMap, OTHER_METHOD, PickInfo, call, env, hash};
 
 /// What is hashed, in configurations: `metadata:<key>`, `method` or `random`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "what there is")]
+#[expect(clippy::exhaustive_enums, reason = "the cases are complete")]
 pub enum HashOn {
     /// The value of this metadata key. Several values are joined by commas (gRFC A76). RPCs without a value, or with an
     /// empty one, go to any endpoint.

@@ -24,22 +24,24 @@ pub(crate) fn prepare(headers: &mut HeaderMap, default_agent: &HeaderValue) {
         }
     }
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    match headers.get(header::USER_AGENT).map(|own| own.to_str().ok().and_then(|own| user_agent(Some(own)))) {
-        None => drop(headers.insert(header::USER_AGENT, default_agent.clone())),
-        Some(Some(both)) => drop(headers.insert(header::USER_AGENT, both)),
-        // The value is not text: it is passed on unchanged.
-        Some(None) => {}
-    }
+    let own = headers.get(header::USER_AGENT).and_then(|own| own.to_str().ok());
+    let value = own.and_then(user_agent).unwrap_or_else(|| default_agent.clone());
+    headers.insert(header::USER_AGENT, value);
 }
 
-/// Returns a `user-agent`: the user's own, if there is one, then ours, as gRPC's other implementations do. `None`: the
-/// user's own is not valid in a header.
-pub(crate) fn user_agent(own: Option<&str>) -> Option<HeaderValue> {
-    const NAME: &str = concat!("hotpick/", env!("CARGO_PKG_VERSION"));
-    match own {
-        None => Some(HeaderValue::from_static(NAME)),
-        Some(own) => HeaderValue::from_str(&format!("{own} {NAME}")).ok(),
-    }
+const AGENT: &str = concat!("hotpick/", env!("CARGO_PKG_VERSION"));
+
+/// The `user-agent` of channels and RPCs that have none of their own.
+pub(crate) const fn default_user_agent() -> HeaderValue {
+    HeaderValue::from_static(AGENT)
+}
+
+/// Returns a `user-agent` of the user's own and then ours, as gRPC's other implementations do. `None`: the user's own is
+/// empty or has characters other than visible ASCII.
+pub(crate) fn user_agent(own: &str) -> Option<HeaderValue> {
+    let own = own.trim();
+    let is_visible = !own.is_empty() && own.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    is_visible.then(|| HeaderValue::from_str(&format!("{own} {AGENT}")).ok()).flatten()
 }
 
 /// Returns whether policies may not add this header.

@@ -48,6 +48,8 @@
 //! that was saved last. If that happens too often, the version before becomes active again. The log ([`tracing`]),
 //! [`Channel::status`] and [`PolicyDir::status`] say why.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod activity;
 mod backoff;
 mod balancer;

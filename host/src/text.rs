@@ -28,6 +28,11 @@ mod tests {
     fn the_text_stays_on_one_line() {
         assert_eq!(clip("a\nb\u{1b}[2J", 100), "a b [2J");
         assert_eq!(clip("äöü", 3), "ä");
+    }
+
+    #[cfg(feature = "etcd")]
+    #[test]
+    fn quoted_bytes_are_escaped_and_clipped() {
         assert_eq!(quoted(b"a\nb\x1b", 100), r#""a\nb\u{1b}""#);
         assert_eq!(quoted(b"\xff", 100), "\"\u{fffd}\"");
         assert_eq!(quoted(&[b'a'; 60_000], 3), "\"aaa\"... (59997 bytes more)");

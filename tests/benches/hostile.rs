@@ -1,7 +1,7 @@
-//! Hostile clients and servers for as long as one likes, and how many RPCs the others lost: none.
+//! Runs hostile clients and servers, and checks that other clients lose no RPCs.
 //!
-//! `cargo bench --workspace --bench hostile -- 600`: three runs of so many seconds each (60 by default), which begin with a
-//! line that repeats their dice: `HOTPICK_SEED=...`.
+//! `cargo bench --workspace --bench hostile -- 600` does three runs of the given number of seconds (default: 60). Each
+//! prints its random seed first; `HOTPICK_SEED=...` reproduces the run.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
             ("RPCs to a server with odd and mutated answers", answers),
         ]
     });
-    let mut table = Table::new(["hostile", "sent", "RPCs of others", "findings", "memory, then"]);
+    let mut table = Table::new(["hostile", "sent", "RPCs of others", "findings", "memory early, at the end"]);
     for (what, report) in &reports {
         let memory =
             report.memory.map_or_else(String::new, |(early, late)| format!("{early} KiB, {late} KiB"));

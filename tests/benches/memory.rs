@@ -1,7 +1,7 @@
-//! What a channel with a policy has in memory, and each further one.
+//! Memory of the first channel with a policy, and of each further one.
 //!
-//! `cargo bench --workspace --bench memory`: a table in Markdown, some seconds. The channels have resolved their target,
-//! and the policy is in force; nothing is connected.
+//! `cargo bench --workspace --bench memory` prints a table in Markdown and takes a few seconds. The channels have
+//! resolved their target and the policy is active; no subconn is connected.
 
 use hotpick::Channel;
 use hotpick::channel::ChannelStatus;
@@ -13,7 +13,7 @@ const CHANNELS: u64 = 200;
 #[tokio::main]
 async fn main() {
     let mut table = Table::new(["policy", "first channel", "each further channel"]);
-    // The engine, the runtime and the allocator come first, and once.
+    // Initializes the engine, the runtime and the allocator, which are not measured.
     let warm = [Measured::start("pick_first").await];
     let mut all = Vec::new();
     for name in STANDARD.into_iter().filter(|name| *name != "pick_first") {
@@ -39,7 +39,7 @@ struct Measured {
 impl Measured {
     async fn start(name: &str) -> Self {
         let policies = Policies::with(&[(&format!("{name}.wasm"), &standard(name))]);
-        // It has been compiled before it is used.
+        // Compilation is not measured.
         policies.wait_for(name, |status| status.version.is_some()).await;
         let before = resident("self");
         let mut channels = vec![channel(&policies, name).await];
@@ -53,7 +53,7 @@ impl Measured {
 }
 
 async fn channel(policies: &Policies, name: &str) -> Channel {
-    // Nothing listens there.
+    // Nothing listens on these ports.
     let builder = Channel::builder("ipv4:127.0.0.1:1,127.0.0.1:2,127.0.0.1:3").policies(&policies.followed);
     let channel = builder.policy(name).connect_lazy().expect("a channel");
     channel.wait_for(|status: &ChannelStatus| status.policy.generation > 0).await;

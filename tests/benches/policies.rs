@@ -1,7 +1,6 @@
-//! What the standard policies cost, how much moves when an endpoint goes, and what they do for the slowest RPCs when one
-//! server is slow: three tables, in Markdown.
+//! Cost of the standard policies, how many keys move when an endpoint leaves, and latency while one server is slow.
 //!
-//! `cargo bench --workspace --bench policies`; some three minutes.
+//! `cargo bench --workspace --bench policies` prints three tables in Markdown and takes about three minutes.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -29,7 +28,7 @@ fn compiled(name: &str) -> WasmPolicy {
     WasmPolicy::compile(name, 1, &standard(name), Limits::default()).expect("a policy")
 }
 
-/// Started with a configuration, with as much memory and time as there is.
+/// Starts a policy with a configuration.
 fn trial(policy: &WasmPolicy, config: &str) -> TestChannel {
     TestChannel::start(policy, &Placement::new("static:///bench", config).with_seed(1)).expect("started")
 }
@@ -52,7 +51,7 @@ fn pick(trial: &mut TestChannel, metadata: &HeaderMap) -> u32 {
     }
 }
 
-/// The median cost of a pick, and of one endpoint that joins.
+/// Prints the median cost of a pick, and of an update with one endpoint that joins.
 fn costs() {
     const RUNS: usize = 100;
     println!("| policy | bytes | pick among 10 | 1,000 | 10,000 | one joins 10 | 1,000 | 10,000 |");
@@ -67,9 +66,9 @@ fn costs() {
             let mut runs = Vec::new();
             let mut joining = Vec::new();
             for run in 0..20 {
-                let told = all[..(count + run % 2) as usize].to_vec();
-                let took = trial.update(told).expect("no fault");
-                // The first time it is told of all of them.
+                let update = all[..(count + run % 2) as usize].to_vec();
+                let took = trial.update(update).expect("no fault");
+                // The first update reports all endpoints.
                 if run > 0 {
                     joining.push(took);
                 }
@@ -91,7 +90,7 @@ fn costs() {
     }
 }
 
-/// Where 200,000 keys live, before and after one of the endpoints is gone, and after one has joined.
+/// Compares which endpoints own 200,000 keys before and after one endpoint leaves, and after one joins.
 fn disruption() {
     const KEYS: u32 = 200_000;
     println!(
@@ -110,10 +109,10 @@ fn disruption() {
         let policy = WasmPolicy::compile(name, 1, &standard(name), limits).expect("a policy");
         for count in [10, 100, 1_000] {
             let all = endpoints(count + 1);
-            let owners = |told: Vec<(Endpoint, ConnectivityState)>| {
+            let owners = |update: Vec<(Endpoint, ConnectivityState)>| {
                 let mut trial = trial(&policy, config);
                 trial.update(all.clone()).expect("no fault");
-                trial.update(told).expect("no fault");
+                trial.update(update).expect("no fault");
                 (0..KEYS).map(|key| pick(&mut trial, &metadata(key))).collect::<Vec<_>>()
             };
             let before = owners(all[..count as usize].to_vec());
@@ -143,7 +142,7 @@ fn disruption() {
     }
 }
 
-/// Ten servers, of which one takes twenty times as long; 32 callers.
+/// Measures RPCs of 32 callers to ten servers, one of which takes twenty times as long as the others.
 async fn slow_server() {
     println!("| policy | RPC/s | p50 | p90 | p99 | to the slow server |");
     println!("|---|---|---|---|---|---|");
@@ -179,7 +178,7 @@ async fn slow_server() {
                         let begin = Instant::now();
                         slow += u64::from(caller.call().await.expect("no RPC fails") == "s3");
                         let took = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
-                        latencies.record(took).expect("it grows");
+                        latencies.record(took).expect("the histogram grows");
                     }
                     (latencies, slow)
                 })

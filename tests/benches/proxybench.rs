@@ -1,7 +1,8 @@
-//! `hotpick proxy` beside nginx, HAProxy and Envoy, as gRPC proxies on the same three backends.
+//! Compares `hotpick proxy` with nginx, HAProxy and Envoy as gRPC proxies of the same three backends.
 //!
-//! `cargo bench --workspace --bench proxybench`: tables in Markdown, some two minutes; it installs those that are
-//! missing. Each proxy has one thread and a process of its own, whose CPU time is what is compared. They take turns.
+//! `cargo bench --workspace --bench proxybench` prints tables in Markdown and takes about two minutes; it installs
+//! missing proxies. Each proxy is a separate process with one thread; the benchmark compares their CPU time. The
+//! proxies take turns.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -19,9 +20,9 @@ use tonic::transport::Channel;
 const ROUNDS: usize = 7;
 const TURN: Duration = Duration::from_secs(1);
 const CALLERS: usize = 64;
-/// Of the RPCs that come whether those before have ended or not.
+/// Rate of the open loop, which starts RPCs whether or not the previous ones have ended.
 const PER_SECOND: f64 = 5_000.0;
-/// From the callers to the proxy.
+/// Connections from the callers to the proxy.
 const CONNECTIONS: usize = 4;
 
 #[derive(Clone, Copy, Debug)]
@@ -41,12 +42,13 @@ const ALL: [Proxy; 6] = [
     Proxy::Envoy,
 ];
 
-/// What a proxy did in its turns.
+/// Measurements of a proxy.
 #[derive(Default)]
 struct Seen {
     per_second: Vec<f64>,
-    /// Microseconds of CPU time for each RPC, by callers in a loop, and by RPCs at a rate.
+    /// CPU time per RPC (microseconds) in the closed loop.
     busy: Vec<f64>,
+    /// CPU time per RPC (microseconds) in the open loop.
     calm: Vec<f64>,
     median: Vec<f64>,
     p99: Vec<f64>,
@@ -104,7 +106,7 @@ async fn connect(port: u16) -> Vec<EchoClient<Channel>> {
     let mut clients = Vec::new();
     for _ in 0..CONNECTIONS {
         let endpoint = Channel::from_shared(format!("http://127.0.0.1:{port}")).expect("a URI");
-        clients.push(EchoClient::new(endpoint.connect().await.expect("it listens")));
+        clients.push(EchoClient::new(endpoint.connect().await.expect("the proxy listens")));
     }
     clients
 }
@@ -144,7 +146,7 @@ impl Proxy {
         }
     }
 
-    /// Starts it, with one thread.
+    /// Starts the proxy with one thread.
     fn start(self, envoy: &Path, directory: &Path, port: u16, backends: &[SocketAddr]) -> Process {
         let file = |name: &str, text: String| {
             let path = directory.join(name);
@@ -227,7 +229,7 @@ impl Proxy {
     }
 }
 
-/// A listener and a cluster that speak HTTP/2, round robin, no access log.
+/// Envoy's configuration: a listener and a cluster on HTTP/2, round robin, no access log.
 const ENVOY: &str = "static_resources:
   listeners:
   - address: { socket_address: { address: 127.0.0.1, port_value: PORT } }

@@ -1,6 +1,7 @@
-//! What becomes of RPCs when servers misbehave: hotpick, tonic's `balance_list` and grpcio's round robin side by
-//! side, in one run. `cargo bench -p hotpick-tests --bench robustness`; the medians of three rounds, as a table in
-//! Markdown. grpcio is left out if `HOTPICK_NO_PEERS` is set.
+//! Compares how RPCs of hotpick, tonic's `balance_list` and grpcio's round robin fare when servers misbehave.
+//!
+//! `cargo bench -p hotpick-tests --bench robustness` prints the medians of three rounds as a table in Markdown. grpcio
+//! is left out if `HOTPICK_NO_PEERS` is set.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ const ROUNDS: usize = 3;
 /// The deadline of every RPC.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What callers saw.
+/// Results of all callers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Seen {
     failed: usize,
@@ -46,7 +47,7 @@ impl Kind {
         }
     }
 
-    /// Starts callers, of `count` RPCs in all or until they are stopped.
+    /// Starts callers that send `count` RPCs in total; `None`: until they are stopped.
     async fn call(self, addresses: &[SocketAddr], callers: usize, count: Option<usize>) -> Load {
         match self {
             Self::Hotpick => {
@@ -62,7 +63,7 @@ impl Kind {
                 let endpoint = |address| Endpoint::from_shared(format!("http://{address}")).expect("a URI");
                 let channel = TonicChannel::balance_list(addresses.iter().map(endpoint));
                 let client = EchoClient::new(channel);
-                // It connects at the first RPC, which need not succeed.
+                // The channel connects at the first RPC, which may fail.
                 let _ = timeout(PATIENCE, client.clone().call()).await;
                 Load::start(client, callers, count)
             }
@@ -71,7 +72,7 @@ impl Kind {
     }
 }
 
-/// Callers at work.
+/// Running callers, in this process or in Python.
 enum Load {
     Here { tasks: JoinSet<Seen>, stop: Arc<AtomicBool> },
     Python { process: Child, stdin: ChildStdin, counted: bool },
@@ -113,7 +114,7 @@ impl Load {
         tokio::task::spawn_blocking(move || {
             let mut process = command.spawn().expect("python3 runs");
             let stdin = process.stdin.take().expect("piped");
-            // Its first line.
+            // The script prints `ready` first.
             let mut line = [0; 6];
             std::io::Read::read_exact(process.stdout.as_mut().expect("piped"), &mut line).expect("ready");
             Self::Python { process, stdin, counted: count.is_some() }
@@ -122,7 +123,7 @@ impl Load {
         .expect("no panic")
     }
 
-    /// Waits for the last RPC; ends callers without a count first.
+    /// Stops callers without a count, then waits for the last RPC.
     async fn end(self) -> Seen {
         match self {
             Self::Here { mut tasks, stop } => {
@@ -137,12 +138,12 @@ impl Load {
         }
     }
 
-    /// Waits until all RPCs of the count are done.
+    /// Waits until as many RPCs as were requested are done.
     async fn finish(self) -> Seen {
         match self {
             Self::Here { mut tasks, .. } => Self::join(&mut tasks).await,
             Self::Python { process, stdin, counted } => {
-                assert!(counted, "it would never end");
+                assert!(counted, "only callers with a count finish");
                 let seen = Self::read(process).await;
                 drop(stdin);
                 seen
@@ -163,7 +164,7 @@ impl Load {
 
     async fn read(process: Child) -> Seen {
         let output = tokio::task::spawn_blocking(move || process.wait_with_output());
-        let output = output.await.expect("no panic").expect("it ends");
+        let output = output.await.expect("no panic").expect("the script exits");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let numbers: Vec<usize> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
         let [total, failed, slowest] = numbers[..] else { panic!("{text}") };
@@ -171,7 +172,7 @@ impl Load {
     }
 }
 
-/// What a client does here. (So that no bounds of generated code need be repeated.)
+/// Sends one RPC and returns whether it succeeded. Avoids repeating the bounds of the generated client.
 trait Caller: Clone + Send + 'static {
     fn call(&mut self) -> impl Future<Output = bool> + Send;
 }
@@ -209,7 +210,7 @@ async fn one_third_dead(kind: Kind) -> Seen {
     kind.call(&addresses, 16, Some(10_000)).await.finish().await
 }
 
-/// Each of four servers in turn drains, ends, and starts again.
+/// Each of four servers in turn drains, stops, and starts again.
 async fn rolling_restart(kind: Kind) -> Seen {
     let mut backends = backends(4).await;
     let load = kind.call(&addresses(&backends), 32, None).await;
@@ -219,13 +220,13 @@ async fn rolling_restart(kind: Kind) -> Seen {
         backend.leave();
         backend.left().await;
         *backend = Backend::start(&name, address).await.expect("its port is free");
-        // Clients come back after their backoff.
+        // Clients reconnect after their backoff.
         tokio::time::sleep(Duration::from_millis(2500)).await;
     }
     load.end().await
 }
 
-/// Three servers end their connections twenty times, as one that limits the age of connections does.
+/// Three servers close their connections gracefully, twenty times in all, as with a maximum connection age.
 async fn goaways(kind: Kind) -> Seen {
     let backends = backends(3).await;
     let load = kind.call(&addresses(&backends), 16, None).await;
@@ -237,7 +238,7 @@ async fn goaways(kind: Kind) -> Seen {
     load.end().await
 }
 
-/// One of three endpoints accepts connections, and says nothing.
+/// One of three endpoints accepts connections but never responds.
 async fn black_hole(kind: Kind) -> Seen {
     let backends = backends(2).await;
     let hole = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -255,7 +256,7 @@ async fn black_hole(kind: Kind) -> Seen {
     load.end().await
 }
 
-/// How often a peer is dialled that closes each connection at once, in ten seconds.
+/// Counts the dials in ten seconds to a peer that closes each connection at once.
 async fn flapping(kind: Kind) -> usize {
     let peer = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = peer.local_addr().expect("an address");

@@ -1,7 +1,8 @@
-//! What the languages of policies cost: the policies of `examples/policies`, size, loading, memory, picks; and what RPCs
-//! feel while one of them is loaded.
+//! Cost of each policy language: size, loading, memory and picks of the policies in `examples/policies`, and latency of
+//! RPCs while one of them is loaded.
 //!
-//! `cargo bench --workspace --bench runtimes`: two tables in Markdown, some four minutes. It runs `.ci/languages` first.
+//! `cargo bench --workspace --bench runtimes` prints two tables in Markdown and takes about four minutes. It runs
+//! `.ci/languages` first.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,11 +22,13 @@ use hotpick_tests::{Caller, standard};
 use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
-/// Turns that the policies are measured in, and how many picks each has in one.
+/// Turns of each policy.
 const TURNS: usize = 61;
+/// Picks in one turn of a policy.
 const PICKS: u32 = 2_000;
-/// Those of one RPC after the other, and how far apart they begin.
+/// Interval between the starts of consecutive RPCs.
 const PACE: Duration = Duration::from_millis(1);
+/// Time before a file is put in.
 const QUIET: Duration = Duration::from_secs(3);
 
 fn main() {
@@ -41,7 +44,7 @@ async fn measure() {
     let folder = tempfile::tempdir().expect("a folder");
     let built = |language: &'static str| {
         let out = folder.path().join(language);
-        assert!(build(&examples(language), &out), "{language} cannot be built");
+        assert!(build(&examples(language), &out), "the tools of {language} are missing");
         (language, out)
     };
     let built: Vec<_> = LANGUAGES.into_iter().map(built).collect();
@@ -50,7 +53,7 @@ async fn measure() {
     loading(&built, folder.path()).await;
 }
 
-/// A policy at work, and its times for a pick in nanoseconds.
+/// Running policies of a language, with the times of their picks (nanoseconds).
 struct Measured {
     language: &'static str,
     cells: Vec<String>,
@@ -122,12 +125,12 @@ impl Measured {
             let placement = Placement::new("bench:///", "{}");
             let start = || {
                 let begin = std::time::Instant::now();
-                let trial = TestChannel::start(&policy, &placement).expect("it starts");
+                let trial = TestChannel::start(&policy, &placement).expect("the policy starts");
                 (trial, begin.elapsed().as_secs_f64())
             };
             let started = median((0..9).map(|_| start().1));
             let (mut trial, _) = start();
-            trial.update(endpoints()).expect("it is told");
+            trial.update(endpoints()).expect("endpoints accepted");
             let mut metadata = HeaderMap::new();
             if name == "color" {
                 metadata.insert("color", HeaderValue::from_static("red"));
@@ -170,7 +173,7 @@ fn time(time: Duration) -> String {
     }
 }
 
-/// One RPC each millisecond, while nothing happens, and from the moment that a file is dropped until it picks.
+/// Measures one RPC each millisecond: while nothing changes, and from putting in a file until its policy picks.
 async fn loading(built: &[(&'static str, PathBuf)], folder: &Path) {
     let servers = Servers::start(3);
     let mut table = Table::new([
@@ -186,33 +189,33 @@ async fn loading(built: &[(&'static str, PathBuf)], folder: &Path) {
     for (language, policies) in built {
         let file = policies.join("round_robin.wasm");
         let cache = folder.join(format!("cache-{language}"));
-        let first = drop_in(&servers, &file, cache.clone()).await;
-        let again = drop_in(&servers, &file, cache).await;
+        let first = replace(&servers, &file, cache.clone()).await;
+        let again = replace(&servers, &file, cache).await;
         let us = |of: &Histogram<u64>| time(Duration::from_nanos(of.max()));
         let p99 = |of: &Histogram<u64>| of.value_at_quantile(0.99) as f64;
         table.row([
             (*language).to_owned(),
-            time(first.in_force),
+            time(first.active_after),
             first.meanwhile.len().to_string(),
             format!("{:.2}", p99(&first.meanwhile) / p99(&first.before)),
             us(&first.meanwhile),
             us(&first.before),
-            time(again.in_force),
+            time(again.active_after),
             (first.failed + again.failed).to_string(),
         ]);
     }
     println!("{table}");
 }
 
-struct Dropped {
-    in_force: Duration,
+struct Loaded {
+    active_after: Duration,
     before: Histogram<u64>,
     meanwhile: Histogram<u64>,
     failed: u64,
 }
 
-/// A channel by a policy in Rust, and another policy dropped over it.
-async fn drop_in(servers: &Servers, file: &Path, cache: PathBuf) -> Dropped {
+/// Starts a channel with a policy in Rust, and replaces its file by another policy.
+async fn replace(servers: &Servers, file: &Path, cache: PathBuf) -> Loaded {
     let directory = tempfile::tempdir().expect("a folder");
     let active = directory.path().join("active.wasm");
     std::fs::write(&active, standard("random")).expect("written");
@@ -227,14 +230,14 @@ async fn drop_in(servers: &Servers, file: &Path, cache: PathBuf) -> Dropped {
     let histogram = || Histogram::new(3).expect("three digits");
     let (mut before, mut meanwhile, mut failed) = (histogram(), histogram(), 0);
     let mut ticks = tokio::time::interval(PACE);
-    let (begin, mut dropped) = (Instant::now(), None);
-    let in_force = loop {
+    let (begin, mut replaced) = (Instant::now(), None);
+    let active_after = loop {
         let due = ticks.tick().await;
-        match dropped {
+        match replaced {
             None if begin.elapsed() > QUIET => {
                 let (from, to) = (file.to_owned(), active.clone());
-                dropped = Some(Instant::now());
-                // As `cp` does.
+                replaced = Some(Instant::now());
+                // Writes in place, like `cp`.
                 let copied = tokio::task::spawn_blocking(move || std::fs::copy(from, to)).await;
                 copied.expect("no panic").expect("copied");
                 ticks.reset();
@@ -244,15 +247,15 @@ async fn drop_in(servers: &Servers, file: &Path, cache: PathBuf) -> Dropped {
             _ => {}
         }
         failed += u64::from(caller.call().await.is_err());
-        // From when it was due: one that is held up holds up those after it.
+        // Counts from the scheduled start: a delayed RPC delays those after it.
         let latency = u64::try_from(due.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let _ = if dropped.is_some() { &mut meanwhile } else { &mut before }.record(latency);
+        let _ = if replaced.is_some() { &mut meanwhile } else { &mut before }.record(latency);
     };
-    // The swap is behind it, and what it may have held up, too.
+    // Includes RPCs that the swap may have delayed.
     for _ in 0..100 {
         let due = ticks.tick().await;
         failed += u64::from(caller.call().await.is_err());
         let _ = meanwhile.record(u64::try_from(due.elapsed().as_nanos()).unwrap_or(u64::MAX));
     }
-    Dropped { in_force, before, meanwhile, failed }
+    Loaded { active_after, before, meanwhile, failed }
 }

@@ -1,5 +1,5 @@
-//! What a policy directory that never rests does to a channel: swaps without end, bad files without end, and
-//! how long a swap takes. Prints a table; `HOTPICK_SOAK=quick` does a tenth of it.
+//! A channel whose policy directory changes continuously: many swaps, many bad files, the duration of a swap, and the
+//! latency of RPCs meanwhile. Prints a table; `HOTPICK_SOAK=quick` does a tenth of it.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 const CALLERS: usize = 16;
 const STREAMS: usize = 4;
 
-/// A channel of the policy `p`, out of a directory that is followed like this.
+/// A channel with the policy `p`, the directory that `p` comes from, and backends.
 struct Subject {
     cluster: Cluster,
     directory: tempfile::TempDir,
@@ -44,8 +44,7 @@ impl Subject {
         self.directory.path().join("p.wasm")
     }
 
-    /// Puts a good policy there and waits until it balances. Gives how long that took since the file was
-    /// closed.
+    /// Writes a valid policy and waits until it is active. Returns the time since the file was closed.
     async fn swap(&self, bytes: &[u8]) -> Duration {
         fs::write(self.path(), bytes).expect("written");
         let (closed, wanted) = (Instant::now(), digest(bytes));
@@ -64,10 +63,10 @@ fn median<T: Ord + Copy>(values: &mut [T]) -> T {
     values[values.len() / 2]
 }
 
-/// A policy that does the same, in a file that has not been seen before.
+/// Returns the same policy as a file with new content, which is not in the cache.
 fn unseen(bytes: &[u8], number: u32) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
-    // A custom section: its id, its size, and the size of an empty name.
+    // A custom section: id, size, and size of an empty name.
     bytes.extend([0, 5, 0]);
     bytes.extend(number.to_le_bytes());
     bytes
@@ -116,7 +115,7 @@ async fn bad_files(seconds: u64) {
     let load = Load::start(&subject.caller, CALLERS, STREAMS);
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut random = fastrand::Rng::with_seed(11);
-    let mut dropped = 0;
+    let mut changes = 0;
     while Instant::now() < end {
         let name = ["p", "p", "p", "q", "r"][random.usize(..5)];
         let path = subject.directory.path().join(format!("{name}.wasm"));
@@ -125,7 +124,7 @@ async fn bad_files(seconds: u64) {
             1..3 => good.put(&path),
             _ => corpus[random.usize(..corpus.len())].file.put(&path),
         }
-        dropped += 1;
+        changes += 1;
         tokio::time::sleep(Duration::from_millis(random.u64(1..60))).await;
     }
     good.put(&subject.path());
@@ -134,17 +133,17 @@ async fn bad_files(seconds: u64) {
     hotpick_tests::soon("the good policy", back).await;
     let (calls, failed) = load.stop().await;
     let status = subject.followed.status();
-    let p = status.iter().find(|status| status.name == "p").expect("it is there");
+    let p = status.iter().find(|status| status.name == "p").expect("the policy");
     row(
-        &format!("{dropped} files of the corpus dropped in and removed at random for {seconds} s"),
+        &format!("{changes} files of the corpus put in and removed at random for {seconds} s"),
         &format!("{} of {calls} RPCs failed", failed.len()),
         "0",
     );
     let faults: Vec<_> = p.faults.iter().map(|(kind, count)| format!("{count} {}", kind.name())).collect();
-    let refused: u64 = p.rejections.values().sum();
+    let rejected: u64 = p.rejections.values().sum();
     row(
         "of these, of one policy",
-        &format!("{refused} refused, {} in force, faults: {}", p.loads, faults.join(", ")),
+        &format!("{rejected} rejected, {} active, faults: {}", p.loads, faults.join(", ")),
         "",
     );
     for status in failed.iter().take(3) {
@@ -156,7 +155,7 @@ fn remove(path: &Path) {
     let _ = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
 }
 
-/// From the closing of a file to the version in force, with the default quiet time.
+/// Measures the time from closing a file until its version is active, with the default quiet time.
 async fn how_long(rounds: u32) {
     let subject = Subject::new(PolicyDirOptions::default()).await;
     let quiet = PolicyDirOptions::default().quiet;
@@ -171,10 +170,7 @@ async fn how_long(rounds: u32) {
         load.stop().await;
         let (fresh, known) = (median(&mut fresh), median(&mut known));
         row(
-            &format!(
-                "a Rust policy of {} KB, from closed to in force, {name}",
-                standard("color").len() / 1000
-            ),
+            &format!("a Rust policy of {} KB, from closed to active, {name}", standard("color").len() / 1000),
             &format!("{} ms", fresh.as_millis()),
             "at most 300 ms",
         );
@@ -186,8 +182,8 @@ async fn how_long(rounds: u32) {
     }
 }
 
-/// RPCs that come one after the other with pauses, so that their latency is their own: with a swap every
-/// 100 ms, and without, in turns.
+/// Measures latency with a swap every 100 ms and without swaps, in turns. Each caller pauses between its RPCs, so that
+/// they do not queue behind each other.
 async fn latency(rounds: usize) {
     let mut options = PolicyDirOptions::default();
     options.quiet = Duration::from_millis(5);

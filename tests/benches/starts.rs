@@ -1,7 +1,7 @@
-//! What a file costs that takes all its time in `init`, when many channels want it; what a start costs among many files; and
-//! what a file waits for that comes after large ones.
+//! Cost of starting policies: a file that loops in `init` while many channels use it, the first policy of a directory
+//! with many files, and a small file that is written after large ones.
 //!
-//! `cargo bench --workspace --bench starts -- 600 1000`: so many channels, and so many files.
+//! `cargo bench --workspace --bench starts -- CHANNELS FILES` (default: 600 and 1000).
 
 use std::time::{Duration, Instant};
 
@@ -26,11 +26,11 @@ fn main() {
     });
 }
 
-/// A small file after many large ones, of its own name and of others.
+/// Measures a small file that is written after many large ones, of the same name and of other names.
 async fn behind_large_ones(count: usize) {
     let (name, large) =
         hotpick_tests::museum::languages().into_iter().max_by_key(|(_, bytes)| bytes.len()).expect("one");
-    let mut table = Table::new(["a small file after so many large ones", "in force after"]);
+    let mut table = Table::new(["a small file after large ones", "active after"]);
     for others in [false, true] {
         let cluster = Cluster::start(&["a"]).await;
         let folder = tempfile::tempdir().expect("a folder");
@@ -41,7 +41,7 @@ async fn behind_large_ones(count: usize) {
         let channel = cluster.channel().policies(&policies).policy("p").connect_lazy().expect("a channel");
         for number in 0..count {
             let file = if others { format!("q{number}.wasm") } else { "p.wasm".to_owned() };
-            // Each another one.
+            // A custom section makes each file different.
             let mut bytes = large.clone();
             bytes.extend([0, 3, 1, b'n', u8::try_from(number).expect("few")]);
             std::fs::write(folder.path().join(file), bytes).expect("written");
@@ -50,10 +50,10 @@ async fn behind_large_ones(count: usize) {
         let begin = Instant::now();
         std::fs::write(folder.path().join("p.wasm"), Wat::first()).expect("written");
         let digest = hotpick::policy::digest(&Wat::first());
-        soon("the small one", channel.wait_for(|status| status.policy.digest == digest)).await;
-        let whose = if others { "of other names" } else { "of its name" };
+        soon("the small policy", channel.wait_for(|status| status.policy.digest == digest)).await;
+        let names = if others { "of other names" } else { "of its name" };
         let size = large.len() >> 20;
-        table.row([format!("{count} {whose}, {name}, {size} MiB each"), format!("{:.0?}", begin.elapsed())]);
+        table.row([format!("{count} {names}, {name}, {size} MiB each"), format!("{:.0?}", begin.elapsed())]);
     }
     println!("{table}");
 }
@@ -70,7 +70,7 @@ async fn looping(count: usize) {
     for channel in &channels {
         Caller::ready(channel, Some("p")).await;
     }
-    let mut table = Table::new(["of so many channels", "RPC/s", "p50", "p99", "most", "CPU s", "failed"]);
+    let mut table = Table::new(["channels", "RPC/s", "p50", "p99", "max", "CPU s", "failed"]);
     let looping = Wat { init: "(loop (br 0)) (i32.const 0)", ..Wat::default() }.component();
     for (what, file) in
         [("nothing changes", None), ("a file loops in init", Some(looping)), ("nothing changes again", None)]
@@ -98,7 +98,7 @@ async fn looping(count: usize) {
         let (mut all, mut lost) = (Histogram::<u64>::new(3).expect("a histogram"), 0);
         for caller in callers.collect::<Vec<_>>() {
             let (latencies, failed) = caller.await.expect("no panic");
-            all.add(latencies).expect("of one kind");
+            all.add(latencies).expect("the same kind");
             lost += failed;
         }
         let ms = |quantile: f64| {
@@ -126,7 +126,7 @@ async fn many_files(count: usize) {
     let (directory, cache) = (folder.path().join("policies.d"), folder.path().join("cache"));
     std::fs::create_dir(&directory).expect("made");
     for number in 0..count {
-        // Each another file of the same policy: a custom section with its number at the end.
+        // The same policy; a custom section with a number makes each file different.
         let mut bytes = Wat::first();
         let content = format!("\u{1}n{number:08}");
         bytes.extend([0, u8::try_from(content.len()).expect("short")]);
@@ -135,7 +135,7 @@ async fn many_files(count: usize) {
     }
     std::thread::sleep(Duration::from_millis(300));
     let used = format!("p{}", count - 1);
-    let mut table = Table::new(["of so many files one is used", "in force after", "all known after"]);
+    let mut table = Table::new(["policies, one of them used", "active after", "all loaded after"]);
     for what in ["a cold cache", "a warm cache"] {
         let mut options = PolicyDirOptions::default();
         options.compile.cache = Some(cache.clone());
@@ -147,14 +147,14 @@ async fn many_files(count: usize) {
             .policy(&used)
             .first_policy_timeout(Duration::from_secs(600));
         let channel = channel.connect_lazy().expect("a channel");
-        let in_force = |status: &ChannelStatus| status.policy.generation > 0;
-        soon("the policy in force", channel.wait_for(in_force)).await;
+        let active = |status: &ChannelStatus| status.policy.generation > 0;
+        soon("the active policy", channel.wait_for(active)).await;
         let took = begin.elapsed();
-        let known = |policies: &PolicyDir| {
+        let all_loaded = |policies: &PolicyDir| {
             let all = policies.status();
             all.len() == count && all.iter().all(|status| status.version.is_some())
         };
-        while !known(&policies) {
+        while !all_loaded(&policies) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         table.row([format!("{count}: {what}"), format!("{took:.1?}"), format!("{:.1?}", begin.elapsed())]);

@@ -1,8 +1,8 @@
-//! Storms for as long as one likes, one after the other, and what is left of them: nothing.
+//! Runs storms one after the other and checks that they leak nothing.
 //!
-//! `cargo bench --workspace --bench stress -- 3600`: so many seconds (60 by default), of storms of 20 s. Each begins with a
-//! line that repeats its dice: `HOTPICK_SEED=...`. Descriptors and memory are counted after each: from the second storm on
-//! they are not to grow.
+//! `cargo bench --workspace --bench stress -- 3600` runs storms of 20 s for the given number of seconds (default: 60).
+//! Each prints its random seed first, which `HOTPICK_SEED=...` reuses. File descriptors and memory are recorded after
+//! each storm: from the second storm on they must not grow.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     let seconds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(60);
     let (begin, time) = (Instant::now(), Duration::from_secs(seconds));
     let mut table =
-        Table::new(["storm", "RPCs", "given up", "channels", "files", "findings", "descriptors", "KiB"]);
+        Table::new(["storm", "RPCs", "cancelled", "channels", "files", "findings", "descriptors", "KiB"]);
     let (mut findings, mut descriptors) = (Vec::new(), Vec::new());
     let mut number = 0;
     while begin.elapsed() < time {

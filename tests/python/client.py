@@ -1,6 +1,6 @@
 """A gRPC client on grpcio: `client.py TARGET [CA]`.
 
-Checks all kinds of RPCs, and prints a line for each check that passes. Exits with a message at the first one that
+Checks all kinds of RPCs, and prints a line for each check that passes. Exits with a message at the first check that
 fails."""
 
 import sys
@@ -29,7 +29,7 @@ def texts(answers):
 
 def check(what, is_so):
     if not is_so:
-        sys.exit(f"not as it should be: {what}")
+        sys.exit(f"check failed: {what}")
     print(what, flush=True)
 
 
@@ -38,7 +38,7 @@ def failure(call):
         call()
     except grpc.RpcError as error:
         return error
-    sys.exit("it should have failed")
+    sys.exit("the RPC should have failed")
 
 
 backends = {fields(unary(request("hello"), **PATIENCE))[2] for _ in range(10)}
@@ -48,7 +48,7 @@ check("client stream", texts([client_stream(iter([request("a"), request("b")]), 
 check("bidi", texts(bidi(iter([request("a"), request("b")]), **PATIENCE)) == ["a", "b"])
 
 large = "l" * (16 << 20)
-check("16 MiB there and back", texts([unary(request(large), **PATIENCE)]) == [large])
+check("16 MiB in both directions", texts([unary(request(large), **PATIENCE)]) == [large])
 check("a stream of 1 MiB messages", texts(bidi((request("m" * (1 << 20)) for _ in range(8)), **PATIENCE)) == ["m" * (1 << 20)] * 8)
 
 answer = unary(request("z" * 100_000), compression=grpc.Compression.Gzip, **PATIENCE)
@@ -56,7 +56,7 @@ check("compressed request", texts([answer]) == ["z" * 100_000])
 check("compressed response", texts([unary(request("compress"), **PATIENCE)]) == ["x" * 100_000])
 
 error = failure(lambda: unary(request("fail"), **PATIENCE))
-check("error of trailers alone", (error.code(), error.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "as was asked: \u00e4%"))
+check("error in a trailers-only response", (error.code(), error.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "as was asked: \u00e4%"))
 error = failure(lambda: list(server_stream(request("fail", 3), **PATIENCE)))
 check("error after messages", (error.code(), error.details()) == (grpc.StatusCode.DATA_LOSS, "after the messages"))
 error = failure(lambda: channel.unary_unary(f"/{SERVICE}/NoSuchMethod")(b"", **PATIENCE))
@@ -75,13 +75,13 @@ left = float(texts([unary(request("how long?"), timeout=15, wait_for_ready=True)
 # The C core rounds deadlines up.
 check("deadline passed on", 5 < left <= 16)
 error = failure(lambda: unary(request("sleep"), timeout=0.3))
-check("deadline kept", error.code() == grpc.StatusCode.DEADLINE_EXCEEDED)
-check("server told of the deadline", texts([unary(request("was one cancelled?"), **PATIENCE)]) == ["True"])
+check("deadline enforced", error.code() == grpc.StatusCode.DEADLINE_EXCEEDED)
+check("server notified of the deadline", texts([unary(request("was one cancelled?"), **PATIENCE)]) == ["True"])
 call = unary.future(request("sleep"), **PATIENCE)
 check("the server sleeps", texts([unary(request("does one sleep?"), **PATIENCE)]) == ["True"])
 call.cancel()
 check("cancellation", call.code() == grpc.StatusCode.CANCELLED)
-check("server told of the cancellation", texts([unary(request("was one cancelled?"), **PATIENCE)]) == ["True"])
+check("server notified of the cancellation", texts([unary(request("was one cancelled?"), **PATIENCE)]) == ["True"])
 for stream, what in ((bidi, "bidi"), (client_stream.future, "client stream")):
     ready = threading.Event()
 
@@ -96,7 +96,7 @@ for stream, what in ((bidi, "bidi"), (client_stream.future, "client stream")):
         next(call)
     check(f"{what} runs", texts([unary(request("does one stream?"), **PATIENCE)]) == ["True"])
     call.cancel()
-    check(f"server told of the cancelled {what}", texts([unary(request("was one cancelled?"), **PATIENCE)]) == ["True"])
+    check(f"server notified of the cancelled {what}", texts([unary(request("was one cancelled?"), **PATIENCE)]) == ["True"])
 call = bidi(endless(), timeout=0.5)
 error = failure(lambda: [None for _ in call])
 check("deadline in the middle of a stream", error.code() == grpc.StatusCode.DEADLINE_EXCEEDED)

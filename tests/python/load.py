@@ -1,7 +1,7 @@
-"""A load of unary RPCs with grpcio's round robin: `load.py ADDRESSES CALLERS [COUNT]`.
+"""Sends unary RPCs with grpcio's round robin: `load.py ADDRESSES CALLERS [COUNT]`.
 
-Prints `ready` after a first RPC. Calls until COUNT RPCs are done, or without COUNT until stdin ends. Then prints the
-number of RPCs, the number that failed, and the time of the slowest (milliseconds)."""
+Prints `ready` after a first RPC. Sends COUNT RPCs, or without COUNT sends RPCs until stdin ends. Then prints the
+number of RPCs, the number of failures, and the duration of the slowest RPC (milliseconds)."""
 
 import sys
 import threading

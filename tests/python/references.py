@@ -1,15 +1,15 @@
-"""Reference balancers on the endpoints of a test: grpcio, configured by xDS, or Envoy as a proxy.
+"""Runs a reference balancer on the endpoints of a test: grpcio, configured by xDS, or Envoy as a proxy.
 
     references.py '{"by": "grpcio", "endpoints": [{"address": "127.0.0.1:50051", "weight": 1, "priority": 0, "zone": ""}],
                     "policy": {"ring_hash": {}}, "outlier_detection": {}, "zone": "", "local": {}, "zone_aware": {}}'
 
-The fields of a policy, and of the outlier detection, are those of their xDS messages. `zone`, `local` and `zone_aware`
+The fields of a policy and of the outlier detection are those of their xDS messages. `zone`, `local` and `zone_aware`
 are for Envoy: its own zone, the number of Envoys in each zone, and its ZoneAwareLbConfig. Instead of `endpoints` there
-may be `loads`: [[requests per second, CPU]]. For each of them a server is started that reports this load (ORCA).
+may be `loads`: [[requests per second, CPU]]. Each starts a server that reports this load (ORCA).
 
-Prints a line when the balancer accepts RPCs. Then reads lines from stdin, each a list of calls; a call is the value of
-the header `hash-key`, or null. Prints a line for each, with a result for each call: the name of the server that
-answered (for a started server its index), or a status."""
+Prints a line when the balancer accepts RPCs. Then reads lines from stdin. A line is a list of calls, and a call is the
+value of the header `hash-key`, or null. For each line, prints a list with the result of each call: the name of the
+server that answered (for a started server its index), or a status code."""
 
 import ctypes
 import json
@@ -66,7 +66,7 @@ def reporting(name, port, rps, cpu):
     return server, {"address": f"127.0.0.1:{port}"}
 
 
-# grpcio, and its xDS control plane.
+# grpcio and its xDS control plane.
 
 
 def packed(message):
@@ -151,7 +151,7 @@ class ControlPlane(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
         try:
             for one in requests:
                 if one.HasField("error_detail"):
-                    print("refused:", one.error_detail.message, file=sys.stderr)
+                    print("resource refused:", one.error_detail.message, file=sys.stderr)
                 if one.resource_names and one.type_url not in asked:
                     asked.add(one.type_url)
                     wanted.put(one.type_url)
@@ -197,7 +197,7 @@ def bootstrap(scenario, port, admin):
             "typed_extension_protocol_options": {http2["name"]: http2["typed_config"]},
         }
     ]
-    # The other Envoys. No connections are made to them.
+    # The other Envoys, to which no connections are made.
     envoys = [
         {"address": f"127.1.{at}.{number}:1", "zone": zone}
         for at, (zone, count) in enumerate(scenario.get("local", {}).items())
@@ -234,12 +234,12 @@ def envoy(scenario):
     file = tempfile.NamedTemporaryFile("w", suffix=".json")
     json.dump(bootstrap(scenario, port, admin), file)
     file.flush()
-    # One worker, so that there is one balancer.
+    # Each worker has its own balancer.
     arguments = ["--concurrency", "1", "--disable-hot-restart", "-l", "error"]
     command = [os.environ["ENVOY"], "-c", file.name, *arguments]
-    # Envoy is killed when this process ends, for whatever reason (PR_SET_PDEATHSIG, SIGKILL).
-    ends_with = lambda: ctypes.CDLL(None).prctl(1, 9)
-    process = subprocess.Popen(command, stdout=sys.stderr, preexec_fn=ends_with)
+    # Kills Envoy when this process ends for any reason: PR_SET_PDEATHSIG (1), SIGKILL (9).
+    kill_with_parent = lambda: ctypes.CDLL(None).prctl(1, 9)
+    process = subprocess.Popen(command, stdout=sys.stderr, preexec_fn=kill_with_parent)
     while process.poll() is None:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{admin}/ready", timeout=2) as answer:
@@ -247,7 +247,7 @@ def envoy(scenario):
                     return (process, file), f"127.0.0.1:{port}"
         except OSError:
             time.sleep(0.02)
-    sys.exit("Envoy has ended")
+    sys.exit("Envoy exited before it was ready")
 
 
 def main():
@@ -276,7 +276,7 @@ def main():
     finally:
         if scenario["by"] == "envoy":
             kept[0].kill()
-        # An ordinary exit would wait for the C core to end the ADS stream.
+        # A normal exit would wait for the C core to end the ADS stream.
         os._exit(0)
 
 

@@ -33,7 +33,7 @@ def unary(data, context):
     if text == "was one cancelled?":
         return response(str(cancelled.acquire(timeout=20)), NAME)
     if text == "does one sleep?":
-        # Two RPCs have slept: this one, and the one whose deadline expired.
+        # Two RPCs have slept: the one whose deadline expired, and the current one.
         return response(str(sleeping.acquire(timeout=20) and sleeping.acquire(timeout=20)), NAME)
     if text == "does one stream?":
         return response(str(streaming.acquire(timeout=20)), NAME)

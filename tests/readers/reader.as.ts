@@ -1,4 +1,5 @@
-// Says all that it is told of a pick, and answers in every way that there is; its tenth attempt is its end.
+// Explains each pick with all that it gets, and returns every kind of result.
+// The tenth attempt faults: there are nine codes.
 import * as hotpick from "../hotpick";
 export * from "../hotpick/exports";
 

@@ -1,4 +1,5 @@
-/* Says all that it is told of a pick, and answers in every way that there is; its tenth attempt is its end. */
+/* Explains each pick with all that it gets, and returns every kind of result.
+   The tenth attempt faults: there are nine codes. */
 #include <inttypes.h>
 #include <stdio.h>
 
@@ -19,7 +20,7 @@ void policy_ready(const hotpick_subconn *ready, size_t count, hotpick_nanos now)
     if (count > 0) first = ready[0];
 }
 
-/* An optional part: the structs of its records, and a function by its name in the contract. */
+/* The optional part `outcomes`: structs for its records, and a function exported by its name in the contract. */
 typedef struct {
     double application, cpu, memory, rps, eps;
 } load;
@@ -46,11 +47,11 @@ void outcomes_done(outcome *batch, size_t count, hotpick_nanos now) {
 hotpick_result policy_pick(const hotpick_pick_info *info) {
     if (info->requeued) return hotpick_queue();
     if (info->wait_for_ready) return hotpick_pick(first);
-    char affinity[32] = "none", told[256];
+    char affinity[32] = "none", text[256];
     if (info->has_affinity) snprintf(affinity, sizeof affinity, "%" PRIu64, info->affinity);
-    snprintf(told, sizeof told, "%" PRIu64 " %" PRIu32 " %s %" PRIu64 " %" PRIu64 " %s %" PRIu32, info->call, info->method,
+    snprintf(text, sizeof text, "%" PRIu64 " %" PRIu32 " %s %" PRIu64 " %" PRIu64 " %s %" PRIu32, info->call, info->method,
              affinity, info->random, info->now, hotpick_tried(first) ? "true" : "false", hotpick_in_flight(first));
-    hotpick_explain(hotpick_text_of(told));
+    hotpick_explain(hotpick_text_of(text));
     if (info->attempt > HOTPICK_UNAUTHENTICATED + 1) {
         fprintf(stderr, "no such code\n");
         abort();

@@ -1,4 +1,5 @@
-// Says all that it is told of a pick, and answers in every way that there is; its tenth attempt is its end.
+// Explains each pick with all that it gets, and returns every kind of result.
+// The tenth attempt faults: there are nine codes.
 import { declareAffinity, declareMetadata, drop, explain, fail, inFlight, pick, policy, queue, tried } from "../hotpick/index.js";
 
 const CODES = [
@@ -29,6 +30,6 @@ class Reader {
 export const { lifecycle, endpoints, picker } = policy(Reader);
 export const outcomes = {
   done(batch) {
-    for (const { latency, load } of batch) if (!(latency >= 0) || (load && load.rps !== 100)) throw new Error("no outcome");
+    for (const { latency, load } of batch) if (!(latency >= 0) || (load && load.rps !== 100)) throw new Error("invalid outcome");
   },
 };

@@ -1,4 +1,6 @@
-"""Says all that it is told of a pick, and answers in every way that there is; its tenth attempt is its end."""
+"""Explains each pick with all that it gets, and returns every kind of result.
+
+The tenth attempt faults: there are nine codes."""
 
 import hotpick
 
@@ -19,9 +21,9 @@ class Reader:
         if info.wait_for_ready:
             return hotpick.pick(self.first)
         affinity = "none" if info.affinity is None else info.affinity
-        told = [info.call, info.method, affinity, info.random, info.now]
-        told += [str(hotpick.call.tried(self.first)).lower(), hotpick.stats.in_flight(self.first)]
-        hotpick.call.explain(" ".join(map(str, told)))
+        values = [info.call, info.method, affinity, info.random, info.now]
+        values += [str(hotpick.call.tried(self.first)).lower(), hotpick.stats.in_flight(self.first)]
+        hotpick.call.explain(" ".join(map(str, values)))
         if info.attempt > 0:
             return hotpick.drop(list(hotpick.FailCode)[info.attempt - 1])
         return hotpick.fail(hotpick.FailCode.UNAVAILABLE)

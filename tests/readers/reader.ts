@@ -1,4 +1,5 @@
-// Says all that it is told of a pick, and answers in every way that there is; its tenth attempt is its end.
+// Explains each pick with all that it gets, and returns every kind of result.
+// The tenth attempt faults: there are nine codes.
 import { type FailCode, type PickInfo, type PickResult, type SubConn } from "../hotpick/index.js";
 import { declareAffinity, declareMetadata, drop, explain, fail, inFlight, pick, policy, queue, tried } from "../hotpick/index.js";
 
@@ -35,6 +36,6 @@ class Reader {
 export const { lifecycle, endpoints, picker } = policy(Reader);
 export const outcomes = {
   done(batch: { latency: number; load?: { rps: number } | null }[]): void {
-    for (const { latency, load } of batch) if (!(latency >= 0) || (load && load.rps !== 100)) throw new Error("no outcome");
+    for (const { latency, load } of batch) if (!(latency >= 0) || (load && load.rps !== 100)) throw new Error("invalid outcome");
   },
 };

@@ -1,4 +1,5 @@
-//! Says all that it is told of a pick, and answers in every way that there is; its tenth attempt is its end.
+//! Explains each pick with all that it gets, and returns every kind of result.
+//! The tenth attempt has an invalid code: there are nine.
 
 const std = @import("std");
 const hotpick = @import("hotpick");
@@ -26,15 +27,15 @@ const Reader = struct {
         var number: [32]u8 = undefined;
         const affinity = if (info.affinity) |hash| std.fmt.bufPrint(&number, "{d}", .{hash}) catch unreachable else "none";
         var text: [256]u8 = undefined;
-        const told = .{ info.call, info.method, affinity, info.random, info.now, hotpick.call.tried(self.first) };
+        const values = .{ info.call, info.method, affinity, info.random, info.now, hotpick.call.tried(self.first) };
         const in_flight = hotpick.stats.inFlight(self.first);
-        const all = std.fmt.bufPrint(&text, "{d} {d} {s} {d} {d} {} {d}", told ++ .{in_flight}) catch unreachable;
+        const all = std.fmt.bufPrint(&text, "{d} {d} {s} {d} {d} {} {d}", values ++ .{in_flight}) catch unreachable;
         hotpick.call.explain(all);
         return if (info.attempt > 0) .{ .drop = @enumFromInt(info.attempt - 1) } else .{ .fail = .unavailable };
     }
 };
 
-/// An optional part: the structs of its records, and a function by its name in the contract.
+/// The optional part `outcomes`: structs for its records, and a function exported by its name in the contract.
 const Load = extern struct { application: f64, cpu: f64, memory: f64, rps: f64, eps: f64 };
 const Outcome = extern struct {
     call: u64,

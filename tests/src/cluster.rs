@@ -1,4 +1,4 @@
-//! Backends on loopback, and callers.
+//! Backends on the loopback interface, and their callers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
 use tonic::{Request, Status};
 
-/// Some backends. A backend's name up to the `-` is its colour.
+/// Several backends. The part of a backend's name before the `-` is its colour.
 #[derive(Debug)]
 pub struct Cluster {
     /// The backends, in the resolver's order.
     pub backends: Vec<Backend>,
-    /// What the channel's endpoints come from.
+    /// Resolver that reports the backends as endpoints.
     pub resolver: ManualResolver,
 }
 
@@ -26,7 +26,7 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// There is no port to listen on.
+    /// Panics if there is no free port.
     pub async fn start(names: &[&str]) -> Self {
         let mut backends = Vec::new();
         for name in names {
@@ -37,18 +37,18 @@ impl Cluster {
         Self { backends, resolver }
     }
 
-    /// Begins a channel to all of the backends.
+    /// Returns the builder of a channel to all backends.
     pub fn channel(&self) -> ChannelBuilder {
         Channel::builder("static:///cluster").resolver(self.resolver.clone())
     }
 
-    /// The endpoints of the backends.
+    /// Returns the endpoints of the backends.
     #[must_use]
     pub fn endpoints(&self) -> Vec<Endpoint> {
         self.backends.iter().map(endpoint).collect()
     }
 
-    /// How many connections the backends have accepted.
+    /// Number of connections that the backends have accepted.
     #[must_use]
     pub fn accepted(&self) -> usize {
         self.backends.iter().map(Backend::accepted).sum()
@@ -68,65 +68,65 @@ pub struct Caller {
     pub client: EchoClient<Channel>,
 }
 
-/// How many RPCs each backend answered.
+/// Number of RPCs that each backend answered.
 pub type Tally = BTreeMap<String, usize>;
 
 impl Caller {
-    /// A caller on a channel, once all of its subconns are ready, to its policy, too, and, if `policy` is named, its first
-    /// version is in force.
+    /// Returns a caller once the channel's policy knows all subconns as ready and, if `policy` is given, a version of
+    /// this policy is active.
     pub async fn ready(channel: &Channel, policy: Option<&str>) -> Self {
         let settled = |status: &ChannelStatus| {
-            // As the policy knows them: each by itself may be ready a little earlier.
+            // `status.ready` is what the policy knows; a subconn may be ready a little earlier.
             !status.subconns.is_empty()
                 && status.ready.ready().len() == status.subconns.len()
                 && policy.is_none_or(|name| status.policy.name == name && status.policy.generation > 0)
         };
-        crate::soon("every subconn ready", channel.wait_for(settled)).await;
+        crate::soon("all subconns ready", channel.wait_for(settled)).await;
         Self::of(channel)
     }
 
-    /// A caller on a channel as it is.
+    /// Returns a caller on a channel in any state.
     #[must_use]
     pub fn of(channel: &Channel) -> Self {
         Self { channel: channel.clone(), client: EchoClient::new(channel.clone()) }
     }
 
-    /// One unary RPC. Gives the name of the backend that answered.
+    /// Sends a unary RPC. Returns the name of the backend that answered.
     ///
     /// # Errors
     ///
-    /// The RPC failed.
+    /// Returns the status of an RPC that failed.
     pub async fn call(&self) -> Result<String, Status> {
         self.request(Request::new(EchoRequest::new("hello"))).await
     }
 
-    /// One unary RPC with the metadata `color`.
+    /// Sends a unary RPC with the metadata `color`. Returns the name of the backend that answered.
     ///
     /// # Errors
     ///
-    /// The RPC failed.
+    /// Returns the status of an RPC that failed.
     pub async fn call_color(&self, color: &'static str) -> Result<String, Status> {
         let mut request = Request::new(EchoRequest::new("hello"));
         request.metadata_mut().insert("color", tonic::metadata::MetadataValue::from_static(color));
         self.request(request).await
     }
 
-    /// This unary RPC.
+    /// Sends this unary RPC. Returns the name of the backend that answered.
     ///
     /// # Errors
     ///
-    /// The RPC failed.
+    /// Returns the status of an RPC that failed.
     pub async fn request(&self, request: Request<EchoRequest>) -> Result<String, Status> {
         let response = self.client.clone().unary(request).await?.into_inner();
-        assert_eq!(response.text, "hello", "an echo");
+        assert_eq!(response.text, "hello", "the request is not echoed");
         Ok(response.backend)
     }
 
-    /// `n` unary RPCs, one after the other, none of which may fail.
+    /// Sends `n` unary RPCs sequentially, and counts them by backend.
     ///
     /// # Panics
     ///
-    /// One failed.
+    /// Panics if an RPC fails.
     pub async fn tally(&self, n: usize) -> Tally {
         let mut tally = Tally::new();
         for _ in 0..n {
@@ -135,26 +135,26 @@ impl Caller {
         tally
     }
 
-    /// The channel.
+    /// Returns the channel.
     #[must_use]
     pub const fn channel(&self) -> &Channel {
         &self.channel
     }
 
-    /// The channel's status.
+    /// Returns the channel's status.
     #[must_use]
     pub fn status(&self) -> ChannelStatus {
         self.channel.status()
     }
 
-    /// Connections that the channel has attempted to the subconns it has now.
+    /// Number of connection attempts of the channel's current subconns.
     #[must_use]
     pub fn dials(&self) -> u64 {
         self.status().subconns.iter().map(|subconn| subconn.stats().dials).sum()
     }
 }
 
-/// Callers that call until they are told to stop: unary RPCs, and streams that stay open.
+/// Background load until [`stop`](Self::stop): callers of unary RPCs, and long-lived streams.
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -162,7 +162,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts so many callers, and so many streams.
+    /// Starts the given numbers of callers and of streams.
     #[must_use]
     pub fn start(caller: &Caller, callers: usize, streams: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
@@ -188,15 +188,15 @@ impl Load {
         Self { stop, tasks }
     }
 
-    /// Stops, and gives the number of RPCs and messages, and the RPCs that failed.
+    /// Stops the load. Returns the number of RPCs and messages, and the statuses of the RPCs that failed.
     ///
     /// # Panics
     ///
-    /// A caller did.
+    /// Panics if a caller panicked.
     pub async fn stop(mut self) -> (usize, Vec<Status>) {
         self.stop.store(true, Ordering::Relaxed);
         let (mut calls, mut failed) = (0, Vec::new());
-        while let Some(task) = crate::soon("callers to stop", self.tasks.join_next()).await {
+        while let Some(task) = crate::soon("all callers stopped", self.tasks.join_next()).await {
             let (more, failures) = task.expect("no caller panics");
             calls += more;
             failed.extend(failures);
@@ -205,7 +205,7 @@ impl Load {
     }
 }
 
-/// One stream for the whole time: a message goes out when the answer to the one before has come.
+/// Keeps one stream open until `stop`. Sends each message when the previous one has been answered.
 async fn converse(caller: Caller, stop: &AtomicBool) -> (usize, Result<(), Status>) {
     let (send, receive) = tokio::sync::mpsc::channel(1);
     let requests = tokio_stream::wrappers::ReceiverStream::new(receive);

@@ -1,4 +1,4 @@
-//! Other ways to a backend: TLS, Unix sockets. Each accepts, and passes the bytes on.
+//! Front ends of a backend, which forward TLS connections or Unix sockets to it; and certificates.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,17 +8,17 @@ use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::JoinSet;
 
-/// Listens for a backend, until it is dropped.
+/// A front end. Dropping it closes its listener and its connections.
 #[derive(Debug)]
 pub struct Front {
     _tasks: JoinSet<()>,
 }
 
-/// In front of `backend`, TLS. Gives its address.
+/// Forwards TLS connections to `backend`. Returns the front end and its address.
 ///
 /// # Panics
 ///
-/// There is no port to listen on.
+/// Panics if there is no free port.
 pub async fn tls(backend: SocketAddr, tls: ServerTls) -> (Front, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
@@ -29,7 +29,7 @@ pub async fn tls(backend: SocketAddr, tls: ServerTls) -> (Front, SocketAddr) {
             let tls = tls.clone();
             connections.spawn(async move {
                 if let Ok(stream) = tls.accept(stream).await {
-                    pass(stream, backend).await;
+                    forward(stream, backend).await;
                 }
             });
         }
@@ -37,11 +37,11 @@ pub async fn tls(backend: SocketAddr, tls: ServerTls) -> (Front, SocketAddr) {
     (Front { _tasks: tasks }, address)
 }
 
-/// In front of `backend`, a Unix socket.
+/// Forwards connections from the Unix socket `path` to `backend`.
 ///
 /// # Panics
 ///
-/// It cannot be made.
+/// Panics if the socket cannot be created.
 #[must_use]
 pub fn unix(backend: SocketAddr, path: &Path) -> Front {
     let listener = UnixListener::bind(path).expect("a socket");
@@ -49,19 +49,19 @@ pub fn unix(backend: SocketAddr, path: &Path) -> Front {
     tasks.spawn(async move {
         let mut connections = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
-            connections.spawn(pass(stream, backend));
+            connections.spawn(forward(stream, backend));
         }
     });
     Front { _tasks: tasks }
 }
 
-async fn pass(mut stream: impl AsyncRead + AsyncWrite + Unpin, backend: SocketAddr) {
+async fn forward(mut stream: impl AsyncRead + AsyncWrite + Unpin, backend: SocketAddr) {
     if let Ok(mut backend) = TcpStream::connect(backend).await {
         let _ = copy_bidirectional(&mut stream, &mut backend).await;
     }
 }
 
-/// An authority of its own, and the certificates it has made.
+/// A certificate authority, and the certificates that it has issued.
 #[derive(Debug)]
 pub struct Certificates {
     directory: tempfile::TempDir,
@@ -75,16 +75,16 @@ impl Default for Certificates {
 }
 
 impl Certificates {
-    /// An authority, whose certificate is in [`ca`](Self::ca).
+    /// Creates a certificate authority. Its certificate is in the file [`ca`](Self::ca).
     ///
     /// # Panics
     ///
-    /// It cannot be written.
+    /// Panics if the certificate cannot be written.
     #[must_use]
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let mut params = rcgen::CertificateParams::default();
-        // Each its own: verifiers look for the issuer by its name.
+        // The name must be unique, because verifiers look up issuers by name.
         let name = format!("hotpick's tests, {}", directory.path().display());
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -94,23 +94,23 @@ impl Certificates {
         Self { directory, issuer: rcgen::Issuer::new(params, key) }
     }
 
-    /// A file of this name.
+    /// Path of a file in the directory of the certificates.
     #[must_use]
     pub fn path(&self, file: &str) -> PathBuf {
         self.directory.path().join(file)
     }
 
-    /// The authority's own certificate.
+    /// Path of the authority's own certificate.
     #[must_use]
     pub fn ca(&self) -> PathBuf {
         self.path("ca.pem")
     }
 
-    /// Makes `stem.pem` and `stem.key`, for a server or client of this name; over what is there.
+    /// Writes `stem.pem` and `stem.key` for a server or client of this name, replacing existing files.
     ///
     /// # Panics
     ///
-    /// They cannot be written.
+    /// Panics if the files cannot be written.
     pub fn issue(&self, stem: &str, name: &str) -> (PathBuf, PathBuf) {
         let mut params = rcgen::CertificateParams::new([name.to_owned()]).expect("a name");
         params.distinguished_name.push(rcgen::DnType::CommonName, name);

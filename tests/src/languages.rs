@@ -1,4 +1,4 @@
-//! The policies of `examples/policies`, built as their authors would.
+//! Builds the policies of `examples/policies` as their authors would.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -7,22 +7,22 @@ use hotpick::directory::PolicyDirOptions;
 
 use crate::peers::{built, root, target};
 
-/// What `hotpick new --lang` takes, which are the folders of the examples, too; and `wat`.
+/// Languages of `hotpick new --lang`, and `wat`. Each has a folder in `examples/policies`.
 pub const LANGUAGES: [&str; 10] =
     ["rust", "c", "cpp", "zig", "go", "python", "javascript", "typescript", "assemblyscript", "wat"];
 
-/// Gets the tools of all languages, if they are not there.
+/// Installs the missing tools of all languages.
 ///
 /// # Panics
 ///
-/// The script fails.
+/// Panics if `.ci/languages` fails.
 pub fn install() {
     let script = root().join(".ci/languages");
     let status = Command::new(script).stdout(std::process::Stdio::null()).status().expect("bash runs");
     assert!(status.success(), ".ci/languages failed: see above");
 }
 
-/// The command `hotpick`, with the tools that `.ci/languages` has got on its PATH.
+/// The command `hotpick`, with the tools of `.ci/languages` on its PATH.
 #[must_use]
 pub fn hotpick() -> Command {
     let tools = std::path::absolute(target().join("languages/bin")).expect("a path");
@@ -32,7 +32,7 @@ pub fn hotpick() -> Command {
     command.env("PATH", std::env::join_paths(paths).expect("a path"));
     command.env("XDG_CACHE_HOME", cache());
     command.env("GOTOOLCHAIN", "local").env("GOPROXY", "off");
-    // Of the crates in Rust, which are a workspace of their own wherever they are.
+    // Each crate of a policy in Rust is a separate workspace; they share this target directory.
     command.env("CARGO_TARGET_DIR", std::path::absolute(target().join("languages/rust")).expect("a path"));
     let rustc = tools.join("hotpick-rustc");
     if rustc.exists() {
@@ -41,49 +41,48 @@ pub fn hotpick() -> Command {
     command
 }
 
-/// Where the command and the tests keep what they have compiled, of which some takes tens of seconds.
+/// Compilation cache shared by the command and the tests, because some policies take tens of seconds to compile.
 pub(crate) fn cache() -> PathBuf {
     std::path::absolute(target().join("languages/cache")).expect("a path")
 }
 
-/// Options with that cache, and with time.
+/// Options with the shared compilation cache and longer time limits.
 #[must_use]
 pub fn cached() -> PolicyDirOptions {
     let mut options = PolicyDirOptions::default();
     options.compile.cache = Some(cache().join("hotpick"));
-    // An interpreter under a debug build of the host, on a machine that runs other tests meanwhile.
+    // Interpreted policies are slow in a debug build, on a machine that runs other tests at the same time.
     options.limits.pick *= 10;
     options.limits.update *= 10;
     options
 }
 
-/// The folder with the policies of a language.
+/// Folder with the policies of a language.
 #[must_use]
 pub fn examples(language: &str) -> PathBuf {
     root().join("examples/policies").join(language)
 }
 
-/// Builds the policies of a project into a folder; false if a tool is missing, which is said, and is no fault unless
-/// `HOTPICK_LANGUAGES` is `all`.
+/// Builds the policies of a project into a folder. Returns false, and prints a message, if a tool is missing.
 ///
 /// # Panics
 ///
-/// They cannot be built.
+/// Panics if the build fails, and if a tool is missing although `HOTPICK_LANGUAGES` is `all`.
 #[must_use]
 pub fn build(project: &Path, out: &Path) -> bool {
     let output = hotpick().arg("build").arg(project).arg("--out").arg(out).output().expect("hotpick runs");
-    let said = said(&output);
-    let is_missing = said.contains(", which builds these policies: ")
-        || said.contains("no installed rustc has the target");
+    let message = said(&output);
+    let is_missing = message.contains(", which builds these policies: ")
+        || message.contains("no installed rustc has the target");
     if is_missing && std::env::var_os("HOTPICK_LANGUAGES").is_none_or(|which| which != "all") {
-        eprintln!("skipped {}: {said} (.ci/languages gets all of them)", project.display());
+        eprintln!("skipped {}: {message} (run .ci/languages to install all tools)", project.display());
         return false;
     }
-    assert!(output.status.success(), "{}: {said}", project.display());
+    assert!(output.status.success(), "{}: {message}", project.display());
     true
 }
 
-/// What a command has said when it failed.
+/// Standard error of a command, without trailing white space.
 #[must_use]
 pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).trim_end().to_owned()

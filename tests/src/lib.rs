@@ -1,5 +1,5 @@
-//! What the integration tests share: clusters of backends, directories of policies, policies in WAT, peers
-//! that were not written here, and peers that misbehave.
+//! Support code of the integration tests and benchmarks: clusters of backends, policy directories, policies in WAT,
+//! third-party peers, and peers that misbehave.
 
 pub mod bench;
 mod cluster;
@@ -23,31 +23,31 @@ pub use self::policies::{Policies, STANDARD, metadata, probe, standard};
 
 use std::time::Duration;
 
-/// Waits for something that has to come soon, and says what did not.
+/// Awaits `future` for at most 30 s. `what` names the awaited event in the panic message.
 ///
 /// # Panics
 ///
-/// It did not come.
+/// Panics if `future` does not complete in time.
 pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(Duration::from_secs(30), future).await {
         Ok(output) => output,
-        Err(_) => panic!("waited 30 s for this: {what}"),
+        Err(_) => panic!("timed out after 30 s: {what}"),
     }
 }
 
-/// What a process, `self` for this one, has in memory, in KiB.
+/// Resident memory of a process, in KiB. `process` is a PID, or `self` for the current process.
 ///
 /// # Panics
 ///
-/// This is not Linux.
+/// Panics on systems other than Linux.
 #[must_use]
 pub fn resident(process: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("Linux");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line");
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("/proc of Linux");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }
 
-/// The programs of the documentation compile.
+/// Compiles the code examples of the documentation.
 #[cfg(doctest)]
 mod pages {
     macro_rules! pages {

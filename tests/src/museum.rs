@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 
 use crate::languages::LANGUAGES;
 
-/// Where it is, a folder for each release.
+/// Path of the museum, which has a folder for each release.
 #[must_use]
 pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("museum")
 }
 
-/// A component, whether it is compressed or not.
+/// Reads a component, and decompresses it unless its extension is `wasm`.
 ///
 /// # Panics
 ///
-/// It cannot be read.
+/// Panics if the file cannot be read or decompressed.
 #[must_use]
 pub fn bytes(file: &Path) -> Vec<u8> {
     let bytes = std::fs::read(file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
@@ -23,25 +23,26 @@ pub fn bytes(file: &Path) -> Vec<u8> {
         return bytes;
     }
     let mut whole = Vec::new();
-    let mut decoder = ruzstd::decoding::StreamingDecoder::new(&*bytes).expect("compressed");
-    decoder.read_to_end(&mut whole).expect("compressed");
+    let mut decoder = ruzstd::decoding::StreamingDecoder::new(&*bytes).expect("a zstd header");
+    decoder.read_to_end(&mut whole).expect("valid zstd data");
     whole
 }
 
-/// A policy of each language, with its name.
+/// Name of each language, and a policy written in it.
 ///
 /// # Panics
 ///
-/// There is none.
+/// Panics if a language has no policy in the museum.
 #[must_use]
 pub fn languages() -> Vec<(String, Vec<u8>)> {
     let release = folder().join("0.1.0");
     let of = |language: &str| {
-        let files = std::fs::read_dir(&release).expect("a release").flatten().map(|entry| entry.path());
+        let files =
+            std::fs::read_dir(&release).expect("a folder of the release").flatten().map(|entry| entry.path());
         let mut files = files.filter(|file| {
             file.file_name().is_some_and(|name| name.to_string_lossy().split('.').next() == Some(language))
         });
-        files.next().unwrap_or_else(|| panic!("{release:?} has no {language}"))
+        files.next().unwrap_or_else(|| panic!("{release:?} has no policy in {language}"))
     };
     LANGUAGES.iter().map(|language| ((*language).to_owned(), bytes(&of(language)))).collect()
 }

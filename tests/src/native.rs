@@ -1,4 +1,4 @@
-//! A policy in Rust that does what a test says, and keeps a ledger.
+//! A native policy that picks by a closure and records its picks.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,44 +11,44 @@ use tonic::Code;
 
 type PickWith = dyn Fn(&ReadySet, &PickInfo<'_>) -> PickResult + Send + Sync;
 
-/// The policy `native`.
+/// The policy `native`, which picks by a closure.
 #[derive(Clone)]
 pub struct Native {
     pick: Arc<PickWith>,
     ledger: Arc<Ledger>,
 }
 
-/// What became of the picks.
+/// Record of the picks and their outcomes.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// How often the picker was asked.
+    /// Number of calls of the picker.
     pub asked: AtomicUsize,
-    /// How often it picked a subconn.
+    /// Number of calls that picked a subconn.
     pub picks: AtomicUsize,
-    /// How each of those ended: the code, none if it was not sent; and whether the client gave up.
+    /// Outcome of each pick: the status code, or `None` if the RPC was not sent; and whether the client ended the RPC.
     pub ends: Mutex<Vec<(Option<Code>, bool)>>,
 }
 
 impl Ledger {
-    /// The ends so far, sorted by code.
+    /// Returns the outcomes so far, sorted by code.
     ///
     /// # Panics
     ///
-    /// A test panicked while it looked.
+    /// Panics if another thread panicked while holding the lock.
     #[must_use]
     pub fn ends(&self) -> Vec<(Option<Code>, bool)> {
-        let mut ends = self.ends.lock().expect("no panic").clone();
-        ends.sort_by_key(|(code, gave_up)| (code.map(|code| code as i32), *gave_up));
+        let mut ends = self.ends.lock().expect("not poisoned").clone();
+        ends.sort_by_key(|(code, client_ended)| (code.map(|code| code as i32), *client_ended));
         ends
     }
 
-    /// How often the picker picked a subconn.
+    /// Returns the number of calls that picked a subconn.
     #[must_use]
     pub fn picks(&self) -> usize {
         self.picks.load(Ordering::SeqCst)
     }
 
-    /// How often the picker was asked.
+    /// Returns the number of calls of the picker.
     #[must_use]
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
@@ -56,12 +56,12 @@ impl Ledger {
 }
 
 impl Native {
-    /// A policy that picks like this.
+    /// Creates a policy that picks with this closure.
     pub fn new(pick: impl Fn(&ReadySet, &PickInfo<'_>) -> PickResult + Send + Sync + 'static) -> Self {
         Self { pick: Arc::new(pick), ledger: Arc::default() }
     }
 
-    /// What became of its picks.
+    /// Returns the record of its picks.
     #[must_use]
     pub fn ledger(&self) -> Arc<Ledger> {
         Arc::clone(&self.ledger)
@@ -99,7 +99,7 @@ impl Picker for Snapshot {
                 ledger.picks.fetch_add(1, Ordering::SeqCst);
                 let ledger = Arc::clone(ledger);
                 PickResult::Pick(pick.on_done(move |end| {
-                    ledger.ends.lock().expect("no panic").push((end.code, end.client_ended));
+                    ledger.ends.lock().expect("not poisoned").push((end.code, end.client_ended));
                 }))
             }
             other => other,

@@ -1,4 +1,4 @@
-//! Directories of policies.
+//! Policy directories, and the policies of this repository.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,11 +7,11 @@ use hotpick::PolicyDir;
 use hotpick::directory::{PolicyDirOptions, PolicyStatus};
 use http::{HeaderMap, HeaderValue};
 
-/// A directory of its own, followed.
+/// A temporary policy directory that is being followed.
 #[derive(Debug)]
 pub struct Policies {
     directory: tempfile::TempDir,
-    /// The directory as the channel is given it.
+    /// The directory, to be passed to a channel.
     pub followed: PolicyDir,
 }
 
@@ -20,7 +20,7 @@ impl Policies {
     ///
     /// # Panics
     ///
-    /// It cannot be written to.
+    /// Panics if the directory cannot be written.
     #[must_use]
     pub fn with(files: &[(&str, &[u8])]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
@@ -31,11 +31,11 @@ impl Policies {
         Self { directory, followed }
     }
 
-    /// Follows a new directory, and compiles what comes there at most once in all runs.
+    /// Follows a new directory, with a compilation cache that later runs reuse.
     ///
     /// # Panics
     ///
-    /// It cannot be written to.
+    /// Panics if the directory cannot be written.
     #[must_use]
     pub fn cached() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
@@ -45,11 +45,11 @@ impl Policies {
         Self { directory, followed }
     }
 
-    /// Follows this directory by looking at it often: for changes that cause no events.
+    /// Follows a directory by scanning it every 200 ms, for changes that cause no events.
     ///
     /// # Panics
     ///
-    /// It is something else.
+    /// Panics if `path` exists and is not a directory.
     #[must_use]
     pub fn scan(path: &Path) -> PolicyDir {
         let mut options = quick();
@@ -57,33 +57,32 @@ impl Policies {
         PolicyDir::open_with(path, options).expect("a directory")
     }
 
-    /// Follows this directory, which may not be there yet, with options as they are by default but for the
-    /// quiet time: 20 ms.
+    /// Follows a directory, which need not exist yet, with a quiet time of 20 ms and without frequent scans.
     ///
     /// # Panics
     ///
-    /// It is something else.
+    /// Panics if `path` exists and is not a directory.
     #[must_use]
     pub fn follow(path: &Path) -> PolicyDir {
         PolicyDir::open_with(path, quick()).expect("a directory")
     }
 
-    /// Where it is.
+    /// Path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Copies a file in, over one that is there, as `cp` does.
+    /// Writes a file in place, as `cp` does, replacing its contents.
     ///
     /// # Panics
     ///
-    /// It cannot be written.
+    /// Panics if the file cannot be written.
     pub fn put(&self, name: &str, bytes: &[u8]) {
         std::fs::write(self.path().join(name), bytes).expect("written");
     }
 
-    /// Waits until the directory's view of a policy is so, and gives it.
+    /// Waits until the status of a policy meets the condition, and returns the status.
     pub async fn wait_for(&self, name: &str, condition: impl Fn(&PolicyStatus) -> bool) -> PolicyStatus {
         let mut ticks = tokio::time::interval(Duration::from_millis(5));
         let found = async {
@@ -95,35 +94,35 @@ impl Policies {
                 }
             }
         };
-        crate::soon(&format!("the directory to see {name}"), found).await
+        crate::soon(&format!("the expected status of the policy {name}"), found).await
     }
 }
 
-/// Options that find a change in a few milliseconds.
+/// Options with a short quiet time, for tests that wait for changes.
 fn quick() -> PolicyDirOptions {
     let mut options = PolicyDirOptions::default();
     options.quiet = Duration::from_millis(20);
-    // Events must do.
+    // Tests rely on file system events; a scan must not hide a missing one.
     options.scan = Duration::from_secs(3600);
     options
 }
 
-/// The policy of `tests/probe`, which uses every part of the contract.
+/// Reads the policy of `tests/probe`, which uses every part of the contract.
 ///
 /// # Panics
 ///
-/// It is not there.
+/// Panics if the file cannot be read.
 #[must_use]
 pub fn probe() -> Vec<u8> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("probe/dist/probe.wasm");
     std::fs::read(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"))
 }
 
-/// A standard policy as it is shipped, or from the directory that `HOTPICK_POLICIES` names.
+/// Reads a standard policy: from the directory `HOTPICK_POLICIES` if it is set, otherwise as shipped.
 ///
 /// # Panics
 ///
-/// There is no such policy.
+/// Panics if the policy does not exist.
 #[must_use]
 pub fn standard(name: &str) -> Vec<u8> {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/dist");
@@ -152,7 +151,7 @@ pub const STANDARD: [&str; 16] = [
     "subset",
 ];
 
-/// Metadata that the standard policies look at: a key, a session and a colour.
+/// Returns the metadata that the standard policies read: a hash key, a session and a colour.
 #[must_use]
 pub fn metadata(key: u32) -> HeaderMap {
     let mut metadata = HeaderMap::new();

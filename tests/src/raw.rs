@@ -1,4 +1,4 @@
-//! A peer that says exactly the HTTP/2 frames that a test wants: a server, or a client.
+//! HTTP/2 servers and clients that send exactly the frames that a test specifies.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Listens on a port of its own.
+/// A server on a free port.
 #[derive(Debug)]
 pub struct RawServer(TcpListener);
 
-/// A connection: from a client, or to a server.
+/// A connection from a client or to a server.
 pub struct RawPeer {
     stream: TcpStream,
     hpack: fluke_hpack::Decoder<'static>,
@@ -22,26 +22,26 @@ impl fmt::Debug for RawPeer {
     }
 }
 
-/// What a server has said on a stream.
+/// Response of a server on one stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RawAnswer {
-    /// Name and value, of headers and trailers.
+    /// Names and values of headers and trailers.
     pub headers: Vec<(String, String)>,
-    /// The payloads of its DATA.
+    /// Payload of all DATA frames.
     pub data: Vec<u8>,
-    /// It was reset, with this code.
+    /// Code of the RST_STREAM, if the server has sent one.
     pub reset: Option<u32>,
 }
 
 impl RawAnswer {
-    /// The last value of this header, of headers and trailers.
+    /// Returns the last value of this name among headers and trailers.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().rev().find(|(known, _)| known == name).map(|(_, value)| &value[..])
     }
 }
 
-/// A frame as it came.
+/// A received frame.
 #[derive(Debug)]
 pub struct Frame {
     /// The frame's type: 0 DATA, 1 HEADERS, 3 RST_STREAM, 4 SETTINGS, 6 PING, 7 GOAWAY.
@@ -50,63 +50,64 @@ pub struct Frame {
     pub flags: u8,
     /// The stream; 0 is the connection.
     pub stream: u32,
-    /// What follows the head.
+    /// The bytes after the frame header.
     pub payload: Vec<u8>,
 }
 
-/// The types of frames.
+/// Frame type DATA.
 pub const DATA: u8 = 0;
-/// HEADERS.
+/// Frame type HEADERS.
 pub const HEADERS: u8 = 1;
-/// RST_STREAM.
+/// Frame type RST_STREAM.
 pub const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
-/// GOAWAY.
+/// Frame type GOAWAY.
 pub const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const ACK: u8 = 1;
-/// A flag of DATA and HEADERS.
+/// Flag of DATA and HEADERS.
 pub const END_STREAM: u8 = 1;
-/// A flag of HEADERS.
+/// Flag of HEADERS.
 pub const END_HEADERS: u8 = 4;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const MAX_FRAME: usize = 16 << 10;
 
-/// REFUSED_STREAM.
+/// Error code REFUSED_STREAM.
 pub const REFUSED_STREAM: u32 = 7;
-/// ENHANCE_YOUR_CALM.
+/// Error code ENHANCE_YOUR_CALM.
 pub const ENHANCE_YOUR_CALM: u32 = 11;
 
 impl RawServer {
-    /// A server on a free port.
+    /// Listens on a free port.
     ///
     /// # Panics
     ///
-    /// There is none.
+    /// Panics if there is no free port.
     pub async fn bind() -> Self {
         Self(TcpListener::bind("127.0.0.1:0").await.expect("a free port"))
     }
 
-    /// Where it listens.
+    /// Address that the server listens on.
     ///
     /// # Panics
     ///
-    /// Never.
+    /// Never, because the listener is bound.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.0.local_addr().expect("an address")
     }
 
-    /// The next connection, without a word.
+    /// Accepts the next connection without sending anything.
     pub async fn silent(&self) -> TcpStream {
         let (stream, _) = crate::soon("a connection", self.0.accept()).await.expect("accepted");
-        // An answer is several writes, of which the second would wait for 40 ms until the first is acknowledged.
+        // A response takes several writes. With Nagle's algorithm the second one would wait up to 40 ms for the ACK of the
+        // first.
         stream.set_nodelay(true).expect("a socket");
         stream
     }
 
-    /// The next connection, with our SETTINGS sent and the client's preface read.
+    /// Accepts the next connection, reads the client's preface and sends SETTINGS.
     pub async fn accept(&self, settings: &[(u16, u32)]) -> RawPeer {
         let mut peer = RawPeer::on(self.silent().await);
         let mut preface = [0; PREFACE.len()];
@@ -117,11 +118,11 @@ impl RawServer {
 }
 
 impl RawPeer {
-    /// A client of a server, with the preface and empty SETTINGS sent.
+    /// Connects to a server, and sends the preface and empty SETTINGS.
     ///
     /// # Panics
     ///
-    /// No one listens there.
+    /// Panics if the connection fails.
     pub async fn connect(address: SocketAddr) -> Self {
         let mut peer = Self::silent(address).await;
         peer.bytes(PREFACE).await;
@@ -129,11 +130,11 @@ impl RawPeer {
         peer
     }
 
-    /// A client that says nothing.
+    /// Connects to a server without sending anything.
     ///
     /// # Panics
     ///
-    /// No one listens there.
+    /// Panics if the connection fails.
     pub async fn silent(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("connected");
         stream.set_nodelay(true).expect("a socket");
@@ -144,16 +145,16 @@ impl RawPeer {
         Self { stream, hpack: fluke_hpack::Decoder::new() }
     }
 
-    /// Sends these bytes.
+    /// Sends raw bytes.
     ///
     /// # Panics
     ///
-    /// The other side has closed.
+    /// Panics if the peer has closed the connection.
     pub async fn bytes(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.expect("sent");
     }
 
-    /// Sends a header block, in as many frames as it takes.
+    /// Sends a header block as HEADERS and as many CONTINUATION frames as needed.
     pub async fn headers(&mut self, stream: u32, block: &[u8], flags: u8) {
         let mut parts = block.chunks(MAX_FRAME).peekable();
         let (mut kind, mut flags) = (HEADERS, flags);
@@ -164,7 +165,7 @@ impl RawPeer {
         }
     }
 
-    /// Whether a connection that has said nothing is taken: one that is not closed when it has sent the preface.
+    /// Sends the preface and a PING on a silent connection. Returns whether the server answers instead of closing it.
     pub async fn is_taken(&mut self) -> bool {
         let sent = [&preface()[..], &[0, 0, 8, PING, 0, 0, 0, 0, 0], &[7; 8]].concat();
         if self.stream.write_all(&sent).await.is_err() {
@@ -178,28 +179,28 @@ impl RawPeer {
         false
     }
 
-    /// The headers of an RPC, with more of them.
+    /// Sends the headers of an RPC, including `more`, without ending the stream.
     pub async fn begin_rpc(&mut self, stream: u32, path: &str, more: &[(&str, &str)]) {
         let mut block = request(path);
         block.extend(more.iter().flat_map(|(name, value)| literal(name, value)));
         self.headers(stream, &block, 0).await;
     }
 
-    /// An RPC of the echo service with the message "hello", and more headers.
+    /// Sends an RPC with the headers `more` and the message "hello" of the echo service.
     pub async fn rpc(&mut self, stream: u32, path: &str, more: &[(&str, &str)]) {
         self.begin_rpc(stream, path, more).await;
         self.send(DATA, END_STREAM, stream, HELLO).await;
     }
 
-    /// What comes on a stream until its end. Other streams are passed over.
+    /// Receives the response on a stream until its end. Ignores frames of other streams.
     ///
     /// # Panics
     ///
-    /// The connection ends before.
+    /// Panics if the connection ends before the stream.
     pub async fn answer_on(&mut self, stream: u32) -> RawAnswer {
         let mut answer = RawAnswer::default();
         loop {
-            let frame = self.frame().await.expect("the stream's end comes before the connection's");
+            let frame = self.frame().await.expect("the connection ended before the stream");
             if frame.stream != stream {
                 continue;
             }
@@ -231,7 +232,7 @@ impl RawPeer {
         self.stream.write_all(&[&head, payload].concat()).await.expect("sent");
     }
 
-    /// SETTINGS.
+    /// Sends SETTINGS.
     pub async fn settings(&mut self, settings: &[(u16, u32)]) {
         let payload: Vec<u8> = settings
             .iter()
@@ -240,27 +241,27 @@ impl RawPeer {
         self.send(SETTINGS, 0, 0, &payload).await;
     }
 
-    /// GOAWAY: streams up to `last` will be served.
+    /// Sends GOAWAY: streams up to `last` will be served.
     pub async fn goaway(&mut self, last: u32, code: u32) {
         self.send(GOAWAY, 0, 0, &[last.to_be_bytes(), code.to_be_bytes()].concat()).await;
     }
 
-    /// RST_STREAM.
+    /// Sends RST_STREAM.
     pub async fn reset(&mut self, stream: u32, code: u32) {
         self.send(RST_STREAM, 0, stream, &code.to_be_bytes()).await;
     }
 
-    /// The headers of a response that goes on.
+    /// Sends the headers of a response without ending the stream.
     pub async fn begin_answer(&mut self, stream: u32) {
         self.send(HEADERS, END_HEADERS, stream, &headers(&[])).await;
     }
 
-    /// A whole response of the echo service: "hello", from this backend.
+    /// Sends a complete response of the echo service: "hello", from this backend.
     pub async fn answer(&mut self, stream: u32, backend: &str) {
         self.answer_with(stream, backend, &[]).await;
     }
 
-    /// The same, with more trailers.
+    /// Sends a complete response of the echo service with the trailers `more`.
     pub async fn answer_with(&mut self, stream: u32, backend: &str, more: &[(&str, &str)]) {
         self.begin_answer(stream).await;
         let mut message = b"\x0a\x05hello\x12".to_vec();
@@ -276,13 +277,13 @@ impl RawPeer {
         self.send(HEADERS, END_HEADERS | END_STREAM, stream, &trailers).await;
     }
 
-    /// A response that is nothing but a status.
+    /// Sends a response of trailers only.
     pub async fn refuse(&mut self, stream: u32, code: u8, message: &str) {
         let headers = headers(&[("grpc-status", &code.to_string()), ("grpc-message", message)]);
         self.send(HEADERS, END_HEADERS | END_STREAM, stream, &headers).await;
     }
 
-    /// The next frame; none when the client has closed. Acknowledges SETTINGS and PINGs.
+    /// Receives the next frame, or `None` if the peer has closed the connection. Acknowledges SETTINGS and PING.
     pub async fn frame(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         crate::soon("a frame", self.stream.read_exact(&mut head)).await.ok()?;
@@ -299,7 +300,7 @@ impl RawPeer {
         Some(frame)
     }
 
-    /// Waits for a whole request, and gives its stream.
+    /// Waits for the end of a request, and returns its stream.
     pub async fn request(&mut self) -> u32 {
         loop {
             let frame = self.frame().await.expect("a request");
@@ -309,25 +310,25 @@ impl RawPeer {
         }
     }
 
-    /// Waits until the client has closed the connection.
+    /// Waits until the peer has closed the connection.
     pub async fn closed(&mut self) {
         while self.frame().await.is_some() {}
     }
 }
 
-/// A message of the echo service: "hello".
+/// Request message of the echo service: "hello".
 pub const HELLO: &[u8] = b"\0\0\0\0\x07\x0a\x05hello";
 
-/// What a client begins with: the preface, and empty SETTINGS.
+/// Returns the first bytes of a client: the preface and empty SETTINGS.
 #[must_use]
 pub fn preface() -> Vec<u8> {
     [PREFACE, &[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]].concat()
 }
 
-/// The header block of an RPC, uncompressed.
+/// Returns the header block of an RPC, without Huffman coding or dynamic table.
 #[must_use]
 pub fn request(path: &str) -> Vec<u8> {
-    // `:method: POST` and `:scheme: http` of the static table.
+    // `:method: POST` and `:scheme: http`, from the static table.
     let mut block = vec![0x83, 0x86];
     for (name, value) in [
         (":path", path),
@@ -340,9 +341,9 @@ pub fn request(path: &str) -> Vec<u8> {
     block
 }
 
-/// The header block of a response, uncompressed.
+/// Returns the header block of a response, without Huffman coding or dynamic table.
 fn headers(more: &[(&str, &str)]) -> Vec<u8> {
-    // `:status: 200` of the static table.
+    // `:status: 200`, from the static table.
     let mut block = vec![0x88];
     block.extend(literal("content-type", "application/grpc"));
     for (name, value) in more {
@@ -351,11 +352,11 @@ fn headers(more: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// A field, uncompressed and in no table.
+/// Returns a literal header field without indexing or Huffman coding.
 #[must_use]
 pub fn literal(name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Vec<u8> {
     fn text(text: &[u8]) -> Vec<u8> {
-        // RFC 7541, 5.1: what does not fit into seven bits follows by sevens.
+        // RFC 7541, section 5.1: an integer with a prefix of seven bits, continued in groups of seven bits.
         let mut bytes = Vec::new();
         let small = |length: usize| u8::try_from(length).unwrap_or_default();
         let mut length = text.len();

@@ -1,4 +1,4 @@
-//! A server whose answers a test writes, on h2, and a proxy in this process.
+//! An h2 server that runs a closure for each request, and an in-process proxy.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-/// A server that does with each request what the test says. It minds no cancelled or reset stream. Dropping it closes
-/// all of its connections.
+/// A server that passes each request to a closure. It tolerates any number of cancelled and reset streams. Dropping it
+/// closes all of its connections.
 #[derive(Debug)]
 pub struct Scripted {
     address: SocketAddr,
@@ -23,15 +23,15 @@ pub struct Scripted {
     _tasks: JoinSet<()>,
 }
 
-/// A request, and where its answer goes.
+/// A request, and the handle to send its response.
 pub type Exchange = (Request<RecvStream>, SendResponse<Bytes>);
 
 impl Scripted {
-    /// Listens on a free port; each request is a task of its own.
+    /// Listens on a free port. Runs `answer` for each request in a separate task.
     ///
     /// # Panics
     ///
-    /// There is no port.
+    /// Panics if there is no free port.
     pub async fn start<F, A>(answer: F) -> Self
     where
         F: Fn(Exchange) -> A + Clone + Send + 'static,
@@ -73,30 +73,30 @@ impl Scripted {
         Self { address, accepted, _tasks: tasks }
     }
 
-    /// Where it listens.
+    /// Address that it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many connections it has had.
+    /// Number of connections accepted so far.
     #[must_use]
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
 }
 
-/// The head of a response of gRPC.
+/// Returns the headers of a gRPC response.
 ///
 /// # Panics
 ///
-/// Never.
+/// Never, because the headers are constant.
 #[must_use]
 pub fn head() -> Response<()> {
     Response::builder().header("content-type", "application/grpc").body(()).expect("a response")
 }
 
-/// An answer of the echo service: "hello", from this backend. What cannot be sent, because the stream is over, is not.
+/// Sends a response of the echo service: "hello", from this backend. Ignores errors if the stream has ended.
 pub fn answer(respond: &mut SendResponse<Bytes>, backend: &str) {
     let mut message = b"\x0a\x05hello\x12".to_vec();
     message.push(u8::try_from(backend.len()).unwrap_or_default());
@@ -109,23 +109,23 @@ pub fn answer(respond: &mut SendResponse<Bytes>, backend: &str) {
     let _ = stream.send_trailers(trailers);
 }
 
-/// A proxy of a channel, in this process, on a port of its own.
+/// An in-process proxy of a channel, on a free port.
 #[derive(Debug)]
 pub struct Proxied {
-    /// Where it listens.
+    /// Address that it listens on.
     pub address: SocketAddr,
-    /// What it serves connections with.
+    /// The proxy that serves the connections.
     pub proxy: Proxy,
     drain: Option<oneshot::Sender<()>>,
     tasks: JoinSet<()>,
 }
 
 impl Proxied {
-    /// Serves this channel.
+    /// Starts a proxy of this channel.
     ///
     /// # Panics
     ///
-    /// There is no port.
+    /// Panics if there is no free port.
     pub async fn start(channel: &Channel, options: ProxyOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -141,10 +141,10 @@ impl Proxied {
                     accepted = listener.accept() => {
                         let (stream, _) = accepted.expect("accepted");
                         stream.set_nodelay(true).expect("a socket");
-                        let (proxy, mut told) = (served.clone(), all.subscribe());
+                        let (proxy, mut draining) = (served.clone(), all.subscribe());
                         connections.spawn(async move {
-                            // Until the sender is dropped.
-                            let drain = async move { while told.changed().await.is_ok() {} };
+                            // Completes when the sender is dropped.
+                            let drain = async move { while draining.changed().await.is_ok() {} };
                             let _ = proxy.serve_connection(stream, drain).await;
                         });
                     }
@@ -158,7 +158,7 @@ impl Proxied {
         Self { address, proxy, drain: Some(drain), tasks }
     }
 
-    /// Takes no new connection and no new RPC, and waits for the end of those that there are.
+    /// Shuts down gracefully: rejects new connections and RPCs, and waits until the existing ones have ended.
     pub async fn drain(mut self) {
         drop(self.drain.take());
         while self.tasks.join_next().await.is_some() {}

@@ -1,8 +1,8 @@
-//! What benches print: tables in Markdown, of medians.
+//! Output of the benchmarks: Markdown tables, and medians.
 
 use std::fmt;
 
-/// A table that is printed as Markdown.
+/// A table, displayed as Markdown.
 #[derive(Clone, Debug)]
 pub struct Table {
     columns: usize,
@@ -10,7 +10,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table with these heads of columns.
+    /// Creates a table with these column headers.
     pub fn new<const N: usize>(heads: [&str; N]) -> Self {
         Self { columns: N, rows: vec![heads.map(str::to_owned).into()] }
     }
@@ -33,7 +33,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// The one in the middle; 0 if there is none.
+/// Returns the median; 0 if `values` is empty.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.into_iter().collect();
     values.sort_unstable_by(f64::total_cmp);

@@ -1,28 +1,27 @@
-//! Policies in WebAssembly text, good and bad, that no compiler would make.
+//! Valid and invalid policies in WebAssembly text, including those that no compiler would emit.
 
 use hotpick::policy::componentize;
 
-/// The parts of a policy that a test cares about; the rest is harmless.
+/// Parts of a policy. A test sets those that it needs; the defaults make a valid policy.
 #[derive(Clone, Copy, Debug)]
 pub struct Wat<'a> {
-    /// What the module imports.
+    /// Imports of the module.
     pub imports: &'a str,
     /// Pages of memory.
     pub memory: u32,
-    /// What `cabi_realloc` does first.
+    /// Instructions at the start of `cabi_realloc`.
     pub realloc: &'a str,
-    /// More of what the module exports, or has.
+    /// Additional exports and definitions of the module.
     pub exports: &'a str,
-    /// Body of `init`; what is on the stack at its end is a pointer to a `result<_, string>`. At 0 lies
-    /// an `ok`.
+    /// Body of `init`. It leaves a pointer to a `result<_, string>` on the stack; address 0 holds an `ok`.
     pub init: &'a str,
-    /// What `changed` does.
+    /// Body of `changed`.
     pub changed: &'a str,
-    /// What `ready` does, after it has taken the list in.
+    /// Instructions of `ready` after it has stored the first ready subconn in `$first`.
     pub ready: &'a str,
-    /// Body of `pick`: an expression of a pointer to a `pick-result`. `$call` is the number of the pick,
-    /// `$wait` whether the RPC is wait-for-ready, which trial picks are not; `$first` the first ready
-    /// subconn, -1 if there is none; `(call $picked (i32))` makes a `pick`, of -1 a `queue`.
+    /// Body of `pick`: an expression for a pointer to a `pick-result`. `$call` is the number of the pick; `$wait` is
+    /// whether the RPC is wait-for-ready, which trial picks are not; `$first` is the first ready subconn, or -1 if
+    /// there is none. `(call $picked (i32))` returns a `pick`, or a `queue` for -1.
     pub pick: &'a str,
 }
 
@@ -42,11 +41,11 @@ impl Default for Wat<'_> {
 }
 
 impl Wat<'_> {
-    /// The core module, which says nothing of components.
+    /// Returns the core module, without a `component-type` section.
     ///
     /// # Panics
     ///
-    /// The text is wrong.
+    /// Panics if the text does not parse.
     #[must_use]
     pub fn module(&self) -> Vec<u8> {
         let Self { imports, memory, realloc, exports, init, changed, ready, pick } = self;
@@ -89,11 +88,11 @@ impl Wat<'_> {
         .unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The core module as most toolchains leave it: with a `component-type` section.
+    /// Returns the core module with a `component-type` section, as most toolchains emit it.
     ///
     /// # Panics
     ///
-    /// The contract does not parse.
+    /// Panics if the contract does not parse.
     #[must_use]
     pub fn module_with_type(&self) -> Vec<u8> {
         let mut module = self.module();
@@ -110,21 +109,21 @@ impl Wat<'_> {
         module
     }
 
-    /// The component.
+    /// Returns the component.
     ///
     /// # Panics
     ///
-    /// The module does not fit the contract.
+    /// Panics if the module does not fit the contract.
     #[must_use]
     pub fn component(&self) -> Vec<u8> {
         componentize(&self.module()).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The component, in a world that this WIT describes: its first package, with the packages that it needs.
+    /// Returns the component, for the world in the first package of this WIT. The other packages are its dependencies.
     ///
     /// # Panics
     ///
-    /// The module does not fit the world.
+    /// Panics if the module does not fit the world.
     #[must_use]
     pub fn component_with(&self, packages: &str) -> Vec<u8> {
         let mut module = self.module();
@@ -137,20 +136,20 @@ impl Wat<'_> {
         componentize(&module).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Picks the first ready subconn, and nothing but this.
+    /// Returns a valid policy that always picks the first ready subconn.
     #[must_use]
     pub fn first() -> Vec<u8> {
         Self::default().component()
     }
 
-    /// Does this at each `n`th pick of an instance, if the RPC is wait-for-ready, as no trial pick is; and
-    /// picks the first ready subconn otherwise.
+    /// Returns a policy that runs `what` at every `n`th pick of an instance if the RPC is wait-for-ready, which trial
+    /// picks are not. Otherwise it picks the first ready subconn.
     #[must_use]
     pub fn every(n: u32, what: &str) -> Vec<u8> {
         Wat { pick: &Self::picks_but(n, what), ..Wat::default() }.component()
     }
 
-    /// The body of [`every`](Self::every)'s `pick`.
+    /// Returns the body of `pick` for [`every`](Self::every).
     #[must_use]
     pub fn picks_but(n: u32, what: &str) -> String {
         format!(

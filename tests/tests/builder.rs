@@ -1,10 +1,10 @@
-//! The channel's builder: its mistakes are errors, and its settings reach the wire.
+//! The channel builder: invalid settings are errors, and valid ones reach the wire.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use hotpick::channel::{ChannelBuilder, ConnectError};
-use hotpick::resolver::Address;
+use hotpick::resolver::{Address, ResolveNow, Resolver, ResolverStream, Target};
 use hotpick::transport::SubConnOptions;
 use hotpick::{Channel, PolicyDir};
 use hotpick_echo::{EchoClient, EchoRequest};
@@ -33,10 +33,26 @@ async fn mistakes_are_errors_that_say_what_to_do() {
         (error(|builder| builder.origin("shop.example")), "invalid origin \"shop.example\": expected http"),
         (error(|builder| builder.origin("ftp://shop.example")), "invalid origin \"ftp://shop.example\""),
         (error(|builder| builder.user_agent("a\nb")), "invalid user agent \"a\\nb\""),
+        (error(|builder| builder.user_agent("café")), "invalid user agent \"café\": expected visible ASCII"),
+        (error(|builder| builder.user_agent("")), "invalid user agent \"\""),
+        (error(|builder| builder.origin("https://me@shop.example")), "invalid origin"),
+        (error(|builder| builder.origin("https://shop.example/path")), "invalid origin"),
+        (
+            error(|builder| builder.subconn_options(SubConnOptions::default().with_stream_window(0))),
+            "connection option stream_window is 0: expected 65535 to 2147483647",
+        ),
+        (
+            error(|builder| builder.subconn_options(SubConnOptions::default().with_connection_window(0))),
+            "connection option connection_window is 0",
+        ),
+        (
+            error(|builder| builder.subconn_options(SubConnOptions::default().with_max_header_list(0))),
+            "connection option max_header_list is 0: expected 8192 to 16777216",
+        ),
     ] {
         assert!(error.to_string().starts_with(sentence), "{error}");
     }
-    // What provides a policy: a directory, a native policy, or the built-in round robin.
+    // A policy comes from a directory, is native, or is the built-in round robin.
     let directory = tempfile::tempdir().expect("a directory");
     let policies = PolicyDir::open(directory.path()).expect("a directory");
     Channel::builder(TARGET).policies(&policies).policy("color").connect_lazy().expect("a channel");
@@ -53,7 +69,7 @@ fn without_a_runtime_there_is_no_channel() {
     assert!(matches!(error, ConnectError::NoRuntime), "{error}");
 }
 
-/// What a server sees of an RPC.
+/// The parts of a request that the server checks.
 #[derive(Debug)]
 struct Seen {
     scheme: String,
@@ -61,7 +77,7 @@ struct Seen {
     user_agent: String,
 }
 
-/// A channel whose connections end in an HTTP/2 server in memory, which reports what it sees.
+/// Builds a channel that is connected in memory to an HTTP/2 server, which reports its requests.
 fn in_memory(
     build: impl FnOnce(ChannelBuilder) -> ChannelBuilder,
 ) -> (Channel, mpsc::UnboundedReceiver<Seen>) {
@@ -84,6 +100,7 @@ fn in_memory(
                     let response = http::Response::builder()
                         .header("content-type", "application/grpc")
                         .header("grpc-status", "9")
+                        .header("padding", "x".repeat(9 << 10))
                         .body(())
                         .expect("a response");
                     respond.send_response(response, true).expect("sent");
@@ -132,6 +149,29 @@ async fn the_channels_timeout_is_that_of_every_rpc() {
     assert_eq!(status.code(), Code::DeadlineExceeded);
 }
 
+/// A resolver that never reports anything.
+#[derive(Debug)]
+struct Silent;
+
+impl Resolver for Silent {
+    fn watch(&self, _: &Target, _: ResolveNow) -> ResolverStream {
+        Box::pin(tokio_stream::pending())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_channels_timeout_includes_the_resolution_of_the_target() {
+    let channel = Channel::builder(TARGET)
+        .resolver(Silent)
+        .timeout(Duration::from_millis(100))
+        .connect_lazy()
+        .expect("a channel");
+    let begin = tokio::time::Instant::now();
+    let status = EchoClient::new(channel).unary(EchoRequest::new("x")).await.expect_err("no endpoints");
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+}
+
 #[tokio::test]
 async fn connections_leave_from_the_local_address() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -147,7 +187,7 @@ async fn connections_leave_from_the_local_address() {
 #[tokio::test]
 async fn small_windows_slow_responses_down_but_lose_nothing() {
     let cluster = Cluster::start(&["a"]).await;
-    let options = SubConnOptions::default().with_stream_window(1 << 10).with_connection_window(64 << 10);
+    let options = SubConnOptions::default().with_stream_window(64 << 10).with_connection_window(64 << 10);
     let builder = cluster.channel().subconn_options(options);
     let caller = Caller::ready(&builder.connect_lazy().expect("a channel"), None).await;
     let text = "x".repeat(1 << 20);
@@ -157,9 +197,8 @@ async fn small_windows_slow_responses_down_but_lose_nothing() {
 
 #[tokio::test]
 async fn response_headers_beyond_the_limit_fail_their_rpc_alone() {
-    let options = SubConnOptions::default().with_max_header_list(100);
+    let options = SubConnOptions::default().with_max_header_list(8 << 10);
     let (channel, mut seen) = in_memory(|builder| builder.subconn_options(options));
-    // `content-type`, `grpc-status` and `:status` count more than 100 bytes.
     let status = EchoClient::new(channel).unary(EchoRequest::new("x")).await.expect_err("too large");
     assert_ne!(status.code(), Code::FailedPrecondition, "{status}");
     assert!(soon("a request", seen.recv()).await.is_some());

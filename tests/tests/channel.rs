@@ -1,4 +1,4 @@
-//! The channel and its subconns.
+//! Tests of the channel and its subconns.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -53,8 +53,8 @@ async fn all_four_kinds_of_rpc_work_through_a_generated_client() {
     assert_eq!((stats.picked, stats.succeeded, stats.failed, stats.in_flight), (4, 4, 0, 0));
 }
 
-/// As a proxy gets them from its clients: a message, a frame of nothing, and the end later. Servers end connections that
-/// send many frames of nothing.
+/// A proxy receives a message, an empty DATA frame, and later the end of the stream from its clients. Servers close
+/// connections that send many empty frames.
 #[tokio::test]
 async fn frames_of_nothing_are_not_passed_on() {
     let cluster = Cluster::start(&["a"]).await;
@@ -147,8 +147,8 @@ async fn twenty_goaways_under_load_lose_nothing() {
     assert_eq!(caller.dials(), 22);
 }
 
-/// A server that refuses the first stream and answers the others with PERMISSION_DENIED, and says what
-/// the requests were.
+/// A server that refuses the first stream, answers the others with PERMISSION_DENIED, and sends their bodies to
+/// `requests`.
 async fn refuses_once(listener: TcpListener, requests: mpsc::UnboundedSender<Vec<u8>>) {
     let (stream, _) = listener.accept().await.expect("accepted");
     let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
@@ -181,9 +181,9 @@ async fn a_stream_that_the_peer_refuses_is_sent_again_once_and_whole() {
     tokio::spawn(refuses_once(listener, send));
     let channel = Channel::builder(format!("static:///{address}")).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
-    let status = soon("the second attempt", caller.call()).await.expect_err("it is denied");
+    let status = soon("the second attempt", caller.call()).await.expect_err("permission denied");
     assert_eq!((status.code(), status.message()), (Code::PermissionDenied, "second"));
-    // The head of a gRPC message, and field 1 with the text.
+    // The prefix of a gRPC message (5 bytes), and field 1 with the text.
     let request = requests.recv().await.expect("a request");
     assert_eq!(request, [&[0, 0, 0, 0, 7, 0x0a, 5][..], b"hello"].concat());
     assert_eq!(caller.dials(), 1);
@@ -197,7 +197,7 @@ fn a_channel_whose_runtime_is_gone_fails_its_rpcs() {
         let cluster = Cluster::start(&["a"]).await;
         let channel = cluster.channel().connect_lazy().expect("a channel");
         let caller = Caller::ready(&channel, None).await;
-        caller.call().await.expect("it works");
+        caller.call().await.expect("served");
         (cluster, caller)
     });
     drop(first);
@@ -261,7 +261,7 @@ async fn an_attempt_that_is_given_up_leaves_no_connection_behind() {
     let status = soon("the timeout", Caller::of(&channel).call()).await.expect_err("no SETTINGS");
     assert!(status.message().contains("no HTTP/2 SETTINGS within 50ms"), "{}", status.message());
     let mut rest = Vec::new();
-    // The end, or a reset: either way nothing of it is left.
+    // The peer sees either the end of the stream or a reset.
     let _ = soon("the end of the connection", stream.read_to_end(&mut rest)).await;
 }
 
@@ -284,19 +284,19 @@ async fn without_endpoints_rpcs_fail_until_there_is_one() {
     cluster.resolver.update(ResolverUpdate::endpoints([]));
     let channel = cluster.channel().connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
-    let status = caller.call().await.expect_err("there is no endpoint");
+    let status = caller.call().await.expect_err("no endpoint");
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("zero addresses"), "{}", status.message());
 
-    // One that is wait-for-ready is held, and goes on with the first endpoint.
+    // A wait-for-ready RPC is queued until the first endpoint appears.
     let mut request = Request::new(EchoRequest::new("hello"));
     request.extensions_mut().insert(WaitForReady(true));
-    let held = tokio::spawn({
+    let queued = tokio::spawn({
         let caller = caller.clone();
         async move { caller.request(request).await }
     });
     cluster.resolver.update(ResolverUpdate::endpoints(cluster.endpoints()));
-    let backend = soon("the held RPC", held).await.expect("no panic").expect("it goes on");
+    let backend = soon("the queued RPC", queued).await.expect("no panic").expect("served");
     assert_eq!(backend, "a");
 }
 
@@ -305,7 +305,7 @@ async fn a_resolver_error_counts_only_while_nothing_better_is_known() {
     let cluster = Cluster::start(&["a"]).await;
     cluster.resolver.update(ResolverUpdate::error("no such name"));
     let channel = cluster.channel().connect_lazy().expect("a channel");
-    let status = Caller::of(&channel).call().await.expect_err("nothing is resolved");
+    let status = Caller::of(&channel).call().await.expect_err("the target is not resolved");
     assert!(status.message().contains("no such name"), "{}", status.message());
     cluster.resolver.update(ResolverUpdate::endpoints(cluster.endpoints()));
     let caller = Caller::ready(&channel, None).await;
@@ -320,7 +320,7 @@ async fn endpoints_come_and_go_without_a_dial_to_those_that_stay() {
     let channel = cluster.channel().connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
 
-    // Reordered, one twice, one with another weight, one gone.
+    // Changes the order and a weight, lists one endpoint twice, and removes one.
     let changed = vec![all[2].clone().with_weight(7), all[0].clone(), all[2].clone()];
     cluster.resolver.update(ResolverUpdate::endpoints(changed));
     soon("the change", channel.wait_for(|status| status.subconns.len() == 2)).await;
@@ -340,7 +340,7 @@ async fn a_stream_on_an_endpoint_that_is_removed_goes_on() {
     let channel = cluster.channel().connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let load = Load::start(&caller, 0, 4);
-    // All four are open: two on each backend.
+    // Waits until all four streams are open, two on each backend.
     let open = |status: &hotpick::channel::ChannelStatus| {
         status.subconns.iter().all(|subconn| subconn.stats().in_flight == 2)
     };
@@ -402,7 +402,7 @@ async fn bad_arguments_are_refused_with_one_sentence() {
     );
 }
 
-/// Answers, and panics the first time that it is asked for more.
+/// A resolver that reports its endpoint. Its first watch then panics.
 #[derive(Debug)]
 struct Panics {
     endpoint: Endpoint,
@@ -414,7 +414,7 @@ impl Resolver for Panics {
         let first = self.watched.fetch_add(1, Ordering::SeqCst) == 0;
         let answer = tokio_stream::iter([ResolverUpdate::endpoints([self.endpoint.clone()])]);
         let then = futures_util::stream::poll_fn(move |_| {
-            assert!(!first, "as it should");
+            assert!(!first, "intentional panic");
             std::task::Poll::Pending
         });
         Box::pin(futures_util::StreamExt::chain(answer, then))
@@ -442,11 +442,11 @@ async fn a_resolver_that_panics_is_watched_again_and_its_endpoints_stay() {
         }
     })
     .await;
-    assert!(before > 0 || hotpick::panics() > 0, "it is counted");
+    assert!(before > 0 || hotpick::panics() > 0, "the panic is counted");
     assert_eq!(cluster.accepted(), 1);
 }
 
-/// A policy in Rust that panics when it is told of the endpoints.
+/// A native policy that panics when it builds a picker.
 #[derive(Debug)]
 struct Dizzy;
 
@@ -462,12 +462,12 @@ impl Policy for Dizzy {
 
 impl PickerBuilder for Dizzy {
     fn build(&mut self, _: &ReadySet) -> Arc<dyn Picker> {
-        panic!("as it should")
+        panic!("intentional panic")
     }
 }
 
 #[tokio::test]
-async fn a_policy_in_rust_that_panics_is_stood_in_for() {
+async fn a_native_policy_that_panics_is_replaced_by_round_robin() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let channel = cluster.channel().native_policy(Dizzy).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;

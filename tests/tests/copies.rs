@@ -1,9 +1,9 @@
-//! Files that packages carry as copies, because a package has no files from outside of its folder.
+//! Copies of files in packages, which cannot contain files from outside of their folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Original, and copies.
+/// Returns all pairs of an original and its copy.
 fn copies() -> Vec<(PathBuf, PathBuf)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut all: Vec<_> = [
@@ -32,7 +32,7 @@ fn copies() -> Vec<(PathBuf, PathBuf)> {
     all
 }
 
-/// With `HOTPICK_WRITE_COPIES=1` the copies are written.
+/// `HOTPICK_WRITE_COPIES=1` writes the copies.
 #[test]
 fn copies_are_like_their_originals() {
     let is_writing = std::env::var_os("HOTPICK_WRITE_COPIES").is_some();
@@ -47,7 +47,7 @@ fn copies_are_like_their_originals() {
     }
 }
 
-/// A checkout on Windows turns symbolic links into files with a path in them.
+/// A checkout on Windows turns symbolic links into files that contain a path.
 #[test]
 fn no_file_is_a_symbolic_link() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -68,7 +68,7 @@ fn no_file_is_a_symbolic_link() {
     }
 }
 
-/// What `hotpick new --lang rust` writes for the SDK.
+/// Checks the manifest that `hotpick new --lang rust` writes for the SDK.
 #[test]
 fn the_sdk_in_a_project_has_the_dependencies_of_the_sdk() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

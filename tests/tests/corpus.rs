@@ -1,5 +1,4 @@
-//! Every bad file that we could think of, under load: no RPC fails, the last good version is in force, and
-//! the reason can be read.
+//! The corpus of bad files, under load: no RPC fails, the last good version stays active, and the reason is reported.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +10,7 @@ use hotpick_tests::corpus::{Bad, End, File, corpus, truncations, with_wasi};
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{Caller, Cluster, Load, Policies, soon};
 
-/// A channel with a good policy in force, and callers whose RPCs are wait-for-ready.
+/// A channel with a good active policy, and a caller whose RPCs are wait-for-ready.
 struct Subject {
     cluster: Cluster,
     policies: Policies,
@@ -37,17 +36,17 @@ impl Subject {
         File::Bytes(Wat::first())
     }
 
-    /// Waits until a version with this digest balances.
-    async fn in_force(&self, digest: &str) -> ChannelStatus {
-        soon("a version in force", self.channel.wait_for(|status| status.policy.digest == digest)).await
+    /// Waits until the version with this digest is active.
+    async fn active(&self, digest: &str) -> ChannelStatus {
+        soon("the active version", self.channel.wait_for(|status| status.policy.digest == digest)).await
     }
 
     async fn status(&self, condition: impl Fn(&PolicyStatus) -> bool) -> PolicyStatus {
         self.policies.wait_for("p", condition).await
     }
 
-    /// Puts a bad file there, waits for what must come of it, and puts the good one back.
-    async fn meet(&self, bad: &Bad) {
+    /// Writes a bad file, waits for the expected result, and restores the good file.
+    async fn try_file(&self, bad: &Bad) {
         let name = bad.name;
         let good = digest(&Wat::first());
         self.put(&bad.file);
@@ -60,7 +59,7 @@ impl Subject {
                 assert_eq!(status.state, PolicyState::Rejected, "{name}");
             }
             (End::Refused(stage, words), _) => {
-                // By the only channel that there is: so it is taken back.
+                // The only channel refused the version, so it is rolled back.
                 let status = self.status(|policy| policy.rejected.is_some()).await;
                 let error = status.rejected.expect("a reason");
                 assert_eq!(error.stage(), stage, "{name}: {error}");
@@ -72,19 +71,19 @@ impl Subject {
                 let quarantine = status.quarantined.expect("a reason");
                 assert_eq!(quarantine.version.digest, digest(bytes), "{name}");
                 expect_words(name, &quarantine.reason, words);
-                self.in_force(&good).await;
+                self.active(&good).await;
             }
             (End::Harmless, File::Bytes(bytes)) => {
-                self.in_force(&digest(bytes)).await;
+                self.active(&digest(bytes)).await;
                 let before = self.status(|_| true).await.totals.picks;
                 let status = self.status(|policy| policy.totals.picks > before + 1000).await;
                 assert!(status.quarantined.is_none(), "{name}: {:?}", status.quarantined);
             }
             (End::CannotHandOver(kinds), File::Bytes(bytes)) => {
-                self.in_force(&digest(bytes)).await;
+                self.active(&digest(bytes)).await;
                 let before = self.status(|_| true).await.faults;
                 self.put(&Self::good());
-                self.in_force(&good).await;
+                self.active(&good).await;
                 let more = |policy: &PolicyStatus| {
                     let count = |faults: &BTreeMap<FaultKind, u64>, kind| faults.get(kind).copied();
                     kinds.iter().all(|kind| count(&policy.faults, kind) > count(&before, kind))
@@ -94,26 +93,26 @@ impl Subject {
             (End::Gone, _) => {
                 self.status(|policy| policy.state == PolicyState::Removed).await;
             }
-            (end, _) => panic!("{name}: {end:?} is not for what is no file"),
+            (end, _) => panic!("{name}: {end:?} needs a file with bytes"),
         }
         if !matches!(bad.end, End::Harmless | End::CannotHandOver(_)) {
             assert_eq!(self.channel.status().policy.digest, good, "{name}");
         }
-        // From a FIFO back to a file, too.
+        // This also replaces a FIFO by a file.
         self.put(&Self::good());
-        let at_rest = |policy: &PolicyStatus| {
+        let settled = |policy: &PolicyStatus| {
             matches!(policy.state, PolicyState::Active | PolicyState::Probation)
                 && policy.version.as_ref().is_some_and(|version| version.digest == good)
         };
-        self.status(at_rest).await;
-        let as_before = |status: &ChannelStatus| status.policy.digest == good && status.refused.is_none();
-        soon("all as before", self.channel.wait_for(as_before)).await;
+        self.status(settled).await;
+        let restored = |status: &ChannelStatus| status.policy.digest == good && status.refused.is_none();
+        soon("the good version", self.channel.wait_for(restored)).await;
     }
 }
 
-fn expect_words(name: &str, said: &str, words: &str) {
-    assert!(said.contains(words), "{name}: {said}");
-    assert!(!said.contains('\n') && said.len() < 2000, "{name}: one line, not {said:?}");
+fn expect_words(name: &str, message: &str, words: &str) {
+    assert!(message.contains(words), "{name}: {message}");
+    assert!(!message.contains('\n') && message.len() < 2000, "{name}: not one short line: {message:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -124,14 +123,14 @@ async fn no_bad_file_costs_an_rpc() {
     for bad in &corpus {
         let load = Load::start(&subject.caller, 4, 1);
         eprintln!("{bad:?}");
-        subject.meet(bad).await;
+        subject.try_file(bad).await;
         let (calls, failed) = load.stop().await;
         assert!(failed.is_empty(), "{bad:?}: {} of {calls} failed: {:?}", failed.len(), failed[0]);
     }
-    assert_eq!(subject.cluster.accepted(), 2, "no connection was made for a file");
+    assert_eq!(subject.cluster.accepted(), 2, "a bad file caused a connection");
 }
 
-/// At the end of each section, where what is left may be valid, and at 200 other places.
+/// Truncates a policy at the end of each section, where the rest may be valid, and at 200 other places.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_part_of_a_policy_is_a_policy() {
     let subject = Subject::new().await;
@@ -142,14 +141,14 @@ async fn no_part_of_a_policy_is_a_policy() {
         subject.policies.put(&format!("{name}.wasm"), bytes);
     }
     for (name, bytes) in &cut {
-        let seen = subject.policies.wait_for(name, |policy| policy.rejected.is_some()).await;
-        assert!(seen.version.is_none(), "{name}, of {} bytes", bytes.len());
+        let status = subject.policies.wait_for(name, |policy| policy.rejected.is_some()).await;
+        assert!(status.version.is_none(), "{name}: loaded {} bytes", bytes.len());
     }
     let (calls, failed) = load.stop().await;
     assert!(failed.is_empty(), "{} of {calls} failed: {:?}", failed.len(), failed[0]);
 }
 
-/// A file that is written again and again, now with this, now with that, and read meanwhile.
+/// Overwrites a file repeatedly with two policies in turn while it is read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_replaced_while_it_is_read_is_read_whole_or_not_at_all() {
     let subject = Subject::new().await;
@@ -166,9 +165,9 @@ async fn a_file_that_is_replaced_while_it_is_read_is_read_whole_or_not_at_all() 
             std::fs::write(&path, &two).expect("written");
         }
     });
-    subject.in_force(&digest(&two)).await;
+    subject.active(&digest(&two)).await;
     writer.join().expect("no panic");
-    subject.in_force(&digest(&two)).await;
+    subject.active(&digest(&two)).await;
     let status = subject.status(|policy| policy.rejected.is_none()).await;
     assert!(status.rejections.is_empty(), "{:?}", status.rejections);
     let (calls, failed) = load.stop().await;
@@ -183,18 +182,18 @@ async fn a_policy_that_needs_wasi_runs_unless_it_may_not() {
         cluster.channel().policies(&policies.followed).policy("p").connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("p")).await;
     assert_eq!(caller.tally(10).await.get("a"), Some(&10));
-    // Which the operator may not want.
+    // An operator can withhold WASI.
     let without = b"[grants]\ncapabilities = ['env']\n";
     let refusing = Policies::with(&[("q.wasm", &with_wasi()), ("q.toml", without)]);
     let status = refusing.wait_for("q", |policy| policy.rejected.is_some()).await;
-    let said = status.rejected.expect("a reason").to_string();
-    assert_eq!(said, "imports the capability \"wasi\", which its settings do not grant");
+    let error = status.rejected.expect("a reason").to_string();
+    assert_eq!(error, "imports the capability \"wasi\", which its settings do not grant");
 }
 
 #[test]
-fn an_empty_path_is_no_policy() {
+fn a_missing_file_is_an_error_and_a_missing_directory_is_not() {
     let options = hotpick::directory::PolicyDirOptions::default();
-    let error = hotpick::directory::load("nowhere.wasm", &options).expect_err("nothing is there");
+    let error = hotpick::directory::load("nowhere.wasm", &options).expect_err("the file is missing");
     assert!(error.to_string().starts_with("cannot be read: "), "{error}");
-    drop(PolicyDir::open("/nowhere/at/all").expect("missing is no error"));
+    drop(PolicyDir::open("/nowhere/at/all").expect("a missing directory is not an error"));
 }

@@ -1,4 +1,4 @@
-//! The documentation: its commands run, its files parse, its links lead somewhere. Its programs are doctests
+//! The documentation: its commands run, its files parse, and its links have targets. Its programs are doctests
 //! (`tests/src/lib.rs`).
 
 use std::fs;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use hotpick_tests::peers;
 
-/// A fenced block.
+/// A fenced code block of a page.
 struct Block {
     file: PathBuf,
     line: usize,
@@ -19,7 +19,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the root")
 }
 
-/// Every page, of the root, of `docs` and of the packages.
+/// Returns all pages: those of the root, of `docs` and of the packages.
 fn pages() -> Vec<PathBuf> {
     let root = root();
     let mut pages = Vec::new();
@@ -71,7 +71,7 @@ fn blocks() -> Vec<Block> {
     blocks
 }
 
-/// The commands of the README that this test is a part of, or that takes as long as all of it: CI runs them.
+/// Commands of the README that only CI runs: one runs this test, the other takes as long as all tests.
 const OF_CI: [&str; 2] = ["cargo run --release -- demo", "cargo test --workspace"];
 
 #[test]
@@ -89,8 +89,8 @@ fn commands_run() {
         let mut command = Command::new("bash");
         command.args(["-euo", "pipefail", "-c", &block.text]).current_dir(folder.path());
         let output = command.env("PATH", &path).env("XDG_CACHE_HOME", cache).output().expect("bash");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{:?}:{}: {said}", block.file, block.line);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{:?}:{}: {stderr}", block.file, block.line);
         run += 1;
     }
     assert!(run >= 3, "{run} blocks were run");
@@ -114,10 +114,10 @@ fn files_parse() {
             _ => {}
         }
     }
-    assert!(toml >= 4 && json >= 15, "{toml} and {json}");
+    assert!(toml >= 4 && json >= 15, "{toml} blocks of TOML and {json} of JSON");
 }
 
-/// The anchor of a heading, as GitHub and mdBook make it.
+/// Returns the anchor of a heading, like GitHub and mdBook.
 fn anchor(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = text.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
@@ -139,9 +139,9 @@ fn links_lead_somewhere() {
             assert!(to.exists(), "{file:?} links to {target}, which does not exist");
             if !fragment.is_empty() && is_page(&to) {
                 let page = fs::read_to_string(&to).expect("text");
-                let is_there = page.lines().any(|line| line.starts_with('#') && anchor(line) == fragment)
+                let exists = page.lines().any(|line| line.starts_with('#') && anchor(line) == fragment)
                     || page.contains(&format!("id=\"{fragment}\""));
-                assert!(is_there, "{file:?} links to {target}, and there is no such heading");
+                assert!(exists, "{file:?} links to {target}, but the heading does not exist");
             }
             links += 1;
         }
@@ -149,7 +149,7 @@ fn links_lead_somewhere() {
     assert!(links > 100, "{links} links");
 }
 
-/// Every page of the book is in its table of contents, and the other way round.
+/// Every page of the book is in its table of contents.
 #[test]
 fn the_table_of_contents_is_complete() {
     let docs = root().join("docs");

@@ -1,4 +1,4 @@
-//! Endpoints out of a real etcd, and of one that misbehaves.
+//! Endpoints from etcd: real clusters, and fake servers that misbehave.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use super::resolvers::settled;
 
 fn client_of(members: &[Etcd]) -> etcd::Etcd {
-    etcd::Etcd::builder(addresses(members)).connect().expect("a client")
+    etcd::Etcd::builder(addresses(members)).connect_lazy().expect("a client")
 }
 
 fn addresses(members: &[Etcd]) -> String {
@@ -51,14 +51,14 @@ async fn etcd_endpoints_come_with_registrations_and_go_with_their_leases() {
     let channel = channel.expect("a channel");
     settled(&channel, &[&red]).await;
 
-    // One more, and a value that is none of ours.
+    // Register a second server. Its weight and attributes reach the policy.
     let second = register(1).await;
     settled(&channel, &[&red, &green]).await;
     let caller = Caller::ready(&channel, Some("color")).await;
     assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
     assert_eq!(caller.status().subconns[0].endpoint().weight(), 2);
 
-    // One leaves in good order; the other's process dies, and its lease runs out.
+    // One server deregisters gracefully. The other one's process dies and its lease expires.
     second.revoke().await;
     settled(&channel, &[&red]).await;
     let third = register(2).await;
@@ -67,13 +67,13 @@ async fn etcd_endpoints_come_with_registrations_and_go_with_their_leases() {
     settled(&channel, &[&blue]).await;
     assert_eq!(caller.call_color("blue").await.expect("served"), "blue-1");
 
-    // It has outlived the lease of the other, being kept alive; and now through a restart of etcd.
+    // The remaining lease is kept alive, also across a restart of etcd.
     etcd.stop();
-    assert_eq!(caller.call_color("blue").await.expect("served while etcd is gone"), "blue-1");
+    assert_eq!(caller.call_color("blue").await.expect("served while etcd is down"), "blue-1");
     etcd.restart();
     let fourth = register(0).await;
     settled(&channel, &[&red, &blue]).await;
-    // Its lease is kept alive again, or has been replaced: it outlives others that are not.
+    // Its lease is kept alive or replaced: the entry outlives others whose leases expire.
     for _ in 0..2 {
         let other = register(1).await;
         settled(&channel, &[&red, &green, &blue]).await;
@@ -83,7 +83,7 @@ async fn etcd_endpoints_come_with_registrations_and_go_with_their_leases() {
     assert_eq!(cluster.backends[2].accepted(), 1);
     third.revoke().await;
     fourth.revoke().await;
-    soon("none", channel.wait_for(|status| status.state == TransientFailure)).await;
+    soon("no endpoints", channel.wait_for(|status| status.state == TransientFailure)).await;
 }
 
 fn etcdctl(etcd: &Etcd, arguments: &[&str]) -> String {
@@ -101,7 +101,7 @@ fn etcdctl_at(arguments: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn etcd_values_that_are_no_endpoints_and_compactions_cost_nothing() {
+async fn etcd_values_that_are_not_endpoints_and_compactions_are_harmless() {
     if !peers::available() {
         return;
     }
@@ -112,7 +112,7 @@ async fn etcd_values_that_are_no_endpoints_and_compactions_cost_nothing() {
         etcdctl(etcd, &["put", key, &json!({"address": address}).to_string()]);
     };
     put(&etcd, "services/echo/a", &a);
-    // Another service's, though it begins alike; and what is no endpoint.
+    // A key of another service with the same prefix, and values that are not endpoints.
     put(&etcd, "services/echo2/x", "127.0.0.1:1");
     etcdctl(&etcd, &["put", "services/echo/junk", "junk"]);
     etcdctl(&etcd, &["put", "services/echo/none", "{\"port\": 1}"]);
@@ -120,15 +120,15 @@ async fn etcd_values_that_are_no_endpoints_and_compactions_cost_nothing() {
     let channel = Channel::builder(target).connect_lazy().expect("a channel");
     settled(&channel, &[&a]).await;
 
-    // While the watch is broken the revision that it would go on from is compacted away.
+    // While the watch is broken, the revision from which it would resume is compacted.
     etcd.restart();
     put(&etcd, "services/echo/b", &b);
     for _ in 0..5 {
         put(&etcd, "services/echo/b", &b);
     }
-    let said = etcdctl(&etcd, &["get", "services/echo/b", "-w", "json"]);
+    let output = etcdctl(&etcd, &["get", "services/echo/b", "-w", "json"]);
     let revision =
-        serde_json::from_str::<serde_json::Value>(&said).expect("JSON")["header"]["revision"].clone();
+        serde_json::from_str::<serde_json::Value>(&output).expect("JSON")["header"]["revision"].clone();
     etcdctl(&etcd, &["compact", &revision.to_string()]);
     settled(&channel, &[&a, &b]).await;
     etcdctl(&etcd, &["del", "services/echo/a"]);
@@ -145,14 +145,15 @@ async fn the_example_of_colors_in_etcd_runs() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut command = peers::built("examples/color_etcd");
     let mut example = Process::start(command.arg(etcd.address()).current_dir(root));
-    let said = example.rest();
-    assert_eq!(example.end(), Some(0), "{said:#?}");
-    assert!(said.iter().any(|line| line.contains("red: red-1 red-2 red-1 red-2")), "{said:#?}");
-    assert!(said.iter().any(|line| line.contains("green: green-1 green-1 green-1 green-1")), "{said:#?}");
-    assert_eq!(said.last().map(String::as_str), Some("0 failed"), "{said:#?}");
+    let output = example.rest();
+    assert_eq!(example.end(), Some(0), "{output:#?}");
+    assert!(output.iter().any(|line| line.contains("red: red-1 red-2 red-1 red-2")), "{output:#?}");
+    assert!(output.iter().any(|line| line.contains("green: green-1 green-1 green-1 green-1")), "{output:#?}");
+    assert_eq!(output.last().map(String::as_str), Some("0 failed"), "{output:#?}");
 }
 
-/// An etcd of one key, `services/echo/a`, that treats each watch as it is told.
+/// Starts a fake etcd with one key, `services/echo/a`, that handles each watch as the next entry of `watches` says:
+/// "compacted", "refused" or "open". Further watches stay open.
 async fn fake_etcd(
     address: String,
     watches: &'static [&'static str],
@@ -164,7 +165,7 @@ async fn fake_etcd(
         let mut watches = watches.iter();
         while let Ok((stream, _)) = listener.accept().await {
             let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
-            // Watches that are left open.
+            // Keeps the open watches alive.
             let mut open = Vec::new();
             while let Some(Ok((request, mut respond))) = connection.accept().await {
                 let head = http::Response::builder().header("content-type", "application/grpc").body(());
@@ -179,7 +180,7 @@ async fn fake_etcd(
                     let value = format!("{{\"address\": \"{address}\"}}");
                     let length = |bytes: &[u8]| u8::try_from(bytes.len()).expect("short");
                     let kv = [&[0x0a, 1, b'a', 0x2a, length(value.as_bytes())], value.as_bytes()].concat();
-                    // The header with revision 7, and the key.
+                    // A header with revision 7, and the key.
                     send(&[&[0x0a, 2, 0x18, 7, 0x12, length(&kv)], &kv[..]].concat());
                     let mut trailers = http::HeaderMap::new();
                     trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
@@ -189,12 +190,12 @@ async fn fake_etcd(
                 let kind = watches.next().copied().unwrap_or("open");
                 let _ = log.send(kind);
                 match kind {
-                    // Made, and cancelled, because revision 9 has been compacted.
+                    // Created, then cancelled because revision 9 has been compacted.
                     "compacted" => {
                         send(&[0x18, 1]);
                         send(&[0x20, 1, 0x28, 9]);
                     }
-                    // Ended at once, as by a member without a leader.
+                    // Ended at once, as a member without a leader does.
                     "refused" => {
                         let mut trailers = http::HeaderMap::new();
                         trailers.insert("grpc-status", http::HeaderValue::from_static("14"));
@@ -225,12 +226,12 @@ async fn an_etcd_watch_that_is_cancelled_is_followed_by_a_new_list_and_refusals_
     {
         assert_eq!(soon("the next request", logged.recv()).await, Some(expected));
     }
-    // The second and the third refusal are waited after for a second, a fifth more or less.
+    // The second and third refusals are each followed by a wait of 1 s ± 20 %.
     assert!(begin.elapsed() > Duration::from_millis(1600), "{:?}", begin.elapsed());
     assert_eq!(Caller::of(&channel).call().await.expect("served"), "a");
 }
 
-/// Six servers that are registered in a cluster of three, a channel that follows them, and RPCs without a pause.
+/// Six servers registered in an etcd cluster of three, a channel that follows them, and a continuous load of RPCs.
 struct Fleet {
     members: Vec<Etcd>,
     cluster: Cluster,
@@ -256,7 +257,7 @@ impl Fleet {
         Self { members, cluster, entries, client, channel, load }
     }
 
-    /// Nothing is lost for so long, of what a reader without a memory sees.
+    /// Asserts for `time` that a new channel sees all registrations.
     async fn stay_registered_for(&self, time: Duration, while_: &str) {
         let begin = Instant::now();
         while begin.elapsed() < time {
@@ -270,27 +271,27 @@ impl Fleet {
             .resolver(EtcdResolver::new(&self.client, "services/echo"))
             .connect_lazy()
             .expect("a channel");
-        soon("a list", fresh.wait_for(|status| !status.subconns.is_empty())).await;
-        // A leader that wakes takes leases away that are not its to take: what it took is there again at once, as far as
-        // the machine has time for it.
+        soon("the endpoints", fresh.wait_for(|status| !status.subconns.is_empty())).await;
+        // A thawed leader may revoke leases that it should not. Their entries are registered again at once; 2 s allow
+        // for a busy machine.
         let all = fresh.wait_for(|status| status.subconns.len() == self.entries.len());
         let all = tokio::time::timeout(Duration::from_secs(2), all).await;
         assert!(
             all.is_ok(),
-            "{} entries are lost: {when}",
+            "{} entries are missing: {when}",
             self.entries.len() - fresh.status().subconns.len()
         );
     }
 
-    /// A server leaves, and comes back: how long the channel takes to see it.
+    /// Deregisters a server and registers it again. Returns how long the channel took to notice its removal.
     async fn follows_changes(&mut self) -> Duration {
         let begin = Instant::now();
         self.entries.remove(0).revoke().await;
         let entries = self.entries.len();
-        soon("one less", self.channel.wait_for(|status| status.subconns.len() == entries)).await;
+        soon("one endpoint less", self.channel.wait_for(|status| status.subconns.len() == entries)).await;
         let took = begin.elapsed();
         self.entries.insert(0, register(&self.client, &self.cluster, 0).await);
-        soon("one more", self.channel.wait_for(|status| status.subconns.len() == entries + 1)).await;
+        soon("one endpoint more", self.channel.wait_for(|status| status.subconns.len() == entries + 1)).await;
         took
     }
 
@@ -307,7 +308,7 @@ async fn register(client: &etcd::Etcd, cluster: &Cluster, at: usize) -> Registra
     soon("the registration", Registration::start(client, key, value, TTL)).await.expect("registered")
 }
 
-/// How long what is taken away is gone: `HOTPICK_ETCD_OUTAGE` seconds, for those who have the time.
+/// How long a member stays unavailable: `HOTPICK_ETCD_OUTAGE` seconds, 4 by default.
 fn outage() -> Duration {
     let seconds = std::env::var("HOTPICK_ETCD_OUTAGE").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(4))
@@ -322,7 +323,7 @@ async fn an_etcd_member_that_is_frozen_or_gone_takes_no_registration_with_it() {
     for at in 0..3 {
         fleet.members[at].freeze();
         fleet.stay_registered_for(outage(), "frozen").await;
-        // The watch may be of that member: it is found out by its PINGs.
+        // If the watch is on that member, unanswered PINGs reveal it.
         let took = fleet.follows_changes().await;
         assert!(took < Duration::from_secs(15), "{took:?}");
         fleet.members[at].thaw();
@@ -336,14 +337,14 @@ async fn an_etcd_member_that_is_frozen_or_gone_takes_no_registration_with_it() {
     fleet.end().await;
 }
 
-/// It answers its clients, and knows of nothing that the others agree upon.
+/// The partitioned member still answers clients, but does not see what the other members commit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_etcd_member_that_is_cut_off_from_the_others_takes_no_registration_with_it() {
     if !peers::available() {
         return;
     }
     let Some((members, _hosts)) = Etcd::cluster_on_hosts() else {
-        eprintln!("not tested: network namespaces cannot be made here");
+        eprintln!("not tested: network namespaces cannot be created here");
         return;
     };
     let mut fleet = Fleet::start(members).await;
@@ -352,7 +353,7 @@ async fn an_etcd_member_that_is_cut_off_from_the_others_takes_no_registration_wi
         fleet.stay_registered_for(outage(), "cut off").await;
         fleet.follows_changes().await;
         fleet.members[at].cut_off(false);
-        fleet.stay_registered_for(TTL, "together again").await;
+        fleet.stay_registered_for(TTL, "reconnected").await;
     }
     fleet.end().await;
 }
@@ -370,13 +371,13 @@ async fn when_etcd_is_back_the_registrations_are_there_and_changes_are_followed(
     let back = Instant::now();
     fleet.follows_changes().await;
     assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
-    // Longer than the leases that etcd came back with.
-    fleet.stay_registered_for(TTL * 3, "all back").await;
+    // Longer than the leases that etcd restored.
+    fleet.stay_registered_for(TTL * 3, "all restarted").await;
     fleet.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_etcd_that_has_lost_its_data_is_no_service_that_has_gone() {
+async fn endpoints_are_held_when_etcd_has_lost_its_data() {
     if !peers::available() {
         return;
     }
@@ -385,7 +386,7 @@ async fn an_etcd_that_has_lost_its_data_is_no_service_that_has_gone() {
     let [a, b] = [0, 1].map(|at| cluster.backends[at].address().to_string());
     let client = client_of(&members);
     let entry = register(&client, &cluster, 0).await;
-    // Of a server whose process will not register again.
+    // The entry of a server that does not register again.
     etcdctl(&members[0], &["put", "services/echo/b", &json!({"address": b}).to_string()]);
     let target = format!("etcd:///services/echo?endpoints=http://{}&hold=6", members[0].address());
     let channel = Channel::builder(target).connect_lazy().expect("a channel");
@@ -393,7 +394,7 @@ async fn an_etcd_that_has_lost_its_data_is_no_service_that_has_gone() {
     let load = Load::start(&Caller::ready(&channel, None).await, 2, 0);
     members[0].lose();
     members[0].restart();
-    // One registers again; the other is kept for the time that the target says.
+    // One server registers again. The other endpoint is held for the 6 s of the target's `hold`.
     let listed = async || etcdctl(&members[0], &["get", "--prefix", "services/", "--keys-only"]);
     while !listed().await.contains("services/echo/a") {
         tokio::task::yield_now().await;
@@ -401,10 +402,10 @@ async fn an_etcd_that_has_lost_its_data_is_no_service_that_has_gone() {
     assert_eq!(channel.status().subconns.len(), 2);
     settled(&channel, &[&a]).await;
     entry.revoke().await;
-    soon("none", channel.wait_for(|status| status.state == TransientFailure)).await;
+    soon("no endpoints", channel.wait_for(|status| status.state == TransientFailure)).await;
     let (calls, failed) = load.stop().await;
-    assert!(calls > 0, "RPCs ran");
-    // Those after the last had left in good order.
+    assert!(calls > 0, "no RPC was made");
+    // RPCs failed only after the last server had deregistered.
     assert!(failed.iter().all(|status| status.message().contains("has no endpoints")), "{failed:?}");
 }
 
@@ -420,7 +421,7 @@ async fn an_etcd_with_tls_and_a_password_is_let_in_with_them_and_says_so_without
     std::fs::write(at("key.pem"), made.signing_key.serialize_pem()).expect("written");
     std::fs::write(at("password"), "secret\n").expect("written");
     let tls = [format!("--cert-file={}", at("cert.pem")), format!("--key-file={}", at("key.pem"))];
-    // Tokens that run out while it is watched.
+    // Tokens expire after 2 s, while the watch is open.
     let arguments = [&tls[0], &tls[1], "--auth-token-ttl=2"];
     let members = Etcd::cluster_with(1, &arguments);
     let https = format!("https://{}", members[0].address());
@@ -432,7 +433,7 @@ async fn an_etcd_with_tls_and_a_password_is_let_in_with_them_and_says_so_without
     let cluster = Cluster::start(&["a", "b"]).await;
     let [a, b] = [0, 1].map(|at| cluster.backends[at].address().to_string());
     let client = etcd::Etcd::builder(&https).tls(ClientTls::new().ca_file(&ca)).user("root", "secret");
-    let client = client.connect().expect("a client");
+    let client = client.connect_lazy().expect("a client");
     let _entry = register(&client, &cluster, 0).await;
     let target =
         format!("etcd:///services/echo?endpoints={https}&ca={ca}&user=root&password-file={}", at("password"));
@@ -441,14 +442,14 @@ async fn an_etcd_with_tls_and_a_password_is_let_in_with_them_and_says_so_without
     let value = json!({"address": b}).to_string();
     etcdctl_at(&[&as_root[..], &["put", "services/echo/b", &value]].concat());
     settled(&channel, &[&a, &b]).await;
-    // A token later.
+    // The token has expired.
     sleep(TTL * 2).await;
     let second = register(&client, &cluster, 1).await;
     second.revoke().await;
     settled(&channel, &[&a]).await;
 
     std::fs::write(at("password"), "wrong").expect("written");
-    for (target, sentence) in [
+    for (target, expected) in [
         (format!("etcd:///services/echo?endpoints={}", members[0].address()), "or require TLS"),
         (format!("etcd:///services/echo?endpoints={https}"), "certificate"),
         (format!("etcd:///services/echo?endpoints={https}&ca={ca}"), "user name is empty"),
@@ -465,18 +466,18 @@ async fn an_etcd_with_tls_and_a_password_is_let_in_with_them_and_says_so_without
         ),
     ] {
         let channel = Channel::builder(&target).connect_lazy().expect("a channel");
-        let status = soon("a failure", Caller::of(&channel).call()).await.expect_err("not let in");
-        assert!(status.message().contains(sentence), "{target}: {status}");
+        let status = soon("a failure", Caller::of(&channel).call()).await.expect_err("access is denied");
+        assert!(status.message().contains(expected), "{target}: {status}");
     }
 }
 
-/// An etcd of leases and puts, which may be made to forget the one and to refuse the other.
+/// State of a fake etcd that can lose its lease and refuse puts.
 #[derive(Debug, Default)]
 struct Leases {
-    lives: AtomicBool,
+    has_lease: AtomicBool,
     is_put: AtomicBool,
-    refuses: AtomicBool,
-    refused: AtomicUsize,
+    refuses_puts: AtomicBool,
+    refused_puts: AtomicUsize,
 }
 
 async fn serve(leases: Arc<Leases>) -> SocketAddr {
@@ -489,13 +490,13 @@ async fn serve(leases: Arc<Leases>) -> SocketAddr {
             while let Some(Ok((request, mut respond))) = connection.accept().await {
                 let head = http::Response::builder().header("content-type", "application/grpc").body(());
                 let mut answer = respond.send_response(head.expect("a response"), false).expect("sent");
-                let ttl = |lives: bool| if lives { vec![0x18, 5] } else { Vec::new() };
+                let ttl = |has_lease: bool| if has_lease { vec![0x18, 5] } else { Vec::new() };
                 let (message, status) = match request.uri().path().rsplit('/').next() {
-                    Some("LeaseGrant") if leases.lives.swap(true, Ordering::SeqCst) => (None, "9"),
+                    Some("LeaseGrant") if leases.has_lease.swap(true, Ordering::SeqCst) => (None, "9"),
                     Some("LeaseGrant") => (Some(ttl(true)), "0"),
-                    Some("LeaseKeepAlive") => (Some(ttl(leases.lives.load(Ordering::SeqCst))), "0"),
-                    Some("Put") if leases.refuses.load(Ordering::SeqCst) => {
-                        leases.refused.fetch_add(1, Ordering::SeqCst);
+                    Some("LeaseKeepAlive") => (Some(ttl(leases.has_lease.load(Ordering::SeqCst))), "0"),
+                    Some("Put") if leases.refuses_puts.load(Ordering::SeqCst) => {
+                        leases.refused_puts.fetch_add(1, Ordering::SeqCst);
                         (None, "7")
                     }
                     Some("Put") => {
@@ -521,30 +522,30 @@ async fn serve(leases: Arc<Leases>) -> SocketAddr {
     at
 }
 
-/// A lease that lives says nothing of the entry, if that could not be put when the lease was made anew.
+/// A live lease does not imply that the entry exists: the put may have failed after the lease was re-created.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_entry_that_could_not_be_put_with_its_new_lease_is_put_when_it_can() {
     let leases = Arc::new(Leases::default());
     let address = serve(Arc::clone(&leases)).await;
-    let client = etcd::Etcd::builder(address.to_string()).connect().expect("a client");
+    let client = etcd::Etcd::builder(address.to_string()).connect_lazy().expect("a client");
     let value = json!({"address": "127.0.0.1:1"});
     let _entry =
         soon("the registration", Registration::start(&client, "k", value, TTL)).await.expect("registered");
     assert!(leases.is_put.load(Ordering::SeqCst));
-    // It loses all that it has, and has no mind to take anything.
-    leases.refuses.store(true, Ordering::SeqCst);
+    // The server loses its lease and entry, and refuses puts.
+    leases.refuses_puts.store(true, Ordering::SeqCst);
     leases.is_put.store(false, Ordering::SeqCst);
-    leases.lives.store(false, Ordering::SeqCst);
-    let until = async |condition: &dyn Fn() -> bool| {
-        soon("that", async {
+    leases.has_lease.store(false, Ordering::SeqCst);
+    let until = async |what: &str, condition: &dyn Fn() -> bool| {
+        soon(what, async {
             while !condition() {
                 sleep(Duration::from_millis(5)).await;
             }
         })
         .await;
     };
-    until(&|| leases.refused.load(Ordering::SeqCst) > 3).await;
-    assert!(leases.lives.load(Ordering::SeqCst), "there is a lease again");
-    leases.refuses.store(false, Ordering::SeqCst);
-    until(&|| leases.is_put.load(Ordering::SeqCst)).await;
+    until("refused puts", &|| leases.refused_puts.load(Ordering::SeqCst) > 3).await;
+    assert!(leases.has_lease.load(Ordering::SeqCst), "the lease has not been re-created");
+    leases.refuses_puts.store(false, Ordering::SeqCst);
+    until("the put", &|| leases.is_put.load(Ordering::SeqCst)).await;
 }

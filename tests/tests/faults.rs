@@ -1,4 +1,4 @@
-//! What becomes of a version that goes wrong while it serves.
+//! Versions that fail while they are active.
 
 use hotpick::channel::ChannelStatus;
 use hotpick::directory::{PolicyState, PolicyStatus};
@@ -8,7 +8,7 @@ use hotpick_tests::wat::Wat;
 use hotpick_tests::{Caller, Cluster, Load, Policies, soon, standard};
 use tonic::Code;
 
-/// A channel of the policy `p`, whose RPCs are wait-for-ready unless they say otherwise.
+/// Builds a channel with the policy `p`, whose RPCs are wait-for-ready by default.
 fn patient(cluster: &Cluster, policies: &PolicyDir) -> Channel {
     cluster.channel().policies(policies).policy("p").wait_for_ready(true).connect_lazy().expect("a channel")
 }
@@ -27,26 +27,30 @@ async fn a_version_that_fails_goes_back_to_the_one_before_and_stays_away() {
     let load = Load::start(&caller, 4, 1);
     policies.put("p.wasm", &bad);
     let status = policies.wait_for("p", |policy| policy.state == PolicyState::Quarantined).await;
-    soon("the version before", channel.wait_for(digest_is(&digest(&good)))).await;
+    soon("the previous version", channel.wait_for(digest_is(&digest(&good)))).await;
     let quarantine = status.quarantined.clone().expect("a reason");
     assert_eq!((quarantine.version.generation, &quarantine.version.digest), (2, &digest(&bad)));
-    assert_eq!(status.version.as_ref().map(|version| version.generation), Some(3), "a number of its own");
+    assert_eq!(
+        status.version.as_ref().map(|version| version.generation),
+        Some(3),
+        "the rollback has its own generation"
+    );
     assert!(status.faults[&FaultKind::Trap] >= 1);
     policies.wait_for("p", |policy| policy.totals.fallback_picks >= 1).await;
-    // The same file, touched: it is what it was.
+    // Writing the same bytes does not end the quarantine.
     policies.put("p.wasm", &bad);
     policies.put("q.wasm", &good);
     policies.wait_for("q", |policy| policy.version.is_some()).await;
     assert_eq!(channel.status().policy.generation, 3);
     let status = policies.wait_for("p", |_| true).await;
     assert_eq!((status.state, status.loads), (PolicyState::Quarantined, 3));
-    // Its settings change: it has another chance, and fails again.
+    // Changed settings end the quarantine; the version fails again.
     policies.put("p.toml", b"[limits]\ntimers = 1\n");
     policies.wait_for("p", |policy| policy.loads == 5).await;
-    soon("the version before", channel.wait_for(|status| status.policy.generation == 5)).await;
-    // A file that is good.
+    soon("the previous version", channel.wait_for(|status| status.policy.generation == 5)).await;
+    // A good file ends the quarantine, too.
     policies.put("p.wasm", &standard("random"));
-    soon("the good one", channel.wait_for(digest_is(&digest(&standard("random"))))).await;
+    soon("the good version", channel.wait_for(digest_is(&digest(&standard("random"))))).await;
     let status = policies.wait_for("p", |policy| policy.quarantined.is_none()).await;
     assert_eq!(status.state, PolicyState::Probation);
     let (calls, failed) = load.stop().await;
@@ -69,12 +73,12 @@ async fn with_nothing_to_go_back_to_round_robin_serves_after_three_faults() {
     assert!(reason.starts_with("3 faults within a minute, the last: trapped: "), "{reason}");
     let (calls, failed) = load.stop().await;
     assert!(failed.is_empty(), "{} of {calls} failed: {:?}", failed.len(), failed[0]);
-    // A channel that is made now does not meet it.
+    // A new channel does not start the quarantined version.
     let late = patient(&cluster, &policies.followed);
     let late = Caller::ready(&late, None).await;
     assert_eq!(late.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
     policies.put("p.wasm", &Wat::first());
-    soon("the good one", channel.wait_for(digest_is(&digest(&Wat::first())))).await;
+    soon("the good version", channel.wait_for(digest_is(&digest(&Wat::first())))).await;
 }
 
 #[tokio::test]
@@ -89,11 +93,11 @@ async fn an_operator_may_have_rpcs_fail_rather_than_go_anywhere() {
     let mut request = tonic::Request::new(hotpick_echo::EchoRequest::new("hello"));
     request.extensions_mut().insert(hotpick::channel::WaitForReady(true));
     request.set_timeout(std::time::Duration::from_millis(300));
-    // This one is wait-for-ready: it is picked for again by each new instance, which traps.
-    let status = caller.request(request).await.expect_err("it traps");
+    // Each new instance picks again for this wait-for-ready RPC, and traps.
+    let status = caller.request(request).await.expect_err("the policy traps");
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert!(status.message().contains("on-fault"), "{status:?}");
-    assert!(channel.status().faults.count > 1, "it was asked again when there was an instance again");
+    assert!(channel.status().faults.count > 1, "the new instance did not pick again");
 }
 
 #[tokio::test]
@@ -103,21 +107,21 @@ async fn rpcs_that_must_not_go_anywhere_do_not_when_there_is_no_policy_left() {
     let policies = Policies::with(&[("p.wasm", &traps), ("p.toml", b"on-fault = 'fail'\n")]);
     let channel = patient(&cluster, &policies.followed);
     let caller = Caller::ready(&channel, Some("p")).await;
-    let held = tokio::spawn({
+    let queued = tokio::spawn({
         let caller = caller.clone();
         async move { caller.call().await }
     });
     soon("quarantine", channel.wait_for(|status| status.policy.name == "refuses")).await;
     let mut request = tonic::Request::new(hotpick_echo::EchoRequest::new("hello"));
     request.extensions_mut().insert(hotpick::channel::WaitForReady(false));
-    let status = caller.request(request).await.expect_err("nothing is to pick for it");
+    let status = caller.request(request).await.expect_err("no policy is active");
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("is quarantined"), "{status:?}");
     policies.put("p.wasm", &Wat::first());
-    soon("the RPC that was held", held).await.expect("no panic").expect("served by what came then");
+    soon("the queued RPC", queued).await.expect("no panic").expect("served by the next version");
 }
 
-/// Nothing happens to the endpoints: it is the policy that changes its mind.
+/// The endpoints do not change; only the policy's state does.
 #[tokio::test]
 async fn an_rpc_that_is_held_is_picked_for_again_when_the_policy_has_learned_something() {
     let cluster = Cluster::start(&["a"]).await;
@@ -143,7 +147,7 @@ async fn grants_and_limits_of_the_settings_count() {
     let asks = Wat {
         imports: r#"(import "hotpick:policy/call@0.1.0" "declare-metadata" (func $declare (param i32 i32 i32)))"#,
         exports: r#"(data (i32.const 1000) "color")"#,
-        // Hands the host's answer on: the same type, a result with a text.
+        // Returns the host's result, which has the same type.
         init: "(call $declare (i32.const 1000) (i32.const 5) (i32.const 64)) (i32.const 64)",
         ..Wat::default()
     };
@@ -163,20 +167,20 @@ async fn grants_and_limits_of_the_settings_count() {
         ("p.toml", b"[grants]\ncapabilities = ['env', 'stats']\n"),
     ]);
     let status = policies.wait_for("p", |policy: &PolicyStatus| policy.rejected.is_some()).await;
-    let said = status.rejected.expect("a reason").to_string();
-    assert_eq!(said, "imports the capability \"call\", which its settings do not grant");
+    let error = status.rejected.expect("a reason").to_string();
+    assert_eq!(error, "imports the capability \"call\", which its settings do not grant");
     policies.put("p.toml", b"[limits]\nmemory-mib = 4096\n");
-    let host = |policy: &PolicyStatus| {
+    let is_over_cap = |policy: &PolicyStatus| {
         policy.rejected.as_ref().is_some_and(|error| error.to_string().contains("limits.memory-mib"))
     };
-    policies.wait_for("p", host).await;
+    policies.wait_for("p", is_over_cap).await;
     policies.put("p.toml", b"[grants]\nmetadata = ['color']\n");
     policies.wait_for("p", |policy| policy.version.is_some()).await;
 }
 
-/// What was compiled once is not compiled again: not for other settings, not by another process.
+/// A compiled policy is not compiled again, neither for other settings nor by another process.
 #[tokio::test]
-async fn a_cache_outlives_the_process_and_is_no_way_in() {
+async fn a_cache_outlives_the_process_and_rejects_tampering() {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     let (files, home) =
         (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
@@ -189,11 +193,14 @@ async fn a_cache_outlives_the_process_and_is_no_way_in() {
     assert_eq!(std::fs::metadata(&cache).expect("made").mode() & 0o777, 0o700);
     let cached = || std::fs::read_dir(&cache).expect("a cache").flatten().next().expect("a file").path();
     let (file, whole) = (cached(), std::fs::read(cached()).expect("read"));
-    // From the cache it takes no compiler: time alone cannot show that here, but the file's own time can.
+    // A load from the cache needs no compiler. The updated modification time shows that the cache was used.
     let before = std::fs::metadata(&file).expect("there").modified().expect("a time");
     drop(load());
-    assert!(std::fs::metadata(&file).expect("there").modified().expect("a time") > before, "it was used");
-    // One that is damaged is made anew.
+    assert!(
+        std::fs::metadata(&file).expect("there").modified().expect("a time") > before,
+        "the cached file was not used"
+    );
+    // A damaged file is re-created.
     let mut damaged = whole.clone();
     let last = damaged.len() - 1;
     damaged[last] ^= 1;
@@ -201,14 +208,14 @@ async fn a_cache_outlives_the_process_and_is_no_way_in() {
     drop(load());
     assert_eq!(std::fs::read(cached()).expect("read").len(), whole.len());
     assert_ne!(std::fs::read(cached()).expect("read"), damaged);
-    // A directory that others may write to is not used.
+    // A directory that others can write to is not used.
     std::fs::remove_file(cached()).expect("removed");
     std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o777)).expect("changed");
     drop(load());
     assert_eq!(std::fs::read_dir(&cache).expect("a cache").count(), 0);
 }
 
-/// What every channel has is what new channels get, and where a version that fails later goes back to.
+/// New channels get the version that all channels use, and a version that fails later is rolled back to it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_version_that_every_channel_refuses_is_taken_back() {
     let cluster = Cluster::start(&["a", "b"]).await;
@@ -225,9 +232,9 @@ async fn a_version_that_every_channel_refuses_is_taken_back() {
     let late = patient(&cluster, &policies.followed);
     Caller::ready(&late, Some("p")).await;
     assert_eq!(late.status().policy.digest, digest(&good));
-    // It never left here.
+    // This channel never swapped its policy.
     assert_eq!((channel.status().swaps, channel.status().policy.generation), (0, 1));
-    // One that fails in service goes back past the one that no one took.
+    // A rollback skips the version that all channels refused.
     policies.put("p.wasm", &Wat { changed: "unreachable", ..Wat::default() }.component());
     policies.wait_for("p", |policy| policy.loads > 3).await;
     policies.put("p.wasm", &Wat::every(1, "unreachable"));
@@ -237,7 +244,7 @@ async fn a_version_that_every_channel_refuses_is_taken_back() {
     assert!(failed.is_empty(), "{} of {calls} failed: {:?}", failed.len(), failed[0]);
 }
 
-/// Its settings give it a minute for `init`, and it would take all of it.
+/// The policy loops in `init`, for which its settings allow a minute.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_that_is_overtaken_or_whose_channel_is_closed_is_cut() {
     let cluster = Cluster::start(&["a"]).await;
@@ -245,10 +252,10 @@ async fn a_start_that_is_overtaken_or_whose_channel_is_closed_is_cut() {
     let policies = Policies::with(&[("p.wasm", &looping), ("p.toml", b"[limits]\ninit-ms = 60000\n")]);
     let connect =
         || cluster.channel().policies(&policies.followed).policy("p").connect_lazy().expect("a channel");
-    // More of them than there are threads to start policies on.
+    // More channels than threads that start policies.
     let channels: Vec<_> = (0..12).map(|_| connect()).collect();
     for channel in &channels {
-        // Round robin serves when the patience of 5 s is over; it begins to start before.
+        // Round robin picks after the first-policy timeout of 5 s; the policy is still starting.
         Caller::ready(channel, None).await;
         assert_eq!(channel.status().policy.generation, 0);
     }
@@ -256,6 +263,6 @@ async fn a_start_that_is_overtaken_or_whose_channel_is_closed_is_cut() {
     let begin = std::time::Instant::now();
     let channel = connect();
     policies.put("p.wasm", &Wat::first());
-    soon("the good one", channel.wait_for(digest_is(&digest(&Wat::first())))).await;
+    soon("the good version", channel.wait_for(digest_is(&digest(&Wat::first())))).await;
     assert!(begin.elapsed() < std::time::Duration::from_secs(10), "{:?}", begin.elapsed());
 }

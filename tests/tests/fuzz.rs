@@ -1,5 +1,5 @@
-//! The loader, with real components that have been damaged at random: it says no, or yes; it does not panic,
-//! and it is not late.
+//! The loader with real components that are damaged at random: it accepts or rejects each one, does not panic, and
+//! finishes in time.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -17,19 +17,19 @@ static REAL: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     vec![Wat::first(), module, with_wasi(), standard("random"), standard("color"), probe()]
 });
 
-/// What happens to a file.
+/// A change to a file.
 #[derive(Clone, Debug)]
 enum Damage {
     Set(Index, u8),
     Flip(Index, u8),
     Cut(Index),
-    /// A part is taken out.
+    /// Removes a part.
     Remove(Index, usize),
-    /// A part is there twice.
+    /// Duplicates a part.
     Repeat(Index, usize),
-    /// A number becomes as large as it can be.
+    /// Replaces a byte by the largest number.
     Inflate(Index),
-    /// A part of another component comes in between.
+    /// Inserts a part of another component.
     Splice(Index, Index, usize),
 }
 
@@ -79,7 +79,7 @@ impl Damage {
     }
 }
 
-/// Loads bytes and, if they are a policy, tries it out.
+/// Loads bytes and, if they are a policy, checks it.
 fn load(bytes: &[u8]) -> Result<(), TestCaseError> {
     let mut limits = Limits::default();
     limits.compile = Duration::from_secs(10);
@@ -88,8 +88,9 @@ fn load(bytes: &[u8]) -> Result<(), TestCaseError> {
     prop_assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
     match loaded {
         Err(error) => {
-            let said = error.to_string();
-            prop_assert!(!said.is_empty() && !said.contains('\n') && !said.contains("panicked"), "{}", said);
+            let message = error.to_string();
+            let is_fine = !message.is_empty() && !message.contains('\n') && !message.contains("panicked");
+            prop_assert!(is_fine, "{}", message);
         }
         Ok(policy) => {
             let begin = Instant::now();
@@ -118,16 +119,16 @@ fn damaged_components_are_refused_or_do_no_harm() {
     );
     let config = Config { cases: 300, failure_persistence: None, max_shrink_iters: 50, ..Config::default() };
     let digests = proptest::test_runner::TestRunner::new(config).run(&strategy, |bytes| {
-        // To be found again: what failed is named by its digest, and printed by proptest in full.
+        // Identifies the failed input by its digest; proptest prints it in full.
         load(&bytes).map_err(|error| TestCaseError::fail(format!("{}: {error}", digest(&bytes))))
     });
-    digests.expect("no panic, no delay, one line");
+    digests.expect("no panic, no delay, and one-line errors");
 }
 
 proptest! {
     #![proptest_config(Config { cases: 200, failure_persistence: None, ..Config::default() })]
 
-    /// Bytes that are not even damaged.
+    /// Random bytes, with or without the header of a module or component.
     #[test]
     fn bytes_from_anywhere_are_refused(mut bytes in prop::collection::vec(any::<u8>(), 0..2000), head in 0..3usize) {
         let heads: [&[u8]; 3] = [b"", b"\0asm\x01\0\0\0", b"\0asm\x0d\0\x01\0"];

@@ -1,4 +1,4 @@
-//! The structure of the host's sources: which file uses which, and how large files are.
+//! The structure of the host's sources: dependencies between files, and the size of files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -52,9 +52,9 @@ struct File {
     module: Vec<String>,
     /// Absolute paths that the file names, within the crate.
     names: BTreeSet<Vec<String>>,
-    /// What the file re-exports: name to absolute path.
+    /// Re-exports: name to absolute path.
     exports: BTreeMap<String, Vec<String>>,
-    /// Items other than modules, imports and macros' invocations.
+    /// Whether there are items other than modules and imports.
     has_logic: bool,
 }
 
@@ -71,7 +71,7 @@ fn is_test(attributes: &[syn::Attribute]) -> bool {
     })
 }
 
-/// Makes a path absolute; `None` if it leads out of the crate.
+/// Makes a path absolute. `None`: it leads out of the crate.
 fn absolute(module: &[String], path: &[String]) -> Option<Vec<String>> {
     let (first, rest) = path.split_first()?;
     let mut base = match first.as_str() {
@@ -90,7 +90,7 @@ fn absolute(module: &[String], path: &[String]) -> Option<Vec<String>> {
     Some(base)
 }
 
-/// All paths of a tree of imports, each with the name that it has here.
+/// Collects all paths of an import tree, each with its local name.
 fn leaves(tree: &syn::UseTree, prefix: &[String], out: &mut Vec<(Vec<String>, String)>) {
     let with = |name: &syn::Ident| [prefix, &[name.to_string()]].concat();
     match tree {
@@ -160,7 +160,7 @@ impl File {
     }
 }
 
-/// The files of the host by their modules.
+/// The files of the host by module.
 struct House(BTreeMap<Vec<String>, File>);
 
 impl House {
@@ -179,7 +179,7 @@ impl House {
                 }
             }
         }
-        assert!(files.len() > 100, "the host's sources");
+        assert!(files.len() > 100, "only {} files found", files.len());
         Self(files)
     }
 
@@ -195,15 +195,15 @@ impl House {
         }
     }
 
-    /// The arrows between files, but for those of folders' `mod.rs`, which only re-export.
-    fn arrows(&self) -> BTreeMap<&[String], BTreeSet<&[String]>> {
-        let mut arrows = BTreeMap::new();
+    /// Returns the files that each file uses, without `mod.rs` files, which only re-export.
+    fn dependencies(&self) -> BTreeMap<&[String], BTreeSet<&[String]>> {
+        let mut dependencies = BTreeMap::new();
         for file in self.0.values().filter(|file| !file.is_folder()) {
             let used = file.names.iter().map(|path| self.resolve(path));
             let used = used.filter(|used| used.module != file.module && !used.is_folder());
-            arrows.insert(&file.module[..], used.map(|used| &used.module[..]).collect());
+            dependencies.insert(&file.module[..], used.map(|used| &used.module[..]).collect());
         }
-        arrows
+        dependencies
     }
 }
 
@@ -211,23 +211,23 @@ fn shown(module: &[String]) -> String {
     module.join("::")
 }
 
-/// Returns a circle that is reached from `from`, if there is one.
-fn circle<'a>(
-    arrows: &BTreeMap<&'a [String], BTreeSet<&'a [String]>>,
+/// Returns a cycle that is reachable from `from`, if there is one.
+fn cycle<'a>(
+    dependencies: &BTreeMap<&'a [String], BTreeSet<&'a [String]>>,
     from: &'a [String],
-    way: &mut Vec<&'a [String]>,
+    path: &mut Vec<&'a [String]>,
     done: &mut BTreeSet<&'a [String]>,
 ) -> Option<String> {
-    if let Some(at) = way.iter().position(|module| *module == from) {
-        return Some(way[at..].iter().map(|module| shown(module)).collect::<Vec<_>>().join(" -> "));
+    if let Some(at) = path.iter().position(|module| *module == from) {
+        return Some(path[at..].iter().map(|module| shown(module)).collect::<Vec<_>>().join(" -> "));
     }
     if done.contains(from) {
         return None;
     }
-    way.push(from);
-    let next = arrows.get(from).into_iter().flatten();
-    let found = next.copied().find_map(|next| circle(arrows, next, way, done));
-    way.pop();
+    path.push(from);
+    let next = dependencies.get(from).into_iter().flatten();
+    let found = next.copied().find_map(|next| cycle(dependencies, next, path, done));
+    path.pop();
     done.insert(from);
     found
 }
@@ -235,15 +235,18 @@ fn circle<'a>(
 #[test]
 fn no_files_use_each_other_in_a_circle() {
     let house = House::read();
-    let arrows = house.arrows();
-    assert!(arrows.values().map(BTreeSet::len).sum::<usize>() > 300, "the arrows are seen");
+    let dependencies = house.dependencies();
+    let count = dependencies.values().map(BTreeSet::len).sum::<usize>();
+    assert!(count > 300, "only {count} dependencies found");
     let mut done = BTreeSet::new();
-    let circles: Vec<_> =
-        arrows.keys().filter_map(|from| circle(&arrows, from, &mut Vec::new(), &mut done)).collect();
-    assert!(circles.is_empty(), "circles of files:\n{}", circles.join("\n"));
+    let cycles: Vec<_> = dependencies
+        .keys()
+        .filter_map(|from| cycle(&dependencies, from, &mut Vec::new(), &mut done))
+        .collect();
+    assert!(cycles.is_empty(), "cycles of files:\n{}", cycles.join("\n"));
 }
 
-/// The room of a module: the longest that matches.
+/// Returns the room of a module: the longest match.
 fn room(module: &[String]) -> Option<usize> {
     let name = shown(module);
     let is_in = |room: &str| name == room || name.starts_with(&format!("{room}::"));
@@ -256,7 +259,7 @@ fn rooms_use_only_the_rooms_below_them() {
     let house = House::read();
     let mut upwards = Vec::new();
     for file in house.0.values().filter(|file| !file.is_folder()) {
-        let ours = room(&file.module).unwrap_or_else(|| panic!("{:?} is in no room", file.path));
+        let ours = room(&file.module).unwrap_or_else(|| panic!("{:?} does not belong to a room", file.path));
         for path in &file.names {
             let used = house.resolve(path);
             let Some(theirs) = room(&used.module) else { continue };
@@ -265,7 +268,7 @@ fn rooms_use_only_the_rooms_below_them() {
             }
         }
     }
-    assert!(upwards.is_empty(), "arrows upwards:\n{}", upwards.join("\n"));
+    assert!(upwards.is_empty(), "uses of higher rooms:\n{}", upwards.join("\n"));
 }
 
 #[test]
@@ -276,7 +279,7 @@ fn folders_only_explain_and_re_export() {
         .values()
         .filter(|file| file.path.ends_with("mod.rs") && file.has_logic)
         .map(|file| shown(&file.module))
-        // Its functions are the linker's table of contents.
+        // Its functions list the imports for the linker.
         .filter(|name| name != "policy::instance::imports")
         .collect();
     assert!(with_logic.is_empty(), "mod.rs with logic: {with_logic:?}");
@@ -286,7 +289,7 @@ fn folders_only_explain_and_re_export() {
 fn the_engine_of_policies_sees_no_connections() {
     let house = House::read();
     let transport = room(&["transport".to_owned()]);
-    for (module, used) in house.arrows() {
+    for (module, used) in house.dependencies() {
         if module[0] == "policy" || module[0] == "lifecycle" || module[0] == "picker" {
             for used in used {
                 assert_ne!(room(used), transport, "{} uses {}", shown(module), shown(used));
@@ -296,9 +299,11 @@ fn the_engine_of_policies_sees_no_connections() {
     }
 }
 
-/// Lines up to the first module of tests.
+/// Counts the lines before the first module of tests.
 fn logic(text: &str) -> usize {
-    text.lines().take_while(|line| *line != "#[cfg(test)]").count()
+    let lines: Vec<_> = text.lines().collect();
+    let is_tests = |pair: &[&str]| pair[0] == "#[cfg(test)]" && pair[1].ends_with('{');
+    lines.windows(2).position(is_tests).unwrap_or(lines.len())
 }
 
 #[test]
@@ -326,6 +331,6 @@ fn no_file_of_logic_is_too_large() {
             }
         }
     }
-    assert!(seen > 250, "all sources, but {seen}");
+    assert!(seen > 250, "only {seen} files found");
     assert!(large.is_empty(), "files of more than {LARGEST} lines of logic:\n{}", large.join("\n"));
 }

@@ -1,4 +1,4 @@
-//! With gRPC implementations that were not written here: grpcio, on gRPC's C core.
+//! Interoperability with another gRPC implementation (grpcio, on gRPC's C core), and the `hotpick proxy` process.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request};
 
-/// A grpcio server, and its address.
+/// Starts a grpcio server. Returns its process and address.
 fn python_server(name: &str) -> (Process, String) {
     let mut server = peers::python("server.py", &[name]);
     let port = server.line();
     (server, format!("127.0.0.1:{port}"))
 }
 
-/// The sidecar, and the address that it listens on.
+/// Starts the sidecar. Returns its process and the address on which it listens.
 fn proxy(arguments: &[&str]) -> (Process, String) {
     let mut process = Process::start(peers::built("hotpick").arg("proxy").args(arguments));
     let line = process.line();
@@ -60,12 +60,12 @@ async fn servers_on_grpcio_behind_the_channel() {
     let large: String =
         (0..16 << 20).map(|n| char::from(b'a' + u8::try_from(n % 23).expect("small"))).collect();
     let answer = client.unary(EchoRequest::new(large.clone())).await.expect("an answer").into_inner();
-    assert!(answer.text == large, "16 MiB come back as they were sent");
+    assert!(answer.text == large, "16 MiB were not echoed unchanged");
     let answer = client.unary(EchoRequest::new("compress")).await.expect("an answer");
     assert_eq!(answer.metadata().get("grpc-encoding").and_then(|value| value.to_str().ok()), Some("gzip"));
     assert_eq!(answer.into_inner().text.len(), 100_000);
 
-    let status = client.unary(EchoRequest::new("fail")).await.expect_err("as was asked");
+    let status = client.unary(EchoRequest::new("fail")).await.expect_err("the request asks for a failure");
     assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, "as was asked: ä%"));
     let many = EchoRequest { text: "fail".to_owned(), count: 3 };
     let mut answers = client.server_stream(many).await.expect("an answer").into_inner();
@@ -91,17 +91,17 @@ fn a_client_on_grpcio_through_the_proxy_to_servers_on_grpcio() {
     if !peers::available() {
         return;
     }
-    // One server: the client asks it what it has seen.
+    // Only one server, because the client asks it what it has received.
     let (_server, address) = python_server("one");
     let (_proxy, proxy) = proxy(&["--listen", "127.0.0.1:0", "--target", &format!("ipv4:{address}")]);
-    let said = peers::python("client.py", &[&proxy]).rest();
-    assert_eq!(said.last().map(String::as_str), Some("user agent"), "{said:#?}");
-    assert_eq!(said.len(), 27, "{said:#?}");
-    // The rule for it: the endpoint's address, as the target is a list.
-    assert!(said.contains(&format!("authority {address}")), "{said:#?}");
+    let output = peers::python("client.py", &[&proxy]).rest();
+    assert_eq!(output.last().map(String::as_str), Some("user agent"), "{output:#?}");
+    assert_eq!(output.len(), 27, "{output:#?}");
+    // The target is a list, so `:authority` is the endpoint's address.
+    assert!(output.contains(&format!("authority {address}")), "{output:#?}");
 }
 
-/// Whose `:authority` is the socket's path, with a % in it.
+/// The client's `:authority` is the percent-encoded path of the socket.
 #[test]
 fn a_client_on_grpcio_through_a_unix_socket_of_the_proxy() {
     if !peers::available() {
@@ -111,8 +111,8 @@ fn a_client_on_grpcio_through_a_unix_socket_of_the_proxy() {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = format!("unix:{}", folder.path().join("users.sock").display());
     let (_proxy, listens) = proxy(&["--listen", &socket, "--target", &format!("ipv4:{address}")]);
-    let said = peers::python("client.py", &[&listens]).rest();
-    assert_eq!(said.last().map(String::as_str), Some("user agent"), "{said:#?}");
+    let output = peers::python("client.py", &[&listens]).rest();
+    assert_eq!(output.last().map(String::as_str), Some("user agent"), "{output:#?}");
 }
 
 #[test]
@@ -135,11 +135,12 @@ fn a_client_on_grpcio_through_the_proxy_with_tls() {
     ]);
     let port = proxy.rsplit(':').next().expect("a port");
     let ca = certificates.ca();
-    let said = peers::python("client.py", &[&format!("localhost:{port}"), ca.to_str().expect("text")]).rest();
-    assert_eq!(said.last().map(String::as_str), Some("user agent"), "{said:#?}");
+    let server = format!("localhost:{port}");
+    let output = peers::python("client.py", &[&server, ca.to_str().expect("text")]).rest();
+    assert_eq!(output.last().map(String::as_str), Some("user agent"), "{output:#?}");
 }
 
-/// A client through the proxy.
+/// Returns a client of the proxy at this address.
 async fn through(address: &str) -> (Channel, Caller) {
     let target = if address.starts_with("unix:") { address.to_owned() } else { format!("ipv4:{address}") };
     let channel = Channel::builder(target).connect_lazy().expect("a channel");
@@ -147,7 +148,7 @@ async fn through(address: &str) -> (Channel, Caller) {
     (channel, caller)
 }
 
-/// Waits until the two backends behind a proxy get the same share: when both of its connections are there.
+/// Waits until the two backends behind a proxy get the same share, which means that both are connected.
 async fn even(caller: &Caller) {
     while caller.tally(10).await.into_values().collect::<Vec<_>>() != [5, 5] {}
 }
@@ -183,13 +184,13 @@ async fn the_proxy_balances_by_a_policy_and_swaps_it() {
     assert!(process.line().contains(&socket));
 
     let (_channel, caller) = through(&socket).await;
-    soon("both backends, in turns", even(&caller)).await;
+    soon("both backends in turn", even(&caller)).await;
     let (_channel, caller) = through(&first).await;
-    soon("both backends, in turns", even(&caller)).await;
+    soon("both backends in turn", even(&caller)).await;
     std::fs::write(policies.join("active.wasm"), hotpick_tests::standard("color")).expect("written");
     let red = async || caller.call_color("red").await.is_ok_and(|backend| backend == "red-1");
     let routed = async {
-        // Round robin would not give the same twice.
+        // Round robin does not pick the same endpoint twice in a row.
         while !(red().await && red().await) {}
         for _ in 0..20 {
             assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
@@ -208,11 +209,11 @@ async fn the_proxy_drains_on_sigterm() {
     let requests = tokio_stream::wrappers::ReceiverStream::new(receive);
     let mut answers = caller.client.clone().bidi(requests).await.expect("open").into_inner();
     process.terminate();
-    // No new stream, nor connection ...
+    // New streams and connections are refused.
     soon("the GOAWAY", channel.wait_for(|status| status.subconns[0].last_error().is_some())).await;
     let refused = async { while tokio::net::TcpStream::connect(&address).await.is_ok() {} };
     soon("the listener to close", refused).await;
-    // ... and the open one goes on.
+    // The open stream goes on.
     send.send(EchoRequest::new("still")).await.expect("open");
     assert_eq!(soon("the answer", answers.next()).await.expect("one").expect("good").text, "still");
     drop(send);
@@ -230,12 +231,12 @@ async fn when_the_grace_is_over_the_proxy_ends_what_is_open_with_cancelled() {
     let requests = tokio_stream::wrappers::ReceiverStream::new(receive);
     let mut answers = caller.client.clone().bidi(requests).await.expect("open").into_inner();
     process.terminate();
-    let status = soon("the end of the grace", answers.next()).await.expect("one").expect_err("ended");
+    let status = soon("the end of the grace period", answers.next()).await.expect("one").expect_err("ended");
     assert_eq!((status.code(), status.message()), (Code::Cancelled, "the channel is closed"));
     assert_eq!(process.end(), Some(1));
 }
 
-/// It has had an RPC, has none, and acknowledges nothing.
+/// The client has had an RPC, has none in flight, and acknowledges nothing.
 #[tokio::test]
 async fn a_client_that_is_frozen_does_not_hold_the_drain() {
     let cluster = Cluster::start(&["a"]).await;
@@ -269,10 +270,10 @@ async fn a_connection_beyond_the_limit_is_closed_and_the_others_go_on() {
         assert_eq!(client.answer_on(1).await.header("grpc-status"), Some("0"));
     }
     let mut third = RawPeer::silent(address).await;
-    soon("its end", third.closed()).await;
+    soon("the connection to be closed", third.closed()).await;
     first.rpc(3, "/hotpick.echo.Echo/Unary", &[]).await;
     assert_eq!(first.answer_on(3).await.header("grpc-status"), Some("0"));
-    // One that leaves makes room.
+    // A closed connection makes room for another one.
     drop(second);
     let served = async {
         loop {
@@ -282,7 +283,7 @@ async fn a_connection_beyond_the_limit_is_closed_and_the_others_go_on() {
             }
         }
     };
-    soon("room", served).await;
+    soon("room for a connection", served).await;
 }
 
 #[tokio::test]
@@ -292,7 +293,7 @@ async fn a_connection_without_a_word_does_not_hold_the_drain() {
     let (mut process, address) = proxy(&["--listen", "127.0.0.1:0", "--target", &target]);
     let _silent = tokio::net::TcpStream::connect(&address).await.expect("connected");
     process.terminate();
-    // Long before the grace of 30 s, and as if all were well.
+    // Exits with 0, long before the grace period of 30 s ends.
     let begin = std::time::Instant::now();
     assert_eq!(process.end(), Some(0));
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
@@ -325,7 +326,7 @@ async fn the_proxy_speaks_mutual_tls_to_both_sides() {
     let port = address.rsplit(':').next().expect("a port");
     let target = format!("static:///localhost:{port}");
     let tls = ClientTls::new().ca_file(certificates.ca());
-    // Without a certificate of its own a client is refused.
+    // A client without a certificate is refused.
     let stranger = Channel::builder(&target).tls(tls.clone()).connect_lazy().expect("a channel");
     let status = soon("the refusal", Caller::of(&stranger).call()).await.expect_err("refused");
     assert!(status.message().contains("received fatal alert"), "{status}");
@@ -344,14 +345,14 @@ async fn a_client_that_does_not_read_costs_the_proxy_no_memory_and_the_others_no
     let before = process.resident();
     let mut slow = Vec::new();
     for _ in 0..8 {
-        // A gigabyte each, if anyone took it.
+        // 1 GB for each stream.
         let request = EchoRequest { text: "s".repeat(10_000), count: 100_000 };
         slow.push(caller.client.clone().server_stream(request).await.expect("an answer"));
     }
     caller.tally(2000).await;
     let growth = process.resident().saturating_sub(before);
-    assert!(growth < 100 << 10, "{growth} KiB more");
-    // They are there to be read.
+    assert!(growth < 100 << 10, "memory grew by {growth} KiB");
+    // The messages can still be read.
     let mut first = slow.remove(0).into_inner();
     for _ in 0..1000 {
         first.message().await.expect("a message").expect("not the last");
@@ -371,7 +372,7 @@ fn what_the_proxy_cannot_do_it_says_in_one_sentence() {
     let (cert, _) = certificates.issue("a", "a");
     let (_, key) = certificates.issue("b", "b");
     let (cert, key) = (cert.to_str().expect("text"), key.to_str().expect("text"));
-    for (arguments, sentence) in [
+    for (arguments, expected) in [
         (vec![], "no listener is configured: set --listen and --target, or --config with [[listeners]]"),
         (vec!["--listen", &taken, "--target", "a:1"], "Address already in use"),
         (vec!["--listen", "127.0.0.1:0", "--target", "zk:///x"], "has the unknown scheme \"zk\": use dns,"),
@@ -402,17 +403,17 @@ fn what_the_proxy_cannot_do_it_says_in_one_sentence() {
             vec!["--listen", "unix:", "--target", "a:1"],
             "cannot listen on unix:: address \"unix:\" has no path",
         ),
-        // What is no socket is not removed.
+        // A file that is not a socket is not removed.
         (vec!["--listen", &format!("unix:{config}"), "--target", "a:1"], "Address already in use"),
     ] {
         let output = peers::built("hotpick").arg("proxy").args(&arguments).output().expect("it runs");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
-        // Beside what the log says, one line.
-        let complaint: Vec<_> = said.lines().filter(|line| line.starts_with("hotpick: ")).collect();
-        assert_eq!(complaint.len(), 1, "{said}");
-        assert!(said.trim_end().ends_with(complaint[0]), "{said}");
-        assert!(complaint[0].contains(sentence), "{arguments:?}: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+        // One line besides the log.
+        let errors: Vec<_> = stderr.lines().filter(|line| line.starts_with("hotpick: ")).collect();
+        assert_eq!(errors.len(), 1, "{stderr}");
+        assert!(stderr.trim_end().ends_with(errors[0]), "{stderr}");
+        assert!(errors[0].contains(expected), "{arguments:?}: {stderr}");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Policies in every language: each as `hotpick new` begins it and as `examples/policies` has it, built by its own tool,
-//! and held to what all policies have to do.
+//! Policies in every language, from `hotpick new` and from `examples/policies`: they build with the language's tool,
+//! pass the conformance run, and serve.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,14 +9,15 @@ use hotpick::policy::{ConformanceOptions, WasmPolicy};
 use hotpick_tests::languages::{build, cached, examples, hotpick, said};
 use hotpick_tests::{Caller, Cluster, Policies, standard};
 
-/// What a runtime makes of a policy takes the compiler seconds, in a debug build tens of them.
+/// Timeout of a compilation. A policy that contains a language runtime takes seconds, or tens of seconds in a debug
+/// build.
 const LONG: Duration = Duration::from_secs(300);
 
 fn load(file: &Path) -> WasmPolicy {
     directory::load(file, &cached()).unwrap_or_else(|error| panic!("{file:?}: {error}"))
 }
 
-/// A shipped policy, as the one that others are compared with.
+/// Compiles a shipped policy, with which others are compared.
 fn shipped(name: &str) -> WasmPolicy {
     WasmPolicy::compile(name, 0, &standard(name), Default::default()).expect("a policy")
 }
@@ -26,18 +27,18 @@ fn conforms(file: &Path, like: &str) {
     let imports = policy.imports();
     assert!(!imports.contains(&"wasi".to_owned()), "{file:?} imports WASI: {imports:?}");
     let mut options = ConformanceOptions::default();
-    // A million, and ten of Go's, in a release build: `.ci/conformance`.
+    // `.ci/conformance` does a million picks, ten million for Go, in a release build.
     options.picks = 100_000;
     options.like = Some(shipped(like));
-    for seen in policy.conformance(&options) {
-        assert!(seen.passed, "{file:?} {seen:?}");
-        if seen.name == "configuration" {
-            assert_eq!(seen.detail, "accepted; 4 of 4 invalid ones refused with a reason", "{file:?}");
+    for check in policy.conformance(&options) {
+        assert!(check.passed, "{file:?} {check:?}");
+        if check.name == "configuration" {
+            assert_eq!(check.detail, "accepted; 4 of 4 invalid ones refused with a reason", "{file:?}");
         }
     }
 }
 
-/// Begins a project, builds it and the examples of its language, and tries what has been built.
+/// Creates a project, builds it and the examples of its language, and tests the policies.
 async fn try_language(language: &'static str) {
     let folder = tempfile::tempdir().expect("a folder");
     let (mine, out) = (folder.path().join("mine"), folder.path().join("dist"));
@@ -47,7 +48,7 @@ async fn try_language(language: &'static str) {
     if !build(&mine, &out) || !build(&examples(language), &out) {
         return;
     }
-    // In WAT there is only one.
+    // WAT has only one example.
     let color = out.join("color.wasm");
     let color = (language != "wat").then_some(color);
     let files = [Some((out.join("mine.wasm"), "round_robin")), color.clone().map(|file| (file, "color"))];
@@ -59,7 +60,7 @@ async fn try_language(language: &'static str) {
     serves(color.as_deref().unwrap_or(&out.join("mine.wasm"))).await;
 }
 
-/// In a directory, and in a channel: RPCs go where it says, and none is lost while it is compiled.
+/// Serves with a policy from a directory: no RPC fails while it is compiled, and it distributes RPCs evenly.
 async fn serves(file: &Path) {
     let cluster = Cluster::start(&["a", "b", "c"]).await;
     let policies = Policies::cached();
@@ -67,12 +68,12 @@ async fn serves(file: &Path) {
         cluster.channel().policies(&policies.followed).policy("mine").connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     policies.put("mine.wasm", &std::fs::read(file).expect("a component"));
-    let in_force = channel.wait_for(|status| status.policy.name == "mine");
-    let mut in_force = std::pin::pin!(tokio::time::timeout(LONG, in_force));
+    let active = channel.wait_for(|status| status.policy.name == "mine");
+    let mut active = std::pin::pin!(tokio::time::timeout(LONG, active));
     loop {
         tokio::select! {
             biased;
-            done = &mut in_force => break drop(done.expect("it comes into force")),
+            done = &mut active => break drop(done.expect("the policy becomes active")),
             answer = caller.call() => drop(answer.expect("no RPC fails")),
         }
     }
@@ -111,16 +112,16 @@ fn a_tool_that_is_missing_is_named_with_what_to_do() {
         assert!(new.expect("hotpick runs").status.success());
         let output =
             hotpick().arg("build").arg(&project).env("PATH", folder.path()).output().expect("hotpick runs");
-        let said = said(&output);
+        let stderr = said(&output);
         assert!(
-            output.status.code() == Some(1) && said.lines().count() == 1 && said.contains(advice),
-            "{said}"
+            output.status.code() == Some(1) && stderr.lines().count() == 1 && stderr.contains(advice),
+            "{stderr}"
         );
     }
 }
 
 #[test]
-fn a_project_is_not_written_over_another_nor_under_a_name_that_is_none() {
+fn a_project_is_not_written_over_another_nor_under_an_invalid_name() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("theirs"), "").expect("written");
     for (name, complaint) in [
@@ -130,21 +131,21 @@ fn a_project_is_not_written_over_another_nor_under_a_name_that_is_none() {
     ] {
         let output = hotpick().args(["new", name, "--lang", "c", "--dir"]).arg(folder.path()).output();
         let output = output.expect("hotpick runs");
-        let said = said(&output);
-        assert!(output.status.code() == Some(1) && said.contains(complaint), "{said}");
+        let stderr = said(&output);
+        assert!(output.status.code() == Some(1) && stderr.contains(complaint), "{stderr}");
     }
     assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1);
 }
 
-/// Whose policy it is does not matter to the conformance run: those that are shipped pass it, too.
+/// The shipped policies pass the conformance run, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_standard_policies_conform() {
     let checked = tokio::task::spawn_blocking(|| {
         for name in hotpick_tests::STANDARD {
             let mut options = ConformanceOptions::default();
             options.picks = 100_000;
-            for seen in shipped(name).conformance(&options) {
-                assert!(seen.passed, "{name} {seen:?}");
+            for check in shipped(name).conformance(&options) {
+                assert!(check.passed, "{name} {check:?}");
             }
         }
     });

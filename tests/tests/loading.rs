@@ -1,4 +1,4 @@
-//! From a file to a version when the machine, or another file, is in the way.
+//! Loading files when the machine lacks resources or another file is being compiled.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,8 +12,8 @@ use hotpick_tests::wat::Wat;
 use hotpick_tests::{Cluster, peers, soon, standard};
 use tempfile::TempDir;
 
-/// A directory whose compiler is this script: `$1` is the real one's command line, `$0` a folder of its own, and what is to
-/// be compiled is on its standard input.
+/// A policy directory whose compiler is a shell script: `$0` is a folder for the script's files, `$1` the path of
+/// `hotpick`, and standard input the file to compile.
 struct Compiled {
     root: TempDir,
     followed: PolicyDir,
@@ -38,7 +38,7 @@ impl Compiled {
         fs::write(self.root.path().join("policies.d").join(name), bytes).expect("written");
     }
 
-    /// A file of the script's.
+    /// Returns whether the script has created this file.
     fn has(&self, name: &str) -> bool {
         self.root.path().join("own").join(name).exists()
     }
@@ -53,7 +53,7 @@ impl Compiled {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        soon(&format!("the directory to see {name}"), found).await
+        soon(&format!("the status of {name}"), found).await
     }
 
     async fn until(&self, name: &str) {
@@ -72,7 +72,7 @@ impl Compiled {
     }
 }
 
-/// A policy that is recognised by its size, and otherwise the same as the first.
+/// Returns a policy that the script recognizes by its size. The policy always picks the first endpoint.
 fn large(filler: u8) -> Vec<u8> {
     let mut bytes = Wat::first();
     // A custom section of 200 KiB, with a name of one byte.
@@ -88,7 +88,7 @@ fn large(filler: u8) -> Vec<u8> {
     bytes
 }
 
-/// What is large takes a minute; the process says that it has begun.
+/// Takes a minute to compile a large file, and creates the file `begun` first.
 const SLOW_IF_LARGE: &str = r#"cat > "$0/in.$$"
 if [ "$(stat -c %s "$0/in.$$")" -gt 100000 ]; then touch "$0/begun"; sleep 60; fi
 exec "$1" compile-policy < "$0/in.$$""#;
@@ -99,10 +99,10 @@ async fn a_newer_file_ends_the_compilation_of_an_older_one() {
     directory.put("p.wasm", &large(0));
     directory.until("begun").await;
     directory.put("p.wasm", &large(1));
-    let begun = std::time::Instant::now();
+    let begin = std::time::Instant::now();
     directory.put("p.wasm", &standard("random"));
     directory.active("p", &standard("random")).await;
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
 }
 
 #[tokio::test]
@@ -117,12 +117,12 @@ async fn a_file_that_a_channel_wants_comes_before_one_that_none_wants() {
     directory.active("p", &standard("random")).await;
     let active = |status: &hotpick::channel::ChannelStatus| status.policy.name == "p";
     soon("the policy", channel.wait_for(active)).await;
-    // And the other waits again.
+    // The other file is queued again.
     let other = directory.wait_for("a", |_| true).await;
     assert_eq!(other.state.to_string(), "loading");
 }
 
-/// Both lie there, and the one that nobody wants is being compiled, when someone wants the other.
+/// A channel starts using one policy while another one, which no channel uses, is being compiled.
 #[tokio::test]
 async fn what_a_channel_begins_to_want_ends_what_nobody_wants() {
     let cluster = Cluster::start(&["a"]).await;
@@ -137,9 +137,9 @@ async fn what_a_channel_begins_to_want_ends_what_nobody_wants() {
     soon("the policy", channel.wait_for(active)).await;
 }
 
-/// As the kernel does that is out of memory: twice, and then it is not.
+/// The compiler is killed twice, as by the kernel when it is out of memory, and then succeeds.
 #[tokio::test]
-async fn a_compiler_that_someone_has_killed_is_no_verdict_on_the_file() {
+async fn a_killed_compiler_is_not_a_verdict_on_the_file() {
     let directory = Compiled::by(
         r#"if [ ! -e "$0/once" ]; then touch "$0/once"; kill -9 $$; fi
 if [ ! -e "$0/twice" ]; then touch "$0/twice"; kill -9 $$; fi
@@ -156,9 +156,9 @@ exec "$1" compile-policy"#,
     assert!(status.rejected.is_none() && directory.has("twice"));
 }
 
-/// No descriptor for the compiler's pipes, for a while.
+/// For a while there are no file descriptors for the compiler's pipes.
 #[tokio::test]
-async fn a_lack_of_descriptors_is_no_verdict_on_the_file() {
+async fn a_lack_of_descriptors_is_not_a_verdict_on_the_file() {
     use hotpick_tests::peers::Process;
     use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
@@ -178,15 +178,15 @@ async fn a_lack_of_descriptors_is_no_verdict_on_the_file() {
     let listens = line.split(' ').nth(4).unwrap_or_else(|| panic!("{line}"));
     let channel = Channel::builder(format!("static:///{listens}")).connect_lazy().expect("a channel");
     let caller = hotpick_tests::Caller::ready(&channel, None).await;
-    let says = async |what: &str| {
-        soon(what, async {
-            while !fs::read_to_string(&log).expect("a log").contains(what) {
+    let logged = async |text: &str| {
+        soon(text, async {
+            while !fs::read_to_string(&log).expect("a log").contains(text) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         })
         .await;
     };
-    says("policy active").await;
+    logged("policy active").await;
 
     let pid = Pid::from_raw(i32::try_from(process.id()).expect("a number")).expect("a process");
     let limit = |current: u64, maximum| Rlimit { current: Some(current), maximum };
@@ -194,18 +194,18 @@ async fn a_lack_of_descriptors_is_no_verdict_on_the_file() {
     let before =
         prlimit(Some(pid), Resource::Nofile, limit(limit_for(process.id(), 3), maximum)).expect("its limit");
     fs::write(directory.join("p.wasm"), standard("random")).expect("written");
-    says("policy rejected").await;
+    logged("policy rejected").await;
     caller.call().await.expect("served");
     prlimit(Some(pid), Resource::Nofile, before).expect("its limit");
-    says(&format!("policy active policy=p #2 {}", &digest(&standard("random"))[..12])).await;
+    logged(&format!("policy active policy=p #2 {}", &digest(&standard("random"))[..12])).await;
     caller.call().await.expect("served");
 }
 
-/// The limit under which a process can open so many files more.
+/// Returns the limit of descriptors that lets a process open `more` further files.
 fn limit_for(process: u32, more: u64) -> u64 {
     let open = fs::read_dir(Path::new("/proc").join(process.to_string()).join("fd")).expect("Linux");
     let numbers = open.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
     let open: std::collections::BTreeSet<_> = numbers.collect();
     let mut free = (0..).filter(|number| !open.contains(number));
-    free.nth(usize::try_from(more).expect("a few")).expect("there is no end of them")
+    free.nth(usize::try_from(more).expect("a few")).expect("an endless range")
 }

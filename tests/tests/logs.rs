@@ -20,7 +20,7 @@ impl Drop for Killed {
 async fn one_directive_filters_one_channel_with_its_subconns() {
     let folder = tempfile::tempdir().expect("a folder");
     let (config, log) = (folder.path().join("config.toml"), folder.path().join("log"));
-    // Nothing listens there: the subconns of both channels log that they fail.
+    // Nothing listens on these ports, so the subconns of both channels log failures.
     let listener = |port: u16| {
         format!("[[listeners]]\nlisten = \"127.0.0.1:0\"\ntarget = \"static:///127.0.0.1:{port}\"\n")
     };
@@ -28,8 +28,9 @@ async fn one_directive_filters_one_channel_with_its_subconns() {
     let mut command = peers::built("hotpick");
     command.arg("proxy").arg("--config").arg(&config).stdout(Stdio::null());
     command.env("RUST_LOG", "off,hotpick[channel{target=static:///127.0.0.1:1}]=debug");
-    let _process = Killed(command.stderr(File::create(&log).expect("a log")).spawn().expect("it starts"));
-    // The first attempts of both are over by the second one of the first.
+    let _process =
+        Killed(command.stderr(File::create(&log).expect("a log")).spawn().expect("the sidecar starts"));
+    // At the second failure in the first channel, the first one in the other channel is over.
     soon("two failures", async {
         while fs::read_to_string(&log).expect("a log").matches("subconn failed").count() < 2 {
             tokio::time::sleep(Duration::from_millis(10)).await;

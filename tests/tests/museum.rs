@@ -1,4 +1,4 @@
-//! Components of past releases, which load for ever.
+//! Components of past releases, which must load forever.
 
 use hotpick::directory;
 use hotpick::policy::ConformanceOptions;
@@ -22,8 +22,8 @@ async fn what_was_a_policy_is_a_policy() {
                 let policy = policy.unwrap_or_else(|error| panic!("{:?} {error}", exhibit.path()));
                 let mut options = ConformanceOptions::default();
                 options.picks = 10_000;
-                for seen in policy.conformance(&options) {
-                    assert!(seen.passed, "{:?} {seen:?}", exhibit.path());
+                for check in policy.conformance(&options) {
+                    assert!(check.passed, "{:?} {check:?}", exhibit.path());
                 }
                 languages.push(language);
             }

@@ -1,4 +1,4 @@
-//! The optional parts of the contract, and the capabilities, by a policy that uses all of them.
+//! The optional parts and capabilities of the contract, tested with a policy that uses all of them.
 
 use hotpick::Channel;
 use hotpick::connectivity::ConnectivityState;
@@ -11,7 +11,7 @@ use hotpick_tests::{Caller, Cluster, Load, Policies, probe, soon};
 use serde_json::json;
 use tonic::{Code, Request};
 
-/// A directory with the probe in it, configured like this.
+/// Returns a policy directory with the probe and this configuration.
 fn probing(config: &str) -> Policies {
     let settings = format!("[config]\n{config}\n");
     Policies::with(&[("probe.wasm", &probe()), ("probe.toml", settings.as_bytes())])
@@ -43,14 +43,14 @@ fn find<'a>(status: &'a PolicyStatus, name: &str) -> &'a Metric {
 }
 
 #[tokio::test]
-async fn outcomes_are_told_once_for_each_rpc() {
+async fn each_outcome_is_delivered_once() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let policies = probing("");
     let (_channel, caller) = channel_with(&cluster, &policies).await;
     caller.tally(50).await;
     for _ in 0..7 {
         let failing = Request::new(EchoRequest::new("fail"));
-        // An echo that does not come: the method is not there.
+        // The method does not exist.
         let path = http::uri::PathAndQuery::from_static("/nowhere.None/At");
         let mut client = tonic::client::Grpc::new(caller.channel().clone());
         client.ready().await.expect("always");
@@ -69,7 +69,7 @@ async fn outcomes_are_told_once_for_each_rpc() {
     assert!(*sum > 0.0 && *sum < 57.0, "{sum}");
 }
 
-/// `cpu_utilization: 0.75`, by hand.
+/// A load report with `cpu_utilization: 0.75`, encoded by hand.
 const REPORT: &str = "CQAAAAAAAOg/";
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn timers_are_delivered_again_and_again() {
     let cluster = Cluster::start(&["a"]).await;
     let policies = probing("");
     let (channel, _caller) = channel_with(&cluster, &policies).await;
-    // Without a single RPC.
+    // No RPC is needed.
     policies.wait_for("probe", |status| counter(status, "probe_alarms") >= 5).await;
     assert_eq!(channel.status().faults.count, 0);
 }
@@ -110,7 +110,7 @@ async fn least_in_flight_is_what_the_host_counts() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let policies = probing("mode = 'least'");
     let (_channel, caller) = channel_with(&cluster, &policies).await;
-    // A stream that stays open on "a": all else goes to "b".
+    // While a stream is open on one endpoint, all other RPCs go to the other endpoint.
     let (send, receive) = tokio::sync::mpsc::channel(1);
     let requests = tokio_stream::wrappers::ReceiverStream::new(receive);
     let mut stream = caller.client.clone().bidi(requests).await.expect("a stream").into_inner();
@@ -121,14 +121,15 @@ async fn least_in_flight_is_what_the_host_counts() {
     drop(send);
 }
 
-/// A server that refuses the first stream unseen, answers the second, and gives what both said of `x-probe`.
-async fn refuses_once(listener: tokio::net::TcpListener, said: tokio::sync::mpsc::UnboundedSender<String>) {
+/// Serves one connection: resets the first stream with REFUSED_STREAM, answers the others with PERMISSION_DENIED, and
+/// reports `x-probe` of each request.
+async fn refuses_once(listener: tokio::net::TcpListener, probes: tokio::sync::mpsc::UnboundedSender<String>) {
     let (stream, _) = listener.accept().await.expect("accepted");
     let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
     let mut refuse = true;
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         let probe = request.headers().get("x-probe").expect("the policy adds it");
-        said.send(probe.to_str().expect("text").to_owned()).expect("the test waits");
+        probes.send(probe.to_str().expect("text").to_owned()).expect("the test waits");
         if std::mem::take(&mut refuse) {
             respond.send_reset(h2::Reason::REFUSED_STREAM);
             continue;
@@ -145,11 +146,11 @@ async fn refuses_once(listener: tokio::net::TcpListener, said: tokio::sync::mpsc
 #[tokio::test]
 async fn a_pick_may_add_metadata_and_knows_the_attempts_and_the_deadline() {
     let mut addresses = Vec::new();
-    let (said, mut hear) = tokio::sync::mpsc::unbounded_channel();
+    let (probes, mut received) = tokio::sync::mpsc::unbounded_channel();
     for _ in 0..2 {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         addresses.push(listener.local_addr().expect("an address").to_string());
-        tokio::spawn(refuses_once(listener, said.clone()));
+        tokio::spawn(refuses_once(listener, probes.clone()));
     }
     let policies = probing("mode = 'tell'");
     let target = format!("static:///{}", addresses.join(","));
@@ -158,22 +159,22 @@ async fn a_pick_may_add_metadata_and_knows_the_attempts_and_the_deadline() {
     let caller = Caller::ready(&channel, Some("probe")).await;
     let mut request = Request::new(EchoRequest::new("hello"));
     request.set_timeout(std::time::Duration::from_secs(30));
-    let status = soon("an answer", caller.request(request)).await.expect_err("refused twice, unseen");
+    let status = soon("an answer", caller.request(request)).await.expect_err("refused twice");
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-    // The second attempt went to the other one: each of them refuses its first stream.
-    let mut heard = Vec::new();
+    // The second attempt went to the other server, because each server refuses only its first stream.
+    let mut attempts = Vec::new();
     for _ in 0..2 {
-        heard.push(soon("a request", hear.recv()).await.expect("said"));
+        attempts.push(soon("a request", received.recv()).await.expect("a value"));
     }
     assert_eq!(
-        heard,
+        attempts,
         ["attempt=0 deadline=true in-flight=[0, 0]", "attempt=1 deadline=true in-flight=[0, 0]"]
     );
-    assert_eq!(caller.call().await.expect_err("as they answer").code(), Code::PermissionDenied);
-    assert_eq!(hear.recv().await.expect("said"), "attempt=0 deadline=false in-flight=[0, 0]");
+    assert_eq!(caller.call().await.expect_err("permission is denied").code(), Code::PermissionDenied);
+    assert_eq!(received.recv().await.expect("a value"), "attempt=0 deadline=false in-flight=[0, 0]");
     let picked = |id: usize| channel.status().subconns[id].stats().picked;
     assert_eq!(channel.status().faults.count, 0);
-    assert_eq!(picked(0) + picked(1), 1, "what was refused unseen is not counted");
+    assert_eq!(picked(0) + picked(1), 1, "refused streams must not be counted");
 }
 
 #[tokio::test]
@@ -188,11 +189,11 @@ async fn a_policy_may_decide_when_to_connect() {
     )
     .await;
     assert_eq!(channel.state(), ConnectivityState::Idle);
-    assert_eq!(cluster.accepted(), 0, "nothing is connected before an RPC comes");
+    assert_eq!(cluster.accepted(), 0, "an endpoint was connected before the first RPC");
     let caller = Caller::of(&channel);
     assert_eq!(caller.tally(20).await.get("a"), Some(&20));
-    assert_eq!(cluster.accepted(), 1, "and then but one");
-    // The first is gone: it is the second's turn.
+    assert_eq!(cluster.accepted(), 1, "more than one endpoint was connected");
+    // When the first endpoint is gone, the second one is connected.
     let mut cluster = cluster;
     let first = cluster.backends.remove(0);
     first.leave();
@@ -215,12 +216,12 @@ async fn a_lazy_policy_of_which_every_endpoint_has_failed_says_so() {
     let channel = Channel::builder("static:///127.0.0.1:1").policies(&policies.followed).policy("probe");
     let channel = channel.connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
-    let status = soon("a failure", caller.call()).await.expect_err("no one is there");
+    let status = soon("a failure", caller.call()).await.expect_err("nothing listens there");
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("every endpoint has failed"), "{status:?}");
 }
 
-/// State is handed over at a swap of code, at a change of configuration, and after a fault.
+/// State is handed over when the code or the configuration changes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn state_is_handed_over() {
     let cluster = Cluster::start(&["a", "b"]).await;
@@ -232,18 +233,18 @@ async fn state_is_handed_over() {
     let status = policies.wait_for("probe", |status| gauge(status, "probe_restored") > 0.0).await;
     assert!((gauge(&status, "probe_restored") - 100.0).abs() < 0.5, "{}", gauge(&status, "probe_restored"));
     caller.tally(11).await;
-    // Another file, of which no more is known than that it cannot take over; and back.
+    // Swap to a policy that cannot take over state, and back.
     policies.put("probe.wasm", &Wat::first());
     soon("the swap", channel.wait_for(|status| status.policy.digest == digest(&Wat::first()))).await;
     policies.put("probe.wasm", &probe());
     soon("the swap", channel.wait_for(|status| status.policy.digest == digest(&probe()))).await;
     caller.tally(1).await;
     let picked = |id: usize| channel.status().subconns[id].stats().picked;
-    assert_eq!(picked(0) + picked(1), 112, "what the host counts survives everything");
+    assert_eq!(picked(0) + picked(1), 112, "the host's counts did not survive the swaps");
     assert_eq!(caller.dials(), 2);
 }
 
-/// What was saved last, within the last five seconds, is what the next instance has.
+/// The next instance gets the last saved state, which is at most five seconds old.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn state_outlives_a_fault() {
     let cluster = Cluster::start(&["a", "b"]).await;
@@ -261,7 +262,7 @@ async fn state_outlives_a_fault() {
     assert!(status.last_fault.is_some_and(|fault| fault.contains("unreachable")));
 }
 
-/// 30 KB a pick: an instance lasts for some 800 picks of its 32 MiB, and is replaced before.
+/// The policy leaks 30 KB per pick. An instance has 32 MiB, which last for about 800 picks, and is replaced before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_is_replaced_before_its_memory_is_used_up_and_its_state_goes_on() {
     let cluster = Cluster::start(&["a", "b"]).await;
@@ -289,7 +290,7 @@ async fn two_channels_of_a_policy_are_counted_together() {
     let status = policies.wait_for("probe", |status| counter(status, "probe_done") == 42).await;
     assert_eq!((status.totals.picks, status.channels.len()), (42, 2));
     drop((one, first));
-    // What has been counted stays.
+    // The counts of a closed channel are kept.
     let status = policies.wait_for("probe", |status| status.channels.len() == 1).await;
     assert_eq!(status.totals.picks, 42);
 }

@@ -1,4 +1,4 @@
-//! Policies that pick ahead, and those of which a channel has several instances.
+//! Tests of plans (picks made ahead) and of shards (several instances of a policy in a channel).
 
 use hotpick::channel::ChannelStatus;
 use hotpick::directory::PolicyStatus;
@@ -16,7 +16,7 @@ async fn with(cluster: &Cluster, name: &str, bytes: &[u8], settings: &str) -> (P
 }
 
 fn status(policies: &Policies, name: &str) -> PolicyStatus {
-    policies.followed.status().into_iter().find(|policy| policy.name == name).expect("it is there")
+    policies.followed.status().into_iter().find(|policy| policy.name == name).expect("a loaded policy")
 }
 
 #[tokio::test]
@@ -25,7 +25,7 @@ async fn planned_picks_are_those_that_would_be_made_and_are_counted() {
     for settings in ["", "plans = false"] {
         let (policies, caller) = with(&cluster, "round_robin", &standard("round_robin"), settings).await;
         let begin = status(&policies, "round_robin").totals;
-        // Over several plans, and not a multiple of their length.
+        // 900 picks take several plans, and are not a multiple of a plan's length.
         let mut order = Vec::new();
         for _ in 0..900 {
             order.push(caller.call().await.expect("no RPC fails"));
@@ -54,7 +54,8 @@ async fn a_plan_is_void_when_the_endpoints_change() {
     assert_eq!(caller.tally(30).await.into_values().collect::<Vec<_>>(), [10, 10, 10]);
 }
 
-/// A plan of two picks of the first subconn; from the sixth on of one that does not exist. The trial asks for fewer.
+/// Returns a policy whose plans pick the first subconn twice. From the sixth plan on, the second pick is of a subconn
+/// that does not exist. The pre-flight asks for fewer plans.
 fn runs_wild() -> Vec<u8> {
     let make = r#"
         (global $made (mut i32) (i32.const 0))
@@ -123,15 +124,16 @@ async fn what_cannot_be_one_of_several_instances_is_refused_by_name() {
         let policies = Policies::with(&[(&format!("{name}.wasm"), &standard(name)), (&file, b"shards = 2")]);
         let channel =
             cluster.channel().policies(&policies.followed).policy(name).connect_lazy().expect("a channel");
-        let tried = |status: &ChannelStatus| status.refused.is_some() || status.policy.generation > 0;
-        let status = soon("the policy", channel.wait_for(tried)).await;
+        let started_or_refused =
+            |status: &ChannelStatus| status.refused.is_some() || status.policy.generation > 0;
+        let status = soon("the policy", channel.wait_for(started_or_refused)).await;
         let error = status.refused.map(|error| error.to_string()).unwrap_or_default();
         assert_eq!(
             error.contains("shards: must be 1: each of several"),
             alone.contains(&name),
             "{name}: {error}"
         );
-        // Round robin meanwhile.
+        // If the policy was refused, round robin picks.
         Caller::of(&channel).tally(4).await;
     }
 }

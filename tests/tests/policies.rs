@@ -1,4 +1,4 @@
-//! What policies do, good and bad, once they are loaded.
+//! Tests of loaded policies: routing, configuration, faults, swaps.
 
 use hotpick::Channel;
 use hotpick::connectivity::ConnectivityState;
@@ -36,7 +36,7 @@ async fn random_reaches_every_backend() {
     let policies = Policies::with(&[("random.wasm", &standard("random"))]);
     let (_channel, caller) = channel_with(&cluster, &policies, "random").await;
     let tally = caller.tally(300).await;
-    // Each is binomial with mean 100 and deviation 8.2: less than 50 has a chance of 1 in 10^9.
+    // Each count is binomial with mean 100 and standard deviation 8.2. The probability of less than 50 is 1 in 10^9.
     assert_eq!(tally.len(), 3);
     assert!(tally.values().all(|count| *count > 50), "{tally:?}");
     assert_eq!(caller.status().faults.fallback_picks, 0);
@@ -49,19 +49,19 @@ async fn color_routes_by_metadata() {
     let (_channel, caller) = channel_with(&cluster, &policies, "color").await;
     let mut red = Vec::new();
     for _ in 0..10 {
-        red.push(caller.call_color("red").await.expect("red is there"));
-        assert_eq!(caller.call_color("blue").await.expect("blue is there"), "blue-1");
+        red.push(caller.call_color("red").await.expect("a red endpoint"));
+        assert_eq!(caller.call_color("blue").await.expect("a blue endpoint"), "blue-1");
     }
     red.sort();
     assert_eq!(red, [["red-1"; 5], ["red-2"; 5]].concat());
 
-    let status = caller.call_color("green").await.expect_err("green is not there");
+    let status = caller.call_color("green").await.expect_err("no green endpoint");
     assert_eq!((status.code(), status.message()), (Code::Unavailable, "no ready endpoint has color=green"));
-    // Without the key it may be any.
+    // RPCs without the key go to any endpoint.
     assert_eq!(caller.tally(9).await.len(), 3);
 }
 
-/// A layer around the channel is above the pick: what it adds is what the policy sees.
+/// The policy sees metadata that a layer around the channel adds.
 #[tokio::test]
 async fn a_tower_layer_around_the_channel_can_steer_the_policy() {
     let cluster = Cluster::start(&["red-1", "blue-1"]).await;
@@ -73,7 +73,7 @@ async fn a_tower_layer_around_the_channel_can_steer_the_policy() {
     });
     let mut client = EchoClient::new(blue);
     for _ in 0..4 {
-        let answer = client.unary(EchoRequest::new("hello")).await.expect("blue is there").into_inner();
+        let answer = client.unary(EchoRequest::new("hello")).await.expect("a blue endpoint").into_inner();
         assert_eq!(answer.backend, "blue-1");
     }
 }
@@ -90,7 +90,7 @@ async fn the_channels_configuration_reaches_the_policy() {
         .connect_lazy()
         .expect("a channel");
     let caller = Caller::ready(&channel, Some("color")).await;
-    caller.call_color("green").await.expect("any endpoint will do");
+    caller.call_color("green").await.expect("served by any endpoint");
 }
 
 #[tokio::test]
@@ -122,10 +122,10 @@ async fn an_unknown_policy_is_served_by_round_robin_until_it_is_there() {
     assert_eq!(caller.tally(10).await.get("a"), Some(&10));
 }
 
-/// So that a policy is replaced again and again, and not given up.
+/// Settings that prevent quarantine, so that the instance is replaced after each fault.
 const PATIENT: &[u8] = b"[limits]\nfaults-per-minute = 1000\n";
 
-/// Each: what happens at every tenth pick, and what the fault is called.
+/// Each case is the code that every tenth pick runs, and the expected description of the fault.
 #[tokio::test]
 async fn a_pick_that_goes_wrong_costs_no_rpc_and_the_instance_is_replaced() {
     for (what, fault) in [
@@ -149,7 +149,7 @@ async fn a_pick_that_goes_wrong_costs_no_rpc_and_the_instance_is_replaced() {
             while caller.status().faults.count == before {
                 caller.call().await.expect("no RPC fails");
             }
-            // Replaced: the instance picks again, and it always picks the first.
+            // The new instance always picks the first endpoint.
             let mut streak = 0;
             while streak < 5 {
                 streak = if caller.call().await.expect("no RPC fails") == "a" { streak + 1 } else { 0 };
@@ -189,7 +189,7 @@ async fn a_policy_that_fails_to_start_is_not_taken() {
         let policies = Policies::with(&[("p.wasm", &Wat::first())]);
         let (channel, caller) = channel_with(&cluster, &policies, "p").await;
         policies.put("p.wasm", &bad);
-        // The directory takes it: only a channel has endpoints and a configuration to start it with.
+        // The directory accepts the file: only a channel has the endpoints and the configuration to start it.
         let status = soon("the refusal", channel.wait_for(|status| status.refused.is_some())).await;
         let refused = status.refused.expect("a reason").to_string();
         assert!(refused.starts_with("policy p #2 ") && refused.contains("failed to start: "), "{refused}");
@@ -224,7 +224,7 @@ fn what_a_policy_imports_and_which_optional_parts_it_has_is_known() {
     assert_eq!(sorted(policy.optional_parts()), "alarms handover");
 }
 
-/// A policy that queues holds RPCs, and the next version frees them.
+/// RPCs queued by a policy are picked again by the next version.
 #[tokio::test]
 async fn a_queued_rpc_goes_on_with_the_next_version() {
     let cluster = Cluster::start(&["a"]).await;
@@ -232,18 +232,18 @@ async fn a_queued_rpc_goes_on_with_the_next_version() {
     let channel = cluster.channel().policies(&policies.followed).policy("p").wait_for_ready(true);
     let channel = channel.connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("p")).await;
-    let held = tokio::spawn({
+    let queued = tokio::spawn({
         let caller = caller.clone();
         async move { caller.call().await }
     });
     policies.put("p.wasm", &Wat::first());
-    assert_eq!(soon("the held RPC", held).await.expect("no panic").expect("it goes on"), "a");
+    assert_eq!(soon("the queued RPC", queued).await.expect("no panic").expect("served"), "a");
 }
 
-/// What it logged as an error while it picked, and nothing that it logged before.
+/// A fault includes the last error that the policy logged in the call that failed, and none from earlier calls.
 #[tokio::test]
 async fn a_fault_says_what_the_policy_said_last() {
-    let last_words = |pick: &str| {
+    let fault_of = |pick: &str| {
         let wat = Wat {
             imports: r#"(import "hotpick:policy/env@0.1.0" "log" (func $log (param i32 i32 i32)))"#,
             exports: "(data (i32.const 512) \"no\\nidea\")",
@@ -251,22 +251,22 @@ async fn a_fault_says_what_the_policy_said_last() {
             ..Wat::default()
         };
         let policy = WasmPolicy::compile("bad", 0, &wat.component(), Limits::default()).expect("a policy");
-        let mut trial = TestChannel::start(&policy, &Placement::new("test:///", "{}")).expect("it starts");
+        let mut trial = TestChannel::start(&policy, &Placement::new("test:///", "{}")).expect("started");
         let endpoint = Endpoint::new("10.0.0.1:80".parse().expect("an address"));
-        trial.update([(endpoint, ConnectivityState::Ready)]).expect("told");
+        trial.update([(endpoint, ConnectivityState::Ready)]).expect("no fault");
         let metadata = http::HeaderMap::new();
-        let ended = (0..2).find_map(|_| trial.pick(&PickInfo::new("/a.A/A", &metadata)).err());
-        ended.expect("it traps").to_string()
+        let fault = (0..2).find_map(|_| trial.pick(&PickInfo::new("/a.A/A", &metadata)).err());
+        fault.expect("a trap").to_string()
     };
-    let say = "(call $log (i32.const 4) (i32.const 512) (i32.const 7))";
-    let said = last_words(&format!("{say} unreachable"));
-    assert!(said.ends_with("`unreachable` instruction executed; it said: no idea"), "{said}");
-    // A warning is no explanation.
-    let said = last_words(&format!("{} unreachable", say.replace("4)", "3)")));
-    assert!(said.ends_with("`unreachable` instruction executed"), "{said}");
-    let before = format!(
-        "(if (i64.gt_u (local.get $call) (i64.const 1)) (then unreachable)) {say} (call $picked (i32.const 0))"
+    let log_error = "(call $log (i32.const 4) (i32.const 512) (i32.const 7))";
+    let fault = fault_of(&format!("{log_error} unreachable"));
+    assert!(fault.ends_with("`unreachable` instruction executed; it said: no idea"), "{fault}");
+    // Warnings are not included.
+    let fault = fault_of(&format!("{} unreachable", log_error.replace("4)", "3)")));
+    assert!(fault.ends_with("`unreachable` instruction executed"), "{fault}");
+    let earlier = format!(
+        "(if (i64.gt_u (local.get $call) (i64.const 1)) (then unreachable)) {log_error} (call $picked (i32.const 0))"
     );
-    let said = last_words(&before);
-    assert!(said.ends_with("`unreachable` instruction executed"), "{said}");
+    let fault = fault_of(&earlier);
+    assert!(fault.ends_with("`unreachable` instruction executed"), "{fault}");
 }

@@ -1,5 +1,5 @@
-//! What policies in every language are told of a pick, and how they answer: `readers/` has one in each that reads all of
-//! it and answers in every way. (That of C++ is told by the header of C; Rust has bindings that are generated.)
+//! The fields and results of a pick in every language. Each policy in `readers/` reads all fields of a pick and returns
+//! every kind of result. C++ uses the header of C, and the bindings of Rust are generated.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use http::{HeaderMap, HeaderValue};
 use tonic::Code;
 use twox_hash::XxHash64;
 
-/// Of a policy, and of a module in Python's library, too.
+/// Name of the policies. A module of Python's standard library has the same name.
 const NAME: &str = "random";
 
-/// Those that are given their optional parts by a world of their own.
+/// Languages whose projects add optional parts with a world of their own.
 const SCRIPTS: [&str; 3] = ["python", "javascript", "typescript"];
 
-/// A project with the reader as its policy; its component, if the language's tool is there.
+/// Builds a project with the reader as its policy. `None`: the language's tool is missing.
 fn built(folder: &Path, language: &str, source: &str, at: &str) -> Option<WasmPolicy> {
     let project = folder.join(NAME);
     let new = hotpick().args(["new", NAME, "--lang", language, "--dir"]).arg(&project).output();
@@ -39,20 +39,21 @@ fn built(folder: &Path, language: &str, source: &str, at: &str) -> Option<WasmPo
     })
 }
 
-/// What it says of a pick that it fails: as which call, of which method, and so on.
+/// The fields of a pick, which a reader returns in the message of its result.
 #[derive(Debug, PartialEq)]
-struct Told {
+struct Fields {
     call: u64,
     method: u32,
     affinity: Option<u64>,
-    /// Uniform in 0..1: where languages have no 64 bits they are told so, and the others' number is taken for a fraction.
+    /// Uniform in 0..1. Languages without 64-bit integers get a fraction; the integer of the others is converted to
+    /// one.
     random: f64,
     now: u64,
     tried: bool,
     in_flight: u32,
 }
 
-impl Told {
+impl Fields {
     fn parse(text: &str) -> Self {
         let fields: Vec<_> = text.split_whitespace().collect();
         let [call, method, affinity, random, now, tried, in_flight] = fields[..] else { panic!("{text:?}") };
@@ -73,15 +74,17 @@ impl Told {
 }
 
 fn reads(language: &str, policy: &WasmPolicy) {
-    let mut trial =
-        TestChannel::start(policy, &Placement::new("test:///", "{}").with_seed(7)).expect("it starts");
+    let mut trial = TestChannel::start(policy, &Placement::new("test:///", "{}").with_seed(7))
+        .expect("the policy starts");
     let endpoint = |number| Endpoint::new(format!("10.0.0.{number}:80").parse().expect("an address"));
-    trial.update((1..=3).map(|number| (endpoint(number), ConnectivityState::Ready))).expect("told");
+    trial
+        .update((1..=3).map(|number| (endpoint(number), ConnectivityState::Ready)))
+        .expect("endpoints accepted");
     let mut pick = |info: &PickInfo<'_>| trial.pick(info).expect("a pick");
     let mut failed = |info: &PickInfo<'_>| match pick(info) {
         PickResult::Fail(status) => {
             assert_eq!(status.code(), Code::Unavailable);
-            Told::parse(status.message())
+            Fields::parse(status.message())
         }
         other => panic!("{other:?}"),
     };
@@ -97,7 +100,7 @@ fn reads(language: &str, policy: &WasmPolicy) {
     let mut later = PickInfo::new(info.method, &bare);
     later.now = info.now + Duration::from_millis(5);
     let second = failed(&later);
-    let expected = Told {
+    let expected = Fields {
         call: first.call + 1,
         affinity: None,
         random: second.random,
@@ -123,14 +126,14 @@ fn reads(language: &str, policy: &WasmPolicy) {
         Code::Unauthenticated,
     ];
     for (attempt, code) in (1..).zip(codes) {
-        // The first that is ready is number 0.
+        // The first ready subconn is number 0.
         let tried: Vec<_> = (0..attempt).map(|number| number + attempt % 2).collect();
         let mut retry = later.clone();
         retry.tried = &tried;
         match pick(&retry) {
             PickResult::Drop(status) => {
                 assert_eq!(status.code(), code);
-                assert_eq!(Told::parse(status.message()).tried, attempt % 2 == 0, "{attempt}");
+                assert_eq!(Fields::parse(status.message()).tried, attempt % 2 == 0, "{attempt}");
             }
             other => panic!("{other:?}"),
         }
@@ -145,18 +148,18 @@ fn reads(language: &str, policy: &WasmPolicy) {
     later.wait_for_ready = false;
     later.tried = &[0; 10];
     let ended = trial.pick(&later).expect_err("there are nine codes").to_string();
-    // Zig as it is built checks nothing: it answers by the tenth of nine codes.
+    // Zig is built without runtime checks and returns an invalid tenth code.
     assert!(language == "zig" || ended.contains("; it said: "), "{ended}");
 }
 
-/// An optional part that is written as `docs/languages.md` says. The loads that the conformance run has servers report all
-/// say 100 RPCs per second, and the readers look.
+/// Checks the optional part `outcomes`, written as in `docs/languages.md`. All load reports of the conformance run have
+/// 100 RPCs per second, which the readers check.
 fn has_outcomes(policy: &WasmPolicy) {
     assert_eq!(policy.optional_parts(), ["outcomes"]);
     let mut options = ConformanceOptions::default();
     options.picks = 10_000;
-    for seen in policy.conformance(&options) {
-        assert!(seen.passed, "{seen:?}");
+    for check in policy.conformance(&options) {
+        assert!(check.passed, "{check:?}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The standard policies beside what they were made after: grpcio and Envoy, on the same endpoints.
+//! Compares the standard policies with their reference implementations, grpcio and Envoy, on the same endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 const KEYS: usize = 300;
 
-/// Backends `0` to `n - 1`, with weights, in no order of their ports.
+/// Starts backends `0` to `n - 1` with weights. Their ports are in no particular order.
 async fn backends(weights: &[u32]) -> (Cluster, Vec<Value>) {
     let names: Vec<_> = (0..weights.len()).map(|at| at.to_string()).collect();
     let cluster = Cluster::start(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
@@ -26,7 +26,7 @@ async fn backends(weights: &[u32]) -> (Cluster, Vec<Value>) {
     (cluster, endpoints)
 }
 
-/// Where a policy sends keys: names of backends.
+/// Returns the names of the backends that a policy picks for keys.
 fn picked(cluster: &Cluster, weights: &[u32], name: &str, config: &str, keys: &[String]) -> Vec<String> {
     let policy = WasmPolicy::compile(name, 1, &standard(name), Limits::default()).expect("a policy");
     let mut trial =
@@ -105,13 +105,13 @@ async fn turns_by_reported_weights_are_those_of_grpcio_pick_by_pick() {
         let mut grpcio = Reference::start(&json!({"by": "grpcio", "loads": loads_of, "policy": policy}));
         let weights: Vec<f64> = loads.iter().map(|(rps, cpu)| rps / cpu).collect();
         let is_ours = |picks: &[usize]| {
-            // From wherever it is.
+            // The position of the reference in its schedule is not known.
             (0..65_535 * weights.len() as u64).any(|position| {
                 let mut stride = Stride::new(&weights, position).expect("weights");
                 stride.next() == picks[0] && picks[1..].iter().all(|pick| stride.next() == *pick)
             })
         };
-        // Once it knows the weights, and has looked at them.
+        // The reference needs some RPCs to learn the weights.
         let mut picks = Vec::new();
         for _ in 0..50 {
             picks = grpcio.picks(200).iter().map(|name| name.parse().expect("a place")).collect();
@@ -123,13 +123,13 @@ async fn turns_by_reported_weights_are_those_of_grpcio_pick_by_pick() {
     }
 }
 
-/// A channel to the cluster with a standard policy.
+/// Connects a channel to the cluster with a standard policy.
 fn channel(cluster: &Cluster, policies: &Policies, name: &str, config: Value) -> Caller {
     let builder = cluster.channel().policies(&policies.followed).policy(name).policy_config(config);
     Caller::of(&builder.connect_lazy().expect("a channel"))
 }
 
-/// Calls until it is these that answer, round by round.
+/// Repeats rounds of calls until exactly the expected backends answer.
 async fn until_called(
     what: &str,
     expected: &BTreeSet<String>,
@@ -141,11 +141,11 @@ async fn until_called(
         if called == *expected {
             return;
         }
-        assert!(Instant::now() < end, "{what}: {called:?} are called, and not {expected:?}");
+        assert!(Instant::now() < end, "{what} calls {called:?} instead of {expected:?}");
     }
 }
 
-/// The same of hotpick's channel and of the reference.
+/// Checks that hotpick and the reference both call exactly the expected backends.
 async fn both(caller: &Caller, reference: &mut Reference, expected: &[usize]) {
     let expected = expected.iter().map(usize::to_string).collect();
     let call = async || caller.call().await.unwrap_or_else(|status| status.code().to_string());
@@ -181,7 +181,7 @@ async fn endpoints_that_fail_are_ejected_as_by_grpcio() {
     });
     let caller = channel(&cluster, &policies, "outlier", config);
     both(&caller, &mut grpcio, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]).await;
-    // As many as may go.
+    // 3 of 10 is the most that may be ejected.
     for at in [2, 5, 7] {
         cluster.backends[at].set_failing(true);
     }
@@ -208,7 +208,7 @@ async fn the_tier_in_use_is_that_of_grpcio() {
     let mut grpcio = Reference::start(&json!({"by": "grpcio", "endpoints": endpoints, "policy": policy}));
     let caller = channel(&cluster, &policies, "priority", json!({}));
     both(&caller, &mut grpcio, &[0, 1]).await;
-    // One of two is enough: there is no overprovisioning in gRPC.
+    // One endpoint of two keeps the tier: gRPC has no overprovisioning factor.
     cluster.backends[0].leave();
     both(&caller, &mut grpcio, &[1]).await;
     cluster.backends[1].leave();
@@ -238,7 +238,7 @@ async fn the_shares_of_zones_are_those_of_envoy() {
         let zone_of = |name: &String| names[name.parse::<usize>().expect("a place")];
         let mut counts = BTreeMap::from([("a", 0), ("b", 0), ("c", 0)]);
         envoy.picks(2_000).iter().for_each(|name| *counts.get_mut(zone_of(name)).expect("a zone") += 1);
-        // Ours, of many more picks.
+        // Hotpick's shares, measured with many more picks.
         let policy = WasmPolicy::compile("zone", 1, &standard("zone"), Limits::default()).expect("a policy");
         let config = json!({"zone": "a", "clients": local}).to_string();
         let mut trial =

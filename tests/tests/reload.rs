@@ -1,4 +1,4 @@
-//! Files that change while RPCs run.
+//! Policy files and settings that change while RPCs run.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use hotpick_tests::wat::Wat;
 use hotpick_tests::{Caller, Cluster, Load, Policies, soon, standard};
 use tonic::Code;
 
-async fn first_with(cluster: &Cluster, policies: &Policies) -> (Channel, Caller) {
+async fn channel_with_p(cluster: &Cluster, policies: &Policies) -> (Channel, Caller) {
     let channel =
         cluster.channel().policies(&policies.followed).policy("p").connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("p")).await;
@@ -21,7 +21,7 @@ async fn two_hundred_swaps_under_load_lose_nothing_and_dial_nothing() {
     let cluster = Cluster::start(&["red-1", "blue-1", "red-2"]).await;
     let versions = [standard("round_robin"), standard("random"), Wat::first(), standard("color")];
     let policies = Policies::with(&[("p.wasm", &versions[0])]);
-    let (channel, caller) = first_with(&cluster, &policies).await;
+    let (channel, caller) = channel_with_p(&cluster, &policies).await;
     let load = Load::start(&caller, 16, 4);
     for swap in 1..=200 {
         policies.put("p.wasm", &versions[swap % versions.len()]);
@@ -30,13 +30,13 @@ async fn two_hundred_swaps_under_load_lose_nothing_and_dial_nothing() {
     }
     let (calls, failed) = load.stop().await;
     assert!(failed.is_empty(), "{} of {calls} failed: {:?}", failed.len(), failed[0]);
-    assert_eq!(cluster.accepted(), 3, "no connection was made for a swap");
+    assert_eq!(cluster.accepted(), 3, "a swap created a connection");
     assert_eq!(caller.dials(), 3);
     let status = caller.status();
     assert_eq!((status.policy.generation, status.faults.count), (201, 0));
 }
 
-/// Each: a file that is no policy, and why.
+/// Files that are not valid policies: name, contents, reason.
 fn bad_files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let good = Wat::first();
     let other_version = Wat::default().module();
@@ -53,51 +53,51 @@ fn bad_files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     ]
 }
 
-/// The same names, of a version to come.
+/// Returns a component that uses a future version of the WIT package.
 fn wit_with_version(module: &[u8]) -> Vec<u8> {
     let component = hotpick::policy::componentize(module).expect("a component");
     let text = b"@0.1.0";
     let mut bytes = component;
-    let places: Vec<_> =
+    let positions: Vec<_> =
         bytes.windows(text.len()).enumerate().filter(|(_, w)| w == text).map(|(at, _)| at).collect();
-    for at in places {
+    for at in positions {
         bytes[at + 3] = b'2';
     }
     bytes
 }
 
-/// A function of the contract that there is not.
+/// Returns a component that imports a function that the contract does not have.
 fn wants_more() -> Vec<u8> {
     let imports =
         r#"(import "hotpick:policy/stats@0.1.0" "in-flight" (func $in_flight (param i32) (result i32)))"#;
     let mut bytes =
         Wat { imports, pick: "(call $picked (call $in_flight (i32.const 0)))", ..Wat::default() }.component();
     let name = b"in-flight";
-    let places = bytes.windows(name.len()).enumerate().filter(|(_, window)| window == name);
-    for at in places.map(|(at, _)| at).collect::<Vec<_>>() {
+    let positions = bytes.windows(name.len()).enumerate().filter(|(_, window)| window == name);
+    for at in positions.map(|(at, _)| at).collect::<Vec<_>>() {
         bytes[at..at + name.len()].copy_from_slice(b"in-fright");
     }
     bytes
 }
 
 #[tokio::test]
-async fn a_bad_file_leaves_the_old_version_in_force_and_says_why() {
+async fn a_bad_file_leaves_the_previous_version_active_and_has_a_reason() {
     for (what, bytes, reason) in bad_files() {
         let cluster = Cluster::start(&["a", "b"]).await;
         let policies = Policies::with(&[("p.wasm", &Wat::first())]);
-        let (channel, caller) = first_with(&cluster, &policies).await;
+        let (channel, caller) = channel_with_p(&cluster, &policies).await;
         policies.put("p.wasm", &bytes);
         let status = policies.wait_for("p", |policy| policy.rejected.is_some()).await;
-        let said = status.rejected.expect("a reason").to_string();
-        assert!(said.contains(reason), "{what}: {said}");
-        assert!(!said.contains('\n'), "{what}: one line, not {said:?}");
-        assert_eq!(status.version.expect("the old one").generation, 1, "{what}");
+        let rejected = status.rejected.expect("a reason").to_string();
+        assert!(rejected.contains(reason), "{what}: {rejected}");
+        assert!(!rejected.contains('\n'), "{what}: more than one line: {rejected:?}");
+        assert_eq!(status.version.expect("the previous version").generation, 1, "{what}");
         assert_eq!(caller.tally(10).await.get("a"), Some(&10), "{what}");
         assert_eq!(channel.status().swaps, 0, "{what}");
-        // A channel that is made now gets the good one, too.
-        let (_, late) = first_with(&cluster, &policies).await;
-        assert_eq!(late.tally(10).await.get("a"), Some(&10), "{what}");
-        // The good one again is no swap: it never left.
+        // A new channel uses the valid version too.
+        let (_, new) = channel_with_p(&cluster, &policies).await;
+        assert_eq!(new.tally(10).await.get("a"), Some(&10), "{what}");
+        // Restoring the valid file is not a swap, because its version stayed active.
         policies.put("p.wasm", &Wat::first());
         policies.wait_for("p", |policy| policy.rejected.is_none()).await;
         assert_eq!(caller.tally(10).await.get("a"), Some(&10), "{what}");
@@ -117,28 +117,28 @@ async fn a_bad_file_from_the_start_is_served_by_round_robin() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_regular_file_is_refused_without_waiting() {
+async fn a_file_that_is_not_a_regular_file_is_rejected_without_blocking() {
     let cluster = Cluster::start(&["a"]).await;
     let policies = Policies::with(&[("p.wasm", &Wat::first())]);
-    let (_channel, caller) = first_with(&cluster, &policies).await;
+    let (_channel, caller) = channel_with_p(&cluster, &policies).await;
     fs::create_dir(policies.path().join("folder.wasm")).expect("made");
-    let refused = |policy: &PolicyStatus| policy.rejected.is_some();
-    let status = policies.wait_for("folder", refused).await;
+    let rejected = |policy: &PolicyStatus| policy.rejected.is_some();
+    let status = policies.wait_for("folder", rejected).await;
     assert_eq!(status.rejected.expect("a reason").to_string(), "cannot be read: it is not a regular file");
     policies.put("Bad Name.wasm", &Wat::first());
-    let status = policies.wait_for("Bad Name", refused).await;
+    let status = policies.wait_for("Bad Name", rejected).await;
     assert!(status.rejected.expect("a reason").to_string().contains("is not a policy name"));
-    let made = std::process::Command::new("mkfifo").arg(policies.path().join("fifo.wasm")).status();
-    assert!(made.expect("mkfifo runs").success());
-    policies.wait_for("fifo", refused).await;
+    let status = std::process::Command::new("mkfifo").arg(policies.path().join("fifo.wasm")).status();
+    assert!(status.expect("mkfifo runs").success());
+    policies.wait_for("fifo", rejected).await;
     assert_eq!(caller.tally(5).await.get("a"), Some(&5));
 }
 
 #[tokio::test]
-async fn a_file_that_is_gone_leaves_its_policy_in_force() {
+async fn a_removed_file_leaves_its_policy_active() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let policies = Policies::with(&[("p.wasm", &Wat::first())]);
-    let (channel, caller) = first_with(&cluster, &policies).await;
+    let (channel, caller) = channel_with_p(&cluster, &policies).await;
     fs::remove_file(policies.path().join("p.wasm")).expect("removed");
     policies.wait_for("p", |policy| !policy.present).await;
     assert_eq!(caller.tally(10).await.get("a"), Some(&10));
@@ -149,7 +149,7 @@ async fn a_file_that_is_gone_leaves_its_policy_in_force() {
 async fn a_file_that_is_renamed_over_the_old_one_is_a_swap() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let policies = Policies::with(&[("p.wasm", &Wat::first())]);
-    let (channel, caller) = first_with(&cluster, &policies).await;
+    let (channel, caller) = channel_with_p(&cluster, &policies).await;
     policies.put("p.wasm.part", &standard("round_robin"));
     fs::rename(policies.path().join("p.wasm.part"), policies.path().join("p.wasm")).expect("renamed");
     soon("the swap", channel.wait_for(|status| status.swaps == 1)).await;
@@ -160,7 +160,7 @@ async fn a_file_that_is_renamed_over_the_old_one_is_a_swap() {
 async fn a_core_module_with_its_component_type_is_a_policy() {
     let cluster = Cluster::start(&["a"]).await;
     let policies = Policies::with(&[("p.wasm", &Wat::default().module_with_type())]);
-    let (_channel, caller) = first_with(&cluster, &policies).await;
+    let (_channel, caller) = channel_with_p(&cluster, &policies).await;
     assert_eq!(caller.tally(5).await.get("a"), Some(&5));
 }
 
@@ -169,7 +169,7 @@ async fn a_directory_may_come_later() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let parent = tempfile::tempdir().expect("a directory");
     let path = parent.path().join("policies.d");
-    let followed = PolicyDir::open(&path).expect("missing is no error");
+    let followed = PolicyDir::open(&path).expect("a missing directory is not an error");
     let channel = cluster.channel().policies(&followed).policy("p").connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     assert_eq!(caller.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
@@ -180,7 +180,7 @@ async fn a_directory_may_come_later() {
 }
 
 #[test]
-fn a_path_that_is_no_directory_is_refused_with_one_sentence() {
+fn a_path_that_is_not_a_directory_is_refused_with_one_sentence() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let error = PolicyDir::open(file.path()).expect_err("refused").to_string();
     assert_eq!(error, format!("policy directory {:?} is not a directory", file.path()));
@@ -188,7 +188,7 @@ fn a_path_that_is_no_directory_is_refused_with_one_sentence() {
 
 const COLOR_ANY: &[u8] = b"[config]\nunmatched = 'any'\n";
 
-/// A channel of the policy `color` with settings beside it, and its caller.
+/// Returns a channel that uses the policy `color`, and a caller.
 async fn color_with(cluster: &Cluster, policies: &Policies) -> (Channel, Caller) {
     let channel = cluster.channel().policies(&policies.followed).policy("color").connect_lazy();
     let channel = channel.expect("a channel");
@@ -201,16 +201,16 @@ async fn settings_configure_a_policy_and_a_change_of_them_is_a_swap() {
     let cluster = Cluster::start(&["red-1", "green-1"]).await;
     let policies = Policies::with(&[("color.wasm", &standard("color")), ("color.toml", COLOR_ANY)]);
     let (channel, caller) = color_with(&cluster, &policies).await;
-    caller.call_color("blue").await.expect("any will do");
-    // Without settings it is the policy's own default: to fail.
+    caller.call_color("blue").await.expect("any colour is accepted");
+    // Without settings, the default of the policy applies: fail.
     fs::remove_file(policies.path().join("color.toml")).expect("removed");
     soon("the swap", channel.wait_for(|status| status.swaps == 1)).await;
     assert_eq!(caller.call_color("blue").await.expect_err("no such colour").code(), Code::Unavailable);
     policies.put("color.toml", COLOR_ANY);
     let status = soon("the swap", channel.wait_for(|status| status.swaps == 2)).await;
     assert_eq!(status.policy.generation, 3);
-    caller.call_color("blue").await.expect("any will do");
-    // A channel's own configuration counts for more.
+    caller.call_color("blue").await.expect("any colour is accepted");
+    // A channel's own configuration takes precedence.
     let own = cluster.channel().policies(&policies.followed).policy("color");
     let own = own.policy_config(serde_json::json!({"unmatched": "fail"})).connect_lazy().expect("a channel");
     let own = Caller::ready(&own, Some("color")).await;
@@ -228,7 +228,7 @@ async fn a_policy_that_is_disabled_is_gone_at_once_and_back_when_it_is_enabled()
     soon("round robin", channel.wait_for(native)).await;
     assert_eq!(caller.tally(10).await.len(), 2);
     assert!(!policies.followed.status()[0].enabled);
-    // As a new channel sees it.
+    // A new channel does not use it either.
     let other =
         cluster.channel().policies(&policies.followed).policy("color").connect_lazy().expect("a channel");
     Caller::ready(&other, None).await.call().await.expect("served");
@@ -239,7 +239,7 @@ async fn a_policy_that_is_disabled_is_gone_at_once_and_back_when_it_is_enabled()
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_used_leave_the_version_in_force_and_say_why() {
+async fn invalid_settings_leave_the_version_active_and_have_a_reason() {
     let cluster = Cluster::start(&["red-1", "green-1"]).await;
     let policies = Policies::with(&[("color.wasm", &standard("color")), ("color.toml", COLOR_ANY)]);
     let (channel, caller) = color_with(&cluster, &policies).await;
@@ -253,14 +253,14 @@ async fn settings_that_cannot_be_used_leave_the_version_in_force_and_say_why() {
             policy.rejected.as_ref().is_some_and(|error| error.to_string().contains(reason))
         });
         assert_eq!(rejected.await.version.map(|version| version.generation), Some(1));
-        caller.call_color("blue").await.expect("any will do, as before");
+        caller.call_color("blue").await.expect("any colour is accepted, as before");
     }
-    // The right digest; and the configuration is the one before, so nothing is new.
+    // The digest is right and the configuration unchanged, so this is not a swap.
     let digest = hotpick::policy::digest(&standard("color"));
     let settings = format!("wasm-sha256 = '{digest}'\n{}", String::from_utf8_lossy(COLOR_ANY));
     policies.put("color.toml", settings.as_bytes());
     policies.wait_for("color", |policy| policy.rejected.is_none()).await;
-    caller.call_color("blue").await.expect("any will do");
+    caller.call_color("blue").await.expect("any colour is accepted");
     assert_eq!(channel.status().swaps, 0);
 }
 
@@ -275,18 +275,18 @@ async fn a_policy_that_is_enabled_again_has_the_settings_that_lie_there() {
         policies.put("color.toml", b"enabled = false\n");
         soon("round robin", channel.wait_for(native)).await;
     };
-    // As before.
+    // The configuration is as before.
     disable().await;
     policies.put("color.toml", COLOR_ANY);
     soon("the policy", channel.wait_for(color)).await;
-    caller.call_color("blue").await.expect("any will do");
-    // Without its configuration: as the policy has it, which is to fail.
+    caller.call_color("blue").await.expect("any colour is accepted");
+    // Without a configuration, the default of the policy applies: fail.
     disable().await;
     policies.put("color.toml", b"enabled = true\n");
     soon("the policy", channel.wait_for(color)).await;
     let failing = async { while caller.call_color("blue").await.is_ok() {} };
-    soon("no configuration", failing).await;
-    // With a file that is bad: the last good version.
+    soon("the default configuration", failing).await;
+    // If the file is bad, the last valid version is used.
     disable().await;
     policies.put("color.wasm", b"junk");
     policies.put("color.toml", b"");
@@ -310,13 +310,13 @@ async fn a_policy_whose_file_is_gone_can_be_disabled() {
     soon("the policy", channel.wait_for(|status| status.policy.name == "color")).await;
 }
 
-/// What cannot be read may say that the policy is not to be used.
+/// The unreadable settings might disable the policy.
 #[tokio::test]
 async fn settings_that_lead_nowhere_are_not_as_if_there_were_none() {
     let policies = Policies::with(&[("color.wasm", &standard("color"))]);
     policies.wait_for("color", |policy| policy.version.is_some()).await;
     std::os::unix::fs::symlink("nowhere", policies.path().join("color.toml")).expect("linked");
     let status = policies.wait_for("color", |policy| policy.rejected.is_some()).await;
-    let said = status.rejected.expect("a reason").to_string();
-    assert!(said.starts_with("has settings that cannot be used: color.toml: No such file"), "{said}");
+    let reason = status.rejected.expect("a reason").to_string();
+    assert!(reason.starts_with("has settings that cannot be used: color.toml: No such file"), "{reason}");
 }

@@ -1,4 +1,4 @@
-//! Resolvers, each against the real thing.
+//! Resolvers against real servers and files, and against fake DNS servers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ use serde_json::json;
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Request};
 
-/// Backends on several loopback addresses, all on one port.
+/// Starts backends on several loopback addresses, all on the same port.
 async fn backends_on(hosts: &[&str]) -> (Vec<Backend>, u16) {
     'ports: loop {
         let first = Backend::start(hosts[0], format!("{}:0", hosts[0]).parse().expect("an address")).await;
@@ -54,7 +54,7 @@ impl<R: Resolver> Resolver for Counted<R> {
     }
 }
 
-/// How often a resolver has failed.
+/// The number of failures of a resolver.
 struct Errors(Arc<AtomicUsize>);
 
 impl Errors {
@@ -67,7 +67,7 @@ impl Errors {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// Waits for one more than so many. It is the channel's own task that counts, as it takes the failure in.
+    /// Waits until there are more than `before` failures. They are counted in the channel's task when it receives them.
     async fn after(&self, before: usize) {
         let failing = async {
             while self.count() <= before {
@@ -78,12 +78,12 @@ impl Errors {
     }
 }
 
-/// A channel over DNS that asks again after 50 ms.
+/// Returns a channel that may query DNS again after 50 ms.
 fn dns(text: &str) -> Channel {
     counted_dns(text).0
 }
 
-/// The same, and how often it got no good answer.
+/// Returns a channel like [`dns`], and the number of its failed lookups.
 fn counted_dns(text: &str) -> (Channel, Errors) {
     let target: Target = text.parse().expect("a target");
     let resolver = DnsResolver::of(&target).expect("a resolver").min_interval(Duration::from_millis(50));
@@ -94,17 +94,17 @@ fn counted_dns(text: &str) -> (Channel, Errors) {
     (channel.expect("a channel"), errors)
 }
 
-/// Waits until a channel has just these endpoints, all READY.
+/// Waits until a channel has exactly these endpoints, all READY.
 pub(crate) async fn settled(channel: &Channel, addresses: &[&str]) {
     let mut wanted: Vec<_> = addresses.iter().map(|address| (*address).to_owned()).collect();
     wanted.sort();
-    let so = |status: &ChannelStatus| {
+    let is_settled = |status: &ChannelStatus| {
         let address = |subconn: &hotpick::subconn::SubConn| subconn.endpoint().addresses()[0].to_string();
         let mut found: Vec<_> = status.subconns.iter().map(address).collect();
         found.sort();
         found == wanted && status.subconns.iter().all(|subconn| subconn.state() == Ready)
     };
-    soon(&format!("the endpoints {addresses:?}"), channel.wait_for(so)).await;
+    soon(&format!("the endpoints {addresses:?}"), channel.wait_for(is_settled)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,12 +121,12 @@ async fn dns_names_are_resolved_and_followed_as_their_records_change() {
     let caller = Caller::of(&channel);
     assert_eq!(caller.tally(10).await.len(), 2);
 
-    // By time to live, which is one second.
+    // The change is noticed after the TTL of one second.
     server.set("echo.test", &["127.0.0.2", "127.0.0.3"]);
     settled(&channel, &[&at(2), &at(3)]).await;
     assert_eq!(backends[1].accepted(), 1);
 
-    // A server that loses its records, or is gone, leaves the endpoints as they are.
+    // The endpoints stay when the DNS server loses its records or is down.
     let mut server = server;
     let before = errors.count();
     server.set("echo.test", &[]);
@@ -137,7 +137,7 @@ async fn dns_names_are_resolved_and_followed_as_their_records_change() {
     errors.after(before).await;
     assert_eq!(caller.tally(10).await.len(), 2);
 
-    // When it is there again, it is asked again.
+    // The DNS server is queried again when it is back.
     server.restart(&[]);
     server.set("echo.test", &["127.0.0.1"]);
     backends.remove(1);
@@ -167,7 +167,7 @@ async fn dns_gives_ipv6_addresses_and_srv_records_too() {
     settled(&channel, &[&six]).await;
     assert_eq!(Caller::of(&channel).call().await.expect("served"), "six");
 
-    // Of the records the best priority's, with their weights ...
+    // By default, only the records of the best priority are used, with their weights.
     let name = format!("dns://{}/_grpc._tcp.echo.test", server.address());
     let channel = dns(&name);
     let one = format!("127.0.0.1:{port}");
@@ -175,7 +175,7 @@ async fn dns_gives_ipv6_addresses_and_srv_records_too() {
     let mut weights: Vec<_> = channel.status().subconns.iter().map(|s| s.endpoint().weight()).collect();
     weights.sort_unstable();
     assert_eq!(weights, [3, 7]);
-    // ... or all of them.
+    // `priorities=all` uses all records.
     let channel = dns(&format!("{name}?priorities=all"));
     settled(&channel, &[&one, &six, &format!("127.0.0.2:{port}")]).await;
     let priorities: Vec<_> =
@@ -195,7 +195,7 @@ async fn h17_while_dns_is_slow_an_rpc_waits_to_its_deadline() {
     assert_eq!(channel.state(), ConnectivityState::Connecting);
 }
 
-/// As networks of containers have them.
+/// Container networks have such names.
 #[tokio::test]
 async fn a_name_with_an_underscore_is_a_name() {
     if !peers::available() {
@@ -211,8 +211,9 @@ async fn a_name_with_an_underscore_is_a_name() {
     }
 }
 
-/// A port that is free for UDP is not always free for TCP: connections of other tests have it.
-async fn one_port_of_both() -> (tokio::net::UdpSocket, tokio::net::TcpListener) {
+/// Binds the same free port for UDP and TCP. A port that is free for UDP may be used by a TCP connection of another
+/// test.
+async fn bind_udp_and_tcp() -> (tokio::net::UdpSocket, tokio::net::TcpListener) {
     loop {
         let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = tcp.local_addr().expect("an address");
@@ -222,13 +223,13 @@ async fn one_port_of_both() -> (tokio::net::UdpSocket, tokio::net::TcpListener) 
     }
 }
 
-/// A server that says of each answer, over TCP, too, that it is cut short, and has a record in it over TCP.
+/// The server sets the TC (truncated) flag on all answers, over TCP too. Only answers over TCP contain a record.
 #[tokio::test]
 async fn an_answer_that_is_cut_short_over_tcp_has_the_records_that_are_in_it() {
     let (_backends, port) = backends_on(&["127.0.0.1"]).await;
-    let (udp, tcp) = one_port_of_both().await;
+    let (udp, tcp) = bind_udp_and_tcp().await;
     let address = tcp.local_addr().expect("an address");
-    // The question again, as an answer that is cut short, with a record of 127.0.0.1 if there is room.
+    // The question, returned as a truncated answer, with an A record for 127.0.0.1 if there is room.
     let answer = |query: &[u8], has_room: bool| {
         let question = 12 + query[12..].iter().position(|byte| *byte == 0).expect("a name") + 5;
         let mut answer = query[..question].to_vec();
@@ -277,12 +278,12 @@ async fn a_name_that_does_not_exist_fails_rpcs_and_says_so() {
     }
     let server = Dnsmasq::start(&[]);
     let channel = dns(&format!("dns://{}/nowhere.test:1", server.address()));
-    let status = soon("the answer", Caller::of(&channel).call()).await.expect_err("no such name");
+    let status = soon("the failure", Caller::of(&channel).call()).await.expect_err("no such name");
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("could not be resolved: DNS lookup of \"nowhere.test\""), "{status}");
 }
 
-/// How often a DNS server, which knows no name, is asked.
+/// Serves DNS for a while. Returns the number of queries.
 async fn queries(server: &tokio::net::UdpSocket, during: Duration) -> usize {
     let mut count = 0;
     let mut buffer = [0; 512];
@@ -290,7 +291,8 @@ async fn queries(server: &tokio::net::UdpSocket, during: Duration) -> usize {
         loop {
             let (length, client) = server.recv_from(&mut buffer).await.expect("a query");
             count += 1;
-            // The query again, as an answer: one A record, to a port where nothing listens.
+            // The query, returned as an answer: one A record with a TTL of an hour, for an address where nothing
+            // listens.
             let mut answer = buffer[..length].to_vec();
             answer.truncate(query_end(&answer));
             answer[2..4].copy_from_slice(&[0x84, 0]);
@@ -306,7 +308,7 @@ async fn queries(server: &tokio::net::UdpSocket, during: Duration) -> usize {
     count
 }
 
-/// Where the one question of a DNS message ends.
+/// Returns the end of the only question in a DNS message.
 fn query_end(message: &[u8]) -> usize {
     let mut at = 12;
     while message[at] != 0 {
@@ -324,13 +326,13 @@ async fn h17_re_resolution_on_failure_is_rate_limited() {
     let mut options = hotpick::transport::SubConnOptions::default();
     options.backoff.base = Duration::from_millis(10);
     options.backoff.max = Duration::from_millis(10);
-    // A query each for A and AAAA. (The least that a busy machine manages.)
+    // Each resolution makes two queries, for A and AAAA. The minimum of 4 allows for a busy machine.
     for (interval, least, most) in [(None, 2, 2), (Some(Duration::from_millis(100)), 4, 24)] {
         let mut resolver = DnsResolver::of(&target).expect("a resolver");
         if let Some(interval) = interval {
             resolver = resolver.min_interval(interval);
         }
-        // It is refused a hundred times a second; the records live an hour.
+        // Connections are refused 100 times per second.
         let channel = Channel::builder(&text).resolver(resolver).subconn_options(options).connect_lazy();
         let count = queries(&server, Duration::from_secs(1)).await;
         assert!((least..=most).contains(&count), "{count} queries with {interval:?}");
@@ -338,7 +340,7 @@ async fn h17_re_resolution_on_failure_is_rate_limited() {
     }
 }
 
-/// A program that keeps its file open, and writes to it in place.
+/// A program writes the file in place and does not close it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_of_endpoints_that_someone_keeps_open_is_read_when_it_has_come_to_rest() {
     use std::io::Write as _;
@@ -370,7 +372,7 @@ async fn a_file_of_endpoints_is_followed() {
         json!({"address": backend.address().to_string(), "weight": at + 1, "color": backend.name().split('-').next()})
     };
     let write = |text: String| {
-        // As a careful program does it.
+        // Atomically.
         let new = folder.path().join("new");
         std::fs::write(&new, text).expect("written");
         std::fs::rename(new, &path).expect("renamed");
@@ -389,14 +391,14 @@ async fn a_file_of_endpoints_is_followed() {
     let caller = Caller::ready(&channel, Some("color")).await;
     assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
     assert_eq!(caller.status().subconns[1].endpoint().weight(), 2);
-    // A bad one leaves all as it is; so does none.
+    // A bad file or a missing file changes nothing.
     let before = errors.count();
     write("{\"endpoints\": [".to_owned());
     errors.after(before).await;
     std::fs::remove_file(&path).expect("removed");
     errors.after(before + 1).await;
     assert_eq!(caller.call_color("red").await.expect("served"), "red-1");
-    // With a service config: another policy, at run time.
+    // A service config in the file selects another policy at run time.
     let config = json!({"loadBalancingConfig": [{"no_such": {}}, {"round_robin": {}}]});
     write(json!({"endpoints": [endpoint(0)], "service_config": config}).to_string());
     let changed = |status: &ChannelStatus| status.policy.name == "round_robin" && status.subconns.len() == 1;
@@ -419,12 +421,12 @@ async fn the_first_known_policy_of_a_service_config_balances_and_a_refused_one_l
     let channel = cluster.channel().policies(&policies.followed).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("color")).await;
     assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
-    // The same policy with a configuration that it refuses: the whole is refused, and the old one stays.
+    // The policy rejects this configuration. The whole list is refused, and the previous policy stays active.
     with(json!([{"color": {"unmatched": "explode"}}, {"round_robin": {}}]));
     let refused = soon("the refusal", channel.wait_for(|status| status.refused.is_some())).await;
     assert_eq!((refused.policy.name.as_str(), refused.swaps), ("color", 0));
     assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
-    // One that it takes.
+    // The policy accepts this configuration.
     with(json!([{"color": {"keys": [{"attribute": "nothing"}], "unmatched": "any"}}]));
     soon("the change", channel.wait_for(|status| status.swaps == 1 && status.refused.is_none())).await;
     let mut seen = std::collections::BTreeSet::new();
@@ -432,11 +434,11 @@ async fn the_first_known_policy_of_a_service_config_balances_and_a_refused_one_l
         seen.insert(caller.call_color("green").await.expect("served"));
     }
     assert_eq!(seen.len(), 2);
-    // None that is known: as it is, and it says so.
+    // No policy of the list is known. The previous one stays active, and the status has the reason.
     with(json!([{"unknown": {}}]));
     let refused = soon("the refusal", channel.wait_for(|status| status.refused.is_some())).await;
-    assert_eq!(refused.refused.expect("why").to_string(), "there is no policy of the name unknown");
-    // Until it is there.
+    assert_eq!(refused.refused.expect("a reason").to_string(), "there is no policy of the name unknown");
+    // The policy is used as soon as its file exists.
     policies.put("unknown.wasm", &standard("round_robin"));
     soon("the policy", channel.wait_for(|status| status.policy.name == "unknown")).await;
     assert_eq!(caller.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
@@ -454,17 +456,17 @@ async fn the_builders_service_config_counts_where_the_resolver_gives_none() {
     assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
     let endpoints = || resolver::ResolverUpdate::endpoints(cluster.endpoints());
     cluster.resolver.update(endpoints().with_service_config(list("round_robin")));
-    soon("the resolver's", channel.wait_for(|status| status.policy.name == "round_robin")).await;
+    soon("the resolver's policy", channel.wait_for(|status| status.policy.name == "round_robin")).await;
     cluster.resolver.update(endpoints());
-    soon("the builder's again", channel.wait_for(|status| status.policy.name == "color")).await;
+    soon("the builder's policy", channel.wait_for(|status| status.policy.name == "color")).await;
     assert_eq!(caller.call_color("red").await.expect("served"), "red-1");
-    // None of it has touched a connection.
+    // No connection was re-created.
     assert_eq!((cluster.accepted(), channel.status().swaps), (2, 2));
 }
 
-/// What balances goes by what is said now, not by what was said before: two channels with one config do the same.
+/// The policy depends only on the current config, not on previous ones: channels with the same config behave alike.
 #[tokio::test]
-async fn a_service_config_that_withdraws_its_policy_leaves_round_robin() {
+async fn a_service_config_without_its_previous_policy_selects_round_robin() {
     let cluster = Cluster::start(&["red-1", "green-1"]).await;
     let policies = Policies::with(&[("color.wasm", &standard("color"))]);
     let with = |config: serde_json::Value| {
@@ -477,10 +479,10 @@ async fn a_service_config_that_withdraws_its_policy_leaves_round_robin() {
     let caller = Caller::ready(&channel, Some("color")).await;
     assert_eq!(caller.call_color("green").await.expect("served"), "green-1");
     with(json!({}));
-    let withdrawn = |status: &ChannelStatus| status.policy.name == "round_robin";
-    soon("round robin", channel.wait_for(withdrawn)).await;
+    let is_round_robin = |status: &ChannelStatus| status.policy.name == "round_robin";
+    soon("round robin", channel.wait_for(is_round_robin)).await;
     assert_eq!(caller.tally(10).await.into_values().collect::<Vec<_>>(), [5, 5]);
-    // And it comes back.
+    // The policy is used again.
     with(json!({"loadBalancingConfig": [{"color": {}}]}));
     soon("color", channel.wait_for(|status| status.policy.name == "color")).await;
     assert_eq!(caller.call_color("green").await.expect("served"), "green-1");

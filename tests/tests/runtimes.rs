@@ -1,4 +1,4 @@
-//! Runtimes that end before the RPCs that began on them, callers that have none, and threads with little stack.
+//! Runtimes that end before the RPCs that started on them, callers without a runtime, and threads with a small stack.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
 }
 
-/// Backends, and a channel to them, on a runtime of their own.
+/// Starts backends and a channel to them on a runtime.
 fn cluster(on: &Runtime) -> (Cluster, Channel) {
     on.block_on(async {
         let cluster = Cluster::start(&["a", "b"]).await;
@@ -32,7 +32,7 @@ fn cluster(on: &Runtime) -> (Cluster, Channel) {
     })
 }
 
-/// As programs with another executor, or none, have them: tonic's own channel works there, too.
+/// Programs can have another executor or none; tonic's channel works there, too.
 #[test]
 fn rpcs_need_no_runtime_of_their_callers() {
     let ours = runtime();
@@ -51,7 +51,7 @@ fn rpcs_need_no_runtime_of_their_callers() {
     assert_eq!(status.code(), Code::DeadlineExceeded);
 }
 
-/// Polls on this thread, without a runtime.
+/// Runs a future on this thread, without a runtime.
 fn futures_executor<F: Future>(future: F) -> F::Output {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
@@ -72,7 +72,7 @@ fn futures_executor<F: Future>(future: F) -> F::Output {
 
 type Frames = mpsc::UnboundedSender<Result<Frame<Bytes>, tonic::Status>>;
 
-/// A request whose end has not come yet.
+/// Returns a request with an open body, and the sender of its frames.
 fn open_request(path: &str) -> (Frames, http::Request<tonic::body::Body>) {
     let (send, frames) = mpsc::unbounded_channel();
     let body = tonic::body::Body::new(StreamBody::new(UnboundedReceiverStream::new(frames)));
@@ -82,7 +82,7 @@ fn open_request(path: &str) -> (Frames, http::Request<tonic::body::Body>) {
 
 const MESSAGE: &[u8] = &[0, 0, 0, 0, 3, 10, 1, b'x'];
 
-/// The answer has begun, and what is left of the request goes on although the runtime that it began on is gone.
+/// The response has started; the rest of the request is still sent after the runtime that it started on has ended.
 #[test]
 fn an_rpc_outlives_the_runtime_that_it_began_on() {
     let ours = runtime();
@@ -92,7 +92,7 @@ fn an_rpc_outlives_the_runtime_that_it_began_on() {
     send.send(Ok(Frame::data(Bytes::from_static(MESSAGE)))).expect("open");
     let response = theirs.block_on(async { soon("an answer", mine.call(request)).await }).expect("an answer");
     theirs.shutdown_timeout(Duration::from_secs(5));
-    send.send(Ok(Frame::data(Bytes::from_static(MESSAGE)))).expect("someone takes it");
+    send.send(Ok(Frame::data(Bytes::from_static(MESSAGE)))).expect("the body is still read");
     drop(send);
     let end = ours.block_on(soon("the end", response.into_body().collect())).expect("no error");
     assert_eq!(end.trailers().and_then(|end| end.get("grpc-status")).expect("a status"), "0");
@@ -107,7 +107,7 @@ fn a_request_whose_body_panics_ends_its_rpc() {
         futures_util::stream::iter([Ok::<_, tonic::Status>(Frame::data(Bytes::from_static(MESSAGE)))]);
     let then = futures_util::FutureExt::into_stream(async move {
         let _ = gone.await;
-        panic!("as it should");
+        panic!("intended");
     });
     let body = tonic::body::Body::new(StreamBody::new(futures_util::StreamExt::chain(first, then)));
     let request = http::Request::post("/hotpick.echo.Echo/Bidi").header("content-type", "application/grpc");
@@ -115,14 +115,14 @@ fn a_request_whose_body_panics_ends_its_rpc() {
     let mut mine = channel.clone();
     ours.block_on(async {
         let response = soon("an answer", mine.call(request)).await.expect("an answer");
-        go.send(()).expect("it waits");
+        go.send(()).expect("the body waits");
         let end = soon("the end", response.into_body().collect()).await;
-        assert!(end.is_err(), "the rest of the request did not come");
+        assert!(end.is_err(), "the RPC succeeded without the rest of its request");
         Caller::of(&channel).tally(10).await;
     });
 }
 
-/// The channel's own is gone: nothing can be sent any more, and nothing waits for it.
+/// Without its runtime, a channel cannot send RPCs, and RPCs must not wait forever.
 #[test]
 fn a_channel_whose_runtime_has_ended_fails_rpcs() {
     let (servers, ours, theirs) = (runtime(), runtime(), runtime());
@@ -134,21 +134,23 @@ fn a_channel_whose_runtime_has_ended_fails_rpcs() {
     });
     let (_send, request) = open_request("/hotpick.echo.Echo/Bidi");
     let mut mine = channel.clone();
-    let under_way = theirs.spawn(async move { mine.call(request).await.map(|_| ()) });
+    let in_flight = theirs.spawn(async move { mine.call(request).await.map(|_| ()) });
     ours.shutdown_timeout(Duration::from_secs(5));
     theirs.block_on(async {
-        let status = soon("its end", under_way).await.expect("no panic");
-        assert!(status.is_err(), "nothing can have come");
+        let status = soon("the end of the RPC", in_flight).await.expect("no panic");
+        assert!(status.is_err(), "a response arrived without a runtime");
         let mut request = Request::new(EchoRequest::new("hello"));
         request.set_timeout(Duration::from_secs(20));
-        soon("a failure", Caller::of(&channel).request(request)).await.expect_err("it has no runtime");
+        soon("a failure", Caller::of(&channel).request(request))
+            .await
+            .expect_err("the channel has no runtime");
     });
-    let status = Caller::of(&channel).call().now_or_never().expect("at once").expect_err("it has no runtime");
+    let status =
+        Caller::of(&channel).call().now_or_never().expect("at once").expect_err("the channel has no runtime");
     assert_ne!(status.code(), Code::Ok);
 }
 
-/// A policy that recurses without end, for RPCs that are wait-for-ready: it would need half a megabyte of stack to be
-/// found out.
+/// Returns a policy that recurses infinitely for wait-for-ready RPCs. Detecting this takes half a megabyte of stack.
 fn recursing() -> Vec<u8> {
     Wat {
         exports: "(func $deep (param i32) (result i32) (i32.add (i32.const 1) (call $deep (local.get 0))))",
@@ -164,7 +166,7 @@ fn a_thread_with_little_stack_falls_back_and_the_process_lives() {
     let little =
         || Builder::new_multi_thread().worker_threads(2).thread_stack_size(256 << 10).enable_all().build();
     let little = little().expect("a runtime");
-    // On the runtime's own threads, not on this one.
+    // Runs on the runtime's threads, because the stack of this thread is larger.
     let picked = little.spawn({
         let followed = policies.followed;
         async move {
@@ -173,7 +175,7 @@ fn a_thread_with_little_stack_falls_back_and_the_process_lives() {
                 cluster.channel().policies(&followed).policy("p").connect_lazy().expect("a channel");
             let caller = Caller::ready(&channel, Some("p")).await;
             let tally = caller.tally(20).await;
-            // It is told of what changes all the same.
+            // The policy is still notified of changes.
             cluster.resolver.update(ResolverUpdate::endpoints([cluster.endpoints()[0].clone()]));
             let one = |status: &ChannelStatus| status.ready.ready().len() == 1;
             soon("one endpoint", channel.wait_for(one)).await;
@@ -182,7 +184,7 @@ fn a_thread_with_little_stack_falls_back_and_the_process_lives() {
         }
     });
     let (tally, faults) = little.block_on(soon_on(picked));
-    // By the native round robin.
+    // The native round robin picked.
     assert_eq!(tally.values().copied().collect::<Vec<_>>(), [10, 10]);
     assert_eq!((faults.count, faults.fallback_picks), (0, 25));
 }
@@ -191,7 +193,7 @@ async fn soon_on<T>(task: tokio::task::JoinHandle<T>) -> T {
     soon("the task", task).await.expect("no panic")
 }
 
-/// With as much as threads have it is a fault like any other.
+/// With a stack of the usual size, infinite recursion is a fault like any other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_that_recurses_is_found_out() {
     let cluster = Cluster::start(&["a"]).await;

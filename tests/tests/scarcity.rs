@@ -1,5 +1,5 @@
-//! A sidecar on a machine that runs out of something for a while, with policies swapped under load meanwhile: no RPC is
-//! lost, and everything is as before when it is there again.
+//! A sidecar runs out of a resource for a while, with policies swapped under load. No RPC is lost, and the sidecar
+//! recovers when the resource is available again.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,12 +16,12 @@ use hotpick_tests::{Caller, Cluster, Load, soon, standard};
 use rustix::process::getuid;
 use tempfile::TempDir;
 
-/// A user that nobody else here is: root has no limit of threads, and others' files have no leases.
+/// A user without other processes: root has no limit of threads, and leases need a file of the same user.
 const USER: u32 = 64_123;
-/// For how long something is gone: `HOTPICK_SCARCITY` seconds.
-const GONE: Duration = Duration::from_secs(2);
+/// Default time for which a resource is missing. `HOTPICK_SCARCITY` (seconds) overrides it.
+const SHORTAGE: Duration = Duration::from_secs(2);
 
-/// More than a host remembers in its memory.
+/// More policies than a host caches in memory.
 const NAMES: [&str; 12] = [
     "random",
     "round_robin",
@@ -54,7 +54,7 @@ impl Sidecar {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("set");
         fs::set_permissions(&cache, fs::Permissions::from_mode(0o700)).expect("set");
         if getuid().is_root() {
-            chown(&cache, Some(USER), Some(USER)).expect("given away");
+            chown(&cache, Some(USER), Some(USER)).expect("owner changed");
         }
         let mut command = as_user(peers::built("hotpick").get_program());
         let target = format!("static:///{}", addresses(cluster));
@@ -77,11 +77,11 @@ impl Sidecar {
         let channel = Channel::builder(format!("static:///{listens}")).connect_lazy().expect("a channel");
         let caller = Caller::ready(&channel, None).await;
         let sidecar = Self { process, folder, caller, puts: 0 };
-        sidecar.has_in_force(&Wat::first()).await;
+        sidecar.wait_active(&Wat::first()).await;
         sidecar
     }
 
-    /// One policy after the other, each time another one.
+    /// Replaces the policy with the next one of `NAMES`. Returns its bytes.
     fn put_next(&mut self) -> Vec<u8> {
         let bytes = standard(NAMES[self.puts % NAMES.len()]);
         self.puts += 1;
@@ -95,13 +95,13 @@ impl Sidecar {
         fs::read_to_string(self.folder.path().join("log")).expect("a log")
     }
 
-    async fn has_in_force(&self, bytes: &[u8]) {
-        let said = &digest(bytes)[..12];
+    async fn wait_active(&self, bytes: &[u8]) {
+        let digest = &digest(bytes)[..12];
         let last = |log: &str| {
             let line = log.lines().rev().find(|line| line.contains("policy active")).map(str::to_owned);
-            line.is_some_and(|line| line.contains(said))
+            line.is_some_and(|line| line.contains(digest))
         };
-        soon(&format!("{said} in force"), async {
+        soon(&format!("policy {digest} to become active"), async {
             while !last(&self.log()) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -117,7 +117,7 @@ impl Sidecar {
         fs::read_dir(self.proc(what)).expect("Linux").count() as u64
     }
 
-    /// The soft limit of a resource, as `prlimit` names it. Gives what it was.
+    /// Sets the soft limit of a resource, named as in `prlimit`. Returns the previous limit.
     fn limit(&self, resource: &str, to: &str) -> String {
         let prlimit = |options: &[String]| {
             let mut command = as_user("prlimit".as_ref());
@@ -132,25 +132,25 @@ impl Sidecar {
         before
     }
 
-    /// Takes something away while policies are swapped, which the log then has a sign of, and gives it back; then the last
-    /// one is in force soon.
+    /// Limits a resource while policies are swapped under load, until `sign` is in the log. Then restores the limit and
+    /// checks that the last policy becomes active and that no RPC has failed.
     async fn without(&mut self, resource: &str, left: u64, sign: &str) {
         let load = Load::start(&self.caller, 4, 2);
         let before = self.limit(resource, &left.to_string());
         let begin = Instant::now();
-        // On a busy machine it takes longer until it is missed.
-        let most = Duration::from_secs(30);
-        while begin.elapsed() < gone() || (begin.elapsed() < most && !self.log().contains(sign)) {
+        // On a busy machine it takes longer until the shortage has an effect.
+        let timeout = Duration::from_secs(30);
+        while begin.elapsed() < shortage() || (begin.elapsed() < timeout && !self.log().contains(sign)) {
             self.put_next();
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
         self.limit(resource, &before);
-        let back = Instant::now();
+        let restored = Instant::now();
         let last = self.put_next();
-        self.has_in_force(&last).await;
-        let (took, log) = (back.elapsed(), self.log());
-        assert!(took < Duration::from_secs(10), "{took:?} after {resource} was back: {log}");
-        assert!(log.contains(sign), "{resource} was not missed: {log}");
+        self.wait_active(&last).await;
+        let (took, log) = (restored.elapsed(), self.log());
+        assert!(took < Duration::from_secs(10), "active {took:?} after {resource} was restored: {log}");
+        assert!(log.contains(sign), "the lack of {resource} had no effect: {log}");
         let (calls, failed) = load.stop().await;
         assert!(
             calls > 100 && failed.is_empty(),
@@ -161,7 +161,7 @@ impl Sidecar {
     }
 }
 
-/// A program, run by a user whom the limits hold.
+/// Returns a command that runs as a user to whom the limits apply.
 fn as_user(program: &OsStr) -> Command {
     if !getuid().is_root() {
         return Command::new(program);
@@ -171,9 +171,9 @@ fn as_user(program: &OsStr) -> Command {
     command
 }
 
-fn gone() -> Duration {
+fn shortage() -> Duration {
     let seconds = std::env::var("HOTPICK_SCARCITY").ok().and_then(|text| text.parse().ok());
-    seconds.map_or(GONE, Duration::from_secs)
+    seconds.map_or(SHORTAGE, Duration::from_secs)
 }
 
 fn addresses(cluster: &Cluster) -> String {
@@ -184,15 +184,15 @@ fn addresses(cluster: &Cluster) -> String {
 async fn what_a_machine_lacks_for_a_while_loses_no_rpc_and_is_made_up_for() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let mut sidecar = Sidecar::start(&cluster).await;
-    // The disk: no room for what is compiled, nor, soon, for the log.
-    let log = fs::metadata(sidecar.folder.path().join("log")).expect("there").len();
+    // Disk: no space for compiled code, and soon not for the log.
+    let log = fs::metadata(sidecar.folder.path().join("log")).expect("a log").len();
     sidecar.without("fsize", log + 4096, "(os error 27)").await;
-    // Threads, and processes: those that there are.
+    // Threads and processes: only the existing ones.
     sidecar.without("nproc", 1, "(os error 11)").await;
-    // Descriptors: those that there are, and one.
+    // File descriptors: the open ones and one more.
     let open = sidecar.count("fd");
     sidecar.without("nofile", open + 1, "(os error 24)").await;
-    // Address space: what there is, and what the allocator may need; an instance's memory is 4 GiB of it.
+    // Address space: what is mapped, and 64 MiB for the allocator. The memory of an instance needs 4 GiB.
     let status = fs::read_to_string(sidecar.proc("status")).expect("Linux");
     let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).expect("a size");
     let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");

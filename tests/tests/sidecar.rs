@@ -1,5 +1,5 @@
-//! The proxy, as those see it who run it: its admin listener, its compiler, its directory when the system
-//! gives no events.
+//! Operation of the proxy: its admin listener, its log, its compiler process, and its policy directory when inotify
+//! events are lost or unavailable.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// A proxy with a directory of policies and an admin listener.
+/// A proxy with a policy directory and an admin listener.
 struct Sidecar {
     process: Process,
     folder: tempfile::TempDir,
@@ -29,7 +29,7 @@ impl Sidecar {
         Self::start_by(cluster, policies, |_| peers::built("hotpick"))
     }
 
-    /// Started by this command, which is given the arguments of `hotpick`.
+    /// Starts the proxy by this command, with the arguments of `hotpick` appended.
     fn start_by(cluster: &Cluster, policies: &[(&str, &[u8])], command: impl Fn(&Path) -> Command) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let directory = folder.path().join("policies.d");
@@ -65,7 +65,7 @@ impl Sidecar {
         std::fs::read_to_string(self.folder.path().join("log")).expect("a log")
     }
 
-    /// The status line and the body.
+    /// Returns the status line and the body.
     async fn get(&self, path: &str) -> (String, String) {
         let mut stream = TcpStream::connect(&self.admin).await.expect("connected");
         let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
@@ -76,7 +76,7 @@ impl Sidecar {
         (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
     }
 
-    /// Waits until the policy `p` is so.
+    /// Waits until the status of the policy `p` fulfils the condition, and returns it.
     async fn wait_for(&self, condition: impl Fn(&Value) -> bool) -> Value {
         let found = async {
             loop {
@@ -100,7 +100,7 @@ impl Sidecar {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_admin_listener_tells_of_policies_and_counts() {
+async fn the_admin_listener_reports_policies_and_metrics() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let sidecar = Sidecar::start(&cluster, &[("p.wasm", &Wat::first())]);
     let good = digest(&Wat::first());
@@ -134,14 +134,14 @@ async fn the_admin_listener_tells_of_policies_and_counts() {
         &format!("grpc_subchannel_open_connections{{grpc_target=\"{target}\"}} 2.0"),
         "# EOF",
     ] {
-        assert!(text.lines().any(|said| said == line), "no {line:?} in\n{text}");
+        assert!(text.lines().any(|found| found == line), "no {line:?} in\n{text}");
     }
     cluster.backends[0].drain();
     let disconnected = async {
         loop {
             let (_, text) = sidecar.get("/metrics").await;
             let line = "grpc_disconnect_error=\"GOAWAY NO_ERROR\"} 1";
-            if text.lines().any(|said| said.ends_with(line)) {
+            if text.lines().any(|found| found.ends_with(line)) {
                 return;
             }
         }
@@ -193,7 +193,7 @@ async fn what_a_policy_prints_is_in_the_log_and_there_is_not_too_much_of_it() {
             .filter(|line| line.contains("hello from a policy") && line.contains("policy=\"p\""))
             .count()
     };
-    assert_eq!(lines(), 1, "of `init`, and none of the instance that was tried out: {}", sidecar.log());
+    assert_eq!(lines(), 1, "expected one line from `init` and none from the trial picks: {}", sidecar.log());
     let begin = std::time::Instant::now();
     sidecar.caller().await.tally(300).await;
     let seconds = usize::try_from(begin.elapsed().as_secs()).expect("a few");
@@ -201,18 +201,18 @@ async fn what_a_policy_prints_is_in_the_log_and_there_is_not_too_much_of_it() {
     assert!((2..=most).contains(&lines()), "{} lines in {seconds} s", lines());
 }
 
-/// With a typing error in the name, as a rule.
+/// The usual cause is a typing error in the name.
 #[tokio::test]
-async fn settings_that_belong_to_no_policy_are_told_of() {
+async fn settings_that_belong_to_no_policy_are_logged() {
     let cluster = Cluster::start(&["a"]).await;
     let sidecar = Sidecar::start(&cluster, &[("p.wasm", &Wat::first()), ("q.toml", b"enabled = false")]);
     sidecar.put("p.wasm.toml", b"enabled = maybe");
-    for said in [
+    for message in [
         r#"settings of no policy: there is no policy file of that name, and nothing is disabled settings="q.toml""#,
         r#"settings of no policy: there is no policy file of that name, and the file has settings that cannot be used: "#,
     ] {
-        soon(said, async {
-            while !sidecar.log().contains(said) {
+        soon(message, async {
+            while !sidecar.log().contains(message) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         })
@@ -220,7 +220,7 @@ async fn settings_that_belong_to_no_policy_are_told_of() {
     }
 }
 
-/// A compiler that ends, hangs, is killed or talks nonsense costs no more than the policy.
+/// A compiler that exits, hangs, is killed or writes invalid output fails only the policy, not the host.
 #[test]
 fn whatever_becomes_of_the_compiler_it_is_another_process() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -235,7 +235,7 @@ fn whatever_becomes_of_the_compiler_it_is_another_process() {
             .map_err(|error| (error.stage().to_string(), error.to_string()))
     };
     let (long, short) = (Limits::default().compile, Duration::from_millis(200));
-    for (command, limit, sentence) in [
+    for (command, limit, expected) in [
         (&["/nowhere/compiler"][..], long, "and is tried again: the compiler does not run: No such file"),
         (
             &["sh", "-c", "echo it hurts >&2; exit 3"],
@@ -255,20 +255,20 @@ fn whatever_becomes_of_the_compiler_it_is_another_process() {
         (&["cat"], long, "cannot be compiled: the compiler's output cannot be used: "),
         (&["true"], long, "cannot be compiled: the compiler's output cannot be used: "),
     ] {
-        let (stage, said) = compiled_by(command, limit).expect_err("no compiler");
-        assert_eq!(stage, "compile", "{command:?}: {said}");
-        assert!(said.contains(sentence), "{command:?}: {said}");
+        let (stage, reason) = compiled_by(command, limit).expect_err("the compiler fails");
+        assert_eq!(stage, "compile", "{command:?}: {reason}");
+        assert!(reason.contains(expected), "{command:?}: {reason}");
     }
     let hotpick = peers::built("hotpick").get_program().to_owned();
     let hotpick = hotpick.to_str().expect("a path in UTF-8");
     compiled_by(&[hotpick, "compile-policy"], long).expect("a policy");
-    let (_, said) =
-        compiled_by(&[hotpick, "compile-policy", "--memory-mib", "20"], long).expect_err("too little");
-    // Of the file, or of the moment: it cannot tell which memory there is too little of.
-    assert!(said.starts_with("cannot be compiled"), "{said}");
+    let (_, reason) =
+        compiled_by(&[hotpick, "compile-policy", "--memory-mib", "20"], long).expect_err("too little memory");
+    // Either a permanent or a temporary failure: the compiler cannot distinguish them when memory is short.
+    assert!(reason.starts_with("cannot be compiled"), "{reason}");
 }
 
-/// More changes than the kernel keeps events of, while no one reads them.
+/// More changes than the kernel queues events for, while the proxy is stopped and does not read them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_that_the_kernel_drops_are_made_up_for() {
     let cluster = Cluster::start(&["a"]).await;
@@ -286,10 +286,10 @@ async fn events_that_the_kernel_drops_are_made_up_for() {
     sidecar.wait_for(|p| p["digest"] == digest(&standard("random"))).await;
 }
 
-/// The system gives the proxy no inotify at all: it says so, and looks every five seconds.
+/// Without inotify, the proxy logs a warning and scans the directory every five seconds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_events_the_directory_is_scanned() {
-    // In a user namespace the limit is our own.
+    // A user namespace has its own inotify limit.
     let unshare = |_: &Path| {
         let mut command = Command::new("unshare");
         let script = "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$@\"";
@@ -299,7 +299,7 @@ async fn without_events_the_directory_is_scanned() {
     };
     let allowed = Command::new("unshare").args(["--user", "--map-root-user", "true"]).status();
     if !allowed.is_ok_and(|status| status.success()) {
-        eprintln!("left out: this machine allows no user namespaces");
+        eprintln!("not tested: user namespaces cannot be created here");
         return;
     }
     let cluster = Cluster::start(&["a"]).await;

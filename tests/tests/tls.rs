@@ -1,4 +1,4 @@
-//! TLS: whom a channel trusts, what it shows, and what it says when it does not come to be.
+//! TLS: trusted roots, client certificates, and messages of failed handshakes.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ struct Secure {
     _front: Front,
 }
 
-/// With a certificate made out to `localhost`; `mutual`: clients must show one, too.
+/// Starts a backend whose certificate is for `localhost`. With `mutual`, clients must present a certificate too.
 async fn secure(mutual: bool) -> Secure {
     let certificates = Certificates::new();
     let (cert, key) = certificates.issue("server", "localhost");
@@ -42,10 +42,10 @@ impl Secure {
     }
 }
 
-/// What RPCs of a channel fail with.
+/// Waits until a channel has failed. Returns the message with which its RPCs fail.
 async fn failure(channel: &Channel) -> String {
     soon("the failure", channel.wait_for(|status| status.state == TransientFailure)).await;
-    Caller::of(channel).call().await.expect_err("it cannot be served").message().to_owned()
+    Caller::of(channel).call().await.expect_err("the channel has failed").message().to_owned()
 }
 
 #[tokio::test]
@@ -53,7 +53,7 @@ async fn a_server_whose_certificate_leads_to_a_given_root_is_trusted() {
     let server = secure(false).await;
     let channel = server.channel("localhost", server.trusting());
     assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
-    // By its contents, too.
+    // The root may also be given as PEM text.
     let pem = std::fs::read(server.certificates.ca()).expect("read");
     let channel = server.channel("localhost", ClientTls::new().ca_pem(pem));
     assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
@@ -69,7 +69,7 @@ async fn a_server_that_no_root_vouches_for_is_refused_with_a_reason() {
         message.contains("TLS handshake with \"localhost\" failed: invalid peer certificate"),
         "{message}"
     );
-    // Nor do the system's roots vouch for it, if it has any.
+    // The system's roots, if there are any, do not include the issuer either.
     if let Ok(channel) =
         Channel::builder(format!("static:///localhost:{}", server.port)).tls(ClientTls::new()).connect_lazy()
     {
@@ -82,7 +82,7 @@ async fn the_certificate_must_be_made_out_to_the_name() {
     let server = secure(false).await;
     let message = failure(&server.channel("127.0.0.1", server.trusting())).await;
     assert!(message.contains("not valid for name"), "{message}");
-    // The name may be given, or be the authority's.
+    // The name may be set, or taken from the authority.
     let channel = server.channel("127.0.0.1", server.trusting().server_name("localhost"));
     assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
     let channel = Channel::builder(format!("ipv4:127.0.0.1:{}", server.port))
@@ -93,7 +93,7 @@ async fn the_certificate_must_be_made_out_to_the_name() {
     assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
 }
 
-/// A server on a connection that is not for it would see what is not meant for it (gRFC A81).
+/// Otherwise a server would receive RPCs that are not meant for it (gRFC A81).
 #[tokio::test]
 async fn an_rpc_with_an_authority_of_its_own_goes_only_where_the_certificate_is_made_out_to_it() {
     let server = secure(false).await;
@@ -104,10 +104,10 @@ async fn an_rpc_with_an_authority_of_its_own_goes_only_where_the_certificate_is_
         let mut client = hotpick_echo::EchoClient::with_origin(channel.clone(), origin);
         client.unary(EchoRequest::new("hello")).await.map(|_| ())
     };
-    call("https://localhost").await.expect("made out to it");
-    call("https://localhost:1234").await.expect("the port is none of the certificate's");
+    call("https://localhost").await.expect("the certificate is valid for it");
+    call("https://localhost:1234").await.expect("certificates have no port");
     for _ in 0..2 {
-        let status = call("https://other.example").await.expect_err("not made out to it");
+        let status = call("https://other.example").await.expect_err("the certificate is not valid for it");
         assert_eq!(status.code(), Code::Unavailable);
         assert!(status.message().contains("the RPC has the authority other.example"), "{status}");
     }
@@ -127,7 +127,7 @@ async fn with_mutual_tls_the_client_must_show_its_certificate() {
 async fn a_renewed_certificate_is_used_from_the_next_connection_on() {
     let server = secure(true).await;
     let others = Certificates::new();
-    // At first the client has one that the server does not know.
+    // The client's first certificate is from an authority that the server does not know.
     let (cert, key) = others.issue("client", "client");
     let tls = server.trusting().identity_files(&cert, &key);
     let mut options = SubConnOptions::default();
@@ -139,23 +139,23 @@ async fn a_renewed_certificate_is_used_from_the_next_connection_on() {
         .expect("a channel");
     let message = failure(&channel).await;
     assert!(message.contains("received fatal alert"), "{message}");
-    // A file that is half written changes nothing.
+    // An incomplete file changes nothing.
     std::fs::write(&cert, "-----BEGIN CERTIFICATE-----\n").expect("written");
     let dials = || channel.status().subconns[0].stats().dials;
     let before = dials();
-    let again = async {
+    let redialled = async {
         while dials() < before + 3 {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
     };
-    soon("further attempts", again).await;
+    soon("further attempts", redialled).await;
     let message = Caller::of(&channel).call().await.expect_err("not trusted");
     assert!(message.message().contains("received fatal alert"), "{message}");
     let (new_cert, new_key) = server.certificates.issue("client", "client");
     std::fs::rename(new_key, &key).expect("renamed");
     std::fs::rename(new_cert, &cert).expect("renamed");
     assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
-    // The server's, too: its new one is of an authority that the client does not know.
+    // The server's certificate is renewed too, by one of an authority that the client does not know.
     let (cert, key) = others.issue("server", "localhost");
     std::fs::rename(cert, server.certificates.path("server.pem")).expect("renamed");
     std::fs::rename(key, server.certificates.path("server.key")).expect("renamed");
@@ -196,7 +196,7 @@ async fn a_configuration_of_rustls_is_used_as_it_is() {
         .expect("a root");
     let channel = server.channel("localhost", ClientTls::new().rustls_config(config(roots)));
     assert_eq!(Caller::ready(&channel, None).await.call().await.expect("served"), "a");
-    // Its own roots count, and no others.
+    // Only the roots of the given configuration are used.
     let none =
         ClientTls::new().ca_file(server.certificates.ca()).rustls_config(config(RootCertStore::empty()));
     assert!(failure(&server.channel("localhost", none)).await.contains("TLS handshake"));
@@ -235,7 +235,7 @@ async fn a_peer_that_does_not_choose_http2_by_alpn_is_refused_with_a_reason() {
     assert!(message.contains("TLS peer \"localhost\" did not choose HTTP/2 by ALPN"), "{message}");
 }
 
-/// As it comes out of an environment variable that was written carelessly.
+/// A PEM key with escaped line breaks, as often found in environment variables.
 const KEY_ON_ONE_LINE: &str =
     r"-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49\n-----END PRIVATE KEY-----\n";
 
@@ -248,7 +248,7 @@ async fn certificates_that_cannot_be_used_are_refused_with_one_sentence() {
     std::fs::write(&empty, "").expect("written");
     let shown = |path: &Path| format!("{path:?}");
     let nowhere = certificates.path("nowhere.pem");
-    for (tls, sentence) in [
+    for (tls, expected) in [
         (
             ClientTls::new().ca_file(&nowhere),
             format!("TLS file {} cannot be read: No such file or directory (os error 2)", shown(&nowhere)),
@@ -284,11 +284,11 @@ async fn certificates_that_cannot_be_used_are_refused_with_one_sentence() {
         ),
     ] {
         let error = Channel::builder("static:///localhost:1").tls(tls).connect_lazy().expect_err("refused");
-        assert_eq!(error.to_string(), sentence);
+        assert_eq!(error.to_string(), expected);
     }
 }
 
-/// grpcio takes it; webpki, and so we, do not, and say so.
+/// grpcio accepts such a certificate; webpki does not.
 #[tokio::test]
 async fn a_wildcard_for_a_top_level_name_is_refused_with_what_to_do() {
     let certificates = Certificates::new();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::uri::{Authority, Scheme, Uri};
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -12,7 +12,7 @@ use super::channel::{Channel, Shared};
 use crate::activity::Activity;
 use crate::balancer::{self, Inputs, Published, Report, Sources};
 use crate::directory::PolicyDir;
-use crate::headers::user_agent;
+use crate::headers::{default_user_agent, user_agent};
 use crate::lifecycle::{Policy, PolicySource, RoundRobin, is_policy_name};
 use crate::policy::PolicyError;
 use crate::resolver::{Resolver, Target, TargetError, resolver_of};
@@ -77,7 +77,10 @@ pub enum ConnectError {
     )]
     NoSource(String),
     /// A configuration is given, and no policy is named that would get it.
-    #[error("a policy configuration is given, but no policy: name one with policy or native_policy")]
+    #[error(
+        "a policy configuration is given, but no policy to give it to: name one with policy or native_policy (policies that a \
+         service config lists have their configuration there)"
+    )]
     ConfigWithoutPolicy,
     /// The authority is invalid.
     #[error("invalid authority {0:?}: expected a host or host:port")]
@@ -88,6 +91,18 @@ pub enum ConnectError {
     /// The user agent is invalid.
     #[error("invalid user agent {0:?}: expected visible ASCII characters")]
     UserAgent(String),
+    /// A connection option is out of its range.
+    #[error("connection option {option} is {value}: expected {min} to {max}")]
+    Option {
+        /// Name of the field of [`SubConnOptions`].
+        option: &'static str,
+        /// Its value.
+        value: u32,
+        /// The smallest valid value.
+        min: u32,
+        /// The largest valid value.
+        max: u32,
+    },
     /// TLS cannot be set up.
     #[cfg(feature = "tls")]
     #[error(transparent)]
@@ -243,9 +258,16 @@ impl ChannelBuilder {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConnectError::NoRuntime)?;
         let target: Target = self.target.parse()?;
         let config = self.first_config()?;
-        let own = self.user_agent.as_deref();
-        let user_agent =
-            user_agent(own).ok_or_else(|| ConnectError::UserAgent(own.unwrap_or_default().to_owned()))?;
+        self.subconns.check().map_err(|(option, value, min, max)| ConnectError::Option {
+            option,
+            value,
+            min,
+            max,
+        })?;
+        let user_agent = match self.user_agent {
+            None => default_user_agent(),
+            Some(own) => user_agent(&own).ok_or(ConnectError::UserAgent(own))?,
+        };
         let origin = self.origin.as_deref().map(origin).transpose()?;
         let (scheme, origin_authority) = origin.unzip();
         let resolver = self.resolver.map_or_else(|| resolver_of(&target), Ok)?;
@@ -353,8 +375,11 @@ impl ChannelBuilder {
 /// Parses the scheme and the authority of an origin.
 fn origin(text: &str) -> Result<(Scheme, Authority), ConnectError> {
     let parts = text.parse::<Uri>().map(Uri::into_parts).ok();
+    let is_bare = |path: &PathAndQuery| path.as_str() == "/";
+    let parts = parts.filter(|parts| parts.path_and_query.as_ref().is_none_or(is_bare));
     let parts = parts.and_then(|parts| parts.scheme.zip(parts.authority));
     parts
         .filter(|(scheme, _)| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)
+        .filter(|(_, authority)| !authority.as_str().contains('@'))
         .ok_or_else(|| ConnectError::Origin(text.to_owned()))
 }

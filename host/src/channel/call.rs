@@ -60,6 +60,7 @@ impl Shared {
         let active = self.activity.begin()?;
         let begin = Instant::now();
         let own = grpc_timeout(request.headers()).and_then(|limit| begin.checked_add(limit));
+        let given = own.into_iter().chain(self.timeout.and_then(|limit| begin.checked_add(limit))).min();
         headers::prepare(request.headers_mut(), &self.user_agent);
 
         let known = self.published.methods.load().as_ref().map(|methods| methods.of(request.uri().path()));
@@ -67,7 +68,7 @@ impl Shared {
             Some(config) => (config, begin),
             None => {
                 let config = self.method_config(request.uri().path());
-                let config = match own {
+                let config = match given {
                     None => config.await,
                     Some(at) => {
                         let config = self.timer(|| timeout_at(at, config));
@@ -78,9 +79,8 @@ impl Shared {
             }
         };
         // The shorter of the two counts (`doc/service_config.md`).
-        let limits = config.timeout.into_iter().chain(self.timeout);
-        let configured = limits.min().and_then(|limit| begin.checked_add(limit));
-        let deadline = own.into_iter().chain(configured).min();
+        let configured = config.timeout.and_then(|limit| begin.checked_add(limit));
+        let deadline = given.into_iter().chain(configured).min();
         // Not sent at all: a timeout polls its future once before it checks the deadline.
         if deadline.is_some_and(|at| at <= now) {
             return Err(deadline_exceeded(None));

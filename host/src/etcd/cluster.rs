@@ -25,7 +25,7 @@ use super::credentials::Credentials;
 /// let etcd = Etcd::builder("https://etcd-1:2379,https://etcd-2:2379,https://etcd-3:2379")
 ///     .tls(ClientTls::new().ca_file("/etc/etcd/ca.pem"))
 ///     .user_with_password_file("registrar", "/run/secrets/etcd")
-///     .connect()?;
+///     .connect_lazy()?;
 /// # Ok(())
 /// # }
 /// ```
@@ -85,12 +85,12 @@ impl EtcdBuilder {
         self
     }
 
-    /// Creates the channel to the members, which starts to connect.
+    /// Creates the channel to the members without waiting for a connection.
     ///
     /// # Errors
     ///
     /// A member's address or a certificate is invalid, or there is no Tokio runtime.
-    pub fn connect(self) -> Result<Etcd, ConnectError> {
+    pub fn connect_lazy(self) -> Result<Etcd, ConnectError> {
         let addresses = self.addresses()?;
         let options = SubConnOptions {
             connect_timeout: Duration::from_secs(5),

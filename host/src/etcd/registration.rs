@@ -29,7 +29,7 @@ use crate::text::quoted;
 /// use hotpick::etcd::{Etcd, Registration};
 ///
 /// # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
-/// let etcd = Etcd::builder("10.0.0.7:2379,10.0.0.8:2379,10.0.0.9:2379").connect()?;
+/// let etcd = Etcd::builder("10.0.0.7:2379,10.0.0.8:2379,10.0.0.9:2379").connect_lazy()?;
 /// let endpoint = serde_json::json!({"address": "10.0.0.1", "port": 5001, "color": "red"});
 /// let entry = Registration::start(&etcd, "services/echo/red-1", endpoint, Duration::from_secs(10)).await?;
 /// // ... serve ...

@@ -99,7 +99,7 @@ impl EtcdResolver {
         match &self.etcd {
             Source::Through(etcd) => Ok(etcd.0.clone()),
             Source::At(members) => {
-                let etcd = members.as_ref().clone().connect();
+                let etcd = members.as_ref().clone().connect_lazy();
                 etcd.map(|etcd| etcd.0).map_err(|error| error.to_string())
             }
         }

@@ -53,8 +53,9 @@ const KEPT: usize = 32 * SETTING;
 const GOAWAY_KEPT: usize = 8;
 /// Bytes of the largest frame that we allow: the default of SETTINGS_MAX_FRAME_SIZE. h2 refuses longer frames.
 const MAX_FRAME: usize = 16 << 10;
-/// CONTINUATION frames of a header block, at most. A longer block is passed on unread; h2 ends the connection for it.
-const MAX_CONTINUATIONS: usize = 128;
+/// CONTINUATION frames of a header block, at least. A block with more than the limit is passed on unread; h2 ends the
+/// connection for it.
+const MIN_CONTINUATIONS: usize = 128;
 
 /// Reads and amends the frames in a stream of bytes that arrives in pieces of any size.
 #[derive(Debug)]
@@ -64,6 +65,8 @@ pub(super) struct Frames {
     kept: Option<Kept>,
     settings_seen: bool,
     blocks: HeaderBlocks,
+    /// CONTINUATION frames of a header block, at most.
+    max_continuations: usize,
     /// Number of frames so far.
     count: u64,
 }
@@ -113,7 +116,16 @@ impl Frames {
             // The client's preface is passed on like a payload.
             Side::Server => PREFACE,
         };
-        Self { payload, kept: None, settings_seen: false, blocks: HeaderBlocks::default(), count: 0 }
+        let blocks = HeaderBlocks::default();
+        let max_continuations = MIN_CONTINUATIONS;
+        Self { payload, kept: None, settings_seen: false, blocks, max_continuations, count: 0 }
+    }
+
+    /// Sets the size of the header lists that h2 accepts, in bytes.
+    pub(super) fn set_max_header_list(&mut self, bytes: u32) {
+        // h2 ends the connection at 1.25 times as much in CONTINUATION frames, and at least at 6 of them.
+        let frames = bytes as usize / MAX_FRAME;
+        self.max_continuations = (frames + frames / 4 + 1).max(MIN_CONTINUATIONS);
     }
 
     /// Returns the number of frames so far.
@@ -143,7 +155,7 @@ impl Frames {
                 let Some(head) = Head::read(&bytes[at..]) else { break };
                 match head.kind {
                     // All frames of the block, unchanged except for what is amended.
-                    HEADERS => match whole_block(&bytes[at..]) {
+                    HEADERS => match whole_block(&bytes[at..], self.max_continuations) {
                         Block::Whole { first, more } => {
                             self.blocks.amend_in(&mut bytes[at..], &first, &more);
                             let end = more.last().unwrap_or(&first).end();
@@ -235,7 +247,7 @@ impl Part {
     }
 }
 
-fn whole_block(bytes: &[u8]) -> Block {
+fn whole_block(bytes: &[u8], max_continuations: usize) -> Block {
     let Some(head) = Head::read(bytes) else { return Block::Unfinished };
     let first = match Part::read(bytes, 0, head) {
         Ok(part) => part,
@@ -246,7 +258,7 @@ fn whole_block(bytes: &[u8]) -> Block {
     while !is_last {
         let Some(head) = Head::read(&bytes[at..]) else { return Block::Unfinished };
         let is_of_it = head.kind == CONTINUATION && bytes[at + 5..at + HEAD] == bytes[5..HEAD];
-        if !is_of_it || more.len() == MAX_CONTINUATIONS {
+        if !is_of_it || more.len() == max_continuations {
             return Block::None;
         }
         match Part::read(bytes, at, head) {
@@ -332,6 +344,28 @@ mod tests {
     fn a_goaway_that_is_too_short_is_ignored() {
         let bytes = [frame(GOAWAY, 0, &[1, 2, 3]), frame(SETTINGS, 0, &[])].concat();
         assert_eq!(passed(Side::Client, &[&bytes]), (bytes, vec![Seen::Settings]));
+    }
+
+    #[test]
+    fn blocks_are_amended_up_to_the_limit_on_header_lists() {
+        // Literal fields without indexing: a name of one letter, and a value that h2 would end the connection for.
+        let bad = [0, 1, b'n', 1, b'\n'];
+        let long: Vec<u8> = [0, 1, b'n', 126].into_iter().chain([b'v'; 126]).collect();
+        let more = frame(CONTINUATION, 0, &long.repeat(100));
+        let block =
+            [frame(HEADERS, 0, &bad), more.repeat(1000), frame(CONTINUATION, END_HEADERS, &bad)].concat();
+        let is_amended = |max_header_list: Option<u32>| {
+            let mut frames = Frames::new(Side::Client);
+            if let Some(bytes) = max_header_list {
+                frames.set_max_header_list(bytes);
+            }
+            let mut bytes = block.clone();
+            let passed = frames.pass(&mut bytes, |_| {});
+            assert_eq!(passed.kept, block.len());
+            (bytes[HEAD + 4] != b'\n', bytes.last() != Some(&b'\n'))
+        };
+        assert_eq!(is_amended(Some(16 << 20)), (true, true));
+        assert_eq!(is_amended(None), (false, false));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! All HTTP/2 limits that we set, on both sides of a connection, and why. `docs/limits.md` has them in a table.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Number of frames that are read while our writes wait for a peer that does not read. At one more, the connection
@@ -32,6 +33,12 @@ const RESET_BEFORE_ACCEPTED: usize = 10_000;
 /// messages that nobody reads, and not larger than what a connection may hold anyway.
 const SMALL_FRAMES: usize = 256 << 20;
 
+/// Windows that a user may set: from HTTP/2's default to the largest that HTTP/2 allows.
+pub(crate) const WINDOWS: RangeInclusive<u32> = (1 << 16) - 1..=LARGEST_WINDOW;
+
+/// Sizes of header lists that a user may set: from gRPC's usual limit on metadata.
+pub(crate) const HEADER_LISTS: RangeInclusive<u32> = 8 << 10..=16 << 20;
+
 /// The largest window that HTTP/2 allows: an RPC whose caller does not read must not stop the others of its connection.
 const LARGEST_WINDOW: u32 = (1 << 31) - 1;
 
@@ -60,16 +67,14 @@ pub(crate) mod client {
 
     /// Bytes of requests that the peer does not accept yet, for each RPC.
     const SEND_BUFFER: usize = 1 << 20;
-    /// The largest header list that can be set.
-    const LARGEST_HEADER_LIST: u32 = 16 << 20;
 
     /// Returns a builder with all limits set.
     pub(crate) fn builder(limits: ClientLimits) -> h2::client::Builder {
         let mut builder = h2::client::Builder::new();
         builder
-            .initial_window_size(limits.stream_window.min(LARGEST_WINDOW))
-            .initial_connection_window_size(limits.connection_window.min(LARGEST_WINDOW))
-            .max_header_list_size(limits.max_header_list.min(LARGEST_HEADER_LIST))
+            .initial_window_size(limits.stream_window)
+            .initial_connection_window_size(limits.connection_window)
+            .max_header_list_size(limits.max_header_list)
             .max_send_buffer_size(SEND_BUFFER)
             .max_concurrent_reset_streams(RESET_STREAMS)
             .reset_stream_duration(RESET_STREAM_TIME)

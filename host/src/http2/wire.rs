@@ -152,6 +152,12 @@ impl<T, F: FnMut(Seen)> Wire<T, F> {
         let (frames, held) = (Frames::new(side), Held::default());
         Self { io, side, frames, seen, activity, broken: None, waiting: None, held, cut, _gone }
     }
+
+    /// Sets the size of the header lists that h2 accepts, in bytes: longer header blocks are not amended.
+    pub(crate) fn with_max_header_list(mut self, bytes: u32) -> Self {
+        self.frames.set_max_header_list(bytes);
+        self
+    }
 }
 
 impl<T: AsyncWrite, F> Wire<T, F> {

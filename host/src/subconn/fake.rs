@@ -8,7 +8,8 @@ use super::{Entry, ReadySet, Snapshots, SubConn};
 use crate::connectivity::ConnectivityState;
 use crate::resolver::{Address, Endpoint};
 
-/// Subconns without connections, whose states are set by a test. For tests and benchmarks of pickers.
+/// Subconns without connections, in lists whose states a test sets ([`SubConn::state`] stays IDLE). For tests and benchmarks
+/// of pickers.
 ///
 /// ```
 /// use hotpick::picker::{PickInfo, PickResult};

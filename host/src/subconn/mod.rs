@@ -8,6 +8,7 @@
 
 mod done;
 #[cfg(any(test, feature = "testing"))]
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub, dead_code, reason = "public with `testing`"))]
 mod fake;
 mod handle;
 mod ready_set;

@@ -19,7 +19,7 @@ impl Connector {
 }
 
 impl PeerCertificate {
-    pub(crate) fn is_made_out_to(&self, _host: &str) -> bool {
+    pub(crate) fn is_valid_for(&self, _host: &str) -> bool {
         match *self {}
     }
 }

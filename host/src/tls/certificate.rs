@@ -27,7 +27,7 @@ impl PeerCertificate {
     }
 
     /// Returns whether the certificate is valid for this host as well.
-    pub(crate) fn is_made_out_to(&self, host: &str) -> bool {
+    pub(crate) fn is_valid_for(&self, host: &str) -> bool {
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = others.get(host) {
             return *known;

@@ -18,8 +18,8 @@ use crate::net::BoxedIo;
 
 /// TLS of a channel's connections: TLS 1.2 and 1.3, and HTTP/2 chosen by ALPN.
 ///
-/// By default the server's certificate must lead to one of the system's roots and be made out to the host
-/// of the channel's authority, or else of the endpoint's address.
+/// By default, the server's certificate must be issued by one of the system's roots and be valid for the host of the
+/// channel's authority, or else of the endpoint's address.
 ///
 /// ```no_run
 /// use hotpick::tls::ClientTls;
@@ -76,8 +76,7 @@ impl ClientTls {
         self
     }
 
-    /// The name that is asked for (SNI) and that the certificate must be made out to, whatever the
-    /// authority.
+    /// Sets the name that is sent as SNI and that the certificate must be valid for, whatever the authority.
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use tracing::Instrument as _;
 
 use super::options::SubConnOptions;
 use super::replay::ReplayBody;
@@ -170,28 +171,35 @@ impl Connection {
         let frames = Arc::clone(&state);
         let cut = Cut::default();
         let last_read = options.keep_alive_interval.map(|_| LastActivity::default());
-        let io = Wire::new(io, Side::Client, cut.clone(), last_read.clone(), move |seen| frames.seen(seen));
+        let io = Wire::new(io, Side::Client, cut.clone(), last_read.clone(), move |seen| frames.seen(seen))
+            .with_max_header_list(options.max_header_list);
         let (sender, mut connection) =
             client::builder(options.http2()).handshake(io).await.map_err(|error| describe(&error))?;
         let pings = options.keep_alive_interval.zip(last_read).zip(connection.ping_pong());
         let alive = KeepAlive { pings, timeout: options.keep_alive_timeout, state: Arc::clone(&state) };
         let driven = Driven(Arc::clone(&state));
-        tokio::spawn(async move {
-            let reason = match connection.await {
-                Ok(()) => CLOSED.to_owned(),
-                Err(error) => describe(&error),
-            };
-            driven.0.closed(reason);
-        });
+        tokio::spawn(
+            async move {
+                let reason = match connection.await {
+                    Ok(()) => CLOSED.to_owned(),
+                    Err(error) => describe(&error),
+                };
+                driven.0.closed(reason);
+            }
+            .in_current_span(),
+        );
         // In a separate task, because the connection's task wakes for every RPC, and ends before old streams do.
-        tokio::spawn(async move {
-            let why = tokio::select! {
-                () = abort.cancelled() => "closed".to_owned(),
-                dead = alive.watch() => dead,
-                () = cut.gone() => return,
-            };
-            cut.cut(why);
-        });
+        tokio::spawn(
+            async move {
+                let why = tokio::select! {
+                    () = abort.cancelled() => "closed".to_owned(),
+                    dead = alive.watch() => dead,
+                    () = cut.gone() => return,
+                };
+                cut.cut(why);
+            }
+            .in_current_span(),
+        );
 
         let mut phase = state.phase.subscribe();
         let phase = phase.wait_for(|phase| *phase != Phase::Handshake).await;
@@ -217,7 +225,7 @@ impl Connection {
 
     /// Returns whether RPCs with this authority, which is not the connection's own, may be sent (gRFC A81).
     pub(super) fn may_serve(&self, authority: &Authority) -> bool {
-        self.certificate.as_ref().is_none_or(|certificate| certificate.is_made_out_to(authority.host()))
+        self.certificate.as_ref().is_none_or(|certificate| certificate.is_valid_for(authority.host()))
     }
 
     /// Returns whether the connection takes requests. A GOAWAY that is still on the wire is not known yet.

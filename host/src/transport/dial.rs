@@ -87,7 +87,7 @@ enum Socket {
 impl Dialer {
     /// Connects to the endpoint: to the first of its addresses that sends HTTP/2 SETTINGS (gRFC A61,
     /// "happy eyeballs"). The error is one sentence that names the address that failed last. `signal` is
-    /// told when the peer allows more streams.
+    /// notified when the peer allows more streams.
     pub(super) async fn dial(
         &self,
         endpoint: &Endpoint,

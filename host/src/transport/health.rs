@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tracing::Instrument as _;
 
 use super::connection::{Connection, ConnectionState, SendError, StreamPermit};
 use super::dial::Dialer;
@@ -99,7 +100,7 @@ impl Checkup {
             let state = Arc::clone(connection.state());
             let client = HealthClient::with_origin(Client(connection), self.origin.clone());
             let watching = check(client, state, service, self.backoff, sender);
-            Running { health, _task: AbortOnDropHandle::new(tokio::spawn(watching)) }
+            Running { health, _task: AbortOnDropHandle::new(tokio::spawn(watching.in_current_span())) }
         });
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::http2::ClientLimits;
+use crate::http2::{ClientLimits, HEADER_LISTS, WINDOWS};
 use crate::setters::setters;
 
 /// Connection options: timeouts, number of connections, backoff, keep-alive.
@@ -35,13 +35,13 @@ pub struct SubConnOptions {
     /// Give up a connection when a PING is not answered within this time.
     pub keep_alive_timeout: Duration,
     /// Bytes that the server may send ahead of what the caller reads, for each RPC (HTTP/2's stream window). 1 MiB by
-    /// default; at most 2 GiB - 1.
+    /// default; from 64 KiB - 1, HTTP/2's own default, to 2 GiB - 1.
     pub stream_window: u32,
     /// Bytes that the server may send ahead on a connection, for all of its RPCs. The largest possible by default, so that an
-    /// RPC whose caller does not read does not stop the others. At most 2 GiB - 1.
+    /// RPC whose caller does not read does not stop the others. From 64 KiB - 1 to 2 GiB - 1.
     pub connection_window: u32,
     /// The largest headers, or trailers, of a response, in bytes as HTTP/2 counts them (32 more for each entry). An RPC
-    /// beyond it fails. 1 MiB by default; at most 16 MiB.
+    /// beyond it fails. 1 MiB by default; from 8 KiB to 16 MiB.
     pub max_header_list: u32,
     /// Local address to connect from. `None`: the system chooses.
     pub local_address: Option<IpAddr>,
@@ -82,6 +82,17 @@ impl Default for SubConnOptions {
 }
 
 impl SubConnOptions {
+    /// Returns the name, the value and the range of an option that is out of its range.
+    pub(crate) fn check(&self) -> Result<(), (&'static str, u32, u32, u32)> {
+        let options = [
+            ("stream_window", self.stream_window, WINDOWS),
+            ("connection_window", self.connection_window, WINDOWS),
+            ("max_header_list", self.max_header_list, HEADER_LISTS),
+        ];
+        let bad = options.into_iter().find(|(_, value, range)| !range.contains(value));
+        bad.map_or(Ok(()), |(name, value, range)| Err((name, value, *range.start(), *range.end())))
+    }
+
     /// Returns the limits of HTTP/2.
     pub(super) fn http2(&self) -> ClientLimits {
         ClientLimits {

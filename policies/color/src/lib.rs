@@ -9,10 +9,12 @@
 //! policy tries a chain of fallbacks.
 
 mod config;
+mod grouping;
 mod labels;
 #[cfg(test)]
 mod model;
 mod pattern;
+mod search;
 
 use std::rc::Rc;
 
@@ -22,13 +24,15 @@ use hotpick_guest::group::Group;
 use hotpick_guest::recent::Recent;
 use hotpick_guest::states::States;
 use hotpick_guest::{
-    About, Alarms, Connectivity, ConnectivityState, Description, Endpoint, FailCode, Map, Nanos, PickInfo,
-    PickResult, Placement, Policy, SubConn, SubConnMap, Weights, call, env, timers,
+    About, Connectivity, ConnectivityState, Description, Endpoint, FailCode, Map, Nanos, PickInfo,
+    PickResult, Placement, Policy, SubConn, SubConnMap, Weights, call, env,
 };
 
 use self::config::{Config, Fallback, Key, Matching};
-use self::labels::{Labels, Search};
+use self::grouping::{ByLabel, Colour};
+use self::labels::Labels;
 use self::pattern::{Pattern, Room};
+use self::search::{Asked, Matches};
 
 /// Most combinations of values whose matches and groups are cached. The least recently used ones are evicted.
 const GROUPS: usize = 2_048;
@@ -38,16 +42,6 @@ const MEMBERS: usize = 400_000;
 const SPARE: usize = 64;
 /// Most keys in a configuration.
 const KEYS: usize = 4;
-/// Steps of regular expressions that one pick may take. The timer continues with values that need more.
-const STEPS: usize = 20_000;
-/// Steps that one call of the timer may take. One expression takes at most 512,000, so that every search advances.
-const STEPS_BESIDE: usize = 600_000;
-/// Number of the timer that continues searches.
-const GO_ON: u32 = 0;
-/// Delay of the timer [ns].
-const SOON: Nanos = 10_000_000;
-/// Most searches at once. RPCs with other values are queued.
-const SEARCHES: usize = 64;
 /// Most steps of the expressions of all labels: some MiB.
 const STORED: usize = 200_000;
 
@@ -93,60 +87,6 @@ struct Known {
     /// Index of the endpoint's label, for each key.
     labels: Vec<Option<usize>>,
     is_ready: bool,
-}
-
-/// Endpoints, grouped by label.
-#[derive(Debug, Default)]
-struct ByLabel {
-    /// End of each label's range in `ids`.
-    ends: Vec<usize>,
-    ids: Vec<SubConn>,
-}
-
-impl ByLabel {
-    fn new<I: Iterator<Item = (SubConn, usize)>>(labels: usize, labelled: impl Fn() -> I) -> Self {
-        let mut ends = vec![0; labels];
-        labelled().for_each(|(_, label)| ends[label] += 1);
-        let mut sum = 0;
-        for end in &mut ends {
-            sum += *end;
-            // Holds the start of each label's range; the loop below advances it to the end.
-            *end = sum - *end;
-        }
-        let mut ids = vec![0; sum];
-        for (id, label) in labelled() {
-            ids[ends[label]] = id;
-            ends[label] += 1;
-        }
-        Self { ends, ids }
-    }
-
-    fn of(&self, label: usize) -> &[SubConn] {
-        let first = label.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.ids[first..self.ends[label]]
-    }
-}
-
-/// Values, and for each key the labels that the value matches.
-#[derive(Debug)]
-struct Matches(Vec<(Asked, Search)>);
-
-/// The ready endpoints that match some values.
-#[derive(Debug)]
-struct Colour {
-    group: Group,
-    /// No matching endpoint is ready, but one may become ready soon.
-    is_coming: bool,
-}
-
-impl Colour {
-    /// Returns the result for an RPC. `None`: no endpoint matches.
-    fn pick(&mut self, info: &PickInfo, answers: &mut Answers) -> Option<PickResult> {
-        if self.is_coming {
-            return Some(PickResult::Queue);
-        }
-        self.group.pick(info, answers).map(PickResult::Pick)
-    }
 }
 
 impl Policy for Color {
@@ -254,15 +194,6 @@ impl Policy for Color {
     }
 }
 
-/// The value of an RPC for a key.
-#[derive(Debug)]
-enum Asked {
-    Nothing,
-    Text(String),
-    /// A value that no attribute can match.
-    Other,
-}
-
 impl Connectivity for Color {
     fn connectivity(&mut self, id: SubConn, state: ConnectivityState, _message: &str, _now: Nanos) {
         let before = self.states.note(id, state);
@@ -330,15 +261,6 @@ impl Color {
         self.is_full = false;
     }
 
-    fn regroup(&mut self) {
-        self.groups.clear();
-        self.all.update(self.ready.clone(), &self.weights);
-        let labelled =
-            |id: &SubConn| self.known.get(*id).is_some_and(|known| known.labels.iter().any(Option::is_some));
-        let unlabelled = self.ready.iter().copied().filter(|id| !labelled(id)).collect();
-        self.unlabelled.update(unlabelled, &self.weights);
-    }
-
     /// Returns the result for some values. `None`: no endpoint matches. The RPC is queued while the search is running.
     fn pick_for(
         &mut self,
@@ -358,109 +280,6 @@ impl Color {
         let size = colour.group.members().len();
         self.groups.insert(numbers, colour, size);
         answer
-    }
-
-    /// Returns the labels that values match. `None`: the search takes longer than a pick may.
-    fn matches(&mut self, numbers: Numbers, values: impl FnOnce(&Self) -> Vec<Asked>) -> Option<Rc<Matches>> {
-        if let Some(known) = self.matches.get_mut(numbers) {
-            return Some(Rc::clone(known));
-        }
-        if self.searches.contains_key(&numbers) {
-            // The timer continues this search.
-            return None;
-        }
-        if self.searches.len() >= SEARCHES {
-            return None;
-        }
-        let begin = |(at, asked): (usize, Asked)| {
-            let search = match &asked {
-                Asked::Text(value) => self.labels[at].search(value),
-                Asked::Nothing | Asked::Other => Search::default(),
-            };
-            (asked, search)
-        };
-        let mut matches = Matches(values(self).into_iter().enumerate().map(begin).collect());
-        let mut steps = STEPS;
-        if self.go_on(&mut matches, &mut steps) {
-            return Some(self.remember(numbers, matches));
-        }
-        self.searches.insert(numbers, matches);
-        None
-    }
-
-    fn go_on_soon(&mut self) {
-        // Set only once: a timer that is set again and again never fires.
-        self.goes_on = self.goes_on || timers::schedule(GO_ON, SOON).is_ok();
-    }
-
-    fn go_on(&mut self, matches: &mut Matches, steps: &mut usize) -> bool {
-        let Self { labels, room, .. } = self;
-        matches.0.iter_mut().zip(labels).all(|((asked, search), labels)| match asked {
-            Asked::Text(value) => labels.go_on(search, value, room, steps),
-            Asked::Nothing | Asked::Other => true,
-        })
-    }
-
-    fn remember(&mut self, numbers: Numbers, matches: Matches) -> Rc<Matches> {
-        let size = matches.0.iter().map(|(_, search)| search.found.len()).sum();
-        let matches = Rc::new(matches);
-        self.matches.insert(numbers, Rc::clone(&matches), size);
-        matches
-    }
-
-    /// Returns the endpoints for some values: of those that match all values, the ones with the best match for the
-    /// first key; of these, the ones with the best match for the second key; and so on.
-    fn group(&self, matches: &Matches) -> Colour {
-        let asked =
-            || matches.0.iter().enumerate().filter(|(_, (asked, _))| !matches!(asked, Asked::Nothing));
-        let score_of = |(at, (_, search)): (usize, &(Asked, Search))| {
-            let mut scores = vec![0; self.labels[at].len()];
-            search.found.iter().for_each(|(label, score)| scores[*label] = *score);
-            (at, scores)
-        };
-        let scores: Vec<_> = asked().map(score_of).collect();
-        let score = |known: &Known| -> Option<Numbers> {
-            let mut of = Numbers::default();
-            for (at, scores) in &scores {
-                of[*at] = scores[known.labels[*at]?];
-                if of[*at] == 0 {
-                    return None;
-                }
-            }
-            Some(of)
-        };
-        let endpoints_of = |at: usize| {
-            let found = matches.0[at].1.found.iter();
-            found.map(move |(label, _)| self.endpoints_of[at].of(*label))
-        };
-        // Start from the key with the fewest matching endpoints.
-        let fewest = asked().map(|(at, _)| (endpoints_of(at).map(<[SubConn]>::len).sum::<usize>(), at)).min();
-        let candidates = fewest.into_iter().flat_map(|(_, at)| endpoints_of(at)).flatten().copied();
-        let (mut members, mut best, mut is_coming) = (Vec::new(), Numbers::default(), false);
-        for id in candidates {
-            let Some(known) = self.known.get(id) else { continue };
-            let Some(score) = score(known) else { continue };
-            if !known.is_ready {
-                is_coming |= self.may_come(id);
-                continue;
-            }
-            if score > best {
-                best = score;
-                members.clear();
-            }
-            if score == best {
-                members.push(id);
-            }
-        }
-        is_coming &= members.is_empty();
-        let mut group = Group::new(self.config.balance);
-        group.update(members, &self.weights);
-        Colour { group, is_coming }
-    }
-
-    /// Whether an RPC can wait for this subconn: it has not failed.
-    fn may_come(&self, id: SubConn) -> bool {
-        matches!(self.states.of(id), ConnectivityState::Connecting | ConnectivityState::Idle)
     }
 
     /// Returns the values of a step of a fallback chain.
@@ -517,24 +336,6 @@ impl Color {
             }
         }
         call::explain(&text);
-    }
-}
-
-impl Alarms for Color {
-    /// Continues the searches that took longer than a pick may. RPCs that wait for them are picked again.
-    fn fired(&mut self, _id: u32, _now: Nanos) {
-        let mut steps = STEPS_BESIDE;
-        for (numbers, mut matches) in std::mem::take(&mut self.searches) {
-            if steps > 0 && self.go_on(&mut matches, &mut steps) {
-                self.remember(numbers, matches);
-            } else {
-                self.searches.insert(numbers, matches);
-            }
-        }
-        self.goes_on = false;
-        if !self.searches.is_empty() {
-            self.go_on_soon();
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The least that a pick in a component can cost: a typed call of its `pick`, and nothing around it.
+//! A bare typed call of a component's `pick`: the lower bound of the cost of a pick in a component.
 
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ use bindings::Policy;
 use bindings::exports::hotpick::policy::lifecycle::Placement;
 use bindings::exports::hotpick::policy::picker::PickInfo;
 
-/// `round_robin.wasm` in an engine that is set up as the host's, but for what guards it.
+/// `round_robin.wasm` in an engine configured like the host's, but without its guards.
 pub(crate) struct Bare {
     store: Store<()>,
     policy: Policy,
@@ -42,7 +42,7 @@ impl Bare {
         let policy = Policy::instantiate(&mut store, &component, &linker).expect("an instance");
         let place = Placement { target: String::new(), shard: 0, shards: 1, seed: 1, generation: 1 };
         let init = policy.hotpick_policy_lifecycle().call_init(&mut store, "{}", &place);
-        init.expect("no trap").expect("taken");
+        init.expect("no trap").expect("configuration accepted");
         let ready: Vec<u32> = (0..endpoints).collect();
         policy.hotpick_policy_endpoints().call_ready(&mut store, &ready, 0).expect("no trap");
         Self { store, policy }
@@ -70,7 +70,7 @@ impl Bare {
     }
 }
 
-/// What `round_robin` calls when it starts.
+/// Defines the imports that `round_robin` calls when it starts.
 fn define_env(linker: &mut Linker<()>) {
     let mut env = linker.instance("hotpick:policy/env@0.1.0").expect("a name");
     env.func_wrap("random", |_, (): ()| Ok((1_u64,))).expect("a name");

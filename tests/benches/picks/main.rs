@@ -1,7 +1,7 @@
-//! What a pick costs: through the whole pick path, as an RPC takes it, beside the least that there can be.
+//! Cost of a pick through the whole pick path of an RPC, compared with the lower bound: a bare call of the component.
 //!
-//! `cargo bench --workspace --bench picks`: tables in Markdown, under a minute. All take turns in one run, and each
-//! ratio is between two of the same round.
+//! `cargo bench --workspace --bench picks` prints tables in Markdown and takes less than a minute. The channels take
+//! turns in one run, and each ratio compares two values of the same round.
 
 mod bare;
 mod gate;
@@ -25,7 +25,7 @@ use self::bare::Bare;
 
 const ENDPOINTS: u32 = 10;
 const ROUNDS: usize = 31;
-/// In one turn of a thread.
+/// Picks in one turn of a thread.
 const PICKS: u32 = 20_000;
 
 fn main() {
@@ -48,7 +48,7 @@ fn main() {
         Channel::new("maglev.wasm, planned", &maglev, &ready, &some),
     ];
 
-    // For a profiler, or for valgrind: so many picks by so many threads, and nothing else.
+    // `count NAME PICKS THREADS`, for a profiler or valgrind: only picks.
     if let [what, name, picks, threads] = &arguments[..]
         && what == "count"
     {
@@ -61,7 +61,7 @@ fn main() {
             }),
             None => _ = bare.nanos_per_call(picks),
         }
-        // What is taken down is not to be counted.
+        // Destructors must not be counted.
         std::process::exit(0);
     }
     if arguments.iter().any(|argument| argument == "gate") {
@@ -102,7 +102,7 @@ fn main() {
     updates(&runtime, &round_robin);
 }
 
-/// One endpoint leaves, or comes back, among so many.
+/// Measures the update when one of many endpoints leaves or joins.
 fn updates(runtime: &tokio::runtime::Runtime, round_robin: &WasmPolicy) {
     const CHANGES: usize = 200;
     let maglev = policy("maglev", &standard("maglev"));
@@ -122,7 +122,7 @@ fn updates(runtime: &tokio::runtime::Runtime, round_robin: &WasmPolicy) {
         let placement = Placement::new("static:///bench", "{}");
         let mut builders = policies.map(|(_, policy)| policy.start(&placement, &all).expect("started"));
         builders.iter_mut().for_each(|builder| drop(builder.build(&all)));
-        // The subconns' tasks have begun, and are out of the way.
+        // Lets the subconns' tasks start, so that they do not disturb the measurement.
         runtime.block_on(tokio::time::sleep(Duration::from_millis(100)));
         let mut times = vec![Vec::new(); rows.len()];
         for change in 0..CHANGES {
@@ -146,7 +146,7 @@ fn updates(runtime: &tokio::runtime::Runtime, round_robin: &WasmPolicy) {
     println!("{table}");
 }
 
-/// Two threads at once.
+/// Measures picks of two concurrent threads.
 fn threads(ready: &ReadySet, round_robin: &WasmPolicy, none: &HeaderMap) {
     let called = round_robin.clone().with_plans(false);
     let channels = [
@@ -178,13 +178,13 @@ fn threads(ready: &ReadySet, round_robin: &WasmPolicy, none: &HeaderMap) {
 }
 
 fn policy(name: &str, bytes: &[u8]) -> WasmPolicy {
-    // Under valgrind everything takes fifty times as long.
+    // The longest deadlines: under valgrind everything takes fifty times as long.
     let (mut limits, caps) = (Limits::default(), Limits::caps());
     (limits.pick, limits.update, limits.init) = (caps.pick, caps.update, caps.init);
     WasmPolicy::compile(name, 1, bytes, limits).expect("a policy")
 }
 
-/// The first ready subconn, with `hash-key` as the affinity key.
+/// A policy that picks the first ready subconn and declares `hash-key` as the affinity key.
 fn with_affinity() -> Vec<u8> {
     Wat {
         imports: r#"(import "hotpick:policy/call@0.1.0" "declare-metadata" (func $declare (param i32 i32 i32)))
@@ -198,7 +198,7 @@ fn with_affinity() -> Vec<u8> {
     .component()
 }
 
-/// The pick path of a channel: all that an RPC goes through to get its subconn.
+/// The pick path of a channel: everything that an RPC passes to get its subconn.
 struct Channel {
     name: &'static str,
     cell: Arc<PickerCell>,
@@ -213,7 +213,7 @@ impl Channel {
         Self { name, cell, metadata: metadata.clone() }
     }
 
-    /// The name is what the [gate] looks for.
+    /// Picks `times` times. The [gate] finds this function by its name.
     #[inline(never)]
     fn pick(&self, times: u32) {
         let info = PickInfo::new("/hotpick.echo.Echo/Unary", &self.metadata);
@@ -238,7 +238,7 @@ impl Channel {
         took.as_secs_f64() * 1e9 / f64::from(PICKS)
     }
 
-    /// Of a pick while another thread picks as well. What the look at the clock takes is in it.
+    /// Returns the 99th percentile of a pick (nanoseconds) while another thread picks, including reading the clock.
     fn p99(&self) -> u64 {
         let mut all = Histogram::<u64>::new_with_bounds(1, 1_000_000_000, 3).expect("a histogram");
         let turn = || {
@@ -255,20 +255,22 @@ impl Channel {
         };
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..2).map(|_| scope.spawn(turn)).collect();
-            threads.into_iter().for_each(|thread| all.add(thread.join().expect("no panic")).expect("alike"));
+            threads
+                .into_iter()
+                .for_each(|thread| all.add(thread.join().expect("no panic")).expect("the same bounds"));
         });
         all.value_at_quantile(0.99)
     }
 }
 
-/// One pick, as an RPC does it that has just begun.
+/// Picks once, like an RPC that has just started.
 fn pick(cell: &PickerCell, info: &PickInfo<'_>) {
     loop {
         let mut info = info.clone();
         let pick = std::pin::pin!(cell.pick(&mut info));
         match pick.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(pick) => {
-                std::hint::black_box(pick).expect("one is ready");
+                std::hint::black_box(pick).expect("a subconn is ready");
                 return;
             }
             // The instance is busy.

@@ -1,9 +1,9 @@
-//! What an RPC costs the client: hotpick beside tonic's channels and beside bare hyper, all in one run.
+//! Cost of an RPC for the client: compares hotpick with tonic's channels and with bare hyper in one run.
 //!
-//! `cargo bench --workspace --bench rpcbench`: tables in Markdown, some eight minutes. The servers are a process of
-//! their own, so CPU time is the client's alone; the peers take turns, so that what disturbs the machine disturbs all.
-//! `HOTPICK_BENCH=quick` does one round of the first table. If valgrind is there, the instructions of an RPC are
-//! counted, too; `-- instructions` does nothing else.
+//! `cargo bench --workspace --bench rpcbench` prints tables in Markdown and takes about eight minutes. The servers run
+//! in a separate process, so the CPU time is that of the client alone. The peers take turns, so a disturbance of the
+//! machine affects all of them. `HOTPICK_BENCH=quick` does only one configuration with few rounds. If valgrind is
+//! installed, the instructions of an RPC are counted, too; `-- instructions` does only that.
 
 mod peer;
 mod raw;
@@ -20,7 +20,7 @@ use self::peer::{Client, Peer, Rpc};
 
 const BACKENDS: [usize; 2] = [3, 100];
 const CALLERS: [usize; 4] = [1, 16, 64, 256];
-/// How long a peer has its turn.
+/// Duration of a peer's turn.
 const TURN: Duration = Duration::from_millis(500);
 
 fn main() {
@@ -38,18 +38,18 @@ fn main() {
     }
 }
 
-/// Prints how often memory was allocated for so many RPCs.
+/// Prints the number of allocations of `rpcs` RPCs.
 fn count(peer: Peer, rpcs: usize, addresses: &[std::net::SocketAddr]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let client = runtime.block_on(peer.connect(addresses));
-    // Whatever is made once.
+    // Warms up: allocations that happen only once are not counted.
     run(&runtime, &client, 64);
     println!("{}", allocation_counter::measure(|| run(&runtime, &client, rpcs)).count_total);
-    // What is taken down is not to be counted.
+    // Destructors must not be counted.
     std::process::exit(0);
 }
 
-/// So many RPCs, 64 at once, on one thread: its instructions are what valgrind counts, by its name.
+/// Sends `rpcs` RPCs, 64 at once, on one thread. valgrind counts the instructions of this function by its name.
 #[inline(never)]
 fn run(runtime: &tokio::runtime::Runtime, client: &Client, rpcs: usize) {
     runtime.block_on(async {
@@ -70,7 +70,7 @@ fn run(runtime: &tokio::runtime::Runtime, client: &Client, rpcs: usize) {
 
 const COUNTED: usize = 6_400;
 
-/// Of this program, that it is to count.
+/// Returns the command line that makes this program [count] the RPCs of a peer.
 fn counting(peer: Peer, servers: &Servers) -> Vec<String> {
     let own = std::env::current_exe().expect("a program").to_string_lossy().into_owned();
     let what = [own, "count".to_owned(), peer.name().to_owned(), COUNTED.to_string()];
@@ -80,7 +80,7 @@ fn counting(peer: Peer, servers: &Servers) -> Vec<String> {
 #[expect(clippy::cast_precision_loss, reason = "a ratio")]
 fn allocations(peer: Peer, servers: &Servers) -> f64 {
     let command = counting(peer, servers);
-    let output = Command::new(&command[0]).args(&command[1..]).output().expect("it runs");
+    let output = Command::new(&command[0]).args(&command[1..]).output().expect("the program runs");
     let count: u64 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number");
     count as f64 / COUNTED as f64
 }
@@ -91,11 +91,11 @@ fn instructions(peer: Peer, servers: &Servers) -> Option<f64> {
     Some(count as f64 / COUNTED as f64)
 }
 
-/// What a peer did in its turn.
+/// Measurements of one turn of a peer.
 #[derive(Clone, Copy, Debug)]
 struct Turn {
     per_second: f64,
-    /// Microseconds of the process's CPU time.
+    /// CPU time of the process per RPC (microseconds).
     cpu: f64,
 }
 
@@ -167,7 +167,7 @@ fn compare() {
     }
 }
 
-/// What differs by some per cent is compared alone, and often.
+/// Compares only hotpick's round robins, in many rounds, because they differ by a few per cent.
 async fn duel(clients: &[(Peer, Client)], rounds: usize) {
     let same = [Peer::Native, Peer::Called("round_robin"), Peer::Wasm("round_robin")];
     let clients: Vec<_> = clients.iter().filter(|(peer, _)| same.contains(peer)).cloned().collect();
@@ -190,7 +190,7 @@ async fn rounds_of(clients: &[(Peer, Client)], rounds: usize, rpc: Rpc, callers:
     let mut turns = vec![Vec::new(); clients.len()];
     for round in 0..rounds {
         for at in 0..clients.len() {
-            // Nobody always comes after the same one.
+            // Rotates the order, so that no client always follows the same one.
             let at = (at + round) % clients.len();
             turns[at].push(closed_loop(&clients[at].1, rpc, callers).await);
         }
@@ -215,7 +215,7 @@ fn show(rpc: Rpc, backends: usize, callers: usize, turns: &[Vec<Turn>]) {
     ]);
     let of = |peer| &turns[Peer::ALL.iter().position(|one| *one == peer).unwrap_or_default()];
     let ratio = |turns: &[Turn], others: &[Turn], of: fn(&Turn) -> f64| {
-        // Of the same round: what disturbs one disturbs the other.
+        // Compares turns of the same round, which share disturbances.
         median(turns.iter().zip(others).map(|(turn, other)| of(turn) / of(other)))
     };
     for (peer, own) in Peer::ALL.iter().zip(turns) {
@@ -246,7 +246,7 @@ fn latencies(
         }
     }
     println!(
-        "latency at {per_second:.0} unary RPCs a second, half of the most of tonic's channel, {backends} backends\n"
+        "latency at {per_second:.0} unary RPCs per second, half of the maximum of tonic's channel, {backends} backends\n"
     );
     let mut table = Table::new(["channel", "median", "p99", "p99 against tonic"]);
     let quantile = |seen: &[Histogram<u64>], quantile| median(seen.iter().map(|seen| micros(seen, quantile)));
@@ -273,7 +273,7 @@ fn show_counts(servers: &Servers) {
             |other: Option<f64>| count.zip(other).map_or_else(String::new, |(a, b)| format!("{:.3}", a / b));
         table.row([
             peer.name().to_owned(),
-            count.map_or_else(|| "no valgrind".to_owned(), |count| format!("{count:.0}")),
+            count.map_or_else(|| "valgrind is missing".to_owned(), |count| format!("{count:.0}")),
             ratio(tonic),
             ratio(hyper),
             format!("{:.1}", allocations(peer, servers)),

@@ -1,4 +1,4 @@
-//! The channels that are compared.
+//! The clients that are compared.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use tonic::transport::Channel as TonicChannel;
 
 use super::raw::RawHyper;
 
-/// A way to call backends.
+/// A kind of client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peer {
     TonicSingle,
     TonicList,
     RawHyper,
     Native,
-    /// hotpick, by the policy of this name.
+    /// hotpick with the policy of this name.
     Wasm(&'static str),
-    /// The same, called for each RPC though it has plans.
+    /// The same with plans disabled: the policy is called for each RPC.
     Called(&'static str),
 }
 
-/// What is called.
+/// A kind of RPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rpc {
     Unary,
@@ -41,12 +41,12 @@ pub(crate) enum Client {
     Raw(EchoClient<RawHyper>),
     Hotpick(
         EchoClient<hotpick::Channel>,
-        #[expect(dead_code, reason = "followed while it is there")] Option<Arc<Policies>>,
+        #[expect(dead_code, reason = "keeps the directory followed")] Option<Arc<Policies>>,
     ),
 }
 
 impl Peer {
-    /// The first is what the others are compared with.
+    /// All peers. The first one is the baseline.
     pub(crate) const ALL: [Self; 8] = [
         Self::TonicSingle,
         Self::TonicList,
@@ -124,9 +124,9 @@ impl Peer {
 }
 
 impl Client {
-    /// One RPC, which must not fail.
+    /// Sends one RPC, which must not fail.
     pub(crate) async fn call(&self, rpc: Rpc) {
-        // Each client is a type of its own; a box around the RPC would cost what is measured.
+        // A macro, because the clients differ in type, and boxing the RPC would distort the measurement.
         macro_rules! call {
             ($client:expr) => {
                 match rpc {
@@ -149,7 +149,7 @@ impl Client {
     }
 }
 
-/// As an application would send it: `color` has metadata to go by.
+/// A request with the metadata that the policy `color` picks by.
 fn request(count: u32) -> Request<EchoRequest> {
     let mut request = Request::new(EchoRequest { text: "hello".to_owned(), count });
     request.metadata_mut().insert("color", tonic::metadata::MetadataValue::from_static("red"));

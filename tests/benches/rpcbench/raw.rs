@@ -1,4 +1,4 @@
-//! The least that there can be: a round robin of requests over hyper's connections, and nothing else.
+//! The lower bound: a round robin of requests over hyper's connections.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tonic::body::Body;
 
-/// A connection to each backend, taken in turns.
+/// One connection to each backend, used in turn.
 #[derive(Clone)]
 pub(crate) struct RawHyper {
     connections: Arc<Vec<(SendRequest<Body>, Authority)>>,

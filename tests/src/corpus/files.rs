@@ -1,4 +1,4 @@
-//! Files that are no policies, or whose number of something would take the compiler seconds.
+//! Files that are not policies, not files, or too large to compile in a reasonable time.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -14,20 +14,20 @@ fn component(text: &str) -> Vec<u8> {
     wat::parse_str(text).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The same bytes but for this text, wherever it is.
+/// Replaces every occurrence of a text by another of the same length.
 fn renamed(mut bytes: Vec<u8>, from: &str, to: &str) -> Vec<u8> {
-    assert_eq!(from.len(), to.len(), "lengths are part of the format");
+    assert_eq!(from.len(), to.len(), "lengths are encoded in the file");
     let windows = bytes.windows(from.len()).enumerate();
     let places: Vec<_> = windows.filter(|(_, window)| *window == from.as_bytes()).map(|(at, _)| at).collect();
-    assert!(!places.is_empty(), "{from}");
+    assert!(!places.is_empty(), "{from:?} does not occur");
     for at in places {
         bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
     }
     bytes
 }
 
-/// What is no policy at all, or one for another host.
-pub(super) fn no_policies() -> Vec<Bad> {
+/// Files that are not policies, or not for this host.
+pub(super) fn not_policies() -> Vec<Bad> {
     use End::Rejected;
     let good = Wat::first();
     let text = |text: &str| text.as_bytes().to_vec();
@@ -47,104 +47,113 @@ pub(super) fn no_policies() -> Vec<Bad> {
             Rejected(Stage::Parse, "is not WebAssembly"),
         ),
         bad("a ZIP", text("PK\x03\x04policy.wasm"), Rejected(Stage::Parse, "is not WebAssembly")),
-        bad("a megabyte of zeros", vec![0; 1 << 20], Rejected(Stage::Parse, "is not WebAssembly")),
-        bad("four bytes", good[..4].to_vec(), Rejected(Stage::Parse, "is not WebAssembly")),
+        bad("1 MiB of zeros", vec![0; 1 << 20], Rejected(Stage::Parse, "is not WebAssembly")),
         bad(
-            "a Wasm of a version to come",
+            "the first four bytes of a policy",
+            good[..4].to_vec(),
+            Rejected(Stage::Parse, "is not WebAssembly"),
+        ),
+        bad(
+            "a future version of WebAssembly",
             b"\0asm\x02\0\0\0".to_vec(),
             Rejected(Stage::Parse, "unknown version of WebAssembly"),
         ),
-        bad("half a policy", good[..good.len() / 2].to_vec(), Rejected(Stage::Parse, "is not valid: ")),
         bad(
-            "a policy, and garbage",
+            "the first half of a policy",
+            good[..good.len() / 2].to_vec(),
+            Rejected(Stage::Parse, "is not valid: "),
+        ),
+        bad(
+            "a policy with garbage at its end",
             [&good[..], &[0xff; 64]].concat(),
             Rejected(Stage::Parse, "is not valid: "),
         ),
-        bad("a header alone", good[..8].to_vec(), Rejected(Stage::World, "it is not a policy")),
+        bad("the header of a component", good[..8].to_vec(), Rejected(Stage::World, "it is not a policy")),
         bad(
-            "a component of nothing",
+            "an empty component",
             component("(component)"),
             Rejected(Stage::World, "does not export hotpick:policy/lifecycle@0.1"),
         ),
         bad(
-            "a core module",
+            "a core module without a component-type section",
             Wat::default().module(),
             Rejected(Stage::Parse, "without a component-type section"),
         ),
         bad(
-            "a core module of another world",
+            "a core module that does not fit its world",
             wrong_module(),
             Rejected(Stage::Parse, "cannot be converted to a component"),
         ),
         bad(
-            "another version of the contract",
+            "an incompatible version of the contract",
             renamed(good.clone(), "@0.1.0", "@0.2.0"),
             Rejected(Stage::World, "this host speaks 0.1.x"),
         ),
         bad(
-            "a version of the contract to come",
+            "a future version of the contract",
             renamed(good.clone(), "@0.1.0", "@1.0.0"),
             Rejected(Stage::World, "this host speaks 0.1.x"),
         ),
         bad(
-            "an export of another name",
+            "the exports of the contract without their functions",
             renamed_export(),
             Rejected(Stage::World, "does not fit the contract"),
         ),
         bad(
-            "a function of the contract that there is not",
-            wants_more(),
+            "an unknown function of the contract",
+            with_unknown_import(),
             Rejected(Stage::World, "does not fit the contract"),
         ),
         bad(
-            "an interface of the contract that there is not",
+            "an unknown interface of the contract",
             imports("hotpick:policy/clairvoyance@0.1.0"),
             Rejected(Stage::World, "imports hotpick:policy/clairvoyance, which"),
         ),
         bad(
-            "sockets",
+            "an import of sockets",
             imports("wasi:sockets/tcp@0.2.0"),
             Rejected(Stage::World, "imports wasi:sockets/tcp@0.2.0, which"),
         ),
         bad(
-            "HTTP",
+            "an import of HTTP",
             imports("wasi:http/outgoing-handler@0.2.0"),
             Rejected(Stage::World, "imports wasi:http/outgoing-handler@0.2.0, which"),
         ),
         bad(
-            "WASI to come",
+            "an import of a future WASI",
             imports("wasi:cli/environment@0.3.0"),
             Rejected(Stage::World, "imports wasi:cli/environment@0.3.0, which"),
         ),
         bad(
-            "an import of its own",
+            "an import of an unknown package",
             imports("acme:secrets/vault@1.0.0"),
             Rejected(Stage::World, "imports acme:secrets/vault@1.0.0, which"),
         ),
     ]
 }
 
-/// Says that it is of the world `policy`, and exports other types.
+/// Returns a core module that claims the world `policy` without exporting its `pick`.
 fn wrong_module() -> Vec<u8> {
     let module = Wat::default().module_with_type();
     renamed(module, "picker@0.1.0#pick", "picker@0.1.0#pack")
 }
 
-/// Exports an interface of the right name, in which nothing has the right name.
+/// Returns a component whose exported interfaces have the right names and no functions.
 fn renamed_export() -> Vec<u8> {
     let names = ["lifecycle", "endpoints", "picker"];
     let exports = names.map(|name| format!(r#"(export "hotpick:policy/{name}@0.1.0" (instance $empty))"#));
     component(&format!("(component (instance $empty) {})", exports.join(" ")))
 }
 
-fn wants_more() -> Vec<u8> {
+/// Returns a policy that imports a function that the contract does not have.
+fn with_unknown_import() -> Vec<u8> {
     let imports =
         r#"(import "hotpick:policy/stats@0.1.0" "in-flight" (func $in_flight (param i32) (result i32)))"#;
     let pick = "(drop (call $in_flight (i32.const 0))) (call $picked (global.get $first))";
     renamed(Wat { imports, pick, ..Wat::default() }.component(), "in-flight", "in-fright")
 }
 
-/// LEB128.
+/// Encodes a number as unsigned LEB128.
 fn leb(mut number: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {
@@ -170,13 +179,13 @@ fn many(id: u8, count: usize, item: &[u8]) -> Vec<u8> {
     section(id, &[leb(count), item.repeat(count)].concat())
 }
 
-/// A custom section of so many bytes at the end.
+/// Appends a custom section of this size, in bytes.
 fn padded(mut bytes: Vec<u8>, size: usize) -> Vec<u8> {
     bytes.extend(section(0, &[vec![3], b"pad".to_vec(), vec![0; size]].concat()));
     bytes
 }
 
-/// What would take the compiler seconds, and gigabytes.
+/// Files whose compilation would take seconds and gigabytes, and one that is within the limits.
 pub(super) fn too_much() -> Vec<Bad> {
     use End::Rejected;
     let function = [leb(600_004), vec![0], [0x01].repeat(600_002), vec![0x0b]].concat();
@@ -186,12 +195,12 @@ pub(super) fn too_much() -> Vec<Bad> {
     let instances = "(core instance (instantiate $m))".repeat(2_000);
     vec![
         bad(
-            "a million functions",
+            "999,000 functions",
             module(&[section(1, &[1, 0x60, 0, 0]), many(3, 999_000, &[0]), many(10, 999_000, &[2, 0, 0x0b])]),
             Rejected(Stage::Scan, "has 999000 functions"),
         ),
         bad(
-            "a million types",
+            "500,000 types",
             module(&[many(1, 500_000, &[0x60, 0, 0])]),
             Rejected(Stage::Scan, "has 500000 types"),
         ),
@@ -204,50 +213,46 @@ pub(super) fn too_much() -> Vec<Bad> {
             ]),
             Rejected(Stage::Scan, "bytes in one function"),
         ),
+        bad("40 nested components", component(&nested), Rejected(Stage::Scan, "levels of components")),
         bad(
-            "forty components within each other",
-            component(&nested),
-            Rejected(Stage::Scan, "levels of components"),
-        ),
-        bad(
-            "twenty thousand exports",
+            "20,000 exports",
             component(&format!("(module (func {exports}))")),
             Rejected(Stage::Scan, "has 20000 exports"),
         ),
         bad(
-            "twenty thousand imports",
+            "20,000 imports",
             component(&format!("(module {imports})")),
             Rejected(Stage::Scan, "has 20000 imports"),
         ),
         bad(
-            "two thousand instances",
+            "2,000 instances",
             component(&format!("(component (core module $m) {instances})")),
             Rejected(Stage::Scan, "has 2000 instances"),
         ),
         bad(
-            "a custom section of 33 MB",
+            "a custom section of 33 MiB",
             padded(Wat::first(), 33 << 20),
             Rejected(Stage::Size, "bytes, more than"),
         ),
-        bad("a custom section of 4 MB", padded(Wat::first(), 4 << 20), End::Harmless),
+        bad("a custom section of 4 MiB", padded(Wat::first(), 4 << 20), End::Harmless),
     ]
 }
 
-/// What is no file, or none that can be read.
-pub(super) fn no_files() -> Vec<Bad> {
+/// Directory entries that are not regular files, or cannot be read.
+pub(super) fn not_files() -> Vec<Bad> {
     use End::Rejected;
     let made = |name, make: fn(&Path), end| Bad { name, file: File::Made(make), end };
     vec![
         made(
             "a directory",
-            |path| fs::create_dir(path).expect("made"),
+            |path| fs::create_dir(path).expect("created"),
             Rejected(Stage::File, "it is not a regular file"),
         ),
         made(
             "a FIFO",
             |path| {
                 let status = std::process::Command::new("mkfifo").arg(path).status();
-                assert!(status.expect("mkfifo runs").success(), "made");
+                assert!(status.expect("mkfifo runs").success(), "mkfifo fails");
             },
             Rejected(Stage::File, "it is not a regular file"),
         ),
@@ -262,14 +267,14 @@ pub(super) fn no_files() -> Vec<Bad> {
             Rejected(Stage::File, "it is not a regular file"),
         ),
         made(
-            "a file that gives errors",
+            "a file whose reads fail",
             |path| symlink("/proc/self/mem", path).expect("linked"),
             Rejected(Stage::File, "cannot be read: "),
         ),
         made(
-            "a file of 5 GB with nothing in it",
+            "a sparse file of 5 GiB",
             |path| {
-                fs::File::create(path).expect("made").set_len(5 << 30).expect("a sparse file");
+                fs::File::create(path).expect("created").set_len(5 << 30).expect("a sparse file");
             },
             Rejected(Stage::Size, "bytes, more than"),
         ),
@@ -278,12 +283,12 @@ pub(super) fn no_files() -> Vec<Bad> {
     ]
 }
 
-/// A policy cut off at the end of each of its sections, and at some other places.
+/// Returns a policy truncated at the end of each section, and at `random_places` random offsets.
 #[must_use]
 pub fn truncations(random_places: usize, seed: u64) -> Vec<Vec<u8>> {
     let whole = componentize(&Wat::default().module()).unwrap_or_else(|error| panic!("{error}"));
     let mut places = Vec::new();
-    // What is behind the last section that means something may be missing.
+    // End of the last section that is not custom. Custom sections after it may be missing in a valid policy.
     let mut needed = 0;
     let mut at = 8;
     while at < whole.len() {

@@ -1,4 +1,4 @@
-//! Files that no one should drop into a directory of policies: what each does, and what must come of it.
+//! Files that are harmful in a policy directory, and the expected result of each.
 
 mod files;
 mod parts;
@@ -18,58 +18,58 @@ pub use self::wasi::with_wasi;
 
 /// A bad file.
 pub struct Bad {
-    /// What it does.
+    /// What the file is or does.
     pub name: &'static str,
-    /// How it comes to lie there.
+    /// How the file is created.
     pub file: File,
-    /// What must come of it.
+    /// The expected result.
     pub end: End,
 }
 
-/// How a file is made.
+/// How a file is created.
 #[derive(Debug)]
 pub enum File {
-    /// Of these bytes.
+    /// A regular file with these bytes.
     Bytes(Vec<u8>),
-    /// By this, at a path where nothing is.
+    /// Created by this function, at a path that does not exist.
     Made(fn(&Path)),
 }
 
-/// What must come of a bad file. In no case does an RPC fail.
+/// The expected result of a bad file. No RPC may fail in any case.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::exhaustive_enums, reason = "for tests")]
 pub enum End {
-    /// The directory refuses it, at this stage, with words like these.
+    /// The directory rejects the file at this stage, with an error that contains this text.
     Rejected(Stage, &'static str),
-    /// The channel does not take it.
+    /// The channel refuses the version at this stage, with an error that contains this text.
     Refused(Stage, &'static str),
-    /// It is taken, fails too often with faults like these, and the version before is back.
+    /// The version becomes active, is quarantined for a reason that contains this text, and is rolled back.
     Quarantined(&'static str),
-    /// It is taken, and does no harm.
+    /// The version becomes active and stays so.
     Harmless,
-    /// It is taken; when it is replaced these faults come of it, and its state is lost.
+    /// The version becomes active. Its replacement causes these faults, and its state is lost.
     CannotHandOver(&'static [FaultKind]),
-    /// It is as if there were no file.
+    /// The policy counts as removed.
     Gone,
 }
 
 impl File {
-    /// Puts the file at a path, in place of what is there.
+    /// Creates the file at a path, replacing an existing file or directory.
     ///
     /// # Panics
     ///
-    /// It cannot be written.
+    /// Panics if the file cannot be created.
     pub fn put(&self, path: &Path) {
-        let there = fs::symlink_metadata(path);
+        let existing = fs::symlink_metadata(path);
         match self {
             Self::Bytes(bytes) => {
-                if there.is_ok_and(|there| !there.is_file()) {
+                if existing.is_ok_and(|existing| !existing.is_file()) {
                     remove(path);
                 }
                 fs::write(path, bytes).expect("written");
             }
             Self::Made(make) => {
-                if there.is_ok() {
+                if existing.is_ok() {
                     remove(path);
                 }
                 make(path);
@@ -82,13 +82,13 @@ fn remove(path: &Path) {
     let _ = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
 }
 
-/// All of them.
+/// Returns all bad files.
 #[must_use]
 pub fn corpus() -> Vec<Bad> {
     let mut all = Vec::new();
-    all.extend(files::no_policies());
+    all.extend(files::not_policies());
     all.extend(files::too_much());
-    all.extend(files::no_files());
+    all.extend(files::not_files());
     all.extend(policies::bad_starts());
     all.extend(policies::bad_picks());
     all.extend(policies::bad_in_service());

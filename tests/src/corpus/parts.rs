@@ -1,4 +1,4 @@
-//! Policies whose optional parts, or imports, do what they should not.
+//! Policies that misuse optional parts or imports of the contract.
 
 use hotpick::policy::{FaultKind, Stage};
 
@@ -9,7 +9,7 @@ use crate::wat::Wat;
 const SCHEDULE: &str =
     r#"(import "hotpick:policy/timers@0.1.0" "schedule" (func $schedule (param i32 i64 i32)))"#;
 
-/// What goes wrong in the optional parts.
+/// Policies with faults in optional parts.
 pub(super) fn bad_parts() -> Vec<Bad> {
     let exports = |exports| Wat { exports, ..Wat::default() };
     let saves = |save: &str, restore: &str| {
@@ -24,28 +24,28 @@ pub(super) fn bad_parts() -> Vec<Bad> {
                  (i32.store (i32.const 40) (i32.const 400000)) (i32.const 32)";
     vec![
         wat(
-            "traps when told of outcomes",
+            "traps when notified of outcomes",
             &exports(
                 r#"(func (export "hotpick:policy/outcomes@0.1.0#done") (param i32 i32 i64) unreachable)"#,
             ),
             End::Quarantined(TRAP),
         ),
         wat(
-            "loops when told of outcomes",
+            "loops when notified of outcomes",
             &exports(
                 r#"(func (export "hotpick:policy/outcomes@0.1.0#done") (param i32 i32 i64) (loop (br 0)))"#,
             ),
             End::Quarantined(LOOP),
         ),
         wat(
-            "traps when told of a state",
+            "traps when notified of a state",
             &exports(
                 r#"(func (export "hotpick:policy/connectivity@0.1.0#changed") (param i32 i32 i32 i32 i64) unreachable)"#,
             ),
             End::Refused(Stage::Init, TRAP),
         ),
         wat(
-            "traps when its timer is due",
+            "traps when its timer fires",
             &Wat {
                 imports: SCHEDULE,
                 init: "(call $schedule (i32.const 1) (i64.const 10000000) (i32.const 64)) (i32.const 0)",
@@ -55,7 +55,7 @@ pub(super) fn bad_parts() -> Vec<Bad> {
             End::Quarantined(TRAP),
         ),
         wat(
-            "loops when its timer is due",
+            "loops when its timer fires",
             &Wat {
                 imports: SCHEDULE,
                 init: "(call $schedule (i32.const 1) (i64.const 10000000) (i32.const 64)) (i32.const 0)",
@@ -65,34 +65,34 @@ pub(super) fn bad_parts() -> Vec<Bad> {
             End::Quarantined(LOOP),
         ),
         wat(
-            "loops when told of a state",
+            "loops when notified of a state",
             &exports(
                 r#"(func (export "hotpick:policy/connectivity@0.1.0#changed") (param i32 i32 i32 i32 i64) (loop (br 0)))"#,
             ),
             End::Refused(Stage::Init, LOOP),
         ),
         wat(
-            "loops when it is to take over",
+            "loops when it restores a state",
             &exports(&saves(nothing, "(loop (br 0)) unreachable")),
             End::CannotHandOver(&[]),
         ),
         wat(
-            "traps when it is to hand over",
+            "traps when it saves its state",
             &exports(&saves("unreachable", "(i32.const 0)")),
             End::CannotHandOver(&[FaultKind::Trap]),
         ),
         wat(
-            "loops when it is to hand over",
+            "loops when it saves its state",
             &exports(&saves("(loop (br 0)) unreachable", "(i32.const 0)")),
             End::CannotHandOver(&[FaultKind::Deadline]),
         ),
         wat(
-            "hands over more than it may",
+            "saves a state that is larger than the limit",
             &Wat { memory: 8, exports: &saves(large, "(i32.const 0)"), ..Wat::default() },
             End::CannotHandOver(&[]),
         ),
         wat(
-            "hands over what it does not have",
+            "saves a state that is outside its memory",
             &exports(&saves(
                 "(i32.store (i32.const 36) (i32.const -8)) (i32.store (i32.const 40) (i32.const 64)) (i32.const 32)",
                 "(i32.const 0)",
@@ -100,14 +100,14 @@ pub(super) fn bad_parts() -> Vec<Bad> {
             End::CannotHandOver(&[FaultKind::Trap]),
         ),
         wat(
-            "traps when it is to take over",
+            "traps when it restores a state",
             &exports(&saves(nothing, "unreachable")),
             End::CannotHandOver(&[]),
         ),
     ]
 }
 
-/// What is a nuisance, and no more.
+/// Policies that are wasteful or odd, but harmless.
 pub(super) fn nuisances() -> Vec<Bad> {
     let harmless = |name, policy: &Wat<'_>| wat(name, policy, End::Harmless);
     let first = "(call $picked (global.get $first))";
@@ -117,15 +117,15 @@ pub(super) fn nuisances() -> Vec<Bad> {
              (br_if 0 (i32.lt_u (local.get $n) (i32.const {times})))) {first}"
         )
     };
-    // Two letters, of the number.
+    // Two letters that encode `$n`.
     let name = "(i32.store8 (i32.const 1000) (i32.add (i32.const 0x61) (i32.rem_u (local.get $n) (i32.const 26))))
                 (i32.store8 (i32.const 1001) (i32.add (i32.const 0x61) (i32.div_u (local.get $n) (i32.const 26))))";
     let init = |times: u32, what: &str| repeat(times, what).replace(first, "(i32.const 0)");
     vec![
-        // 32 MiB are 512 pages: it is replaced before they are used up.
+        // The limit of 32 MiB is 512 pages: the instance is replaced before it has used them up.
         bad("leaks 64 KiB at each pick", Wat::every(1, "(drop (memory.grow (i32.const 1)))"), End::Harmless),
         harmless(
-            "asks for a table without end",
+            "grows a table without limit",
             &Wat {
                 exports: "(table $t 1 funcref)",
                 pick: "(drop (table.grow $t (ref.null func) (i32.const 60000))) (call $picked (global.get $first))",
@@ -133,7 +133,7 @@ pub(super) fn nuisances() -> Vec<Bad> {
             },
         ),
         harmless(
-            "logs a hundred lines at each pick",
+            "logs 100 lines at each pick",
             &Wat {
                 imports: LOG,
                 pick: &repeat(100, "(call $log (i32.const 2) (i32.const 0) (i32.const 10))"),
@@ -141,7 +141,7 @@ pub(super) fn nuisances() -> Vec<Bad> {
             },
         ),
         harmless(
-            "declares six hundred keys",
+            "declares 600 metadata keys",
             &Wat {
                 imports: r#"(import "hotpick:policy/call@0.1.0" "declare-metadata" (func $declare (param i32 i32 i32)))"#,
                 init: &init(
@@ -152,7 +152,7 @@ pub(super) fn nuisances() -> Vec<Bad> {
             },
         ),
         harmless(
-            "makes six hundred instruments",
+            "declares 600 instruments",
             &Wat {
                 imports: r#"(import "hotpick:policy/metrics@0.1.0" "counter" (func $counter (param i32 i32 i32 i32 i32)))"#,
                 init: &init(
@@ -165,7 +165,7 @@ pub(super) fn nuisances() -> Vec<Bad> {
             },
         ),
         harmless(
-            "sets a hundred timers at each pick",
+            "sets 100 timers at each pick",
             &Wat {
                 imports: SCHEDULE,
                 pick: &repeat(
@@ -176,7 +176,7 @@ pub(super) fn nuisances() -> Vec<Bad> {
             },
         ),
         harmless(
-            "asks a hundred times at each pick to connect and to resolve",
+            "asks to connect and to resolve 100 times at each pick",
             &Wat {
                 imports: r#"(import "hotpick:policy/connections@0.1.0" "connect" (func $connect (param i32)))
                         (import "hotpick:policy/connections@0.1.0" "resolve-now" (func $resolve))"#,
@@ -185,7 +185,7 @@ pub(super) fn nuisances() -> Vec<Bad> {
             },
         ),
         harmless(
-            "sets metadata that there cannot be",
+            "sets invalid metadata",
             &Wat {
                 imports: r#"(import "hotpick:policy/call@0.1.0" "set-metadata" (func $set (param i32 i32 i32 i32 i32)))"#,
                 exports: r#"(data (i32.const 1000) "grpc-status") (data (i32.const 1020) "Host") (data (i32.const 1040) "x")"#,
@@ -197,14 +197,14 @@ pub(super) fn nuisances() -> Vec<Bad> {
                 ..Wat::default()
             },
         ),
-        // Its packages need each other: found by damaging a good one at random.
+        // Its packages depend on each other; found by mutating a valid file at random.
         bad(
-            "has a component-type section that leads in a circle",
+            "has a component-type section with a cycle",
             include_bytes!("circle.wasm").to_vec(),
             End::Harmless,
         ),
         harmless(
-            "exports what nobody calls",
+            "has an unused export",
             &Wat { exports: r#"(global (export "unused") i32 (i32.const 1))"#, ..Wat::default() },
         ),
     ]

@@ -1,4 +1,4 @@
-//! Policies that are valid, and do what they should not.
+//! Policies that fit the contract, and fail when they are called.
 
 use hotpick::policy::Stage;
 
@@ -12,7 +12,7 @@ pub(super) const LOOP: &str = "ran past its limit of time";
 const MEMORY: &str = "asked for more memory than its limit";
 const SPIN: &str = "(loop (br 0))";
 
-/// What fails before it is asked for anything.
+/// Policies that fail before their trial picks, or as soon as nothing is ready.
 pub(super) fn bad_starts() -> Vec<Bad> {
     use End::Refused;
     let with = |init| Wat { init, ..Wat::default() };
@@ -36,24 +36,24 @@ pub(super) fn bad_starts() -> Vec<Bad> {
             Refused(Stage::Instantiate, TRAP),
         ),
         wat(
-            "has more memory than it may from the start",
+            "starts with more memory than its limit",
             &Wat { memory: 60_000, ..Wat::default() },
             Refused(Stage::Instantiate, "memory"),
         ),
         wat(
-            "has a table of ten million",
+            "has a table of 10 million elements",
             &Wat { exports: "(table 10000000 funcref)", ..Wat::default() },
             Refused(Stage::Instantiate, "failed to start"),
         ),
         wat(
-            "has data beyond its memory",
+            "has a data segment outside its memory",
             &Wat { exports: r#"(data (i32.const 200000) "x")"#, ..Wat::default() },
             Refused(Stage::Instantiate, TRAP),
         ),
         wat("loops in init", &with("(loop (br 0)) (i32.const 0)"), Refused(Stage::Init, LOOP)),
         wat("traps in init", &with("unreachable"), Refused(Stage::Init, TRAP)),
         wat(
-            "recurses without end in init",
+            "recurses endlessly in init",
             &Wat {
                 exports: recursion,
                 init: "(drop (call $deep (i64.const 0))) (i32.const 0)",
@@ -62,7 +62,7 @@ pub(super) fn bad_starts() -> Vec<Bad> {
             Refused(Stage::Init, "stack"),
         ),
         wat(
-            "grows without end in init",
+            "grows its memory endlessly in init",
             &with("(loop (br_if 0 (i32.ne (memory.grow (i32.const 64)) (i32.const -1)))) unreachable"),
             Refused(Stage::Init, MEMORY),
         ),
@@ -77,22 +77,22 @@ pub(super) fn bad_starts() -> Vec<Bad> {
             Refused(Stage::Init, TRAP),
         ),
         wat(
-            "gives memory that it does not have",
+            "returns an address outside its memory from realloc",
             &Wat { realloc: "(return (i32.const 0x7ffffff0))", ..Wat::default() },
             Refused(Stage::Init, TRAP),
         ),
         wat(
-            "gives memory at an odd address",
+            "returns a misaligned address from realloc",
             &Wat { realloc: "(return (i32.add (i32.const 2049) (i32.const 0)))", ..Wat::default() },
             Refused(Stage::Init, TRAP),
         ),
         wat(
-            "refuses its configuration",
+            "rejects its configuration",
             &with(&text("1000", "0")),
             Refused(Stage::Init, "refused its configuration"),
         ),
         wat(
-            "says why in what is no UTF-8",
+            "rejects its configuration with a reason that is not UTF-8",
             &Wat {
                 init: &text("1000", "4"),
                 exports: r#"(data (i32.const 1000) "\ff\fe\ff\fe")"#,
@@ -101,33 +101,37 @@ pub(super) fn bad_starts() -> Vec<Bad> {
             Refused(Stage::Init, TRAP),
         ),
         wat(
-            "says why at an address that it does not have",
+            "rejects its configuration with a reason outside its memory",
             &with(&text("0x7fffff00", "64")),
             Refused(Stage::Init, TRAP),
         ),
-        wat("says why in two gigabytes", &with(&text("0", "0x7fffffff")), Refused(Stage::Init, TRAP)),
         wat(
-            "says why in a hundred thousand lines",
+            "rejects its configuration with a reason of 2 GB",
+            &with(&text("0", "0x7fffffff")),
+            Refused(Stage::Init, TRAP),
+        ),
+        wat(
+            "rejects its configuration with a reason of 100,000 bytes",
             &Wat { init: &text("65536", "100000"), memory: 4, ..Wat::default() },
             Refused(Stage::Init, "refused its configuration"),
         ),
         wat(
-            "answers init with what is no result",
+            "returns an invalid result from init",
             &with("(i32.store8 (i32.const 16) (i32.const 7)) (i32.const 16)"),
             Refused(Stage::Init, TRAP),
         ),
         wat(
-            "loops when told of endpoints",
+            "loops when notified of endpoints",
             &Wat { changed: SPIN, ..Wat::default() },
             Refused(Stage::Init, LOOP),
         ),
         wat(
-            "traps when told of endpoints",
+            "traps when notified of endpoints",
             &Wat { changed: "unreachable", ..Wat::default() },
             Refused(Stage::Init, TRAP),
         ),
         wat(
-            "loops when told what is ready",
+            "loops when notified of the ready subconns",
             &Wat { ready: SPIN, ..Wat::default() },
             Refused(Stage::Init, LOOP),
         ),
@@ -139,7 +143,7 @@ pub(super) fn bad_starts() -> Vec<Bad> {
     ]
 }
 
-/// What its trial picks show.
+/// Policies that fail in their trial picks.
 pub(super) fn bad_picks() -> Vec<Bad> {
     use End::Refused;
     let picks = |pick| Wat { pick, ..Wat::default() };
@@ -149,7 +153,7 @@ pub(super) fn bad_picks() -> Vec<Bad> {
         wat("traps in pick", &picks("unreachable"), trial(TRAP)),
         wat("divides by zero", &picks("(i32.div_u (i32.const 1) (i32.const 0))"), trial(TRAP)),
         wat(
-            "traps at the hundredth pick",
+            "traps at the 100th pick",
             &picks(
                 "(if (i64.eq (local.get $call) (i64.const 100)) (then unreachable)) (call $picked (global.get $first))",
             ),
@@ -165,12 +169,12 @@ pub(super) fn bad_picks() -> Vec<Bad> {
             trial("stack"),
         ),
         wat(
-            "picks what does not exist",
+            "picks a subconn that does not exist",
             &picks("(call $picked (i32.const 77))"),
             trial("picked subconn 77, which does not exist"),
         ),
         wat(
-            "picks the first that it ever saw",
+            "always picks the first subconn that was ever ready",
             &Wat {
                 exports: "(global $ever (mut i32) (i32.const -1))",
                 ready: "(if (i32.eq (global.get $ever) (i32.const -1)) (then (global.set $ever (global.get $first))))",
@@ -180,22 +184,22 @@ pub(super) fn bad_picks() -> Vec<Bad> {
             trial("which does not exist"),
         ),
         wat("only queues", &picks("(call $picked (i32.const -1))"), trial("only queues RPCs, though")),
-        wat("answers at an address that it does not have", &picks("(i32.const -4)"), trial(TRAP)),
-        wat("answers at an odd address", &picks("(i32.const 17)"), trial(TRAP)),
+        wat("returns a pick-result outside its memory", &picks("(i32.const -4)"), trial(TRAP)),
+        wat("returns a pick-result at a misaligned address", &picks("(i32.const 17)"), trial(TRAP)),
         wat(
-            "answers with a case that there is not",
+            "returns a pick-result of an unknown case",
             &picks("(i32.store8 (i32.const 16) (i32.const 9)) (i32.const 16)"),
             trial(TRAP),
         ),
         wat(
-            "fails with a code that there is not",
+            "fails with an unknown code",
             &picks(
                 "(i32.store8 (i32.const 16) (i32.const 2)) (i32.store8 (i32.const 20) (i32.const 200)) (i32.const 16)",
             ),
             trial(TRAP),
         ),
         wat(
-            "asks the host without end",
+            "calls the host endlessly",
             &Wat {
                 imports: RANDOM,
                 pick: "(loop (drop (call $random)) (br 0)) (i32.const 0)",
@@ -204,7 +208,7 @@ pub(super) fn bad_picks() -> Vec<Bad> {
             trial(LOOP),
         ),
         wat(
-            "logs two megabytes at once",
+            "logs 2 MB at once",
             &Wat {
                 imports: LOG,
                 memory: 40,
@@ -214,7 +218,7 @@ pub(super) fn bad_picks() -> Vec<Bad> {
             trial(TRAP),
         ),
         wat(
-            "logs what is no UTF-8",
+            "logs text that is not UTF-8",
             &Wat {
                 imports: LOG,
                 exports: r#"(data (i32.const 1000) "\ff\fe")"#,
@@ -224,7 +228,7 @@ pub(super) fn bad_picks() -> Vec<Bad> {
             trial(TRAP),
         ),
         wat(
-            "logs at a level that there is not",
+            "logs at an unknown level",
             &Wat {
                 imports: LOG,
                 pick: "(call $log (i32.const 99) (i32.const 0) (i32.const 1)) (call $picked (global.get $first))",
@@ -235,26 +239,31 @@ pub(super) fn bad_picks() -> Vec<Bad> {
     ]
 }
 
-/// What its trial picks do not show: they are not wait-for-ready.
+/// Policies that pass their trial picks, because they fail only for wait-for-ready RPCs.
 pub(super) fn bad_in_service() -> Vec<Bad> {
     use End::Quarantined;
     let every = |name, n, what: &str, end| bad(name, Wat::every(n, what), end);
     vec![
         every("traps at every pick, in service", 1, "unreachable", Quarantined(TRAP)),
-        every("traps at every tenth pick, in service", 10, "unreachable", Quarantined(TRAP)),
+        every("traps at every 10th pick, in service", 10, "unreachable", Quarantined(TRAP)),
         every("loops, in service", 1, SPIN, Quarantined(LOOP)),
         every(
-            "picks what does not exist, in service",
+            "picks a subconn that does not exist, in service",
             1,
             "(return (call $picked (i32.const 1000)))",
             Quarantined("picked subconn 1000"),
         ),
         every(
-            "asks for all memory, in service",
+            "allocates too much memory, in service",
             1,
             "(if (i32.eq (memory.grow (i32.const 60000)) (i32.const -1)) (then unreachable))",
             Quarantined(MEMORY),
         ),
-        every("answers nonsense, in service", 1, "(return (i32.const -4))", Quarantined(TRAP)),
+        every(
+            "returns a pick-result outside its memory, in service",
+            1,
+            "(return (i32.const -4))",
+            Quarantined(TRAP),
+        ),
     ]
 }

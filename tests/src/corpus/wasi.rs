@@ -1,13 +1,13 @@
-//! A policy that needs parts of WASI.
+//! A policy that imports parts of WASI.
 
 use crate::wat::Wat;
 
-/// A component that needs parts of WASI, as those of languages with a runtime do: it prints, draws random
-/// bytes, looks at the clock, the environment and the open directories, at `init` and at each pick.
+/// Returns a component that imports parts of WASI, as components of languages with a runtime do. In `init` it prints,
+/// draws random bytes, and reads the clocks, the environment and the preopened directories; at each pick it prints.
 ///
 /// # Panics
 ///
-/// The text is wrong.
+/// Panics if the text does not parse.
 #[must_use]
 pub fn with_wasi() -> Vec<u8> {
     let module = Wat {
@@ -47,7 +47,7 @@ pub fn with_wasi() -> Vec<u8> {
     module.component_with(WASI)
 }
 
-/// The parts of WASI that [`with_wasi`] uses, as it has them.
+/// World of [`with_wasi`], with the parts of WASI that it imports.
 const WASI: &str = "
     package hotpick:fixture;
     world with-wasi {

@@ -1,4 +1,4 @@
-//! A real DNS server.
+//! dnsmasq as a DNS server.
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use super::process::Process;
 use super::tools::{free_port, wait_for_port, with_sbin};
 
-/// A real DNS server on loopback, whose answers can be changed.
+/// A dnsmasq process on the loopback interface, with records that can be changed.
 #[derive(Debug)]
 pub struct Dnsmasq {
     directory: tempfile::TempDir,
@@ -15,21 +15,21 @@ pub struct Dnsmasq {
 }
 
 impl Dnsmasq {
-    /// Starts a server with this configuration, beside that of its hosts.
+    /// Starts a server with these arguments in addition to those for its `hosts` directory.
     #[must_use]
     pub fn start(records: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        std::fs::create_dir(directory.path().join("hosts")).expect("made");
+        std::fs::create_dir(directory.path().join("hosts")).expect("created");
         let mut server = Self { directory, port: free_port(), process: None };
         server.restart(records);
         server
     }
 
-    /// Starts it anew, with another configuration, on the same port.
+    /// Restarts the server on the same port, with other arguments.
     ///
     /// # Panics
     ///
-    /// It does not answer.
+    /// Panics if it does not listen within 30 s.
     pub fn restart(&mut self, records: &[&str]) {
         self.process = None;
         let hosts = self.directory.path().join("hosts");
@@ -49,27 +49,27 @@ impl Dnsmasq {
         command.arg(format!("--port={}", self.port)).arg(format!("--hostsdir={}", hosts.display()));
         command.args(records);
         self.process = Some(Process::start(command.stderr(Stdio::null())));
-        // It listens on TCP, too.
+        // dnsmasq listens on TCP as well as on UDP.
         wait_for_port(self.port);
     }
 
-    /// The addresses of a name, from now on (or half a second later).
+    /// Sets the addresses of a name. They take effect within half a second.
     ///
     /// # Panics
     ///
-    /// They cannot be written.
+    /// Panics if the file cannot be written.
     pub fn set(&self, name: &str, addresses: &[&str]) {
         let lines: String = addresses.iter().map(|address| format!("{address} {name}\n")).collect();
         std::fs::write(self.directory.path().join("hosts").join(name), lines).expect("written");
     }
 
-    /// Where it listens.
+    /// Address that the server listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.port).into()
     }
 
-    /// Stops it.
+    /// Stops the server.
     pub fn stop(&mut self) {
         self.process = None;
     }

@@ -1,4 +1,4 @@
-//! A real etcd, on hosts of its own where these can be made.
+//! etcd processes, optionally in network namespaces.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,59 +7,60 @@ use std::process::{Command, Stdio};
 use super::process::Process;
 use super::tools::{free_port, wait_for};
 
-/// A real etcd: one member of a cluster, which may have no other.
+/// One member of an etcd cluster of one or more members.
 #[derive(Debug)]
 pub struct Etcd {
     directory: tempfile::TempDir,
     name: String,
     client: SocketAddr,
     peer: SocketAddr,
-    /// `name=url,name=url`
+    /// Members of the cluster: `name=url,name=url`.
     cluster: String,
     arguments: Vec<String>,
     process: Option<Process>,
-    /// A host of its own.
+    /// Network namespace of the member, if it has one.
     host: Option<Host>,
 }
 
 impl Etcd {
-    /// Starts one with no data.
+    /// Starts an empty cluster of one member.
     ///
     /// # Panics
     ///
-    /// It does not listen within 30 s.
+    /// Panics if it does not listen within 30 s.
     #[must_use]
     pub fn start() -> Self {
         Self::cluster(1).remove(0)
     }
 
-    /// Starts a cluster of so many.
+    /// Starts an empty cluster of `members` members.
     ///
     /// # Panics
     ///
-    /// One does not listen within 30 s.
+    /// Panics if a member does not listen within 30 s.
     #[must_use]
     pub fn cluster(members: usize) -> Vec<Self> {
         Self::cluster_with(members, &[])
     }
 
-    /// Starts a cluster of members with these arguments. With a certificate among them they serve by TLS.
+    /// Starts an empty cluster of members with these arguments. If they include a certificate, the members serve
+    /// clients over TLS.
     ///
     /// # Panics
     ///
-    /// One does not listen within 30 s.
+    /// Panics if a member does not listen within 30 s.
     #[must_use]
     pub fn cluster_with(members: usize, arguments: &[&str]) -> Vec<Self> {
         let local = || SocketAddr::from(([127, 0, 0, 1], free_port()));
         Self::all((0..members).map(|_| (local(), local(), None)).collect(), arguments)
     }
 
-    /// Starts a cluster of three on hosts of their own, which can be [cut off](Self::cut_off) from each other. None where
-    /// these cannot be made.
+    /// Starts a cluster of three members in separate network namespaces, which can be [cut off](Self::cut_off) from
+    /// each other. Returns `None` if the namespaces cannot be created.
     ///
     /// # Panics
     ///
-    /// One does not listen within 30 s.
+    /// Panics if a member does not listen within 30 s.
     #[must_use]
     pub fn cluster_on_hosts() -> Option<(Vec<Self>, Hosts)> {
         let hosts = Hosts::start()?;
@@ -85,29 +86,32 @@ impl Etcd {
             host,
         };
         let mut members: Vec<_> = places.into_iter().enumerate().map(member).collect();
-        // None serves before a majority is there.
+        // No member serves before a majority is running, so all are started before any is waited for.
         members.iter_mut().for_each(Self::spawn);
         members.iter().for_each(Self::wait);
         members
     }
 
-    /// The other members cannot be reached any more from its host, or can again; from here it can all the time.
+    /// Disconnects the member from the other members, or reconnects it. Clients in this process can always reach it.
     ///
     /// # Panics
     ///
-    /// It has no host of its own.
+    /// Panics if the member has no network namespace.
     pub fn cut_off(&self, is_cut: bool) {
-        let host = &self.host.as_ref().expect("a host of its own").name;
-        assert!(ip(&format!("-n {host} link set link1 {}", if is_cut { "down" } else { "up" })), "a link");
+        let host = &self.host.as_ref().expect("a network namespace").name;
+        assert!(
+            ip(&format!("-n {host} link set link1 {}", if is_cut { "down" } else { "up" })),
+            "ip link set fails"
+        );
     }
 
-    /// Kills it and starts it again, with the data it has.
+    /// Kills the member, restarts it with its data and waits until it listens.
     pub fn restart(&mut self) {
         self.spawn();
         self.wait();
     }
 
-    /// The same, without waiting until it serves.
+    /// Kills the member and restarts it with its data, without waiting.
     pub fn spawn(&mut self) {
         self.stop();
         let url = |address| format!("http://{address}");
@@ -130,32 +134,32 @@ impl Etcd {
         self.process = Some(Process::start(command.stderr(Stdio::null())));
     }
 
-    /// Waits until it serves.
+    /// Waits until the member listens for clients.
     pub fn wait(&self) {
         wait_for(self.client);
     }
 
-    /// Kills it.
+    /// Kills the member.
     pub fn stop(&mut self) {
         self.process = None;
     }
 
-    /// Kills it, and takes its data away.
+    /// Kills the member and deletes its data.
     ///
     /// # Panics
     ///
-    /// They stay.
+    /// Panics if the data cannot be deleted.
     pub fn lose(&mut self) {
         self.stop();
-        std::fs::remove_dir_all(self.data()).expect("removed");
+        std::fs::remove_dir_all(self.data()).expect("deleted");
     }
 
-    /// It neither answers nor ends, until it is [thawed](Self::thaw).
+    /// Suspends the process with SIGSTOP until [`thaw`](Self::thaw).
     pub fn freeze(&self) {
         self.process.iter().for_each(|process| process.signal("STOP"));
     }
 
-    /// It goes on.
+    /// Resumes the process after [`freeze`](Self::freeze).
     pub fn thaw(&self) {
         self.process.iter().for_each(|process| process.signal("CONT"));
     }
@@ -164,20 +168,20 @@ impl Etcd {
         self.directory.path().join("data")
     }
 
-    /// Where it serves clients: `host:port`.
+    /// Address for clients: `host:port`.
     #[must_use]
     pub fn address(&self) -> String {
         self.client.to_string()
     }
 }
 
-/// A network namespace with two links: by one it is reached from here, by the other from its like.
+/// A network namespace with two links: `link0` to this process, `link1` to the other namespaces.
 #[derive(Debug)]
 struct Host {
     name: String,
 }
 
-/// Two bridges, for the two links of each host.
+/// The two bridges that connect the links of the namespaces.
 #[derive(Debug)]
 pub struct Hosts;
 
@@ -189,13 +193,14 @@ fn ip(arguments: &str) -> bool {
 }
 
 impl Hosts {
-    /// None where they cannot be made: that takes root, and a system that lets it.
+    /// Creates the bridges. Returns `None` if that fails, for example without root privileges.
     fn start() -> Option<Self> {
         let hosts = Self;
         for (at, bridge) in BRIDGES.iter().enumerate() {
             let _ = ip(&format!("link del {bridge}"));
-            let made = ip(&format!("link add {bridge} type bridge")) && ip(&format!("link set {bridge} up"));
-            if !made || !ip(&format!("addr add 10.213.{at}.254/24 dev {bridge}")) {
+            let created =
+                ip(&format!("link add {bridge} type bridge")) && ip(&format!("link set {bridge} up"));
+            if !created || !ip(&format!("addr add 10.213.{at}.254/24 dev {bridge}")) {
                 return None;
             }
         }
@@ -216,15 +221,15 @@ impl Host {
         let host = Self { name: format!("hotpick-{number}") };
         let name = &host.name;
         let _ = ip(&format!("netns del {name}"));
-        let mut made = ip(&format!("netns add {name}")) && ip(&format!("-n {name} link set lo up"));
+        let mut created = ip(&format!("netns add {name}")) && ip(&format!("-n {name} link set lo up"));
         for (at, bridge) in BRIDGES.iter().enumerate() {
             let (outer, inner) = (format!("hp{number}o{at}"), format!("link{at}"));
-            made &= ip(&format!("link add {outer} type veth peer name {inner} netns {name}"))
+            created &= ip(&format!("link add {outer} type veth peer name {inner} netns {name}"))
                 && ip(&format!("link set {outer} master {bridge} up"))
                 && ip(&format!("-n {name} addr add 10.213.{at}.{}/24 dev {inner}", number + 1))
                 && ip(&format!("-n {name} link set {inner} up"));
         }
-        made.then_some(host)
+        created.then_some(host)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Programs of others that the tests talk to: a DNS server, etcd, gRPC in Python, Envoy.
+//! Third-party programs that the tests run: dnsmasq, etcd, grpcio in Python, Envoy.
 
 mod dnsmasq;
 mod etcd;

@@ -1,4 +1,4 @@
-//! Where programs are, ports, and the programs of this workspace and in Python.
+//! Programs that the tests run, their paths, and free ports.
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -10,35 +10,36 @@ use std::time::{Duration, Instant};
 
 use super::process::Process;
 
-/// Whether the peers are there; if not, `.ci/peers` installs them. False only if the environment variable
-/// `HOTPICK_NO_PEERS` asks to do without: the test that asked says so and ends.
+/// Installs the peers with `.ci/peers` if they are missing, and returns true. If the environment variable
+/// `HOTPICK_NO_PEERS` is set, prints a message and returns false: the calling test is to be skipped.
 ///
 /// # Panics
 ///
-/// They cannot be installed.
+/// Panics if the peers cannot be installed.
 #[must_use]
 pub fn available() -> bool {
     static INSTALLED: OnceLock<()> = OnceLock::new();
     if std::env::var_os("HOTPICK_NO_PEERS").is_some() {
-        eprintln!("not tested, because HOTPICK_NO_PEERS is set");
+        eprintln!("skipped: HOTPICK_NO_PEERS is set");
         return false;
     }
     INSTALLED.get_or_init(|| {
         let status = Command::new(root().join(".ci/peers")).status();
         assert!(
             status.is_ok_and(|status| status.success()),
-            "dnsmasq, etcd, grpcio and Envoy cannot be installed by .ci/peers: \
-             install them, or set HOTPICK_NO_PEERS=1 to leave out the tests with them"
+            ".ci/peers cannot install dnsmasq, etcd, grpcio and Envoy: \
+             install them, or set HOTPICK_NO_PEERS=1 to skip the tests that need them"
         );
     });
     true
 }
 
-/// The proxies that a bench compares hotpick's with, if they are to be had: see `.ci/proxies`. Gives where Envoy is.
+/// Installs the proxies that a benchmark compares with hotpick's, if they are available: see `.ci/proxies`. Returns the
+/// path of Envoy.
 ///
 /// # Panics
 ///
-/// The script fails.
+/// Panics if the script fails.
 #[must_use]
 pub fn proxies() -> PathBuf {
     let status = Command::new(root().join(".ci/proxies")).status().expect("bash runs");
@@ -46,7 +47,7 @@ pub fn proxies() -> PathBuf {
     target().join("peers/envoy/envoy/_bin/envoy")
 }
 
-/// A balancer that was not written here, on the endpoints of a test: grpcio or Envoy. See `python/references.py`.
+/// A reference balancer, grpcio or Envoy, for the endpoints of a test. See `python/references.py`.
 #[derive(Debug)]
 pub struct Reference {
     process: Process,
@@ -54,45 +55,46 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Starts one for a scenario.
+    /// Starts the balancer of a scenario.
     ///
     /// # Panics
     ///
-    /// It does not start.
+    /// Panics if it does not start.
     #[must_use]
     pub fn start(scenario: &serde_json::Value) -> Self {
         let mut command = python_command("references.py");
         command.env("ENVOY", target().join("peers/envoy/envoy/_bin/envoy")).arg(scenario.to_string());
-        let (mut process, input) = Process::start_told(&mut command);
+        let (mut process, input) = Process::start_with_input(&mut command);
         assert_eq!(process.line(), "ready");
         Self { process, input }
     }
 
-    /// What answers calls with these values of `hash-key`: names of backends, or statuses.
+    /// Sends a call for each value of `hash-key`, or without it for `None`. Returns the names of the backends that answered,
+    /// or statuses.
     ///
     /// # Panics
     ///
-    /// It has ended.
+    /// Panics if the balancer has ended.
     pub fn calls(&mut self, keys: &[Option<&str>]) -> Vec<String> {
-        let keys = serde_json::to_string(keys).expect("texts");
-        writeln!(self.input, "{keys}").expect("it reads");
+        let keys = serde_json::to_string(keys).expect("JSON");
+        writeln!(self.input, "{keys}").expect("the balancer reads its input");
         let answer = self.process.line();
         serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{answer}: {error}"))
     }
 
-    /// What answers so many calls without one.
+    /// Sends `n` calls without `hash-key`.
     pub fn picks(&mut self, n: usize) -> Vec<String> {
         self.calls(&vec![None; n])
     }
 }
 
-/// A Python program of this package's folder `python`, with grpcio.
+/// Starts a Python program of this package's folder `python`, with grpcio.
 #[must_use]
 pub fn python(program: &str, arguments: &[&str]) -> Process {
     Process::start(python_command(program).args(arguments))
 }
 
-/// The command of a Python program of this package's folder `python`.
+/// Returns the command of a Python program of this package's folder `python`, with grpcio.
 #[must_use]
 pub fn python_command(program: &str) -> Command {
     let mut command = Command::new("python3");
@@ -101,18 +103,18 @@ pub fn python_command(program: &str) -> Command {
     command
 }
 
-/// A program of this workspace: the command `hotpick`, or `examples/NAME`.
+/// Returns the command of a program of this workspace: `hotpick`, or `examples/NAME`.
 ///
 /// # Panics
 ///
-/// It has not been built.
+/// Panics if the program has not been built.
 #[must_use]
 pub fn built(program: &str) -> Command {
-    // This test is in target/PROFILE/deps.
+    // The running test is in target/PROFILE/deps.
     let test = std::env::current_exe().expect("a path");
     let profile = test.parent().and_then(Path::parent).expect("a build's folder");
     let path = profile.join(program);
-    assert!(path.exists(), "{path:?} is not there: run cargo test --workspace, which builds it");
+    assert!(path.exists(), "{path:?} does not exist: run `cargo test --workspace`, which builds it");
     Command::new(path)
 }
 
@@ -124,14 +126,14 @@ pub(crate) fn target() -> PathBuf {
     root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
-/// With the folder where Debian has servers, and only root looks.
+/// Returns PATH with `/usr/sbin`, where Debian installs servers.
 #[must_use]
 pub fn with_sbin() -> String {
     format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default())
 }
 
-/// A port that nothing listens on, for UDP and TCP; and nothing will, as it is none of those that the system
-/// gives out by itself.
+/// Returns a port that is free for UDP and TCP. It stays free, because it is outside the system's range of ephemeral
+/// ports.
 #[must_use]
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -144,11 +146,11 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// Waits until something listens there.
+/// Waits until something listens on a TCP port.
 ///
 /// # Panics
 ///
-/// Nothing does, for half a minute.
+/// Panics if nothing listens within 30 s.
 pub fn wait_for_port(port: u16) {
     wait_for(([127, 0, 0, 1], port).into());
 }
@@ -156,7 +158,7 @@ pub fn wait_for_port(port: u16) {
 pub(super) fn wait_for(address: SocketAddr) {
     let begin = Instant::now();
     while std::net::TcpStream::connect(address).is_err() {
-        assert!(begin.elapsed() < Duration::from_secs(30), "nothing listens on {address}");
+        assert!(begin.elapsed() < Duration::from_secs(30), "nothing listens on {address} after 30 s");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

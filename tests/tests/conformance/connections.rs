@@ -1,4 +1,5 @@
-//! Connections: SETTINGS, GOAWAY, refusals, losses, restarts, backoff, streams, addresses (H7 to H11, H16, H18, H30).
+//! Connections: SETTINGS, GOAWAY, refused streams, losses, restarts, backoff, stream limits, addresses
+//! (H7 to H11, H16, H18, H30).
 
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ async fn h07_ready_is_only_after_settings_and_a_black_hole_fails_at_the_connect_
     assert_eq!(seen, [Connecting, TransientFailure]);
     let status = Caller::of(&channel).call().await.expect_err("nothing is ready");
     assert!(status.message().contains("no HTTP/2 SETTINGS within 300ms"), "{}", status.message());
-    // With its SETTINGS it is READY.
+    // The next connection is READY once the peer sends SETTINGS.
     let (_peer, ()) = tokio::join!(silent.accept(&[]), state(&channel, Ready));
 }
 
@@ -54,10 +55,10 @@ async fn h08_streams_that_are_open_at_a_goaway_finish_and_no_new_one_is_begun() 
     let late = begin(&caller, hello());
     let second = next.request().await;
     next.answer(second, "second").await;
-    assert_eq!(soon("the late one", late).await.expect("no panic").expect("served"), "second");
+    assert_eq!(soon("the late RPC", late).await.expect("no panic").expect("served"), "second");
     assert!(!early.is_finished());
     peer.answer(stream, "first").await;
-    assert_eq!(soon("the early one", early).await.expect("no panic").expect("served"), "first");
+    assert_eq!(soon("the early RPC", early).await.expect("no panic").expect("served"), "first");
     peer.closed().await;
 }
 
@@ -66,7 +67,7 @@ async fn h08_two_goaways_and_then_the_end_lose_nothing() {
     let (server, _channel, caller, mut peer) = raw_pair().await;
     let call = begin(&caller, hello());
     let stream = peer.request().await;
-    // As graceful servers do: first without a limit, then with the last stream.
+    // A graceful server sends the maximum stream id first, then its last stream.
     peer.goaway(0x7fff_ffff, 0).await;
     peer.goaway(stream, 0).await;
     peer.answer(stream, "first").await;
@@ -91,8 +92,8 @@ async fn h08_a_goaway_with_a_last_id_below_ours_sends_the_request_again_unseen()
     let again = next.request().await;
     next.answer(again, "second").await;
     peer.answer(served, "first").await;
-    assert_eq!(soon("the first", first).await.expect("no panic").expect("served"), "first");
-    assert_eq!(soon("the second", second).await.expect("no panic").expect("served"), "second");
+    assert_eq!(soon("the first RPC", first).await.expect("no panic").expect("served"), "first");
+    assert_eq!(soon("the second RPC", second).await.expect("no panic").expect("served"), "second");
 }
 
 #[tokio::test]
@@ -137,7 +138,7 @@ async fn h09_a_stream_that_got_an_answer_is_not_sent_again() {
     peer.reset(stream, raw::REFUSED_STREAM).await;
     let status = soon("the end", call).await.expect("no panic").expect_err("refused");
     assert_eq!(status.code(), Code::Unavailable);
-    // The next request is another RPC.
+    // The next request is that of another RPC, not a retry.
     let call = begin(&caller, hello());
     let next = peer.request().await;
     assert_eq!(next, stream + 2);
@@ -171,8 +172,8 @@ async fn h10_a_peer_that_answers_no_ping_is_given_up() {
     state(&channel, Ready).await;
     let call = begin(&Caller::of(&channel), hello());
     peer.request().await;
-    // From here on it reads nothing, and so answers no PING.
-    let status = soon("the end of patience", call).await.expect("no panic").expect_err("lost");
+    // The peer now reads nothing, so it does not answer PINGs.
+    let status = soon("the keep-alive timeout", call).await.expect("no panic").expect_err("lost");
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("keep-alive timed out"), "{}", status.message());
 }
@@ -222,7 +223,7 @@ async fn h11_a_rolling_restart_with_drain_fails_nothing() {
     for at in 0..4 {
         let old = &cluster.backends[at];
         let (name, address) = (old.name().to_owned(), old.address());
-        // It closes its listener, says GOAWAY, and ends when its last stream has.
+        // Closes the listener, sends GOAWAY, and ends with its last stream.
         old.leave();
         soon("the last connection to end", old.left()).await;
         cluster.backends[at] = Backend::start(&name, address).await.expect("its port is free");
@@ -232,7 +233,7 @@ async fn h11_a_rolling_restart_with_drain_fails_nothing() {
     assert!(failed.is_empty(), "{} of {calls} failed: {:?}", failed.len(), failed[0]);
 }
 
-/// Closes each connection as soon as it speaks HTTP/2, for so many seconds. How many there were.
+/// Accepts and closes HTTP/2 connections for `seconds`. Returns their number.
 async fn flapping(server: &RawServer, seconds: u64) -> usize {
     let mut accepted = 0;
     let closing = async {
@@ -254,7 +255,7 @@ async fn h16_dials_to_a_peer_that_closes_at_once_are_bounded_by_the_backoff() {
     options.backoff.jitter = 0.0;
     let _channel = to(server.address()).subconn_options(options).connect_lazy().expect("a channel");
     let accepted = flapping(&server, 2).await;
-    // At 0, once more at 0, then after 160, 256, 410, 655 ms.
+    // Two dials at 0 ms, then one after each delay of 160, 256, 410 and 655 ms.
     assert!((4..=6).contains(&accepted), "{accepted} connections in 2 s");
 }
 
@@ -287,7 +288,7 @@ async fn h18_at_the_limit_of_streams_rpcs_wait_or_get_a_further_connection() {
     let mut limited = BackendOptions::default();
     limited.max_streams = Some(1);
     let backend = Backend::start_with("a", address, limited).await.expect("a free port");
-    // One connection alone: the second RPC waits for the first.
+    // With one connection, the second RPC waits for the first.
     let channel = to(backend.address()).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
     let (send, answers) = open(&caller).await;
@@ -297,10 +298,10 @@ async fn h18_at_the_limit_of_streams_rpcs_wait_or_get_a_further_connection() {
     }
     assert!(!waiting.is_finished());
     drop((send, answers));
-    assert_eq!(soon("its turn on the one", waiting).await.expect("no panic").expect("served"), "a");
+    assert_eq!(soon("a stream", waiting).await.expect("no panic").expect("served"), "a");
     assert_eq!(backend.accepted(), 1);
 
-    // Up to three: as many RPCs at once, and the fourth waits.
+    // With up to three connections, three RPCs run at once and the fourth waits.
     let mut options = quick();
     options.max_connections = 3;
     let channel = to(backend.address()).subconn_options(options).connect_lazy().expect("a channel");
@@ -317,11 +318,11 @@ async fn h18_at_the_limit_of_streams_rpcs_wait_or_get_a_further_connection() {
     }
     assert!(!waiting.is_finished());
     streams.pop();
-    assert_eq!(soon("its turn", waiting).await.expect("no panic").expect("served"), "a");
+    assert_eq!(soon("a free stream", waiting).await.expect("no panic").expect("served"), "a");
     assert_eq!(backend.accepted(), 4);
 }
 
-/// A caller may have several RPCs in one task, and look at one after the other.
+/// A task may have several RPCs and poll one after the other.
 #[tokio::test]
 async fn h18_an_rpc_that_is_not_polled_holds_up_no_other() {
     let mut limited = BackendOptions::default();
@@ -334,7 +335,7 @@ async fn h18_an_rpc_that_is_not_polled_holds_up_no_other() {
     let mut first = Box::pin(caller.call());
     tokio::select! {
         biased;
-        answer = &mut first => panic!("there is no room for it: {answer:?}"),
+        answer = &mut first => panic!("answered without a free stream: {answer:?}"),
         () = std::future::ready(()) => {}
     }
     let second = begin(&caller, hello());
@@ -342,8 +343,8 @@ async fn h18_an_rpc_that_is_not_polled_holds_up_no_other() {
         tokio::task::yield_now().await;
     }
     drop(streams);
-    assert_eq!(soon("the other", second).await.expect("no panic").expect("served"), "a");
-    assert_eq!(soon("the first", first).await.expect("served"), "a");
+    assert_eq!(soon("the second RPC", second).await.expect("no panic").expect("served"), "a");
+    assert_eq!(soon("the first RPC", first).await.expect("served"), "a");
 }
 
 #[tokio::test]
@@ -361,7 +362,7 @@ async fn h18_rpcs_that_wait_for_a_stream_go_on_when_the_peer_allows_more() {
     let stream = first.request().await;
     let mut second = server.accept(&one).await;
     let other = second.request().await;
-    // The third waits; neither connection is free.
+    // The third RPC waits: neither connection has a free stream.
     first.settings(&[(MAX_CONCURRENT_STREAMS, 5)]).await;
     let third = first.request().await;
     for (peer, stream) in [(&mut first, third), (&mut second, other)] {
@@ -391,7 +392,7 @@ async fn an_rpc_given_up_while_its_peer_takes_nothing_is_reset() {
     };
     peer.begin_answer(head.stream).await;
     let (send, answers) = soon("the response", opening).await.expect("no panic");
-    // There is a message, and the end: neither may be sent.
+    // The window of 0 bytes allows neither a message nor the end of the request.
     drop((send, answers));
     let reset = loop {
         let frame = peer.frame().await.expect("a reset");
@@ -425,7 +426,7 @@ async fn a_further_connection_that_does_not_last_is_made_again_with_a_backoff() 
     let channel = to(server.address()).subconn_options(options).connect_lazy().expect("a channel");
     let _first = server.accept(&[]).await;
     let accepted = flapping(&server, 1).await;
-    // At once, and then every 100 ms.
+    // Dialled at once, then every 100 ms.
     assert!((2..=11).contains(&accepted), "{accepted} connections in a second");
     assert_eq!(channel.state(), Ready);
 }

@@ -1,4 +1,4 @@
-//! The channel as a whole: resolvers and configs, states, idleness, shutdown (H12 to H15, H19, H20).
+//! The channel: resolver updates, service configs, states, idleness, shutdown (H12 to H15, H19, H20).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -46,13 +46,13 @@ async fn h12_a_bad_service_config_keeps_the_one_before() {
     let channel = cluster.channel().connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     assert_eq!(caller.call().await.expect_err("too late").code(), Code::DeadlineExceeded);
-    // It has been taken in when the endpoint that came with it is there.
+    // The new weight shows that the update has been applied.
     let heavy = Endpoint::new(silent.address().into()).with_weight(9);
     cluster.resolver.update(ResolverUpdate::endpoints([heavy]).with_service_config(bad()));
     let taken = |status: &ChannelStatus| status.subconns[0].endpoint().weight() == 9;
     soon("the update", channel.wait_for(taken)).await;
     assert_eq!(caller.call().await.expect_err("too late").code(), Code::DeadlineExceeded);
-    // From the start it is as if there were none.
+    // An invalid first config is ignored.
     let cluster = Cluster::start(&["a"]).await;
     cluster.resolver.update(ResolverUpdate::endpoints(cluster.endpoints()).with_service_config(bad()));
     let channel = cluster.channel().connect_lazy().expect("a channel");
@@ -93,7 +93,7 @@ async fn h13_a_disjoint_list_replaces_all_and_a_thousand_become_ten() {
     assert_eq!(caller.call().await.expect("served"), "a");
     cluster.resolver.update(ResolverUpdate::endpoints(vec![b.clone()]));
     let replaced = |status: &ChannelStatus| *status.subconns[0].endpoint() == b && status.state == Ready;
-    soon("the other", channel.wait_for(replaced)).await;
+    soon("the other endpoint", channel.wait_for(replaced)).await;
     assert_eq!(caller.call().await.expect("served"), "b");
 
     let many = |count: u16| {
@@ -103,10 +103,10 @@ async fn h13_a_disjoint_list_replaces_all_and_a_thousand_become_ten() {
         ResolverUpdate::endpoints(all)
     };
     cluster.resolver.update(many(1000));
-    soon("a thousand", channel.wait_for(|status| status.subconns.len() == 1000)).await;
+    soon("1000 subconns", channel.wait_for(|status| status.subconns.len() == 1000)).await;
     caller.call().await.expect("served");
     cluster.resolver.update(many(10));
-    soon("ten", channel.wait_for(|status| status.subconns.len() == 10)).await;
+    soon("10 subconns", channel.wait_for(|status| status.subconns.len() == 10)).await;
     assert_eq!(caller.call().await.expect("served"), "b");
     assert_eq!(cluster.accepted(), 2);
 }
@@ -127,13 +127,13 @@ async fn h14_a_removed_subconn_finishes_its_rpcs_takes_no_more_and_closes() {
     let channel = cluster.channel().native_policy(native).connect_lazy().expect("a channel");
     let mut peer = server.accept(&[]).await;
     let caller = Caller::ready(&channel, Some("native")).await;
-    let under_way = begin(&caller, hello());
+    let in_flight = begin(&caller, hello());
     let stream = peer.request().await;
     cluster.resolver.update(ResolverUpdate::endpoints(cluster.endpoints()));
     soon("the removal", channel.wait_for(|status| status.subconns.len() == 1)).await;
     assert_eq!(caller.call().await.expect("served"), "a");
     peer.answer(stream, "removed").await;
-    assert_eq!(soon("the answer", under_way).await.expect("no panic").expect("served"), "removed");
+    assert_eq!(soon("the answer", in_flight).await.expect("no panic").expect("served"), "removed");
     peer.closed().await;
 }
 
@@ -146,7 +146,7 @@ async fn h15_when_all_fail_rpcs_fail_fast_until_the_first_is_ready() {
     state(&channel, TransientFailure).await;
     let caller = Caller::of(&channel);
     let dials = |status: &ChannelStatus| -> u64 { status.subconns.iter().map(|s| s.stats().dials).sum() };
-    // Through several attempts it never goes back to waiting.
+    // Between connection attempts RPCs still fail instead of waiting.
     while dials(&caller.status()) < 8 {
         let status = soon("a fast failure", caller.call()).await.expect_err("all fail");
         assert_eq!(status.code(), Code::Unavailable);
@@ -175,28 +175,28 @@ async fn h19_a_channel_without_rpcs_goes_idle_and_an_rpc_wakes_it() {
     .await;
     caller.call().await.expect("served");
     assert_eq!(channel.state(), Ready);
-    // The same subconns, connected anew.
+    // The same subconns are connected again.
     assert_eq!(caller.status().subconns.iter().map(SubConn::id).collect::<BTreeSet<_>>(), ids);
-    // A stream that is open is no idleness.
+    // A channel with an open stream does not go idle.
     let (send, mut answers) = open(&caller).await;
     let other = cluster.channel().idle_timeout(Duration::from_millis(100)).connect_lazy().expect("a channel");
     for _ in 0..2 {
-        // Long enough for one that has none.
+        // Waits for as long as a channel without RPCs takes to go idle.
         state(&other, Ready).await;
         state(&other, Idle).await;
         other.connect();
     }
     assert_eq!(channel.state(), Ready);
     send.send(EchoRequest::new("still here")).await.expect("open");
-    answers.next().await.expect("an answer").expect("a good one");
+    answers.next().await.expect("an answer").expect("a message");
     drop((send, answers));
     state(&channel, Idle).await;
-    // Nor need there be an RPC.
+    // `connect` wakes the channel without an RPC.
     channel.connect();
     state(&channel, Ready).await;
 }
 
-/// Has no answer until it is watched for the second time.
+/// A resolver that does not answer until it is watched for the second time.
 #[derive(Debug)]
 struct Later(std::sync::atomic::AtomicBool, Endpoint);
 
@@ -209,7 +209,7 @@ impl Resolver for Later {
     }
 }
 
-/// Has its endpoints when it is watched for the first time, and only an error from then on.
+/// A resolver that reports its endpoints to the first watch, and an error to later ones.
 #[derive(Debug)]
 struct OnlyOnce(std::sync::atomic::AtomicBool, Vec<Endpoint>);
 
@@ -231,7 +231,7 @@ async fn h19_a_resolver_error_after_idleness_leaves_the_endpoints_that_were_know
     let caller = Caller::ready(&channel, None).await;
     channel.enter_idle();
     state(&channel, Idle).await;
-    caller.call().await.expect("served by one that is known");
+    caller.call().await.expect("served by a known endpoint");
     state(&channel, Ready).await;
 }
 
@@ -277,7 +277,7 @@ async fn h20_ten_thousand_updates_of_the_endpoints_lose_no_rpc_and_no_memory() {
     let all = cluster.endpoints();
     let mut memory = Vec::new();
     for round in 0..10_000usize {
-        // One stays; another comes or goes, or has another weight.
+        // One endpoint stays. The others come and go, and change their weight.
         let mut some = vec![all[0].clone()];
         some.extend(all[1..].iter().filter(|_| round % 3 > 0).cloned());
         some.push(all[1 + round % 2].clone().with_weight(u32::try_from(round % 7).expect("small")));
@@ -292,7 +292,7 @@ async fn h20_ten_thousand_updates_of_the_endpoints_lose_no_rpc_and_no_memory() {
     }
     let (calls, failed) = load.stop().await;
     assert!(failed.is_empty(), "{} of {calls} failed: {:?}", failed.len(), failed[0]);
-    // In the same process other tests run, which have their own; so generously.
+    // The limit is generous, because other tests run in the same process.
     let growth = memory[3].saturating_sub(memory[1]);
     assert!(growth < 64 << 10, "{growth} KiB more: {memory:?}");
 }
@@ -311,10 +311,10 @@ async fn a_graceful_shutdown_finishes_rpcs_and_takes_no_new_ones() {
     let status = caller.call().await.expect_err("closed");
     assert_eq!((status.code(), status.message()), (Code::Cancelled, "the channel is closed"));
     send.send(EchoRequest::new("last")).await.expect("open");
-    assert_eq!(answers.next().await.expect("an answer").expect("a good one").text, "last");
+    assert_eq!(answers.next().await.expect("an answer").expect("a message").text, "last");
     assert!(!closing.is_finished());
     drop(send);
-    // At its end nothing of an RPC is left, though the answers are kept.
+    // The RPC is over, although `answers` is still held.
     assert!(answers.next().await.is_none());
     soon("the shutdown", closing).await.expect("no panic");
     state(&channel, ConnectivityState::Shutdown).await;
@@ -353,18 +353,18 @@ async fn the_service_configs_timeouts_and_wait_for_ready_are_those_of_the_method
     let caller = Caller::of(&channel);
     let status = caller.call().await.expect_err("too late");
     assert_eq!(status.code(), Code::DeadlineExceeded);
-    // The shorter of two counts.
+    // The shorter of the two timeouts applies.
     let begin = tokio::time::Instant::now();
     caller.request(within(hello(), 60_000)).await.expect_err("too late");
     assert!(begin.elapsed() < Duration::from_secs(20));
-    // The other method waits, though nothing is ready.
+    // The other method waits although nothing is ready.
     cluster.resolver.update(ResolverUpdate::endpoints([]));
     state(&channel, TransientFailure).await;
     let mut client = caller.client.clone();
     let waiting = tokio::spawn(async move { client.server_stream(EchoRequest::new("x")).await.map(|_| ()) });
     assert_eq!(caller.call().await.expect_err("fails fast").code(), Code::Unavailable);
     cluster.resolver.update(ResolverUpdate::endpoints(cluster.endpoints()));
-    soon("the one that waits", waiting).await.expect("no panic").expect("served");
+    soon("the RPC that waits", waiting).await.expect("no panic").expect("served");
 }
 
 #[tokio::test]
@@ -374,13 +374,13 @@ async fn a_method_timeout_reaches_the_server_as_grpc_timeout() {
     let server = async {
         let (stream, _) = listener.accept().await.expect("accepted");
         let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
-        let (request, _) = connection.accept().await.expect("a request").expect("a good one");
+        let (request, _) = connection.accept().await.expect("a request").expect("a valid request");
         request.headers()["grpc-timeout"].to_str().expect("text").to_owned()
     };
     let config = r#"{"methodConfig": [{"name": [{}], "timeout": "7s"}]}"#.parse().expect("a config");
     let channel = to(address).service_config(config).connect_lazy().expect("a channel");
     let _call = begin(&Caller::of(&channel), hello());
-    let told = soon("the request", server).await;
-    let millis: u64 = told.strip_suffix('m').and_then(|text| text.parse().ok()).expect("milliseconds");
-    assert!((5000..=7000).contains(&millis), "{told}");
+    let timeout = soon("the request", server).await;
+    let millis: u64 = timeout.strip_suffix('m').and_then(|text| text.parse().ok()).expect("milliseconds");
+    assert!((5000..=7000).contains(&millis), "{timeout}");
 }

@@ -13,8 +13,8 @@ use hotpick_tests::{Caller, Cluster, Load, soon};
 
 use super::*;
 
-/// A backend with a health service, and a channel that watches the health of "echo".
-async fn checked() -> (Cluster, Channel) {
+/// Two backends with a health service, and a channel that watches the health of "echo".
+async fn health_checked() -> (Cluster, Channel) {
     let mut cluster = Cluster::start(&[]).await;
     let mut options = BackendOptions::default();
     options.health = true;
@@ -32,7 +32,7 @@ async fn checked() -> (Cluster, Channel) {
 
 #[tokio::test]
 async fn h28_rpcs_follow_what_the_health_service_says() {
-    let (cluster, channel) = checked().await;
+    let (cluster, channel) = health_checked().await;
     let caller = Caller::ready(&channel, None).await;
     assert_eq!(caller.tally(10).await.len(), 2);
     for round in 0..4 {
@@ -45,13 +45,13 @@ async fn h28_rpcs_follow_what_the_health_service_says() {
         Caller::ready(&channel, None).await;
         assert_eq!(caller.tally(10).await.len(), 2);
     }
-    // All of it on the connections that were there.
+    // Health changes do not cause reconnects.
     assert_eq!((cluster.accepted(), caller.dials()), (2, 2));
     for backend in &cluster.backends {
         backend.set_serving("echo", false).await;
     }
     state(&channel, TransientFailure).await;
-    let status = caller.call().await.expect_err("none serves");
+    let status = caller.call().await.expect_err("no backend is serving");
     assert!(status.message().contains("the health service reports NOT_SERVING for \"echo\""), "{status}");
 }
 
@@ -94,10 +94,10 @@ async fn h28_errors_of_the_watch_are_tried_again_with_a_backoff() {
         let watch = peer.request().await;
         peer.refuse(watch, 13, "out of order").await;
     }
-    // At once, then after 20, 32 and 51 ms.
+    // The first watch starts at once, the retries after 20, 32 and 51 ms.
     assert!(begin.elapsed() >= Duration::from_millis(50), "{:?}", begin.elapsed());
     state(&channel, TransientFailure).await;
-    let status = Caller::of(&channel).call().await.expect_err("no one knows");
+    let status = Caller::of(&channel).call().await.expect_err("health unknown");
     assert!(status.message().contains("the health check fails: out of order"), "{status}");
     let watch = peer.request().await;
     peer.refuse(watch, 12, "no such method").await;
@@ -106,7 +106,7 @@ async fn h28_errors_of_the_watch_are_tried_again_with_a_backoff() {
 
 #[tokio::test]
 async fn h28_a_goaway_during_the_watch_costs_nothing() {
-    let (cluster, channel) = checked().await;
+    let (cluster, channel) = health_checked().await;
     let caller = Caller::ready(&channel, None).await;
     let load = Load::start(&caller, 4, 0);
     for round in 0..10 {
@@ -124,7 +124,7 @@ async fn h28_a_goaway_during_the_watch_costs_nothing() {
 
 #[tokio::test]
 async fn health_checking_can_be_turned_on_and_off_while_rpcs_run() {
-    let (cluster, channel) = checked().await;
+    let (cluster, channel) = health_checked().await;
     let caller = Caller::ready(&channel, None).await;
     cluster.backends[0].set_serving("echo", false).await;
     soon("NOT_SERVING", channel.wait_for(|status| status.subconns[0].state() == TransientFailure)).await;

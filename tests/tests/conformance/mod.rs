@@ -1,5 +1,5 @@
-//! What a gRPC channel must do, scenario by scenario: the behaviour that the test suites of grpc-go and its
-//! siblings agree on. Where grpc-go's answer is known, it is the one that is asked for.
+//! Conformance scenarios of a gRPC channel: the behaviour that the test suites of grpc-go and the other gRPC
+//! implementations agree on. Where grpc-go's behaviour is known, it is the expected one.
 
 mod connections;
 mod endpoints;
@@ -35,7 +35,7 @@ pub(crate) fn within(mut request: Request<EchoRequest>, millis: u64) -> Request<
     request
 }
 
-/// Options of a client that finds things out quickly.
+/// Connection options with short timeouts and backoffs.
 fn quick() -> SubConnOptions {
     let mut options = SubConnOptions::default();
     options.connect_timeout = Duration::from_millis(300);
@@ -57,15 +57,15 @@ async fn state(channel: &Channel, wanted: ConnectivityState) {
 }
 
 async fn until(what: &str, condition: impl Fn() -> bool) {
-    let looking = async {
+    let poll = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    soon(what, looking).await;
+    soon(what, poll).await;
 }
 
-/// An RPC that has been begun.
+/// Starts an RPC in a task of its own.
 pub(crate) fn begin(
     caller: &Caller,
     request: Request<EchoRequest>,
@@ -74,14 +74,14 @@ pub(crate) fn begin(
     tokio::spawn(async move { caller.request(request).await })
 }
 
-/// A stream that is open, and the end of it that keeps it so.
+/// Opens a stream, which stays open while the sender is held.
 async fn open(caller: &Caller) -> (mpsc::Sender<EchoRequest>, tonic::Streaming<hotpick_echo::EchoResponse>) {
     let (send, receive) = mpsc::channel(1);
     let answers = caller.client.clone().bidi(ReceiverStream::new(receive)).await.expect("open").into_inner();
     (send, answers)
 }
 
-/// A channel with two connections in a row, the first of which is READY.
+/// Connects a channel to a [`RawServer`]. Returns both, a caller, and the peer of the connection, which is READY.
 async fn raw_pair() -> (RawServer, Channel, Caller, raw::RawPeer) {
     let server = RawServer::bind().await;
     let channel = to(server.address()).connect_lazy().expect("a channel");

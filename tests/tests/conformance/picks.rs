@@ -1,4 +1,4 @@
-//! Picks: what queues, fails, drops, and how each ends (H1 to H6).
+//! Picks: queued, failed and dropped RPCs, and the outcome of each pick (H1 to H6).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ async fn h01_without_a_picker_an_rpc_waits_to_its_deadline() {
     let status = caller.request(within(hello(), 50)).await.expect_err("nothing is ready");
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert_eq!(channel.state(), Connecting);
-    // And one that is given up is gone.
+    // A waiting RPC can be cancelled.
     let waiting = begin(&caller, hello());
     tokio::task::yield_now().await;
     waiting.abort();
@@ -64,9 +64,9 @@ async fn h03_a_failing_pick_fails_fast_and_wait_for_ready_waits_and_names_the_la
     let native = Native::new(|_, _| PickResult::Fail(Status::unavailable("not today")));
     let channel = cluster.channel().native_policy(native).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("native")).await;
-    let status = caller.call().await.expect_err("it fails");
+    let status = caller.call().await.expect_err("the pick fails");
     assert_eq!((status.code(), status.message()), (Code::Unavailable, "not today"));
-    let status = caller.request(within(patient(), 50)).await.expect_err("it waits in vain");
+    let status = caller.request(within(patient(), 50)).await.expect_err("nothing becomes ready");
     let text = "deadline exceeded: latest balancer error: not today";
     assert_eq!((status.code(), status.message()), (Code::DeadlineExceeded, text));
 }
@@ -75,12 +75,12 @@ async fn h03_a_failing_pick_fails_fast_and_wait_for_ready_waits_and_names_the_la
 async fn h03_wait_for_ready_can_be_the_channels_default() {
     let channel = Channel::builder("static:///127.0.0.1:1").subconn_options(quick()).wait_for_ready(true);
     let caller = Caller::of(&channel.connect_lazy().expect("a channel"));
-    let status = caller.request(within(hello(), 100)).await.expect_err("it waits in vain");
+    let status = caller.request(within(hello(), 100)).await.expect_err("nothing becomes ready");
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert!(
         status.message().contains("latest balancer error: no endpoint of static:///127.0.0.1:1 is ready")
     );
-    // An RPC may say otherwise.
+    // An RPC can override the default of the channel.
     let mut request = hello();
     request.extensions_mut().insert(WaitForReady(false));
     assert_eq!(caller.request(request).await.expect_err("refused").code(), Code::Unavailable);
@@ -93,7 +93,7 @@ async fn h04_a_drop_ends_the_rpc_with_exactly_its_code_and_is_not_retried() {
         (Code::Unavailable, Code::Unavailable),
         (Code::ResourceExhausted, Code::ResourceExhausted),
         (Code::PermissionDenied, Code::PermissionDenied),
-        // Those that belong to applications (gRFC A54).
+        // Status codes that a control plane must not use (gRFC A54).
         (Code::InvalidArgument, Code::Internal),
         (Code::NotFound, Code::Internal),
         (Code::AlreadyExists, Code::Internal),
@@ -117,7 +117,7 @@ async fn h04_a_drop_ends_the_rpc_with_exactly_its_code_and_is_not_retried() {
 }
 
 #[tokio::test]
-async fn h05_a_pick_of_a_subconn_that_is_gone_is_told_once_and_picked_again() {
+async fn h05_a_pick_of_a_subconn_that_is_gone_is_reported_once_and_picked_again() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let native = Native::new(|ready, info| match ready.all().first() {
         Some(first) if !info.requeued => PickResult::Pick(Pick::to(first.clone())),
@@ -131,18 +131,18 @@ async fn h05_a_pick_of_a_subconn_that_is_gone_is_told_once_and_picked_again() {
     state(&channel, Ready).await;
     soon("the policy", channel.wait_for(|status| status.policy.name == "native")).await;
 
-    // Not ready: the RPC waits for a change, and is then picked again.
+    // The picked subconn is not ready: the RPC waits for a new picker, and is picked again.
     let caller = Caller::of(&channel);
     let held = begin(&caller, hello());
     until("the first pick", || ledger.ends().len() == 1).await;
     assert_eq!(ledger.ends(), [(None, false)]);
-    // A change of an attribute makes a new picker.
+    // A changed attribute results in a new picker.
     let changed = vec![refusing, b.with_attribute("new", "yes")];
     cluster.resolver.update(ResolverUpdate::endpoints(changed));
     assert_eq!(soon("the held RPC", held).await.expect("no panic").expect("served"), "b");
     assert_eq!(ledger.ends(), [(None, false), (Some(Code::Ok), false)]);
 
-    // Removed meanwhile: a picker that remembers a subconn of long ago.
+    // The picked subconn has been removed: the picker holds one of a previous channel.
     let old: SubConn = caller.status().subconns[1].clone();
     let stale =
         Native::new(
@@ -161,7 +161,7 @@ async fn h05_a_pick_of_a_subconn_that_is_gone_is_told_once_and_picked_again() {
         loop {
             match caller.call().await.expect("served").as_str() {
                 "c" => return,
-                // The old one is not yet closed.
+                // The old subconn is not closed yet.
                 _ => tokio::task::yield_now().await,
             }
         }
@@ -169,7 +169,7 @@ async fn h05_a_pick_of_a_subconn_that_is_gone_is_told_once_and_picked_again() {
     let changes = async {
         let mut weight = 1;
         loop {
-            // New pickers keep coming.
+            // Each new weight results in a new picker.
             weight += 1;
             let changed = vec![other.endpoints()[0].clone().with_weight(weight)];
             other.resolver.update(ResolverUpdate::endpoints(changed));
@@ -177,18 +177,18 @@ async fn h05_a_pick_of_a_subconn_that_is_gone_is_told_once_and_picked_again() {
         }
     };
     tokio::select! {
-        () = async { soon("an RPC by the other", rpc).await } => {}
+        () = async { soon("an RPC on the other server", rpc).await } => {}
         () = changes => {}
     }
     assert!(ledger.ends().contains(&(None, false)));
 }
 
 #[tokio::test]
-async fn h06_every_pick_is_told_its_end_exactly_once() {
+async fn h06_the_outcome_of_every_pick_is_reported_exactly_once() {
     let mut cluster = Cluster::start(&["a"]).await;
     let silent = RawServer::bind().await;
     let native = Native::new(|ready, info| {
-        // Who asks for it gets the peer that does not answer.
+        // RPCs with this metadata get the peer that does not answer.
         let at = usize::from(info.metadata.contains_key("silent"));
         ready.ready().get(at).map_or(PickResult::Queue, |one| PickResult::Pick(Pick::to(one.clone())))
     });
@@ -199,61 +199,61 @@ async fn h06_every_pick_is_told_its_end_exactly_once() {
     let channel = cluster.channel().native_policy(native).connect_lazy().expect("a channel");
     let mut peer = silent.accept(&[]).await;
     let caller = Caller::ready(&channel, Some("native")).await;
-    let told = |number: usize| {
+    let reported = |number: usize| {
         let ledger = Arc::clone(&ledger);
-        async move { until("the end", || ledger.ends().len() == number).await }
+        async move { until("the outcome", || ledger.ends().len() == number).await }
     };
 
-    // OK.
+    // Success.
     caller.call().await.expect("served");
-    told(1).await;
-    // An error of the server's.
+    reported(1).await;
+    // An error from the server.
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
     let request = tonic_health::pb::HealthCheckRequest::default();
     assert_eq!(health.check(request).await.expect_err("no such service").code(), Code::Unimplemented);
-    told(2).await;
-    // Given up before the headers.
+    reported(2).await;
+    // Cancelled before the response headers.
     let mut request = hello();
     request.metadata_mut().insert("silent", tonic::metadata::MetadataValue::from_static("1"));
     let waiting = begin(&caller, request);
     peer.request().await;
     waiting.abort();
-    told(3).await;
-    // Its deadline passes before the headers.
+    reported(3).await;
+    // Deadline exceeded before the response headers.
     let mut request = within(hello(), 50);
     request.metadata_mut().insert("silent", tonic::metadata::MetadataValue::from_static("1"));
     assert_eq!(caller.request(request).await.expect_err("too late").code(), Code::DeadlineExceeded);
-    told(4).await;
-    // Given up in the middle.
+    reported(4).await;
+    // Cancelled after the first message.
     let (send, mut answers) = open(&caller).await;
     send.send(EchoRequest::new("one")).await.expect("open");
-    answers.next().await.expect("an answer").expect("a good one");
+    answers.next().await.expect("an answer").expect("a message");
     drop((send, answers));
-    told(5).await;
-    // The body dropped, of which nothing was read.
+    reported(5).await;
+    // Response body dropped unread.
     let request = EchoRequest { text: "many".to_owned(), count: 1000 };
     drop(caller.client.clone().server_stream(request).await.expect("an answer"));
-    told(6).await;
-    // Its deadline passes underway.
+    reported(6).await;
+    // Deadline exceeded after the response headers.
     let (_send, receive) = mpsc::channel(1);
     let mut request = Request::new(ReceiverStream::new(receive));
     request.set_timeout(Duration::from_millis(50));
     let mut answers = caller.client.clone().bidi(request).await.expect("open").into_inner();
     let status = answers.next().await.expect("an item").expect_err("too late");
     assert_eq!(status.code(), Code::DeadlineExceeded);
-    told(7).await;
-    // The policy replaced meanwhile, and then the connection lost.
+    reported(7).await;
+    // Policy replaced during the RPC, then connection lost.
     let (_send, mut answers) = open(&caller).await;
     let round_robin: ServiceConfig =
         r#"{"loadBalancingConfig": [{"round_robin": {}}]}"#.parse().expect("good");
     let update = ResolverUpdate::endpoints(vec![endpoints.remove(0)]).with_service_config(Ok(round_robin));
     cluster.resolver.update(update);
     soon("the swap", channel.wait_for(|status| status.policy.name == "round_robin")).await;
-    caller.call().await.expect("served, and not in this ledger");
+    caller.call().await.expect("served, and not recorded in this ledger");
     cluster.backends.clear();
     let status = soon("the loss", answers.next()).await.expect("an item").expect_err("lost");
     assert_eq!(status.code(), Code::Unavailable);
-    told(8).await;
+    reported(8).await;
 
     let gave_up = true;
     assert_eq!(ledger.picks(), 8);
@@ -293,7 +293,7 @@ async fn h06_picks_and_ends_are_equal_while_servers_stop() {
         Caller::ready(&channel, None).await;
     }
     let _ = load.stop().await;
-    until("every end", || ledger.ends().len() == ledger.picks()).await;
+    until("every outcome", || ledger.ends().len() == ledger.picks()).await;
     let in_flight: u32 = caller.status().subconns.iter().map(|subconn| subconn.stats().in_flight).sum();
     assert_eq!(in_flight, 0);
 }
@@ -308,13 +308,13 @@ async fn h06_an_answer_without_a_status_is_the_servers_fault_and_not_the_clients
     let caller = Caller::ready(&channel, Some("native")).await;
     let call = begin(&caller, hello());
     let stream = peer.request().await;
-    // HEADERS with END_HEADERS and END_STREAM, and nothing but `:status: 200`.
+    // HEADERS with END_HEADERS and END_STREAM, containing only `:status: 200`.
     peer.send(1, 4 | 1, stream, &[0x88]).await;
-    soon("the end", call).await.expect("no panic").expect_err("no answer");
+    soon("the end", call).await.expect("no panic").expect_err("no grpc-status");
     assert_eq!(ledger.ends(), [(Some(Code::Unknown), false)]);
 }
 
-/// There is more of the request than the window of the peer, which takes nothing.
+/// The request exceeds the flow-control window, and the peer never extends it.
 #[tokio::test]
 async fn h06_a_response_that_is_dropped_cancels_the_stream_though_the_peer_takes_no_more() {
     let (_server, _channel, caller, mut peer) = raw_pair().await;

@@ -1,4 +1,4 @@
-//! What a client of the proxy sends, and the other RPCs.
+//! Bad requests of the proxy's clients must not affect other RPCs.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::*;
 const UNARY: &str = "/hotpick.echo.Echo/Unary";
 const RESOURCE_EXHAUSTED: &str = "8";
 
-/// What a server sees of an upload.
+/// An event of an upload, as a server sees it.
 #[derive(Debug, PartialEq, Eq)]
 enum Upload {
     Begun,
@@ -23,12 +23,12 @@ enum Upload {
     Reset(h2::Reason),
 }
 
-/// A server that says what it sees of each upload.
-async fn listener(answers_first: bool) -> (Scripted, mpsc::UnboundedReceiver<Upload>) {
-    let (tell, ends) = mpsc::unbounded_channel();
+/// Starts a server that reports the events of each upload.
+async fn upload_server(answers_first: bool) -> (Scripted, mpsc::UnboundedReceiver<Upload>) {
+    let (events, received) = mpsc::unbounded_channel();
     let server = Scripted::start(move |(request, mut respond): scripted::Exchange| {
-        let tell = tell.clone();
-        let _ = tell.send(Upload::Begun);
+        let events = events.clone();
+        let _ = events.send(Upload::Begun);
         async move {
             let mut stream = answers_first.then(|| {
                 let mut stream = respond.send_response(scripted::head(), false).expect("sent");
@@ -43,7 +43,7 @@ async fn listener(answers_first: bool) -> (Scripted, mpsc::UnboundedReceiver<Upl
                     None => break Upload::Whole,
                 }
             };
-            let _ = tell.send(end);
+            let _ = events.send(end);
             match &mut stream {
                 Some(stream) => drop(stream.send_trailers(http::HeaderMap::new())),
                 None => scripted::answer(&mut respond, "a"),
@@ -51,17 +51,17 @@ async fn listener(answers_first: bool) -> (Scripted, mpsc::UnboundedReceiver<Upl
         }
     })
     .await;
-    (server, ends)
+    (server, received)
 }
 
-/// Whatever the code of the reset, and whether the server has answered or not.
+/// Holds for any reset code, before and after the server's answer.
 #[tokio::test]
 async fn a_cancelled_upload_never_looks_whole_to_the_server() {
     for answers_first in [false, true] {
-        let (server, mut ends) = listener(answers_first).await;
+        let (server, mut events) = upload_server(answers_first).await;
         let channel = channel(server.address()).connect_lazy().expect("a channel");
         let (proxied, _caller) = proxied(&channel).await;
-        let mut next = async || soon("an upload", ends.recv()).await.expect("a server");
+        let mut next = async || soon("an upload event", events.recv()).await.expect("the server runs");
         let half = async || {
             let mut client = RawPeer::connect(proxied.address).await;
             client.begin_rpc(1, UNARY, &[]).await;
@@ -76,21 +76,25 @@ async fn a_cancelled_upload_never_looks_whole_to_the_server() {
             }
             client.reset(1, code).await;
             let end = next().await;
-            assert_eq!(end, Upload::Reset(h2::Reason::CANCEL), "by {code}, answers first: {answers_first}");
+            assert_eq!(
+                end,
+                Upload::Reset(h2::Reason::CANCEL),
+                "reset code {code}, answers first: {answers_first}"
+            );
         }
-        // So it does when the client is gone.
+        // A lost client connection resets the upload too.
         let client = half().await;
         assert_eq!(next().await, Upload::Begun);
         drop(client);
         assert_eq!(next().await, Upload::Reset(h2::Reason::CANCEL));
-        // And one that is whole is whole.
+        // A complete upload is forwarded as complete.
         let mut client = RawPeer::connect(proxied.address).await;
         client.rpc(1, UNARY, &[]).await;
         assert_eq!([next().await, next().await], [Upload::Begun, Upload::Whole]);
     }
 }
 
-/// grpc's clients write the path of the socket so, others as it is.
+/// gRPC's clients percent-encode the path of a Unix socket. Others do not.
 #[tokio::test]
 async fn any_authority_will_do() {
     let cluster = Cluster::start(&["a"]).await;
@@ -100,7 +104,7 @@ async fn any_authority_will_do() {
         ["localhost", "a.example:80", "[::1]:50", "tmp%2Fusers.sock", "/run/users.sock", "a b", "x,y"]
     {
         let mut client = RawPeer::connect(proxied.address).await;
-        // `:method: POST` and `:scheme: http` of the static table.
+        // `:method: POST` and `:scheme: http` from the static table.
         let mut block = vec![0x83, 0x86];
         for (name, value) in [
             (":path", UNARY),
@@ -129,7 +133,7 @@ async fn a_path_with_a_fragment_is_not_served_as_another_path() {
     assert_eq!(client.answer_on(3).await.header("grpc-status"), Some("0"));
 }
 
-/// A request that HTTP/2 or gRPC does not allow ends as itself; the connection's other RPCs do not notice.
+/// A request that HTTP/2 or gRPC does not allow does not affect other RPCs of the connection.
 #[tokio::test]
 async fn an_odd_request_is_answered_alone() {
     let cluster = Cluster::start(&["a"]).await;
@@ -175,14 +179,14 @@ async fn metadata_beyond_the_limit_fails_its_rpc_alone_and_with_a_status() {
         assert_eq!(answer.header("grpc-status"), Some(status), "{kib} KiB");
         stream += 2;
     }
-    // More than clients are told to send: HTTP's own answer, and still no more than this RPC.
+    // Beyond the announced SETTINGS_MAX_HEADER_LIST_SIZE: the answer is an HTTP status, and other RPCs go on.
     client.rpc(stream, UNARY, &[("x-big", &"v".repeat(1100 << 10))]).await;
     assert_eq!(client.answer_on(stream).await.header(":status"), Some("431"));
     client.rpc(stream + 2, UNARY, &[]).await;
     assert_eq!(client.answer_on(stream + 2).await.header("grpc-status"), Some("0"));
 }
 
-/// As after a while without CPU: requests, and their resets, are read at once.
+/// Requests and their resets are read together, as after a time without CPU.
 #[tokio::test]
 async fn thousands_of_rpcs_that_are_given_up_before_they_are_read_end_nothing() {
     let cluster = Cluster::start(&["a"]).await;
@@ -203,7 +207,7 @@ async fn thousands_of_rpcs_that_are_given_up_before_they_are_read_end_nothing() 
     assert_eq!(client.answer_on(4_001).await.header("grpc-status"), Some("0"));
 }
 
-/// DATA that was under way when the proxy ended a stream is no error of the client.
+/// DATA that was in flight when the proxy ended a stream is not a client error.
 #[tokio::test]
 async fn uploads_that_are_refused_early_end_nothing() {
     let server = Scripted::start(async |(_, mut respond): scripted::Exchange| {
@@ -219,7 +223,7 @@ async fn uploads_that_are_refused_early_end_nothing() {
         client.begin_rpc(stream, UNARY, &[]).await;
         assert_eq!(client.answer_on(stream).await.header("grpc-status"), Some("7"));
     }
-    // The client hears of it late.
+    // The client notices the refusals late.
     for stream in (1..600).step_by(2) {
         client.send(DATA, 0, stream, &[0; 1024]).await;
         client.send(DATA, END_STREAM, stream, &[0; 1024]).await;
@@ -231,8 +235,8 @@ async fn uploads_that_are_refused_early_end_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_are_dropped_by_the_hundred_touch_no_other() {
     let cluster = Cluster::start(&["a"]).await;
-    let held = Scripted::start(async |(_, mut respond): scripted::Exchange| {
-        // Held until it is reset.
+    let silent_server = Scripted::start(async |(_, mut respond): scripted::Exchange| {
+        // Hold the RPC until it is reset.
         let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
     })
     .await;
@@ -240,37 +244,37 @@ async fn streams_that_are_dropped_by_the_hundred_touch_no_other() {
     let both = Channel::builder(format!("static:///{backend}")).connect_lazy().expect("a channel");
     let (proxy, caller) = proxied(&both).await;
     let mut neighbour = Neighbour::open(&caller).await;
-    let silent = channel(held.address()).connect_lazy().expect("a channel");
+    let silent = channel(silent_server.address()).connect_lazy().expect("a channel");
     let (holding, holder) = proxied(&silent).await;
     for round in 0..20 {
         let calls: Vec<_> = (0..300).map(|_| begin(&holder, hello())).collect();
-        soon("all of them", async {
+        soon("300 RPCs in flight", async {
             while holding.proxy.rpcs() < 300 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         })
         .await;
         calls.iter().for_each(tokio::task::JoinHandle::abort);
-        soon("their end", async {
+        soon("the end of all RPCs", async {
             while holding.proxy.rpcs() > 0 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         })
         .await;
-        assert_eq!(held.accepted(), 1, "round {round}");
-        neighbour.answers(&format!("round {round}")).await;
+        assert_eq!(silent_server.accepted(), 1, "round {round}");
+        neighbour.assert_answers(&format!("round {round}")).await;
     }
     assert_eq!(proxy.proxy.rpcs(), 1);
 }
 
-/// Those that are held by a server, and one more.
+/// The server does not answer, so that the RPCs up to the limit stay in flight.
 #[tokio::test]
 async fn rpcs_beyond_the_limit_fail_and_those_within_it_do_not() {
-    let held = Scripted::start(async |(_, mut respond): scripted::Exchange| {
+    let silent_server = Scripted::start(async |(_, mut respond): scripted::Exchange| {
         let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
     })
     .await;
-    let channel = channel(held.address()).connect_lazy().expect("a channel");
+    let channel = channel(silent_server.address()).connect_lazy().expect("a channel");
     let mut options = ProxyOptions::default();
     options.max_rpcs = 3;
     let proxied = Proxied::start(&channel, options).await;
@@ -281,7 +285,7 @@ async fn rpcs_beyond_the_limit_fail_and_those_within_it_do_not() {
     let answer = client.answer_on(7).await;
     assert_eq!(answer.header("grpc-status"), Some("14"), "{answer:?}");
     client.reset(1, 8).await;
-    soon("room", async {
+    soon("fewer RPCs than the limit", async {
         while proxied.proxy.rpcs() > 2 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -292,7 +296,7 @@ async fn rpcs_beyond_the_limit_fail_and_those_within_it_do_not() {
     assert_eq!(client.answer_on(11).await.header("grpc-status"), Some("14"));
 }
 
-/// Nothing, one byte, half of the preface, all of it but no SETTINGS.
+/// Clients send nothing, one byte, half of the preface, or all of it without SETTINGS.
 #[tokio::test]
 async fn a_client_that_does_not_finish_its_preface_is_closed_in_time() {
     let cluster = Cluster::start(&["a"]).await;
@@ -304,9 +308,9 @@ async fn a_client_that_does_not_finish_its_preface_is_closed_in_time() {
     for sent in [0, 1, 12, 24] {
         let mut client = RawPeer::silent(proxied.address).await;
         client.bytes(&preface[..sent]).await;
-        soon("its end", client.closed()).await;
+        soon("the connection to be closed", client.closed()).await;
     }
-    // One that has said it stays.
+    // A client that has finished its preface stays connected.
     let mut client = RawPeer::connect(proxied.address).await;
     client.rpc(1, UNARY, &[]).await;
     client.answer_on(1).await;
@@ -315,7 +319,7 @@ async fn a_client_that_does_not_finish_its_preface_is_closed_in_time() {
     assert_eq!(client.answer_on(3).await.header("grpc-status"), Some("0"));
 }
 
-/// It acknowledges nothing: neither GOAWAY's PING nor anything else.
+/// A frozen client acknowledges nothing, not even the PING after GOAWAY.
 #[tokio::test]
 async fn a_drain_does_not_wait_for_a_client_that_is_frozen_and_has_no_rpc() {
     let cluster = Cluster::start(&["a"]).await;
@@ -331,7 +335,7 @@ async fn a_drain_does_not_wait_for_a_client_that_is_frozen_and_has_no_rpc() {
     soon("the drain", proxied.drain()).await;
 }
 
-/// A client that has an RPC is waited for, and told.
+/// A client with an RPC in flight gets a GOAWAY, and the drain waits for the RPC.
 #[tokio::test]
 async fn a_drain_waits_for_the_rpcs_that_there_are() {
     let (release, mut released) = tokio::sync::watch::channel(false);
@@ -379,7 +383,7 @@ async fn empty_data_frames_of_a_client_have_no_number_that_is_too_many() {
     assert_eq!(client.answer_on(1).await.header("grpc-status"), Some("0"));
 }
 
-/// `:path` in CONTINUATION, in two pieces, and with a name out of HPACK's dynamic table.
+/// `:path` is sent in CONTINUATION, split in two, and with its name from HPACK's dynamic table.
 #[tokio::test]
 async fn no_form_of_a_path_with_a_fragment_is_served_as_another_path() {
     let cluster = Cluster::start(&["a"]).await;
@@ -395,7 +399,7 @@ async fn no_form_of_a_path_with_a_fragment_is_served_as_another_path() {
         client.send(DATA, END_STREAM, 1, hotpick_tests::raw::HELLO).await;
         assert_eq!(client.answer_on(1).await.reset, Some(1), "cut at {cut}");
     }
-    // A good one, which makes an entry; and then by the name of that entry, which is the 62nd.
+    // A valid path adds entry 62 to the dynamic table. The next request refers to the name of that entry.
     let mut client = RawPeer::connect(proxied.address).await;
     let mut field = literal(":path", UNARY);
     field[0] = 0x40;
@@ -405,11 +409,11 @@ async fn no_form_of_a_path_with_a_fragment_is_served_as_another_path() {
     let value = &literal("", &path)[2..];
     client.headers(3, &[&[0x83, 0x86, 0x0f, 62 - 15][..], value, &rest].concat(), 0).await;
     client.send(DATA, END_STREAM, 3, hotpick_tests::raw::HELLO).await;
-    assert_eq!(client.answer_on(3).await.reset, Some(1), "by a name of the table");
+    assert_eq!(client.answer_on(3).await.reset, Some(1), "name from the dynamic table");
 }
 
-/// A client that sends all of its requests before it reads an answer, through two proxies, each of which has more to write to the
-/// other than fits on the way.
+/// The client sends all requests before it reads an answer, through two proxies. Each proxy has more to write to the
+/// other than the buffers between them hold.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn proxies_in_a_row_do_not_wait_for_each_other() {
     let cluster = Cluster::start(&["a"]).await;
@@ -432,7 +436,7 @@ async fn proxies_in_a_row_do_not_wait_for_each_other() {
             count
         });
     }
-    soon("all of them", async {
+    soon("all streams to end", async {
         while let Some(count) = streams.join_next().await {
             assert_eq!(count.expect("no panic"), 20);
         }

@@ -1,5 +1,5 @@
-//! Clients and servers that nobody vouches for: what one RPC, one answer or one connection does to itself, and not to the
-//! others. Each was once seen to do it.
+//! Failure isolation against untrusted clients and servers: one bad RPC, answer or connection does not affect others.
+//! Each case is a regression test.
 
 mod clients;
 mod hostile;
@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::conformance::{begin, hello, to, within};
 
-/// A stream of the echo service that is open while others do what they do, and answers when it is asked.
+/// An open stream of the echo service, to test that it survives what other RPCs do.
 struct Neighbour {
     requests: mpsc::Sender<hotpick_echo::EchoRequest>,
     answers: tonic::Streaming<hotpick_echo::EchoResponse>,
@@ -28,12 +28,12 @@ impl Neighbour {
         let (requests, receive) = mpsc::channel(1);
         let answers = caller.client.clone().bidi(ReceiverStream::new(receive)).await;
         let mut neighbour = Self { requests, answers: answers.expect("open").into_inner() };
-        neighbour.answers("at first").await;
+        neighbour.assert_answers("at first").await;
         neighbour
     }
 
-    /// It is still there, and so is its connection.
-    async fn answers(&mut self, when: &str) {
+    /// Asserts that the stream, and so its connection, still works.
+    async fn assert_answers(&mut self, when: &str) {
         let request = hotpick_echo::EchoRequest::new("hello");
         self.requests.send(request).await.unwrap_or_else(|_| panic!("{when}: the stream is over"));
         let answer = hotpick_tests::soon("an answer", self.answers.message()).await;
@@ -42,7 +42,7 @@ impl Neighbour {
     }
 }
 
-/// A proxy of such a channel, and a caller behind it.
+/// Starts a proxy that serves this channel. Returns a caller that goes through the proxy.
 async fn proxied(channel: &Channel) -> (Proxied, Caller) {
     let proxied = Proxied::start(channel, ProxyOptions::default()).await;
     let through = to(proxied.address).connect_lazy().expect("a channel");
@@ -50,7 +50,7 @@ async fn proxied(channel: &Channel) -> (Proxied, Caller) {
     (proxied, caller)
 }
 
-/// To one server by hand, whose connections are not given up for being slow.
+/// Returns a channel to one scripted server, with default timeouts so that slow connections are not given up.
 fn channel(server: std::net::SocketAddr) -> ChannelBuilder {
     Channel::builder(format!("static:///{server}"))
 }

@@ -1,4 +1,4 @@
-//! What a client chooses, and a policy sees.
+//! Values that a client chooses and a policy sees.
 
 use hotpick::policy::PolicyVersion;
 use hotpick_tests::{Caller, Cluster, Policies, soon, standard};
@@ -8,7 +8,7 @@ use tonic::client::Grpc;
 
 use super::*;
 
-/// An RPC of a method that there may not be.
+/// Calls a method that may not exist.
 async fn call(channel: &Channel, path: &str) -> Result<(), tonic::Status> {
     let mut client = Grpc::new(channel.clone());
     client.ready().await.expect("always ready");
@@ -18,7 +18,7 @@ async fn call(channel: &Channel, path: &str) -> Result<(), tonic::Status> {
     client.unary(request, path, codec).await.map(drop)
 }
 
-/// 4,300 paths that are made up: the policy has its numbers for 4,096 of them, and goes on.
+/// 4,300 made-up paths. The policy numbers at most 4,096 of them, and continues to pick.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_number_of_methods_takes_a_policy_down() {
     let cluster = Cluster::start(&["a", "b", "c"]).await;
@@ -32,7 +32,7 @@ async fn no_number_of_methods_takes_a_policy_down() {
         let config: serde_json::Value = serde_json::from_str(config).expect("JSON");
         let channel = cluster.channel().policies(&policies.followed).policy(policy).policy_config(config);
         let channel = channel.connect_lazy().expect("a channel");
-        // Some connect only what they pick.
+        // Do not wait for READY: some policies connect only the endpoints that they pick.
         let active = |status: &hotpick::channel::ChannelStatus| status.policy.name == policy;
         soon("the policy", channel.wait_for(active)).await;
         let caller = Caller::of(&channel);
@@ -52,7 +52,7 @@ async fn no_number_of_methods_takes_a_policy_down() {
     }
 }
 
-/// The value has the XXH64 of "red", and is not red: neither does it go there, nor does it take red's group.
+/// The value has the same XXH64 as "red". It must not be routed to red endpoints, nor replace their group.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_colour_with_the_hash_of_another_is_another_colour() {
     let cluster = Cluster::start(&["red-1", "red-2", "blue-1"]).await;
@@ -62,10 +62,10 @@ async fn a_colour_with_the_hash_of_another_is_another_colour() {
     let caller = Caller::ready(&channel, Some("color")).await;
     let other = r#"zpaaytlf].!d2U"L"#;
     for _ in 0..2 {
-        let status = caller.call_color(other).await.expect_err("no endpoint has that colour");
+        let status = caller.call_color(other).await.expect_err("no endpoint has this colour");
         assert_eq!(status.code(), Code::Unavailable);
         for _ in 0..4 {
-            let served = soon("a red one", caller.call_color("red")).await.expect("served");
+            let served = soon("a red endpoint", caller.call_color("red")).await.expect("served");
             assert!(served.starts_with("red"), "{served}");
         }
     }

@@ -1,4 +1,4 @@
-//! What a server answers, and the other RPCs of its connection.
+//! Bad answers of a server must not affect other RPCs of its connection.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,8 +13,8 @@ use tonic::{Code, Request};
 
 use super::*;
 
-/// The first request of a server by hand is a stream that stays open. `odd` answers the second, which ends as is
-/// returned, and then the first one is answered.
+/// Starts two RPCs on one connection. `odd` answers the second one, whose result is returned. Asserts that the first
+/// one can still be answered afterwards.
 async fn beside(odd: impl AsyncFnOnce(&mut RawPeer, u32)) -> Result<String, tonic::Status> {
     let server = RawServer::bind().await;
     let channel = to(server.address()).connect_lazy().expect("a channel");
@@ -25,16 +25,16 @@ async fn beside(odd: impl AsyncFnOnce(&mut RawPeer, u32)) -> Result<String, toni
     let call = begin(&caller, hello());
     let second = peer.request().await;
     odd(&mut peer, second).await;
-    let ended = soon("the odd one", call).await.expect("no panic");
+    let ended = soon("the malformed answer", call).await.expect("no panic");
     peer.answer(first, "neighbour").await;
     let served = soon("the neighbour", neighbour).await.expect("no panic");
     assert_eq!(served.expect("the neighbour is served"), "neighbour");
     ended
 }
 
-/// A response that is nothing but headers: a good head, and these fields.
+/// Returns a header block of a trailers-only response: a valid head and these fields.
 fn odd_head(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
-    // `:status: 200` of the static table.
+    // `:status: 200` from the static table.
     let mut block = vec![0x88];
     block.extend(literal("content-type", "application/grpc"));
     block.extend(fields.iter().flat_map(|(name, value)| literal(name, value)));
@@ -77,8 +77,8 @@ async fn a_malformed_answer_fails_its_own_rpc_alone() {
     }
 }
 
-/// Beyond what a stream can be blamed for: the RPCs of the connection fail as those of one that is lost, and the endpoint
-/// says who did it.
+/// The error is not confined to one stream: all RPCs of the connection fail as when a connection is lost, and the
+/// subconn's status names the cause.
 #[tokio::test]
 async fn what_h2_ends_a_connection_for_is_unavailable_to_all_and_the_endpoint_says_why() {
     let server = RawServer::bind().await;
@@ -87,15 +87,16 @@ async fn what_h2_ends_a_connection_for_is_unavailable_to_all_and_the_endpoint_sa
     let neighbour = begin(&caller, hello());
     let mut peer = server.accept(&[]).await;
     let first = peer.request().await;
-    // DATA of a stream that was never opened.
+    // DATA on a stream that was never opened.
     peer.send(DATA, 0, first + 100, b"abc").await;
-    let status = soon("its end", neighbour).await.expect("no panic").expect_err("the connection is over");
+    let status =
+        soon("the failure", neighbour).await.expect("no panic").expect_err("the connection is closed");
     assert_eq!(status.code(), Code::Unavailable, "{status}");
-    let told = channel.wait_for(|status| status.subconns.iter().any(|one| one.last_error().is_some()));
-    let told = soon("an error", told).await;
-    let error = told.subconns[0].last_error().expect("an error");
+    let failed = channel.wait_for(|status| status.subconns.iter().any(|one| one.last_error().is_some()));
+    let status = soon("an error", failed).await;
+    let error = status.subconns[0].last_error().expect("an error");
     assert!(error.contains("protocol error"), "{error}");
-    // And goes on with the next.
+    // The channel reconnects.
     let call = begin(&caller, hello());
     let mut next = server.accept(&[]).await;
     let stream = next.request().await;
@@ -103,7 +104,7 @@ async fn what_h2_ends_a_connection_for_is_unavailable_to_all_and_the_endpoint_sa
     assert_eq!(soon("the answer", call).await.expect("no panic").expect("served"), "again");
 }
 
-/// As Jetty sends them: one with each response.
+/// Jetty sends an empty DATA frame with each response.
 #[tokio::test]
 async fn empty_data_frames_have_no_number_that_is_too_many() {
     let ended = beside(async |peer, stream| {
@@ -116,7 +117,7 @@ async fn empty_data_frames_have_no_number_that_is_too_many() {
     assert_eq!(ended.await.expect_err("not found").code(), Code::NotFound);
 }
 
-/// 1,100 of them: h2 allows 1,024 in the life of a connection by default.
+/// 1,100 malformed answers: h2 allows 1,024 per connection by default.
 #[tokio::test]
 async fn answers_that_are_malformed_have_no_number_that_ends_the_connection() {
     let server = RawServer::bind().await;
@@ -130,7 +131,7 @@ async fn answers_that_are_malformed_have_no_number_that_ends_the_connection() {
         let call = begin(&caller, hello());
         let stream = peer.request().await;
         peer.headers(stream, &block, END_STREAM).await;
-        let status = soon("the odd one", call).await.expect("no panic").expect_err("malformed");
+        let status = soon("the malformed answer", call).await.expect("no panic").expect_err("malformed");
         assert_eq!(status.code(), Code::Internal);
     }
     peer.answer(first, "neighbour").await;
@@ -147,9 +148,9 @@ async fn a_reset_with_no_error_before_the_trailers_is_an_error() {
             }
             peer.reset(stream, 0).await;
         });
-        assert_eq!(ended.await.expect_err("no end").code(), Code::Internal);
+        assert_eq!(ended.await.expect_err("no trailers").code(), Code::Internal);
     }
-    // After them it says only that no more of the request is needed.
+    // After the trailers, NO_ERROR only means that the rest of the request is not needed.
     let ended = beside(async |peer, stream| {
         peer.answer(stream, "odd").await;
         peer.reset(stream, 0).await;
@@ -157,7 +158,7 @@ async fn a_reset_with_no_error_before_the_trailers_is_an_error() {
     assert_eq!(ended.await.expect("served"), "odd");
 }
 
-/// A server whose answers come when their RPCs have been given up for long: a thousand of them, and the neighbour's.
+/// The server answers 2,000 RPCs after their deadlines, then the neighbour.
 #[tokio::test]
 async fn answers_that_come_too_late_have_no_number_that_ends_the_connection() {
     let server = RawServer::bind().await;
@@ -184,7 +185,7 @@ async fn answers_that_come_too_late_have_no_number_that_ends_the_connection() {
     assert_eq!(soon("the neighbour", neighbour).await.expect("no panic").expect("served"), "neighbour");
 }
 
-/// As a server does that finds a request too large: it ends the connection, and with it what others had under way.
+/// A server may answer a large request with such a GOAWAY, which also ends other RPCs in flight.
 #[tokio::test]
 async fn after_a_goaway_with_an_error_an_rpc_is_sent_again_once() {
     let connections = Arc::new(AtomicUsize::new(0));
@@ -214,7 +215,7 @@ async fn after_a_goaway_with_an_error_an_rpc_is_sent_again_once() {
     let caller = Caller::ready(&channel, None).await;
     let mut request: Request<_> = hello();
     request.metadata_mut().insert("x-big", "v".repeat(20 << 10).parse().expect("metadata"));
-    let status = soon("its end", caller.request(request)).await.expect_err("nobody takes it");
+    let status = soon("the failure", caller.request(request)).await.expect_err("no server accepts it");
     assert_eq!(status.code(), Code::Unavailable, "{status}");
     assert_eq!(connections.load(Ordering::SeqCst), 2, "{status}");
 }
@@ -224,7 +225,7 @@ fn channel_to_all(addresses: &[String]) -> Channel {
     Channel::builder(target).connect_lazy().expect("a channel")
 }
 
-/// A policy is told what the caller is told.
+/// The policy gets the same code as the caller.
 #[tokio::test]
 async fn a_status_of_http_is_the_code_that_policies_and_metrics_see() {
     let server = Scripted::start(async |(request, mut respond): scripted::Exchange| {
@@ -244,13 +245,13 @@ async fn a_status_of_http_is_the_code_that_policies_and_metrics_see() {
     let ledger = native.ledger();
     let channel = channel(server.address()).native_policy(native).connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
-    let status = soon("its end", caller.call()).await.expect_err("503");
+    let status = soon("the failure", caller.call()).await.expect_err("503");
     assert_eq!(status.code(), Code::Unavailable);
     let (_send, receive) = mpsc::channel(1);
     let status = caller.client.clone().bidi(ReceiverStream::new(receive)).await.expect_err("503");
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(status.message(), "the response is not a gRPC response: HTTP status 503 Service Unavailable");
-    let ends = soon("both ends", async {
+    let ends = soon("both outcomes", async {
         loop {
             let ends = ledger.ends();
             if ends.len() == 2 {
@@ -262,7 +263,7 @@ async fn a_status_of_http_is_the_code_that_policies_and_metrics_see() {
     assert_eq!(ends.await, [(Some(Code::Unavailable), false); 2]);
 }
 
-/// The head of an answer is that of the server, but it says nothing of a length: it may come to an end before.
+/// The proxy forwards the server's head without `content-length`, since the response may end early.
 #[tokio::test]
 async fn a_response_that_fails_midway_promises_no_length() {
     let server = Scripted::start(async |(_, mut respond): scripted::Exchange| {
@@ -293,13 +294,13 @@ async fn a_deadline_that_has_passed_sends_nothing() {
     .await;
     let channel = channel(server.address()).connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, None).await;
-    let status = caller.request(within(hello(), 0)).await.expect_err("no time");
+    let status = caller.request(within(hello(), 0)).await.expect_err("the deadline has passed");
     assert_eq!(status.code(), Code::DeadlineExceeded);
     caller.call().await.expect("served");
     assert_eq!(paths.lock().expect("no panic").len(), 1);
 }
 
-/// It reads nothing while its client has more to send than fits on the way, and then it is gone.
+/// The server stops reading while its client has more to send than the buffers hold. Then it closes the connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hangs_and_dies_is_found_out_and_its_successor_is_used() {
     let server = RawServer::bind().await;
@@ -309,7 +310,8 @@ async fn a_server_that_hangs_and_dies_is_found_out_and_its_successor_is_used() {
     let upload = || Request::new(hotpick_echo::EchoRequest::new(&text));
     let calls: Vec<_> = (0..200).map(|_| begin(&caller, upload())).collect();
     let mut peer = server.accept(&[(4, 1 << 20)]).await;
-    // Room for all of them but on the way, and answers of some MiB; from then on it says and reads nothing.
+    // Grant flow control for all requests, which do not fit in the buffers. Send answers of some MiB, then neither read
+    // nor write.
     while peer.frame().await.expect("a request").stream != 7 {}
     peer.send(8, 0, 0, &(1_u32 << 30).to_be_bytes()).await;
     for stream in [1, 3, 5, 7] {
@@ -319,7 +321,7 @@ async fn a_server_that_hangs_and_dies_is_found_out_and_its_successor_is_used() {
         }
     }
     drop(peer);
-    // Its successor, which also gets those that had not been sent.
+    // The successor also gets the requests that had not been sent.
     let successor = tokio::spawn(async move {
         let mut next = server.accept(&[(4, 1 << 20)]).await;
         next.send(8, 0, 0, &(1_u32 << 30).to_be_bytes()).await;
@@ -330,12 +332,12 @@ async fn a_server_that_hangs_and_dies_is_found_out_and_its_successor_is_used() {
     });
     let mut failed = 0;
     for call in calls {
-        match soon("its end", call).await.expect("no panic") {
+        match soon("the result", call).await.expect("no panic") {
             Ok(backend) => assert_eq!(backend, "next"),
             Err(status) => failed += usize::from(status.code() == Code::Unavailable),
         }
     }
-    assert!(failed > 4, "what was sent is lost: {failed}");
+    assert!(failed > 4, "requests already sent must fail, but only {failed} did");
     assert_eq!(soon("the answer", caller.request(hello())).await.expect("served"), "next");
     successor.abort();
 }

@@ -1,4 +1,4 @@
-//! Among real servers.
+//! The standard policies with real servers.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::{Code, Request, Status, Streaming};
 
-/// Servers, and a channel to them that a standard policy picks for.
+/// Servers and a channel to them with a standard policy.
 struct Stage {
     cluster: Cluster,
     policies: Policies,
@@ -25,7 +25,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// Servers of these names, whose endpoints are made by `endpoint` from their names.
+    /// Starts servers with these names. `endpoint` adds weights and attributes to their endpoints by name.
     async fn set(
         name: &'static str,
         config: Value,
@@ -55,14 +55,14 @@ impl Stage {
         self.caller.channel()
     }
 
-    /// The policy is in force, and what is to be connected is.
+    /// Waits until the policy is active and its connections are established.
     async fn settled(&self) {
         let calm = |state| matches!(state, ConnectivityState::Ready | ConnectivityState::Idle);
         let settled = self.channel().wait_for(|status| {
             status.policy.name == self.name
                 && status.policy.generation > 0
                 && status.subconns.iter().all(|subconn| calm(subconn.state()))
-                // A lazy policy connects what it wants by and by.
+                // ring_hash connects an endpoint only when it picks it.
                 && (status.subconns.iter().any(|subconn| subconn.state() == ConnectivityState::Ready)
                     || self.name == "ring_hash")
         });
@@ -75,7 +75,7 @@ impl Stage {
         self.caller.request(request).await
     }
 
-    /// Where RPCs with these values go, in order.
+    /// Returns the servers that answer RPCs with these metadata values, in order.
     async fn homes(&self, key: &'static str, values: std::ops::Range<usize>) -> Vec<String> {
         let mut homes = Vec::new();
         for value in values {
@@ -84,16 +84,16 @@ impl Stage {
         homes
     }
 
-    /// A backend ends, in good order.
-    async fn ends(&mut self, name: &str) {
+    /// Shuts down a backend gracefully.
+    async fn stop(&mut self, name: &str) {
         let at =
-            self.cluster.backends.iter().position(|backend| backend.name() == name).expect("it is there");
+            self.cluster.backends.iter().position(|backend| backend.name() == name).expect("a known name");
         let backend = self.cluster.backends.remove(at);
         backend.leave();
         backend.left().await;
     }
 
-    /// Calls until an RPC is answered by this one; meanwhile they may fail with UNAVAILABLE.
+    /// Sends RPCs until this server answers one. Until then they may fail with UNAVAILABLE.
     async fn until_answered_by(&self, name: &str) {
         let answered = async {
             loop {
@@ -107,24 +107,24 @@ impl Stage {
         soon(&format!("{name} to answer"), answered).await;
     }
 
-    /// How many servers have a connection.
+    /// Returns the number of subconns that are READY.
     fn connected(&self) -> usize {
         let status = self.caller.status();
         status.subconns.iter().filter(|subconn| subconn.state() == ConnectivityState::Ready).count()
     }
 
     fn backend(&self, name: &str) -> &Backend {
-        self.cluster.backends.iter().find(|backend| backend.name() == name).expect("it is there")
+        self.cluster.backends.iter().find(|backend| backend.name() == name).expect("a known name")
     }
 
-    /// No pick has gone wrong.
-    fn is_well(&self) {
+    /// Checks that the policy had no faults.
+    fn assert_no_faults(&self) {
         let faults = self.caller.status().faults;
         assert_eq!((faults.count, faults.fallback_picks), (0, 0), "{faults:?}");
     }
 }
 
-/// A stream that stays open, and who serves it.
+/// An open stream and the server that answers it.
 struct Open {
     server: String,
     _send: mpsc::Sender<EchoRequest>,
@@ -154,11 +154,11 @@ async fn pick_first_has_one_connection_and_goes_on_to_the_next() {
     let mut stage = Stage::plain("pick_first", json!({}), &["a", "b", "c"]).await;
     assert_eq!(stage.caller.tally(20).await, Tally::from([("a".to_owned(), 20)]));
     assert_eq!(stage.cluster.accepted(), 1);
-    stage.ends("a").await;
+    stage.stop("a").await;
     stage.until_answered_by("b").await;
     assert_eq!(stage.caller.tally(20).await, Tally::from([("b".to_owned(), 20)]));
     assert_eq!(stage.connected(), 1);
-    stage.is_well();
+    stage.assert_no_faults();
 }
 
 #[tokio::test]
@@ -175,7 +175,6 @@ async fn pick_first_after_round_robin_gives_the_other_connections_up() {
     });
     soon("one connection", one).await;
     assert_eq!(caller.tally(20).await.get("a"), Some(&20));
-    // And back again.
     policies.put("p.wasm", &standard("round_robin"));
     soon("the swap", channel.wait_for(|status| status.swaps == 2)).await;
     Caller::ready(&channel, Some("p")).await;
@@ -190,10 +189,10 @@ async fn weighted_round_robin_goes_by_the_weights_of_the_endpoints() {
     for (count, expected) in counts(&tally).into_iter().zip([100usize, 300, 100]) {
         assert!(count.abs_diff(expected) <= 2, "{tally:?}");
     }
-    stage.is_well();
+    stage.assert_no_faults();
 }
 
-/// A load report with these, by hand: `cpu_utilization`, and `rps_fractional`.
+/// Encodes an `OrcaLoadReport` with `cpu_utilization` (field 1) and `rps_fractional` (field 6) in base64.
 fn report(cpu: f64, rps: f64) -> String {
     let mut bytes = vec![(1 << 3) | 1];
     bytes.extend(cpu.to_le_bytes());
@@ -224,13 +223,13 @@ async fn weighted_round_robin_goes_by_the_load_that_servers_report() {
     let weighted = async {
         loop {
             let tally = caller.tally(50).await;
-            // 100 / 0.2 against 100 / 0.8; a schedule is exact, and begins anew every 100 ms.
+            // Weights 100 / 0.2 and 100 / 0.8. The schedule is exact, and restarts every 100 ms.
             if counts(&tally)[0].abs_diff(10) <= 1 {
                 return;
             }
         }
     };
-    soon("four of five for the one that is less busy", weighted).await;
+    soon("four of five RPCs on the less busy server", weighted).await;
 }
 
 #[tokio::test]
@@ -238,10 +237,10 @@ async fn random_goes_by_the_weights_of_the_endpoints() {
     let weigh = |name: &str, endpoint: Endpoint| endpoint.with_weight(if name == "b" { 3 } else { 1 });
     let stage = Stage::set("random", json!({}), &["a", "b", "c"], weigh).await;
     let tally = stage.caller.tally(1_000).await;
-    // The seed is another one each time: once in 10^9.
-    let far = chi_square(&counts(&tally), &[1.0, 3.0, 1.0]).value;
-    assert!(far < 41.0, "{tally:?}");
-    stage.is_well();
+    // The seed differs in each run: a correct policy fails once in 10^9 runs.
+    let deviation = chi_square(&counts(&tally), &[1.0, 3.0, 1.0]).value;
+    assert!(deviation < 41.0, "{tally:?}");
+    stage.assert_no_faults();
 }
 
 #[tokio::test]
@@ -253,7 +252,7 @@ async fn least_request_avoids_those_that_are_busy() {
     assert_eq!(busy.len(), 2);
     let tally = stage.caller.tally(20).await;
     assert!(tally.len() == 1 && tally.keys().all(|name| !busy.contains(name.as_str())), "{tally:?}");
-    stage.is_well();
+    stage.assert_no_faults();
 }
 
 #[tokio::test]
@@ -275,7 +274,7 @@ async fn least_request_has_rpcs_wait_for_a_free_stream_on_any_connection() {
     let first = [call(), call()];
     let (at_one, at_other) =
         (soon("a request", one.request()).await, soon("a request", other.request()).await);
-    // Both are full: whichever becomes free first has the third.
+    // Both connections are full: the first one with a free stream gets the third RPC.
     let third = call();
     other.answer(at_other, "other").await;
     let again = soon("the third", other.request()).await;
@@ -293,12 +292,12 @@ async fn p2c_ewma_leaves_a_slow_server_alone() {
     stage.backend("slow").set_delay(Duration::from_millis(50));
     stage.caller.tally(30).await;
     let tally = stage.caller.tally(300).await;
-    // Some are probes.
+    // The policy still probes the slow server.
     assert!(tally.get("slow").copied().unwrap_or(0) < 20, "{tally:?}");
-    stage.is_well();
+    stage.assert_no_faults();
 }
 
-/// How many of the latest 300 RPCs a server that does not answer in time would have cost.
+/// Sends 300 RPCs with a deadline of 100 ms. Returns how many missed it.
 async fn late_of_300(stage: &Stage) -> usize {
     let call = || async {
         let mut request = Request::new(EchoRequest::new("hello"));
@@ -318,9 +317,9 @@ async fn late_of_300(stage: &Stage) -> usize {
     late
 }
 
-/// One of three servers takes the RPCs and never answers; all RPCs have deadlines.
+/// One of three servers accepts RPCs and never answers.
 #[tokio::test]
-async fn who_goes_by_load_leaves_a_server_alone_that_hangs() {
+async fn load_aware_policies_avoid_a_server_that_hangs() {
     for (name, config) in [
         ("p2c_ewma", json!({})),
         ("least_request", json!({})),
@@ -332,17 +331,17 @@ async fn who_goes_by_load_leaves_a_server_alone_that_hangs() {
         let stage = Stage::plain(name, config, &["a", "b", "hangs"]).await;
         stage.caller.tally(60).await;
         stage.backend("hangs").set_delay(Duration::from_secs(3_600));
-        // Until it is known: some RPCs are lost.
+        // The policy first has to see some RPCs fail.
         late_of_300(&stage).await;
         let late = late_of_300(&stage).await;
         assert!(late <= 6, "{name}: {late} of 300");
         stage.backend("hangs").set_delay(Duration::ZERO);
-        stage.is_well();
+        stage.assert_no_faults();
     }
 }
 
 #[tokio::test]
-async fn a_key_with_nothing_in_it_is_none_and_several_values_are_one() {
+async fn an_empty_key_is_ignored_and_several_values_are_joined() {
     for (name, plans) in [("ring_hash", false), ("maglev", false), ("maglev", true)] {
         let cluster = Cluster::start(&["a", "b", "c", "d"]).await;
         let settings = format!("plans = {plans}");
@@ -352,9 +351,9 @@ async fn a_key_with_nothing_in_it_is_none_and_several_values_are_one() {
         ]);
         let channel = cluster.channel().policies(&policies.followed).policy(name).connect_lazy();
         let caller = Caller::of(&channel.expect("a channel"));
-        let in_force =
+        let active =
             caller.channel().wait_for(|status| status.policy.name == name && status.policy.generation > 0);
-        soon("the policy", in_force).await;
+        soon("the policy", active).await;
         let call = async |values: &[&'static str]| {
             let mut request = Request::new(EchoRequest::new("hello"));
             for value in values {
@@ -379,16 +378,16 @@ async fn ring_hash_keeps_keys_together_and_connects_who_has_them() {
     let mut stage = Stage::plain("ring_hash", json!({"hashOn": "metadata:user"}), &["a", "b", "c"]).await;
     assert_eq!(stage.cluster.accepted(), 0);
     let owner = stage.call_with("user", "u1").await.expect("answered");
-    assert_eq!(stage.cluster.accepted(), 1, "its owner, and no other");
+    assert_eq!(stage.cluster.accepted(), 1, "only the owner of the key is connected");
     let before = stage.homes("user", 0..60).await;
     assert_eq!(before.iter().collect::<BTreeSet<_>>().len(), 3);
     assert_eq!(stage.homes("user", 0..60).await, before);
-    stage.ends(&owner).await;
+    stage.stop(&owner).await;
     let moved = async { while stage.call_with("user", "u1").await.is_err() {} };
-    soon("the next on the ring", moved).await;
+    soon("the next server on the ring", moved).await;
     let after = stage.homes("user", 0..60).await;
     assert!(before.iter().zip(&after).all(|(before, after)| before == after || *before == owner));
-    stage.is_well();
+    stage.assert_no_faults();
 }
 
 #[tokio::test]
@@ -396,14 +395,14 @@ async fn maglev_keeps_keys_together() {
     let mut stage = Stage::plain("maglev", json!({"hashOn": "metadata:user"}), &["a", "b", "c"]).await;
     let before = stage.homes("user", 0..60).await;
     assert_eq!(before.iter().collect::<BTreeSet<_>>().len(), 3);
-    stage.ends("b").await;
+    stage.stop("b").await;
     let gone = stage
         .channel()
         .wait_for(|status| status.subconns.iter().any(|subconn| subconn.state() != ConnectivityState::Ready));
     soon("the loss", gone).await;
     let after = stage.homes("user", 0..60).await;
     assert!(before.iter().zip(&after).all(|(before, after)| before == after || before == "b"));
-    stage.is_well();
+    stage.assert_no_faults();
 }
 
 #[tokio::test]
@@ -417,9 +416,9 @@ async fn bounded_hash_does_not_let_one_key_have_more_than_its_bound() {
         let bound = (count * 3).div_ceil(2 * 4);
         assert!(held.values().all(|held| *held <= bound), "{held:?} of {count}");
     }
-    // It has what it may have.
+    // The owner of the key is filled up to the bound.
     assert_eq!(held.values().max(), Some(&6), "{held:?}");
-    stage.is_well();
+    stage.assert_no_faults();
 }
 
 #[tokio::test]
@@ -428,20 +427,19 @@ async fn sticky_sessions_stay_through_swaps_and_move_when_their_server_is_gone()
     let before = stage.homes("session-id", 0..60).await;
     assert_eq!(before.iter().collect::<BTreeSet<_>>().len(), 3);
     assert_eq!(stage.homes("session-id", 0..60).await, before);
-    // A new version of it, by its settings.
+    // New settings make a new version of the policy.
     stage.policies.put("sticky.toml", b"[limits]\npick-ms = 3\n");
     soon("the swap", stage.channel().wait_for(|status| status.swaps == 1)).await;
     assert_eq!(stage.homes("session-id", 0..60).await, before);
-    // The resolver says that one is gone.
-    stage.ends("b").await;
+    stage.stop("b").await;
     let left: Vec<_> =
         stage.cluster.backends.iter().map(|backend| Endpoint::new(backend.address().into())).collect();
     stage.cluster.resolver.update(ResolverUpdate::endpoints(left));
     soon("two endpoints", stage.channel().wait_for(|status| status.subconns.len() == 2)).await;
     let after = stage.homes("session-id", 0..60).await;
     assert!(before.iter().zip(&after).all(|(before, after)| before == after || before == "b"));
-    assert_eq!(stage.homes("session-id", 0..60).await, after, "once");
-    stage.is_well();
+    assert_eq!(stage.homes("session-id", 0..60).await, after, "sessions move only once");
+    stage.assert_no_faults();
 }
 
 #[tokio::test]
@@ -453,14 +451,14 @@ async fn canary_divides_and_can_be_chosen() {
     let stage = Stage::set("canary", config, &["old-1", "old-2", "new"], version).await;
     let homes = stage.homes("user", 0..200).await;
     let new: Vec<bool> = homes.iter().map(|home| home == "new").collect();
-    // By hash: the same each time. 40 are expected.
+    // The split is by hash, so it is the same each time. 40 are expected.
     let share = new.iter().filter(|new| **new).count();
     assert!((20..60).contains(&share), "{share}");
     let again = stage.homes("user", 0..200).await;
     assert!(again.iter().zip(&new).all(|(home, new)| (home == "new") == *new));
     assert_eq!(stage.call_with("hotpick-canary", "version=v2").await.expect("answered"), "new");
     assert_ne!(stage.call_with("hotpick-canary", "rest").await.expect("answered"), "new");
-    stage.is_well();
+    stage.assert_no_faults();
 }
 
 #[tokio::test]
@@ -468,13 +466,13 @@ async fn zone_stays_at_home_and_spills_what_it_must() {
     let zone = |name: &str, endpoint: Endpoint| endpoint.with_attribute("zone", &name[..1]);
     let stage = Stage::set("zone", json!({"zone": "a"}), &["a-1", "a-2", "b-1", "b-2"], zone).await;
     assert_eq!(counts(&stage.caller.tally(40).await), [20, 20]);
-    stage.is_well();
-    // Half of the clients, and a quarter of the endpoints.
+    stage.assert_no_faults();
+    // The zone has half of the clients and a quarter of the endpoints.
     let stage = Stage::set("zone", json!({"zone": "a"}), &["a-1", "b-1", "b-2", "b-3"], zone).await;
     let tally = stage.caller.tally(600).await;
     let home = tally["a-1"];
     assert!((240..360).contains(&home), "{tally:?}");
-    stage.is_well();
+    stage.assert_no_faults();
 }
 
 #[tokio::test]
@@ -490,15 +488,14 @@ async fn priority_connects_the_next_tier_when_it_is_needed() {
     assert_eq!(counts(&stage.caller.tally(20).await), [10, 10]);
     assert_eq!(stage.backend("spare").accepted(), 0);
     let address = stage.backend("a").address();
-    stage.ends("a").await;
-    stage.ends("b").await;
+    stage.stop("a").await;
+    stage.stop("b").await;
     stage.until_answered_by("spare").await;
     assert_eq!(stage.caller.tally(20).await.get("spare"), Some(&20));
-    // The first tier is back.
     let _back = Backend::start("a", address).await.expect("its port");
     stage.until_answered_by("a").await;
     assert_eq!(stage.caller.tally(20).await.get("a"), Some(&20));
-    stage.is_well();
+    stage.assert_no_faults();
 }
 
 #[tokio::test]
@@ -527,7 +524,7 @@ async fn outlier_leaves_out_the_one_that_fails() {
         .wait_for("outlier", |status| status.metrics.iter().any(|metric| metric.name == "ejected"))
         .await;
     assert!(format!("{:?}", status.metrics).contains("Gauge(1.0)"), "{:?}", status.metrics);
-    stage.is_well();
+    stage.assert_no_faults();
 }
 
 #[tokio::test]
@@ -542,20 +539,20 @@ async fn subset_connects_only_its_own() {
     let tally = stage.caller.tally(20).await;
     assert_eq!(counts(&tally), [10, 10]);
     assert_eq!(stage.cluster.accepted(), 2);
-    // One of them ends: another stands in.
+    // Another endpoint replaces one that is lost.
     let mut stage = stage;
     let gone = tally.keys().next().expect("two").clone();
-    stage.ends(&gone).await;
-    let stood_in = stage.channel().wait_for(|status| {
+    stage.stop(&gone).await;
+    let replaced = stage.channel().wait_for(|status| {
         status.subconns.iter().filter(|subconn| subconn.state() == ConnectivityState::Ready).count() == 2
     });
-    soon("a stand-in", stood_in).await;
+    soon("a replacement", replaced).await;
     let tally = stage.caller.tally(20).await;
     assert!(tally.len() == 2 && !tally.contains_key(&gone), "{tally:?}");
-    stage.is_well();
+    stage.assert_no_faults();
 }
 
-/// Of the six, pick_first has connected one, which is most likely none of the subset's.
+/// pick_first has connected one of six endpoints, which is probably not in the subset.
 #[tokio::test]
 async fn subset_after_pick_first_is_taken_and_connects_its_own() {
     let cluster = Cluster::start(&["a", "b", "c", "d", "e", "f"]).await;
@@ -565,7 +562,7 @@ async fn subset_after_pick_first_is_taken_and_connects_its_own() {
         cluster.channel().policies(&policies.followed).policy("p").connect_lazy().expect("a channel");
     let caller = Caller::of(&channel);
     assert_eq!(caller.tally(5).await.get("a"), Some(&5));
-    // Both at once: the settings are those of the new code.
+    // Both files change together: the settings belong to the new code.
     policies.put("p.toml", config);
     policies.put("p.wasm", &standard("subset"));
     let digest = hotpick::policy::digest(&standard("subset"));
@@ -578,7 +575,7 @@ async fn subset_after_pick_first_is_taken_and_connects_its_own() {
     assert_eq!(channel.status().faults.count, 0);
 }
 
-/// A policy that wants its connections does not keep a channel from going idle, and has them again when it wakes.
+/// A lazy policy does not keep a channel from going idle, and reconnects when the channel wakes.
 #[tokio::test]
 async fn priority_lets_an_idle_channel_rest() {
     let cluster = Cluster::start(&["a", "b"]).await;
@@ -593,7 +590,7 @@ async fn priority_lets_an_idle_channel_rest() {
     };
     soon("the channel to go idle", channel.wait_for(idle)).await;
     let dialled = cluster.accepted();
-    // What would connect again would do it now: another policy is loaded meanwhile, which takes longer.
+    // Loading another policy takes longer than a wrong reconnect would.
     policies.put("other.wasm", &standard("round_robin"));
     policies.wait_for("other", |status| status.version.is_some()).await;
     assert_eq!(cluster.accepted(), dialled);

@@ -1,4 +1,4 @@
-//! The standard policies, as the components that are shipped.
+//! Tests of the standard policies as shipped.
 
 mod behaviour;
 mod pages;
@@ -6,7 +6,7 @@ mod trials;
 
 use hotpick_tests::STANDARD;
 
-/// The list is that of the folder.
+/// `STANDARD` lists every file in `policies/dist`.
 #[test]
 fn no_policy_is_left_out() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies/dist");

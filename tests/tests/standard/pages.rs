@@ -1,11 +1,11 @@
-//! The pages of the documentation say what the policies are.
+//! The documentation of the standard policies agrees with their code.
 
 use std::path::Path;
 
 use hotpick::policy::{Limits, WasmPolicy};
 use hotpick_tests::{STANDARD, standard};
 
-/// The blocks of JSON in a page.
+/// Returns the JSON blocks of a page.
 fn examples(page: &str) -> impl Iterator<Item = &str> {
     page.split("```json\n").skip(1).filter_map(|after| after.split("```").next())
 }
@@ -24,16 +24,18 @@ async fn each_policy_has_a_page_with_its_fields_and_examples_that_work() {
         for (field, of) in fields {
             let row = page.lines().find(|line| line.starts_with(&format!("| `{field}` |")));
             let row = row.unwrap_or_else(|| panic!("{file:?} has no row for {field}"));
-            // Else the page and the policy say different things.
-            let said = of["description"].as_str().unwrap_or_default().replace('|', "\\|");
-            assert!(row.contains(&said), "{file:?}: {row}: {said}");
+            let description = of["description"].as_str().unwrap_or_default().replace('|', "\\|");
+            assert!(
+                row.contains(&description),
+                "{file:?}: the row {row} differs from the schema: {description}"
+            );
             let default = &of["default"];
             assert!(
                 default.is_null()
                     || default.is_object()
                     || default.is_array()
                     || row.contains(&default.to_string()),
-                "{row}: {default}"
+                "{file:?}: the row {row} lacks the default {default}"
             );
         }
         assert!(fields.is_empty() || examples(&page).count() > 0, "{file:?} has no example");

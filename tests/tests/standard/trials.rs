@@ -1,4 +1,4 @@
-//! On endpoints that are not there: many of them, none, and the same picks each time.
+//! The standard policies without network: any number of endpoints, and picks that are reproducible.
 
 use std::fmt::Write as _;
 
@@ -20,7 +20,7 @@ fn started(policy: &WasmPolicy, config: &str) -> TestChannel {
     TestChannel::start(policy, &placement).unwrap_or_else(|error| panic!("{policy:?}: {error}"))
 }
 
-/// One of many, with the attribute that the policy goes by.
+/// Returns endpoint `number`, with the attribute that the policy reads.
 fn endpoint(policy: &str, number: u32) -> Endpoint {
     let address = format!("10.0.{}.{}:80", number / 250, number % 250).parse().expect("an address");
     let endpoint = Endpoint::new(address);
@@ -48,13 +48,13 @@ fn pick(trial: &mut TestChannel, metadata: &HeaderMap) -> Option<u32> {
     }
 }
 
-/// From nothing to ten thousand and back, ten of them leaving and coming on the way: nothing takes too long, needs
-/// too much memory, or picks what is not there.
+/// The number of endpoints grows from 0 to 10,000 and shrinks again. No call exceeds its limits of time and memory, and
+/// no pick returns a subconn that does not exist.
 #[tokio::test]
 async fn any_number_of_endpoints_is_no_fault() {
     for name in STANDARD {
         let policy = compiled(name);
-        // Else one that is red has no place for RPCs that want blue.
+        // With a single red endpoint, RPCs for blue would otherwise fail.
         let config = if name == "color" { r#"{"unmatched":"any"}"# } else { "{}" };
         let mut trial = started(&policy, config);
         for count in [0, 1, 10_000, 9_990, 10_000, 1, 0] {
@@ -68,9 +68,9 @@ async fn any_number_of_endpoints_is_no_fault() {
     }
 }
 
-/// Each of ten thousand has attributes of its own, and each RPC values that none had before.
+/// Each of 10,000 endpoints has its own attributes, and each RPC has new metadata values.
 #[tokio::test]
-async fn the_worst_of_configurations_is_no_fault_with_10_000_endpoints() {
+async fn the_worst_of_configurations_causes_no_fault_with_10_000_endpoints() {
     let keys = ["a", "b", "c", "d"];
     let by = |matching: &str| {
         let keys =
@@ -103,8 +103,8 @@ async fn the_worst_of_configurations_is_no_fault_with_10_000_endpoints() {
         };
         let all: Vec<_> = (0..10_000).map(|number| (labelled(number), ConnectivityState::Ready)).collect();
         for count in [10_000, 9_999, 10_000] {
-            let told = trial.update(all[..count].to_vec());
-            told.unwrap_or_else(|error| panic!("{name} {config}: {error}"));
+            let updated = trial.update(all[..count].to_vec());
+            updated.unwrap_or_else(|error| panic!("{name} {config}: {error}"));
             for number in 0..100 {
                 let mut metadata = HeaderMap::new();
                 for key in keys.into_iter().chain(["hash-key", "session-id"]) {
@@ -113,11 +113,11 @@ async fn the_worst_of_configurations_is_no_fault_with_10_000_endpoints() {
                 }
                 let picked = trial.pick(&PickInfo::new("/a.B/C", &metadata));
                 let picked = picked.unwrap_or_else(|error| panic!("{name} {config} {label}: {error}"));
-                // What takes longer than a pick has, waits for a timer, which there is none for here.
-                let may_wait = label.starts_with('(');
+                // A regex that is too expensive for a pick is left to a timer, and no timer runs here.
+                let may_queue = label.starts_with('(');
                 let is_picked = matches!(picked, PickResult::Pick(_));
                 assert!(
-                    is_picked || may_wait && matches!(picked, PickResult::Queue),
+                    is_picked || may_queue && matches!(picked, PickResult::Queue),
                     "{name} {config}: {picked:?}"
                 );
             }
@@ -125,9 +125,9 @@ async fn the_worst_of_configurations_is_no_fault_with_10_000_endpoints() {
     }
 }
 
-/// All of ten thousand lost their connections, or cannot be reached.
+/// 10,000 endpoints are in the same state, which is often not READY.
 #[tokio::test]
-async fn endpoints_that_are_not_ready_are_no_fault() {
+async fn endpoints_that_are_not_ready_cause_no_fault() {
     for name in STANDARD {
         let policy = compiled(name);
         let mut trial = started(&policy, "{}");
@@ -139,8 +139,8 @@ async fn endpoints_that_are_not_ready_are_no_fault() {
             ConnectivityState::TransientFailure,
             ConnectivityState::Idle,
         ] {
-            let told = trial.update((0..10_000).map(|number| (endpoint(name, number), state)));
-            told.unwrap_or_else(|error| panic!("{name}: {error}"));
+            let updated = trial.update((0..10_000).map(|number| (endpoint(name, number), state)));
+            updated.unwrap_or_else(|error| panic!("{name}: {error}"));
             for key in 0..50 {
                 pick(&mut trial, &metadata(key));
             }
@@ -148,7 +148,7 @@ async fn endpoints_that_are_not_ready_are_no_fault() {
     }
 }
 
-/// Whatever RPCs bring, and whoever comes and goes: after a while no more memory is used.
+/// Memory stops growing although endpoints and metadata values keep changing.
 #[tokio::test]
 async fn memory_is_flat() {
     for name in STANDARD {
@@ -157,10 +157,10 @@ async fn memory_is_flat() {
         let mut trial = started(&policy, config);
         let mut used = Vec::new();
         for round in 0..20u32 {
-            // Ten of a hundred are others each time.
-            let there = round * 10..round * 10 + 100;
-            let told = there.map(|number| (endpoint(name, number), ConnectivityState::Ready));
-            trial.update(told).expect("no fault");
+            // Each round replaces 10 of 100 endpoints.
+            let numbers = round * 10..round * 10 + 100;
+            let endpoints = numbers.map(|number| (endpoint(name, number), ConnectivityState::Ready));
+            trial.update(endpoints).expect("no fault");
             for key in 0..2_000 {
                 let mut metadata = metadata(round * 2_000 + key);
                 if name == "color" {
@@ -177,7 +177,7 @@ async fn memory_is_flat() {
 
 #[tokio::test]
 async fn the_shares_are_even_also_with_flaps_in_between() {
-    // Those that pick by chance; the exact ones have tests of their own.
+    // Policies that pick at random. The exact ones have their own tests.
     for name in ["random", "least_request", "p2c_ewma", "maglev", "sticky"] {
         let policy = compiled(name);
         for count in [3u32, 10, 100, 1_000] {
@@ -185,7 +185,7 @@ async fn the_shares_are_even_also_with_flaps_in_between() {
             let mut trial = started(&policy, config);
             let mut counts = vec![0; count as usize];
             for round in 0..5 {
-                // One more is there every other time.
+                // One more endpoint is present every other round.
                 trial.update(ready(name, count + round % 2)).expect("no fault");
                 for _ in 0..20 * count {
                     let picked = pick(&mut trial, &HeaderMap::new()).expect("picked");
@@ -195,16 +195,16 @@ async fn the_shares_are_even_also_with_flaps_in_between() {
                 }
             }
             let result = chi_square(&counts, &vec![1.0; count as usize]);
-            // The better of two at random is more even than chance.
+            // The better of two random choices is more even than chance, which passes too.
             assert!(result.is_likely(), "{name}, {count}: {result:?}");
         }
     }
 }
 
-/// Other builds of the same sources pick the same: this file is what each must give.
+/// Every build of the same sources must make the picks recorded in `picks.txt`.
 #[tokio::test]
 async fn the_same_seed_gives_the_same_picks() {
-    let mut said = String::new();
+    let mut recorded = String::new();
     for name in STANDARD {
         let policy = compiled(name);
         let config = match name {
@@ -224,17 +224,20 @@ async fn the_same_seed_gives_the_same_picks() {
             }
         }
         let picks: Vec<_> = picks.iter().map(u32::to_string).collect();
-        writeln!(said, "{name} {}", picks.join(" ")).expect("written");
+        writeln!(recorded, "{name} {}", picks.join(" ")).expect("written");
     }
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/standard/picks.txt");
     if std::env::var_os("HOTPICK_WRITE_PICKS").is_some() {
-        std::fs::write(file, &said).expect("written");
+        std::fs::write(file, &recorded).expect("written");
     }
     let expected = std::fs::read_to_string(file).expect("a file");
-    assert_eq!(said, expected, "if the algorithms have changed, write it anew with HOTPICK_WRITE_PICKS=1");
+    assert_eq!(
+        recorded, expected,
+        "if the algorithms have changed, regenerate picks.txt with HOTPICK_WRITE_PICKS=1"
+    );
 }
 
-/// A table of what cannot be: each is refused by a sentence that names the field, whatever the policy.
+/// Every policy rejects an invalid configuration with an error that names the field.
 #[tokio::test]
 async fn bad_configuration_is_refused_by_the_name_of_its_field() {
     for name in STANDARD {
@@ -248,7 +251,7 @@ async fn bad_configuration_is_refused_by_the_name_of_its_field() {
         assert!(refused(r#"{"noSuchField":1}"#).contains("noSuchField: no such field"), "{name}");
         assert!(refused("[]").contains("configuration: must be an object"), "{name}");
         assert!(refused("{").contains("configuration: invalid JSON"), "{name}");
-        // Every field that it has, with values that it cannot have.
+        // Invalid values for every field.
         let report = policy.check("{}", 3).expect("a policy");
         let schema = report.config_schema.expect("a schema");
         let schema: serde_json::Value = serde_json::from_str(&schema).expect("JSON");
@@ -270,7 +273,7 @@ async fn bad_configuration_is_refused_by_the_name_of_its_field() {
 }
 
 #[tokio::test]
-async fn they_import_nothing_but_hotpicks_interfaces_and_are_small() {
+async fn standard_policies_import_only_hotpick_interfaces_and_are_small() {
     let known = ["call", "connections", "env", "metrics", "stats", "timers"];
     for name in STANDARD {
         let policy = compiled(name);

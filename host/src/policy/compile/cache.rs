@@ -226,6 +226,7 @@ fn prepare(directory: &Path) -> std::io::Result<()> {
 mod tests {
     use std::time::SystemTime;
 
+    #[cfg(feature = "compile")]
     use super::super::engine::engine;
     use super::*;
 
@@ -266,7 +267,7 @@ mod tests {
         assert_eq!([old.exists(), new.exists(), other.exists()], [false, true, true]);
     }
 
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "compile"))]
     #[test]
     fn a_directory_that_was_removed_is_made_again_and_a_fifo_in_it_holds_nobody_up() {
         let (_folder, cache) = cache(1 << 20);
@@ -282,6 +283,7 @@ mod tests {
         assert!(status.success() && cache.find(engine, &file).is_none());
     }
 
+    #[cfg(feature = "compile")]
     #[test]
     fn what_is_in_the_way_at_first_may_go() {
         let folder = tempfile::tempdir().expect("a folder");
