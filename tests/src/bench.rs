@@ -1,4 +1,4 @@
-//! What benches have in common: backends in a process of their own, and callers that are measured.
+//! Shared code of the benchmarks: backends in a separate process, and callers whose RPCs are measured.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -12,23 +12,24 @@ use hotpick_echo::Backend;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// How long callers are let run before they are measured.
+/// Time for which callers run before they are measured.
 const WARM_UP: Duration = Duration::from_millis(100);
 
-/// Backends in a process of their own, so that their CPU time is theirs. They end when this is dropped.
+/// Backends in a separate process, so that their CPU time can be told apart. Dropping it ends the process.
 #[derive(Debug)]
 pub struct Servers {
     process: Child,
-    /// Where they listen.
+    /// Addresses that the backends listen on.
     pub addresses: Vec<SocketAddr>,
 }
 
 impl Servers {
-    /// Starts so many: this program again, which must begin with [`serve_if_asked`](Self::serve_if_asked).
+    /// Starts `count` backends, by running this program again. Its `main` must first call
+    /// [`serve_if_asked`](Self::serve_if_asked).
     ///
     /// # Panics
     ///
-    /// It does not start.
+    /// Panics if the process does not start.
     #[must_use]
     pub fn start(count: usize) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("a program"));
@@ -39,11 +40,12 @@ impl Servers {
         Self { addresses: lines.take(count).map(address).collect(), process }
     }
 
-    /// If this program was started to be the backends it is nothing else, and this returns true when it has been that.
+    /// If [`start`](Self::start) started this process, serves the backends until the parent process ends, and returns
+    /// true. The program must then exit.
     ///
     /// # Panics
     ///
-    /// There is no port to listen on.
+    /// Panics if there is no free port.
     #[must_use]
     pub fn serve_if_asked() -> bool {
         let mut arguments = std::env::args().skip(1);
@@ -60,7 +62,7 @@ impl Servers {
             for backend in &backends {
                 println!("{}", backend.address());
             }
-            // Until who started it is gone.
+            // Standard input is closed when the parent process ends.
             let ended = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
             let _ = ended.await;
         });
@@ -75,12 +77,12 @@ impl Drop for Servers {
     }
 }
 
-/// Callers that call one RPC after the other, for so long. `begin` and `end` are called when measuring begins and
-/// ends. Gives how many RPCs ended in that time, and how long it was.
+/// Runs callers that each send RPCs sequentially, measured for `turn` after a warm-up. Calls `mark` when measuring
+/// starts and again when it ends. Returns the number of RPCs that ended in between, and the time measured.
 ///
 /// # Panics
 ///
-/// An RPC did.
+/// Panics if an RPC panics.
 pub async fn closed_loop<F: Future<Output = ()> + Send>(
     callers: usize,
     turn: Duration,
@@ -102,12 +104,12 @@ pub async fn closed_loop<F: Future<Output = ()> + Send>(
         });
     }
     tokio::time::sleep(WARM_UP).await;
-    let begin = Instant::now();
+    let start = Instant::now();
     mark();
     counting.store(true, Ordering::Relaxed);
     tokio::time::sleep(turn).await;
     counting.store(false, Ordering::Relaxed);
-    let took = begin.elapsed();
+    let took = start.elapsed();
     mark();
     stop.store(true, Ordering::Relaxed);
     let mut rpcs = 0;
@@ -117,12 +119,12 @@ pub async fn closed_loop<F: Future<Output = ()> + Send>(
     (rpcs, took)
 }
 
-/// RPCs that begin at a rate, whatever becomes of those before, for so long. Gives the latencies, in nanoseconds, from
-/// when each should have begun.
+/// Starts RPCs at a fixed rate for `turn`, whether or not earlier ones have ended. Returns the latencies, in
+/// nanoseconds, from the time when each RPC was due.
 ///
 /// # Panics
 ///
-/// An RPC did.
+/// Panics if an RPC panics.
 pub async fn open_loop<F: Future<Output = ()> + Send>(
     per_second: f64,
     turn: Duration,
@@ -130,18 +132,18 @@ pub async fn open_loop<F: Future<Output = ()> + Send>(
 ) -> Histogram<u64> {
     const STEP: Duration = Duration::from_millis(1);
     let mut latencies = Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("a histogram");
-    let mut note = |took: Result<Duration, _>| {
+    let mut record = |took: Result<Duration, _>| {
         let took: Duration = took.expect("no RPC fails");
         latencies.saturating_record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     };
     let mut ticks = tokio::time::interval(STEP);
     let mut tasks = JoinSet::new();
-    let begin = Instant::now();
-    let (mut begun, mut caller) = (0.0, 0);
-    while begin.elapsed() < turn {
+    let start = Instant::now();
+    let (mut started, mut caller) = (0.0, 0);
+    while start.elapsed() < turn {
         let due = ticks.tick().await;
-        while begun < per_second * begin.elapsed().as_secs_f64() {
-            begun += 1.0;
+        while started < per_second * start.elapsed().as_secs_f64() {
+            started += 1.0;
             caller += 1;
             let call = call.clone();
             tasks.spawn(async move {
@@ -150,21 +152,21 @@ pub async fn open_loop<F: Future<Output = ()> + Send>(
             });
         }
         while let Some(took) = tasks.try_join_next() {
-            note(took);
+            record(took);
         }
     }
     while let Some(took) = tasks.join_next().await {
-        note(took);
+        record(took);
     }
     latencies
 }
 
-/// The instructions that a command takes from the last call of a function of its program on, by valgrind. None if there is no
-/// valgrind.
+/// Counts the instructions of a command from the last call of `function` on, with valgrind. Returns `None` if valgrind
+/// cannot be run.
 ///
 /// # Panics
 ///
-/// The program fails.
+/// Panics if the command fails.
 #[must_use]
 pub fn instructions(program: &[String], function: &str) -> Option<u64> {
     let directory = tempfile::tempdir().expect("a directory");
@@ -174,12 +176,12 @@ pub fn instructions(program: &[String], function: &str) -> Option<u64> {
     command.arg(format!("--callgrind-out-file={}", file.display())).args(program);
     let output = command.output().ok()?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let counted = std::fs::read_to_string(file).expect("callgrind writes it");
+    let counted = std::fs::read_to_string(file).expect("the output of callgrind");
     let totals = counted.lines().find_map(|line| line.strip_prefix("totals: "));
-    Some(totals.expect("there are totals").trim().parse().expect("a number"))
+    Some(totals.expect("a line of totals").trim().parse().expect("a number"))
 }
 
-/// A quantile of latencies, in microseconds.
+/// Returns a quantile of latencies, in microseconds.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "microseconds")]
 pub fn micros(latencies: &Histogram<u64>, quantile: f64) -> f64 {

@@ -101,8 +101,7 @@ impl RawServer {
     /// Accepts the next connection without sending anything.
     pub async fn silent(&self) -> TcpStream {
         let (stream, _) = crate::soon("a connection", self.0.accept()).await.expect("accepted");
-        // A response takes several writes. With Nagle's algorithm the second one would wait up to 40 ms for the ACK of the
-        // first.
+        // A response takes several writes. With Nagle's algorithm the second would wait 40 ms for the ACK of the first.
         stream.set_nodelay(true).expect("a socket");
         stream
     }

@@ -1,9 +1,9 @@
-//! Storms: channels, endpoints, service configs and policies that come and go at random while RPCs of every kind run, and
-//! are cancelled, on several runtimes. In the tests for some seconds, in the bench `stress` for as long as one likes; each run says
-//! its seed, and `HOTPICK_SEED` repeats its dice (not the order in which threads come to use them).
+//! Stress runs ("storms"): channels, endpoints, service configs and policies come and go at random, while RPCs of
+//! every kind run and are cancelled on several runtimes. The tests run a storm for some seconds, the bench `stress`
+//! for any time. Each run prints its seed; `HOTPICK_SEED` reproduces its random numbers, but not the scheduling of its
+//! threads.
 //!
-//! One endpoint is healthy all the time, so nothing may be lost: an RPC that waits for a connection, and is not cancelled
-//! by its caller, ends with OK.
+//! One endpoint is always healthy. Therefore every wait-for-ready RPC that its caller does not cancel must end with OK.
 
 use std::fmt;
 use std::net::TcpListener;
@@ -27,18 +27,18 @@ use crate::hostile::Run;
 use crate::wat::Wat;
 use crate::{Ledger, Native, Policies, standard};
 
-/// What a storm has seen.
+/// Result of a storm.
 #[derive(Debug, Default)]
 pub struct Report {
     /// RPCs that ended with OK.
     pub served: u64,
-    /// RPCs that their callers gave up.
+    /// RPCs that their callers cancelled.
     pub cancelled: u64,
-    /// Channels that were made.
+    /// Channels that were created.
     pub channels: u64,
-    /// Policy files that were put or removed.
+    /// Policy and settings files that were written or removed.
     pub files: u64,
-    /// Everything that should not be.
+    /// Descriptions of all violations.
     pub findings: Vec<String>,
 }
 
@@ -47,23 +47,24 @@ impl fmt::Display for Report {
         let Self { served, cancelled, channels, files, findings } = self;
         write!(
             f,
-            "{served} RPCs served, {cancelled} given up, {channels} channels, {files} files, {} findings",
+            "{served} RPCs served, {cancelled} cancelled, {channels} channels, {files} files, {} findings",
             findings.len()
         )?;
         findings.iter().take(10).try_for_each(|finding| write!(f, "\n  {finding}"))
     }
 }
 
-/// How long an RPC may take, and what has been dropped may take to be gone.
+/// Maximum time of an RPC, and of the cleanup after drops.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Channels at a time, and people who send RPCs on them.
+/// Number of channels that exist at the same time.
 const CHANNELS: usize = 8;
-const PEOPLE: u64 = 12;
+/// Number of concurrent callers.
+const CALLERS: u64 = 12;
 
-/// What all of them share.
-struct Sky {
+/// State that all tasks of a storm share.
+struct Storm {
     backends: Vec<Backend>,
-    /// Where nothing listens, and where something listens that says nothing.
+    /// An address that nothing listens on, and one whose listener never answers.
     dead: Vec<Endpoint>,
     resolver: ManualResolver,
     policies: Policies,
@@ -81,7 +82,7 @@ struct Sky {
 #[derive(Clone)]
 struct Member {
     channel: Channel,
-    /// Its RPCs may end with CANCELLED.
+    /// The channel has been closed, so its RPCs may end with CANCELLED.
     is_closed: Arc<AtomicBool>,
 }
 
@@ -89,15 +90,15 @@ struct Member {
 ///
 /// # Panics
 ///
-/// There is no port, no thread or no directory.
+/// Panics if a port, thread or directory cannot be created.
 #[must_use]
 pub fn storm(run: Run) -> Report {
     let servers = runtime(2);
-    // Of two kinds; those of one thread are driven by it.
-    let (many, alone): (Vec<_>, Vec<_>) =
-        (vec![runtime(2), runtime(1)], vec![Alone::start(), Alone::start()]);
+    // Multi-threaded runtimes, and current-thread runtimes, each driven by a thread.
+    let (multi_thread, current_thread): (Vec<_>, Vec<_>) =
+        (vec![runtime(2), runtime(1)], vec![CurrentThread::start(), CurrentThread::start()]);
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let sky = servers.block_on(async {
+    let storm = servers.block_on(async {
         let mut backends = Vec::new();
         for name in ["anchor", "b", "c", "d"] {
             backends.push(
@@ -107,9 +108,11 @@ pub fn storm(run: Run) -> Report {
         let at = |address: String| Endpoint::new(address.parse().expect("an address"));
         let dead =
             vec![at("127.0.0.1:1".to_owned()), at(silent.local_addr().expect("an address").to_string())];
-        let runtimes =
-            many.iter().map(|runtime| runtime.handle().clone()).chain(alone.iter().map(Alone::handle));
-        Arc::new(Sky {
+        let runtimes = multi_thread
+            .iter()
+            .map(|runtime| runtime.handle().clone())
+            .chain(current_thread.iter().map(CurrentThread::handle));
+        Arc::new(Storm {
             resolver: ManualResolver::new(vec![Endpoint::new(backends[0].address().into())]),
             backends,
             dead,
@@ -133,56 +136,58 @@ pub fn storm(run: Run) -> Report {
             findings: Mutex::default(),
         })
     });
-    let quiet: Vec<_> = sky.runtimes.iter().map(|runtime| runtime.metrics().num_alive_tasks()).collect();
+    let idle: Vec<_> = storm.runtimes.iter().map(|runtime| runtime.metrics().num_alive_tasks()).collect();
 
     let mut tasks = Vec::new();
-    for number in 0..PEOPLE {
-        let at = usize::try_from(number).unwrap_or_default() % sky.runtimes.len();
-        tasks.push(sky.runtimes[at].spawn(person(Arc::clone(&sky), run.dice(number))));
+    for number in 0..CALLERS {
+        let at = usize::try_from(number).unwrap_or_default() % storm.runtimes.len();
+        tasks.push(storm.runtimes[at].spawn(call_repeatedly(Arc::clone(&storm), run.dice(number))));
     }
-    tasks.push(servers.spawn(weather(Arc::clone(&sky), run.dice(1000))));
-    tasks.push(servers.spawn(operator(Arc::clone(&sky), run.dice(1001))));
+    tasks.push(servers.spawn(update_endpoints(Arc::clone(&storm), run.dice(1000))));
+    tasks.push(servers.spawn(update_files(Arc::clone(&storm), run.dice(1001))));
     servers.block_on(async {
         tokio::time::sleep(run.time).await;
-        sky.is_over.store(true, Ordering::SeqCst);
+        storm.is_over.store(true, Ordering::SeqCst);
         for task in tasks {
             match timeout(PATIENCE * 2, task).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => sky.finds(format!("a task panicked: {error}")),
-                Err(_) => sky.finds("a task does not end".to_owned()),
+                Ok(Err(error)) => storm.add_finding(format!("a task panicked: {error}")),
+                Err(_) => storm.add_finding("a task does not end after the storm".to_owned()),
             }
         }
-        sky.channels.lock().expect("no panic").clear();
-        settle(&sky, &quiet).await;
+        storm.channels.lock().expect("not poisoned").clear();
+        settle(&storm, &idle).await;
     });
-    drop(alone);
-    many.into_iter().for_each(|runtime| runtime.shutdown_timeout(PATIENCE));
+    drop(current_thread);
+    multi_thread.into_iter().for_each(|runtime| runtime.shutdown_timeout(PATIENCE));
     let report = Report {
-        served: sky.served.load(Ordering::SeqCst),
-        cancelled: sky.cancelled.load(Ordering::SeqCst),
-        channels: sky.made.load(Ordering::SeqCst),
-        files: sky.files.load(Ordering::SeqCst),
-        findings: std::mem::take(&mut sky.findings.lock().expect("no panic")),
+        served: storm.served.load(Ordering::SeqCst),
+        cancelled: storm.cancelled.load(Ordering::SeqCst),
+        channels: storm.made.load(Ordering::SeqCst),
+        files: storm.files.load(Ordering::SeqCst),
+        findings: std::mem::take(&mut storm.findings.lock().expect("not poisoned")),
     };
     servers.shutdown_timeout(PATIENCE);
     report
 }
 
-/// What was dropped is gone: the tasks of all channels, the instances of all policies; and each pick has been told its end.
-async fn settle(sky: &Sky, quiet: &[usize]) {
-    let tasks = || sky.runtimes.iter().map(|runtime| runtime.metrics().num_alive_tasks()).collect::<Vec<_>>();
-    let uses = || sky.policies.followed.status().iter().map(|status| status.channels.len()).sum::<usize>();
-    let ledger = sky.native.ledger();
-    let told = |ledger: &Ledger| ledger.ends().len() == ledger.picks();
-    let begin = Instant::now();
-    while begin.elapsed() < PATIENCE {
-        if tasks() == quiet && uses() == 0 && told(&ledger) {
+/// Waits until the tasks of all channels and the instances of all policies have ended, and the native policy has been
+/// notified of the outcome of each pick.
+async fn settle(storm: &Storm, idle: &[usize]) {
+    let tasks =
+        || storm.runtimes.iter().map(|runtime| runtime.metrics().num_alive_tasks()).collect::<Vec<_>>();
+    let uses = || storm.policies.followed.status().iter().map(|status| status.channels.len()).sum::<usize>();
+    let ledger = storm.native.ledger();
+    let all_reported = |ledger: &Ledger| ledger.ends().len() == ledger.picks();
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if tasks() == idle && uses() == 0 && all_reported(&ledger) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    sky.finds(format!(
-        "after {PATIENCE:?}: tasks {:?} (at first {quiet:?}), {} instances, {} of {} ends told",
+    storm.add_finding(format!(
+        "after {PATIENCE:?}: tasks {:?} (before the storm: {idle:?}), {} instances, {} of {} outcomes reported",
         tasks(),
         uses(),
         ledger.ends().len(),
@@ -190,13 +195,13 @@ async fn settle(sky: &Sky, quiet: &[usize]) {
     ));
 }
 
-impl Sky {
+impl Storm {
     fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    fn finds(&self, what: String) {
-        self.findings.lock().expect("no panic").push(what);
+    fn add_finding(&self, finding: String) {
+        self.findings.lock().expect("not poisoned").push(finding);
     }
 
     fn builder(&self, dice: &mut fastrand::Rng) -> ChannelBuilder {
@@ -204,7 +209,7 @@ impl Sky {
             Channel::builder("static:///storm").resolver(self.resolver.clone()).wait_for_ready(true);
         let builder =
             builder.policies(&self.policies.followed).first_policy_timeout(Duration::from_millis(200));
-        // A hash waits for its endpoint (gRFC A42), and that may be the silent one when the storm ends.
+        // Hash policies wait for their endpoint (gRFC A42), which may be the silent one when the storm ends.
         let mut options = SubConnOptions::default();
         options.connect_timeout = Duration::from_secs(2);
         let builder = builder.subconn_options(options);
@@ -215,9 +220,9 @@ impl Sky {
         }
     }
 
-    /// One of the channels, or a new one on one of the runtimes.
+    /// Returns an existing channel, or creates one on a random runtime in place of another.
     async fn channel(&self, dice: &mut fastrand::Rng) -> Option<Member> {
-        let known = self.channels.lock().expect("no panic").clone();
+        let known = self.channels.lock().expect("not poisoned").clone();
         if known.len() == CHANNELS && dice.u8(..) > 8 {
             return Some(known[dice.usize(..known.len())].clone());
         }
@@ -226,7 +231,7 @@ impl Sky {
         let channel = connect.await.ok()?.ok()?;
         self.made.fetch_add(1, Ordering::Relaxed);
         let member = Member { channel, is_closed: Arc::default() };
-        let mut channels = self.channels.lock().expect("no panic");
+        let mut channels = self.channels.lock().expect("not poisoned");
         if channels.len() == CHANNELS {
             let old = channels.swap_remove(dice.usize(..CHANNELS));
             match dice.u8(..3) {
@@ -246,11 +251,11 @@ impl Sky {
     }
 }
 
-/// Sends RPCs of all kinds, one after the other, and gives some of them up.
-async fn person(sky: Arc<Sky>, mut dice: fastrand::Rng) {
-    while !sky.is_over() {
-        let Some(Member { channel, is_closed }) = sky.channel(&mut dice).await else {
-            sky.finds("a channel cannot be made".to_owned());
+/// Sends RPCs of all kinds sequentially, and cancels some of them.
+async fn call_repeatedly(storm: Arc<Storm>, mut dice: fastrand::Rng) {
+    while !storm.is_over() {
+        let Some(Member { channel, is_closed }) = storm.channel(&mut dice).await else {
+            storm.add_finding("a channel cannot be created".to_owned());
             return;
         };
         match dice.u8(..40) {
@@ -260,18 +265,21 @@ async fn person(sky: Arc<Sky>, mut dice: fastrand::Rng) {
         }
         let kind = dice.u8(..4);
         let rpc = rpc(EchoClient::new(channel.clone()), kind, dice.usize(1..4));
-        let given_up = dice.u8(..4) == 0;
-        let patience = if given_up { Duration::from_micros(dice.u64(..3000)) } else { PATIENCE };
+        let cancels = dice.u8(..4) == 0;
+        let patience = if cancels { Duration::from_micros(dice.u64(..3000)) } else { PATIENCE };
         match timeout(patience, rpc).await {
-            Ok(Ok(())) => drop(sky.served.fetch_add(1, Ordering::Relaxed)),
+            Ok(Ok(())) => drop(storm.served.fetch_add(1, Ordering::Relaxed)),
             Ok(Err(status)) if is_closed.load(Ordering::SeqCst) && status.code() == Code::Cancelled => {}
-            Ok(Err(status)) => sky.finds(format!("an RPC of kind {kind} failed: {status}")),
-            Err(_) if given_up => drop(sky.cancelled.fetch_add(1, Ordering::Relaxed)),
+            Ok(Err(status)) => storm.add_finding(format!("an RPC of kind {kind} failed: {status}")),
+            Err(_) if cancels => drop(storm.cancelled.fetch_add(1, Ordering::Relaxed)),
             Err(_) => {
                 let status = channel.status();
                 let (ready, policy) = (status.ready.ready().len(), &status.policy);
-                let how = format!("{} by {policy}, {ready} ready, {:?}", status.state, status.subconns);
-                sky.finds(format!("an RPC of kind {kind} hung for {PATIENCE:?}: {how}, {:?}", status.faults));
+                let details = format!("{} by {policy}, {ready} ready, {:?}", status.state, status.subconns);
+                storm.add_finding(format!(
+                    "an RPC of kind {kind} hung for {PATIENCE:?}: {details}, {:?}",
+                    status.faults
+                ));
             }
         }
     }
@@ -296,11 +304,11 @@ async fn rpc(mut client: EchoClient<Channel>, kind: u8, messages: usize) -> Resu
     }
 }
 
-/// Endpoints come and go, and with them service configs; servers drain their connections.
-async fn weather(sky: Arc<Sky>, mut dice: fastrand::Rng) {
-    while !sky.is_over() {
-        let mut endpoints = vec![Endpoint::new(sky.backends[0].address().into())];
-        for backend in &sky.backends[1..] {
+/// Changes the endpoints and the service config at random, and makes servers drain their connections.
+async fn update_endpoints(storm: Arc<Storm>, mut dice: fastrand::Rng) {
+    while !storm.is_over() {
+        let mut endpoints = vec![Endpoint::new(storm.backends[0].address().into())];
+        for backend in &storm.backends[1..] {
             if dice.bool() {
                 let weight = dice.u32(1..4);
                 endpoints.push(
@@ -310,7 +318,7 @@ async fn weather(sky: Arc<Sky>, mut dice: fastrand::Rng) {
                 );
             }
         }
-        endpoints.extend(sky.dead.iter().filter(|_| dice.u8(..4) == 0).cloned());
+        endpoints.extend(storm.dead.iter().filter(|_| dice.u8(..4) == 0).cloned());
         dice.shuffle(&mut endpoints);
         let mut update = ResolverUpdate::endpoints(endpoints);
         let config = match dice.u8(..6) {
@@ -325,20 +333,20 @@ async fn weather(sky: Arc<Sky>, mut dice: fastrand::Rng) {
             update = update.with_service_config(ServiceConfig::from_json(config));
         }
         match dice.u8(..20) {
-            0 => sky.resolver.update(ResolverUpdate::error("a storm")),
-            _ => sky.resolver.update(update),
+            0 => storm.resolver.update(ResolverUpdate::error("a storm")),
+            _ => storm.resolver.update(update),
         }
         if dice.u8(..10) == 0 {
-            sky.backends[dice.usize(..sky.backends.len())].drain();
+            storm.backends[dice.usize(..storm.backends.len())].drain();
         }
         tokio::time::sleep(Duration::from_millis(dice.u64(1..40))).await;
     }
-    // The last word must not be an error: a channel that is made then would wait for another.
-    sky.resolver.update(ResolverUpdate::endpoints([Endpoint::new(sky.backends[0].address().into())]));
+    // The last update must not be an error, because a channel created then would wait for another update.
+    storm.resolver.update(ResolverUpdate::endpoints([Endpoint::new(storm.backends[0].address().into())]));
 }
 
-/// Puts files into the directory, good and bad, and takes them away.
-async fn operator(sky: Arc<Sky>, mut dice: fastrand::Rng) {
+/// Writes and removes valid and invalid files in the policy directory.
+async fn update_files(storm: Arc<Storm>, mut dice: fastrand::Rng) {
     let names =
         ["round_robin", "random", "least_request", "p2c_ewma", "maglev", "weighted_round_robin", "ring_hash"];
     let mut files: Vec<Vec<u8>> = names.iter().map(|name| standard(name)).collect();
@@ -346,10 +354,10 @@ async fn operator(sky: Arc<Sky>, mut dice: fastrand::Rng) {
     files.push(Wat::every(50, "unreachable"));
     files.push(Wat::every(400, "(loop (br 0))"));
     files.push(Wat { init: "(loop (br 0)) (i32.const 0)", ..Wat::default() }.component());
-    files.push(b"no Wasm".to_vec());
+    files.push(b"not Wasm".to_vec());
     files.push(standard("random")[..20_000].to_vec());
-    while !sky.is_over() {
-        let directory = sky.policies.path();
+    while !storm.is_over() {
+        let directory = storm.policies.path();
         let done = match dice.u8(..12) {
             0 => std::fs::remove_file(directory.join("p.wasm")),
             1 => std::fs::write(directory.join("p.toml"), "enabled = false\n"),
@@ -358,7 +366,7 @@ async fn operator(sky: Arc<Sky>, mut dice: fastrand::Rng) {
             4 => std::fs::remove_file(directory.join("p.toml")),
             _ => std::fs::write(directory.join("p.wasm"), &files[dice.usize(..files.len())]),
         };
-        sky.files.fetch_add(u64::from(done.is_ok()), Ordering::Relaxed);
+        storm.files.fetch_add(u64::from(done.is_ok()), Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(dice.u64(10..250))).await;
     }
 }
@@ -367,14 +375,14 @@ fn runtime(threads: usize) -> Runtime {
     Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime")
 }
 
-/// A runtime of one thread, which drives it.
-struct Alone {
+/// A current-thread runtime, and the thread that drives it.
+struct CurrentThread {
     handle: Handle,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-impl Alone {
+impl CurrentThread {
     fn start() -> Self {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         let handle = runtime.handle().clone();
@@ -388,7 +396,7 @@ impl Alone {
     }
 }
 
-impl Drop for Alone {
+impl Drop for CurrentThread {
     fn drop(&mut self) {
         drop(self.stop.take());
         let _ = self.thread.take().map(std::thread::JoinHandle::join);

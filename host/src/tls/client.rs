@@ -84,7 +84,8 @@ impl ClientTls {
 
     fn sources(&self) -> impl Iterator<Item = &Pem> {
         let identity = self.identity.iter().flat_map(|(certificates, key)| [certificates, key]);
-        self.ca.iter().chain(identity)
+        // A configuration of rustls replaces all of them.
+        self.ca.iter().chain(identity).filter(|_| self.rustls.is_none())
     }
 
     fn config(&self) -> Result<ClientConfig, TlsError> {

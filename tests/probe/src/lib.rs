@@ -1,4 +1,4 @@
-//! `probe`: a policy that uses every part of the contract, and tells by its instruments what it was told.
+//! `probe`: a policy that uses every part of the contract, and counts its notifications in instruments.
 
 use std::collections::BTreeMap;
 
@@ -10,17 +10,17 @@ use hotpick_guest::{
     metrics, stats, timers,
 };
 
-/// Milliseconds between two alarms.
+/// Time between two alarms (20 ms).
 const PERIOD: Nanos = 20_000_000;
 
 struct Probe {
     mode: Mode,
     leak: u32,
     trap_at: Option<u32>,
-    /// Every subconn, in the order in which they came, and its state.
+    /// State of each subconn, in the order in which the subconns were added.
     states: BTreeMap<SubConn, ConnectivityState>,
     ready: Vec<SubConn>,
-    /// Over all instances and versions.
+    /// Number of picks, including those of earlier instances and versions whose state was restored.
     picks: u64,
     leaked: Vec<Vec<u8>>,
     done: metrics::Counter,
@@ -34,25 +34,25 @@ struct Probe {
 }
 
 hotpick_guest::config! {
-    /// How it picks.
+    /// How the policy picks.
     enum Mode {
-        /// The ready subconn with the fewest RPCs under way.
+        /// Picks the ready subconn with the fewest RPCs in flight.
         Least,
-        /// The first subconn, lazily; the next one when it fails.
+        /// Connects lazily: picks the first subconn, and the next one when it fails.
         PickFirst,
-        /// Each attempt of an RPC on another subconn, and what the host says of it in its metadata.
+        /// Picks another subconn for each attempt of an RPC, and sends the host's data about the attempt as metadata.
         Tell,
     }
 }
 
 hotpick_guest::config! {
-    /// How it picks, and what it does wrong.
+    /// How the policy picks, and its deliberate faults.
     struct Config {
-        /// How it picks.
+        /// How the policy picks.
         mode: Mode = Mode::Least,
-        /// Bytes to lose at each pick.
+        /// Bytes leaked at each pick.
         leak: u32 = 0,
-        /// The pick, over all instances that could hand over, that goes wrong.
+        /// Number of the pick that traps, counting the picks of earlier instances whose state was restored.
         trap_at: Option<u32>,
     }
 }
@@ -74,12 +74,16 @@ impl Policy for Probe {
             leaked: Vec::new(),
             done: metrics::Counter::new("probe_done", "RPCs that have ended")?,
             failed: metrics::Counter::new("probe_failed", "RPCs that have failed")?,
-            not_sent: metrics::Counter::new("probe_not_sent", "RPCs that never left")?,
-            alarms: metrics::Counter::new("probe_alarms", "timers that were due")?,
-            saves: metrics::Counter::new("probe_saves", "how often it has saved its state")?,
-            restored: metrics::Gauge::new("probe_restored", "picks of the versions before")?,
-            cpu: metrics::Gauge::new("probe_cpu", "what a server last said of its CPU")?,
-            latency: metrics::Histogram::new("probe_latency", "seconds of an RPC", &[0.001, 0.01, 0.1, 1.0])?,
+            not_sent: metrics::Counter::new("probe_not_sent", "RPCs that were not sent")?,
+            alarms: metrics::Counter::new("probe_alarms", "timers that fired")?,
+            saves: metrics::Counter::new("probe_saves", "times that the state was saved")?,
+            restored: metrics::Gauge::new("probe_restored", "picks of earlier instances and versions")?,
+            cpu: metrics::Gauge::new("probe_cpu", "CPU utilization of the last load report")?,
+            latency: metrics::Histogram::new(
+                "probe_latency",
+                "latency of RPCs in seconds",
+                &[0.001, 0.01, 0.1, 1.0],
+            )?,
         })
     }
 
@@ -98,7 +102,7 @@ impl Policy for Probe {
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
         self.picks += 1;
-        assert!(Some(self.picks) != self.trap_at.map(u64::from), "as configured");
+        assert!(Some(self.picks) != self.trap_at.map(u64::from), "`trapAt` is reached");
         if self.leak > 0 {
             self.leaked.push(vec![1; self.leak as usize]);
         }
@@ -106,13 +110,13 @@ impl Policy for Probe {
             Mode::Least => stats::least(&self.ready, Measure::InFlight),
             Mode::PickFirst => return self.pick_first(),
             Mode::Tell => {
-                let told = format!(
+                let value = format!(
                     "attempt={} deadline={} in-flight={:?}",
                     info.attempt,
                     call::time_left().is_some(),
                     self.ready.iter().map(|id| stats::in_flight(*id)).collect::<Vec<_>>(),
                 );
-                if let Err(error) = call::set_metadata("x-probe", told.as_bytes()) {
+                if let Err(error) = call::set_metadata("x-probe", value.as_bytes()) {
                     call::explain(&error);
                     return PickResult::Fail(FailCode::Internal);
                 }
@@ -165,7 +169,7 @@ impl Connectivity for Probe {
 impl Alarms for Probe {
     fn fired(&mut self, id: u32, _now: Nanos) {
         self.alarms.add(1);
-        // A timer that has been delivered has made room for this one.
+        // Cannot fail: the timer that has just fired no longer counts towards the limit.
         let _ = timers::schedule(id, PERIOD);
     }
 }
@@ -177,10 +181,10 @@ impl Handover for Probe {
     }
 
     fn restore(&mut self, parts: Vec<Saved>) -> Result<(), String> {
-        let part = parts.iter().find(|part| part.schema == 1).ok_or("no part in format 1")?;
-        let bytes = part.data.first_chunk().ok_or("a part that is too short")?;
+        let part = parts.iter().find(|part| part.schema == 1).ok_or("no part of schema 1")?;
+        let bytes = part.data.first_chunk().ok_or("the part of schema 1 is too short")?;
         self.picks = u64::from_le_bytes(*bytes);
-        #[expect(clippy::cast_precision_loss, reason = "tests do not count so far")]
+        #[expect(clippy::cast_precision_loss, reason = "tests make few picks")]
         self.restored.set(self.picks as f64);
         Ok(())
     }

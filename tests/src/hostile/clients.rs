@@ -1,4 +1,4 @@
-//! Clients of a sidecar: RPCs that are HTTP/2 and otherwise anything, and bytes that may not even be that.
+//! Hostile clients of a sidecar: random RPCs in valid HTTP/2, and mutated HTTP/2.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,11 +29,11 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// With all standard policies, and these.
+    /// Starts a sidecar with all standard policies and the policies `more`.
     ///
     /// # Panics
     ///
-    /// It does not start.
+    /// Panics if the sidecar does not start.
     pub async fn start(more: &[(String, Vec<u8>)]) -> Self {
         let mut servers = Vec::new();
         for _ in 0..3 {
@@ -50,7 +50,7 @@ impl Sidecar {
         }
         let folder = tempfile::tempdir().expect("a folder");
         let directory = folder.path().join("policies.d");
-        std::fs::create_dir(&directory).expect("made");
+        std::fs::create_dir(&directory).expect("created");
         let mut names: Vec<String> = STANDARD.map(str::to_owned).to_vec();
         for name in STANDARD {
             std::fs::write(directory.join(format!("{name}.wasm")), standard(name)).expect("written");
@@ -73,7 +73,7 @@ impl Sidecar {
             "policies = {directory:?}\ncache = {:?}\nadmin = \"127.0.0.1:0\"\n",
             cache().join("hotpick")
         );
-        // By method, too: the number of methods is what clients make of it.
+        // Some policies also hash the method, because clients choose the number of distinct methods.
         let by_method =
             ["ring_hash", "maglev", "bounded_hash"].map(|name| (name.to_owned(), "{ hashOn = \"method\" }"));
         let canary =
@@ -105,7 +105,7 @@ impl Sidecar {
         sidecar
     }
 
-    /// Until every policy is in use.
+    /// Waits until `count` policies are in use.
     async fn settled(&self, count: usize) {
         let settled = async {
             loop {
@@ -120,7 +120,7 @@ impl Sidecar {
             }
         };
         let settled = tokio::time::timeout(Duration::from_secs(240), settled).await;
-        settled.unwrap_or_else(|_| panic!("not all policies came: {}", self.log()));
+        settled.unwrap_or_else(|_| panic!("not all policies are in use after 240 s: {}", self.log()));
     }
 
     async fn policies(&self) -> Vec<Value> {
@@ -138,7 +138,7 @@ impl Sidecar {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    /// What should not be: a fault, a rejection, a fallback, a panic.
+    /// Lists faults, rejections, picks by the fallback, and panics.
     async fn findings(&self) -> Vec<String> {
         let mut findings = Vec::new();
         for policy in self.policies().await {
@@ -161,7 +161,7 @@ impl Sidecar {
     }
 }
 
-/// A run against each of the sidecar's listeners, with a client beside it whose RPCs are to be as if it were alone.
+/// Runs `hostile` against each of the sidecar's listeners, together with a normal client whose RPCs must all succeed.
 async fn beside<F>(
     run: Run,
     sidecar: &Sidecar,
@@ -184,12 +184,12 @@ where
                 match call {
                     Ok(Ok(_)) => {}
                     Ok(Err(status)) => {
-                        shared.find(format!("{name}: an RPC of another client failed: {status}"));
+                        shared.add_finding(format!("{name}: an RPC of another client failed: {status}"));
                     }
-                    Err(_) => shared.find(format!("{name}: an RPC of another client hangs")),
+                    Err(_) => shared.add_finding(format!("{name}: an RPC of another client hung for 20 s")),
                 }
                 shared.others.fetch_add(1, Ordering::Relaxed);
-                // Many listeners share the machine with those who try to bring them down.
+                // The machine is shared with many listeners and with the hostile clients.
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
@@ -202,11 +202,11 @@ where
         ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     }
     let late = sidecar.process.resident();
-    let mut findings = std::mem::take(&mut *shared.findings.lock().expect("no panic"));
+    let mut findings = std::mem::take(&mut *shared.findings.lock().expect("not poisoned"));
     findings.extend(sidecar.findings().await);
-    // The allocator keeps what a burst took.
+    // The allocator does not return the memory of a burst.
     if late > early + early / 2 + (48 << 10) {
-        findings.push(format!("memory has grown from {early} to {late} KiB"));
+        findings.push(format!("resident memory grew from {early} to {late} KiB"));
     }
     Report {
         sent: shared.sent.load(Ordering::Relaxed),
@@ -229,18 +229,18 @@ impl Shared {
         self.over.load(Ordering::Relaxed)
     }
 
-    fn find(&self, finding: String) {
-        self.findings.lock().expect("no panic").push(finding);
+    fn add_finding(&self, finding: String) {
+        self.findings.lock().expect("not poisoned").push(finding);
     }
 }
 
-/// RPCs of every kind: paths, metadata, sizes, deadlines, cancellations and resets by chance.
+/// Sends RPCs with random paths, metadata, sizes, deadlines, cancellations and resets.
 pub async fn rpcs(run: Run, sidecar: &Sidecar) -> Report {
     beside(run, sidecar, |address, mut dice, shared| async move {
         while !shared.ended() {
             let Ok(mut stream) = TcpStream::connect(address).await else { continue };
             let mut sent = raw::preface();
-            // A connection for some dozens of RPCs, read as it goes.
+            // Up to 199 RPCs on a connection, whose answers are read meanwhile.
             let count = dice.u32(1..200);
             for number in 0..count {
                 rpc(&mut dice, 2 * number + 1, &mut sent);
@@ -260,7 +260,7 @@ pub async fn rpcs(run: Run, sidecar: &Sidecar) -> Report {
     .await
 }
 
-/// Bytes that were HTTP/2 before some were changed.
+/// Sends mutated HTTP/2.
 pub async fn frames(run: Run, sidecar: &Sidecar) -> Report {
     beside(run, sidecar, |address, mut dice, shared| async move {
         while !shared.ended() {
@@ -284,7 +284,7 @@ pub async fn frames(run: Run, sidecar: &Sidecar) -> Report {
     .await
 }
 
-/// Sends what there is, and reads for as long; an error if the connection is over.
+/// Sends `sent` and empties it, while reading and for `time` after it. Returns an error if the connection has ended.
 async fn exchange(stream: &mut TcpStream, sent: &mut Vec<u8>, time: Duration) -> std::io::Result<()> {
     let (mut reader, mut writer) = stream.split();
     let mut read = [0; 16 << 10];
@@ -298,7 +298,7 @@ async fn exchange(stream: &mut TcpStream, sent: &mut Vec<u8>, time: Duration) ->
         }
     };
     let writing = async {
-        // One who stops reading us is not waited for.
+        // The peer may have stopped reading.
         tokio::time::timeout(Duration::from_secs(2), writer.write_all(sent)).await??;
         tokio::time::sleep(time).await;
         Ok(())
@@ -311,7 +311,7 @@ async fn exchange(stream: &mut TcpStream, sent: &mut Vec<u8>, time: Duration) ->
     ended
 }
 
-/// Keys that the standard policies and the examples look at, and others.
+/// Metadata keys that the standard policies and the examples read, and other ones.
 const KEYS: [&str; 14] = [
     "color",
     "hash-key",
@@ -329,7 +329,7 @@ const KEYS: [&str; 14] = [
     "grpc-encoding",
 ];
 
-/// An RPC, as well-formed as HTTP/2 wants it.
+/// Appends a random RPC in valid HTTP/2 frames.
 fn rpc(dice: &mut fastrand::Rng, stream: u32, out: &mut Vec<u8>) {
     let path = match dice.u8(..8) {
         0..3 => "/hotpick.echo.Echo/Unary".to_owned(),
@@ -342,7 +342,7 @@ fn rpc(dice: &mut fastrand::Rng, stream: u32, out: &mut Vec<u8>) {
         let key = if dice.u8(..4) == 0 { text(dice, 12) } else { one(dice, &KEYS).to_owned() };
         let value = match dice.u8(..10) {
             0 => b"red".to_vec(),
-            // Its XXH64 is that of "red".
+            // Same XXH64 hash as "red".
             1 => br#"zpaaytlf].!d2U"L"#.to_vec(),
             2 => Vec::new(),
             3 => {
@@ -353,7 +353,7 @@ fn rpc(dice: &mut fastrand::Rng, stream: u32, out: &mut Vec<u8>) {
             _ => text(dice, 40).into_bytes(),
         };
         let mut field = literal(key, value);
-        // In HPACK's table, never to be in one, or neither; and the last that went into the table once more.
+        // Without indexing, never indexed, or added to HPACK's dynamic table and possibly repeated from there.
         field[0] = [0, 0x10, 0x40][dice.usize(..3)];
         if field[0] == 0x40 && dice.bool() {
             field.push(0xbe);
@@ -384,13 +384,13 @@ fn rpc(dice: &mut fastrand::Rng, stream: u32, out: &mut Vec<u8>) {
         1 => {
             out.extend(frame(raw::HEADERS, raw::END_HEADERS | raw::END_STREAM, stream, &literal("x-t", "1")));
         }
-        // And the stream stays open until the connection ends.
+        // The stream stays open until the connection ends.
         2 => {}
         _ => out.extend(frame(raw::DATA, raw::END_STREAM, stream, raw::HELLO)),
     }
 }
 
-/// Characters that may be in a path or in metadata, most of them.
+/// Returns random text of fewer than `longest` characters, most of which are valid in paths and metadata.
 fn text(dice: &mut fastrand::Rng, longest: usize) -> String {
     let count = dice.usize(..longest);
     let odd = ['#', '?', '%', ' ', '\n', '\u{e9}', '\u{1f600}', 'A', '|'];

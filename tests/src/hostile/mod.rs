@@ -1,5 +1,5 @@
-//! Clients and servers that do at random what nobody should, and what becomes of everyone else. In the tests for some
-//! seconds, in the bench `hostile` for as long as one likes; each run says its seed, and `HOTPICK_SEED` repeats it.
+//! Clients and servers that violate protocols at random, and checks that other clients are not affected. The tests run
+//! them for some seconds, the bench `hostile` for any time. Each run prints its seed; `HOTPICK_SEED` reproduces it.
 
 mod clients;
 mod servers;
@@ -10,70 +10,72 @@ use std::time::Duration;
 pub use self::clients::{Sidecar, frames, rpcs};
 pub use self::servers::answers;
 
-/// What a run has seen.
+/// Result of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// What the hostile side sent: RPCs, or connections of frames; or the RPCs that it was to answer.
+    /// RPCs or connections sent by hostile clients, or RPCs sent to a hostile server.
     pub sent: u64,
-    /// RPCs of others meanwhile.
+    /// RPCs of other clients during the run, or RPCs to other servers.
     pub others: u64,
-    /// Everything that should not be.
+    /// Descriptions of all violations.
     pub findings: Vec<String>,
-    /// What the sidecar had in memory after the first third, and at the end, in KiB.
+    /// Resident memory of the sidecar after the first third and at the end, in KiB; `None` in a run without a sidecar.
     pub memory: Option<(u64, u64)>,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sent, others, findings, memory } = self;
-        write!(f, "{sent} sent, {others} RPCs of others, {} findings", findings.len())?;
+        write!(f, "{sent} sent, {others} RPCs of other clients, {} findings", findings.len())?;
         if let Some((early, late)) = memory {
-            write!(f, ", {early} KiB, then {late} KiB")?;
+            write!(f, ", memory: {early} KiB early, {late} KiB at the end")?;
         }
         findings.iter().take(10).try_for_each(|finding| write!(f, "\n  {finding}"))
     }
 }
 
-/// How long, and by which dice.
+/// Length and random seed of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
-    /// For how long.
+    /// Length of the run.
     pub time: Duration,
-    /// What is done at random is done by this.
+    /// Seed of the random number generators.
     pub seed: u64,
 }
 
 impl Run {
-    /// A run of this length, by `HOTPICK_SEED` if it is set.
+    /// Creates a run of this length. The seed is `HOTPICK_SEED` if it is set, otherwise random.
     ///
     /// # Panics
     ///
-    /// It is no number.
+    /// Panics if `HOTPICK_SEED` is not a number.
     #[must_use]
     pub fn new(time: Duration) -> Self {
-        let seed =
-            std::env::var("HOTPICK_SEED").ok().map(|seed| seed.parse().expect("HOTPICK_SEED: a number"));
+        let seed = std::env::var("HOTPICK_SEED")
+            .ok()
+            .map(|seed| seed.parse().expect("HOTPICK_SEED must be a number"));
         let seed = seed.unwrap_or_else(|| fastrand::u64(..));
         println!("HOTPICK_SEED={seed}");
         Self { time, seed }
     }
 
+    /// Returns the random number generator of task `of`.
     pub(crate) fn dice(self, of: u64) -> fastrand::Rng {
         fastrand::Rng::with_seed(self.seed.wrapping_add(of))
     }
 }
 
-/// One of them.
+/// Chooses an element at random.
 fn one<'a, T: ?Sized>(dice: &mut fastrand::Rng, of: &[&'a T]) -> &'a T {
     of[dice.usize(..of.len())]
 }
 
-/// So many bytes.
+/// Returns `count` random bytes.
 fn bytes(dice: &mut fastrand::Rng, count: usize) -> Vec<u8> {
     std::iter::repeat_with(|| dice.u8(..)).take(count).collect()
 }
 
-/// Bytes as they would be, but for some that are not.
+/// Changes, inserts, removes or repeats some bytes at random.
 fn mutate(dice: &mut fastrand::Rng, bytes: &mut Vec<u8>) {
     for _ in 0..dice.usize(1..6) {
         let at = dice.usize(..bytes.len().max(1)).min(bytes.len());
@@ -92,7 +94,7 @@ fn mutate(dice: &mut fastrand::Rng, bytes: &mut Vec<u8>) {
     }
 }
 
-/// A frame whose head is what it says.
+/// Returns an HTTP/2 frame.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap_or_default().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()

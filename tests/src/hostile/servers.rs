@@ -1,4 +1,4 @@
-//! A server that answers at random, among others, and the RPCs of its channel.
+//! A channel with one normal server, and one that answers at random.
 
 use std::time::{Duration, Instant};
 
@@ -15,15 +15,15 @@ use crate::raw::{self, literal};
 use crate::scripted::{self, Scripted};
 use crate::{Policies, standard};
 
-/// RPCs have so long.
+/// Deadline of each RPC.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// By `color` half of the RPCs go to a good server, half to a hostile one: the first are all to be served, the others to end
-/// by their deadline.
+/// Sends half of the RPCs to a normal server and half to a hostile one, by `color`. All RPCs to the normal server must
+/// succeed; those to the hostile one must end within five times their deadline.
 ///
 /// # Panics
 ///
-/// There is no port.
+/// Panics if there is no free port.
 pub async fn answers(run: Run) -> Report {
     let good =
         Scripted::start(async |(_, mut respond): scripted::Exchange| scripted::answer(&mut respond, "good"))
@@ -51,54 +51,58 @@ pub async fn answers(run: Run) -> Report {
     });
 
     let ready = channel.wait_for(|status| status.policy.name == "color" && !status.ready.ready().is_empty());
-    crate::soon("the good one", ready).await;
-    // Not before: on a busy machine it takes seconds to compile the policy.
+    crate::soon("the normal server ready", ready).await;
+    // The run starts here, because compiling the policy takes seconds on a busy machine.
     let end = Instant::now() + run.time;
     let mut callers = JoinSet::new();
     for number in 0..16 {
         let mut client = hotpick_echo::EchoClient::new(channel.clone());
         callers.spawn(async move {
-            let (mut asked, mut findings) = (0, Vec::new());
+            let (mut rpcs, mut findings) = (0, Vec::new());
             while Instant::now() < end {
                 let color = if number % 2 == 0 { "good" } else { "evil" };
                 let mut request = Request::new(hotpick_echo::EchoRequest::new("hello"));
                 request.metadata_mut().insert("color", color.parse().expect("metadata"));
                 request.set_timeout(DEADLINE);
-                let begun = Instant::now();
+                let start = Instant::now();
                 let ended = tokio::time::timeout(DEADLINE * 20, client.unary(request)).await;
                 match ended {
-                    Err(_) => findings.push(format!("an RPC to the {color} server hangs")),
-                    Ok(Err(status)) if color == "good" => {
-                        findings.push(format!("an RPC of others fails: {status}"));
+                    Err(_) => {
+                        findings.push(format!("an RPC to the {color} server hung for {:?}", DEADLINE * 20));
                     }
-                    Ok(_) if begun.elapsed() > DEADLINE * 5 => {
-                        findings.push(format!("an RPC to the {color} server took {:?}", begun.elapsed()));
+                    Ok(Err(status)) if color == "good" => {
+                        findings.push(format!("an RPC to the good server failed: {status}"));
+                    }
+                    Ok(_) if start.elapsed() > DEADLINE * 5 => {
+                        findings.push(format!("an RPC to the {color} server took {:?}", start.elapsed()));
                     }
                     Ok(_) => {}
                 }
-                asked += 1;
-                // The evil one is asked as often as it can answer, the other as often as others ask.
+                rpcs += 1;
+                // The hostile server gets RPCs as fast as it answers, the normal one at a moderate rate.
                 if color == "good" {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             }
-            (number % 2 == 0, asked, findings)
+            (number % 2 == 0, rpcs, findings)
         });
     }
     let mut report = Report::default();
     while let Some(ended) = callers.join_next().await {
-        let (is_good, asked, findings) =
+        let (is_good, rpcs, findings) =
             ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        *(if is_good { &mut report.others } else { &mut report.sent }) += asked;
+        *(if is_good { &mut report.others } else { &mut report.sent }) += rpcs;
         report.findings.extend(findings);
     }
     if good.accepted() != 1 {
-        report.findings.push(format!("the good server had {} connections", good.accepted()));
+        report
+            .findings
+            .push(format!("the good server accepted {} connections instead of 1", good.accepted()));
     }
     report
 }
 
-/// Says what servers say, at random, and sometimes what none says.
+/// Serves a connection with random answers, some of which are invalid.
 async fn misbehave(mut stream: TcpStream, mut dice: fastrand::Rng) {
     let _ = stream.set_nodelay(true);
     if dice.u8(..20) == 0 {
@@ -119,7 +123,7 @@ async fn misbehave(mut stream: TcpStream, mut dice: fastrand::Rng) {
             Ok(Ok(count)) if count > 0 => count,
             _ => return,
         };
-        // Every HEADERS that begins in what was read, roughly; the streams are one after the other.
+        // Approximate number of HEADERS frames that were read. Stream numbers are assumed to be consecutive.
         let heads = read[..count]
             .windows(9)
             .filter(|head| head[3] == raw::HEADERS && head[4] & 4 != 0 && head[0] == 0);
@@ -143,7 +147,7 @@ async fn misbehave(mut stream: TcpStream, mut dice: fastrand::Rng) {
     }
 }
 
-/// An answer to one RPC: a good one, or one that is odd somewhere.
+/// Appends the answer to an RPC, which may be invalid in some parts.
 fn answer(dice: &mut fastrand::Rng, stream: u32, out: &mut Vec<u8>) {
     let mut head = vec![0x88];
     if dice.u8(..30) == 0 {

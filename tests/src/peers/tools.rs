@@ -69,8 +69,8 @@ impl Reference {
         Self { process, input }
     }
 
-    /// Sends a call for each value of `hash-key`, or without it for `None`. Returns the names of the backends that answered,
-    /// or statuses.
+    /// Sends a call for each value of `hash-key`, without it for `None`. Returns the name of the backend that answered
+    /// each call, or the status of the call.
     ///
     /// # Panics
     ///
