@@ -141,7 +141,7 @@ pub(crate) fn read_now(path: &Path, limit: usize) -> Result<Vec<u8>, ReadError> 
 ///
 /// Values that JSON does not have (dates, `nan`, `inf`) are refused with their key. None of our formats uses them, and
 /// in a policy's configuration they would arrive as a different value.
-pub(crate) fn from_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+pub fn from_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let located = |error: toml::de::Error| {
         let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
         format!("line {line}: {}", error.message())

@@ -77,6 +77,12 @@ pub mod tls;
 pub mod transport;
 mod workers;
 
+/// What the command `hotpick` shares with the library. Not for others: it may change at any time.
+#[doc(hidden)]
+pub mod __cli {
+    pub use crate::files::from_toml;
+}
+
 pub use self::channel::Channel;
 pub use self::directory::PolicyDir;
 pub use self::resolver::Target;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 /// Time for which callers run before they are measured.
 const WARM_UP: Duration = Duration::from_millis(100);
 
-/// Backends in a separate process, so that their CPU time can be told apart. Dropping it ends the process.
+/// Backends in a separate process, so that their CPU time can be measured separately. Dropping it ends the process.
 #[derive(Debug)]
 pub struct Servers {
     process: Child,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::channel::{Channel, ConnectError};
+use crate::channel::{Channel, ChannelBuilder, ConnectError};
 use crate::resolver::TargetError;
 
 use crate::tls::ClientTls;
@@ -99,7 +99,7 @@ impl EtcdBuilder {
             backoff: Backoff { base: Duration::from_millis(250), max: BACKOFF, ..Backoff::default() },
             ..SubConnOptions::default()
         };
-        let mut builder = Channel::builder(format!("static:///{}", addresses.list))
+        let mut builder = ChannelBuilder::new(format!("static:///{}", addresses.list))
             .subconn_options(options)
             .idle_timeout(None);
         if let Some(tls) = self.tls.or_else(|| addresses.encrypted.then(ClientTls::new)) {

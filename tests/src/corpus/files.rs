@@ -283,7 +283,8 @@ pub(super) fn not_files() -> Vec<Bad> {
     ]
 }
 
-/// Returns a policy truncated at the end of each section, and at `random_places` random offsets.
+/// Returns a policy truncated at the end of each section except the last needed one, and at `random_places` random
+/// offsets before that.
 #[must_use]
 pub fn truncations(random_places: usize, seed: u64) -> Vec<Vec<u8>> {
     let whole = componentize(&Wat::default().module()).unwrap_or_else(|error| panic!("{error}"));

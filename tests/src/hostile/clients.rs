@@ -240,7 +240,7 @@ pub async fn rpcs(run: Run, sidecar: &Sidecar) -> Report {
         while !shared.ended() {
             let Ok(mut stream) = TcpStream::connect(address).await else { continue };
             let mut sent = raw::preface();
-            // Up to 199 RPCs on a connection, whose answers are read meanwhile.
+            // Up to 199 RPCs on each connection; answers are read between them.
             let count = dice.u32(1..200);
             for number in 0..count {
                 rpc(&mut dice, 2 * number + 1, &mut sent);

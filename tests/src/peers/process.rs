@@ -124,12 +124,12 @@ impl Process {
     ///
     /// Panics if the process does not end within 30 s.
     pub fn end(&mut self) -> Option<i32> {
-        let begin = Instant::now();
+        let start = Instant::now();
         loop {
             if let Some(status) = self.0.try_wait().expect("a child") {
                 return status.code();
             }
-            assert!(begin.elapsed() < Duration::from_secs(30), "the process does not end within 30 s");
+            assert!(start.elapsed() < Duration::from_secs(30), "the process does not end within 30 s");
             std::thread::sleep(Duration::from_millis(2));
         }
     }

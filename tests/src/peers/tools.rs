@@ -156,9 +156,9 @@ pub fn wait_for_port(port: u16) {
 }
 
 pub(super) fn wait_for(address: SocketAddr) {
-    let begin = Instant::now();
+    let start = Instant::now();
     while std::net::TcpStream::connect(address).is_err() {
-        assert!(begin.elapsed() < Duration::from_secs(30), "nothing listens on {address} after 30 s");
+        assert!(start.elapsed() < Duration::from_secs(30), "nothing listens on {address} after 30 s");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

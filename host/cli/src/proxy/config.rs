@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use hotpick::__cli::from_toml;
 use hotpick::proxy::ProxyOptions;
 use hotpick::service_config::ServiceConfig;
 use hotpick::tls::{ClientTls, ServerTls};
@@ -94,10 +95,7 @@ const MAX_METADATA: usize = 1 << 20;
 impl Config {
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("configuration {path:?}"))?;
-        toml::from_str(&text).map_err(|error| {
-            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            anyhow::anyhow!("configuration {path:?}, line {line}: {}", error.message())
-        })
+        from_toml(&text).map_err(|error| anyhow::anyhow!("configuration {path:?}: {error}"))
     }
 }
 
