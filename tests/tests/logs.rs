@@ -1,10 +1,30 @@
 //! The log: spans name the channel, the subconn and the policy, so that one directive filters one channel.
 
 use std::fs::{self, File};
+use std::io;
 use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hotpick_tests::{peers, soon};
+use hotpick_tests::wat::Wat;
+use hotpick_tests::{Caller, Cluster, Policies, peers, soon};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// The lines of a log.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// A process that is killed when it is dropped.
 struct Killed(Child);
@@ -44,4 +64,36 @@ async fn one_directive_filters_one_channel_with_its_subconns() {
         "{line}"
     );
     assert!(!log.contains("127.0.0.1:2"), "{log}");
+}
+
+// On one thread, whose subscriber sees the tasks of the channel and the picks of its RPCs.
+#[tokio::test]
+async fn faults_and_health_checks_are_in_the_spans_of_their_channel() {
+    let cluster = Cluster::start(&["a"]).await;
+    let policies = Policies::with(&[("p.wasm", &Wat::every(1, "unreachable"))]);
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_env_filter(EnvFilter::new("off,hotpick[channel{target=static:///cluster}]=debug"))
+        .with_writer(move || writer.clone())
+        .finish();
+    let _subscriber = subscriber.set_default();
+    let config = r#"{"healthCheckConfig": {"serviceName": "echo"}}"#.parse().expect("a config");
+    let builder = cluster
+        .channel()
+        .policies(&policies.followed)
+        .policy("p")
+        .service_config(config)
+        .wait_for_ready(true);
+    let channel = builder.connect_lazy().expect("a channel");
+    Caller::ready(&channel, Some("p")).await.call().await.expect("the fallback picks");
+    let lines = String::from_utf8(lines.0.lock().expect("no panic").clone()).expect("text");
+    let line = |text: &str| {
+        lines.lines().find(|line| line.contains(text)).unwrap_or_else(|| panic!("{text}: {lines}"))
+    };
+    let health = line("server has no health service");
+    assert!(health.contains("}:subconn{id=0 endpoint="), "{health}");
+    let fault = line("policy failed");
+    assert!(fault.contains("}:policy{version=p #1"), "{fault}");
 }

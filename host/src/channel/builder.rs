@@ -298,6 +298,7 @@ impl ChannelBuilder {
         let activity = Arc::new(Activity::default());
         let connections = Arc::default();
         let name = target.to_string();
+        let span = tracing::info_span!("channel", target = %name);
         let inputs = Inputs {
             target,
             resolver,
@@ -317,13 +318,13 @@ impl ChannelBuilder {
                 health: health_of,
                 abort: abort.clone(),
                 counters: Arc::clone(&connections),
+                span: span.clone(),
             },
             health,
             activity: Arc::clone(&activity),
             commands: receiver,
             closed: closed.clone(),
         };
-        let span = tracing::info_span!("channel", target = %name);
         runtime.spawn(balancer::run(inputs, Arc::clone(&published), reporter).instrument(span));
         let _dropped = closed.clone().drop_guard();
         Ok(Channel(Arc::new(Shared {

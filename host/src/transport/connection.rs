@@ -16,7 +16,6 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tracing::Instrument as _;
 
 use super::options::SubConnOptions;
 use super::replay::ReplayBody;
@@ -178,28 +177,22 @@ impl Connection {
         let pings = options.keep_alive_interval.zip(last_read).zip(connection.ping_pong());
         let alive = KeepAlive { pings, timeout: options.keep_alive_timeout, state: Arc::clone(&state) };
         let driven = Driven(Arc::clone(&state));
-        tokio::spawn(
-            async move {
-                let reason = match connection.await {
-                    Ok(()) => CLOSED.to_owned(),
-                    Err(error) => describe(&error),
-                };
-                driven.0.closed(reason);
-            }
-            .in_current_span(),
-        );
+        tokio::spawn(async move {
+            let reason = match connection.await {
+                Ok(()) => CLOSED.to_owned(),
+                Err(error) => describe(&error),
+            };
+            driven.0.closed(reason);
+        });
         // In a separate task, because the connection's task wakes for every RPC, and ends before old streams do.
-        tokio::spawn(
-            async move {
-                let why = tokio::select! {
-                    () = abort.cancelled() => "closed".to_owned(),
-                    dead = alive.watch() => dead,
-                    () = cut.gone() => return,
-                };
-                cut.cut(why);
-            }
-            .in_current_span(),
-        );
+        tokio::spawn(async move {
+            let why = tokio::select! {
+                () = abort.cancelled() => "closed".to_owned(),
+                dead = alive.watch() => dead,
+                () = cut.gone() => return,
+            };
+            cut.cut(why);
+        });
 
         let mut phase = state.phase.subscribe();
         let phase = phase.wait_for(|phase| *phase != Phase::Handshake).await;

@@ -12,6 +12,7 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use super::connect::Connect;
 use super::connection::Connection;
@@ -38,6 +39,8 @@ pub(crate) struct Dialer {
     /// Ends every connection at once.
     pub(crate) abort: CancellationToken,
     pub(crate) counters: Arc<ConnectionCounters>,
+    /// The channel's span. A filter for it applies only to tasks that enter it, not to those that enter a child.
+    pub(crate) span: Span,
 }
 
 /// Why there is no connection: a sentence.

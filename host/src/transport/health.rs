@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use super::connection::{Connection, ConnectionState, SendError, StreamPermit};
 use super::dial::Dialer;
@@ -35,6 +35,8 @@ pub(super) struct Checkup {
     origin: http::Uri,
     backoff: Backoff,
     service: watch::Receiver<Option<Arc<str>>>,
+    /// Span of the channel.
+    span: Span,
     running: Option<Running>,
 }
 
@@ -56,6 +58,7 @@ impl Checkup {
             origin,
             backoff: dialer.options.backoff,
             service: dialer.health.clone(),
+            span: dialer.span.clone(),
             running: None,
         };
         checkup.restart(health);
@@ -100,7 +103,8 @@ impl Checkup {
             let state = Arc::clone(connection.state());
             let client = HealthClient::with_origin(Client(connection), self.origin.clone());
             let watching = check(client, state, service, self.backoff, sender);
-            Running { health, _task: AbortOnDropHandle::new(tokio::spawn(watching.in_current_span())) }
+            let watching = watching.in_current_span().instrument(self.span.clone());
+            Running { health, _task: AbortOnDropHandle::new(tokio::spawn(watching)) }
         });
     }
 }

@@ -318,6 +318,10 @@ impl Slot {
         let Program { spec, metrics, .. } = &self.program;
         let condemned = metrics.fault(spec.version.generation, kind, &fault, &spec.limits);
         let policy = &spec.version;
+        // A pick runs in the spans of its RPC, and a filter for the channel must see its faults as well.
+        let _channel =
+            tracing::info_span!(parent: None, "channel", target = %self.placement.target).entered();
+        let _policy = tracing::info_span!("policy", version = %policy).entered();
         if condemned {
             tracing::warn!(%policy, fault, "policy failed too often: it is not used any more");
             contents.machine.condemn();
