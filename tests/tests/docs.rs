@@ -96,6 +96,42 @@ fn commands_run() {
     assert!(run >= 3, "{run} blocks were run");
 }
 
+/// Commands of transcripts (`$ ...`) other than `hotpick`.
+const OTHERS: [&str; 7] = ["cargo", "cp", "curl", "head", "mkdir", "mv", "rustup"];
+
+/// Transcripts need servers, toolchains or a person. `hotpick` must at least know their commands and arguments, and
+/// projects are created.
+#[test]
+fn transcripts_have_commands_that_exist() {
+    let hotpick = peers::built("hotpick").get_program().to_owned();
+    let mut known = 0;
+    for block in blocks().iter().filter(|block| block.language == "console") {
+        let folder = tempfile::tempdir().expect("a folder");
+        for line in block.text.lines().filter_map(|line| line.strip_prefix("$ ")) {
+            let (program, arguments) = line.split_once(' ').unwrap_or((line, ""));
+            if program != "hotpick" {
+                assert!(OTHERS.contains(&program), "{:?}: {line}", block.file);
+                continue;
+            }
+            let run = |more: &str| {
+                let (arguments, _) = arguments.split_once(" #").unwrap_or((arguments, ""));
+                let mut shell = Command::new("bash");
+                shell.args(["-c", &format!("\"$HOTPICK\" {arguments} {more}")]).env("HOTPICK", &hotpick);
+                let output = shell.current_dir(folder.path()).output().expect("bash");
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{:?}: {line}: {stderr}", block.file);
+            };
+            // The command reads its arguments in order: an unknown one before `--help` is an error.
+            run("--help");
+            if arguments.starts_with("new ") {
+                run("");
+            }
+            known += 1;
+        }
+    }
+    assert!(known > 10, "{known} commands");
+}
+
 #[test]
 fn files_parse() {
     let (mut toml, mut json) = (0, 0);

@@ -104,7 +104,7 @@ impl Follower {
         if self.files.is_pending() {
             self.options.quiet / LOOKS
         } else if self.catalog.awaits_judgement() {
-            judgement::TAKE_BACK_AFTER / 4
+            judgement::ROLL_BACK_AFTER / 4
         } else if self.on_a_network {
             self.options.scan.min(NETWORK_SCAN)
         } else {

@@ -10,7 +10,7 @@ use crate::lifecycle::{Policy as _, StartError};
 use crate::policy::PolicyError;
 
 /// Time after the last refusal until a version that no channel has taken is rolled back.
-pub(super) const TAKE_BACK_AFTER: Duration = Duration::from_millis(200);
+pub(super) const ROLL_BACK_AFTER: Duration = Duration::from_millis(200);
 
 impl Catalog {
     /// Rolls back the versions that have failed too often, and those that all channels have refused.
@@ -26,11 +26,11 @@ impl Catalog {
             self.quarantine(&name, quarantine);
         }
         let refused = |(name, entry): (&String, &Entry)| {
-            entry.metrics.refused_by_all(TAKE_BACK_AFTER).map(|error| (name.clone(), error))
+            entry.metrics.refused_by_all(ROLL_BACK_AFTER).map(|error| (name.clone(), error))
         };
         let refused: Vec<_> = self.snapshot.policies.iter().filter_map(refused).collect();
         for (name, error) in refused {
-            self.take_back(&name, error);
+            self.roll_back_refused(&name, error);
         }
     }
 
@@ -44,7 +44,7 @@ impl Catalog {
     }
 
     /// Rolls back a version that no channel has taken: new channels get the previous version, which all channels use.
-    fn take_back(&mut self, name: &str, error: StartError) {
+    fn roll_back_refused(&mut self, name: &str, error: StartError) {
         let metrics = self.metrics(name);
         let versions = self.history.of(name);
         let Some(Earlier { policy, settings, proven }) = versions.take_earlier() else { return };

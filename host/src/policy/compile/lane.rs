@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::error::PolicyError;
 
 /// Number of abandoned compilations, which may never end, at which this process starts no more.
-const GIVEN_UP: usize = 4;
+const MAX_ABANDONED: usize = 4;
 /// Size (bytes) above which a component takes seconds to compile.
 pub(super) const LARGE: usize = 1 << 20;
 
@@ -21,7 +21,7 @@ pub(super) struct Lane {
 pub(super) struct LaneState {
     is_taken: bool,
     /// Number of compilations that took too long and still run.
-    pub(super) given_up: usize,
+    pub(super) abandoned: usize,
 }
 
 /// Frees the lane when it is dropped.
@@ -35,7 +35,7 @@ impl Drop for LaneGuard {
 
 impl Lane {
     pub(super) const fn new() -> Self {
-        Self { state: Mutex::new(LaneState { is_taken: false, given_up: 0 }), freed: Condvar::new() }
+        Self { state: Mutex::new(LaneState { is_taken: false, abandoned: 0 }), freed: Condvar::new() }
     }
 
     /// Takes the lane when it is free. Fails with `Gone` if too many compilations are abandoned.
@@ -51,7 +51,7 @@ impl Lane {
             }
             state = self.freed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
         }
-        if state.given_up >= GIVEN_UP {
+        if state.abandoned >= MAX_ABANDONED {
             return Err(Ended::Gone);
         }
         state.is_taken = true;
@@ -84,7 +84,7 @@ pub(super) fn busy(ended: Ended) -> PolicyError {
         Ended::Stopped => stopped(),
         Ended::Late => PolicyError::NotNow("another policy is still being compiled".to_owned()),
         Ended::Gone => PolicyError::NotNow(format!(
-            "{GIVEN_UP} abandoned compilations are still running: if they never end, restart the process, or compile \
+            "{MAX_ABANDONED} abandoned compilations are still running: if they never end, restart the process, or compile \
              in another process (CompileOptions::command)"
         )),
     }
