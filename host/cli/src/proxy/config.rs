@@ -95,7 +95,7 @@ const MAX_METADATA: usize = 1 << 20;
 impl Config {
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("configuration {path:?}"))?;
-        from_toml(&text).map_err(|error| anyhow::anyhow!("configuration {path:?}: {error}"))
+        from_toml(&text).map_err(|error| anyhow::anyhow!("configuration {path:?}, {error}"))
     }
 }
 

@@ -17,7 +17,7 @@ use super::child::compile_in_child;
 use super::engine::engine;
 use super::error::PolicyError;
 #[cfg(feature = "compile")]
-use super::error::one_line;
+use super::error::of_compiler;
 use super::lane::LARGE;
 #[cfg(feature = "compile")]
 use super::thread::compile_in_thread;
@@ -152,6 +152,9 @@ impl std::fmt::Debug for Recent {
 #[cfg(feature = "compile")]
 pub fn precompile(component: &[u8]) -> Result<Vec<u8>, PolicyError> {
     let engine = engine()?;
-    // Also if memory runs out: the limit is this process's own, and counts against the file.
-    engine.precompile_component(component).map_err(|error| PolicyError::Invalid(one_line(&error)))
+    engine.precompile_component(component).map_err(|error| match of_compiler(&error) {
+        // The limit is this process's own, and counts against the file.
+        PolicyError::NotNow(reason) => PolicyError::Compile(reason),
+        error => error,
+    })
 }

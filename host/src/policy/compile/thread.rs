@@ -22,8 +22,8 @@ pub(super) fn compile_in_thread(
 ) -> Result<Component, PolicyError> {
     LANE.take(limit, stop).map_err(busy)?;
     let (done, result) = sync_channel(1);
-    let is_given_up = Arc::new(AtomicBool::new(false));
-    let (component, given_up) = (component.to_vec(), Arc::clone(&is_given_up));
+    let is_abandoned = Arc::new(AtomicBool::new(false));
+    let (component, abandoned) = (component.to_vec(), Arc::clone(&is_abandoned));
     let work = move || {
         if component.len() > LARGE {
             lower_priority();
@@ -33,8 +33,8 @@ pub(super) fn compile_in_thread(
             .unwrap_or_else(|_| Err(wasmtime::Error::msg("the compiler panicked on it")));
         // The receiver is gone if the compilation took too long.
         let _ = done.send(compiled);
-        if given_up.swap(true, Ordering::SeqCst) {
-            LANE.lock().given_up -= 1;
+        if abandoned.swap(true, Ordering::SeqCst) {
+            LANE.lock().abandoned -= 1;
         } else {
             LANE.free();
         }
@@ -49,9 +49,9 @@ pub(super) fn compile_in_thread(
             PolicyError::NotNow(format!("cannot start a thread for it: {error}"))
         })?;
     let heard = wait(&result, limit, stop);
-    if heard.is_err() && !is_given_up.swap(true, Ordering::SeqCst) {
+    if heard.is_err() && !is_abandoned.swap(true, Ordering::SeqCst) {
         // The compilation continues beside later ones.
-        LANE.lock().given_up += 1;
+        LANE.lock().abandoned += 1;
         LANE.free();
     }
     match heard {
