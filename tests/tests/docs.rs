@@ -160,13 +160,33 @@ fn anchor(heading: &str) -> String {
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
+/// Beginnings of links to files of this repository.
+const REPOSITORY: [&str; 2] =
+    ["https://github.com/hotpick/hotpick/blob/main/", "https://github.com/hotpick/hotpick/tree/main/"];
+
+/// Returns whether a relative link leads out of a folder.
+fn leaves(file: &Path, target: &str, folder: &Path) -> bool {
+    let to = file.with_file_name("").join(target.split('#').next().unwrap_or_default());
+    !target.contains("://") && to.canonicalize().is_ok_and(|to| !to.starts_with(folder))
+}
+
 #[test]
 fn links_lead_somewhere() {
-    let mut links = 0;
+    let (mut links, docs) = (0, root().join("docs"));
     for file in pages() {
         let text = fs::read_to_string(&file).expect("text");
         for (at, _) in text.match_indices("](") {
             let target = text[at + 2..].split(')').next().unwrap_or_default();
+            // A page of the book cannot have a relative path to a file outside of the book.
+            let of_repository = REPOSITORY.iter().find_map(|url| target.strip_prefix(url));
+            if let Some(path) = of_repository {
+                assert!(root().join(path).exists(), "{file:?} links to {target}, which does not exist");
+                continue;
+            }
+            assert!(
+                !(file.starts_with(&docs) && leaves(&file, target, &docs)),
+                "{file:?} links out of the book"
+            );
             if target.contains("://") || target.contains(' ') || target.is_empty() {
                 continue;
             }
