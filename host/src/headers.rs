@@ -40,7 +40,7 @@ pub(crate) const fn default_user_agent() -> HeaderValue {
 /// empty or has characters other than visible ASCII.
 pub(crate) fn user_agent(own: &str) -> Option<HeaderValue> {
     let own = own.trim();
-    let is_visible = !own.is_empty() && own.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    let is_visible = !own.is_empty() && own.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
     is_visible.then(|| HeaderValue::from_str(&format!("{own} {AGENT}")).ok()).flatten()
 }
 
@@ -52,6 +52,23 @@ pub(crate) fn is_reserved(name: &HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_user_agent_is_the_callers_and_then_ours() {
+        let prepared = |own: Option<&[u8]>| {
+            let mut headers = HeaderMap::new();
+            if let Some(own) = own {
+                headers.insert(header::USER_AGENT, HeaderValue::from_bytes(own).expect("a header value"));
+            }
+            prepare(&mut headers, &default_user_agent());
+            headers[header::USER_AGENT].to_str().expect("text").to_owned()
+        };
+        assert_eq!(prepared(Some(b"shop/2\tx")), format!("shop/2\tx {AGENT}"));
+        // Without a name, or with one that is not text: ours alone.
+        for own in [None, Some(&b""[..]), Some(b"shop \xe9")] {
+            assert_eq!(prepared(own), AGENT);
+        }
+    }
 
     #[test]
     fn headers_of_a_connection_are_removed() {
