@@ -99,11 +99,11 @@ fn main() {
     }
     println!("{table}");
     threads(&ready, &round_robin, &none);
-    updates(&runtime, &round_robin);
+    updates(&round_robin);
 }
 
 /// Measures the update when one of many endpoints leaves or joins.
-fn updates(runtime: &tokio::runtime::Runtime, round_robin: &WasmPolicy) {
+fn updates(round_robin: &WasmPolicy) {
     const CHANGES: usize = 200;
     let maglev = policy("maglev", &standard("maglev"));
     let p2c = policy("p2c_ewma", &standard("p2c_ewma"));
@@ -122,8 +122,6 @@ fn updates(runtime: &tokio::runtime::Runtime, round_robin: &WasmPolicy) {
         let placement = Placement::new("static:///bench", "{}");
         let mut builders = policies.map(|(_, policy)| policy.start(&placement, &all).expect("started"));
         builders.iter_mut().for_each(|builder| drop(builder.build(&all)));
-        // Lets the subconns' tasks start, so that they do not disturb the measurement.
-        runtime.block_on(tokio::time::sleep(Duration::from_millis(100)));
         let mut times = vec![Vec::new(); rows.len()];
         for change in 0..CHANGES {
             let subconn = all.all().get(change * 7919 / 2 % all.all().len()).expect("one of them");
