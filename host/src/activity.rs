@@ -33,6 +33,11 @@ impl Activity {
         if self.shut.load(Ordering::SeqCst) { Err(closed()) } else { Ok(active) }
     }
 
+    /// Returns the number of RPCs in flight.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
     /// Returns whether there was no RPC since the previous call.
     pub(crate) fn was_quiet(&self) -> bool {
         // In this order, so that an RPC that ends between the two loads counts as recent.

@@ -49,6 +49,14 @@ pub(crate) fn is_reserved(name: &HeaderName) -> bool {
     name.as_str().starts_with("grpc-") || OF_GRPC.contains(name) || OF_CONNECTIONS.contains(name)
 }
 
+/// Codec of `-bin` values. As gRPC requires, it accepts values with and without padding.
+pub(crate) const BASE64: base64::engine::GeneralPurpose = base64::engine::GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    base64::engine::GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;

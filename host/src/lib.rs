@@ -53,6 +53,7 @@
 mod activity;
 mod backoff;
 mod balancer;
+pub mod call;
 pub mod channel;
 pub mod connectivity;
 pub mod directory;
@@ -62,11 +63,14 @@ mod files;
 mod headers;
 mod http2;
 mod lifecycle;
+mod load_report;
 pub mod net;
 pub mod picker;
 pub mod policy;
+mod policy_version;
 pub mod proxy;
 pub mod resolver;
+pub mod retry;
 pub mod service_config;
 mod setters;
 pub mod subconn;
@@ -75,6 +79,7 @@ mod text;
 mod timeout;
 pub mod tls;
 pub mod transport;
+mod waiting;
 mod workers;
 
 /// What the command `hotpick` shares with the library. Not for others: it may change at any time.

@@ -1,6 +1,7 @@
 //! Support code of the integration tests and benchmarks: clusters of backends, policy directories, policies in WAT,
 //! third-party peers, and peers that misbehave.
 
+pub mod attempts;
 pub mod bench;
 mod cluster;
 pub mod corpus;

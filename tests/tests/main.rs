@@ -1,6 +1,7 @@
 //! The integration tests: real servers on loopback, real components, a real directory.
 
 mod builder;
+mod calls;
 mod channel;
 mod conformance;
 mod copies;

@@ -7,6 +7,7 @@ use arc_swap::ArcSwapOption;
 use crate::connectivity::ConnectivityState;
 use crate::lifecycle::{Policy as _, PolicyVersion, RoundRobin, StartError};
 use crate::picker::{Faults, Picker, PickerCell};
+use crate::retry::Throttle;
 use crate::service_config::MethodConfigs;
 use crate::subconn::ReadySet;
 
@@ -15,7 +16,14 @@ use crate::subconn::ReadySet;
 pub(crate) struct Published {
     pub(crate) cell: PickerCell,
     /// `None` until the target has been resolved for the first time.
-    pub(crate) methods: ArcSwapOption<MethodConfigs>,
+    pub(crate) methods: ArcSwapOption<Methods>,
+}
+
+/// The settings of the service config for RPCs.
+#[derive(Debug)]
+pub(crate) struct Methods {
+    pub(crate) configs: Arc<MethodConfigs>,
+    pub(crate) throttle: Option<Arc<Throttle>>,
 }
 
 /// The channel as of the last change.

@@ -11,15 +11,18 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::choice::{Chooser, Sources};
-use super::report::{Published, Report};
+use super::report::{Methods, Published, Report};
 use super::starter::{StartEffect, StartRequest};
 use super::state::State;
 use super::step::{Effects, Input, PickerEffect, ResolverEffect, ResolverEvent};
 use crate::activity::Activity;
 use crate::connectivity::ConnectivityState;
-use crate::lifecycle::{PickAgain, PickerBuilder, Placement, RoundRobin, StartError};
+use crate::lifecycle::{
+    PickAgain, PickerBuilder, Placement, Policy as _, PolicyVersion, RoundRobin, StartError,
+};
 use crate::picker::{Fixed, Picker, WakeUp};
 use crate::resolver::{ResolveNow, Resolver, ResolverStream, Target};
+use crate::retry::Throttle;
 use crate::service_config::{PolicyConfig, ServiceConfig};
 use crate::subconn::{ReadySet, SubConn};
 use crate::supervision::{self, guarded, guarded_task};
@@ -70,6 +73,7 @@ pub(crate) fn run(
         sources: policies,
         state: State::new(target.to_string(), config, spawn),
         target: target.to_string(),
+        version: Arc::new(RoundRobin::default().version()),
         builder: RoundRobin::builder(),
         starting: None,
         health,
@@ -163,6 +167,8 @@ struct Shell {
     state: State,
     sources: Sources,
     chooser: Chooser,
+    /// The active policy.
+    version: Arc<PolicyVersion>,
     /// Builder of the active policy, or of the one that `starting` has just started.
     builder: Box<dyn PickerBuilder>,
     starting: Option<Starting>,
@@ -217,7 +223,10 @@ impl Shell {
         let Effects { connect, disconnect, shutdown, notify, ready, picker, state, is_resolved, .. } =
             effects;
         if let Some((methods, health)) = config {
-            self.published.methods.store(Some(methods));
+            let before = self.published.methods.load_full();
+            let throttle = before.as_ref().and_then(|before| before.throttle.as_ref());
+            let throttle = Throttle::follow(throttle, methods.throttling);
+            self.published.methods.store(Some(Arc::new(Methods { configs: methods, throttle })));
             self.health.send_if_modified(|before| {
                 let changed = *before != health;
                 *before = health;
@@ -242,6 +251,9 @@ impl Shell {
         connect.iter().for_each(SubConn::connect);
         disconnect.iter().for_each(SubConn::enter_idle);
         shutdown.iter().for_each(SubConn::shutdown);
+        if let Some((version, _)) = &activated {
+            self.version = Arc::new(version.clone());
+        }
         let built = notify.then(|| self.build(&ready));
         // The picker is published before the state is reported, so that whoever waits for READY can pick.
         let picker = self.publish(picker, built);
@@ -271,7 +283,7 @@ impl Shell {
         let cell = &self.published.cell;
         match (effect, built) {
             (PickerEffect::Policy, Some(picker)) => {
-                cell.publish(Arc::clone(&picker));
+                cell.publish_of(Arc::clone(&picker), Some(Arc::clone(&self.version)));
                 return Some(picker);
             }
             (PickerEffect::Wake, _) => cell.publish(Arc::new(WakeUp(Arc::clone(&self.wake)))),

@@ -1,6 +1,7 @@
 //! The body of a response, which records how the RPC ends.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -10,8 +11,11 @@ use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 use tonic::{Code, Status};
 
+use super::sender::Answered;
 use crate::activity::Active;
-use crate::http2::{Received, code_of_http, status_of};
+use crate::call::{AttemptRecorder, CallRecorder, MessageMeter};
+use crate::http2::{Received, code_of_http, grpc_code, status_of};
+use crate::retry::Throttle;
 use crate::transport::{Attempt, Replay};
 
 pin_project! {
@@ -19,66 +23,104 @@ pin_project! {
     /// body is dropped. From then on the body holds no resources of the RPC.
     ///
     /// The deadline is checked only when the body is polled.
-    pub(super) struct RpcBody {
+    struct RpcBody {
         open: Option<Open>,
         #[pin]
         deadline: Option<Sleep>,
     }
 }
 
-/// Resources of an RPC in flight.
+/// An RPC whose response headers have arrived.
+pub(super) struct Begun {
+    pub(super) answered: Answered,
+    pub(super) replay: Replay,
+    pub(super) active: Active,
+    /// Is notified of success.
+    pub(super) throttle: Option<Arc<Throttle>>,
+    pub(super) deadline: Option<Sleep>,
+}
+
+/// Resources of an RPC in flight, in the order in which they end.
 struct Open {
     inner: Received,
     attempt: Attempt,
+    attempt_record: AttemptRecorder,
+    record: CallRecorder,
+    /// Records the messages of the response.
+    meter: Option<Box<MessageMeter>>,
+    throttle: Option<Arc<Throttle>>,
     /// Held because the request ends with the response.
     _replay: Replay,
     active: Active,
 }
 
-impl RpcBody {
-    /// Wraps the body of a response.
+impl Begun {
+    /// Returns the response, whose body ends the RPC.
     ///
     /// # Errors
     ///
     /// If the response is not a gRPC response: an intermediary has answered with an HTTP status.
-    pub(super) fn wrap(
-        response: http::Response<Received>,
-        mut attempt: Attempt,
-        replay: Replay,
-        active: Active,
-        deadline: impl FnOnce() -> Option<Sleep>,
+    pub(super) fn response(
+        self,
+        mut record: CallRecorder,
     ) -> Result<http::Response<tonic::body::Body>, Status> {
+        let Self { answered, replay, active, throttle, deadline } = self;
+        let Answered { response, mut attempt, record: mut attempt_record, .. } = answered;
         let said = grpc_code(response.headers());
         if said.is_none() && response.status() != StatusCode::OK {
             let status = not_grpc(response.status());
             attempt.end(status.code(), None);
+            attempt_record.end(status.code(), None);
+            record.fail(&status, false);
             return Err(status);
         }
         // An RPC without messages can end in its headers ("trailers-only"). A peer that ends it there without a status
         // is not a gRPC server. That is recorded here, because such a body is never read.
         let is_over = response.body().is_end_stream();
-        match said {
-            Some(code) => attempt.end(code, Some(response.headers())),
-            None if is_over => attempt.end(Code::Unknown, None),
-            None => {}
+        let code = said.or_else(|| is_over.then_some(Code::Unknown));
+        let (head, inner) = response.into_parts();
+        let meter = attempt_record.response_meter();
+        let mut open =
+            Open { inner, attempt, attempt_record, record, meter, throttle, _replay: replay, active };
+        if let Some(code) = code {
+            open.end(code, said.map(|_| &head.headers));
         }
-        Ok(response.map(|inner| {
-            if is_over {
-                return tonic::body::Body::empty();
-            }
-            let open = Some(Open { inner, attempt, _replay: replay, active });
-            tonic::body::Body::new(Self { open, deadline: deadline() })
-        }))
+        let body = if is_over {
+            tonic::body::Body::empty()
+        } else {
+            tonic::body::Body::new(RpcBody { open: Some(open), deadline })
+        };
+        Ok(http::Response::from_parts(head, body))
+    }
+}
+
+impl Open {
+    fn end(&mut self, code: Code, trailers: Option<&HeaderMap>) {
+        self.attempt.end(code, trailers);
+        self.attempt_record.end(code, trailers);
+        self.record.end(code, None, false);
+        if let (Code::Ok, Some(throttle)) = (code, self.throttle.take()) {
+            throttle.succeeded();
+        }
+    }
+
+    /// The deadline has passed.
+    fn expire(&mut self, status: &Status) {
+        self.attempt.give_up(status.code());
+        self.attempt_record.give_up(status.code());
+        self.record.fail(status, true);
+    }
+
+    /// The stream has failed.
+    fn fail(&mut self, status: &Status) {
+        self.attempt.end(status.code(), None);
+        self.attempt_record.end(status.code(), None);
+        self.record.fail(status, false);
     }
 }
 
 fn not_grpc(status: StatusCode) -> Status {
     Status::new(code_of_http(status), format!("the response is not a gRPC response: HTTP status {status}"))
-}
-
-/// Returns the status code of the RPC, if these headers contain it.
-fn grpc_code(headers: &HeaderMap) -> Option<Code> {
-    headers.get("grpc-status").map(|status| Code::from_bytes(status.as_bytes()))
 }
 
 impl Body for RpcBody {
@@ -90,25 +132,31 @@ impl Body for RpcBody {
         let Some(open) = this.open else { return Poll::Ready(None) };
         // Checked first: otherwise a stream that is faster than its reader would never reach its deadline.
         if this.deadline.as_pin_mut().is_some_and(|deadline| deadline.poll(cx).is_ready()) {
-            open.attempt.give_up(Code::DeadlineExceeded);
+            let status = deadline_exceeded(None);
+            open.expire(&status);
             *this.open = None;
-            return Poll::Ready(Some(Err(deadline_exceeded(None))));
+            return Poll::Ready(Some(Err(status)));
         }
         let frame = match ready!(Pin::new(&mut open.inner).poll_frame(cx)) {
             Some(Ok(frame)) => match frame.trailers_ref() {
-                None => return Poll::Ready(Some(Ok(frame))),
+                None => {
+                    if let (Some(meter), Some(data)) = (&mut open.meter, frame.data_ref()) {
+                        meter.data(data);
+                    }
+                    return Poll::Ready(Some(Ok(frame)));
+                }
                 Some(trailers) => {
-                    open.attempt.end(grpc_code(trailers).unwrap_or(Code::Unknown), Some(trailers));
+                    open.end(grpc_code(trailers).unwrap_or(Code::Unknown), Some(trailers));
                     Some(Ok(frame))
                 }
             },
             Some(Err(error)) => {
                 let status = open.active.blame(status_of(&error));
-                open.attempt.end(status.code(), None);
+                open.fail(&status);
                 Some(Err(status))
             }
             None => {
-                open.attempt.end(Code::Unknown, None);
+                open.end(Code::Unknown, None);
                 None
             }
         };

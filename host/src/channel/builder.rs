@@ -9,13 +9,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::channel::{Channel, Shared};
+use super::overload::OverloadOptions;
 use crate::activity::Activity;
 use crate::balancer::{self, Inputs, Published, Report, Sources};
+use crate::call::{CallObserver, Observers};
 use crate::directory::PolicyDir;
 use crate::headers::{default_user_agent, user_agent};
 use crate::lifecycle::{Policy, PolicySource, RoundRobin, is_policy_name};
 use crate::policy::PolicyError;
 use crate::resolver::{Resolver, Target, TargetError, resolver_of};
+use crate::retry::RetryOptions;
 use crate::service_config::ServiceConfig;
 #[cfg(feature = "tls")]
 use crate::tls::{ClientTls, Connector, TlsError};
@@ -59,6 +62,9 @@ pub struct ChannelBuilder {
     tls: Option<ClientTls>,
     connector: Option<Arc<dyn Connect>>,
     subconns: SubConnOptions,
+    retries: RetryOptions,
+    overload: OverloadOptions,
+    observers: Observers,
 }
 
 /// Why a channel cannot be built.
@@ -103,6 +109,16 @@ pub enum ConnectError {
         /// The largest valid value.
         max: u32,
     },
+    /// A value of the retry options is out of its range.
+    #[error("retry option {option} is {value}: expected {expected}")]
+    Retries {
+        /// Name of the field of [`RetryOptions`] or of its budget.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// The valid values.
+        expected: &'static str,
+    },
     /// TLS cannot be set up.
     #[cfg(feature = "tls")]
     #[error(transparent)]
@@ -136,6 +152,9 @@ impl ChannelBuilder {
             tls: None,
             connector: None,
             subconns: SubConnOptions::default(),
+            retries: RetryOptions::default(),
+            overload: OverloadOptions::default(),
+            observers: Observers::default(),
         }
     }
 
@@ -247,6 +266,24 @@ impl ChannelBuilder {
         self
     }
 
+    /// Sets how RPCs are retried and hedged, beside what the service config says of each method.
+    pub fn retries(mut self, options: RetryOptions) -> Self {
+        self.retries = options;
+        self
+    }
+
+    /// Sets limits of the RPCs in flight and of those that wait. There are none by default.
+    pub fn overload(mut self, options: OverloadOptions) -> Self {
+        self.overload = options;
+        self
+    }
+
+    /// Adds an observer, which is told of each RPC.
+    pub fn observer(mut self, observer: impl CallObserver + 'static) -> Self {
+        self.observers.push(Arc::new(observer));
+        self
+    }
+
     /// Creates the channel, and starts to resolve and connect. Returns before anything is connected; RPCs may start at
     /// once, and wait until an endpoint is ready or all have failed.
     ///
@@ -263,6 +300,11 @@ impl ChannelBuilder {
             value,
             min,
             max,
+        })?;
+        self.retries.check().map_err(|(option, value, expected)| ConnectError::Retries {
+            option,
+            value,
+            expected,
         })?;
         let user_agent = match self.user_agent {
             None => default_user_agent(),
@@ -328,7 +370,14 @@ impl ChannelBuilder {
         runtime.spawn(balancer::run(inputs, Arc::clone(&published), reporter).instrument(span));
         let _dropped = closed.clone().drop_guard();
         Ok(Channel(Arc::new(Shared {
-            target: name,
+            target: name.into(),
+            observers: self.observers,
+            default_policy: self.retries.default_policy(),
+            budget: self.retries.new_budget(),
+            retries: self.retries,
+            max_requests: self.overload.max_requests.unwrap_or(usize::MAX),
+            max_requests_per_endpoint: self.overload.max_requests_per_endpoint.unwrap_or(u32::MAX),
+            wait_limits: self.overload.wait_limits(),
             published,
             report,
             activity,

@@ -1,4 +1,4 @@
-//! One RPC: its deadline, its picks, its attempts.
+//! One RPC: its deadline and its settings.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,16 +10,19 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::body::{RpcBody, deadline_exceeded};
+use super::body::{Begun, deadline_exceeded};
 use super::channel::{Channel, Shared};
+use super::sender::{Sender, Settings};
+use crate::activity::Active;
 use crate::balancer::{Command, Report};
+use crate::call::CallRecorder;
 use crate::connectivity::ConnectivityState;
 use crate::headers;
-use crate::http2::Received;
-use crate::picker::{PickInfo, PickState};
+use crate::picker::PickState;
+use crate::retry::{CallPolicy, Gate, Throttle};
 use crate::service_config::MethodConfig;
 use crate::timeout::grpc_timeout;
-use crate::transport::{self, Attempt, AttemptOptions, Replay, ReplayBody, SendError};
+use crate::waiting::Waits;
 
 /// A request extension: whether the RPC is queued while nothing is ready, instead of failing. The extension overrides
 /// the service config's `waitForReady`, which overrides
@@ -34,10 +37,6 @@ use crate::transport::{self, Attempt, AttemptOptions, Replay, ReplayBody, SendEr
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a flag")]
 pub struct WaitForReady(pub bool);
-
-/// Maximum number of transparent retries of an RPC whose connection ended before the peer processed it. The maximum is
-/// one if the peer refused the RPC: it refused only this stream, or ended the connection with an error.
-const MAX_TRANSPARENT_RETRIES: usize = 5;
 
 impl tower_service::Service<Request<Body>> for Channel {
     type Response = Response<Body>;
@@ -55,66 +54,129 @@ impl tower_service::Service<Request<Body>> for Channel {
     }
 }
 
+/// Why an RPC failed before it had a response.
+struct Failure {
+    status: Status,
+    /// The deadline has passed.
+    is_late: bool,
+}
+
 impl Shared {
-    async fn rpc(&self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
-        let active = self.activity.begin()?;
-        let begin = Instant::now();
-        let own = grpc_timeout(request.headers()).and_then(|limit| begin.checked_add(limit));
-        let given = own.into_iter().chain(self.timeout.and_then(|limit| begin.checked_add(limit))).min();
+    async fn rpc(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let started = Instant::now();
+        let mut record = CallRecorder::start(&self.observers, &self.target, &request, started);
+        let answered = match self.activity.begin() {
+            Ok(active) => self.answered(request, &record, started, active).await,
+            Err(status) => Err(Failure { status, is_late: false }),
+        };
+        match answered {
+            Ok(begun) => begun.response(record),
+            Err(Failure { status, is_late }) => {
+                record.fail(&status, is_late);
+                Err(status)
+            }
+        }
+    }
+
+    /// Returns the response, once its headers have arrived.
+    async fn answered(
+        &self,
+        mut request: Request<Body>,
+        record: &CallRecorder,
+        started: Instant,
+        active: Active,
+    ) -> Result<Begun, Failure> {
+        let own = grpc_timeout(request.headers()).and_then(|limit| started.checked_add(limit));
+        let given = own.into_iter().chain(self.timeout.and_then(|limit| started.checked_add(limit))).min();
         headers::prepare(request.headers_mut(), &self.user_agent);
 
-        let known = self.published.methods.load().as_ref().map(|methods| methods.of(request.uri().path()));
-        let (config, now) = match known {
-            Some(config) => (config, begin),
+        let mut waits = self.waits();
+        let (config, now) = match self.known_config(request.uri().path()) {
+            Some(known) => (known, started),
             None => {
-                let config = self.method_config(request.uri().path());
-                let config = match given {
-                    None => config.await,
+                record.set_deadline(given);
+                let resolved = waits.wait(self.resolved());
+                match given {
+                    None => resolved.await.map_err(Failure::early)?,
                     Some(at) => {
-                        let config = self.timer(|| timeout_at(at, config));
-                        config.await.map_err(|_| deadline_exceeded(None))?
+                        let resolved = self.timer(|| timeout_at(at, resolved)).await;
+                        resolved.map_err(|_| Failure::late(None))?.map_err(Failure::early)?;
                     }
-                };
-                (config, Instant::now())
+                }
+                let now = Instant::now();
+                record.resolved(now.saturating_duration_since(started));
+                (self.known_config(request.uri().path()).unwrap_or_default(), now)
             }
         };
+        let (config, throttle) = config;
         // The shorter of the two counts (`doc/service_config.md`).
-        let configured = config.timeout.and_then(|limit| begin.checked_add(limit));
+        let configured = config.timeout.and_then(|limit| started.checked_add(limit));
         let deadline = given.into_iter().chain(configured).min();
+        record.set_deadline(deadline);
         // Not sent at all: a timeout polls its future once before it checks the deadline.
         if deadline.is_some_and(|at| at <= now) {
-            return Err(deadline_exceeded(None));
+            return Err(Failure::late(None));
         }
         let wait_for_ready = match request.extensions().get() {
             Some(WaitForReady(wait)) => *wait,
             None => config.wait_for_ready.unwrap_or(self.wait_for_ready),
         };
-        let timeout_set_at = own.filter(|own| deadline == Some(*own)).map(|_| begin);
-        let rpc = Rpc { now, deadline, wait_for_ready, timeout_set_at };
-        let mut picking = PickState::default();
+        if self.activity.in_flight() > self.max_requests {
+            let limit = self.max_requests;
+            let text = format!("{limit} RPCs of the channel are in flight (max_requests)");
+            return Err(Failure::early(Status::unavailable(text)));
+        }
+        let settings = Settings {
+            now,
+            deadline,
+            wait_for_ready,
+            timeout_set_at: own.filter(|own| deadline == Some(*own)).map(|_| started),
+            policy: self.policy_of(config),
+            gate: Gate { throttle, budget: self.budget.clone() },
+        };
+        settings.gate.begun();
+        let throttle = settings.gate.throttle.clone();
+        let sender = Sender::new(self, request, record, settings);
+        let mut picking = PickState::new(record.is_observed());
         let sent = match deadline {
-            None => self.send(request, rpc, &mut picking).await,
+            None => sender.send(&mut picking, &mut waits).await,
             Some(at) => {
-                let sent = self.timer(|| timeout_at(at, self.send(request, rpc, &mut picking)));
+                let sent = self.timer(|| timeout_at(at, sender.send(&mut picking, &mut waits)));
                 match sent.await {
                     Ok(sent) => sent,
-                    Err(_) => return Err(deadline_exceeded(picking.error.as_ref())),
+                    Err(_) => return Err(Failure::late(picking.error.as_ref())),
                 }
             }
         };
-        let (response, attempt, replay) = sent.map_err(|status| active.blame(status))?;
-        let timer = || deadline.map(|at| self.timer(|| sleep_until(at)));
-        RpcBody::wrap(response, attempt, replay, active, timer)
+        let answered = sent.map_err(|status| Failure::early(active.blame(status)))?;
+        let deadline = deadline.map(|at| self.timer(|| sleep_until(at)));
+        Ok(Begun { answered, replay: sender.into_replay(), active, throttle, deadline })
+    }
+
+    /// Returns the retry policy or hedging policy of an RPC.
+    fn policy_of(&self, config: MethodConfig) -> Option<Arc<CallPolicy>> {
+        let policy = config.policy.or_else(|| self.default_policy.clone());
+        policy.filter(|_| self.retries.enabled)
+    }
+
+    pub(super) fn waits(&self) -> Waits<'_> {
+        Waits::within(self.wait_limits.as_ref())
     }
 
     /// Creates a timer, which needs a runtime: the caller's, or the channel's if the caller has none.
-    fn timer<T>(&self, make: impl FnOnce() -> T) -> T {
+    pub(super) fn timer<T>(&self, make: impl FnOnce() -> T) -> T {
         let _within = Handle::try_current().is_err().then(|| self.runtime.enter());
         make()
     }
 
-    /// Waits until the target has been resolved for the first time, then returns the service config of this method.
-    async fn method_config(&self, path: &str) -> MethodConfig {
+    /// Returns the settings of the service config for this method. `None`: the target has not been resolved yet.
+    fn known_config(&self, path: &str) -> Option<(MethodConfig, Option<Arc<Throttle>>)> {
+        let methods = self.published.methods.load();
+        methods.as_ref().map(|methods| (methods.configs.of(path), methods.throttle.clone()))
+    }
+
+    /// Waits until the target has been resolved for the first time.
+    async fn resolved(&self) {
         let mut report = self.report.clone();
         loop {
             // A channel can go idle before it has been resolved, and waits for an RPC such as this one.
@@ -131,86 +193,16 @@ impl Shared {
                 Ok(_) | Err(_) => break,
             }
         }
-        self.published.methods.load().as_ref().map(|methods| methods.of(path)).unwrap_or_default()
-    }
-
-    /// Picks a subconn and sends the request, re-picking until it is written. Retries at most [`MAX_TRANSPARENT_RETRIES`] times if
-    /// the request was written but the peer did not process it (gRFC A6, "transparent retries").
-    async fn send(
-        &self,
-        request: Request<Body>,
-        rpc: Rpc,
-        picking: &mut PickState,
-    ) -> Result<(Response<Received>, Attempt, Replay), Status> {
-        let (mut head, body) = request.into_parts();
-        // Extensions are not sent, but would be cloned for each attempt.
-        head.extensions.clear();
-        let (mut body, replay) = ReplayBody::new(body);
-        let mut attempts_left = MAX_TRANSPARENT_RETRIES;
-        let mut tried = Vec::new();
-        let mut now = rpc.now;
-        loop {
-            let mut info = PickInfo {
-                method: head.uri.path(),
-                metadata: &head.headers,
-                now,
-                deadline: rpc.deadline,
-                wait_for_ready: rpc.wait_for_ready,
-                tried: &tried,
-                requeued: picking.not_sent,
-            };
-            let pick = self.published.cell.pick_with(&mut info, picking).await?;
-            let picked_at = info.now;
-
-            // Clones the head, because metadata that the policy adds belongs to this attempt alone.
-            let mut sent = Request::from_parts(head.clone(), body);
-            // Replaces the caller's metadata: with two `authorization` headers it would be undefined which one counts.
-            for (name, _) in &pick.metadata {
-                sent.headers_mut().remove(name);
-            }
-            for (name, value) in pick.metadata {
-                sent.headers_mut().append(name, value);
-            }
-            let options = AttemptOptions {
-                done: pick.done,
-                picked_at,
-                deadline: rpc.deadline,
-                timeout_set_at: rpc.timeout_set_at,
-            };
-            match transport::send(&pick.subconn, sent, options).await {
-                Ok((response, attempt)) => {
-                    replay.commit();
-                    return Ok((response, attempt, replay));
-                }
-                Err(SendError::NotSent(unsent)) => {
-                    body = unsent.into_body();
-                    picking.not_sent = true;
-                }
-                Err(SendError::Unprocessed { status, refused }) => {
-                    // At most one retry after a refusal, so as not to press a server that refuses.
-                    attempts_left = if refused { attempts_left.min(1) } else { attempts_left };
-                    match replay.again().filter(|_| attempts_left > 0) {
-                        Some(again) => body = again,
-                        None => return Err(status),
-                    }
-                    attempts_left -= 1;
-                    tried.push(pick.subconn.id());
-                }
-                // An error of the caller's request body says more than the resulting end of the stream.
-                Err(SendError::Failed(status)) => return Err(replay.take_error().unwrap_or(status)),
-            }
-            now = Instant::now();
-        }
     }
 }
 
-/// Parameters with which an RPC is sent.
-#[derive(Clone, Copy)]
-struct Rpc {
-    /// Time of the first pick.
-    now: Instant,
-    deadline: Option<Instant>,
-    wait_for_ready: bool,
-    /// Time at which the request's own `grpc-timeout` was correct. `None`: another deadline counts.
-    timeout_set_at: Option<Instant>,
+impl Failure {
+    const fn early(status: Status) -> Self {
+        Self { status, is_late: false }
+    }
+
+    /// The deadline has passed. `last_error`: what the RPC waited for.
+    fn late(last_error: Option<&Status>) -> Self {
+        Self { status: deadline_exceeded(last_error), is_late: true }
+    }
 }

@@ -13,11 +13,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::activity::Activity;
 use crate::balancer::{Command, Published, Report};
+use crate::call::Observers;
 use crate::connectivity::ConnectivityState;
 use crate::lifecycle::{PolicyVersion, StartError};
 use crate::picker::Faults;
+use crate::retry::{Budget, CallPolicy, RetryOptions};
 use crate::subconn::{ReadySet, SubConn};
 use crate::transport::{ConnectionCounters, ConnectionStats};
+use crate::waiting::WaitLimits;
 
 /// A connection to a service, balanced over its endpoints. Cheap to clone. The channel is closed when its last clone
 /// has been dropped and the RPCs in flight have ended.
@@ -28,7 +31,7 @@ use crate::transport::{ConnectionCounters, ConnectionStats};
 pub struct Channel(pub(super) Arc<Shared>);
 
 pub(super) struct Shared {
-    pub(super) target: String,
+    pub(super) target: Arc<str>,
     pub(super) published: Arc<Published>,
     pub(super) report: watch::Receiver<Report>,
     pub(super) activity: Arc<Activity>,
@@ -38,6 +41,16 @@ pub(super) struct Shared {
     pub(super) wait_for_ready: bool,
     /// Maximum duration of an RPC.
     pub(super) timeout: Option<Duration>,
+    pub(super) observers: Observers,
+    pub(super) retries: RetryOptions,
+    /// The policy of RPCs whose method has none.
+    pub(super) default_policy: Option<Arc<CallPolicy>>,
+    pub(super) budget: Option<Arc<Budget>>,
+    /// RPCs in flight that the channel, and each endpoint, may have at most.
+    pub(super) max_requests: usize,
+    pub(super) max_requests_per_endpoint: u32,
+    /// `None`: waits are not limited.
+    pub(super) wait_limits: Option<WaitLimits>,
     /// The `user-agent` of RPCs without one of their own.
     pub(super) user_agent: HeaderValue,
     /// Ends every connection at once.
@@ -130,7 +143,7 @@ impl Channel {
     pub fn status(&self) -> ChannelStatus {
         let report = self.0.report.borrow().clone();
         ChannelStatus {
-            target: self.0.target.clone(),
+            target: self.0.target.to_string(),
             state: report.state,
             policy: report.policy,
             swaps: report.swaps,

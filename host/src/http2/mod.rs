@@ -20,5 +20,5 @@ pub(crate) use self::body::{Outgoing, Received, Sending};
 pub(crate) use self::frames::{Seen, Side};
 pub(crate) use self::limits::client::ClientLimits;
 pub(crate) use self::limits::{HEADER_LISTS, WINDOWS, client, server};
-pub(crate) use self::status::{code_of_http, describe, status_of};
+pub(crate) use self::status::{code_of_http, describe, grpc_code, status_of};
 pub(crate) use self::wire::{Cut, LastActivity, Wire};

@@ -39,6 +39,9 @@ impl PickerBuilder for Builder {
     }
 }
 
+/// Endpoints that a retry looks at. It may have tried a few, not many.
+const MAX_TURNS: usize = 16;
+
 #[derive(Debug)]
 struct RoundRobinPicker {
     ready: ReadySet,
@@ -46,8 +49,12 @@ struct RoundRobinPicker {
 }
 
 impl Picker for RoundRobinPicker {
-    fn pick(&self, _info: &PickInfo<'_>) -> PickResult {
-        let next = self.rotation.next(&self.ready);
+    fn pick(&self, info: &PickInfo<'_>) -> PickResult {
+        // A retry goes to the next endpoint that the RPC has not tried, if there is one.
+        let untried = (0..self.ready.ready().len()).filter(|_| !info.tried.is_empty());
+        let untried = untried.filter_map(|_| self.rotation.next(&self.ready));
+        let untried = untried.take(MAX_TURNS).find(|subconn| !info.tried.contains(&subconn.id()));
+        let next = untried.or_else(|| self.rotation.next(&self.ready));
         next.map_or(PickResult::Queue, |subconn| PickResult::Pick(Pick::to(subconn)))
     }
 }

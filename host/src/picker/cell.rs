@@ -8,7 +8,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::{Fixed, Pick, PickInfo, PickResult, Picker};
+use super::{DelayType, Delays, Fixed, Pick, PickInfo, PickResult, Picker};
+use crate::policy_version::PolicyVersion;
+use crate::waiting::Waits;
 
 /// Holds the current picker of a channel, and picks with it.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ struct Publication {
     /// Incremented at each publication.
     number: u64,
     picker: Arc<dyn Picker>,
+    /// The policy that built the picker. `None`: it is not known, or there is none.
+    policy: Option<Arc<PolicyVersion>>,
     replaced: CancellationToken,
 }
 
@@ -35,15 +39,39 @@ pub(crate) struct PickState {
     last: Option<u64>,
     /// Status with which a wait-for-ready RPC would have failed otherwise.
     pub(crate) error: Option<Status>,
+    /// The publication that `error` comes from.
+    failed_by: Option<u64>,
     /// The RPC was picked for but not sent: the subconn has changed, so there is or will be another picker.
     pub(crate) not_sent: bool,
+    /// Someone observes the RPC: [`policy`](Self::policy) is to be filled.
+    pub(crate) is_observed: bool,
+    /// The policy that has picked.
+    pub(crate) policy: Option<Arc<PolicyVersion>>,
+}
+
+impl PickState {
+    pub(crate) fn new(is_observed: bool) -> Self {
+        Self { is_observed, ..Self::default() }
+    }
+}
+
+/// A picker has ended the RPC.
+#[derive(Debug)]
+pub(crate) struct PickFailure {
+    pub(crate) status: Status,
+    /// The RPC must not be picked for again, whatever its retry policy says (gRFC A6).
+    pub(crate) is_drop: bool,
 }
 
 /// A cell whose first picker queues every RPC.
 impl Default for PickerCell {
     fn default() -> Self {
-        let first =
-            Publication { number: 0, picker: Arc::new(Fixed::Queue), replaced: CancellationToken::new() };
+        let first = Publication {
+            number: 0,
+            picker: Arc::new(Fixed::Queue),
+            policy: None,
+            replaced: CancellationToken::new(),
+        };
         Self { current: ArcSwap::from_pointee(first), published: AtomicU64::new(0) }
     }
 }
@@ -51,8 +79,13 @@ impl Default for PickerCell {
 impl PickerCell {
     /// Makes `picker` the current one and wakes the RPCs that wait for it.
     pub fn publish(&self, picker: Arc<dyn Picker>) {
+        self.publish_of(picker, None);
+    }
+
+    /// Like [`publish`](Self::publish), for the picker of a policy.
+    pub(crate) fn publish_of(&self, picker: Arc<dyn Picker>, policy: Option<Arc<PolicyVersion>>) {
         let number = self.published.fetch_add(1, Ordering::Relaxed) + 1;
-        let publication = Publication { number, picker, replaced: CancellationToken::new() };
+        let publication = Publication { number, picker, policy, replaced: CancellationToken::new() };
         // The swap comes first, so that an RPC woken by the cancellation loads the new publication.
         self.current.swap(Arc::new(publication)).replaced.cancel();
     }
@@ -67,7 +100,8 @@ impl PickerCell {
     ///
     /// If a picker fails or drops the RPC.
     pub async fn pick(&self, info: &mut PickInfo<'_>) -> Result<Pick, Status> {
-        self.pick_with(info, &mut PickState::default()).await
+        let picked = self.pick_with(info, &mut PickState::default(), &(), &mut Waits::default()).await;
+        picked.map_err(|failure| failure.status)
     }
 
     /// Like [`pick`](Self::pick), for an RPC that may have been picked for before.
@@ -75,25 +109,65 @@ impl PickerCell {
         &self,
         info: &mut PickInfo<'_>,
         state: &mut PickState,
-    ) -> Result<Pick, Status> {
-        if !std::mem::take(&mut state.not_sent) {
+        delays: &impl Delays,
+        waits: &mut Waits<'_>,
+    ) -> Result<Pick, PickFailure> {
+        let was_sent = !std::mem::take(&mut state.not_sent);
+        if was_sent {
             state.last = None;
         }
+        let mut has_waited = false;
         loop {
+            let last = state.last;
             let wait = match self.ask(info, state) {
-                Some(PickResult::Pick(pick)) => return Ok(pick),
-                Some(PickResult::Fail(status) | PickResult::Drop(status)) => return Err(restrict(status)),
+                Some(PickResult::Pick(pick)) => {
+                    delays.end();
+                    return Ok(pick);
+                }
+                Some(PickResult::Fail(status)) => {
+                    return Err(PickFailure { status: restrict(status), is_drop: false });
+                }
+                Some(PickResult::Drop(status)) => {
+                    return Err(PickFailure { status: restrict(status), is_drop: true });
+                }
                 Some(PickResult::Queue) => self.replaced(state.last),
                 None => None,
             };
             match wait {
                 Some(replaced) => {
-                    replaced.cancelled().await;
+                    if state.is_observed {
+                        self.tell(state, !was_sent && !has_waited && last == state.last, delays);
+                    }
+                    has_waited = true;
+                    let waited = waits.wait(replaced.cancelled()).await;
+                    waited.map_err(|status| PickFailure { status, is_drop: true })?;
                     info.requeued = true;
                 }
                 None => tokio::task::yield_now().await,
             }
             info.now = Instant::now();
+        }
+    }
+
+    /// Says what the RPC waits for.
+    #[cold]
+    fn tell(&self, state: &PickState, is_mismatch: bool, delays: &impl Delays) {
+        let publication = self.current.load();
+        match &state.error {
+            _ if is_mismatch => delays.begin(
+                DelayType::SubchannelStateMismatch,
+                &"the picked subconn is not ready, and there is no new picker yet",
+            ),
+            Some(error) if state.failed_by == Some(publication.number) => {
+                delays.begin(DelayType::PickerFailingWithWaitForReady, &error.message());
+            }
+            _ => {
+                let delay = publication.picker.queues_for();
+                match &publication.policy {
+                    Some(policy) => delays.begin(delay, &format_args!("queued by policy {policy}")),
+                    None => delays.begin(delay, &"no endpoint is ready"),
+                }
+            }
         }
     }
 
@@ -108,11 +182,15 @@ impl PickerCell {
             None => None,
             Some(PickResult::Fail(status)) if info.wait_for_ready => {
                 state.last = Some(publication.number);
+                state.failed_by = state.last;
                 state.error = Some(status);
                 Some(PickResult::Queue)
             }
             answer => {
                 state.last = Some(publication.number);
+                if state.is_observed && matches!(answer, Some(PickResult::Pick(_))) {
+                    state.policy.clone_from(&publication.policy);
+                }
                 answer
             }
         }

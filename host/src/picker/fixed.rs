@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tonic::Status;
 
-use super::{PickInfo, PickResult, Picker};
+use super::{DelayType, PickInfo, PickResult, Picker};
 
 /// Gives every RPC the same answer.
 #[derive(Debug)]
@@ -26,6 +26,10 @@ impl Picker for Fixed {
             Self::Drop(status) => PickResult::Drop(status.clone()),
         }
     }
+
+    fn queues_for(&self) -> DelayType {
+        DelayType::Connecting
+    }
 }
 
 /// The picker of an idle channel: queues the RPC, and wakes the channel.
@@ -36,5 +40,9 @@ impl Picker for WakeUp {
     fn pick(&self, _info: &PickInfo<'_>) -> PickResult {
         self.0.notify_one();
         PickResult::Queue
+    }
+
+    fn queues_for(&self) -> DelayType {
+        DelayType::Connecting
     }
 }

@@ -9,9 +9,12 @@ mod fixed;
 #[expect(clippy::module_inception, reason = "the trait itself")]
 mod picker;
 mod rotation;
+mod wait;
 
 pub(crate) use self::cell::PickState;
 pub use self::cell::PickerCell;
 pub(crate) use self::fixed::{Fixed, WakeUp};
-pub use self::picker::{Faults, Pick, PickInfo, PickResult, Picker};
+pub use self::picker::{Faults, Pick, PickInfo, PickResult, PickedBy, Picker};
 pub(crate) use self::rotation::Rotation;
+pub use self::wait::DelayType;
+pub(crate) use self::wait::Delays;

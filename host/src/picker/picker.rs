@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 use tonic::Status;
 
+use super::DelayType;
 use crate::subconn::{Done, DoneInfo, SubConn};
 
 /// Chooses a subconn for each RPC, from the snapshot that it was built with. Immutable, and shared by all
@@ -20,6 +21,11 @@ pub trait Picker: Send + Sync + fmt::Debug {
     /// `None` it lets other tasks run and calls again.
     fn try_pick(&self, info: &PickInfo<'_>) -> Option<PickResult> {
         Some(self.pick(info))
+    }
+
+    /// Returns what an RPC waits for that this picker queues. Called only while someone observes the RPC.
+    fn queues_for(&self) -> DelayType {
+        DelayType::Policy
     }
 
     /// Returns the faults of this picker's policy in this channel since it took effect.
@@ -54,7 +60,10 @@ pub struct PickInfo<'a> {
     pub deadline: Option<Instant>,
     /// Whether to queue the RPC instead of failing it.
     pub wait_for_ready: bool,
-    /// Numbers of the subconns that earlier attempts used.
+    /// Number of earlier attempts of this RPC; 0 at the first one.
+    pub attempt: u32,
+    /// Numbers of the subconns that earlier attempts used. May be empty at a later attempt: an earlier one can fail without a
+    /// subconn.
     pub tried: &'a [u32],
     /// Whether an earlier pick of this attempt was queued, or named a subconn on which the RPC could not be sent.
     pub requeued: bool,
@@ -65,7 +74,16 @@ impl<'a> PickInfo<'a> {
     #[must_use]
     pub fn new(method: &'a str, metadata: &'a http::HeaderMap) -> Self {
         let now = Instant::now();
-        Self { method, metadata, now, deadline: None, wait_for_ready: false, tried: &[], requeued: false }
+        Self {
+            method,
+            metadata,
+            now,
+            deadline: None,
+            wait_for_ready: false,
+            attempt: 0,
+            tried: &[],
+            requeued: false,
+        }
     }
 }
 
@@ -92,13 +110,45 @@ pub struct Pick {
     pub metadata: Vec<(HeaderName, HeaderValue)>,
     /// Called exactly once, when this attempt of the RPC has ended.
     pub done: Option<Done>,
+    /// Who picked.
+    pub by: PickedBy,
+    /// What the policy says of this pick (`call.explain` of the WIT), for those who observe RPCs.
+    pub explanation: Option<String>,
+}
+
+/// Who picked a subconn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PickedBy {
+    /// A policy in Rust.
+    #[default]
+    Native,
+    /// A Wasm policy, called for this RPC.
+    Called,
+    /// A Wasm policy, by a plan that it made before.
+    Planned,
+    /// The host, in place of a Wasm policy that failed.
+    Fallback,
+}
+
+impl PickedBy {
+    /// Returns the name in metrics and logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Called => "called",
+            Self::Planned => "planned",
+            Self::Fallback => "fallback",
+        }
+    }
 }
 
 impl Pick {
     /// Picks `subconn`.
     #[must_use]
     pub const fn to(subconn: SubConn) -> Self {
-        Self { subconn, metadata: Vec::new(), done: None }
+        Self { subconn, metadata: Vec::new(), done: None, by: PickedBy::Native, explanation: None }
     }
 
     /// Sets the function that is called when the attempt has ended.

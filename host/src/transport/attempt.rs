@@ -7,12 +7,14 @@ use tonic::{Code, Status};
 use super::connection::{SendError, StreamPermit};
 use super::pool::Pool;
 use super::replay::ReplayBody;
+use crate::call::AttemptRecorder;
 use crate::http2::Received;
 use crate::subconn::{Done, DoneInfo, SubConn};
 use crate::timeout::set_grpc_timeout;
+use crate::waiting::Waits;
 
 /// Options of one attempt.
-pub(crate) struct AttemptOptions {
+pub(crate) struct AttemptOptions<'a> {
     /// Notified of the end.
     pub(crate) done: Option<Done>,
     /// When the subconn was picked.
@@ -20,6 +22,9 @@ pub(crate) struct AttemptOptions {
     pub(crate) deadline: Option<Instant>,
     /// When the request's `grpc-timeout` header was correct. `None`: it has no such header for this deadline.
     pub(crate) timeout_set_at: Option<Instant>,
+    /// RPCs in flight that the subconn may have at most.
+    pub(crate) max_requests: u32,
+    pub(crate) record: &'a AttemptRecorder,
 }
 
 /// An attempt in flight. [`end`](Self::end) says how it ended; a drop means that the client gave up, or that
@@ -44,26 +49,47 @@ struct Open {
 pub(crate) async fn send(
     subconn: &SubConn,
     mut request: http::Request<ReplayBody>,
-    options: AttemptOptions,
+    options: AttemptOptions<'_>,
+    waits: &mut Waits<'_>,
 ) -> Result<(http::Response<Received>, Attempt), SendError> {
-    let AttemptOptions { done, picked_at, deadline, timeout_set_at } = options;
+    let AttemptOptions { done, picked_at, deadline, timeout_set_at, max_requests, record } = options;
     let failed = |message: String| SendError::Failed(Status::internal(message));
     let Some(pool) = subconn.driver::<Pool>() else {
         return Err(failed(format!("the picker picked {subconn:?}, which has no connections")));
     };
     let mut attempt = Attempt::start(subconn.clone(), done, picked_at, deadline);
+    // Counted before the check, so that concurrent RPCs cannot exceed the limit.
+    if subconn.in_flight() > max_requests {
+        attempt.not_processed();
+        return Err(SendError::Dropped(Status::unavailable(format!(
+            "{max_requests} RPCs to {} are in flight (max_requests_per_endpoint)",
+            pool.authority()
+        ))));
+    }
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.scheme = Some(pool.scheme().clone());
     let own = parts.authority.take().filter(|own| own != pool.authority());
     parts.authority = Some(own.clone().unwrap_or_else(|| pool.authority().clone()));
     *request.uri_mut() = Uri::from_parts(parts).map_err(|error| failed(error.to_string()))?;
     loop {
-        let (permit, waited) = pool.stream(subconn).await;
+        let (permit, waited) = match pool.stream(subconn, waits).await {
+            Ok(found) => found,
+            Err(status) => {
+                attempt.not_processed();
+                return Err(SendError::Dropped(status));
+            }
+        };
         let Some((connection, stream)) = permit else {
             attempt.not_processed();
             return Err(SendError::NotSent(Box::new(request)));
         };
         attempt.start_stream(stream, waited);
+        if record.is_observed() {
+            if waited {
+                record.waited_for_stream(picked_at);
+            }
+            record.sent();
+        }
         if let Some(own) = &own
             && !connection.may_serve(own)
         {
@@ -83,12 +109,13 @@ pub(crate) async fn send(
         }
         match connection.send(request).await {
             Ok(response) => {
-                attempt.responded();
+                record.responded(attempt.responded());
                 return Ok((response, attempt));
             }
             // The connection was lost just now: retried on another one, or on none if it was the last.
             Err(SendError::NotSent(unsent)) => {
                 attempt.drop_stream();
+                record.not_sent();
                 request = *unsent;
             }
             Err(error @ SendError::Unprocessed { .. }) => {
@@ -99,6 +126,8 @@ pub(crate) async fn send(
                 attempt.end(status.code(), None);
                 return Err(SendError::Failed(status));
             }
+            // A connection drops nothing.
+            Err(error @ SendError::Dropped(_)) => return Err(error),
         }
     }
 }
@@ -130,11 +159,13 @@ impl Attempt {
     }
 
     /// Records that the response headers have arrived.
-    fn responded(&mut self) {
+    fn responded(&mut self) -> Instant {
+        let now = Instant::now();
         if let Some(open) = &mut self.open {
             open.responded = true;
-            open.subconn.counters().responded(open.begun, Instant::now());
+            open.subconn.counters().responded(open.begun, now);
         }
+        now
     }
 
     /// Records that the request was never sent, or that the peer did not process it.

@@ -38,6 +38,8 @@ pub(crate) enum SendError {
     },
     /// The request was sent, or may have been sent.
     Failed(Status),
+    /// The request was not sent, and must not be sent again: a limit of this side forbids it.
+    Dropped(Status),
 }
 
 /// Phase of a connection's life.

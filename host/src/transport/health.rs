@@ -15,7 +15,7 @@ use tracing::{Instrument as _, Span};
 
 use super::connection::{Connection, ConnectionState, SendError, StreamPermit};
 use super::dial::Dialer;
-use super::replay::ReplayBody;
+use super::replay::Replay;
 use crate::backoff::Backoff;
 use crate::http2::Received;
 
@@ -182,8 +182,10 @@ impl tower_service::Service<http::Request<Body>> for Client {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let connection = Arc::clone(&self.0);
         let (head, body) = request.into_parts();
-        let (body, replay) = ReplayBody::new(body);
+        let replay = Replay::new(body, 0);
+        let first = replay.start();
         Box::pin(async move {
+            let body = first.ok_or_else(|| Status::internal("a body has no first sending"))?;
             let sent = connection.send(http::Request::from_parts(head, body)).await;
             // The request is a single message, which has been sent by now.
             drop(replay);
@@ -193,7 +195,11 @@ impl tower_service::Service<http::Request<Body>> for Client {
                 Err(SendError::NotSent(_) | SendError::Unprocessed { refused: false, .. }) => {
                     std::future::pending().await
                 }
-                Err(SendError::Unprocessed { status, .. } | SendError::Failed(status)) => Err(status),
+                Err(
+                    SendError::Unprocessed { status, .. }
+                    | SendError::Failed(status)
+                    | SendError::Dropped(status),
+                ) => Err(status),
             }
         })
     }

@@ -24,6 +24,6 @@ pub(crate) use self::counters::ConnectionCounters;
 pub use self::counters::ConnectionStats;
 pub(crate) use self::dial::Dialer;
 pub use self::options::SubConnOptions;
-pub(crate) use self::replay::{Replay, ReplayBody};
+pub(crate) use self::replay::{Replay, SendingId};
 pub(crate) use self::task::spawn;
 pub use crate::backoff::Backoff;

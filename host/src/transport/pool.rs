@@ -6,11 +6,13 @@ use arc_swap::ArcSwapAny;
 use http::Uri;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use tokio::sync::mpsc;
+use tonic::Status;
 
 use super::connection::{Connection, StreamPermit};
 use super::stream_queue::StreamQueue;
 use crate::connectivity::ConnectivityState;
 use crate::subconn::{Capacity, Driver, SubConn};
+use crate::waiting::Waits;
 
 /// The connections of one subconn. Filled by its task, used by RPCs.
 pub(super) struct Pool {
@@ -92,18 +94,26 @@ impl Pool {
 
     /// Waits for a stream on any connection. Returns it, or `None` if there is no connection, and whether
     /// it had to wait. RPCs are served in the order in which they began to wait.
-    pub(super) async fn stream(&self, subconn: &SubConn) -> (Permit, bool) {
+    ///
+    /// # Errors
+    ///
+    /// If the limits of waiting do not allow it.
+    pub(super) async fn stream(
+        &self,
+        subconn: &SubConn,
+        waits: &mut Waits<'_>,
+    ) -> Result<(Permit, bool), Status> {
         if !self.queue.has_waiters()
             && let Found::Permit(permit) = self.find(subconn)
         {
-            return (permit, false);
+            return Ok((permit, false));
         }
         let permit = self.queue.join();
         // RPCs that waited when the subconn left READY were answered by its task; later ones see the state here.
         if subconn.state() != ConnectivityState::Ready {
-            return (None, true);
+            return Ok((None, true));
         }
-        (permit.await.ok().flatten(), true)
+        Ok((waits.wait(permit).await?.ok().flatten(), true))
     }
 
     /// Grants free streams to the RPCs that wait for them.

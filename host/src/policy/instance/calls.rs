@@ -20,7 +20,7 @@ use super::plan::{Order, Plan};
 use super::time::{now, time};
 use crate::connectivity::ConnectivityState;
 use crate::lifecycle::SavedState;
-use crate::picker::{Pick, PickInfo, PickResult};
+use crate::picker::{Pick, PickInfo, PickResult, PickedBy};
 use crate::policy::limits::LONGEST_PLAN;
 use crate::subconn::{Changes, ReadySet};
 
@@ -83,7 +83,7 @@ impl Instance {
             affinity: state.affinity(info),
             random: state.random.u64(..),
             now: time(info.now),
-            attempt: u32::try_from(info.tried.len()).unwrap_or(u32::MAX),
+            attempt: info.attempt,
             wait_for_ready: info.wait_for_ready,
             requeued: info.requeued,
         };
@@ -105,6 +105,8 @@ impl Instance {
                     state.effects.subconns.insert(id, true);
                 }
                 pick.metadata = extras.metadata;
+                pick.explanation = extras.explanation;
+                pick.by = PickedBy::Called;
                 PickResult::Pick(pick)
             }
             WitPickResult::Queue => PickResult::Queue,

@@ -5,9 +5,9 @@ use super::bindings::exports::hotpick::policy::outcomes::{Load, Outcome};
 use super::bindings::hotpick::policy::types::{
     Attribute, ConnectivityState as WitState, FailCode, StatusCode,
 };
-use super::orca;
 use super::time::nanos;
 use crate::connectivity::ConnectivityState;
+use crate::load_report::LoadReport;
 use crate::resolver::Endpoint;
 use crate::subconn::{DoneInfo, PickId};
 
@@ -56,11 +56,11 @@ pub(crate) fn outcome(pick: PickId, info: &DoneInfo<'_>) -> Outcome {
         not_sent: info.code.is_none(),
         client_ended: info.client_ended,
         latency: nanos(info.latency),
-        load: info.trailers.and_then(orca::per_call).map(|report| Load {
-            application: report.application_utilization,
-            cpu: report.cpu_utilization,
-            memory: report.mem_utilization,
-            rps: report.rps_fractional,
+        load: info.trailers.and_then(LoadReport::of_trailers).map(|report| Load {
+            application: report.application,
+            cpu: report.cpu,
+            memory: report.memory,
+            rps: report.rps,
             eps: report.eps,
         }),
     }

@@ -18,7 +18,6 @@ mod imports;
 mod instance;
 mod link;
 mod memory;
-mod orca;
 mod plan;
 mod program;
 mod rehearsal;

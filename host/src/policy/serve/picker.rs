@@ -8,7 +8,7 @@ use super::slot::{Held, Slot, call};
 use super::supervisor;
 use crate::connectivity::ConnectivityState;
 use crate::lifecycle::{Handover, PickerBuilder, Placement};
-use crate::picker::{Faults, Pick, PickInfo, PickResult, Picker};
+use crate::picker::{DelayType, Faults, Pick, PickInfo, PickResult, PickedBy, Picker};
 use crate::policy::compile::has_stack;
 use crate::policy::instance::{Answer, InstanceError, Methods, Plan, Program};
 use crate::subconn::{Done, PickId, ReadySet};
@@ -98,6 +98,10 @@ impl Picker for WasmPicker {
         Some(self.ask(slot, held, info))
     }
 
+    fn queues_for(&self) -> DelayType {
+        if self.ready.ready().is_empty() { DelayType::Connecting } else { DelayType::Policy }
+    }
+
     fn faults(&self) -> Faults {
         let mut all = Faults::default();
         for faults in self.slots.iter().map(|slot| slot.faults()) {
@@ -179,7 +183,7 @@ impl WasmPicker {
 ///
 /// A retry gets no planned pick: the policy can see which subconns the RPC has tried, and a plan cannot.
 fn planned(slot: &Slot, plan: &Plan, info: &PickInfo<'_>) -> (Option<PickResult>, bool) {
-    if !info.tried.is_empty() {
+    if info.attempt > 0 {
         return (None, false);
     }
     let affinity = slot.affinity_in(plan, info);
@@ -191,6 +195,7 @@ fn planned(slot: &Slot, plan: &Plan, info: &PickInfo<'_>) -> (Option<PickResult>
         planned.subconn.connect();
     }
     let mut pick = Pick::to(planned.subconn.clone());
+    pick.by = PickedBy::Planned;
     if slot.wants_outcomes {
         let method = Methods::lock(&plan.methods).number(info.method);
         let pick_id = PickId { serial: plan.serial, call: planned.call, method, subconn: pick.subconn.id() };

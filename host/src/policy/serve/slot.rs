@@ -13,7 +13,7 @@ use super::machine::SlotMachine;
 use super::outcomes::OutcomeQueue;
 use super::preflight::preflight;
 use crate::lifecycle::{Handover, Placement, SavedState, Shard};
-use crate::picker::{Faults, Pick, PickInfo, PickResult, Rotation};
+use crate::picker::{Faults, Pick, PickInfo, PickResult, PickedBy, Rotation};
 use crate::policy::instance::{
     Fault, Instance, InstanceError, Order, Outcome, Plan, Program, Role, affinity, outcome,
 };
@@ -261,7 +261,9 @@ impl Slot {
         match self.program.spec.on_fault {
             OnFault::RoundRobin => {
                 let next = self.fallback.next(ready);
-                next.map_or(PickResult::Queue, |subconn| PickResult::Pick(Pick::to(subconn)))
+                next.map_or(PickResult::Queue, |subconn| {
+                    PickResult::Pick(Pick { by: PickedBy::Fallback, ..Pick::to(subconn) })
+                })
             }
             OnFault::Fail => PickResult::Fail(tonic::Status::unavailable(format!(
                 "policy {} failed, and its settings say on-fault = \"fail\"",

@@ -10,7 +10,7 @@ use twox_hash::XxHash64;
 use super::current_call::PickExtras;
 use super::numbers::Values;
 use super::state::{Affinity, AffinityKind, HostState};
-use crate::headers::is_reserved;
+use crate::headers::{BASE64, is_reserved};
 use crate::picker::PickInfo;
 use crate::policy::instance::bindings::hotpick::policy::call;
 use crate::policy::instance::time::nanos;
@@ -194,14 +194,6 @@ impl call::Host for HostState {
         }
     }
 }
-
-/// Codec of `-bin` values. As gRPC requires, it accepts values with and without padding.
-pub(crate) const BASE64: base64::engine::GeneralPurpose = base64::engine::GeneralPurpose::new(
-    &base64::alphabet::STANDARD,
-    base64::engine::GeneralPurposeConfig::new()
-        .with_encode_padding(false)
-        .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
-);
 
 fn header_name(key: &str) -> Result<HeaderName, String> {
     HeaderName::from_lowercase(key.as_bytes())

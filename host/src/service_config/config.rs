@@ -1,4 +1,4 @@
-//! gRPC's service config: the load-balancing policy, and defaults for the RPCs of each method.
+//! A service config and its JSON form.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,10 +7,16 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::duration::duration;
+use super::error::ServiceConfigError;
+use super::retries;
+use crate::retry::{CallPolicy, Throttling};
+
 /// A service config (gRPC's `doc/service_config.md`), parsed from JSON.
 ///
-/// hotpick reads `loadBalancingConfig` (gRFC A24), `loadBalancingPolicy`, `methodConfig` (its members `name`, `timeout`
-/// and `waitForReady`) and `healthCheckConfig` (gRFC A17). As in gRPC, all other members are ignored.
+/// hotpick reads `loadBalancingConfig` (gRFC A24), `loadBalancingPolicy`, `methodConfig` (its members `name`, `timeout`,
+/// `waitForReady`, `retryPolicy` and `hedgingPolicy`), `retryThrottling` (all three gRFC A6) and `healthCheckConfig`
+/// (gRFC A17). As in gRPC, all other members are ignored.
 ///
 /// ```
 /// use hotpick::service_config::ServiceConfig;
@@ -30,11 +36,6 @@ pub struct ServiceConfig {
     pub(crate) health: Option<String>,
 }
 
-/// Error of parsing a [`ServiceConfig`]. Its text is one sentence.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("service config: {0}")]
-pub struct ServiceConfigError(String);
-
 /// The name and configuration of a policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PolicyConfig {
@@ -48,14 +49,16 @@ pub(crate) struct PolicyConfig {
 pub(crate) struct MethodConfigs {
     /// Keys are `/service/method`, `/service/`, or the empty string for all other methods.
     by_path: HashMap<String, MethodConfig>,
+    pub(crate) throttling: Option<Throttling>,
 }
 
 /// Settings for an RPC that does not set them itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct MethodConfig {
     /// Maximum duration of an RPC. `None`: no limit.
     pub(crate) timeout: Option<Duration>,
     pub(crate) wait_for_ready: Option<bool>,
+    pub(crate) policy: Option<Arc<CallPolicy>>,
 }
 
 impl ServiceConfig {
@@ -72,7 +75,8 @@ impl ServiceConfig {
     ///
     /// Returns an error if a member that hotpick reads is malformed.
     pub fn from_json(json: Value) -> Result<Self, ServiceConfigError> {
-        let raw: Raw = serde_json::from_value(json).map_err(|error| ServiceConfigError(error.to_string()))?;
+        let raw: Raw =
+            serde_json::from_value(json).map_err(|error| ServiceConfigError::new(error.to_string()))?;
         raw.check()
     }
 }
@@ -81,7 +85,8 @@ impl std::str::FromStr for ServiceConfig {
     type Err = ServiceConfigError;
 
     fn from_str(json: &str) -> Result<Self, ServiceConfigError> {
-        let raw: Raw = serde_json::from_str(json).map_err(|error| ServiceConfigError(error.to_string()))?;
+        let raw: Raw =
+            serde_json::from_str(json).map_err(|error| ServiceConfigError::new(error.to_string()))?;
         raw.check()
     }
 }
@@ -94,7 +99,7 @@ impl MethodConfigs {
             return MethodConfig::default();
         }
         let service = path.rfind('/').map_or("", |slash| &path[..=slash]);
-        [path, service, ""].iter().find_map(|key| self.by_path.get(*key)).copied().unwrap_or_default()
+        [path, service, ""].iter().find_map(|key| self.by_path.get(*key)).cloned().unwrap_or_default()
     }
 }
 
@@ -107,6 +112,7 @@ struct Raw {
     load_balancing_policy: Option<String>,
     #[serde(default)]
     method_config: Vec<RawMethod>,
+    retry_throttling: Option<Value>,
     health_check_config: Option<RawHealth>,
 }
 
@@ -117,6 +123,8 @@ struct RawMethod {
     name: Vec<RawName>,
     timeout: Option<String>,
     wait_for_ready: Option<bool>,
+    retry_policy: Option<Value>,
+    hedging_policy: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -140,12 +148,12 @@ impl Raw {
             // The JSON form of a protobuf oneof has exactly one member.
             let count = entry.len();
             let (Some((name, config)), 1) = (entry.into_iter().next(), count) else {
-                return Err(ServiceConfigError(format!(
+                return Err(ServiceConfigError::new(format!(
                     "an entry of loadBalancingConfig has {count} policies instead of one"
                 )));
             };
             if !config.is_object() {
-                return Err(ServiceConfigError(format!(
+                return Err(ServiceConfigError::new(format!(
                     "the configuration of policy {name:?} is not a JSON object"
                 )));
             }
@@ -161,47 +169,37 @@ impl Raw {
         let mut by_path = HashMap::new();
         for method in self.method_config {
             let timeout = method.timeout.as_deref().map(duration).transpose()?;
-            let config = MethodConfig { timeout, wait_for_ready: method.wait_for_ready };
+            let policy = match (&method.retry_policy, &method.hedging_policy) {
+                (None, None) => None,
+                (Some(retry), None) => Some(CallPolicy::Retry(retries::retry_policy(retry)?)),
+                (None, Some(hedging)) => Some(CallPolicy::Hedging(retries::hedging_policy(hedging)?)),
+                (Some(_), Some(_)) => {
+                    return Err(ServiceConfigError::new(
+                        "an entry of methodConfig has both retryPolicy and hedgingPolicy: expected at most one".to_owned(),
+                    ));
+                }
+            };
+            let wait_for_ready = method.wait_for_ready;
+            let config = MethodConfig { timeout, wait_for_ready, policy: policy.map(Arc::new) };
             for name in method.name {
                 let path = match (name.service.as_str(), name.method.as_str()) {
                     ("", "") => String::new(),
                     ("", method) => {
-                        return Err(ServiceConfigError(format!(
+                        return Err(ServiceConfigError::new(format!(
                             "methodConfig names the method {method:?} without a service"
                         )));
                     }
                     (service, method) => format!("/{service}/{method}"),
                 };
-                if by_path.insert(path.clone(), config).is_some() {
-                    return Err(ServiceConfigError(format!("methodConfig names {path:?} twice")));
+                if by_path.insert(path.clone(), config.clone()).is_some() {
+                    return Err(ServiceConfigError::new(format!("methodConfig names {path:?} twice")));
                 }
             }
         }
         let health = self.health_check_config.map(|health| health.service_name.unwrap_or_default());
-        Ok(ServiceConfig { policies, methods: Arc::new(MethodConfigs { by_path }), health })
+        let throttling = self.retry_throttling.as_ref().map(retries::throttling).transpose()?;
+        Ok(ServiceConfig { policies, methods: Arc::new(MethodConfigs { by_path, throttling }), health })
     }
-}
-
-/// Parses a duration in protobuf's JSON form: seconds with up to nine decimals, and the suffix `s`.
-fn duration(text: &str) -> Result<Duration, ServiceConfigError> {
-    let parsed = || {
-        let (seconds, fraction) = match text.strip_suffix('s')?.split_once('.') {
-            None => (text.strip_suffix('s')?, ""),
-            Some((_, "")) => return None,
-            Some((seconds, fraction)) => (seconds, fraction),
-        };
-        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        if seconds.is_empty() || !digits(seconds) || !digits(fraction) || fraction.len() > 9 {
-            return None;
-        }
-        let nanos = format!("{fraction:0<9}").parse().ok()?;
-        Some(Duration::new(seconds.parse().ok()?, nanos))
-    };
-    parsed().ok_or_else(|| {
-        ServiceConfigError(format!(
-            "invalid duration {text:?}: expected seconds with an \"s\" suffix, such as \"1.5s\""
-        ))
-    })
 }
 
 #[cfg(test)]
@@ -217,7 +215,7 @@ mod tests {
     #[test]
     fn unknown_members_are_ignored() {
         let config: ServiceConfig =
-            r#"{"retryThrottling": {}, "methodConfig": [{"name": [{}], "retryPolicy": {}}]}"#
+            r#"{"xdsConfig": {}, "methodConfig": [{"name": [{}], "maxRequestMessageBytes": 1}]}"#
                 .parse()
                 .expect("a config");
         assert!(config.policies.is_empty() && config.health.is_none());
@@ -264,21 +262,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn durations_are_those_of_protobuf() {
-        assert_eq!(duration("0s"), Ok(Duration::ZERO));
-        assert_eq!(duration("1.000000001s"), Ok(Duration::new(1, 1)));
-        assert_eq!(duration("3.25s"), Ok(Duration::from_millis(3250)));
-        for bad in ["", "s", "1", ".5s", "1.s", "-1s", "1.0000000001s", "1 s", "99999999999999999999s"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
-
     proptest! {
         #[test]
         fn no_text_panics(text in any::<String>()) {
             let _ = text.parse::<ServiceConfig>();
-            let _ = duration(&text);
         }
     }
 }

@@ -1,0 +1,438 @@
+//! Records an RPC while it runs. Without an observer a recorder is empty, and its methods return at once.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::uri::PathAndQuery;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+
+use super::messages::Framing;
+use super::observer::{CallEvent, CallObserver, CallWatcher};
+use super::record::{AttemptKind, AttemptRecord, Call, CallRecord, DelayRecord, Peer, PickRecord};
+use crate::load_report::LoadReport;
+use crate::picker::{DelayType, Delays};
+
+/// The observers of a channel.
+#[derive(Clone)]
+pub(crate) struct Observers(Arc<[Arc<dyn CallObserver>]>);
+
+/// Records one RPC. If it is dropped before [`end`](Self::end), the caller has given up.
+#[derive(Debug)]
+pub(crate) struct CallRecorder(Option<Arc<Recording>>);
+
+/// Records one attempt. If it is dropped before [`end`](Self::end), the caller has given up, or another attempt was
+/// faster.
+#[derive(Debug)]
+pub(crate) struct AttemptRecorder {
+    recording: Option<Arc<Recording>>,
+    number: usize,
+    /// A drop does not end the attempt.
+    is_view: bool,
+}
+
+/// Direction of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Request,
+    Response,
+}
+
+/// Records the messages of one direction of an attempt.
+#[derive(Debug)]
+pub(crate) struct MessageMeter {
+    framing: Framing,
+    direction: Direction,
+    attempt: AttemptRecorder,
+}
+
+struct Recording {
+    observers: Observers,
+    call: Call,
+    deadline: Mutex<Option<Instant>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    resolving: Duration,
+    attempts: Vec<AttemptRecord>,
+    /// What each attempt waits for now, by the number of the attempt.
+    delays: Vec<(usize, DelayType, String, Instant)>,
+    active: usize,
+    /// When the last attempt in flight ended.
+    idle_since: Option<Instant>,
+    retry_delay: Duration,
+    watchers: Vec<Box<dyn CallWatcher>>,
+    has_ended: bool,
+}
+
+impl Default for Observers {
+    fn default() -> Self {
+        Self(Arc::new([]))
+    }
+}
+
+impl Observers {
+    pub(crate) fn push(&mut self, observer: Arc<dyn CallObserver>) {
+        self.0 = self.0.iter().cloned().chain([observer]).collect();
+    }
+}
+
+impl CallRecorder {
+    /// Starts the record of an RPC.
+    pub(crate) fn start(
+        observers: &Observers,
+        target: &Arc<str>,
+        request: &http::Request<tonic::body::Body>,
+        started: Instant,
+    ) -> Self {
+        if observers.0.is_empty() {
+            return Self(None);
+        }
+        let path = request.uri().path_and_query().cloned();
+        let peer = request.extensions().get::<Peer>().cloned();
+        Self::begin(observers, target, path, peer, request.headers(), started)
+    }
+
+    fn begin(
+        observers: &Observers,
+        target: &Arc<str>,
+        path: Option<PathAndQuery>,
+        peer: Option<Peer>,
+        metadata: &HeaderMap,
+        started: Instant,
+    ) -> Self {
+        let call = Call { target: Arc::clone(target), peer, started, path };
+        let watchers =
+            observers.0.iter().filter_map(|observer| observer.call_started(&call, metadata)).collect();
+        let state = Mutex::new(State { watchers, ..State::default() });
+        Self(Some(Arc::new(Recording {
+            observers: observers.clone(),
+            call,
+            deadline: Mutex::default(),
+            state,
+        })))
+    }
+
+    pub(crate) const fn is_observed(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Sets the deadline, which decides what a drop means.
+    pub(crate) fn set_deadline(&self, deadline: Option<Instant>) {
+        if let Some(recording) = &self.0 {
+            *recording.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
+        }
+    }
+
+    /// Records that the RPC has waited until the target was resolved.
+    pub(crate) fn resolved(&self, waited: Duration) {
+        if let Some(recording) = &self.0 {
+            let mut state = recording.state();
+            state.resolving = waited;
+            state.tell(|| CallEvent::Resolved(waited));
+        }
+    }
+
+    /// Starts the record of an attempt. `previous`: attempts before, without transparent retries.
+    pub(crate) fn attempt(&self, kind: AttemptKind, previous: u32, now: Instant) -> AttemptRecorder {
+        let Some(recording) = &self.0 else { return AttemptRecorder::default() };
+        let record = AttemptRecord::new(kind, previous, now);
+        for observer in recording.observers.0.iter() {
+            observer.attempt_started(&recording.call, &record);
+        }
+        let mut state = recording.state();
+        let State { attempts, watchers, .. } = &mut *state;
+        let number = attempts.len();
+        if number == 0 {
+            attempts.reserve_exact(1);
+        }
+        attempts.push(record);
+        let record = &attempts[number];
+        watchers
+            .iter_mut()
+            .for_each(|watcher| watcher.on(CallEvent::AttemptStarted { attempt: number, record }));
+        state.active += 1;
+        if let Some(since) = state.idle_since.take() {
+            state.retry_delay += now.saturating_duration_since(since);
+        }
+        AttemptRecorder { recording: Some(Arc::clone(recording)), number, is_view: false }
+    }
+
+    /// Records the end of the RPC. `message`: the status message, if this side has made it.
+    pub(crate) fn end(&mut self, code: Code, message: Option<&str>, client_ended: bool) {
+        if let Some(recording) = self.0.take() {
+            recording.end(code, message, client_ended);
+        }
+    }
+
+    /// Records that the RPC ended with this status, which this side has made.
+    pub(crate) fn fail(&mut self, status: &Status, client_ended: bool) {
+        self.end(status.code(), Some(status.message()), client_ended);
+    }
+}
+
+impl Drop for CallRecorder {
+    fn drop(&mut self) {
+        if let Some(recording) = self.0.take() {
+            recording.end(recording.given_up(), None, true);
+        }
+    }
+}
+
+impl Recording {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the code of an RPC that its caller has given up.
+    fn given_up(&self) -> Code {
+        let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        if deadline.is_some_and(|at| at <= Instant::now()) { Code::DeadlineExceeded } else { Code::Cancelled }
+    }
+
+    fn end(&self, code: Code, message: Option<&str>, client_ended: bool) {
+        let mut state = self.state();
+        if std::mem::replace(&mut state.has_ended, true) {
+            return;
+        }
+        let now = Instant::now();
+        // An attempt is held by whoever reads the response, who may drop it after the RPC.
+        for number in 0..state.attempts.len() {
+            self.end_attempt(&mut state, number, code, client_ended, None, now);
+        }
+        let mut watchers = std::mem::take(&mut state.watchers);
+        let State { attempts, resolving, retry_delay, .. } = &*state;
+        let record = CallRecord {
+            call: &self.call,
+            attempts,
+            code,
+            message,
+            client_ended,
+            duration: now.saturating_duration_since(self.call.started),
+            resolving: *resolving,
+            retry_delay: *retry_delay,
+        };
+        watchers.iter_mut().for_each(|watcher| watcher.on(CallEvent::Ended(&record)));
+        self.observers.0.iter().for_each(|observer| observer.call_ended(&record));
+    }
+
+    fn end_attempt(
+        &self,
+        state: &mut State,
+        number: usize,
+        code: Code,
+        client_ended: bool,
+        load: Option<LoadReport>,
+        now: Instant,
+    ) {
+        if state.attempts[number].ended.is_some() {
+            return;
+        }
+        state.end_delay(number, now);
+        let State { attempts, watchers, .. } = state;
+        let attempt = &mut attempts[number];
+        attempt.ended = Some(now);
+        attempt.code = Some(code);
+        attempt.client_ended = client_ended;
+        attempt.load = load;
+        self.observers.0.iter().for_each(|observer| observer.attempt_ended(&self.call, attempt));
+        watchers
+            .iter_mut()
+            .for_each(|watcher| watcher.on(CallEvent::AttemptEnded { attempt: number, record: attempt }));
+        state.active -= 1;
+        if state.active == 0 {
+            state.idle_since = Some(now);
+        }
+    }
+}
+
+impl State {
+    fn tell(&mut self, event: impl Fn() -> CallEvent<'static>) {
+        self.watchers.iter_mut().for_each(|watcher| watcher.on(event()));
+    }
+
+    fn end_delay(&mut self, number: usize, now: Instant) {
+        let Some(at) = self.delays.iter().position(|(of, ..)| *of == number) else { return };
+        let (_, delay, reason, since) = self.delays.swap_remove(at);
+        let duration = now.saturating_duration_since(since);
+        self.attempts[number].delays.push(DelayRecord { delay, reason, duration });
+        self.tell(|| CallEvent::DelayEnded { attempt: number });
+    }
+
+    fn delay(&mut self, number: usize, delay: DelayType, reason: String, since: Instant) {
+        let current = self.delays.iter().find(|(of, ..)| *of == number);
+        if current.is_none_or(|(_, current, ..)| *current != delay) {
+            self.end_delay(number, since);
+            self.delays.push((number, delay, reason.clone(), since));
+        }
+        for watcher in &mut self.watchers {
+            watcher.on(CallEvent::Delayed { attempt: number, delay, reason: &reason });
+        }
+    }
+}
+
+/// Records nothing.
+impl Default for AttemptRecorder {
+    fn default() -> Self {
+        Self { recording: None, number: 0, is_view: true }
+    }
+}
+
+impl AttemptRecorder {
+    fn change(&self, change: impl FnOnce(&mut AttemptRecord)) {
+        if let Some(recording) = &self.recording {
+            change(&mut recording.state().attempts[self.number]);
+        }
+    }
+
+    pub(crate) const fn is_observed(&self) -> bool {
+        self.recording.is_some()
+    }
+
+    /// Records where the attempt goes, and lets watchers add metadata.
+    pub(crate) fn picked(&self, pick: PickRecord, metadata: &mut HeaderMap) {
+        let Some(recording) = &self.recording else { return };
+        let mut state = recording.state();
+        let State { attempts, watchers, .. } = &mut *state;
+        let record = &mut attempts[self.number];
+        record.pick = Some(pick);
+        for watcher in watchers {
+            watcher.on(CallEvent::Sending { attempt: self.number, record, metadata });
+        }
+    }
+
+    /// Records that the attempt has waited for a stream, since this moment.
+    pub(crate) fn waited_for_stream(&self, since: Instant) {
+        if let Some(recording) = &self.recording {
+            let mut state = recording.state();
+            let reason = "all streams that the servers allow are in use".to_owned();
+            state.delay(self.number, DelayType::StreamLimit, reason, since);
+            state.end_delay(self.number, Instant::now());
+        }
+    }
+
+    /// Records that the attempt is sent.
+    pub(crate) fn sent(&self) {
+        self.change(|attempt| attempt.sent = Some(Instant::now()));
+    }
+
+    /// Records that the attempt was not sent after all: another connection is needed.
+    pub(crate) fn not_sent(&self) {
+        self.change(|attempt| attempt.sent = None);
+    }
+
+    /// Records that the response headers have arrived.
+    pub(crate) fn responded(&self, now: Instant) {
+        self.change(|attempt| attempt.responded = Some(now));
+    }
+
+    /// Returns a meter of the request's messages. `None`: nobody observes the RPC.
+    pub(crate) fn request_meter(&self) -> Option<Box<MessageMeter>> {
+        self.meter(Direction::Request)
+    }
+
+    /// Returns a meter of the response's messages. `None`: nobody observes the RPC.
+    pub(crate) fn response_meter(&self) -> Option<Box<MessageMeter>> {
+        self.meter(Direction::Response)
+    }
+
+    fn meter(&self, direction: Direction) -> Option<Box<MessageMeter>> {
+        let recording = Some(Arc::clone(self.recording.as_ref()?));
+        let view = Self { recording, number: self.number, is_view: true };
+        Some(Box::new(MessageMeter { framing: Framing::default(), direction, attempt: view }))
+    }
+
+    fn message(&self, direction: Direction, size: u64) {
+        let Some(recording) = &self.recording else { return };
+        let mut state = recording.state();
+        let State { attempts, watchers, .. } = &mut *state;
+        let record = &mut attempts[self.number];
+        if record.ended.is_some() {
+            return;
+        }
+        let messages = match direction {
+            Direction::Request => &mut record.request,
+            Direction::Response => &mut record.response,
+        };
+        let (attempt, sequence) = (self.number, messages.count);
+        messages.count += 1;
+        messages.bytes += size;
+        for watcher in watchers {
+            watcher.on(match direction {
+                Direction::Request => CallEvent::MessageSent { attempt, sequence, size },
+                Direction::Response => CallEvent::MessageReceived { attempt, sequence, size },
+            });
+        }
+    }
+
+    /// Records the end of the attempt, with the trailers if it got that far.
+    pub(crate) fn end(&mut self, code: Code, trailers: Option<&HeaderMap>) {
+        self.ended(code, false, trailers);
+    }
+
+    /// Records that the client gave up, and with which code.
+    pub(crate) fn give_up(&mut self, code: Code) {
+        self.ended(code, true, None);
+    }
+
+    fn ended(&mut self, code: Code, client_ended: bool, trailers: Option<&HeaderMap>) {
+        if let Some(recording) = self.recording.take() {
+            let load = trailers.and_then(LoadReport::of_trailers);
+            let mut state = recording.state();
+            recording.end_attempt(&mut state, self.number, code, client_ended, load, Instant::now());
+        }
+    }
+}
+
+impl MessageMeter {
+    /// Records the next data.
+    pub(crate) fn data(&mut self, data: &[u8]) {
+        let Self { framing, direction, attempt } = self;
+        framing.feed(data, |size| attempt.message(*direction, size));
+    }
+}
+
+impl Drop for AttemptRecorder {
+    fn drop(&mut self) {
+        if self.is_view {
+            return;
+        }
+        if let Some(recording) = self.recording.take() {
+            let code = recording.given_up();
+            recording.end_attempt(&mut recording.state(), self.number, code, true, None, Instant::now());
+        }
+    }
+}
+
+impl Delays for AttemptRecorder {
+    fn begin(&self, delay: DelayType, reason: &dyn fmt::Display) {
+        if let Some(recording) = &self.recording {
+            recording.state().delay(self.number, delay, reason.to_string(), Instant::now());
+        }
+    }
+
+    fn end(&self) {
+        if let Some(recording) = &self.recording {
+            let mut state = recording.state();
+            if !state.delays.is_empty() {
+                state.end_delay(self.number, Instant::now());
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Observers({})", self.0.len())
+    }
+}
+
+impl fmt::Debug for Recording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Recording({})", self.call.method())
+    }
+}

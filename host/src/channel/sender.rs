@@ -1,0 +1,294 @@
+//! Sends one RPC: attempts, and what follows each of them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::request::Parts;
+use http::{HeaderValue, Request, Response};
+use tokio::time::Instant;
+use tonic::body::Body;
+use tonic::{Code, Status};
+
+use super::channel::Shared;
+use crate::call::{AttemptKind, AttemptRecorder, CallRecorder, PickRecord};
+use crate::http2::{Received, code_of_http, grpc_code};
+use crate::picker::{PickInfo, PickState};
+use crate::retry::{CallPolicy, Gate, PREVIOUS_ATTEMPTS, Pushback};
+use crate::transport::{self, Attempt, AttemptOptions, Replay, SendError, SendingId};
+use crate::waiting::Waits;
+
+/// Maximum number of transparent retries of an attempt whose connection ended before the peer processed it. The maximum is
+/// one if the peer refused the RPC: it refused only this stream, or ended the connection with an error.
+const MAX_TRANSPARENT_RETRIES: usize = 5;
+/// Bytes of a request that are kept for transparent retries, if there is no policy.
+const KEPT: usize = 64 << 10;
+
+/// Parameters with which an RPC is sent.
+pub(super) struct Settings {
+    /// Time of the first pick.
+    pub(super) now: Instant,
+    pub(super) deadline: Option<Instant>,
+    pub(super) wait_for_ready: bool,
+    /// Time at which the request's own `grpc-timeout` was correct. `None`: another deadline counts.
+    pub(super) timeout_set_at: Option<Instant>,
+    pub(super) policy: Option<Arc<CallPolicy>>,
+    pub(super) gate: Gate,
+}
+
+/// Sends the attempts of one RPC.
+pub(super) struct Sender<'a> {
+    pub(super) channel: &'a Shared,
+    pub(super) settings: Settings,
+    pub(super) record: &'a CallRecorder,
+    head: Parts,
+    pub(super) replay: Replay,
+    /// Numbers of the subconns that attempts used.
+    tried: Mutex<Vec<u32>>,
+}
+
+/// An attempt whose response headers have arrived.
+pub(super) struct Answered {
+    pub(super) response: Response<Received>,
+    pub(super) attempt: Attempt,
+    pub(super) record: AttemptRecorder,
+    pub(super) sending: SendingId,
+    subconn: u32,
+}
+
+/// An attempt that has failed without response headers.
+pub(super) struct Failed {
+    pub(super) status: Status,
+    /// No further attempt may be made, whatever the policy says.
+    pub(super) is_final: bool,
+    /// Its last sending of the request. `None`: it was not sent.
+    pub(super) sending: Option<SendingId>,
+}
+
+pub(super) type AttemptResult = Result<Answered, Failed>;
+
+impl<'a> Sender<'a> {
+    pub(super) fn new(
+        channel: &'a Shared,
+        request: Request<Body>,
+        record: &'a CallRecorder,
+        settings: Settings,
+    ) -> Self {
+        let (mut head, body) = request.into_parts();
+        // Extensions are not sent, but would be cloned for each attempt.
+        head.extensions.clear();
+        let kept = if settings.policy.is_some() { channel.retries.buffer } else { KEPT };
+        let replay = Replay::new(body, kept);
+        Self { channel, settings, record, head, replay, tried: Mutex::default() }
+    }
+
+    /// Returns the handle of the request, which ends with the response.
+    pub(super) fn into_replay(self) -> Replay {
+        self.replay
+    }
+
+    /// Sends the RPC, until it is answered or has failed for good.
+    pub(super) async fn send(
+        &self,
+        picking: &mut PickState,
+        waits: &mut Waits<'a>,
+    ) -> Result<Answered, Status> {
+        let sent = match self.settings.policy.as_deref() {
+            None => self.attempt(AttemptKind::Original, 0, self.settings.now, picking, waits).await,
+            Some(CallPolicy::Retry(policy)) => self.retry(policy, picking, waits).await,
+            Some(CallPolicy::Hedging(policy)) => self.hedge(policy).await,
+        };
+        match sent {
+            Ok(answered) => {
+                self.replay.commit(answered.sending);
+                Ok(answered)
+            }
+            // An error of the caller's request body says more than the resulting end of the stream.
+            Err(failed) => Err(self.replay.take_error().unwrap_or(failed.status)),
+        }
+    }
+
+    /// Makes one attempt: picks a subconn and sends the request, re-picking until it is written. Retries at most
+    /// [`MAX_TRANSPARENT_RETRIES`] times if the request was written but the peer did not process it (gRFC A6, "transparent
+    /// retries"). `previous`: attempts before this one.
+    pub(super) async fn attempt(
+        &self,
+        kind: AttemptKind,
+        previous: u32,
+        now: Instant,
+        picking: &mut PickState,
+        waits: &mut Waits<'_>,
+    ) -> AttemptResult {
+        let mut retries_left = MAX_TRANSPARENT_RETRIES;
+        let (mut kind, mut now) = (kind, now);
+        loop {
+            let mut record = self.record.attempt(kind, previous, now);
+            match self.attempt_once(previous, now, &record, picking, waits).await {
+                Ok((response, attempt, sending, subconn)) => {
+                    return Ok(Answered { response, attempt, record, sending, subconn });
+                }
+                Err((error, sending)) => {
+                    let (status, is_final) = match error {
+                        Unsent::Unprocessed { status, refused } => {
+                            record.end(status.code(), None);
+                            // At most one retry after a refusal, so as not to press a server that refuses.
+                            retries_left = if refused { retries_left.min(1) } else { retries_left };
+                            if retries_left > 0 && self.replay.is_kept() {
+                                retries_left -= 1;
+                                (kind, now) = (AttemptKind::TransparentRetry, Instant::now());
+                                if let Some(sending) = sending {
+                                    self.replay.end(sending);
+                                }
+                                continue;
+                            }
+                            (status, false)
+                        }
+                        Unsent::Failed(status) => (status, false),
+                        Unsent::Final(status) => (status, true),
+                    };
+                    record.end(status.code(), None);
+                    return Err(Failed { status, is_final, sending });
+                }
+            }
+        }
+    }
+
+    async fn attempt_once(
+        &self,
+        previous: u32,
+        now: Instant,
+        record: &AttemptRecorder,
+        picking: &mut PickState,
+        waits: &mut Waits<'_>,
+    ) -> Result<(Response<Received>, Attempt, SendingId, u32), (Unsent, Option<SendingId>)> {
+        let Settings { deadline, wait_for_ready, timeout_set_at, .. } = self.settings;
+        let Some(mut body) = self.replay.start() else {
+            // Asked before; the body has grown meanwhile.
+            let text = "the request is too large to be sent again (buffer)";
+            return Err((Unsent::Final(Status::unavailable(text)), None));
+        };
+        let sending = body.sending();
+        if record.is_observed() {
+            body.measure(record.request_meter());
+        }
+        let mut now = now;
+        loop {
+            let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let mut info = PickInfo {
+                method: self.head.uri.path(),
+                metadata: &self.head.headers,
+                now,
+                deadline,
+                wait_for_ready,
+                attempt: previous.max(u32::try_from(tried.len()).unwrap_or(u32::MAX)),
+                tried: &tried,
+                requeued: picking.not_sent,
+            };
+            let picked = self.channel.published.cell.pick_with(&mut info, picking, record, waits).await;
+            let mut pick = picked.map_err(|failure| {
+                let unsent = if failure.is_drop { Unsent::Final } else { Unsent::Failed };
+                (unsent(failure.status), Some(sending))
+            })?;
+            let picked_at = info.now;
+
+            // Clones the head, because metadata that the policy adds belongs to this attempt alone.
+            let mut sent = Request::from_parts(self.head.clone(), body);
+            // Replaces the caller's metadata: with two `authorization` headers it would be undefined which one counts.
+            for (name, _) in &pick.metadata {
+                sent.headers_mut().remove(name);
+            }
+            for (name, value) in pick.metadata {
+                sent.headers_mut().append(name, value);
+            }
+            if previous > 0 {
+                self.count_attempts(sent.headers_mut(), previous);
+            }
+            if record.is_observed() {
+                let pick = PickRecord {
+                    subconn: pick.subconn.clone(),
+                    policy: picking.policy.take(),
+                    by: pick.by,
+                    explanation: pick.explanation.take(),
+                };
+                record.picked(pick, sent.headers_mut());
+            }
+            let options = AttemptOptions {
+                done: pick.done,
+                picked_at,
+                deadline,
+                timeout_set_at,
+                max_requests: self.channel.max_requests_per_endpoint,
+                record,
+            };
+            match transport::send(&pick.subconn, sent, options, waits).await {
+                Ok((response, attempt)) => return Ok((response, attempt, sending, pick.subconn.id())),
+                Err(SendError::NotSent(unsent)) => {
+                    body = unsent.into_body();
+                    picking.not_sent = true;
+                }
+                Err(SendError::Unprocessed { status, refused }) => {
+                    self.has_tried(pick.subconn.id());
+                    return Err((Unsent::Unprocessed { status, refused }, Some(sending)));
+                }
+                Err(SendError::Failed(status)) => {
+                    self.has_tried(pick.subconn.id());
+                    return Err((Unsent::Failed(status), Some(sending)));
+                }
+                Err(SendError::Dropped(status)) => return Err((Unsent::Final(status), Some(sending))),
+            }
+            now = Instant::now();
+        }
+    }
+
+    /// Sets the number of attempts before this one, added to the caller's own: the caller may be a client of a proxy that
+    /// retries as well.
+    fn count_attempts(&self, headers: &mut http::HeaderMap, previous: u32) {
+        let own = headers.get(PREVIOUS_ATTEMPTS).and_then(|own| own.to_str().ok()?.parse::<u32>().ok());
+        headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(own.unwrap_or(0).saturating_add(previous)));
+    }
+
+    /// Records that an attempt used this subconn.
+    pub(super) fn has_tried(&self, subconn: u32) {
+        self.tried.lock().unwrap_or_else(PoisonError::into_inner).push(subconn);
+    }
+}
+
+/// Why an attempt has no response.
+enum Unsent {
+    /// No server has processed it.
+    Unprocessed { status: Status, refused: bool },
+    /// The retry policy decides.
+    Failed(Status),
+    /// No retry.
+    Final(Status),
+}
+
+impl Answered {
+    /// Returns the code with which the response failed in its headers, and the server's pushback. `None`: the response has
+    /// only begun, or is OK: the RPC is committed to this attempt.
+    pub(super) fn failure(&self) -> Option<(Code, Pushback)> {
+        let headers = self.response.headers();
+        let code = match grpc_code(headers) {
+            Some(code) => code,
+            None if self.response.status() != http::StatusCode::OK => code_of_http(self.response.status()),
+            None => return None,
+        };
+        (code != Code::Ok).then(|| (code, Pushback::of(headers)))
+    }
+
+    /// Ends the attempt, which has failed in its headers.
+    pub(super) fn end(&mut self, code: Code) {
+        self.attempt.end(code, Some(self.response.headers()));
+        self.record.end(code, Some(self.response.headers()));
+    }
+
+    /// Returns the number of the subconn that it went to.
+    pub(super) const fn subconn(&self) -> u32 {
+        self.subconn
+    }
+}
+
+impl Failed {
+    pub(super) fn nothing_sent() -> Self {
+        let status = Status::internal("an RPC ended without an attempt");
+        Self { status, is_final: true, sending: None }
+    }
+}

@@ -1,0 +1,1 @@
+//! Limits of RPCs in flight, and of RPCs that wait.
