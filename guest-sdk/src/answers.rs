@@ -267,8 +267,8 @@ impl Answers {
     /// stream are skipped. `None` if no endpoint has a free stream. A retry goes to an endpoint that the RPC has not
     /// tried, if there is one.
     ///
-    /// Compares `enough` endpoints, and more as long as the best one is bad: it fails, or is far slower than the
-    /// endpoints that are usually picked.
+    /// Compares `enough` endpoints, and more as long as the best one is bad: the RPC has tried it, it fails, or is far
+    /// slower than the endpoints that are usually picked.
     pub fn pick(
         &mut self,
         among: impl Iterator<Item = (SubConn, f64)>,
@@ -280,7 +280,7 @@ impl Answers {
         // Number of endpoints equal to the best one, and the random state that decides among them.
         let (mut equal, mut random) = (1u64, info.random);
         for ((id, weight), looked) in among.zip(0..) {
-            if looked >= enough && best.is_some_and(|best| !self.is_bad(&best, by)) {
+            if looked >= enough && best.is_some_and(|best| !best.tried && !self.is_bad(&best, by)) {
                 break;
             }
             let seen = self.look(id, info.now);

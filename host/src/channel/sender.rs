@@ -178,7 +178,7 @@ impl<'a> Sender<'a> {
                 now,
                 deadline,
                 wait_for_ready,
-                attempt: previous.max(u32::try_from(tried.len()).unwrap_or(u32::MAX)),
+                attempt: previous,
                 tried: &tried,
                 requeued: picking.not_sent,
             };

@@ -60,9 +60,9 @@ pub struct PickInfo<'a> {
     pub deadline: Option<Instant>,
     /// Whether to queue the RPC instead of failing it.
     pub wait_for_ready: bool,
-    /// Number of earlier attempts of this RPC; 0 at the first one.
+    /// Number of earlier attempts of this RPC. Those in `tried` count even if this number is lower.
     pub attempt: u32,
-    /// Numbers of the subconns that earlier attempts used. May be empty at a later attempt: an earlier one can fail without a
+    /// Numbers of the subconns that earlier attempts used. There may be fewer than attempts: an attempt can fail without a
     /// subconn.
     pub tried: &'a [u32],
     /// Whether an earlier pick of this attempt was queued, or named a subconn on which the RPC could not be sent.
@@ -84,6 +84,13 @@ impl<'a> PickInfo<'a> {
             tried: &[],
             requeued: false,
         }
+    }
+}
+
+impl PickInfo<'_> {
+    /// Returns the number of earlier attempts of this RPC.
+    pub(crate) fn earlier_attempts(&self) -> u32 {
+        self.attempt.max(u32::try_from(self.tried.len()).unwrap_or(u32::MAX))
     }
 }
 

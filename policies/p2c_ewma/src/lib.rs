@@ -6,8 +6,10 @@
 use hotpick_guest::answers::{Answers, Cost};
 use hotpick_guest::config::Config as _;
 use hotpick_guest::group::random_pairs;
+use hotpick_guest::random::mix;
 use hotpick_guest::{
     About, Description, Duration, Endpoint, Nanos, PickInfo, PickResult, Placement, Policy, SubConn, Weights,
+    below, call,
 };
 
 hotpick_guest::config! {
@@ -53,9 +55,15 @@ impl Policy for P2cEwma {
         }
         let Self { ready, weights, answers } = self;
         let pairs = random_pairs(n, info.random).map(|at| (ready[at], f64::from(weights.of(ready[at]))));
+        let mut picked = answers.pick(pairs, 2, Cost::Latency, info);
+        if info.attempt > 0 && picked.is_some_and(call::tried) {
+            // All that were drawn are tried. An untried one is preferred, so one more than the RPC has tried is enough.
+            let (first, most) = (below(n, mix(info.random)), info.attempt as usize + 1);
+            let all = (first..n).chain(0..first).map(|at| (ready[at], f64::from(weights.of(ready[at]))));
+            picked = answers.pick(all.take(most.min(n)), 2, Cost::Latency, info).or(picked);
+        }
         // If no endpoint has a free stream, the RPC waits for one.
-        let picked = answers.pick(pairs, 2, Cost::Latency, info).unwrap_or(ready[0]);
-        PickResult::Pick(picked)
+        PickResult::Pick(picked.unwrap_or(ready[0]))
     }
 }
 
@@ -72,7 +80,7 @@ hotpick_guest::export!(P2cEwma: About);
 #[cfg(test)]
 mod tests {
     use hotpick_guest::stats::Summary;
-    use hotpick_guest::testing::{BAD, FakeHost, Server, World, chi_square, endpoint, summary};
+    use hotpick_guest::testing::{BAD, FakeHost, Rpc, Server, World, chi_square, endpoint, summary};
 
     use super::*;
 
@@ -156,6 +164,19 @@ mod tests {
         let mut host = start(10);
         let counts = host.counts(&(0..10).collect::<Vec<_>>(), 10_000);
         assert!(chi_square(&counts, &[1.0; 10]).is_likely(), "{counts:?}");
+    }
+
+    /// Even if those that were tried look far better.
+    #[test]
+    fn a_retry_goes_to_an_endpoint_that_was_not_tried() {
+        let mut host = start(5);
+        seen(&mut host, &[summary_of(0, MS, 0); 5]);
+        host.set_stats(3, summary_of(40, 500 * MS, 0));
+        let mut rpc = Rpc::default();
+        rpc.tried = vec![0, 1, 2, 4];
+        for _ in 0..200 {
+            assert_eq!(host.pick(&rpc), PickResult::Pick(3));
+        }
     }
 
     #[test]

@@ -53,6 +53,7 @@ impl Policy for Random {
             random = mix(random);
             drawn
         });
+        let picked = picked.map(|drawn| if info.attempt > 0 { self.untried_or(drawn, info) } else { drawn });
         picked.map_or(PickResult::Queue, PickResult::Pick)
     }
 }
@@ -65,6 +66,19 @@ impl Plans for Random {
 }
 
 impl Random {
+    /// Returns an endpoint that the RPC has not tried, if chance has found none among a few endpoints.
+    #[cold]
+    fn untried_or(&self, drawn: SubConn, info: &PickInfo) -> SubConn {
+        if !call::tried(drawn) {
+            return drawn;
+        }
+        // One more than the RPC has tried is enough.
+        let (n, most) = (self.ready.len(), info.attempt as usize + 1);
+        let first = below(n, mix(info.random));
+        let all = self.ready[first..].iter().chain(&self.ready[..first]).take(most);
+        all.copied().find(|id| !call::tried(*id)).unwrap_or(drawn)
+    }
+
     fn choose(&self, random: u64) -> Option<SubConn> {
         let at = match &self.shares {
             Some(shares) => shares.choose(random),

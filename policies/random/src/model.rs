@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hotpick_guest::random::Random as Numbers;
-use hotpick_guest::testing::{FakeHost, chi_square, endpoint, histories};
+use hotpick_guest::testing::{FakeHost, Rpc, chi_square, endpoint, histories};
 use hotpick_guest::{Endpoint, PickResult, SubConn};
 
 use super::Random;
@@ -40,4 +40,17 @@ fn history(mut random: Numbers) {
 #[test]
 fn shares_are_those_of_the_weights_in_random_histories() {
     histories(&[], history);
+}
+
+#[test]
+fn a_retry_goes_to_an_endpoint_that_was_not_tried() {
+    let mut host = FakeHost::<Random>::start("{}").expect("started");
+    host.ready(&[0, 1, 2, 3, 4, 5, 6, 7]);
+    let mut rpc = Rpc::default();
+    rpc.tried = vec![0, 1, 2, 3, 4, 6, 7];
+    for _ in 0..200 {
+        assert_eq!(host.pick(&rpc), PickResult::Pick(5));
+    }
+    rpc.tried.push(5);
+    assert!(matches!(host.pick(&rpc), PickResult::Pick(_)));
 }

@@ -27,7 +27,7 @@ pub fn available() -> bool {
         let status = Command::new(root().join(".ci/peers")).status();
         assert!(
             status.is_ok_and(|status| status.success()),
-            ".ci/peers cannot install dnsmasq, etcd, grpcio and Envoy: \
+            ".ci/peers cannot install dnsmasq, etcd, grpcio, grpc-js and Envoy: \
              install them, or set HOTPICK_NO_PEERS=1 to skip the tests that need them"
         );
     });
@@ -100,6 +100,15 @@ pub fn python_command(program: &str) -> Command {
     let mut command = Command::new("python3");
     command.env("PYTHONPATH", target().join("peers/python")).env("PYTHONUNBUFFERED", "1");
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(program));
+    command
+}
+
+/// Returns the command of a Node program of this package's folder `node`, with grpc-js.
+#[must_use]
+pub fn node_command(program: &str) -> Command {
+    let mut command = Command::new("node");
+    command.env("NODE_PATH", target().join("peers/node/node_modules"));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("node").join(program));
     command
 }
 

@@ -1,6 +1,7 @@
 //! RPCs with several attempts, the limits of RPCs, and the record of each.
 
 mod overload;
+mod peers;
 mod records;
 mod retries;
 
@@ -9,7 +10,6 @@ use std::time::Duration;
 
 use hotpick::Channel;
 use hotpick::channel::{ChannelBuilder, ChannelStatus};
-use hotpick::connectivity::ConnectivityState::Idle;
 use hotpick_echo::{EchoClient, EchoRequest};
 use hotpick_tests::attempts::{Attempt, Attempts};
 use hotpick_tests::soon;
@@ -43,8 +43,9 @@ impl Scripts {
         let servers = Attempts::start(servers).await;
         let channel = build(Channel::builder(servers.target())).connect_lazy().expect("a channel");
         let count = servers.addresses().len();
-        // A policy that connects only on request leaves the channel IDLE.
-        let is_settled = |status: &ChannelStatus| status.state == Idle || status.ready.ready().len() == count;
+        // ring_hash connects only on request.
+        let is_settled =
+            |status: &ChannelStatus| status.policy.name == "ring_hash" || status.ready.ready().len() == count;
         soon("connections", channel.wait_for(is_settled)).await;
         Self { servers, client: EchoClient::new(channel.clone()), channel }
     }

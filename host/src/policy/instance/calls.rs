@@ -83,7 +83,7 @@ impl Instance {
             affinity: state.affinity(info),
             random: state.random.u64(..),
             now: time(info.now),
-            attempt: info.attempt,
+            attempt: info.earlier_attempts(),
             wait_for_ready: info.wait_for_ready,
             requeued: info.requeued,
         };

@@ -183,7 +183,7 @@ impl WasmPicker {
 ///
 /// A retry gets no planned pick: the policy can see which subconns the RPC has tried, and a plan cannot.
 fn planned(slot: &Slot, plan: &Plan, info: &PickInfo<'_>) -> (Option<PickResult>, bool) {
-    if info.attempt > 0 {
+    if info.earlier_attempts() > 0 {
         return (None, false);
     }
     let affinity = slot.affinity_in(plan, info);
