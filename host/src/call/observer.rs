@@ -1,5 +1,6 @@
 //! Who is told of RPCs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -49,6 +50,24 @@ pub trait CallObserver: Send + Sync {
     /// The RPC has ended. Called exactly once, however it ends.
     fn call_ended(&self, record: &CallRecord<'_>) {
         let _ = record;
+    }
+}
+
+impl<T: CallObserver + ?Sized> CallObserver for Arc<T> {
+    fn call_started(&self, call: &Call, metadata: &HeaderMap) -> Option<Box<dyn CallWatcher>> {
+        (**self).call_started(call, metadata)
+    }
+
+    fn attempt_started(&self, call: &Call, attempt: &AttemptRecord) {
+        (**self).attempt_started(call, attempt);
+    }
+
+    fn attempt_ended(&self, call: &Call, attempt: &AttemptRecord) {
+        (**self).attempt_ended(call, attempt);
+    }
+
+    fn call_ended(&self, record: &CallRecord<'_>) {
+        (**self).call_ended(record);
     }
 }
 

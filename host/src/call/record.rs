@@ -28,13 +28,15 @@ pub struct Call {
 }
 
 /// The client of a proxy. A request extension, which the proxy sets.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Peer {
     /// Address of a TCP connection.
     Tcp(SocketAddr),
     /// A Unix socket, whose clients have no address.
     Unix,
+    /// Not known.
+    Unknown,
 }
 
 impl Call {
@@ -53,6 +55,7 @@ impl fmt::Display for Peer {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix => f.write_str("unix"),
+            Self::Unknown => f.write_str("unknown"),
         }
     }
 }

@@ -76,6 +76,10 @@ impl Default for Observers {
 }
 
 impl Observers {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(crate) fn push(&mut self, observer: Arc<dyn CallObserver>) {
         self.0 = self.0.iter().cloned().chain([observer]).collect();
     }
@@ -89,11 +93,11 @@ impl CallRecorder {
         request: &http::Request<tonic::body::Body>,
         started: Instant,
     ) -> Self {
-        if observers.0.is_empty() {
+        if observers.is_empty() {
             return Self(None);
         }
         let path = request.uri().path_and_query().cloned();
-        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = request.extensions().get::<Peer>().copied();
         Self::begin(observers, target, path, peer, request.headers(), started)
     }
 

@@ -7,13 +7,14 @@ use std::time::Duration;
 use http::HeaderValue;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::WatchStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::activity::Activity;
 use crate::balancer::{Command, Published, Report};
-use crate::call::Observers;
+use crate::call::{CallRecorder, Observers};
 use crate::connectivity::ConnectivityState;
 use crate::lifecycle::{PolicyVersion, StartError};
 use crate::picker::Faults;
@@ -136,6 +137,17 @@ impl Channel {
         self.0.activity.close();
         self.0.abort.cancel();
         self.0.closed.cancel();
+    }
+
+    /// Returns whether there is an observer.
+    pub(crate) fn is_observed(&self) -> bool {
+        !self.0.observers.is_empty()
+    }
+
+    /// Records an RPC that was ended before it reached the channel.
+    pub(crate) fn refused(&self, request: &http::Request<tonic::body::Body>, status: &tonic::Status) {
+        let Shared { observers, target, .. } = &*self.0;
+        CallRecorder::start(observers, target, request, Instant::now()).fail(status, false);
     }
 
     /// Returns the current status.

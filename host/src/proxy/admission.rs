@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::health::OwnHealth;
 use super::options::ProxyOptions;
 use crate::channel::Channel;
 
@@ -13,6 +14,8 @@ pub(super) struct Shared {
     pub(super) options: ProxyOptions,
     /// Number of RPCs in flight.
     pub(super) rpcs: AtomicUsize,
+    /// `None`: RPCs of the health service are forwarded, too.
+    pub(super) health: Option<OwnHealth>,
 }
 
 /// An RPC in flight. Counted until dropped.

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::admission::Shared;
 use super::options::ConnectionError;
 use super::rpc;
+use crate::call::Peer;
 use crate::http2::{Cut, LastActivity, Seen, Sending, Side, Wire, describe, server};
 
 /// Phase of a connection.
@@ -37,6 +38,7 @@ const MAX_TASKS: usize = 2 * server::MAX_STREAMS as usize;
 pub(super) async fn serve(
     proxy: Arc<Shared>,
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
     drain: impl Future<Output = ()> + Send,
 ) -> Result<(), ConnectionError> {
     let opened = Instant::now();
@@ -89,7 +91,7 @@ pub(super) async fn serve(
             biased;
             accepted = accept(&mut connection, is_full) => match accepted {
                 Some(Ok((request, respond))) => {
-                    rpcs.spawn(answer(Arc::clone(&proxy), request, respond));
+                    rpcs.spawn(answer(Arc::clone(&proxy), peer, request, respond));
                 }
                 Some(Err(error)) => return Err(failed(error)),
                 None => return Ok(()),
@@ -128,9 +130,14 @@ async fn accept<T: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Serves one RPC, until the end of its response is handed to h2 or the client has reset the stream.
-async fn answer(proxy: Arc<Shared>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+async fn answer(
+    proxy: Arc<Shared>,
+    peer: Peer,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
     let response = {
-        let mut call = pin!(rpc::call(proxy, request));
+        let mut call = pin!(rpc::call(proxy, peer, request));
         poll_fn(|cx| {
             if respond.poll_reset(cx).is_ready() {
                 return Poll::Ready(None);

@@ -10,9 +10,11 @@
 
 mod admission;
 mod connection;
+mod health;
 mod options;
 mod rpc;
 mod server;
 
 pub use self::options::{ConnectionError, ProxyOptions};
 pub use self::server::Proxy;
+pub use crate::call::Peer;

@@ -21,6 +21,9 @@ pub struct ProxyOptions {
     /// Grace period for a connection without RPCs that is draining, before it is closed: the client has been notified
     /// and may be about to respond. Default: 1 s.
     pub drain_timeout: Duration,
+    /// Whether the proxy answers `grpc.health.v1.Health` itself: SERVING while the channel can pick, for the service `""`.
+    /// Otherwise these RPCs are forwarded like all others. Default: false.
+    pub health: bool,
 }
 
 setters!(ProxyOptions {
@@ -28,6 +31,7 @@ setters!(ProxyOptions {
     with_max_rpcs: max_rpcs: usize,
     with_handshake_timeout: handshake_timeout: Duration,
     with_drain_timeout: drain_timeout: Duration,
+    with_health: health: bool,
 });
 
 impl Default for ProxyOptions {
@@ -37,6 +41,7 @@ impl Default for ProxyOptions {
             max_rpcs: 10_000,
             handshake_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(1),
+            health: false,
         }
     }
 }

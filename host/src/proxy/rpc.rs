@@ -14,12 +14,17 @@ use tonic::body::Body;
 use tower_service::Service as _;
 
 use super::admission::{Admitted, Shared};
+use super::health::OwnHealth;
+use crate::call::Peer;
 use crate::http2::{Outgoing, Received, status_of};
 
 /// Sends an RPC of any kind through the channel. Metadata, messages and trailers pass unchanged, except for the headers
 /// of the connection itself. `:authority` is that of the channel.
-pub(super) async fn call(proxy: Arc<Shared>, request: Request<RecvStream>) -> Response<Answer> {
+pub(super) async fn call(proxy: Arc<Shared>, peer: Peer, request: Request<RecvStream>) -> Response<Answer> {
     let (mut head, stream) = request.into_parts();
+    if proxy.channel.is_observed() {
+        head.extensions.insert(peer);
+    }
     if !is_grpc(&head) {
         // As gRPC servers respond (`doc/PROTOCOL-HTTP2.md`).
         let mut refused = Response::new(Answer::nothing());
@@ -27,20 +32,20 @@ pub(super) async fn call(proxy: Arc<Shared>, request: Request<RecvStream>) -> Re
         return refused;
     }
     if let Some(name) = head.headers.keys().find(|name| !is_key(name)) {
-        return refuse(&Status::internal(format!(
-            "invalid metadata key {name:?}: use a-z, 0-9, '-', '_' and '.'"
-        )));
+        let text = format!("invalid metadata key {name:?}: use a-z, 0-9, '-', '_' and '.'");
+        return refuse(&proxy, head, &Status::internal(text));
     }
     let size = size_of(&head);
     if size > proxy.options.max_metadata {
         let limit = proxy.options.max_metadata;
-        return refuse(&Status::resource_exhausted(format!(
-            "request metadata of {size} bytes exceeds the limit of {limit} bytes (max_metadata)"
-        )));
+        let text =
+            format!("request metadata of {size} bytes exceeds the limit of {limit} bytes (max_metadata)");
+        return refuse(&proxy, head, &Status::resource_exhausted(text));
     }
     let Some(admitted) = proxy.admit() else {
         let limit = proxy.options.max_rpcs;
-        return refuse(&Status::unavailable(format!("the proxy has {limit} RPCs in flight (max_rpcs)")));
+        let text = format!("the proxy has {limit} RPCs in flight (max_rpcs)");
+        return refuse(&proxy, head, &Status::unavailable(text));
     };
     let path = head.uri.path_and_query().cloned();
     head.uri = path.map_or_else(Uri::default, Uri::from);
@@ -48,13 +53,17 @@ pub(super) async fn call(proxy: Arc<Shared>, request: Request<RecvStream>) -> Re
         head.headers.remove(name);
     }
     let body = if stream.is_end_stream() { Body::empty() } else { Body::new(Upload(Received::new(stream))) };
+    if let Some(health) = proxy.health.as_ref().filter(|_| OwnHealth::is_asked(head.uri.path())) {
+        let response = health.answer(Request::from_parts(head, body)).await;
+        return response.map(|body| Answer { body: Some(body), _admitted: Some(admitted) });
+    }
     match proxy.channel.clone().call(Request::from_parts(head, body)).await {
         Ok(mut response) => {
             // The body may be shorter: an error replaces the rest.
             response.headers_mut().remove(header::CONTENT_LENGTH);
             response.map(|body| Answer { body: Some(body), _admitted: Some(admitted) })
         }
-        Err(status) => refuse(&status),
+        Err(status) => status_only(&status),
     }
 }
 
@@ -85,8 +94,14 @@ fn size_of(head: &Parts) -> usize {
     path + headers.sum::<usize>()
 }
 
+/// Returns the response to an RPC that does not reach the channel. Observers are told of it all the same.
+fn refuse(proxy: &Shared, head: Parts, status: &Status) -> Response<Answer> {
+    proxy.channel.refused(&Request::from_parts(head, Body::empty()), status);
+    status_only(status)
+}
+
 /// Returns a response that consists only of this status.
-fn refuse(status: &Status) -> Response<Answer> {
+fn status_only(status: &Status) -> Response<Answer> {
     let mut response = Response::new(Answer::nothing());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

@@ -7,7 +7,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::admission::Shared;
 use super::connection;
+use super::health::OwnHealth;
 use super::options::{ConnectionError, ProxyOptions};
+use crate::call::Peer;
 use crate::channel::Channel;
 
 /// Serves a channel to clients. Cheap to clone; clones share the count of RPCs.
@@ -16,9 +18,14 @@ pub struct Proxy(Arc<Shared>);
 
 impl Proxy {
     /// Creates a proxy for this channel.
+    ///
+    /// # Panics
+    ///
+    /// With [`ProxyOptions::health`], panics outside of a Tokio runtime.
     #[must_use]
     pub fn new(channel: Channel, options: ProxyOptions) -> Self {
-        Self(Arc::new(Shared { channel, options, rpcs: AtomicUsize::new(0) }))
+        let health = options.health.then(|| OwnHealth::of(&channel));
+        Self(Arc::new(Shared { channel, options, rpcs: AtomicUsize::new(0), health }))
     }
 
     /// Returns the number of RPCs in flight, over all connections.
@@ -46,6 +53,24 @@ impl Proxy {
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         drain: impl Future<Output = ()> + Send,
     ) -> Result<(), ConnectionError> {
-        connection::serve(Arc::clone(&self.0), io, drain).await
+        connection::serve(Arc::clone(&self.0), io, Peer::Unknown, drain).await
+    }
+
+    /// Like [`serve_connection`](Self::serve_connection), for a client whose address is known: observers of RPCs are told.
+    ///
+    /// # Errors
+    ///
+    /// As [`serve_connection`](Self::serve_connection).
+    ///
+    /// # Panics
+    ///
+    /// As [`serve_connection`](Self::serve_connection).
+    pub async fn serve_connection_of(
+        &self,
+        peer: Peer,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        drain: impl Future<Output = ()> + Send,
+    ) -> Result<(), ConnectionError> {
+        connection::serve(Arc::clone(&self.0), io, peer, drain).await
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::duration::duration;
 use super::error::ServiceConfigError;
 use super::retries;
-use crate::retry::{CallPolicy, Throttling};
+use crate::retry::{CallPolicy, RetryPolicy, Throttling};
 
 /// A service config (gRPC's `doc/service_config.md`), parsed from JSON.
 ///
@@ -78,6 +78,18 @@ impl ServiceConfig {
         let raw: Raw =
             serde_json::from_value(json).map_err(|error| ServiceConfigError::new(error.to_string()))?;
         raw.check()
+    }
+}
+
+impl ServiceConfig {
+    /// Reads a retry policy from its JSON object, as in `methodConfig`: for
+    /// [`RetryOptions::policy`](crate::retry::RetryOptions::policy).
+    ///
+    /// # Errors
+    ///
+    /// A member is missing, or out of its range (gRFC A6, "Validation of retryPolicy").
+    pub fn retry_policy(json: &Value) -> Result<RetryPolicy, ServiceConfigError> {
+        retries::retry_policy(json)
     }
 }
 

@@ -3,8 +3,10 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 
 use super::stats::{Counters, ResponseStats, SubConnStats};
 use crate::connectivity::ConnectivityState;
@@ -26,6 +28,7 @@ struct Shared {
 #[derive(Debug)]
 struct Condition {
     state: ConnectivityState,
+    since: Instant,
     error: Option<String>,
 }
 
@@ -70,7 +73,11 @@ impl SubConn {
         Self(Arc::new(Shared {
             id,
             endpoint: ArcSwap::from_pointee(endpoint),
-            condition: Mutex::new(Condition { state: ConnectivityState::Idle, error: None }),
+            condition: Mutex::new(Condition {
+                state: ConnectivityState::Idle,
+                since: Instant::now(),
+                error: None,
+            }),
             stats: Counters::default(),
             driver,
         }))
@@ -93,6 +100,12 @@ impl SubConn {
     #[must_use]
     pub fn state(&self) -> ConnectivityState {
         self.condition().state
+    }
+
+    /// Returns the time since the subconn entered its current state.
+    #[must_use]
+    pub fn time_in_state(&self) -> Duration {
+        self.condition().since.elapsed()
     }
 
     /// Returns why the last attempt failed or the last connection was lost.
@@ -147,7 +160,11 @@ impl SubConn {
     pub(crate) fn set_state(&self, state: ConnectivityState, error: Option<String>) -> bool {
         let mut condition = self.condition();
         condition.error = error.or_else(|| condition.error.take());
-        std::mem::replace(&mut condition.state, state) != state
+        let has_changed = std::mem::replace(&mut condition.state, state) != state;
+        if has_changed {
+            condition.since = Instant::now();
+        }
+        has_changed
     }
 
     /// Records an error. The state stays.

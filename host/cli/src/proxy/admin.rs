@@ -1,34 +1,30 @@
-//! The admin listener: status of policies and channels as JSON, and metrics for Prometheus.
+//! The admin listener: serves [`Admin`] by HTTP/1 and HTTP/2.
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use hotpick_admin::Admin;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tonic::body::Body;
-
-use super::metrics;
-use super::status::{self, Subjects};
+use tower_service::Service as _;
 
 /// Maximum number of concurrent connections.
 const MAX_CONNECTIONS: usize = 64;
-/// Maximum duration of a connection. A client that hangs takes up one connection for this long.
+/// Maximum duration of a connection without a stream. A client that hangs takes up one connection for this long.
 const MAX_DURATION: Duration = Duration::from_secs(60);
 
 /// A bound admin listener.
-pub(super) struct Admin(TcpListener);
+pub(super) struct AdminListener(TcpListener);
 
-impl Admin {
+impl AdminListener {
     /// Listens on `host:port`. Anyone who can connect can read everything and change nothing.
     pub(super) async fn bind(address: &str) -> anyhow::Result<Self> {
         TcpListener::bind(address).await.map(Self).with_context(|| format!("cannot listen on {address}"))
@@ -39,13 +35,17 @@ impl Admin {
         self.0.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
     }
 
-    /// Serves until the proxy drains. Open connections are not waited for.
-    pub(super) async fn serve(self, subjects: Subjects, drain: CancellationToken) {
-        drain.run_until_cancelled_owned(self.serve_on(subjects)).await;
+    /// Returns whether only this machine can connect.
+    pub(super) fn is_loopback(&self) -> bool {
+        self.0.local_addr().is_ok_and(|address| address.ip().is_loopback())
     }
 
-    async fn serve_on(self, subjects: Subjects) {
-        let subjects = Arc::new(subjects);
+    /// Serves until the proxy drains. Open connections are not waited for.
+    pub(super) async fn serve(self, admin: Admin, drain: CancellationToken) {
+        drain.clone().run_until_cancelled_owned(self.serve_on(admin, drain)).await;
+    }
+
+    async fn serve_on(self, admin: Admin, drain: CancellationToken) {
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             // Further connections wait in the kernel's queue.
@@ -58,44 +58,41 @@ impl Admin {
                     continue;
                 }
             };
-            let subjects = Arc::clone(&subjects);
+            let (admin, drain) = (admin.clone(), drain.clone());
             tokio::spawn(async move {
-                let service = service_fn(|request| {
-                    let answer = answer(&subjects, &request);
-                    async move { Ok::<_, Infallible>(answer) }
-                });
-                let mut server = http1::Builder::new();
-                let connection =
-                    server.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
-                match tokio::time::timeout(MAX_DURATION, connection).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::debug!(%error, "admin connection ended"),
-                    Err(_) => tracing::debug!(after = ?MAX_DURATION, "admin connection timed out"),
-                }
+                drain.run_until_cancelled_owned(serve_connection(stream, admin)).await;
                 drop(permit);
             });
         }
     }
 }
 
-const JSON: &str = "application/json";
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-const TEXT: &str = "text/plain; charset=utf-8";
-
-fn answer(subjects: &Subjects, request: &Request<Incoming>) -> Response<Body> {
-    let (status, kind, text) = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/policies") => (StatusCode::OK, JSON, format!("{:#}\n", status::json(subjects))),
-        (&Method::GET, "/metrics") => match metrics::text(subjects) {
-            Ok(text) => (StatusCode::OK, OPEN_METRICS, text),
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
-        },
-        (&Method::GET, _) => {
-            (StatusCode::NOT_FOUND, TEXT, "not found: use /policies or /metrics\n".to_owned())
+async fn serve_connection(stream: tokio::net::TcpStream, admin: Admin) {
+    // A page or a tap takes as long as someone looks at it.
+    let is_streaming = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&is_streaming);
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        seen.fetch_or(matches!(request.uri().path(), "/live" | "/tap"), Ordering::Relaxed);
+        let answer = admin.clone().call(request);
+        async move { answer.await.map_err(|never: Infallible| never) }
+    });
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new()).header_read_timeout(MAX_DURATION);
+    server.http2().timer(TokioTimer::new()).max_concurrent_streams(16).max_local_error_reset_streams(64);
+    let connection = server.serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    loop {
+        match tokio::time::timeout(MAX_DURATION, &mut connection).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                tracing::debug!(error, "admin connection ended");
+                return;
+            }
+            Err(_) if is_streaming.load(Ordering::Relaxed) => {}
+            Err(_) => {
+                tracing::debug!(after = ?MAX_DURATION, "admin connection timed out");
+                return;
+            }
         }
-        _ => (StatusCode::METHOD_NOT_ALLOWED, TEXT, "method not allowed: use GET\n".to_owned()),
-    };
-    let mut response = Response::new(Body::new(Full::new(Bytes::from(text))));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
-    response
+    }
 }

@@ -1,14 +1,23 @@
 //! The configuration file of the proxy, and the channel, limits and TLS of each of its listeners.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use hotpick::__cli::from_toml;
+use hotpick::call::CallObserver;
+use hotpick::channel::OverloadOptions;
 use hotpick::proxy::ProxyOptions;
+use hotpick::retry::{RetryBudget, RetryOptions};
 use hotpick::service_config::ServiceConfig;
 use hotpick::tls::{ClientTls, ServerTls};
 use hotpick::{Channel, PolicyDir};
+use hotpick_admin::{AdminBuilder, Calls, MethodNames};
 use serde::Deserialize;
+
+use super::access_log;
 
 /// A configuration file:
 ///
@@ -32,10 +41,102 @@ pub(super) struct Config {
     /// Whether policies without a seal are rejected.
     #[serde(default)]
     pub(super) require_seal: bool,
-    /// Address of the admin listener.
-    pub(super) admin: Option<String>,
+    /// The admin listener: its address, or a table.
+    pub(super) admin: Option<AdminEntry>,
+    pub(super) access_log: Option<access_log::Settings>,
+    #[serde(default)]
+    pub(super) metrics: Metrics,
     #[serde(default)]
     pub(super) listeners: Vec<Entry>,
+}
+
+/// `admin`: an address, or a table with one.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected an address such as \"127.0.0.1:9901\", or a table with listen, tap and token_file"
+)]
+pub(super) enum AdminEntry {
+    Address(String),
+    Table(AdminTable),
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AdminTable {
+    pub(super) listen: String,
+    /// Whether `/tap` shows RPCs.
+    #[serde(default)]
+    pub(super) tap: bool,
+    /// A file with the token that `/tap` asks for.
+    pub(super) token_file: Option<PathBuf>,
+}
+
+/// Which methods have metrics of their own.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    /// These (`package.Service/Method`).
+    methods: Option<HashSet<String>>,
+    /// The first ones that are called, up to this number.
+    max_methods: Option<usize>,
+}
+
+impl Metrics {
+    /// Returns the counters for one channel.
+    pub(super) fn calls(&self) -> anyhow::Result<Calls> {
+        let names = match (&self.methods, self.max_methods) {
+            (None, None) => MethodNames::default(),
+            (Some(methods), None) => {
+                let plain = methods.iter().map(|name| name.trim_start_matches('/').to_owned());
+                MethodNames::Only(plain.collect())
+            }
+            (None, Some(most)) => {
+                anyhow::ensure!(
+                    most <= MOST_METHODS,
+                    "metrics: max_methods is {most}: set 0 to {MOST_METHODS}"
+                );
+                MethodNames::First(most)
+            }
+            (Some(_), Some(_)) => anyhow::bail!("metrics has both methods and max_methods: set one of them"),
+        };
+        Ok(Calls::new(names))
+    }
+}
+
+/// Largest value of `max_methods`: each method has some 10 kB of counters and some 100 lines of metrics.
+const MOST_METHODS: usize = 10_000;
+
+impl AdminEntry {
+    pub(super) fn address(&self) -> &str {
+        match self {
+            Self::Address(address) => address,
+            Self::Table(table) => &table.listen,
+        }
+    }
+
+    /// Lets `/tap` be asked for, if the configuration says so.
+    pub(super) fn allow(&self, builder: AdminBuilder, is_loopback: bool) -> anyhow::Result<AdminBuilder> {
+        let Self::Table(AdminTable { tap, token_file, .. }) = self else { return Ok(builder) };
+        if !tap {
+            anyhow::ensure!(token_file.is_none(), "admin: token_file is for tap: set tap = true as well");
+            return Ok(builder);
+        }
+        let token = token_file.as_deref().map(|path| {
+            let token =
+                std::fs::read_to_string(path).with_context(|| format!("admin: token_file {path:?}"))?;
+            let token = token.trim().to_owned();
+            anyhow::ensure!(!token.is_empty(), "admin: token_file {path:?} is empty");
+            Ok(token)
+        });
+        let token = token.transpose()?;
+        anyhow::ensure!(
+            token.is_some() || is_loopback,
+            "admin: tap shows the RPCs of all clients, and {} is not a loopback address: set token_file",
+            self.address()
+        );
+        Ok(builder.allow_tap(token))
+    }
 }
 
 /// One listener, and the channel that it serves.
@@ -59,10 +160,85 @@ pub(super) struct Entry {
     max_rpcs: Option<usize>,
     /// Maximum size of a request's metadata (bytes).
     max_metadata: Option<usize>,
+    /// Whether `grpc.health.v1.Health` is answered by the proxy itself.
+    #[serde(default)]
+    health: bool,
+    /// Retries, beside what the service config says.
+    #[serde(default)]
+    retries: Retries,
+    /// RPCs to one endpoint in flight.
+    max_requests_per_endpoint: Option<u32>,
+    /// RPCs that wait to be sent.
+    #[serde(default = "max_waiting")]
+    max_waiting: usize,
+    /// Time that one RPC may wait to be sent (seconds).
+    #[serde(default = "max_wait")]
+    max_wait: f64,
     /// TLS with clients.
     tls: Option<Tls>,
     /// TLS with servers.
     upstream_tls: Option<UpstreamTls>,
+}
+
+/// Retries of a channel.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Retries {
+    enabled: Option<bool>,
+    /// A retry policy as in a service config, for methods without one.
+    policy: Option<serde_json::Value>,
+    budget: Option<Budget>,
+    max_attempts: Option<u32>,
+    /// Bytes of a request that are kept.
+    buffer: Option<usize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Budget {
+    /// Retries for each RPC.
+    ratio: Option<f32>,
+    min_per_second: Option<u32>,
+    /// How long an RPC counts (seconds).
+    window: Option<f64>,
+}
+
+impl Retries {
+    fn options(&self) -> anyhow::Result<RetryOptions> {
+        // A budget alone asks for retries within it.
+        let mut options = match &self.budget {
+            None => RetryOptions::default(),
+            Some(Budget { ratio, min_per_second, window }) => {
+                let mut budget = RetryBudget::default();
+                budget.ratio = ratio.unwrap_or(budget.ratio);
+                budget.min_per_second = min_per_second.unwrap_or(budget.min_per_second);
+                if let Some(window) = window {
+                    budget.window = seconds("retries: window", *window)?;
+                }
+                RetryOptions::within(budget)
+            }
+        };
+        if let Some(policy) = &self.policy {
+            options.policy = Some(ServiceConfig::retry_policy(policy)?);
+        }
+        options.enabled = self.enabled.unwrap_or(options.enabled);
+        options.max_attempts = self.max_attempts.unwrap_or(options.max_attempts);
+        options.buffer = self.buffer.unwrap_or(options.buffer);
+        anyhow::ensure!(
+            options.buffer <= MOST_BUFFERED,
+            "retries: buffer is {} bytes: set 0 to {MOST_BUFFERED}",
+            options.buffer
+        );
+        Ok(options)
+    }
+}
+
+/// Largest value of `retries.buffer` (bytes).
+const MOST_BUFFERED: usize = 64 << 20;
+
+fn seconds(name: &str, seconds: f64) -> anyhow::Result<Duration> {
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|_| anyhow::anyhow!("{name} is {seconds}: expected seconds, such as 1.5"))
 }
 
 #[derive(Debug, Deserialize)]
@@ -87,6 +263,16 @@ struct UpstreamTls {
 /// Returns the default of `max_connections`.
 const fn max_connections() -> usize {
     1000
+}
+
+/// Returns the default of `max_waiting`.
+const fn max_waiting() -> usize {
+    1000
+}
+
+/// Returns the default of `max_wait` (seconds).
+const fn max_wait() -> f64 {
+    60.0
 }
 
 /// Largest value of `max_metadata` (bytes): the limit that clients are notified of.
@@ -117,13 +303,22 @@ impl Entry {
             max_connections: max_connections(),
             max_rpcs: None,
             max_metadata: None,
+            health: false,
+            retries: Retries::default(),
+            max_requests_per_endpoint: None,
+            max_waiting: max_waiting(),
+            max_wait: max_wait(),
             tls: tls.map(|(cert, key)| Tls { cert, key, client_ca: None }),
             upstream_tls: None,
         }
     }
 
     /// Connects the channel of the listener.
-    pub(super) fn channel(&self, policies: Option<&PolicyDir>) -> anyhow::Result<Channel> {
+    pub(super) fn channel(
+        &self,
+        policies: Option<&PolicyDir>,
+        observers: Vec<Arc<dyn CallObserver>>,
+    ) -> anyhow::Result<Channel> {
         let mut builder = Channel::builder(&self.target).wait_for_ready(self.wait_for_ready);
         if let Some(policies) = policies {
             builder = builder.policies(policies);
@@ -145,6 +340,15 @@ impl Entry {
         if let Some(tls) = &self.upstream_tls {
             builder = builder.tls(tls.client()?);
         }
+        anyhow::ensure!(self.max_waiting > 0, "max_waiting is 0, so no RPC could wait: set at least 1");
+        let overload = OverloadOptions::default()
+            .with_max_requests_per_endpoint(self.max_requests_per_endpoint)
+            .with_max_waiting(Some(self.max_waiting))
+            .with_max_wait(Some(seconds("max_wait", self.max_wait)?));
+        builder = builder.overload(overload).retries(self.retries.options()?);
+        for observer in observers {
+            builder = builder.observer(observer);
+        }
         Ok(builder.connect_lazy()?)
     }
 
@@ -153,6 +357,7 @@ impl Entry {
         let mut options = ProxyOptions::default();
         options.max_rpcs = self.max_rpcs.unwrap_or(options.max_rpcs);
         options.max_metadata = self.max_metadata.unwrap_or(options.max_metadata);
+        options.health = self.health;
         anyhow::ensure!(
             self.max_connections > 0,
             "max_connections is 0, so no client could connect: set at least 1"
@@ -202,7 +407,9 @@ mod tests {
             policies = "policies.d"
             cache = "/var/cache/hotpick"
             require_seal = true
-            admin = "127.0.0.1:9901"
+            admin = { listen = "127.0.0.1:9901", tap = true, token_file = "token" }
+            access_log = { path = "stdout", sample = 0.1 }
+            metrics = { methods = ["echo.Echo/Unary"] }
             [[listeners]]
             listen = "unix:/run/hotpick.sock"
             target = "dns:///echo.example:5001"
@@ -214,12 +421,19 @@ mod tests {
             max_connections = 100
             max_rpcs = 1000
             max_metadata = 16384
+            health = true
+            max_requests_per_endpoint = 100
+            max_waiting = 500
+            max_wait = 2.5
+            retries = { max_attempts = 3, buffer = 65536, budget = { ratio = 0.1, min_per_second = 5, window = 5 } }
             tls = { cert = "a.pem", key = "a.key", client_ca = "ca.pem" }
             upstream_tls = { ca = "ca.pem", server_name = "echo" }
             "#,
         )
         .expect("a configuration");
         assert_eq!(config.listeners.len(), 1);
+        let retries = config.listeners[0].retries.options().expect("valid");
+        assert!(retries.policy.is_some() && retries.max_attempts == 3, "a budget alone asks for retries");
         let error = toml::from_str::<Config>("[[listeners]]\nlisten = 'a:1'\ntarget = 'a:1'\npolice = 'x'");
         assert!(error.expect_err("a typo").to_string().contains("unknown field `police`"));
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use hotpick::net::{Io, set_tcp_options};
-use hotpick::proxy::Proxy;
+use hotpick::proxy::{Peer, Proxy};
 use hotpick::resolver::Address;
 use hotpick::tls::ServerTls;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -79,18 +79,18 @@ impl Listener {
             };
             match accepted {
                 // Closed at once: a client that is left in the queue of the kernel would wait for nothing.
-                Ok(io) if connections.len() >= self.max_connections => {
+                Ok((io, _)) if connections.len() >= self.max_connections => {
                     drop(io);
                     if !std::mem::replace(&mut is_full, true) {
                         let (listener, max) = (self.address(), self.max_connections);
                         tracing::warn!(listener, max, "max_connections are open: more are closed");
                     }
                 }
-                Ok(io) => {
+                Ok((io, peer)) => {
                     is_full = false;
                     let (tls, proxy, drain) = (self.tls.clone(), proxy.clone(), drain.clone());
                     connections.spawn(async move {
-                        if let Err(error) = serve_connection(io, tls, &proxy, drain).await {
+                        if let Err(error) = serve_connection(io, peer, tls, &proxy, drain).await {
                             tracing::debug!(error, "connection ended");
                         }
                     });
@@ -109,17 +109,17 @@ impl Listener {
 }
 
 impl Socket {
-    async fn accept(&self) -> io::Result<Box<dyn Io>> {
+    async fn accept(&self) -> io::Result<(Box<dyn Io>, Peer)> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, peer) = listener.accept().await?;
                 if let Err(error) = set_tcp_options(&stream, DEAD_AFTER) {
                     // Of a client that is gone already, which is its own affair.
                     tracing::debug!(%error, "socket options");
                 }
-                Ok(Box::new(stream))
+                Ok((Box::new(stream), Peer::Tcp(peer)))
             }
-            Self::Unix { listener, .. } => Ok(Box::new(listener.accept().await?.0)),
+            Self::Unix { listener, .. } => Ok((Box::new(listener.accept().await?.0), Peer::Unix)),
         }
     }
 }
@@ -160,6 +160,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 
 async fn serve_connection(
     io: Box<dyn Io>,
+    peer: Peer,
     tls: Option<ServerTls>,
     proxy: &Proxy,
     drain: CancellationToken,
@@ -176,5 +177,5 @@ async fn serve_connection(
             Box::new(handshake.map_err(|error| format!("TLS handshake: {error}"))?)
         }
     };
-    proxy.serve_connection(io, drain.cancelled_owned()).await.map_err(|error| error.to_string())
+    proxy.serve_connection_of(peer, io, drain.cancelled_owned()).await.map_err(|error| error.to_string())
 }

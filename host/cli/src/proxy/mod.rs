@@ -1,28 +1,30 @@
 //! `hotpick proxy`: serves a channel as a sidecar, for programs in any language.
 
+mod access_log;
 mod admin;
 mod config;
 mod listener;
-mod metrics;
-mod status;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use hotpick::call::CallObserver;
 use hotpick::directory::PolicyDirOptions;
 use hotpick::proxy::Proxy;
 use hotpick::{Channel, PolicyDir};
+use hotpick_admin::Admin;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::admin::Admin;
-use self::config::{Config, Entry};
+use self::access_log::AccessLog;
+use self::admin::AdminListener;
+use self::config::{AdminEntry, AdminTable, Config, Entry};
 use self::listener::Listener;
-use self::status::Subjects;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -44,12 +46,15 @@ pub(crate) struct Arguments {
     /// Private key of the certificate, in PEM form.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Address of the admin listener (GET /policies, GET /metrics): host:port.
+    /// Address of the admin listener (a page, metrics, status, health): host:port.
     #[arg(long, value_name = "ADDR")]
     admin: Option<String>,
     /// Directory for compiled policies; by default hotpick/ in the user's cache directory.
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
+    /// Access log, one line of JSON for each RPC: a file, or stdout.
+    #[arg(long, value_name = "FILE")]
+    access_log: Option<PathBuf>,
     /// Configuration file in TOML. Its listeners are served in addition to that of the flags.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -78,8 +83,14 @@ impl Arguments {
         if self.policies.is_some() {
             config.policies = self.policies;
         }
-        if self.admin.is_some() {
-            config.admin = self.admin;
+        if let Some(address) = self.admin {
+            config.admin = Some(match config.admin {
+                Some(AdminEntry::Table(table)) => AdminEntry::Table(AdminTable { listen: address, ..table }),
+                _ => AdminEntry::Address(address),
+            });
+        }
+        if let Some(path) = self.access_log {
+            config.access_log = Some(access_log::Settings::all_to(path));
         }
         if self.cache.is_some() {
             config.cache = self.cache;
@@ -110,9 +121,36 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
     let drain = CancellationToken::new();
     let mut serving = JoinSet::new();
     let mut channels = Vec::new();
+    let log = config.access_log.as_ref().map(AccessLog::open).transpose()?;
+    let mut admin = Admin::builder();
+    if let Some(policies) = &policies {
+        admin = admin.policies(policies);
+    }
+    if let Some(log) = &log {
+        let dropped = log.clone();
+        admin = admin.counter(
+            "hotpick_access_log_dropped",
+            "Lines of the access log that were not written, because the disk is full or too slow",
+            move || dropped.dropped(),
+        );
+        serving.spawn(reopen(log.clone(), drain.clone()));
+    }
+    // Bound before anything is served: a second proxy with the same address must not serve half of what it should.
+    let admin_listener = match &config.admin {
+        None => None,
+        Some(entry) => Some((AdminListener::bind(entry.address()).await.context("admin listener")?, entry)),
+    };
     for entry in config.listeners {
         let which = || format!("listener {}", entry.listen);
-        let channel = entry.channel(policies.as_ref()).with_context(which)?;
+        let mut observers: Vec<Arc<dyn CallObserver>> = Vec::new();
+        let calls = config.metrics.calls()?;
+        if config.admin.is_some() {
+            observers.push(Arc::new(calls.clone()));
+        }
+        if let Some(log) = &log {
+            observers.push(Arc::new(log.clone()));
+        }
+        let channel = entry.channel(policies.as_ref(), observers).with_context(which)?;
         let tls = entry.server_tls().with_context(which)?;
         let listener = Listener::bind(&entry.listen, tls, entry.max_connections).await?;
         // Scripts may wait for this line. Stdout may be closed, so errors are ignored.
@@ -120,12 +158,13 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
         let _ = writeln!(std::io::stdout(), "hotpick proxy: listening on {address} for {}", entry.target);
         let proxy = Proxy::new(channel.clone(), entry.limits().with_context(which)?);
         serving.spawn(listener.serve(proxy, drain.clone()));
+        admin = admin.channel(&channel, &calls);
         channels.push(channel);
     }
-    if let Some(address) = config.admin {
-        let admin = Admin::bind(&address).await.context("admin listener")?;
-        let _ = writeln!(std::io::stdout(), "hotpick proxy: admin on {}", admin.address());
-        serving.spawn(admin.serve(Subjects { policies, channels: channels.clone() }, drain.clone()));
+    if let Some((listener, entry)) = admin_listener {
+        admin = entry.allow(admin, listener.is_loopback())?;
+        let _ = writeln!(std::io::stdout(), "hotpick proxy: admin on {}", listener.address());
+        serving.spawn(listener.serve(admin.build(), drain.clone()));
     }
 
     tokio::select! {
@@ -157,6 +196,17 @@ fn open(path: &Path, cache: Option<PathBuf>, require_seal: bool) -> anyhow::Resu
     options.compile.command =
         Some(crate::compile::command().context("cannot find the program that compiles policies")?);
     Ok(PolicyDir::open_with(path, options)?)
+}
+
+/// Opens the access log again at each SIGHUP, until the proxy drains.
+async fn reopen(log: AccessLog, drain: CancellationToken) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
+        tracing::warn!("no handler for SIGHUP: the access log is not opened again");
+        return drain.cancelled().await;
+    };
+    while drain.run_until_cancelled(hangups.recv()).await.flatten().is_some() {
+        log.reopen();
+    }
 }
 
 /// Number of the signal SIGXFSZ on Linux.

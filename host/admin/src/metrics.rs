@@ -1,4 +1,4 @@
-//! `GET /metrics`: metrics for Prometheus, in the OpenMetrics text format.
+//! `GET /metrics`: metrics for Prometheus, in the OpenMetrics text format. Those of policies and connections are here.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,14 +12,17 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::status::Subjects;
+use crate::call_metrics::CallMetrics;
+use crate::subjects::Subjects;
 
 /// Returns all metrics as text.
-pub(super) fn text(subjects: &Subjects) -> Result<String, fmt::Error> {
+pub(crate) fn text(subjects: &Subjects) -> Result<String, fmt::Error> {
     let policies = subjects.policies.iter().flat_map(hotpick::PolicyDir::status).collect();
-    let channels = subjects.channels.iter().map(hotpick::Channel::status).collect();
+    let channels = subjects.channels.iter().map(|watched| watched.channel.status()).collect();
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Snapshot { policies, channels }));
+    let counters = subjects.counters.iter().map(|one| (one.name, one.help, (one.read)())).collect();
+    registry.register_collector(Box::new(Snapshot { policies, channels, counters }));
+    registry.register_collector(Box::new(CallMetrics::read(subjects)));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)?;
     Ok(text)
@@ -29,6 +32,8 @@ pub(super) fn text(subjects: &Subjects) -> Result<String, fmt::Error> {
 struct Snapshot {
     policies: Vec<PolicyStatus>,
     channels: Vec<hotpick::channel::ChannelStatus>,
+    /// Name, description and value.
+    counters: Vec<(&'static str, &'static str, u64)>,
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -42,7 +47,9 @@ struct Family<T> {
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for family in self.policy_counters().into_iter().chain(self.channel_counters()) {
+        let own = self.counters.iter();
+        let own = own.map(|(name, help, value)| Family { name, help, values: vec![(Vec::new(), *value)] });
+        for family in self.policy_counters().into_iter().chain(self.channel_counters()).chain(own) {
             encode(&mut encoder, family, MetricType::Counter, ConstCounter::new)?;
         }
         for family in self.gauges() {

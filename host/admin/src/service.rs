@@ -1,0 +1,307 @@
+//! The service: which path is answered by what.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hotpick::{Channel, PolicyDir};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{Full, StreamBody};
+use tokio::task::JoinSet;
+use tonic::body::Body;
+
+use crate::calls::Calls;
+use crate::live::{Live, stream};
+use crate::subjects::{OwnCounter, Subjects, Watched};
+use crate::tap::{Filter, lines};
+use crate::{metrics, status};
+
+/// An HTTP service that reports on channels and policies. Cheap to clone.
+///
+/// Anyone who can reach it can read everything and change nothing. It holds its channels open.
+#[derive(Clone)]
+pub struct Admin(Arc<Inner>);
+
+struct Inner {
+    subjects: Arc<Subjects>,
+    live: Arc<Live>,
+    tap: Option<TapAccess>,
+    streams: Arc<AtomicUsize>,
+    /// Ends with the last clone.
+    _tasks: JoinSet<()>,
+}
+
+/// Who may listen to RPCs.
+#[derive(Debug)]
+struct TapAccess {
+    /// `None`: anyone.
+    token: Option<String>,
+}
+
+/// Builds an [`Admin`]. Created by [`Admin::builder`].
+#[derive(Debug, Default)]
+#[must_use]
+pub struct AdminBuilder {
+    subjects: Subjects,
+    tap: Option<TapAccess>,
+}
+
+impl AdminBuilder {
+    /// Sets the policy directory to report on.
+    pub fn policies(mut self, policies: &PolicyDir) -> Self {
+        self.subjects.policies = Some(policies.clone());
+        self
+    }
+
+    /// Adds a channel to report on, and the counters that observe its RPCs.
+    pub fn channel(mut self, channel: &Channel, calls: &Calls) -> Self {
+        self.subjects.channels.push(Watched { channel: channel.clone(), calls: calls.clone() });
+        self
+    }
+
+    /// Adds a counter of the program's own to `/metrics`. `name` and `help` are those of Prometheus, without `_total`.
+    pub fn counter(
+        mut self,
+        name: &'static str,
+        help: &'static str,
+        read: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        self.subjects.counters.push(OwnCounter { name, help, read: Box::new(read) });
+        self
+    }
+
+    /// Allows `GET /tap`, which shows each RPC with its method and endpoints; to requests with this bearer token
+    /// (`Authorization: Bearer TOKEN`), or to all if it is `None`. Not allowed by default.
+    pub fn allow_tap(mut self, token: Option<String>) -> Self {
+        self.tap = Some(TapAccess { token });
+        self
+    }
+
+    /// Creates the service, and starts to take samples for the page.
+    ///
+    /// # Panics
+    ///
+    /// Panics outside of a Tokio runtime.
+    #[must_use]
+    pub fn build(self) -> Admin {
+        let subjects = Arc::new(self.subjects);
+        let mut tasks = JoinSet::new();
+        let live = Live::start(Arc::clone(&subjects), &mut tasks);
+        Admin(Arc::new(Inner { subjects, live, tap: self.tap, streams: Arc::default(), _tasks: tasks }))
+    }
+}
+
+/// Streams at once: open pages, and listeners to RPCs. Further ones are refused.
+const MAX_STREAMS: usize = 32;
+
+/// A stream that is counted until it is dropped.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+const JSON: &str = "application/json";
+const LINES: &str = "application/x-ndjson";
+const EVENTS: &str = "text/event-stream";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+const PAGE: &str = include_str!("page.html");
+const NOT_FOUND: &str = "not found: use /, /channels, /policies, /metrics, /healthz, /readyz or /tap\n";
+
+impl Admin {
+    /// Starts to build the service.
+    pub fn builder() -> AdminBuilder {
+        AdminBuilder::default()
+    }
+
+    /// Answers a request. What a request says beside its method, path, query and token is ignored.
+    #[must_use]
+    pub fn answer(
+        &self,
+        method: &Method,
+        path: &str,
+        query: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Response<Body> {
+        if method != Method::GET && method != Method::HEAD {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed: use GET\n");
+        }
+        let Inner { subjects, live, .. } = &*self.0;
+        match path {
+            "/" => page(),
+            "/channels" => of(StatusCode::OK, JSON, format!("{:#}\n", status::channels(subjects))),
+            "/policies" => of(StatusCode::OK, JSON, format!("{:#}\n", status::policies(subjects))),
+            "/metrics" => match metrics::text(subjects) {
+                Ok(metrics) => of(StatusCode::OK, OPEN_METRICS, metrics),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            },
+            "/healthz" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => match subjects.not_ready() {
+                none if none.is_empty() => text(StatusCode::OK, "ready\n"),
+                why => text(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", why.join("\n"))),
+            },
+            "/live" => {
+                self.streaming(EVENTS, || Body::new(StreamBody::new(Box::pin(stream(Arc::clone(live))))))
+            }
+            "/history" => {
+                let (channel, endpoints) = history_query(query.unwrap_or_default());
+                of(StatusCode::OK, JSON, live.endpoints(channel, &endpoints).to_string())
+            }
+            "/tap" => self.tap(query.unwrap_or_default(), headers),
+            _ => text(StatusCode::NOT_FOUND, NOT_FOUND),
+        }
+    }
+
+    fn tap(&self, query: &str, headers: &HeaderMap) -> Response<Body> {
+        let Some(access) = &self.0.tap else {
+            return text(
+                StatusCode::FORBIDDEN,
+                "tap is off: set tap = true in [admin] of the sidecar's configuration\n",
+            );
+        };
+        if let Some(token) = &access.token
+            && !is_bearer(headers, token)
+        {
+            return text(StatusCode::UNAUTHORIZED, "tap needs the token: send Authorization: Bearer TOKEN\n");
+        }
+        match Filter::parse(query) {
+            Ok(filter) => {
+                let taps: Vec<_> =
+                    self.0.subjects.channels.iter().map(|watched| watched.calls.tap().listen()).collect();
+                self.streaming(LINES, || Body::new(StreamBody::new(Box::pin(lines(taps, filter)))))
+            }
+            Err(sentence) => text(StatusCode::BAD_REQUEST, format!("{sentence}\n")),
+        }
+    }
+
+    fn streaming(&self, kind: &'static str, body: impl FnOnce() -> Body) -> Response<Body> {
+        let counted = Counted(Arc::clone(&self.0.streams));
+        // Counted before the check, so that concurrent requests cannot exceed the limit.
+        if self.0.streams.fetch_add(1, Ordering::Relaxed) >= MAX_STREAMS {
+            return text(StatusCode::SERVICE_UNAVAILABLE, format!("{MAX_STREAMS} pages and taps are open\n"));
+        }
+        let mut response = Response::new(Body::new(Held { body: body(), _counted: counted }));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+}
+
+/// A body with the permit of its stream.
+struct Held {
+    body: Body,
+    _counted: Counted,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, tonic::Status>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+    }
+}
+
+impl<B> tower_service::Service<Request<B>> for Admin {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let uri = request.uri();
+        ready(Ok(self.answer(request.method(), uri.path(), uri.query(), request.headers())))
+    }
+}
+
+/// Compares in a time that does not depend on where the tokens differ.
+fn is_bearer(headers: &HeaderMap, token: &str) -> bool {
+    let given =
+        headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    let given = given.unwrap_or_default();
+    let differs = given.iter().zip(token.as_bytes()).fold(0, |differs, (a, b)| differs | (a ^ b));
+    differs == 0 && given.len() == token.len()
+}
+
+/// Returns the channel and the endpoints of a request for histories; at most 50 endpoints.
+fn history_query(query: &str) -> (usize, Vec<u32>) {
+    let mut channel = 0;
+    let mut endpoints = Vec::new();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "channel" => channel = value.parse().unwrap_or(usize::MAX),
+            "endpoints" => {
+                endpoints.extend(value.split(',').filter_map(|id| id.parse::<u32>().ok()).take(50))
+            }
+            _ => {}
+        }
+    }
+    (channel, endpoints)
+}
+
+fn page() -> Response<Body> {
+    let mut response = of(StatusCode::OK, HTML, PAGE);
+    // All of it is in the page. A text of a server that became part of the page by mistake could not do anything.
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+                  img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    response
+}
+
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    of(status, TEXT, text)
+}
+
+fn of(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::new(Full::new(text.into())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Admin({} channels)", self.0.subjects.channels.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_token_is_the_token() {
+        let given = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_static(value));
+            is_bearer(&headers, "secret")
+        };
+        assert!(given("Bearer secret"));
+        for wrong in ["Bearer secre", "Bearer secrets", "Bearer ", "secret", "Basic secret"] {
+            assert!(!given(wrong), "{wrong}");
+        }
+        assert!(!is_bearer(&HeaderMap::new(), "secret"));
+    }
+
+    #[test]
+    fn a_query_for_histories_is_bounded() {
+        assert_eq!(history_query("channel=1&endpoints=7,x,8"), (1, vec![7, 8]));
+        assert_eq!(history_query("").1, Vec::<u32>::new());
+        let many = format!("endpoints={}", (0..1000).map(|id| id.to_string()).collect::<Vec<_>>().join(","));
+        assert_eq!(history_query(&many).1.len(), 50);
+    }
+}
