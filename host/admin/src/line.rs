@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
-use hotpick::call::{AttemptRecord, CallRecord, Messages};
+use hotpick::call::{AttemptRecord, CallRecord, DelayRecord, Messages};
 use serde::Serialize;
 use tonic::Code;
 
@@ -94,9 +94,6 @@ pub fn line(record: &CallRecord<'_>) -> String {
 fn attempt(attempt: &AttemptRecord) -> AttemptLine<'_> {
     let pick = attempt.pick.as_ref();
     let policy = pick.and_then(|pick| pick.policy.as_deref());
-    let delay = |delay: &'_ hotpick::call::DelayRecord| -> DelayLine<'_> {
-        DelayLine { delay: delay.delay.name(), ms: millis(delay.duration), reason: clipped(&delay.reason) }
-    };
     AttemptLine {
         kind: attempt.kind.name(),
         endpoint: pick.map(|pick| pick.subconn.endpoint().addresses()[0].to_string()),
@@ -107,9 +104,15 @@ fn attempt(attempt: &AttemptRecord) -> AttemptLine<'_> {
         code: attempt.code.map(code_name),
         ms: millis(attempt.duration()),
         sent_ms: attempt.latency().map(millis),
-        delays: attempt.delays.iter().map(delay).collect(),
+        delays: attempt.delays.iter().map(DelayLine::of).collect(),
         request: messages(attempt.request),
         response: messages(attempt.response),
+    }
+}
+
+impl<'a> DelayLine<'a> {
+    fn of(record: &'a DelayRecord) -> Self {
+        Self { delay: record.delay.name(), ms: millis(record.duration), reason: clipped(&record.reason) }
     }
 }
 
@@ -163,7 +166,8 @@ mod tests {
     #[test]
     fn long_texts_are_clipped_between_characters() {
         assert_eq!(clipped("\u{e4}"), "\u{e4}");
-        let long = clipped(&"\u{e4}".repeat(1000));
+        let long = "\u{e4}".repeat(1000);
+        let long = clipped(&long);
         assert!(long.ends_with("\u{e4}...") && long.chars().count() == 503);
     }
 }
