@@ -48,6 +48,8 @@ pub struct Attempt {
     pub previous: Option<String>,
     /// When it came.
     pub at: Instant,
+    /// The metadata `traceparent`.
+    pub traceparent: Option<String>,
     /// The request's messages, framing included. Empty until the whole request has been read.
     pub body: Vec<u8>,
 }
@@ -108,7 +110,8 @@ async fn serve(server: usize, log: Arc<Log>, (request, mut respond): Exchange) {
     let number = {
         let mut log = log.lock();
         let attempts = log.entry(call.clone()).or_default();
-        attempts.push(Attempt { server, previous, at: Instant::now(), body: Vec::new() });
+        let traceparent = text("traceparent");
+        attempts.push(Attempt { server, previous, at: Instant::now(), traceparent, body: Vec::new() });
         attempts.len() - 1
     };
     let words: Vec<_> = script.split(',').collect();

@@ -30,4 +30,5 @@ mod scarcity;
 mod sidecar;
 mod standard;
 mod stress;
+mod telemetry;
 mod tls;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use hotpick::call::code_name;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -10,7 +11,6 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::registry::Unit;
 
 use crate::calls::{AttemptReading, HistogramReading, MethodReading};
-use crate::line::code_name;
 use crate::subjects::Subjects;
 
 type Labels = Vec<(&'static str, String)>;

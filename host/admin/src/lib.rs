@@ -10,6 +10,7 @@
 //! | `/healthz` | 200: the process answers |
 //! | `/readyz` | 200 if every channel has resolved and can pick, otherwise 503 and why not |
 //! | `/live`, `/history` | the data of the page |
+//! | `grpc.channelz.v1.Channelz` | channels and subchannels, by gRPC (gRFC A14) |
 //! | `/tap` | RPCs as they end, one line of JSON each; only if [allowed](AdminBuilder::allow_tap) |
 //!
 //! ```no_run
@@ -33,6 +34,7 @@
 
 mod call_metrics;
 mod calls;
+mod channelz;
 mod line;
 mod live;
 mod metrics;
@@ -42,5 +44,5 @@ mod subjects;
 mod tap;
 
 pub use self::calls::{Calls, MethodNames};
-pub use self::line::{code_name, line};
+pub use self::line::line;
 pub use self::service::{Admin, AdminBuilder};

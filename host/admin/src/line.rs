@@ -3,9 +3,8 @@
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
-use hotpick::call::{AttemptRecord, CallRecord, DelayRecord, Messages};
+use hotpick::call::{AttemptRecord, CallRecord, DelayRecord, Messages, code_name};
 use serde::Serialize;
-use tonic::Code;
 
 use crate::status::millis;
 
@@ -132,30 +131,6 @@ fn clipped(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(LONGEST) {
         None => text.into(),
         Some((at, _)) => format!("{}...", &text[..at]).into(),
-    }
-}
-
-/// Returns the name of a status code as in gRPC's documents: `DEADLINE_EXCEEDED`.
-#[must_use]
-pub const fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::{Ready, ready};
+use std::future::ready;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -13,12 +14,13 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body_util::{Full, StreamBody};
 use tokio::task::JoinSet;
 use tonic::body::Body;
+use tonic::codegen::{Body as HttpBody, StdError};
 
 use crate::calls::Calls;
 use crate::live::{Live, stream};
 use crate::subjects::{OwnCounter, Subjects, Watched};
 use crate::tap::{Filter, lines};
-use crate::{metrics, status};
+use crate::{channelz, metrics, status};
 
 /// An HTTP service that reports on channels and policies. Cheap to clone.
 ///
@@ -206,25 +208,35 @@ impl http_body::Body for Held {
     type Error = tonic::Status;
 
     fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, tonic::Status>>> {
-        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 }
 
-impl<B> tower_service::Service<Request<B>> for Admin {
+impl<B> tower_service::Service<Request<B>> for Admin
+where
+    B: HttpBody + Send + 'static,
+    B::Error: Into<StdError> + Send,
+{
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Ready<Result<Response<Body>, Infallible>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        let kind = request.headers().get(header::CONTENT_TYPE);
+        if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+            let (subjects, live) = (Arc::clone(&self.0.subjects), Arc::clone(&self.0.live));
+            return Box::pin(async move { Ok(channelz::answer(subjects, live, request).await) });
+        }
         let uri = request.uri();
-        ready(Ok(self.answer(request.method(), uri.path(), uri.query(), request.headers())))
+        let answer = self.answer(request.method(), uri.path(), uri.query(), request.headers());
+        Box::pin(ready(Ok(answer)))
     }
 }
 

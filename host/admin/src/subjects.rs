@@ -41,16 +41,13 @@ impl Subjects {
     pub(crate) fn not_ready(&self) -> Vec<String> {
         let why = |watched: &Watched| {
             let status = watched.channel.status();
-            let can_pick = match status.state {
-                ConnectivityState::Ready => true,
-                // It has been READY, or its policy connects only when an RPC comes.
-                ConnectivityState::Idle => !status.subconns.is_empty(),
-                _ => false,
-            };
+            let serves = matches!(status.state, ConnectivityState::Ready | ConnectivityState::Idle);
             let reason = match status.subconns.len() {
                 0 => "it has no endpoints".to_owned(),
+                _ if serves => "the first version of its policy is not loaded yet".to_owned(),
                 count => format!("none of its {count} endpoints is ready"),
             };
+            let can_pick = status.can_pick && serves;
             (!can_pick).then(|| format!("{} is {}: {reason}", status.target, status.state))
         };
         self.channels.iter().filter_map(why).collect()

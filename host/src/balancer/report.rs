@@ -30,6 +30,8 @@ pub(crate) struct Methods {
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     pub(crate) state: ConnectivityState,
+    /// Whether RPCs are picked for, or would be once the channel has woken up.
+    pub(crate) can_pick: bool,
     /// Whether the resolver has answered, if only with an error.
     pub(crate) resolved: bool,
     pub(crate) policy: PolicyVersion,
@@ -47,6 +49,7 @@ impl Default for Report {
     fn default() -> Self {
         Self {
             state: ConnectivityState::Connecting,
+            can_pick: false,
             resolved: false,
             policy: RoundRobin::default().version(),
             swaps: 0,

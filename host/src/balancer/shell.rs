@@ -256,6 +256,7 @@ impl Shell {
         }
         let built = notify.then(|| self.build(&ready));
         // The picker is published before the state is reported, so that whoever waits for READY can pick.
+        let can_pick = matches!(picker, PickerEffect::Policy | PickerEffect::Wake);
         let picker = self.publish(picker, built);
         self.report.send_modify(|report| {
             if let Some(refused) = refused {
@@ -269,6 +270,7 @@ impl Shell {
                 report.picker = None;
             }
             report.state = state;
+            report.can_pick = can_pick;
             report.resolved |= is_resolved;
             report.ready = ready;
             // While nothing is ready, the last picker reports the policy's faults.

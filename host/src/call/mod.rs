@@ -4,11 +4,15 @@
 //! [`CallObserver`]s of its builder. Metrics, traces and access logs only read them. Without an observer nothing is
 //! recorded.
 
+mod code;
 mod messages;
+mod methods;
 mod observer;
 mod record;
 mod recorder;
 
+pub use self::code::code_name;
+pub use self::methods::{MethodNames, Methods};
 pub use self::observer::{CallEvent, CallObserver, CallWatcher};
 pub use self::record::{
     AttemptKind, AttemptRecord, Call, CallRecord, DelayRecord, Messages, Peer, PickRecord,

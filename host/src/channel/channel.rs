@@ -71,6 +71,9 @@ pub struct ChannelStatus {
     pub target: String,
     /// The aggregate of the subconns' states.
     pub state: ConnectivityState,
+    /// Whether RPCs are picked for, or would be once an IDLE channel has woken up. `false`: they wait, because the target is not
+    /// resolved, nothing is connected or the policy's first version is not loaded yet; or they fail.
+    pub can_pick: bool,
     /// The active policy.
     pub policy: PolicyVersion,
     /// Number of swaps from one version of the policy to another.
@@ -157,6 +160,7 @@ impl Channel {
         ChannelStatus {
             target: self.0.target.to_string(),
             state: report.state,
+            can_pick: report.can_pick,
             policy: report.policy,
             swaps: report.swaps,
             faults: report.picker.map_or(report.faults, |picker| picker.faults()),

@@ -9,7 +9,7 @@ pub use self::dnsmasq::Dnsmasq;
 pub use self::etcd::{Etcd, Hosts};
 pub use self::process::Process;
 pub use self::tools::{
-    Reference, available, built, free_port, node_command, proxies, python, python_command, wait_for_port,
-    with_sbin,
+    Reference, available, built, collector_command, free_port, node_command, proxies, python, python_command,
+    wait_for_port, with_sbin,
 };
 pub(crate) use self::tools::{root, target};

@@ -103,6 +103,15 @@ pub fn python_command(program: &str) -> Command {
     command
 }
 
+/// Returns the command of `collector.py`, which needs newer messages of OTLP than those that come with grpcio's messages of
+/// xDS.
+#[must_use]
+pub fn collector_command() -> Command {
+    let mut command = python_command("collector.py");
+    command.env("PYTHONPATH", target().join("peers/otlp"));
+    command
+}
+
 /// Returns the command of a Node program of this package's folder `node`, with grpc-js.
 #[must_use]
 pub fn node_command(program: &str) -> Command {

@@ -192,6 +192,12 @@ impl MethodCalls {
     }
 }
 
+impl MethodReading {
+    pub(super) fn is_used(&self) -> bool {
+        !self.started.is_empty() || !self.calls.is_empty() || self.server.started > 0
+    }
+}
+
 impl Ends {
     fn new() -> Box<Self> {
         Box::new(Self {

@@ -2,11 +2,10 @@
 
 mod histogram;
 mod method;
-mod methods;
 mod observer;
 
 pub(crate) use self::histogram::{HistogramReading, quantile};
 pub(crate) use self::method::{AttemptReading, MethodReading};
-pub use self::methods::MethodNames;
 pub use self::observer::Calls;
 pub(crate) use self::observer::Totals;
+pub use hotpick::call::MethodNames;

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hotpick::call::{AttemptRecord, Call, CallObserver, CallRecord, CallWatcher};
+use hotpick::call::{AttemptRecord, Call, CallObserver, CallRecord, CallWatcher, MethodNames, Methods};
 use tonic::Code;
 
 use super::histogram::{Histogram, HistogramReading, LATENCY_BOUNDS};
-use super::method::MethodReading;
-use super::methods::{MethodNames, Methods};
+use super::method::{MethodCalls, MethodReading};
 use crate::tap::Tap;
 
 /// Counts the RPCs of one channel. Cheap to clone; clones count together.
@@ -19,7 +18,7 @@ pub struct Calls(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    methods: Methods,
+    methods: Methods<MethodCalls>,
     started: AtomicU64,
     ended: AtomicU64,
     failed: AtomicU64,
@@ -42,7 +41,7 @@ impl Calls {
     #[must_use]
     pub fn new(methods: MethodNames) -> Self {
         Self(Arc::new(Inner {
-            methods: Methods::new(methods),
+            methods: Methods::new(methods, |_| MethodCalls::default()),
             started: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -56,7 +55,9 @@ impl Calls {
     }
 
     pub(crate) fn read(&self) -> Vec<(String, MethodReading)> {
-        self.0.methods.read()
+        let mut all = self.0.methods.read(MethodCalls::read);
+        all.retain(|(_, reading)| reading.is_used());
+        all
     }
 
     pub(crate) fn totals(&self) -> Totals {

@@ -175,6 +175,11 @@ impl Live {
         })
     }
 
+    /// Returns the last events of this target.
+    pub(crate) fn events(&self, target: &str) -> Vec<Value> {
+        self.state().timeline.of(target)
+    }
+
     /// Returns the history of some endpoints of a channel.
     pub(crate) fn endpoints(&self, channel: usize, endpoints: &[u32]) -> Value {
         self.state().history.of_endpoints(channel, endpoints)

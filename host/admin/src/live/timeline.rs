@@ -43,6 +43,11 @@ impl Timeline {
         new
     }
 
+    /// Returns the events of this target.
+    pub(super) fn of(&self, target: &str) -> Vec<Value> {
+        self.0.iter().filter(|event| event["target"] == target).cloned().collect()
+    }
+
     pub(super) fn json(&self) -> Value {
         self.0.iter().cloned().collect()
     }

@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use hotpick::__cli::from_toml;
-use hotpick::call::CallObserver;
+use hotpick::call::{CallObserver, MethodNames};
 use hotpick::channel::OverloadOptions;
 use hotpick::proxy::ProxyOptions;
 use hotpick::retry::{RetryBudget, RetryOptions};
 use hotpick::service_config::ServiceConfig;
 use hotpick::tls::{ClientTls, ServerTls};
 use hotpick::{Channel, PolicyDir};
-use hotpick_admin::{AdminBuilder, Calls, MethodNames};
+use hotpick_admin::AdminBuilder;
 use serde::Deserialize;
 
-use super::access_log;
+use super::{access_log, otlp};
 
 /// A configuration file:
 ///
@@ -44,6 +44,7 @@ pub(super) struct Config {
     /// The admin listener: its address, or a table.
     pub(super) admin: Option<AdminEntry>,
     pub(super) access_log: Option<access_log::Settings>,
+    pub(super) otlp: Option<otlp::Settings>,
     #[serde(default)]
     pub(super) metrics: Metrics,
     #[serde(default)]
@@ -83,9 +84,9 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    /// Returns the counters for one channel.
-    pub(super) fn calls(&self) -> anyhow::Result<Calls> {
-        let names = match (&self.methods, self.max_methods) {
+    /// Returns the methods with metrics of their own.
+    pub(super) fn names(&self) -> anyhow::Result<MethodNames> {
+        Ok(match (&self.methods, self.max_methods) {
             (None, None) => MethodNames::default(),
             (Some(methods), None) => {
                 let plain = methods.iter().map(|name| name.trim_start_matches('/').to_owned());
@@ -99,8 +100,7 @@ impl Metrics {
                 MethodNames::First(most)
             }
             (Some(_), Some(_)) => anyhow::bail!("metrics has both methods and max_methods: set one of them"),
-        };
-        Ok(Calls::new(names))
+        })
     }
 }
 

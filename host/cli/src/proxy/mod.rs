@@ -4,6 +4,11 @@ mod access_log;
 mod admin;
 mod config;
 mod listener;
+#[cfg(feature = "otlp")]
+mod otlp;
+#[cfg(not(feature = "otlp"))]
+#[path = "otlp_absent.rs"]
+mod otlp;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -16,7 +21,7 @@ use hotpick::call::CallObserver;
 use hotpick::directory::PolicyDirOptions;
 use hotpick::proxy::Proxy;
 use hotpick::{Channel, PolicyDir};
-use hotpick_admin::Admin;
+use hotpick_admin::{Admin, Calls};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +30,7 @@ use self::access_log::AccessLog;
 use self::admin::AdminListener;
 use self::config::{AdminEntry, AdminTable, Config, Entry};
 use self::listener::Listener;
+use self::otlp::Otlp;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -55,6 +61,9 @@ pub(crate) struct Arguments {
     /// Access log, one line of JSON for each RPC: a file, or stdout.
     #[arg(long, value_name = "FILE")]
     access_log: Option<PathBuf>,
+    /// Collector of OpenTelemetry that metrics and traces are sent to, by OTLP over gRPC: http://HOST:4317.
+    #[arg(long, value_name = "URL")]
+    otlp: Option<String>,
     /// Configuration file in TOML. Its listeners are served in addition to that of the flags.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -87,6 +96,12 @@ impl Arguments {
             config.admin = Some(match config.admin {
                 Some(AdminEntry::Table(table)) => AdminEntry::Table(AdminTable { listen: address, ..table }),
                 _ => AdminEntry::Address(address),
+            });
+        }
+        if let Some(endpoint) = self.otlp {
+            config.otlp = Some(match config.otlp {
+                Some(settings) => settings.with_endpoint(endpoint),
+                None => otlp::Settings::to(endpoint),
             });
         }
         if let Some(path) = self.access_log {
@@ -135,6 +150,12 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
         );
         serving.spawn(reopen(log.clone(), drain.clone()));
     }
+    let otlp =
+        config.otlp.as_ref().map(|settings| Otlp::start(settings, config.metrics.names()?)).transpose()?;
+    if let Some(otlp) = &otlp {
+        let help = "Spans that were not sent, because the collector is down or too slow";
+        admin = admin.counter("hotpick_otlp_dropped_spans", help, otlp.dropped());
+    }
     // Bound before anything is served: a second proxy with the same address must not serve half of what it should.
     let admin_listener = match &config.admin {
         None => None,
@@ -143,13 +164,14 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
     for entry in config.listeners {
         let which = || format!("listener {}", entry.listen);
         let mut observers: Vec<Arc<dyn CallObserver>> = Vec::new();
-        let calls = config.metrics.calls()?;
+        let calls = Calls::new(config.metrics.names()?);
         if config.admin.is_some() {
             observers.push(Arc::new(calls.clone()));
         }
         if let Some(log) = &log {
             observers.push(Arc::new(log.clone()));
         }
+        observers.extend(otlp.iter().flat_map(Otlp::observers));
         let channel = entry.channel(policies.as_ref(), observers).with_context(which)?;
         let tls = entry.server_tls().with_context(which)?;
         let listener = Listener::bind(&entry.listen, tls, entry.max_connections).await?;
@@ -159,6 +181,9 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
         let proxy = Proxy::new(channel.clone(), entry.limits().with_context(which)?);
         serving.spawn(listener.serve(proxy, drain.clone()));
         admin = admin.channel(&channel, &calls);
+        if let Some(otlp) = &otlp {
+            otlp.follow(&channel);
+        }
         channels.push(channel);
     }
     if let Some((listener, entry)) = admin_listener {
@@ -178,14 +203,26 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
     tracing::info!(?grace, "draining");
     drain.cancel();
     let drained = async { while serving.join_next().await.is_some() {} };
-    tokio::select! {
-        () = drained => return Ok(ExitCode::SUCCESS),
-        () = tokio::time::sleep(grace) => tracing::warn!(?grace, "grace period expired, cancelling RPCs in flight"),
-        () = signals.next() => tracing::warn!("second signal received, cancelling RPCs in flight"),
+    let is_drained = tokio::select! {
+        () = drained => true,
+        () = tokio::time::sleep(grace) => {
+            tracing::warn!(?grace, "grace period expired, cancelling RPCs in flight");
+            false
+        }
+        () = signals.next() => {
+            tracing::warn!("second signal received, cancelling RPCs in flight");
+            false
+        }
+    };
+    if !is_drained {
+        channels.iter().for_each(Channel::close);
+        let _ =
+            tokio::time::timeout(LAST_STATUSES, async { while serving.join_next().await.is_some() {} }).await;
     }
-    channels.iter().for_each(Channel::close);
-    let _ = tokio::time::timeout(LAST_STATUSES, async { while serving.join_next().await.is_some() {} }).await;
-    Ok(ExitCode::FAILURE)
+    if let Some(otlp) = otlp {
+        tokio::task::spawn_blocking(move || otlp.finish()).await.context("the last metrics and traces")?;
+    }
+    Ok(if is_drained { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Opens the policy directory. Policies are compiled in a separate process, so that no file can end the proxy.
