@@ -7,6 +7,7 @@ mod compile;
 mod demo;
 mod new;
 mod proxy;
+mod watch;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -28,6 +29,10 @@ enum Command {
     Demo(demo::Arguments),
     /// Run a sidecar: a gRPC proxy that balances the RPCs of programs in any language.
     Proxy(proxy::Arguments),
+    /// Watch a sidecar in a terminal: its channels, endpoints, policies and events.
+    Top(watch::TopArguments),
+    /// Print the RPCs of a sidecar as they end, one line each.
+    Tap(watch::TapArguments),
     /// Create a project for a new policy, in one of nine languages or in WebAssembly text.
     New(new::Arguments),
     /// Build policies into components, with the tools of their language.
@@ -46,6 +51,8 @@ fn main() -> ExitCode {
             log_to_stderr("info");
             proxy::run(arguments)
         }
+        Command::Top(arguments) => watch::top(&arguments),
+        Command::Tap(arguments) => watch::tap(&arguments),
         Command::New(arguments) => new::run(&arguments),
         Command::Build(arguments) => {
             log_to_stderr("warn");

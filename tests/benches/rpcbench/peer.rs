@@ -2,11 +2,17 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use hotpick::channel::ChannelStatus;
+use hotpick::channel::{ChannelBuilder, ChannelStatus};
 use hotpick::resolver::{Endpoint, ManualResolver};
 use hotpick_echo::{EchoClient, EchoRequest};
 use hotpick_tests::{Policies, standard};
+use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use tokio_stream::StreamExt as _;
 use tonic::Request;
 use tonic::transport::Channel as TonicChannel;
@@ -24,6 +30,19 @@ pub(crate) enum Peer {
     Wasm(&'static str),
     /// The same with plans disabled: the policy is called for each RPC.
     Called(&'static str),
+    /// hotpick with the native picker, and observers of RPCs.
+    Observed(Observed),
+}
+
+/// Who observes RPCs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Observed {
+    /// `hotpick_admin::Calls`: metrics for Prometheus.
+    Counted,
+    /// The same, and `hotpick_otel::Traces` of one RPC in a hundred.
+    Traced,
+    /// `hotpick_otel::Metrics`.
+    OtelMetrics,
 }
 
 /// A kind of RPC.
@@ -47,7 +66,7 @@ pub(crate) enum Client {
 
 impl Peer {
     /// All peers. The first one is the baseline.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::TonicSingle,
         Self::TonicList,
         Self::RawHyper,
@@ -56,6 +75,9 @@ impl Peer {
         Self::Wasm("round_robin"),
         Self::Wasm("p2c_ewma"),
         Self::Wasm("color"),
+        Self::Observed(Observed::Counted),
+        Self::Observed(Observed::Traced),
+        Self::Observed(Observed::OtelMetrics),
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -68,6 +90,9 @@ impl Peer {
             Self::Wasm("round_robin") => "hotpick, round_robin.wasm planned",
             Self::Wasm("p2c_ewma") => "hotpick, p2c_ewma.wasm",
             Self::Wasm(_) => "hotpick, color.wasm",
+            Self::Observed(Observed::Counted) => "hotpick, native picker, metrics for Prometheus",
+            Self::Observed(Observed::Traced) => "hotpick, native picker, the same and 1 % traced",
+            Self::Observed(Observed::OtelMetrics) => "hotpick, native picker, metrics by OpenTelemetry",
         }
     }
 
@@ -92,16 +117,25 @@ impl Peer {
                 let raw = RawHyper::connect(addresses).await;
                 Client::Raw(EchoClient::with_origin(raw, "http://backends".parse().expect("a URI")))
             }
-            Self::Native => Self::hotpick(addresses, None, true).await,
-            Self::Wasm(policy) => Self::hotpick(addresses, Some(policy), true).await,
-            Self::Called(policy) => Self::hotpick(addresses, Some(policy), false).await,
+            Self::Native => Self::hotpick(addresses, None, true, None).await,
+            Self::Wasm(policy) => Self::hotpick(addresses, Some(policy), true, None).await,
+            Self::Called(policy) => Self::hotpick(addresses, Some(policy), false, None).await,
+            Self::Observed(by) => Self::hotpick(addresses, None, true, Some(by)).await,
         }
     }
 
-    async fn hotpick(addresses: &[SocketAddr], policy: Option<&str>, plans: bool) -> Client {
+    async fn hotpick(
+        addresses: &[SocketAddr],
+        policy: Option<&str>,
+        plans: bool,
+        observed: Option<Observed>,
+    ) -> Client {
         let endpoint = |address: &SocketAddr| Endpoint::new((*address).into()).with_attribute("color", "red");
         let resolver = ManualResolver::new(addresses.iter().map(endpoint).collect::<Vec<_>>());
         let mut builder = hotpick::Channel::builder("static:///bench").resolver(resolver);
+        if let Some(by) = observed {
+            builder = by.observe(builder);
+        }
         let policies = policy.map(|name| {
             let settings = format!("plans = {plans}");
             let files = [
@@ -120,6 +154,31 @@ impl Peer {
         };
         channel.wait_for(ready).await;
         Client::Hotpick(EchoClient::new(channel), policies.map(Arc::new))
+    }
+}
+
+impl Observed {
+    fn observe(self, builder: ChannelBuilder) -> ChannelBuilder {
+        let traced = || {
+            opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
+            // The spans are made and thrown away: what an exporter costs is not the channel's.
+            let provider = SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOn).build();
+            hotpick_otel::Traces::sampled(provider.tracer("bench"), 0.01)
+        };
+        match self {
+            Self::Counted => builder.observer(hotpick_admin::Calls::default()),
+            Self::Traced => builder.observer(hotpick_admin::Calls::default()).observer(traced()),
+            Self::OtelMetrics => {
+                let exporter = InMemoryMetricExporter::default();
+                let reader =
+                    PeriodicReader::builder(exporter).with_interval(Duration::from_secs(3600)).build();
+                let provider = SdkMeterProvider::builder().with_reader(reader).build();
+                let metrics = hotpick_otel::Metrics::new(&provider.meter("bench"));
+                // As a program does that has metrics until it ends.
+                std::mem::forget(provider);
+                builder.observer(metrics)
+            }
+        }
     }
 }
 

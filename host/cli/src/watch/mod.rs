@@ -1,0 +1,12 @@
+//! `hotpick top` and `hotpick tap`: what the admin listener of a sidecar says, in a terminal.
+
+mod app;
+mod client;
+mod events;
+mod model;
+mod tap;
+mod top;
+mod view;
+
+pub(crate) use self::tap::{TapArguments, tap};
+pub(crate) use self::top::{TopArguments, top};
