@@ -1,12 +1,13 @@
 //! Load reports of servers, for each call (ORCA, gRFC A51).
 
 use base64::Engine as _;
+use http::HeaderName;
 use prost::Message as _;
 
 use crate::headers::BASE64;
 
 /// Trailer in which a server sends its report for an RPC.
-const KEY: &str = "endpoint-load-metrics-bin";
+const KEY: HeaderName = HeaderName::from_static("endpoint-load-metrics-bin");
 
 /// A server's report of its load, in the trailers of an RPC (gRFC A51). A field that the server left out is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -42,7 +43,7 @@ struct Orca {
 impl LoadReport {
     /// Returns the report in these trailers. A report that cannot be read is treated as absent.
     pub(crate) fn of_trailers(trailers: &http::HeaderMap) -> Option<Self> {
-        let value = trailers.get(KEY)?;
+        let value = trailers.get(&KEY)?;
         let bytes = BASE64.decode(value.as_bytes()).ok()?;
         let orca = Orca::decode(bytes.as_slice()).ok()?;
         Some(Self {

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Returns the timeout of an RPC from its header (`doc/PROTOCOL-HTTP2.md`: at most 8 digits and a unit). Returns `None`
 /// if the header is absent or malformed; a malformed header is left for the server to refuse.
 pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let text = headers.get(&GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -32,7 +34,7 @@ pub(crate) fn set_grpc_timeout(headers: &mut HeaderMap, left: Duration) {
         millis => ((millis / 1000).min(99_999_999), 'S'),
     };
     if let Ok(value) = HeaderValue::try_from(format!("{value}{unit}")) {
-        headers.insert("grpc-timeout", value);
+        headers.insert(GRPC_TIMEOUT, value);
     }
 }
 

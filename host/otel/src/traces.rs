@@ -7,14 +7,14 @@ use std::time::Duration;
 use hotpick::call::{
     AttemptKind, AttemptRecord, Call, CallEvent, CallObserver, CallRecord, CallWatcher, code_name,
 };
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use opentelemetry::trace::{
     SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState, Tracer,
 };
 use opentelemetry::{Context, KeyValue};
 use tonic::Code;
 
-use crate::propagation::{extract, inject};
+use crate::propagation::{TRACEPARENT, extract, has_context, inject, traceparent, uses_traceparent};
 
 /// Makes spans of RPCs: an observer.
 ///
@@ -65,35 +65,47 @@ where
 {
     fn call_started(&self, call: &Call, metadata: &HeaderMap) -> Option<Box<dyn CallWatcher>> {
         let current = Context::map_current(|current| current.has_active_span().then(|| current.clone()));
-        let parent = current.unwrap_or_else(|| extract(metadata));
-        let context = parent.span().span_context().clone();
-        let is_sampled = if context.is_valid() {
-            context.is_sampled()
-        } else {
-            self.0.roots >= 1.0 || fastrand::f64() < self.0.roots
+        let parent = match current {
+            Some(current) => current,
+            None if has_context(metadata) => extract(metadata),
+            None if self.0.roots < 1.0 && fastrand::f64() >= self.0.roots => {
+                return Some(Box::new(Unsampled::root()));
+            }
+            None => Context::new(),
         };
-        if is_sampled {
+        let context = parent.span().span_context().clone();
+        if !context.is_valid() || context.is_sampled() {
             return Some(Box::new(Spans::start(Arc::clone(&self.0), call, parent)));
         }
-        let context = if context.is_valid() { parent } else { unsampled() };
-        Some(Box::new(Unsampled(context)))
+        Some(Box::new(Unsampled::Of(parent)))
     }
 }
 
-/// A context that says that the RPC is not traced.
-fn unsampled() -> Context {
-    let (trace, span) = (TraceId::from(fastrand::u128(1..)), SpanId::from(fastrand::u64(1..)));
-    let context = SpanContext::new(trace, span, TraceFlags::default(), false, TraceState::NONE);
-    Context::new().with_remote_span_context(context)
+/// An RPC that is not traced: only its context is sent.
+enum Unsampled {
+    Of(Context),
+    /// The context of an RPC without a parent, in the form of the W3C.
+    Root(HeaderValue),
 }
 
-/// An RPC that is not traced: only its context is sent.
-struct Unsampled(Context);
+impl Unsampled {
+    fn root() -> Self {
+        if uses_traceparent() {
+            return Self::Root(traceparent(fastrand::u128(1..), fastrand::u64(1..)));
+        }
+        let (trace, span) = (TraceId::from(fastrand::u128(1..)), SpanId::from(fastrand::u64(1..)));
+        let context = SpanContext::new(trace, span, TraceFlags::default(), false, TraceState::NONE);
+        Self::Of(Context::new().with_remote_span_context(context))
+    }
+}
 
 impl CallWatcher for Unsampled {
     fn on(&mut self, event: CallEvent<'_>) {
         if let CallEvent::Sending { metadata, .. } = event {
-            inject(&self.0, metadata);
+            match self {
+                Self::Of(context) => inject(context, metadata),
+                Self::Root(value) => drop(metadata.insert(TRACEPARENT, value.clone())),
+            }
         }
     }
 }

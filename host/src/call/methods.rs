@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use foldhash::fast::RandomState;
 
 /// Which methods have values of their own, such as metrics. All others share the name [`Methods::OTHER`] (gRFC A66): a
 /// client of a proxy can make up any number of methods.
@@ -24,12 +25,15 @@ impl Default for MethodNames {
     }
 }
 
+/// Not a hash that withstands attacks: a client can make up names, but only a bounded number of them is kept.
+type Known<T> = HashMap<Box<str>, Arc<T>, RandomState>;
+
 /// A value for each method, made when the method is called for the first time. For [observers](super::CallObserver).
 pub struct Methods<T> {
     names: MethodNames,
     make: Box<dyn Fn(&str) -> T + Send + Sync>,
     /// Copied for each new method, because there are few, and read for each RPC.
-    known: ArcSwap<HashMap<Box<str>, Arc<T>>>,
+    known: ArcSwap<Known<T>>,
     other: Arc<T>,
     adding: Mutex<()>,
 }
@@ -68,7 +72,7 @@ impl<T> Methods<T> {
             return Arc::clone(&self.other);
         }
         let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut known = HashMap::clone(&self.known.load());
+        let mut known = Known::clone(&self.known.load());
         if let MethodNames::First(most) = self.names
             && known.len() >= most
             && !known.contains_key(method)

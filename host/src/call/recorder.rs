@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use http::uri::PathAndQuery;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
@@ -29,8 +30,6 @@ pub(crate) struct CallRecorder(Option<Arc<Recording>>);
 pub(crate) struct AttemptRecorder {
     recording: Option<Arc<Recording>>,
     number: usize,
-    /// A drop does not end the attempt.
-    is_view: bool,
 }
 
 /// Direction of messages.
@@ -43,22 +42,33 @@ enum Direction {
 /// Records the messages of one direction of an attempt.
 #[derive(Debug)]
 pub(crate) struct MessageMeter {
-    framing: Framing,
+    recording: Arc<Recording>,
+    attempt: usize,
     direction: Direction,
-    attempt: AttemptRecorder,
 }
 
 struct Recording {
     observers: Observers,
     call: Call,
-    deadline: Mutex<Option<Instant>>,
     state: Mutex<State>,
+}
+
+/// How an attempt ended.
+struct End {
+    code: Code,
+    client_ended: bool,
+    load: Option<LoadReport>,
 }
 
 #[derive(Default)]
 struct State {
+    /// Decides what a drop means.
+    deadline: Option<Instant>,
     resolving: Duration,
-    attempts: Vec<AttemptRecord>,
+    /// Rarely more than one, which needs no allocation of its own.
+    attempts: SmallVec<[AttemptRecord; 1]>,
+    /// Where the messages of each attempt end, for both directions.
+    framings: SmallVec<[[Framing; 2]; 1]>,
     /// What each attempt waits for now, by the number of the attempt.
     delays: Vec<(usize, DelayType, String, Instant)>,
     active: usize,
@@ -113,12 +123,7 @@ impl CallRecorder {
         let watchers =
             observers.0.iter().filter_map(|observer| observer.call_started(&call, metadata)).collect();
         let state = Mutex::new(State { watchers, ..State::default() });
-        Self(Some(Arc::new(Recording {
-            observers: observers.clone(),
-            call,
-            deadline: Mutex::default(),
-            state,
-        })))
+        Self(Some(Arc::new(Recording { observers: observers.clone(), call, state })))
     }
 
     pub(crate) const fn is_observed(&self) -> bool {
@@ -128,7 +133,7 @@ impl CallRecorder {
     /// Sets the deadline, which decides what a drop means.
     pub(crate) fn set_deadline(&self, deadline: Option<Instant>) {
         if let Some(recording) = &self.0 {
-            *recording.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
+            recording.state().deadline = deadline;
         }
     }
 
@@ -151,25 +156,23 @@ impl CallRecorder {
         let mut state = recording.state();
         let State { attempts, watchers, .. } = &mut *state;
         let number = attempts.len();
-        if number == 0 {
-            attempts.reserve_exact(1);
-        }
         attempts.push(record);
         let record = &attempts[number];
         watchers
             .iter_mut()
             .for_each(|watcher| watcher.on(CallEvent::AttemptStarted { attempt: number, record }));
+        state.framings.push(Default::default());
         state.active += 1;
         if let Some(since) = state.idle_since.take() {
             state.retry_delay += now.saturating_duration_since(since);
         }
-        AttemptRecorder { recording: Some(Arc::clone(recording)), number, is_view: false }
+        AttemptRecorder { recording: Some(Arc::clone(recording)), number }
     }
 
     /// Records the end of the RPC. `message`: the status message, if this side has made it.
     pub(crate) fn end(&mut self, code: Code, message: Option<&str>, client_ended: bool) {
         if let Some(recording) = self.0.take() {
-            recording.end(code, message, client_ended);
+            recording.end(&mut recording.state(), code, message, client_ended, Instant::now());
         }
     }
 
@@ -182,7 +185,8 @@ impl CallRecorder {
 impl Drop for CallRecorder {
     fn drop(&mut self) {
         if let Some(recording) = self.0.take() {
-            recording.end(recording.given_up(), None, true);
+            let code = recording.given_up();
+            recording.end(&mut recording.state(), code, None, true, Instant::now());
         }
     }
 }
@@ -194,22 +198,20 @@ impl Recording {
 
     /// Returns the code of an RPC that its caller has given up.
     fn given_up(&self) -> Code {
-        let deadline = *self.deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        let deadline = self.state().deadline;
         if deadline.is_some_and(|at| at <= Instant::now()) { Code::DeadlineExceeded } else { Code::Cancelled }
     }
 
-    fn end(&self, code: Code, message: Option<&str>, client_ended: bool) {
-        let mut state = self.state();
+    fn end(&self, state: &mut State, code: Code, message: Option<&str>, client_ended: bool, now: Instant) {
         if std::mem::replace(&mut state.has_ended, true) {
             return;
         }
-        let now = Instant::now();
         // An attempt is held by whoever reads the response, who may drop it after the RPC.
         for number in 0..state.attempts.len() {
-            self.end_attempt(&mut state, number, code, client_ended, None, now);
+            self.end_attempt(state, number, End { code, client_ended, load: None }, now);
         }
         let mut watchers = std::mem::take(&mut state.watchers);
-        let State { attempts, resolving, retry_delay, .. } = &*state;
+        let State { attempts, resolving, retry_delay, .. } = state;
         let record = CallRecord {
             call: &self.call,
             attempts,
@@ -224,18 +226,11 @@ impl Recording {
         self.observers.0.iter().for_each(|observer| observer.call_ended(&record));
     }
 
-    fn end_attempt(
-        &self,
-        state: &mut State,
-        number: usize,
-        code: Code,
-        client_ended: bool,
-        load: Option<LoadReport>,
-        now: Instant,
-    ) {
+    fn end_attempt(&self, state: &mut State, number: usize, end: End, now: Instant) {
         if state.attempts[number].ended.is_some() {
             return;
         }
+        let End { code, client_ended, load } = end;
         state.end_delay(number, now);
         let State { attempts, watchers, .. } = state;
         let attempt = &mut attempts[number];
@@ -259,7 +254,14 @@ impl State {
         self.watchers.iter_mut().for_each(|watcher| watcher.on(event()));
     }
 
+    #[inline]
     fn end_delay(&mut self, number: usize, now: Instant) {
+        if !self.delays.is_empty() {
+            self.end_delay_of(number, now);
+        }
+    }
+
+    fn end_delay_of(&mut self, number: usize, now: Instant) {
         let Some(at) = self.delays.iter().position(|(of, ..)| *of == number) else { return };
         let (_, delay, reason, since) = self.delays.swap_remove(at);
         let duration = now.saturating_duration_since(since);
@@ -282,7 +284,7 @@ impl State {
 /// Records nothing.
 impl Default for AttemptRecorder {
     fn default() -> Self {
-        Self { recording: None, number: 0, is_view: true }
+        Self { recording: None, number: 0 }
     }
 }
 
@@ -309,19 +311,21 @@ impl AttemptRecorder {
         }
     }
 
-    /// Records that the attempt has waited for a stream, since this moment.
-    pub(crate) fn waited_for_stream(&self, since: Instant) {
+    /// Records that the attempt has waited for a stream, since this moment. Returns the time.
+    pub(crate) fn waited_for_stream(&self, since: Instant) -> Instant {
+        let now = Instant::now();
         if let Some(recording) = &self.recording {
             let mut state = recording.state();
             let reason = "all streams that the servers allow are in use".to_owned();
             state.delay(self.number, DelayType::StreamLimit, reason, since);
-            state.end_delay(self.number, Instant::now());
+            state.end_delay(self.number, now);
         }
+        now
     }
 
     /// Records that the attempt is sent.
-    pub(crate) fn sent(&self) {
-        self.change(|attempt| attempt.sent = Some(Instant::now()));
+    pub(crate) fn sent(&self, now: Instant) {
+        self.change(|attempt| attempt.sent = Some(now));
     }
 
     /// Records that the attempt was not sent after all: another connection is needed.
@@ -335,79 +339,84 @@ impl AttemptRecorder {
     }
 
     /// Returns a meter of the request's messages. `None`: nobody observes the RPC.
-    pub(crate) fn request_meter(&self) -> Option<Box<MessageMeter>> {
+    pub(crate) fn request_meter(&self) -> Option<MessageMeter> {
         self.meter(Direction::Request)
     }
 
     /// Returns a meter of the response's messages. `None`: nobody observes the RPC.
-    pub(crate) fn response_meter(&self) -> Option<Box<MessageMeter>> {
+    pub(crate) fn response_meter(&self) -> Option<MessageMeter> {
         self.meter(Direction::Response)
     }
 
-    fn meter(&self, direction: Direction) -> Option<Box<MessageMeter>> {
-        let recording = Some(Arc::clone(self.recording.as_ref()?));
-        let view = Self { recording, number: self.number, is_view: true };
-        Some(Box::new(MessageMeter { framing: Framing::default(), direction, attempt: view }))
-    }
-
-    fn message(&self, direction: Direction, size: u64) {
-        let Some(recording) = &self.recording else { return };
-        let mut state = recording.state();
-        let State { attempts, watchers, .. } = &mut *state;
-        let record = &mut attempts[self.number];
-        if record.ended.is_some() {
-            return;
-        }
-        let messages = match direction {
-            Direction::Request => &mut record.request,
-            Direction::Response => &mut record.response,
-        };
-        let (attempt, sequence) = (self.number, messages.count);
-        messages.count += 1;
-        messages.bytes += size;
-        for watcher in watchers {
-            watcher.on(match direction {
-                Direction::Request => CallEvent::MessageSent { attempt, sequence, size },
-                Direction::Response => CallEvent::MessageReceived { attempt, sequence, size },
-            });
-        }
+    fn meter(&self, direction: Direction) -> Option<MessageMeter> {
+        let recording = Arc::clone(self.recording.as_ref()?);
+        Some(MessageMeter { recording, attempt: self.number, direction })
     }
 
     /// Records the end of the attempt, with the trailers if it got that far.
     pub(crate) fn end(&mut self, code: Code, trailers: Option<&HeaderMap>) {
-        self.ended(code, false, trailers);
-    }
-
-    /// Records that the client gave up, and with which code.
-    pub(crate) fn give_up(&mut self, code: Code) {
-        self.ended(code, true, None);
-    }
-
-    fn ended(&mut self, code: Code, client_ended: bool, trailers: Option<&HeaderMap>) {
         if let Some(recording) = self.recording.take() {
-            let load = trailers.and_then(LoadReport::of_trailers);
-            let mut state = recording.state();
-            recording.end_attempt(&mut state, self.number, code, client_ended, load, Instant::now());
+            let end = End { code, client_ended: false, load: trailers.and_then(LoadReport::of_trailers) };
+            recording.end_attempt(&mut recording.state(), self.number, end, Instant::now());
         }
+    }
+
+    /// Records the end of the attempt and of its RPC. `message`: the status message, if this side has made it.
+    pub(crate) fn end_call(
+        &mut self,
+        call: &mut CallRecorder,
+        code: Code,
+        client_ended: bool,
+        trailers: Option<&HeaderMap>,
+        message: Option<&str>,
+    ) {
+        let Some(recording) = self.recording.take() else {
+            // Not observed, or the attempt has ended before.
+            return call.end(code, message, client_ended);
+        };
+        call.0 = None;
+        let now = Instant::now();
+        let mut state = recording.state();
+        let end = End { code, client_ended, load: trailers.and_then(LoadReport::of_trailers) };
+        recording.end_attempt(&mut state, self.number, end, now);
+        recording.end(&mut state, code, message, client_ended, now);
     }
 }
 
 impl MessageMeter {
     /// Records the next data.
     pub(crate) fn data(&mut self, data: &[u8]) {
-        let Self { framing, direction, attempt } = self;
-        framing.feed(data, |size| attempt.message(*direction, size));
+        let Self { recording, attempt, direction } = self;
+        let attempt = *attempt;
+        let mut state = recording.state();
+        let State { attempts, framings, watchers, .. } = &mut *state;
+        let record = &mut attempts[attempt];
+        let (messages, framing) = match direction {
+            Direction::Request => (&mut record.request, &mut framings[attempt][0]),
+            Direction::Response => (&mut record.response, &mut framings[attempt][1]),
+        };
+        if record.ended.is_some() {
+            return;
+        }
+        framing.feed(data, |size| {
+            let sequence = messages.count;
+            messages.count += 1;
+            messages.bytes += size;
+            for watcher in watchers.iter_mut() {
+                watcher.on(match direction {
+                    Direction::Request => CallEvent::MessageSent { attempt, sequence, size },
+                    Direction::Response => CallEvent::MessageReceived { attempt, sequence, size },
+                });
+            }
+        });
     }
 }
 
 impl Drop for AttemptRecorder {
     fn drop(&mut self) {
-        if self.is_view {
-            return;
-        }
         if let Some(recording) = self.recording.take() {
-            let code = recording.given_up();
-            recording.end_attempt(&mut recording.state(), self.number, code, true, None, Instant::now());
+            let end = End { code: recording.given_up(), client_ended: true, load: None };
+            recording.end_attempt(&mut recording.state(), self.number, end, Instant::now());
         }
     }
 }

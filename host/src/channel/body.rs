@@ -47,7 +47,7 @@ struct Open {
     attempt_record: AttemptRecorder,
     record: CallRecorder,
     /// Records the messages of the response.
-    meter: Option<Box<MessageMeter>>,
+    meter: Option<MessageMeter>,
     throttle: Option<Arc<Throttle>>,
     /// Held because the request ends with the response.
     _replay: Replay,
@@ -97,8 +97,7 @@ impl Begun {
 impl Open {
     fn end(&mut self, code: Code, trailers: Option<&HeaderMap>) {
         self.attempt.end(code, trailers);
-        self.attempt_record.end(code, trailers);
-        self.record.end(code, None, false);
+        self.attempt_record.end_call(&mut self.record, code, false, trailers, None);
         if let (Code::Ok, Some(throttle)) = (code, self.throttle.take()) {
             throttle.succeeded();
         }
@@ -107,15 +106,13 @@ impl Open {
     /// The deadline has passed.
     fn expire(&mut self, status: &Status) {
         self.attempt.give_up(status.code());
-        self.attempt_record.give_up(status.code());
-        self.record.fail(status, true);
+        self.attempt_record.end_call(&mut self.record, status.code(), true, None, Some(status.message()));
     }
 
     /// The stream has failed.
     fn fail(&mut self, status: &Status) {
         self.attempt.end(status.code(), None);
-        self.attempt_record.end(status.code(), None);
-        self.record.fail(status, false);
+        self.attempt_record.end_call(&mut self.record, status.code(), false, None, Some(status.message()));
     }
 }
 

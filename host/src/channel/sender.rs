@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use super::channel::Shared;
 use crate::call::{AttemptKind, AttemptRecorder, CallRecorder, PickRecord};
 use crate::http2::{Received, code_of_http, grpc_code};
-use crate::picker::{PickInfo, PickState};
+use crate::picker::{Pick, PickFailure, PickInfo, PickState};
 use crate::retry::{CallPolicy, Gate, PREVIOUS_ATTEMPTS, Pushback};
 use crate::transport::{self, Attempt, AttemptOptions, Replay, SendError, SendingId};
 use crate::waiting::Waits;
@@ -66,6 +66,7 @@ pub(super) struct Failed {
 pub(super) type AttemptResult = Result<Answered, Failed>;
 
 impl<'a> Sender<'a> {
+    #[inline]
     pub(super) fn new(
         channel: &'a Shared,
         request: Request<Body>,
@@ -93,8 +94,9 @@ impl<'a> Sender<'a> {
     ) -> Result<Answered, Status> {
         let sent = match self.settings.policy.as_deref() {
             None => self.attempt(AttemptKind::Original, 0, self.settings.now, picking, waits).await,
-            Some(CallPolicy::Retry(policy)) => self.retry(policy, picking, waits).await,
-            Some(CallPolicy::Hedging(policy)) => self.hedge(policy).await,
+            // Boxed, so that RPCs without a policy do not pay for their size.
+            Some(CallPolicy::Retry(policy)) => Box::pin(self.retry(policy, picking, waits)).await,
+            Some(CallPolicy::Hedging(policy)) => Box::pin(self.hedge(policy)).await,
         };
         match sent {
             Ok(answered) => {
@@ -117,148 +119,126 @@ impl<'a> Sender<'a> {
         picking: &mut PickState,
         waits: &mut Waits<'_>,
     ) -> AttemptResult {
+        let Settings { deadline, wait_for_ready, timeout_set_at, .. } = self.settings;
         let mut retries_left = MAX_TRANSPARENT_RETRIES;
         let (mut kind, mut now) = (kind, now);
-        loop {
+        let mut tried = if previous == 0 { Vec::new() } else { self.tried() };
+        'attempt: loop {
             let mut record = self.record.attempt(kind, previous, now);
-            match self.attempt_once(previous, now, &record, picking, waits).await {
-                Ok((response, attempt, sending, subconn)) => {
-                    return Ok(Answered { response, attempt, record, sending, subconn });
-                }
-                Err((error, sending)) => {
-                    let (status, is_final) = match error {
-                        Unsent::Unprocessed { status, refused } => {
-                            record.end(status.code(), None);
-                            // At most one retry after a refusal, so as not to press a server that refuses.
-                            retries_left = if refused { retries_left.min(1) } else { retries_left };
-                            if retries_left > 0 && self.replay.is_kept() {
-                                retries_left -= 1;
-                                (kind, now) = (AttemptKind::TransparentRetry, Instant::now());
-                                if let Some(sending) = sending {
-                                    self.replay.end(sending);
-                                }
-                                continue;
-                            }
-                            (status, false)
+            let Some(mut body) = self.replay.start() else {
+                // Asked before; the body has grown meanwhile.
+                let text = "the request is too large to be sent again (buffer)";
+                return Err(Failed::of(Status::unavailable(text), true, None, record));
+            };
+            let sending = body.sending();
+            if record.is_observed() {
+                body.measure(record.request_meter());
+            }
+            loop {
+                let mut info = PickInfo {
+                    method: self.head.uri.path(),
+                    metadata: &self.head.headers,
+                    now,
+                    deadline,
+                    wait_for_ready,
+                    attempt: previous,
+                    tried: &tried,
+                    requeued: picking.not_sent,
+                };
+                let mut pick =
+                    match self.channel.published.cell.pick_with(&mut info, picking, &record, waits).await {
+                        Ok(pick) => pick,
+                        Err(PickFailure { status, is_drop }) => {
+                            return Err(Failed::of(status, is_drop, Some(sending), record));
                         }
-                        Unsent::Failed(status) => (status, false),
-                        Unsent::Final(status) => (status, true),
                     };
-                    record.end(status.code(), None);
-                    return Err(Failed { status, is_final, sending });
+                let picked_at = info.now;
+
+                // Clones the head, because metadata that the policy adds belongs to this attempt alone.
+                let mut sent = Request::from_parts(self.head.clone(), body);
+                self.amend(sent.headers_mut(), &mut pick, previous);
+                if record.is_observed() {
+                    let pick = PickRecord {
+                        subconn: pick.subconn.clone(),
+                        policy: picking.policy.take(),
+                        by: pick.by,
+                        explanation: pick.explanation.take(),
+                    };
+                    record.picked(pick, sent.headers_mut());
                 }
+                let options = AttemptOptions {
+                    done: pick.done,
+                    picked_at,
+                    deadline,
+                    timeout_set_at,
+                    max_requests: self.channel.max_requests_per_endpoint,
+                    record: &record,
+                };
+                let (status, refused) = match transport::send(&pick.subconn, sent, options, waits).await {
+                    Ok((response, attempt)) => {
+                        let subconn = pick.subconn.id();
+                        return Ok(Answered { response, attempt, record, sending, subconn });
+                    }
+                    Err(SendError::NotSent(unsent)) => {
+                        body = unsent.into_body();
+                        picking.not_sent = true;
+                        now = Instant::now();
+                        continue;
+                    }
+                    Err(SendError::Dropped(status)) => {
+                        return Err(Failed::of(status, true, Some(sending), record));
+                    }
+                    Err(SendError::Failed(status)) => {
+                        self.has_tried(pick.subconn.id());
+                        return Err(Failed::of(status, false, Some(sending), record));
+                    }
+                    Err(SendError::Unprocessed { status, refused }) => (status, refused),
+                };
+                self.has_tried(pick.subconn.id());
+                // At most one retry after a refusal, so as not to press a server that refuses.
+                retries_left = if refused { retries_left.min(1) } else { retries_left };
+                if retries_left == 0 || !self.replay.is_kept() {
+                    return Err(Failed::of(status, false, Some(sending), record));
+                }
+                record.end(status.code(), None);
+                self.replay.end(sending);
+                retries_left -= 1;
+                (kind, now) = (AttemptKind::TransparentRetry, Instant::now());
+                tried = self.tried();
+                continue 'attempt;
             }
         }
     }
 
-    async fn attempt_once(
-        &self,
-        previous: u32,
-        now: Instant,
-        record: &AttemptRecorder,
-        picking: &mut PickState,
-        waits: &mut Waits<'_>,
-    ) -> Result<(Response<Received>, Attempt, SendingId, u32), (Unsent, Option<SendingId>)> {
-        let Settings { deadline, wait_for_ready, timeout_set_at, .. } = self.settings;
-        let Some(mut body) = self.replay.start() else {
-            // Asked before; the body has grown meanwhile.
-            let text = "the request is too large to be sent again (buffer)";
-            return Err((Unsent::Final(Status::unavailable(text)), None));
-        };
-        let sending = body.sending();
-        if record.is_observed() {
-            body.measure(record.request_meter());
+    /// Adds to the headers of an attempt what the policy and gRFC A6 say.
+    fn amend(&self, headers: &mut HeaderMap, pick: &mut Pick, previous: u32) {
+        // Replaces the caller's metadata: with two `authorization` headers it would be undefined which one counts.
+        for (name, _) in &pick.metadata {
+            headers.remove(name);
         }
-        let mut now = now;
-        loop {
-            let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let mut info = PickInfo {
-                method: self.head.uri.path(),
-                metadata: &self.head.headers,
-                now,
-                deadline,
-                wait_for_ready,
-                attempt: previous,
-                tried: &tried,
-                requeued: picking.not_sent,
-            };
-            let picked = self.channel.published.cell.pick_with(&mut info, picking, record, waits).await;
-            let mut pick = picked.map_err(|failure| {
-                let unsent = if failure.is_drop { Unsent::Final } else { Unsent::Failed };
-                (unsent(failure.status), Some(sending))
-            })?;
-            let picked_at = info.now;
-
-            // Clones the head, because metadata that the policy adds belongs to this attempt alone.
-            let mut sent = Request::from_parts(self.head.clone(), body);
-            // Replaces the caller's metadata: with two `authorization` headers it would be undefined which one counts.
-            for (name, _) in &pick.metadata {
-                sent.headers_mut().remove(name);
-            }
-            for (name, value) in pick.metadata {
-                sent.headers_mut().append(name, value);
-            }
-            if previous > 0 {
-                self.count_attempts(sent.headers_mut(), previous);
-            }
-            if record.is_observed() {
-                let pick = PickRecord {
-                    subconn: pick.subconn.clone(),
-                    policy: picking.policy.take(),
-                    by: pick.by,
-                    explanation: pick.explanation.take(),
-                };
-                record.picked(pick, sent.headers_mut());
-            }
-            let options = AttemptOptions {
-                done: pick.done,
-                picked_at,
-                deadline,
-                timeout_set_at,
-                max_requests: self.channel.max_requests_per_endpoint,
-                record,
-            };
-            match transport::send(&pick.subconn, sent, options, waits).await {
-                Ok((response, attempt)) => return Ok((response, attempt, sending, pick.subconn.id())),
-                Err(SendError::NotSent(unsent)) => {
-                    body = unsent.into_body();
-                    picking.not_sent = true;
-                }
-                Err(SendError::Unprocessed { status, refused }) => {
-                    self.has_tried(pick.subconn.id());
-                    return Err((Unsent::Unprocessed { status, refused }, Some(sending)));
-                }
-                Err(SendError::Failed(status)) => {
-                    self.has_tried(pick.subconn.id());
-                    return Err((Unsent::Failed(status), Some(sending)));
-                }
-                Err(SendError::Dropped(status)) => return Err((Unsent::Final(status), Some(sending))),
-            }
-            now = Instant::now();
+        for (name, value) in pick.metadata.drain(..) {
+            headers.append(name, value);
+        }
+        if previous > 0 {
+            self.count_attempts(headers, previous);
         }
     }
 
     /// Sets the number of attempts before this one, added to the caller's own: the caller may be a client of a proxy that
     /// retries as well.
-    fn count_attempts(&self, headers: &mut http::HeaderMap, previous: u32) {
+    fn count_attempts(&self, headers: &mut HeaderMap, previous: u32) {
         let own = headers.get(PREVIOUS_ATTEMPTS).and_then(|own| own.to_str().ok()?.parse::<u32>().ok());
         headers.insert(PREVIOUS_ATTEMPTS, HeaderValue::from(own.unwrap_or(0).saturating_add(previous)));
+    }
+
+    fn tried(&self) -> Vec<u32> {
+        self.tried.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Records that an attempt used this subconn.
     pub(super) fn has_tried(&self, subconn: u32) {
         self.tried.lock().unwrap_or_else(PoisonError::into_inner).push(subconn);
     }
-}
-
-/// Why an attempt has no response.
-enum Unsent {
-    /// No server has processed it.
-    Unprocessed { status: Status, refused: bool },
-    /// The retry policy decides.
-    Failed(Status),
-    /// No retry.
-    Final(Status),
 }
 
 impl Answered {
@@ -287,6 +267,12 @@ impl Answered {
 }
 
 impl Failed {
+    /// An attempt has failed, and its record ends.
+    fn of(status: Status, is_final: bool, sending: Option<SendingId>, mut record: AttemptRecorder) -> Self {
+        record.end(status.code(), None);
+        Self { status, is_final, sending }
+    }
+
     pub(super) fn nothing_sent() -> Self {
         let status = Status::internal("an RPC ended without an attempt");
         Self { status, is_final: true, sending: None }

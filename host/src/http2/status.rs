@@ -1,7 +1,7 @@
 //! Mapping of HTTP/2 errors and HTTP statuses to gRPC statuses.
 
 use h2::Reason;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use tonic::{Code, Status};
 
 /// Returns the status of an RPC whose connection or stream failed with `error`.
@@ -21,9 +21,12 @@ pub(crate) fn status_of(error: &h2::Error) -> Status {
     Status::new(code, format!("connection: {}", describe(error)))
 }
 
+/// A constant: the name of a string is parsed for each lookup.
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 /// Returns the status code of the RPC, if these headers contain it.
 pub(crate) fn grpc_code(headers: &HeaderMap) -> Option<Code> {
-    headers.get("grpc-status").map(|status| Code::from_bytes(status.as_bytes()))
+    headers.get(&GRPC_STATUS).map(|status| Code::from_bytes(status.as_bytes()))
 }
 
 /// Returns the code of a response without a gRPC status (`doc/http-grpc-status-mapping.md`).

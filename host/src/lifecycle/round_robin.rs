@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{PickerBuilder, Placement, Policy, PolicyVersion, StartError};
 use crate::picker::{Pick, PickInfo, PickResult, Picker, Rotation};
-use crate::subconn::ReadySet;
+use crate::subconn::{ReadySet, SubConn};
 
 /// Picks one ready subconn after the other, from a random start. The fallback of every channel.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,11 +50,18 @@ struct RoundRobinPicker {
 
 impl Picker for RoundRobinPicker {
     fn pick(&self, info: &PickInfo<'_>) -> PickResult {
-        // A retry goes to the next endpoint that the RPC has not tried, if there is one.
-        let untried = (0..self.ready.ready().len()).filter(|_| !info.tried.is_empty());
-        let untried = untried.filter_map(|_| self.rotation.next(&self.ready));
-        let untried = untried.take(MAX_TURNS).find(|subconn| !info.tried.contains(&subconn.id()));
-        let next = untried.or_else(|| self.rotation.next(&self.ready));
+        let next = if info.tried.is_empty() { self.rotation.next(&self.ready) } else { self.untried(info) };
         next.map_or(PickResult::Queue, |subconn| PickResult::Pick(Pick::to(subconn)))
+    }
+}
+
+impl RoundRobinPicker {
+    /// Returns the next endpoint that the RPC has not tried, if there is one, otherwise the next one.
+    #[cold]
+    fn untried(&self, info: &PickInfo<'_>) -> Option<SubConn> {
+        let turns = self.ready.ready().len().min(MAX_TURNS);
+        let mut untried = (0..turns).filter_map(|_| self.rotation.next(&self.ready));
+        let untried = untried.find(|subconn| !info.tried.contains(&subconn.id()));
+        untried.or_else(|| self.rotation.next(&self.ready))
     }
 }

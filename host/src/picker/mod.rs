@@ -11,8 +11,8 @@ mod picker;
 mod rotation;
 mod wait;
 
-pub(crate) use self::cell::PickState;
 pub use self::cell::PickerCell;
+pub(crate) use self::cell::{PickFailure, PickState};
 pub(crate) use self::fixed::{Fixed, WakeUp};
 pub use self::picker::{Faults, Pick, PickInfo, PickResult, PickedBy, Picker};
 pub(crate) use self::rotation::Rotation;

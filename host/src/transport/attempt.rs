@@ -85,10 +85,8 @@ pub(crate) async fn send(
         };
         attempt.start_stream(stream, waited);
         if record.is_observed() {
-            if waited {
-                record.waited_for_stream(picked_at);
-            }
-            record.sent();
+            let now = if waited { record.waited_for_stream(picked_at) } else { picked_at };
+            record.sent(now);
         }
         if let Some(own) = &own
             && !connection.may_serve(own)

@@ -26,7 +26,7 @@ pub(crate) struct ReplayBody {
     shared: Arc<Shared>,
     sending: SendingId,
     /// Records the messages that are sent.
-    meter: Option<Box<MessageMeter>>,
+    meter: Option<MessageMeter>,
 }
 
 /// Identifies a sending of one body.
@@ -179,7 +179,8 @@ impl Sendings {
     }
 
     fn remove(&mut self, id: SendingId) -> Option<Sending> {
-        if self.first.as_ref().is_some_and(|first| first.id == id) {
+        // If there is no first one, there are no others.
+        if self.first.as_ref()?.id == id {
             return std::mem::replace(&mut self.first, self.others.pop());
         }
         let at = self.others.iter().position(|sending| sending.id == id)?;
@@ -190,13 +191,24 @@ impl Sendings {
         !self.others.is_empty()
     }
 
+    const fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
     /// Takes the wakers of all.
     fn wakers(&mut self) -> Vec<Waker> {
         self.first.iter_mut().chain(&mut self.others).filter_map(|sending| sending.waker.take()).collect()
     }
 
     /// Wakes the connections of sendings that have ended. Not under the lock.
+    #[inline]
     fn wake(self) {
+        if self.first.is_some() {
+            self.wake_all();
+        }
+    }
+
+    fn wake_all(self) {
         for waker in self.first.into_iter().chain(self.others).filter_map(|sending| sending.waker) {
             waker.wake();
         }
@@ -218,11 +230,17 @@ impl Shared {
 
     fn end(&self, sending: SendingId) {
         let mut state = self.lock();
-        let ended = state.sendings.remove(sending);
+        let Some(ended) = state.sendings.remove(sending) else { return };
+        if state.sendings.is_empty() {
+            drop(state);
+            // Usually the connection itself drops its body, and is awake.
+            ended.waker.into_iter().for_each(Waker::wake);
+            return;
+        }
         // It may have been the one whose waker the caller's body has.
         let others = state.sendings.wakers();
         drop(state);
-        ended.and_then(|ended| ended.waker).into_iter().chain(others).for_each(Waker::wake);
+        ended.waker.into_iter().chain(others).for_each(Waker::wake);
     }
 }
 
@@ -299,7 +317,7 @@ impl ReplayBody {
     }
 
     /// Records the messages with this meter.
-    pub(crate) fn measure(&mut self, meter: Option<Box<MessageMeter>>) {
+    pub(crate) fn measure(&mut self, meter: Option<MessageMeter>) {
         self.meter = meter;
     }
 }

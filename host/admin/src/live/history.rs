@@ -11,7 +11,7 @@ use crate::calls::{Totals, quantile};
 use crate::status::millis;
 
 /// Samples that are kept.
-const KEPT: usize = 180;
+const KEPT: usize = 300;
 /// Endpoints of a channel with a history. The others have only the current numbers.
 const MOST_ENDPOINTS: usize = 2000;
 
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn a_series_is_bounded_and_padded() {
         let mut series = Series::default();
-        (0..300).for_each(|number| series.push(f64::from(number)));
+        (0..500).for_each(|number| series.push(f64::from(number)));
         assert_eq!(series.0.len(), KEPT);
         let mut late = Series::default();
         late.push(1.25);

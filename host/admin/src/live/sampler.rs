@@ -15,7 +15,7 @@ use crate::status::{channel_json, policies, policy_json, unix_millis};
 use crate::subjects::Subjects;
 
 /// Time between samples.
-const INTERVAL: Duration = Duration::from_secs(2);
+const INTERVAL: Duration = Duration::from_secs(1);
 /// Messages that a page may be behind. Then it gets the whole state again.
 const BEHIND: usize = 64;
 

@@ -17,12 +17,16 @@ use hotpick::channel::ChannelStatus;
 use hotpick::policy::PolicyVersion;
 use hotpick::resolver::{Endpoint, ManualResolver};
 use hotpick::{Channel, PolicyDir};
+use hotpick_admin::{Admin, Calls};
 use hotpick_echo::Backend;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 use self::load::Load;
 use self::screen::{Frame, Screen, percentiles};
 use self::script::Step;
+use crate::proxy::AdminListener;
+use crate::watch::Listener;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -35,6 +39,9 @@ pub(crate) struct Arguments {
     /// Keep running until Ctrl-C, so that you can copy policies into the directory yourself.
     #[arg(long)]
     keep: bool,
+    /// Serve the live page on a free port of this machine, and keep running until Ctrl-C.
+    #[arg(long)]
+    page: bool,
     /// Number of concurrent callers of unary RPCs.
     #[arg(long, default_value_t = 8, value_name = "N")]
     callers: usize,
@@ -72,27 +79,36 @@ async fn demo(arguments: Arguments) -> anyhow::Result<ExitCode> {
     };
     let endpoints: Vec<_> = backends.iter().map(endpoint).collect();
     let policies = PolicyDir::open(&directory)?;
+    let calls = Calls::default();
     let channel = Channel::builder("static:///demo")
         .resolver(ManualResolver::new(endpoints))
         .policies(&policies)
         .policy(script::NAME)
+        .observer(calls.clone())
         .connect_lazy()?;
+    let admin = Admin::builder().policies(&policies).channel(&channel, &calls).allow_tap(None).build();
+    let listener = AdminListener::bind("127.0.0.1:0").await.context("admin listener")?;
+    let address = listener.address();
+    tokio::spawn(listener.serve(admin, CancellationToken::new()));
 
     let live = std::io::stdout().is_terminal() && !arguments.plain;
-    let mut show = Show::new(Screen::new(live), channel.clone(), policies)?;
+    let screen = if live { Screen::live(&Listener::parse(&address)?).await? } else { Screen::Plain };
+    let mut show = Show::new(screen, channel.clone(), policies)?;
     show.say(&format!("{} echo backends, {} callers, {STREAMS} streams", BACKENDS.len(), arguments.callers))?;
     show.say(&format!("policies are read from {}", directory.display()))?;
+    show.say(&format!("live page: http://{address}"))?;
     show.say("active.wasm is round_robin.wasm: RPCs go to the backends in turn")?;
     channel.wait_for(|status| status.policy.generation > 0).await;
     let mut load = Load::start(&channel, arguments.callers, STREAMS)?;
 
     show.play(&load, &directory, arguments.seconds).await?;
-    if arguments.keep {
-        show.say("end of the script: copy policies over active.wasm yourself; Ctrl-C stops the demo")?;
+    if arguments.keep || arguments.page {
+        show.say("end of the script: copy policies over active.wasm yourself; Ctrl-C (or q) stops the demo")?;
         show.say(&format!("try: cp {}/color.wasm {}/active.wasm", library.display(), directory.display()))?;
         show.watch(&load, None).await?;
     }
     load.stop().await;
+    show.screen.end();
     show.summarise(&load)
 }
 
@@ -130,7 +146,7 @@ struct Show {
 
 impl Show {
     fn new(screen: Screen, channel: Channel, policies: PolicyDir) -> anyhow::Result<Self> {
-        let period = screen.interval();
+        let period = Screen::interval();
         // The first frame is drawn after one period, because there is nothing to show before.
         let mut draw = tokio::time::interval_at(Instant::now() + period, period);
         draw.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -150,7 +166,7 @@ impl Show {
     }
 
     fn say(&mut self, text: &str) -> anyhow::Result<()> {
-        Ok(self.screen.say(self.started.elapsed(), text)?)
+        self.screen.say(self.started.elapsed(), text)
     }
 
     /// Runs the script: copies the files into the directory at their times.
@@ -183,6 +199,10 @@ impl Show {
         while !self.interrupted {
             tokio::select! {
                 () = &mut end => return Ok(()),
+                quit = self.screen.until_quit() => {
+                    quit?;
+                    self.interrupted = true;
+                }
                 _ = self.draw.tick() => self.draw(load)?,
                 _ = poll.tick() => self.print_changes()?,
                 signal = tokio::signal::ctrl_c() => {
@@ -249,7 +269,6 @@ impl Show {
             status: &status,
             rate: part(sample.succeeded - succeeded, (now - *since).as_secs_f64()),
             latencies: &sample.latencies,
-            succeeded: sample.succeeded,
             failed: sample.failed,
             dials: dials(&status),
             shares: &shares,

@@ -1,11 +1,12 @@
-//! Output of the demo: a picture that is redrawn on a terminal, plain lines elsewhere.
+//! Output of the demo: the view of `hotpick top` on a terminal, plain lines elsewhere.
 
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use hotpick::channel::ChannelStatus;
+
+use crate::watch::{App, Ask, Events, Listener, Terminal};
 
 /// The state of the demo at one moment.
 #[derive(Debug)]
@@ -15,56 +16,104 @@ pub(super) struct Frame<'a> {
     /// RPCs per second, over about the last second.
     pub(super) rate: f64,
     pub(super) latencies: &'a Histogram<u64>,
-    pub(super) succeeded: u64,
     pub(super) failed: u64,
     pub(super) dials: u64,
     /// Name of each backend, and its share of the RPCs of about the last second (0 to 1).
     pub(super) shares: &'a [(String, f64)],
 }
 
-#[derive(Debug)]
-pub(super) struct Screen {
-    live: bool,
-    /// Number of lines of the picture that is on the screen; 0 if there is none.
-    drawn: usize,
+/// Where the demo is shown: plain lines, or the view of `hotpick top` with the demo's own lines.
+pub(super) enum Screen {
+    Plain,
+    Live(Box<Live>),
 }
 
-const BAR: usize = 40;
+/// The view of `hotpick top`, of the demo's own admin listener.
+pub(super) struct Live {
+    terminal: Terminal,
+    app: App,
+    events: Events,
+    /// The view shows the latest state.
+    is_drawn: bool,
+    /// All lines of the demo, which are printed when the terminal is given back.
+    said: Vec<String>,
+}
 
 impl Screen {
-    pub(super) fn new(live: bool) -> Self {
-        Self { live, drawn: 0 }
+    /// Takes the terminal for the view of this admin listener.
+    pub(super) async fn live(listener: &Listener) -> anyhow::Result<Self> {
+        let events = Events::of(listener.get("/live", None).await?.into_body());
+        let terminal = Terminal::take()?;
+        Ok(Self::Live(Box::new(Live {
+            terminal,
+            app: App::default(),
+            events,
+            is_drawn: false,
+            said: Vec::new(),
+        })))
     }
 
     /// Returns the interval between two frames.
-    pub(super) fn interval(&self) -> Duration {
-        Duration::from_millis(if self.live { 250 } else { 1000 })
+    pub(super) const fn interval() -> Duration {
+        Duration::from_secs(1)
     }
 
-    /// Prints a line that stays on the screen.
-    pub(super) fn say(&mut self, elapsed: Duration, text: &str) -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        self.erase(&mut out)?;
-        writeln!(out, "{:5.1} s  {text}", elapsed.as_secs_f64())?;
-        out.flush()
-    }
-
-    pub(super) fn draw(&mut self, frame: &Frame<'_>) -> io::Result<()> {
-        let text = if self.live { picture(frame) } else { line(frame) };
-        let mut out = io::stdout().lock();
-        self.erase(&mut out)?;
-        out.write_all(text.as_bytes())?;
-        if self.live {
-            self.drawn = text.lines().count();
+    /// Shows a line that stays.
+    pub(super) fn say(&mut self, elapsed: Duration, text: &str) -> anyhow::Result<()> {
+        let line = format!("{:5.1} s  {text}", elapsed.as_secs_f64());
+        match self {
+            Self::Plain => writeln!(io::stdout().lock(), "{line}")?,
+            Self::Live(live) => {
+                live.said.push(line.clone());
+                live.app.say(line);
+                live.is_drawn = false;
+            }
         }
-        out.flush()
+        Ok(())
     }
 
-    fn erase(&mut self, out: &mut impl io::Write) -> io::Result<()> {
-        match std::mem::take(&mut self.drawn) {
-            0 => Ok(()),
-            // Moves up by this number of lines, and clears everything below.
-            lines => write!(out, "\x1b[{lines}F\x1b[J"),
+    /// Shows numbers. The view has its own.
+    pub(super) fn draw(&mut self, frame: &Frame<'_>) -> io::Result<()> {
+        match self {
+            Self::Plain => io::stdout().lock().write_all(line(frame).as_bytes()),
+            Self::Live(_) => Ok(()),
+        }
+    }
+
+    /// Keeps the view up to date until a key asks for the end. Never returns without a view. Cancel-safe.
+    pub(super) async fn until_quit(&mut self) -> anyhow::Result<()> {
+        let Self::Live(live) = self else { return std::future::pending().await };
+        loop {
+            // The future is made anew for each event of the demo: there may be nothing to draw.
+            if !std::mem::replace(&mut live.is_drawn, true) {
+                live.terminal.draw(&live.app)?;
+            }
+            tokio::select! {
+                update = live.events.next() => match update {
+                    Some(update) => {
+                        live.is_drawn = false;
+                        live.app.update(update);
+                    }
+                    None => return std::future::pending().await,
+                },
+                key = live.terminal.key() => {
+                    live.is_drawn = false;
+                    if live.app.apply(key) == Ask::Quit {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives the terminal back, with all lines of the demo.
+    pub(super) fn end(&mut self) {
+        if let Self::Live(live) = std::mem::replace(self, Self::Plain) {
+            let Live { terminal, said, .. } = *live;
+            drop(terminal);
+            for line in said {
+                println!("{line}");
+            }
         }
     }
 }
@@ -84,33 +133,6 @@ fn line(frame: &Frame<'_>) -> String {
         frame.status.faults.fallback_picks,
         shares.join("  "),
     )
-}
-
-fn picture(frame: &Frame<'_>) -> String {
-    let Frame { status, .. } = frame;
-    let mut text = String::new();
-    let seconds = frame.elapsed.as_secs_f64();
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "\n  {seconds:5.1} s   policy {}   swaps {}", status.policy, status.swaps);
-    let _ = writeln!(
-        text,
-        "  {:7.0} RPC/s   {}   {} ok   {} failed   {} dials",
-        frame.rate,
-        percentiles(frame.latencies),
-        frame.succeeded,
-        frame.failed,
-        frame.dials
-    );
-    let faults = &status.faults;
-    let last = faults.last.as_deref().map(|last| format!(": {last}")).unwrap_or_default();
-    let _ = writeln!(text, "  {} faults, {} fallback picks{last}", faults.count, faults.fallback_picks);
-    for (name, share) in frame.shares {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to BAR")]
-        let filled = (share * BAR as f64).round() as usize;
-        let bar = format!("{}{}", "█".repeat(filled.min(BAR)), "·".repeat(BAR.saturating_sub(filled)));
-        let _ = writeln!(text, "  {name:10} {bar} {:5.1} %", share * 100.0);
-    }
-    text
 }
 
 /// Formats the median and the 99th percentile of latencies, which are in microseconds.

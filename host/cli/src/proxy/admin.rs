@@ -22,16 +22,16 @@ const MAX_CONNECTIONS: usize = 64;
 const MAX_DURATION: Duration = Duration::from_secs(60);
 
 /// A bound admin listener.
-pub(super) struct AdminListener(TcpListener);
+pub(crate) struct AdminListener(TcpListener);
 
 impl AdminListener {
     /// Listens on `host:port`. Anyone who can connect can read everything and change nothing.
-    pub(super) async fn bind(address: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn bind(address: &str) -> anyhow::Result<Self> {
         TcpListener::bind(address).await.map(Self).with_context(|| format!("cannot listen on {address}"))
     }
 
     /// Returns the bound address, or the error as text if the system does not report it.
-    pub(super) fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         self.0.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
     }
 
@@ -41,7 +41,7 @@ impl AdminListener {
     }
 
     /// Serves until the proxy drains. Open connections are not waited for.
-    pub(super) async fn serve(self, admin: Admin, drain: CancellationToken) {
+    pub(crate) async fn serve(self, admin: Admin, drain: CancellationToken) {
         drain.clone().run_until_cancelled_owned(self.serve_on(admin, drain)).await;
     }
 

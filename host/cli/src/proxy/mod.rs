@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::access_log::AccessLog;
-use self::admin::AdminListener;
+pub(crate) use self::admin::AdminListener;
 use self::config::{AdminEntry, AdminTable, Config, Entry};
 use self::listener::Listener;
 use self::otlp::Otlp;

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 /// An admin listener.
 #[derive(Clone, Debug)]
-pub(super) struct Listener {
+pub(crate) struct Listener {
     /// `host:port`
     authority: String,
 }
@@ -25,7 +25,7 @@ const LONGEST: usize = 2000;
 
 impl Listener {
     /// Parses a URL: `http://host:port`, or only `host:port`.
-    pub(super) fn parse(url: &str) -> anyhow::Result<Self> {
+    pub(crate) fn parse(url: &str) -> anyhow::Result<Self> {
         let expected =
             || format!("{url:?} is not the address of an admin listener: expected http://HOST:PORT");
         let plain = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
@@ -37,7 +37,7 @@ impl Listener {
     }
 
     /// Asks for a path. Returns the answer if it is OK.
-    pub(super) async fn get(&self, path: &str, token: Option<&str>) -> anyhow::Result<Response<Incoming>> {
+    pub(crate) async fn get(&self, path: &str, token: Option<&str>) -> anyhow::Result<Response<Incoming>> {
         let authority = &self.authority;
         let asking = async {
             let stream = TcpStream::connect(authority).await.context("cannot connect")?;

@@ -7,7 +7,7 @@ use super::client::Lines;
 use super::model::Update;
 
 /// The events of one stream.
-pub(super) struct Events {
+pub(crate) struct Events {
     body: Incoming,
     lines: Lines,
     name: String,
@@ -15,12 +15,12 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn of(body: Incoming) -> Self {
+    pub(crate) fn of(body: Incoming) -> Self {
         Self { body, lines: Lines::default(), name: String::new(), ready: std::collections::VecDeque::new() }
     }
 
     /// Waits for the next event. `None`: the stream has ended. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<Update> {
+    pub(crate) async fn next(&mut self) -> Option<Update> {
         loop {
             if let Some(update) = self.ready.pop_front() {
                 return Some(update);

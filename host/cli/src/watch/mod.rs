@@ -8,5 +8,8 @@ mod tap;
 mod top;
 mod view;
 
+pub(crate) use self::app::{App, Ask};
+pub(crate) use self::client::Listener;
+pub(crate) use self::events::Events;
 pub(crate) use self::tap::{TapArguments, tap};
-pub(crate) use self::top::{TopArguments, top};
+pub(crate) use self::top::{Terminal, TopArguments, top};
