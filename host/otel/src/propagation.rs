@@ -22,7 +22,8 @@ impl Extractor for Read<'_> {
 impl Injector for Write<'_> {
     fn set(&mut self, key: &str, value: String) {
         // A propagator of the program's own may make any text. One that is no header is left out.
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(key), HeaderValue::try_from(value)) {
+        if let (Ok(name), Ok(mut value)) = (HeaderName::try_from(key), HeaderValue::try_from(value)) {
+            once(&mut value);
             self.0.insert(name, value);
         }
     }
@@ -64,17 +65,38 @@ fn fields() -> &'static [HeaderName] {
 }
 
 /// Returns the value of the header for an RPC that is not sampled.
-pub(crate) fn traceparent(trace: u128, span: u64) -> HeaderValue {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+pub(crate) fn traceparent(trace: [u64; 2], span: u64) -> HeaderValue {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-    let bytes = trace.to_be_bytes().into_iter().zip(1..).chain(span.to_be_bytes().into_iter().zip(18..));
-    for (byte, at) in bytes {
-        // After 16 bytes of the trace there is another dash.
-        let at = 2 * at + 1 - usize::from(at >= 18);
-        text[at] = DIGITS[usize::from(byte >> 4)];
-        text[at + 1] = DIGITS[usize::from(byte & 15)];
-    }
-    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    text[3..19].copy_from_slice(&hex(trace[0]));
+    text[19..35].copy_from_slice(&hex(trace[1]));
+    text[36..52].copy_from_slice(&hex(span));
+    let mut value = HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""));
+    once(&mut value);
+    value
+}
+
+/// Says that a value does not come again: HPACK then neither searches its table for it nor replaces what is of use there.
+fn once(value: &mut HeaderValue) {
+    value.set_sensitive(true);
+}
+
+/// The 16 hexadecimal digits of a number, all at once: eight digits in the eight bytes of a word.
+fn hex(number: u64) -> [u8; 16] {
+    let word = |half: u32| {
+        let mut word = u64::from(half);
+        word = (word << 16 | word) & 0x0000_ffff_0000_ffff;
+        word = (word << 8 | word) & 0x00ff_00ff_00ff_00ff;
+        word = (word << 4 | word) & 0x0f0f_0f0f_0f0f_0f0f;
+        // 0x10 in each byte whose digit is a letter.
+        let letters = (word + 0x0606_0606_0606_0606) & 0x1010_1010_1010_1010;
+        (word + 0x3030_3030_3030_3030 + (letters >> 4) * 0x27).to_be_bytes()
+    };
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+    let halves = [(number >> 32) as u32, number as u32].map(word);
+    let mut digits = [0; 16];
+    digits[..8].copy_from_slice(&halves[0]);
+    digits[8..].copy_from_slice(&halves[1]);
+    digits
 }
 
 #[cfg(test)]
@@ -83,7 +105,14 @@ mod tests {
 
     #[test]
     fn a_context_has_the_form_of_the_w3c() {
-        let value = traceparent(0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c, 0xb7ad_6b71_6920_3331);
+        let value = traceparent([0x0af7_6519_16cd_43dd, 0x8448_eb21_1c80_319c], 0xb7ad_6b71_6920_3331);
         assert_eq!(value, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00");
+    }
+
+    #[test]
+    fn digits_are_those_of_the_number() {
+        for number in [0, 1, u64::MAX, 0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210] {
+            assert_eq!(String::from_utf8_lossy(&hex(number)), format!("{number:016x}"));
+        }
     }
 }

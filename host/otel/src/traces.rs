@@ -7,7 +7,7 @@ use std::time::Duration;
 use hotpick::call::{
     AttemptKind, AttemptRecord, Call, CallEvent, CallObserver, CallRecord, CallWatcher, code_name,
 };
-use http::{HeaderMap, HeaderValue};
+use http::HeaderMap;
 use opentelemetry::trace::{
     SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState, Tracer,
 };
@@ -84,17 +84,23 @@ where
 /// An RPC that is not traced: only its context is sent.
 enum Unsampled {
     Of(Context),
-    /// The context of an RPC without a parent, in the form of the W3C.
-    Root(HeaderValue),
+    /// An RPC without a parent, whose context has the form of the W3C.
+    Root {
+        trace: [u64; 2],
+        span: u64,
+    },
 }
 
 impl Unsampled {
     fn root() -> Self {
+        // Never zero, which is no trace.
+        let (trace, span) = ([fastrand::u64(..), fastrand::u64(..) | 1], fastrand::u64(..) | 1);
         if uses_traceparent() {
-            return Self::Root(traceparent(fastrand::u128(1..), fastrand::u64(1..)));
+            return Self::Root { trace, span };
         }
-        let (trace, span) = (TraceId::from(fastrand::u128(1..)), SpanId::from(fastrand::u64(1..)));
-        let context = SpanContext::new(trace, span, TraceFlags::default(), false, TraceState::NONE);
+        let trace = TraceId::from(u128::from(trace[0]) << 64 | u128::from(trace[1]));
+        let context =
+            SpanContext::new(trace, SpanId::from(span), TraceFlags::default(), false, TraceState::NONE);
         Self::Of(Context::new().with_remote_span_context(context))
     }
 }
@@ -104,7 +110,7 @@ impl CallWatcher for Unsampled {
         if let CallEvent::Sending { metadata, .. } = event {
             match self {
                 Self::Of(context) => inject(context, metadata),
-                Self::Root(value) => drop(metadata.insert(TRACEPARENT, value.clone())),
+                Self::Root { trace, span } => drop(metadata.insert(TRACEPARENT, traceparent(*trace, *span))),
             }
         }
     }

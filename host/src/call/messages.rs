@@ -13,7 +13,18 @@ pub(super) struct Framing {
 
 impl Framing {
     /// Calls `message` with the size of each message whose prefix ends in this data.
-    pub(super) fn feed(&mut self, mut data: &[u8], mut message: impl FnMut(u64)) {
+    #[inline]
+    pub(super) fn feed(&mut self, data: &[u8], mut message: impl FnMut(u64)) {
+        // Most frames are one whole message.
+        if let ([_, a, b, c, d, rest @ ..], 0, 0) = (data, self.seen, self.rest)
+            && rest.len() == u32::from_be_bytes([*a, *b, *c, *d]) as usize
+        {
+            return message(rest.len() as u64);
+        }
+        self.feed_part(data, message);
+    }
+
+    fn feed_part(&mut self, mut data: &[u8], mut message: impl FnMut(u64)) {
         while !data.is_empty() {
             if self.rest > 0 {
                 let skipped = data.len().min(usize::try_from(self.rest).unwrap_or(usize::MAX));

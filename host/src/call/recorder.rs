@@ -210,7 +210,8 @@ impl Recording {
         for number in 0..state.attempts.len() {
             self.end_attempt(state, number, End { code, client_ended, load: None }, now);
         }
-        let mut watchers = std::mem::take(&mut state.watchers);
+        let watchers =
+            if state.watchers.is_empty() { None } else { Some(std::mem::take(&mut state.watchers)) };
         let State { attempts, resolving, retry_delay, .. } = state;
         let record = CallRecord {
             call: &self.call,
@@ -222,7 +223,9 @@ impl Recording {
             resolving: *resolving,
             retry_delay: *retry_delay,
         };
-        watchers.iter_mut().for_each(|watcher| watcher.on(CallEvent::Ended(&record)));
+        for mut watcher in watchers.into_iter().flatten() {
+            watcher.on(CallEvent::Ended(&record));
+        }
         self.observers.0.iter().for_each(|observer| observer.call_ended(&record));
     }
 

@@ -146,7 +146,7 @@ impl Replay {
         let mut state = self.0.lock();
         let ended = state.keep_only(sending);
         drop(state);
-        ended.wake();
+        ended.into_iter().for_each(Sendings::wake);
     }
 }
 
@@ -254,16 +254,26 @@ impl Wake for Shared {
 
 impl State {
     /// Ends all sendings but this one, and stops keeping frames. Returns the sendings that have ended.
-    fn keep_only(&mut self, id: SendingId) -> Sendings {
+    fn keep_only(&mut self, id: SendingId) -> Option<Sendings> {
         self.complete = false;
         self.only = Some(id);
+        if !self.sendings.is_several()
+            && let Some(first) = self.sendings.first.as_mut().filter(|first| first.id == id)
+        {
+            // Usually there is no other one.
+            if first.at == self.kept.len() {
+                self.kept.clear();
+                first.at = 0;
+            }
+            return None;
+        }
         let only = self.sendings.remove(id);
         let ended = std::mem::take(&mut self.sendings);
         if only.as_ref().is_none_or(|only| only.at == self.kept.len()) {
             self.kept = VecDeque::new();
         }
         self.sendings.first = only.map(|only| Sending { at: only.at.min(self.kept.len()), ..only });
-        ended
+        Some(ended)
     }
 
     /// Records a frame of the caller's body, which was polled by this sending. Returns the sendings that it ends.
@@ -272,7 +282,7 @@ impl State {
         frame: Option<&Result<Frame<Bytes>, Status>>,
         is_over: bool,
         by: SendingId,
-    ) -> Sendings {
+    ) -> Option<Sendings> {
         let frame = match frame {
             Some(Ok(frame)) => frame,
             // A failed body is not polled again.
@@ -280,17 +290,17 @@ impl State {
                 self.has_failed = true;
                 self.complete = false;
                 self.error = Some(error.clone());
-                return Sendings::default();
+                return None;
             }
             None => {
                 self.ended = true;
-                return Sendings::default();
+                return None;
             }
         };
         self.ended |= is_over;
         let data = frame.data_ref().cloned().map(Kept::Data);
         let Some(kept) = data.or_else(|| frame.trailers_ref().cloned().map(Kept::Trailers)) else {
-            return Sendings::default();
+            return None;
         };
         if let Kept::Data(data) = &kept {
             self.size = self.size.saturating_add(data.len());
@@ -307,7 +317,7 @@ impl State {
             Some(_) if complete => return self.keep_only(by),
             Some(_) => {}
         }
-        Sendings::default()
+        None
     }
 }
 
@@ -425,7 +435,7 @@ impl ReplayBody {
         }
         let is_over = rest.is_end_stream();
         state.rest = Some(rest);
-        let mut ended = Sendings::default();
+        let mut ended = None;
         if let Poll::Ready(frame) = &polled {
             ended = state.taken(frame.as_ref(), is_over, self.sending);
         }
@@ -438,7 +448,7 @@ impl ReplayBody {
         } else {
             drop(guard);
         }
-        ended.wake();
+        ended.into_iter().for_each(Sendings::wake);
         if !is_current {
             return Poll::Ready(Some(Err(Ended)));
         }
