@@ -96,7 +96,7 @@ server.add_generic_rpc_handlers(
 status = health.HealthServicer()
 status.set("echo", health_pb2.HealthCheckResponse.SERVING)
 health_pb2_grpc.add_HealthServicer_to_server(status, server)
-port = server.add_insecure_port("127.0.0.1:0")
+port = server.add_insecure_port(f"127.0.0.1:{sys.argv[2] if len(sys.argv) > 2 else 0}")
 server.start()
 print(port)
 server.wait_for_termination()

@@ -10,6 +10,7 @@ mod methods;
 mod observer;
 mod record;
 mod recorder;
+mod recording;
 
 pub use self::code::code_name;
 pub use self::methods::{MethodNames, Methods};
@@ -17,6 +18,7 @@ pub use self::observer::{CallEvent, CallObserver, CallWatcher};
 pub use self::record::{
     AttemptKind, AttemptRecord, Call, CallRecord, DelayRecord, Messages, Peer, PickRecord,
 };
-pub(crate) use self::recorder::{AttemptRecorder, CallRecorder, MessageMeter, Observers};
+pub(crate) use self::recorder::{AttemptRecorder, CallRecorder, MessageMeter};
+pub(crate) use self::recording::Observers;
 pub use crate::load_report::LoadReport;
 pub use crate::picker::{DelayType, PickedBy};

@@ -1,24 +1,19 @@
 //! Records an RPC while it runs. Without an observer a recorder is empty, and its methods return at once.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::HeaderMap;
 use http::uri::PathAndQuery;
-use smallvec::SmallVec;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use super::messages::Framing;
-use super::observer::{CallEvent, CallObserver, CallWatcher};
-use super::record::{AttemptKind, AttemptRecord, Call, CallRecord, DelayRecord, Peer, PickRecord};
+use super::observer::CallEvent;
+use super::record::{AttemptKind, AttemptRecord, Call, Peer, PickRecord};
+use super::recording::{End, Observers, Recording, State};
 use crate::load_report::LoadReport;
 use crate::picker::{DelayType, Delays};
-
-/// The observers of a channel.
-#[derive(Clone)]
-pub(crate) struct Observers(Arc<[Arc<dyn CallObserver>]>);
 
 /// Records one RPC. If it is dropped before [`end`](Self::end), the caller has given up.
 #[derive(Debug)]
@@ -45,54 +40,6 @@ pub(crate) struct MessageMeter {
     recording: Arc<Recording>,
     attempt: usize,
     direction: Direction,
-}
-
-struct Recording {
-    observers: Observers,
-    call: Call,
-    state: Mutex<State>,
-}
-
-/// How an attempt ended.
-struct End {
-    code: Code,
-    client_ended: bool,
-    load: Option<LoadReport>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Decides what a drop means.
-    deadline: Option<Instant>,
-    resolving: Duration,
-    /// Rarely more than one, which needs no allocation of its own.
-    attempts: SmallVec<[AttemptRecord; 1]>,
-    /// Where the messages of each attempt end, for both directions.
-    framings: SmallVec<[[Framing; 2]; 1]>,
-    /// What each attempt waits for now, by the number of the attempt.
-    delays: Vec<(usize, DelayType, String, Instant)>,
-    active: usize,
-    /// When the last attempt in flight ended.
-    idle_since: Option<Instant>,
-    retry_delay: Duration,
-    watchers: Vec<Box<dyn CallWatcher>>,
-    has_ended: bool,
-}
-
-impl Default for Observers {
-    fn default() -> Self {
-        Self(Arc::new([]))
-    }
-}
-
-impl Observers {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(crate) fn push(&mut self, observer: Arc<dyn CallObserver>) {
-        self.0 = self.0.iter().cloned().chain([observer]).collect();
-    }
 }
 
 impl CallRecorder {
@@ -187,99 +134,6 @@ impl Drop for CallRecorder {
         if let Some(recording) = self.0.take() {
             let code = recording.given_up();
             recording.end(&mut recording.state(), code, None, true, Instant::now());
-        }
-    }
-}
-
-impl Recording {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns the code of an RPC that its caller has given up.
-    fn given_up(&self) -> Code {
-        let deadline = self.state().deadline;
-        if deadline.is_some_and(|at| at <= Instant::now()) { Code::DeadlineExceeded } else { Code::Cancelled }
-    }
-
-    fn end(&self, state: &mut State, code: Code, message: Option<&str>, client_ended: bool, now: Instant) {
-        if std::mem::replace(&mut state.has_ended, true) {
-            return;
-        }
-        // An attempt is held by whoever reads the response, who may drop it after the RPC.
-        for number in 0..state.attempts.len() {
-            self.end_attempt(state, number, End { code, client_ended, load: None }, now);
-        }
-        let watchers =
-            if state.watchers.is_empty() { None } else { Some(std::mem::take(&mut state.watchers)) };
-        let State { attempts, resolving, retry_delay, .. } = state;
-        let record = CallRecord {
-            call: &self.call,
-            attempts,
-            code,
-            message,
-            client_ended,
-            duration: now.saturating_duration_since(self.call.started),
-            resolving: *resolving,
-            retry_delay: *retry_delay,
-        };
-        for mut watcher in watchers.into_iter().flatten() {
-            watcher.on(CallEvent::Ended(&record));
-        }
-        self.observers.0.iter().for_each(|observer| observer.call_ended(&record));
-    }
-
-    fn end_attempt(&self, state: &mut State, number: usize, end: End, now: Instant) {
-        if state.attempts[number].ended.is_some() {
-            return;
-        }
-        let End { code, client_ended, load } = end;
-        state.end_delay(number, now);
-        let State { attempts, watchers, .. } = state;
-        let attempt = &mut attempts[number];
-        attempt.ended = Some(now);
-        attempt.code = Some(code);
-        attempt.client_ended = client_ended;
-        attempt.load = load;
-        self.observers.0.iter().for_each(|observer| observer.attempt_ended(&self.call, attempt));
-        watchers
-            .iter_mut()
-            .for_each(|watcher| watcher.on(CallEvent::AttemptEnded { attempt: number, record: attempt }));
-        state.active -= 1;
-        if state.active == 0 {
-            state.idle_since = Some(now);
-        }
-    }
-}
-
-impl State {
-    fn tell(&mut self, event: impl Fn() -> CallEvent<'static>) {
-        self.watchers.iter_mut().for_each(|watcher| watcher.on(event()));
-    }
-
-    #[inline]
-    fn end_delay(&mut self, number: usize, now: Instant) {
-        if !self.delays.is_empty() {
-            self.end_delay_of(number, now);
-        }
-    }
-
-    fn end_delay_of(&mut self, number: usize, now: Instant) {
-        let Some(at) = self.delays.iter().position(|(of, ..)| *of == number) else { return };
-        let (_, delay, reason, since) = self.delays.swap_remove(at);
-        let duration = now.saturating_duration_since(since);
-        self.attempts[number].delays.push(DelayRecord { delay, reason, duration });
-        self.tell(|| CallEvent::DelayEnded { attempt: number });
-    }
-
-    fn delay(&mut self, number: usize, delay: DelayType, reason: String, since: Instant) {
-        let current = self.delays.iter().find(|(of, ..)| *of == number);
-        if current.is_none_or(|(_, current, ..)| *current != delay) {
-            self.end_delay(number, since);
-            self.delays.push((number, delay, reason.clone(), since));
-        }
-        for watcher in &mut self.watchers {
-            watcher.on(CallEvent::Delayed { attempt: number, delay, reason: &reason });
         }
     }
 }
@@ -438,17 +292,5 @@ impl Delays for AttemptRecorder {
                 state.end_delay(self.number, Instant::now());
             }
         }
-    }
-}
-
-impl fmt::Debug for Observers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Observers({})", self.0.len())
-    }
-}
-
-impl fmt::Debug for Recording {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Recording({})", self.call.method())
     }
 }

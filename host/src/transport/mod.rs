@@ -14,6 +14,7 @@ mod machine;
 mod options;
 mod pool;
 mod replay;
+mod sendings;
 mod stream_queue;
 mod task;
 
@@ -24,6 +25,7 @@ pub(crate) use self::counters::ConnectionCounters;
 pub use self::counters::ConnectionStats;
 pub(crate) use self::dial::Dialer;
 pub use self::options::SubConnOptions;
-pub(crate) use self::replay::{Replay, SendingId};
+pub(crate) use self::replay::Replay;
+pub(crate) use self::sendings::SendingId;
 pub(crate) use self::task::spawn;
 pub use crate::backoff::Backoff;

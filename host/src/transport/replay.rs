@@ -11,6 +11,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
+use super::sendings::{Sending, SendingId, Sendings};
 use crate::call::MessageMeter;
 use crate::http2::Outgoing;
 
@@ -28,10 +29,6 @@ pub(crate) struct ReplayBody {
     /// Records the messages that are sent.
     meter: Option<MessageMeter>,
 }
-
-/// Identifies a sending of one body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SendingId(u32);
 
 /// Error of a body that ends early. Either the caller's body has failed (see [`Replay::take_error`]), or nobody waits
 /// for this sending.
@@ -62,24 +59,6 @@ struct State {
     /// The caller's body has failed. Without this flag a replay could look complete.
     has_failed: bool,
     error: Option<Status>,
-}
-
-/// The sendings that go on. Rarely more than one, which needs no allocation.
-#[derive(Debug, Default)]
-struct Sendings {
-    first: Option<Sending>,
-    others: Vec<Sending>,
-}
-
-/// A sending that goes on. The connection of one that has ended may still poll for a while: it must get no frame, and
-/// must not leave its waker in the caller's body.
-#[derive(Debug)]
-struct Sending {
-    id: SendingId,
-    /// Number of kept frames that it has returned.
-    at: usize,
-    /// Waker of the connection that waits for the next frame.
-    waker: Option<Waker>,
 }
 
 #[derive(Clone, Debug)]
@@ -163,63 +142,6 @@ impl Drop for Replay {
         sendings.wake();
         // Runs the caller's code, so not under the lock.
         drop(rest);
-    }
-}
-
-impl Sendings {
-    fn push(&mut self, sending: Sending) {
-        match self.first {
-            None => self.first = Some(sending),
-            Some(_) => self.others.push(sending),
-        }
-    }
-
-    fn find(&mut self, id: SendingId) -> Option<&mut Sending> {
-        self.first.iter_mut().chain(&mut self.others).find(|sending| sending.id == id)
-    }
-
-    fn remove(&mut self, id: SendingId) -> Option<Sending> {
-        // If there is no first one, there are no others.
-        if self.first.as_ref()?.id == id {
-            return std::mem::replace(&mut self.first, self.others.pop());
-        }
-        let at = self.others.iter().position(|sending| sending.id == id)?;
-        Some(self.others.swap_remove(at))
-    }
-
-    fn is_several(&self) -> bool {
-        !self.others.is_empty()
-    }
-
-    const fn is_empty(&self) -> bool {
-        self.first.is_none()
-    }
-
-    /// Takes the wakers of all.
-    fn wakers(&mut self) -> Vec<Waker> {
-        self.first.iter_mut().chain(&mut self.others).filter_map(|sending| sending.waker.take()).collect()
-    }
-
-    /// Wakes the connections of sendings that have ended. Not under the lock.
-    #[inline]
-    fn wake(self) {
-        if self.first.is_some() {
-            self.wake_all();
-        }
-    }
-
-    fn wake_all(self) {
-        for waker in self.first.into_iter().chain(self.others).filter_map(|sending| sending.waker) {
-            waker.wake();
-        }
-    }
-}
-
-impl Sending {
-    fn wakes(&mut self, cx: &Context<'_>) {
-        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            self.waker = Some(cx.waker().clone());
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod admin;
 mod log;
 mod otlp;
+mod page;
 mod prometheus;
 
 use std::path::PathBuf;

@@ -11,7 +11,7 @@ use crate::calls::{Totals, quantile};
 use crate::status::millis;
 
 /// Samples that are kept.
-const KEPT: usize = 300;
+const KEPT: usize = 360;
 /// Endpoints of a channel with a history. The others have only the current numbers.
 const MOST_ENDPOINTS: usize = 2000;
 
