@@ -1,4 +1,5 @@
-//! Instruments of the policy, exported as `hotpick_policy_<name>`. They are created in
+//! Instruments of the policy, exported as `hotpick_policy_<name>`, or under their own name if it begins with `grpc_lb_`.
+//! They are created in
 //! [`Policy::init`](crate::Policy::init).
 
 #[cfg(target_arch = "wasm32")]

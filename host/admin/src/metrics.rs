@@ -220,11 +220,14 @@ impl Snapshot {
         }
         for (name, metrics) in families {
             let (_, first) = metrics[0];
-            let name = format!("hotpick_policy_{name}");
+            // What gRPC has a name for keeps it (gRFCs A78, A91).
+            let is_grpcs = name.starts_with("grpc_lb_");
+            let name = if is_grpcs { name.to_owned() } else { format!("hotpick_policy_{name}") };
             let mut family =
                 encoder.encode_descriptor(&name, &escaped(&first.help), None, kind(&first.value))?;
             for (policy, metric) in &metrics {
-                let labels = vec![("policy", (*policy).to_owned()), ("target", metric.target.clone())];
+                let target = if is_grpcs { "grpc_target" } else { "target" };
+                let labels = vec![("policy", (*policy).to_owned()), (target, metric.target.clone())];
                 match (&first.value, &metric.value) {
                     (MetricValue::Counter(_), MetricValue::Counter(value)) => {
                         ConstCounter::new(*value).encode(family.encode_family(&labels)?)?;

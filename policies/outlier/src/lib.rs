@@ -125,7 +125,10 @@ impl Policy for Outlier {
             answers: Answers::default(),
             group: Group::new(config.balance),
             ejected: Gauge::new("ejected", "Endpoints that are ejected now.")?,
-            ejections: Counter::new("ejections", "Ejections of endpoints so far.")?,
+            ejections: Counter::new(
+                "grpc_lb_outlier_detection_ejections_enforced",
+                "Ejections of endpoints so far.",
+            )?,
             config,
         })
     }
@@ -242,7 +245,10 @@ mod tests {
         let bad = [0, 0, 1, 50, 0, 2, 0, 0, 1, 0];
         interval(&mut host, &bad);
         assert_eq!(picked(&mut host), [0, 1, 2, 4, 5, 6, 7, 8, 9]);
-        assert_eq!((host.measured("ejected"), host.measured("ejections")), (Some(1.0), Some(1.0)));
+        assert_eq!(
+            (host.measured("ejected"), host.measured("grpc_lb_outlier_detection_ejections_enforced")),
+            (Some(1.0), Some(1.0))
+        );
         // More than 30 s: until the first evaluation after that.
         host.run(39 * SECOND);
         assert_eq!(picked(&mut host).len(), 9);

@@ -10,6 +10,7 @@ mod model;
 
 use hotpick_guest::config::Config as _;
 use hotpick_guest::group::Rotation;
+use hotpick_guest::metrics::Counter;
 use hotpick_guest::stride::Stride;
 use hotpick_guest::{
     About, Alarms, Description, Duration, Endpoint, Handover, Nanos, Outcome, Outcomes, PickInfo, PickResult,
@@ -53,6 +54,25 @@ struct WeightedRoundRobin {
     turns: Rotation,
     /// Schedule over the members of `turns`, if their weights differ.
     stride: Option<Stride>,
+    counters: Counters,
+}
+
+/// Counters by gRPC's names (gRFC A78), counted each time that the weights are recomputed.
+#[derive(Debug)]
+struct Counters {
+    /// Fewer than two endpoints had a reported weight.
+    rr_fallback: Counter,
+    /// Endpoints without a report, or in their blackout period.
+    not_yet_usable: Counter,
+    /// Endpoints whose last report was too old.
+    stale: Counter,
+}
+
+/// Whether the reported weight of an endpoint counts.
+enum Reported {
+    Weight(f64),
+    NotYetUsable,
+    Stale,
 }
 
 /// Weight of an endpoint.
@@ -90,7 +110,21 @@ impl Policy for WeightedRoundRobin {
             timers::schedule(UPDATE, nanos(config.weight_update_period))?;
         }
         let (endpoints, turns) = (SubConnMap::default(), Rotation::default());
-        Ok(Self { config, endpoints, restored: Vec::new(), notified: 0, turns, stride: None })
+        let counters = Counters {
+            rr_fallback: Counter::new(
+                "grpc_lb_wrr_rr_fallback",
+                "Updates of the weights with fewer than two reported ones",
+            )?,
+            not_yet_usable: Counter::new(
+                "grpc_lb_wrr_endpoint_weight_not_yet_usable",
+                "Endpoints without a usable report, summed over the updates of the weights",
+            )?,
+            stale: Counter::new(
+                "grpc_lb_wrr_endpoint_weight_stale",
+                "Endpoints whose last report is too old, summed over the updates of the weights",
+            )?,
+        };
+        Ok(Self { config, endpoints, restored: Vec::new(), notified: 0, turns, stride: None, counters })
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], now: Nanos) {
@@ -153,13 +187,36 @@ impl WeightedRoundRobin {
 
     /// Recomputes the weights.
     fn schedule(&mut self, now: Nanos) {
-        let Self { config, endpoints, turns, .. } = self;
-        let mut known = 0;
+        let Self { config, endpoints, turns, counters, .. } = self;
+        let (mut known, mut not_yet_usable, mut stale) = (0, 0, 0);
         let mut weights: Vec<f64> = Vec::with_capacity(turns.members().len());
         for id in turns.members() {
-            let weight = endpoints.get_mut(*id).map_or(0.0, |endpoint| endpoint.weight(config, now));
-            known += u32::from(weight > 0.0);
-            weights.push(weight);
+            let reported = endpoints.get_mut(*id).map(|endpoint| endpoint.reported(config, now));
+            weights.push(match reported.unwrap_or(Reported::NotYetUsable) {
+                Reported::Weight(weight) => {
+                    known += 1;
+                    weight
+                }
+                Reported::NotYetUsable => {
+                    not_yet_usable += 1;
+                    0.0
+                }
+                Reported::Stale => {
+                    stale += 1;
+                    0.0
+                }
+            });
+        }
+        if config.load_reports && !weights.is_empty() {
+            for (counter, count) in [
+                (counters.rr_fallback, u64::from(known < 2)),
+                (counters.not_yet_usable, not_yet_usable),
+                (counters.stale, stale),
+            ] {
+                if count > 0 {
+                    counter.add(count);
+                }
+            }
         }
         if known < 2 {
             let given = |id: &SubConn| endpoints.get(*id).map_or(1.0, |endpoint| f64::from(endpoint.given));
@@ -176,17 +233,21 @@ impl WeightedRoundRobin {
 }
 
 impl Weighted {
-    /// Returns the weight to use now; 0 for none.
-    fn weight(&mut self, config: &Config, now: Nanos) -> f64 {
-        let Some(report) = &mut self.report else { return 0.0 };
+    /// Returns the weight to use now.
+    fn reported(&mut self, config: &Config, now: Nanos) -> Reported {
+        let Some(report) = &mut self.report else { return Reported::NotYetUsable };
         if now.saturating_sub(report.last) >= nanos(config.weight_expiration_period) {
             // The blackout period starts again with the next report.
             report.first = None;
-            return 0.0;
+            return Reported::Stale;
         }
         let blackout = nanos(config.blackout_period);
         let counts = |first: Nanos| now.saturating_sub(first) >= blackout;
-        if blackout == 0 || report.first.is_some_and(counts) { report.weight } else { 0.0 }
+        if blackout == 0 || report.first.is_some_and(counts) {
+            Reported::Weight(report.weight)
+        } else {
+            Reported::NotYetUsable
+        }
     }
 
     fn reports(&mut self, load: hotpick_guest::Load, penalty: f64, now: Nanos) {
