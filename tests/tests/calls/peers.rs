@@ -71,8 +71,9 @@ async fn retries_are_those_of_grpcio_and_grpc_js() {
         "14,h14",
     ];
     compare("retries", config.clone(), &scripts, &["grpcio", "grpc-js"]).await;
-    // To grpcio the first is a broken response, and the second is a transparent retry only most of the time.
-    compare("retries", config, &["14/x,ok", "refuse,ok"], &["grpc-js"]).await;
+    // grpcio retries a refused stream transparently only most of the time. Not compared is a malformed pushback, which
+    // by A6 ends the retries: to grpcio it is a broken response, and grpc-js retries at once.
+    compare("retries", config, &["refuse,ok"], &["grpc-js"]).await;
     // A success gives a tenth of a token. After five failures no retry is made.
     let config = json!({
         "methodConfig": [{"name": [{}], "retryPolicy": retry}],
