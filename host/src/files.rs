@@ -144,7 +144,7 @@ pub(crate) fn read_now(path: &Path, limit: usize) -> Result<Vec<u8>, ReadError> 
 pub fn from_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let located = |error: toml::de::Error| {
         let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-        format!("line {line}: {}", error.message())
+        format!("line {line}: {}", plain(error.message()))
     };
     let read = toml::from_str(text).map_err(located)?;
     let table: toml::Table = toml::from_str(text).map_err(located)?;
@@ -152,6 +152,15 @@ pub fn from_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
         fits_json(key, value)?;
     }
     Ok(read)
+}
+
+/// Says what a number may be, instead of the name of Rust's type.
+fn plain(message: &str) -> String {
+    let unsigned = ["usize", "u64", "u32", "u16", "u8"];
+    match unsigned.iter().find_map(|name| message.strip_suffix(&format!("expected {name}"))) {
+        Some(rest) => format!("{rest}expected a whole number, not negative and not too large"),
+        None => message.to_owned(),
+    }
 }
 
 fn fits_json(name: &str, value: &toml::Value) -> Result<(), String> {

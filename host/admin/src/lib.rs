@@ -44,5 +44,5 @@ mod subjects;
 mod tap;
 
 pub use self::calls::{Calls, MethodNames};
-pub use self::line::line;
+pub use self::line::{is_unprintable, line};
 pub use self::service::{Admin, AdminBuilder};

@@ -87,7 +87,32 @@ pub fn line(record: &CallRecord<'_>) -> String {
         attempts: record.attempts.iter().map(attempt).collect(),
     };
     // Fails for no value of these types.
-    serde_json::to_string(&line).unwrap_or_default()
+    escaped(serde_json::to_string(&line).unwrap_or_default())
+}
+
+/// Escapes what JSON allows but a terminal obeys. Such characters occur in texts only.
+fn escaped(json: String) -> String {
+    if !json.contains(is_unprintable) {
+        return json;
+    }
+    let escape = |character: char| {
+        let mut units = [0; 2];
+        let units = character.encode_utf16(&mut units).iter();
+        units.map(|unit| format!("\\u{unit:04x}")).collect::<String>()
+    };
+    let mut text = String::with_capacity(json.len() + 16);
+    for character in json.chars() {
+        if is_unprintable(character) { text.push_str(&escape(character)) } else { text.push(character) }
+    }
+    text
+}
+
+/// Returns whether a terminal may obey a character instead of showing it: control characters, and those that change the
+/// direction of the text around them.
+#[must_use]
+pub fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn attempt(attempt: &AttemptRecord) -> AttemptLine<'_> {
@@ -137,6 +162,14 @@ fn clipped(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        let text = "\u{4e2d}\u{9b}2J\u{202e}\u{7f}";
+        let json = escaped(serde_json::to_string(text).expect("text"));
+        assert_eq!(json, "\"\u{4e2d}\\u009b2J\\u202e\\u007f\"");
+        assert_eq!(serde_json::from_str::<String>(&json).expect("JSON"), text);
+    }
 
     #[test]
     fn long_texts_are_clipped_between_characters() {

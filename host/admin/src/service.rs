@@ -2,11 +2,11 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use hotpick::{Channel, PolicyDir};
@@ -33,6 +33,9 @@ struct Inner {
     live: Arc<Live>,
     tap: Option<TapAccess>,
     streams: Arc<AtomicUsize>,
+    /// The last metrics: when they were read, and the text.
+    metrics: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
+    scrapes: Arc<AtomicUsize>,
     /// Ends with the last clone.
     _tasks: JoinSet<()>,
 }
@@ -93,12 +96,23 @@ impl AdminBuilder {
         let subjects = Arc::new(self.subjects);
         let mut tasks = JoinSet::new();
         let live = Live::start(Arc::clone(&subjects), &mut tasks);
-        Admin(Arc::new(Inner { subjects, live, tap: self.tap, streams: Arc::default(), _tasks: tasks }))
+        Admin(Arc::new(Inner {
+            subjects,
+            live,
+            tap: self.tap,
+            streams: Arc::default(),
+            metrics: tokio::sync::Mutex::default(),
+            scrapes: Arc::default(),
+            _tasks: tasks,
+        }))
     }
 }
 
 /// Streams at once: open pages, and listeners to RPCs. Further ones are refused.
 const MAX_STREAMS: usize = 32;
+
+/// Texts of metrics at once that are being read. A scraper that hangs holds one in memory.
+const MAX_SCRAPES: usize = 8;
 
 /// A stream that is counted until it is dropped.
 struct Counted(Arc<AtomicUsize>);
@@ -116,7 +130,8 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 const PAGE: &str = include_str!("page.html");
-const NOT_FOUND: &str = "not found: use /, /channels, /policies, /metrics, /healthz, /readyz or /tap\n";
+const NOT_FOUND: &str = "not found: use /, /channels, /policies, /metrics, /healthz, /readyz, /live, /history or /tap, \
+                         or channelz by gRPC\n";
 
 impl Admin {
     /// Starts to build the service.
@@ -126,7 +141,7 @@ impl Admin {
 
     /// Answers a request. What a request says beside its method, path, query and token is ignored.
     #[must_use]
-    pub fn answer(
+    pub async fn answer(
         &self,
         method: &Method,
         path: &str,
@@ -141,10 +156,7 @@ impl Admin {
             "/" => page(),
             "/channels" => of(StatusCode::OK, JSON, format!("{:#}\n", status::channels(subjects))),
             "/policies" => of(StatusCode::OK, JSON, format!("{:#}\n", status::policies(subjects))),
-            "/metrics" => match metrics::text(subjects) {
-                Ok(metrics) => of(StatusCode::OK, OPEN_METRICS, metrics),
-                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-            },
+            "/metrics" => self.metrics().await,
             "/healthz" => text(StatusCode::OK, "ok\n"),
             "/readyz" => match subjects.not_ready() {
                 none if none.is_empty() => text(StatusCode::OK, "ready\n"),
@@ -162,6 +174,34 @@ impl Admin {
         }
     }
 
+    /// Writes the metrics on a thread that serves no RPCs; one text at a time, which all share that have asked meanwhile.
+    async fn metrics(&self) -> Response<Body> {
+        let counted = Counted(Arc::clone(&self.0.scrapes));
+        if self.0.scrapes.fetch_add(1, Ordering::Relaxed) >= MAX_SCRAPES {
+            return text(StatusCode::SERVICE_UNAVAILABLE, format!("{MAX_SCRAPES} others read the metrics\n"));
+        }
+        let asked = Instant::now();
+        let mut last = self.0.metrics.lock().await;
+        let metrics = match &*last {
+            Some((read, metrics)) if *read > asked => metrics.clone(),
+            _ => {
+                let (read, subjects) = (Instant::now(), Arc::clone(&self.0.subjects));
+                let written = tokio::task::spawn_blocking(move || metrics::text(&subjects)).await;
+                let metrics = match written {
+                    Ok(Ok(metrics)) => Bytes::from(metrics),
+                    Ok(Err(error)) => return text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+                    Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+                };
+                last.insert((read, metrics)).1.clone()
+            }
+        };
+        drop(last);
+        let body = Body::new(Full::new(metrics));
+        let mut response = Response::new(Body::new(Held { body, _counted: counted }));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
+        response
+    }
+
     fn tap(&self, query: &str, headers: &HeaderMap) -> Response<Body> {
         let Some(access) = &self.0.tap else {
             return text(
@@ -169,10 +209,22 @@ impl Admin {
                 "tap is off: set tap = true in [admin] of the sidecar's configuration\n",
             );
         };
-        if let Some(token) = &access.token
-            && !is_bearer(headers, token)
-        {
-            return text(StatusCode::UNAUTHORIZED, "tap needs the token: send Authorization: Bearer TOKEN\n");
+        match &access.token {
+            Some(token) if !is_bearer(headers, token) => {
+                return text(
+                    StatusCode::UNAUTHORIZED,
+                    "tap needs the token: send Authorization: Bearer TOKEN\n",
+                );
+            }
+            // A page of another site could otherwise read it in the browser of someone on this machine: by its name,
+            // which its DNS server has changed to a loopback address.
+            None if !is_local(headers) => {
+                return text(
+                    StatusCode::FORBIDDEN,
+                    "tap without a token is for localhost or an IP address\n",
+                );
+            }
+            _ => {}
         }
         match Filter::parse(query) {
             Ok(filter) => {
@@ -234,10 +286,28 @@ where
             let (subjects, live) = (Arc::clone(&self.0.subjects), Arc::clone(&self.0.live));
             return Box::pin(async move { Ok(channelz::answer(subjects, live, request).await) });
         }
-        let uri = request.uri();
-        let answer = self.answer(request.method(), uri.path(), uri.query(), request.headers());
-        Box::pin(ready(Ok(answer)))
+        let (admin, (head, _)) = (self.clone(), request.into_parts());
+        Box::pin(async move {
+            let uri = &head.uri;
+            Ok(admin.answer(&head.method, uri.path(), uri.query(), &head.headers).await)
+        })
     }
+}
+
+/// Returns whether the request is for `localhost` or an IP address, and from no page of another site.
+fn is_local(headers: &HeaderMap) -> bool {
+    let is_local = |authority: &str| {
+        let host = authority.parse::<http::uri::Authority>().ok();
+        host.is_some_and(|authority| {
+            let host = authority.host().trim_matches(['[', ']']);
+            host == "localhost" || host.parse::<std::net::IpAddr>().is_ok()
+        })
+    };
+    let says = |name, is_so: &dyn Fn(&str) -> bool| {
+        headers.get(name).is_none_or(|value| value.to_str().is_ok_and(is_so))
+    };
+    let of_origin = |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| is_local(authority));
+    says(header::HOST, &is_local) && says(header::ORIGIN, &of_origin)
 }
 
 /// Compares in a time that does not depend on where the tokens differ.
@@ -307,6 +377,23 @@ mod tests {
             assert!(!given(wrong), "{wrong}");
         }
         assert!(!is_bearer(&HeaderMap::new(), "secret"));
+    }
+
+    #[test]
+    fn pages_of_other_sites_are_not_local() {
+        let with = |name, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            is_local(&headers)
+        };
+        for local in ["localhost", "localhost:9901", "127.0.0.1:9901", "[::1]:9901"] {
+            assert!(with(header::HOST, local), "{local}");
+        }
+        for other in ["evil.example", "localhost.evil.example:9901", "", "127.0.0.1.evil.example"] {
+            assert!(!with(header::HOST, other), "{other}");
+        }
+        assert!(with(header::ORIGIN, "http://127.0.0.1:9901") && is_local(&HeaderMap::new()));
+        assert!(!with(header::ORIGIN, "http://evil.example") && !with(header::ORIGIN, "null"));
     }
 
     #[test]

@@ -99,6 +99,7 @@ pub(crate) fn channels(subjects: &Subjects) -> Value {
         json["calls"] = json!({
             "started": totals.started,
             "failed": totals.failed,
+            "cancelled": totals.cancelled,
             "in_flight": totals.started.saturating_sub(totals.ended),
         });
         for (endpoint, subconn) in
@@ -109,6 +110,7 @@ pub(crate) fn channels(subjects: &Subjects) -> Value {
             endpoint["picked"] = stats.picked.into();
             endpoint["succeeded"] = stats.succeeded.into();
             endpoint["failed"] = stats.failed.into();
+            endpoint["cancelled"] = stats.cancelled.into();
             endpoint["latency_ms"] = millis(stats.latency).into();
             endpoint["failure_rate"] = stats.failure_rate.into();
             endpoint["dials"] = stats.dials.into();

@@ -119,7 +119,7 @@ fn shown(file: &Path) -> String {
 
 /// Replaces control characters: a policy's name and description must not send escape sequences to the terminal.
 fn plain(text: &str) -> String {
-    text.replace(char::is_control, " ")
+    text.replace(hotpick_admin::is_unprintable, " ")
 }
 
 fn check(file: &Path, arguments: &Arguments) -> Result<Report, StartError> {

@@ -21,6 +21,7 @@
 //! ```
 
 mod metrics;
+mod policies;
 mod propagation;
 mod traces;
 

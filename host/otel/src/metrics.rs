@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hotpick::Channel;
 use hotpick::call::{
     AttemptKind, AttemptRecord, Call, CallObserver, CallRecord, CallWatcher, MethodNames, Methods, code_name,
 };
+use hotpick::{Channel, PolicyDir};
 use http::HeaderMap;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Counter, Histogram, Meter};
@@ -43,6 +43,7 @@ const COUNTS: [f64; 5] = [1.0, 2.0, 3.0, 4.0, 5.0];
 pub struct Metrics(Arc<Inner>);
 
 struct Inner {
+    meter: Meter,
     instruments: Instruments,
     names: Methods<Arc<str>>,
     followed: Arc<Mutex<Vec<Channel>>>,
@@ -82,12 +83,19 @@ impl Metrics {
         let followed = Arc::<Mutex<Vec<Channel>>>::default();
         observe_connections(meter, &followed);
         let names = Methods::new(names, |name| Arc::from(name));
-        Self(Arc::new(Inner { instruments: Instruments::new(meter), names, followed }))
+        let instruments = Instruments::new(meter);
+        Self(Arc::new(Inner { meter: meter.clone(), instruments, names, followed }))
     }
 
     /// Reports the connections of this channel, too (gRFC A94). Holds the channel open.
     pub fn follow(&self, channel: &Channel) {
         self.0.followed.lock().unwrap_or_else(PoisonError::into_inner).push(channel.clone());
+    }
+
+    /// Reports the policies of this directory, too, as `hotpick.policy.*`; of the instruments that policies declare
+    /// themselves, the counters and gauges. Holds the directory open. Call it once for each directory.
+    pub fn follow_policies(&self, policies: &PolicyDir) {
+        crate::policies::observe(&self.0.meter, policies);
     }
 
     fn method(&self, call: &Call) -> KeyValue {

@@ -65,19 +65,20 @@ where
 {
     fn call_started(&self, call: &Call, metadata: &HeaderMap) -> Option<Box<dyn CallWatcher>> {
         let current = Context::map_current(|current| current.has_active_span().then(|| current.clone()));
-        let parent = match current {
-            Some(current) => current,
-            None if has_context(metadata) => extract(metadata),
-            None if self.0.roots < 1.0 && fastrand::f64() >= self.0.roots => {
-                return Some(Box::new(Unsampled::root()));
-            }
-            None => Context::new(),
-        };
+        let is_carried = current.is_none() && has_context(metadata);
+        let parent = current.or_else(|| is_carried.then(|| extract(metadata))).unwrap_or_default();
         let context = parent.span().span_context().clone();
-        if !context.is_valid() || context.is_sampled() {
-            return Some(Box::new(Spans::start(Arc::clone(&self.0), call, parent)));
-        }
-        Some(Box::new(Unsampled::Of(parent)))
+        let is_traced = if context.is_valid() {
+            context.is_sampled()
+        } else {
+            // Also with a header that is malformed: a client could otherwise have all of its RPCs traced by mistake.
+            self.0.roots >= 1.0 || fastrand::f64() < self.0.roots
+        };
+        Some(match is_traced {
+            true => Box::new(Spans::start(Arc::clone(&self.0), call, parent)),
+            false if context.is_valid() => Box::new(Unsampled::Of(parent)),
+            false => Box::new(Unsampled::root(is_carried)),
+        })
     }
 }
 
@@ -88,15 +89,17 @@ enum Unsampled {
     Root {
         trace: [u64; 2],
         span: u64,
+        /// The RPC came with headers of a context that is malformed.
+        is_carried: bool,
     },
 }
 
 impl Unsampled {
-    fn root() -> Self {
+    fn root(is_carried: bool) -> Self {
         // Never zero, which is no trace.
         let (trace, span) = ([fastrand::u64(..), fastrand::u64(..) | 1], fastrand::u64(..) | 1);
         if uses_traceparent() {
-            return Self::Root { trace, span };
+            return Self::Root { trace, span, is_carried };
         }
         let trace = TraceId::from(u128::from(trace[0]) << 64 | u128::from(trace[1]));
         let context =
@@ -110,7 +113,13 @@ impl CallWatcher for Unsampled {
         if let CallEvent::Sending { metadata, .. } = event {
             match self {
                 Self::Of(context) => inject(context, metadata),
-                Self::Root { trace, span } => drop(metadata.insert(TRACEPARENT, traceparent(*trace, *span))),
+                Self::Root { trace, span, is_carried } => {
+                    if *is_carried {
+                        // It belongs to another trace.
+                        metadata.remove("tracestate");
+                    }
+                    metadata.insert(TRACEPARENT, traceparent(*trace, *span));
+                }
             }
         }
     }

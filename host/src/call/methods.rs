@@ -39,7 +39,7 @@ pub struct Methods<T> {
 }
 
 /// The longest name of a method with a value of its own (bytes).
-const LONGEST: usize = 256;
+const LONGEST: usize = 128;
 
 impl<T> Methods<T> {
     /// The name of all methods without a value of their own.
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn what_is_no_name_of_a_method_is_other() {
         let counts_of = |methods: &[&str]| counts(MethodNames::default(), methods);
-        assert_eq!(counts_of(&["s/A\n", "s/\u{e4}", &"x".repeat(257)]), named(&[("other", 3)]));
+        assert_eq!(counts_of(&["s/A\n", "s/\u{e4}", &"x".repeat(129)]), named(&[("other", 3)]));
         let only = MethodNames::Only(HashSet::from(["s/A".to_owned()]));
         assert_eq!(counts(only, &["s/A", "s/B"]), named(&[("other", 1), ("s/A", 1)]));
     }

@@ -41,7 +41,7 @@ pub(super) struct Sender<'a> {
     pub(super) record: &'a CallRecorder,
     head: Parts,
     pub(super) replay: Replay,
-    /// Numbers of the subconns that attempts used.
+    /// Numbers of the subconns that attempts use or have used.
     tried: Mutex<Vec<u32>>,
 }
 
@@ -153,6 +153,10 @@ impl<'a> Sender<'a> {
                         }
                     };
                 let picked_at = info.now;
+                if matches!(self.settings.policy.as_deref(), Some(CallPolicy::Hedging(_))) {
+                    // Other attempts are picked while this one is in flight.
+                    self.has_tried(pick.subconn.id());
+                }
 
                 // Clones the head, because metadata that the policy adds belongs to this attempt alone.
                 let mut sent = Request::from_parts(self.head.clone(), body);
@@ -235,9 +239,12 @@ impl<'a> Sender<'a> {
         self.tried.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Records that an attempt used this subconn.
+    /// Records that an attempt uses this subconn, so that further attempts avoid it.
     pub(super) fn has_tried(&self, subconn: u32) {
-        self.tried.lock().unwrap_or_else(PoisonError::into_inner).push(subconn);
+        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if !tried.contains(&subconn) {
+            tried.push(subconn);
+        }
     }
 }
 

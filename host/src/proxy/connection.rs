@@ -14,6 +14,7 @@ use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::admission::Shared;
 use super::options::ConnectionError;
@@ -65,6 +66,8 @@ pub(super) async fn serve(
         () = &mut drain => return Ok(()),
     };
 
+    // Ends streams of the proxy itself, which the client would not end.
+    let drains = Arc::new(CancellationToken::new());
     // Dropping the set ends the RPCs that are left.
     let mut rpcs = JoinSet::new();
     let mut phase = Phase::Opening;
@@ -91,7 +94,7 @@ pub(super) async fn serve(
             biased;
             accepted = accept(&mut connection, is_full) => match accepted {
                 Some(Ok((request, respond))) => {
-                    rpcs.spawn(answer(Arc::clone(&proxy), peer, request, respond));
+                    rpcs.spawn(answer(Arc::clone(&proxy), peer, Arc::clone(&drains), request, respond));
                 }
                 Some(Err(error)) => return Err(failed(error)),
                 None => return Ok(()),
@@ -107,6 +110,7 @@ pub(super) async fn serve(
                     return Ok(());
                 }
                 connection.graceful_shutdown();
+                drains.cancel();
                 phase = Phase::Draining;
             }
         }
@@ -133,11 +137,12 @@ async fn accept<T: AsyncRead + AsyncWrite + Unpin>(
 async fn answer(
     proxy: Arc<Shared>,
     peer: Peer,
+    drains: Arc<CancellationToken>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
     let response = {
-        let mut call = pin!(rpc::call(proxy, peer, request));
+        let mut call = pin!(rpc::call(proxy, peer, drains, request));
         poll_fn(|cx| {
             if respond.poll_reset(cx).is_ready() {
                 return Poll::Ready(None);

@@ -9,6 +9,7 @@ use h2::{Reason, RecvStream};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::{Frame, SizeHint};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service as _;
@@ -20,7 +21,14 @@ use crate::http2::{Outgoing, Received, status_of};
 
 /// Sends an RPC of any kind through the channel. Metadata, messages and trailers pass unchanged, except for the headers
 /// of the connection itself. `:authority` is that of the channel.
-pub(super) async fn call(proxy: Arc<Shared>, peer: Peer, request: Request<RecvStream>) -> Response<Answer> {
+///
+/// `drains` is cancelled when the client's connection drains.
+pub(super) async fn call(
+    proxy: Arc<Shared>,
+    peer: Peer,
+    drains: Arc<CancellationToken>,
+    request: Request<RecvStream>,
+) -> Response<Answer> {
     let (mut head, stream) = request.into_parts();
     if proxy.channel.is_observed() {
         head.extensions.insert(peer);
@@ -42,26 +50,29 @@ pub(super) async fn call(proxy: Arc<Shared>, peer: Peer, request: Request<RecvSt
             format!("request metadata of {size} bytes exceeds the limit of {limit} bytes (max_metadata)");
         return refuse(&proxy, head, &Status::resource_exhausted(text));
     }
-    let Some(admitted) = proxy.admit() else {
+    let is_own = proxy.health.as_ref().filter(|_| OwnHealth::is_asked(head.uri.path()));
+    // A probe is answered at the limit as well: the proxy is not ill because it is busy.
+    let admitted = if is_own.is_some() { None } else { proxy.admit() };
+    if is_own.is_none() && admitted.is_none() {
         let limit = proxy.options.max_rpcs;
         let text = format!("the proxy has {limit} RPCs in flight (max_rpcs)");
         return refuse(&proxy, head, &Status::unavailable(text));
-    };
+    }
     let path = head.uri.path_and_query().cloned();
     head.uri = path.map_or_else(Uri::default, Uri::from);
     for name in CONNECTION_HEADERS {
         head.headers.remove(name);
     }
     let body = if stream.is_end_stream() { Body::empty() } else { Body::new(Upload(Received::new(stream))) };
-    if let Some(health) = proxy.health.as_ref().filter(|_| OwnHealth::is_asked(head.uri.path())) {
-        let response = health.answer(Request::from_parts(head, body)).await;
-        return response.map(|body| Answer { body: Some(body), _admitted: Some(admitted) });
+    if let Some(health) = is_own {
+        let response = health.answer(Request::from_parts(head, body), (*drains).clone()).await;
+        return response.map(|body| Answer { body: Some(body), _admitted: None });
     }
     match proxy.channel.clone().call(Request::from_parts(head, body)).await {
         Ok(mut response) => {
             // The body may be shorter: an error replaces the rest.
             response.headers_mut().remove(header::CONTENT_LENGTH);
-            response.map(|body| Answer { body: Some(body), _admitted: Some(admitted) })
+            response.map(|body| Answer { body: Some(body), _admitted: admitted })
         }
         Err(status) => status_only(&status),
     }

@@ -18,6 +18,7 @@ pub(crate) struct Counters {
     picked: AtomicU64,
     succeeded: AtomicU64,
     failed: AtomicU64,
+    cancelled: AtomicU64,
     responses: Responses,
     averages: Mutex<Averages>,
 }
@@ -142,8 +143,10 @@ pub struct SubConnStats {
     pub picked: u64,
     /// RPCs that ended with OK.
     pub succeeded: u64,
-    /// RPCs that ended with another status, including those that the client gave up.
+    /// RPCs that ended with another status. Those whose deadline passed are among them.
     pub failed: u64,
+    /// RPCs that this side cancelled: the caller gave up, or another attempt of the same RPC was answered first.
+    pub cancelled: u64,
     /// Time from the sending of an RPC to its end (exponential moving average over about 10 s). RPCs that the client
     /// gave up do not count.
     pub latency: Duration,
@@ -171,6 +174,7 @@ impl Counters {
             picked: self.picked.load(Ordering::Relaxed),
             succeeded: self.succeeded.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
+            cancelled: self.cancelled.load(Ordering::Relaxed),
         }
     }
 
@@ -192,7 +196,11 @@ impl Counters {
     pub(crate) fn end(&self, code: Code, client_ended: bool, responded: bool, begun: Instant, now: Instant) {
         self.gone(responded);
         let ok = code == Code::Ok;
-        let outcome = if ok { &self.succeeded } else { &self.failed };
+        let outcome = match code {
+            Code::Ok => &self.succeeded,
+            Code::Cancelled if client_ended => &self.cancelled,
+            _ => &self.failed,
+        };
         outcome.fetch_add(1, Ordering::Relaxed);
         let responses = &self.responses;
         match (responded, client_ended) {

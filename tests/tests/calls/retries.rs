@@ -166,16 +166,28 @@ async fn the_channel_limits_what_the_config_asks_for() {
 /// The native round robin, and the standard policies that choose freely.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_goes_to_an_endpoint_that_was_not_tried() {
+    further_attempts_go_elsewhere(retrying(4), "14,14,14,ok").await;
+}
+
+/// The attempts before it are still in flight.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hedge_goes_to_an_endpoint_that_was_not_tried() {
+    further_attempts_go_elsewhere(hedging(4, "0.005s"), "hang,hang,hang,ok").await;
+}
+
+/// Runs a script of four attempts on four endpoints.
+async fn further_attempts_go_elsewhere(config: Value, script: &str) {
     for policy in
         ["", "round_robin", "least_request", "p2c_ewma", "random", "ring_hash", "maglev", "bounded_hash"]
     {
+        let config = config.clone();
         let policies = Policies::cached();
         if !policy.is_empty() {
             policies.put(&format!("{policy}.wasm"), &standard(policy));
         }
         let directory = Policies::follow(policies.path());
         let scripts = Scripts::with(4, |builder| {
-            let config = hotpick::service_config::ServiceConfig::from_json(retrying(4)).expect("valid");
+            let config = hotpick::service_config::ServiceConfig::from_json(config).expect("valid");
             let builder = builder.service_config(config).policies(&directory);
             match policy {
                 "" => builder,
@@ -191,8 +203,8 @@ async fn a_retry_goes_to_an_endpoint_that_was_not_tried() {
             soon(policy, scripts.channel.wait_for(|status| status.policy.name == policy)).await;
         }
         for _ in 0..10 {
-            let outcome = scripts.call("14,14,14,ok").await;
-            assert_eq!(outcome.summary(), "Ok after - 1 2 3", "{policy}");
+            let outcome = scripts.call(script).await;
+            assert!(outcome.summary().starts_with("Ok after -"), "{policy}: {}", outcome.summary());
             let mut servers = outcome.servers();
             servers.sort_unstable();
             assert_eq!(servers, [0, 1, 2, 3], "{policy}");
@@ -284,5 +296,13 @@ async fn nothing_is_left_in_flight() {
         }
     };
     soon("no RPC in flight", idle).await;
+    let sum = |of: fn(&hotpick::subconn::SubConnStats) -> u64| -> u64 {
+        scripts.channel.status().subconns.iter().map(|subconn| of(&subconn.stats())).sum()
+    };
+    assert_eq!(sum(|stats| stats.succeeded), 2);
+    assert!(sum(|stats| stats.cancelled) >= 5, "attempts that lost");
+    assert!(sum(|stats| stats.failed) >= 6, "what servers failed, and the deadline");
+    let ended = sum(|stats| stats.succeeded + stats.failed + stats.cancelled);
+    assert_eq!(sum(|stats| stats.picked), ended);
     soon("a shutdown", scripts.channel.shutdown()).await;
 }

@@ -96,6 +96,35 @@ async fn ten_thousand_methods_are_two_hundred_and_other() {
     assert_eq!(other, Some(997.0));
 }
 
+/// A client can choose the codes of its RPCs as well: the text that a scraper gets stays within a few megabytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_text_of_metrics_is_bounded() {
+    let servers = hotpick_tests::attempts::Attempts::start(1).await;
+    let sidecar = Sidecar::to(&servers.target(), "", "");
+    let mut client = RawPeer::connect(sidecar.listens.parse().expect("an address")).await;
+    let name = "x".repeat(110);
+    let mut stream = 1;
+    for code in ["ok", "1", "3", "5", "8", "9", "10", "13", "14"] {
+        for number in 0..150 {
+            let headers = [("script", code), ("call", "any")];
+            client.rpc(stream, &format!("/made.Up/{number}{name}"), &headers).await;
+            let _ = client.answer_on(stream).await;
+            stream += 2;
+        }
+    }
+    let (status, text) = sidecar.get("/metrics").await;
+    assert_eq!(status, 200);
+    assert!(text.len() < 10_000_000, "{} bytes", text.len());
+    // Nothing is lost: what has no place of its own is counted as another method's.
+    let ended = text.lines().filter(|line| line.starts_with("grpc_server_call_duration_seconds_count{"));
+    let ended: f64 = ended.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
+    assert_eq!(ended, 1350.0);
+    let others = text
+        .lines()
+        .filter(|line| line.starts_with("grpc_server_call_duration_seconds_count{grpc_method=\"other\""));
+    assert!(others.count() > 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rpcs_are_shown_only_if_that_is_allowed() {
     let cluster = Cluster::start(&["a"]).await;
@@ -114,6 +143,10 @@ async fn rpcs_are_shown_only_if_that_is_allowed() {
     assert_eq!(sidecar.get_with("/tap", "authorization: Bearer wrong\r\n").await.0, 401);
     let authorized = "authorization: Bearer secret\r\n";
     assert_eq!(sidecar.get_with("/tap?share=2", authorized).await.0, 400);
+    // Without a token, a page of another site could read it in the browser of someone on this machine.
+    let open = Sidecar::start(&cluster, "[admin]\nlisten = \"127.0.0.1:0\"\ntap = true", "");
+    let (status, text) = open.get("/tap?share=2").await;
+    assert_eq!((status, text.as_str()), (403, "tap without a token is for localhost or an IP address\n"));
     let tap = sidecar.ask("/tap?method=Unary", authorized).await;
     let mut lines = BufReader::new(tap).lines();
     while !soon("a head", lines.next_line()).await.expect("open").expect("a line").is_empty() {}
@@ -212,6 +245,8 @@ fn said(config: &str) -> String {
     let mut command: Command = peers::built("hotpick");
     let output = command.arg("proxy").arg("--config").arg(&file).output().expect("it runs");
     assert!(!output.status.success());
+    let started = String::from_utf8_lossy(&output.stdout);
+    assert!(!started.contains("listening on"), "a supervisor takes this for a proxy that is up: {started}");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -239,6 +274,33 @@ fn what_cannot_be_configured_is_said_in_one_sentence() {
             "max_methods is 20000: set 0 to 10000".to_owned(),
         ),
         (format!("{listener}max_waiting = 0"), "max_waiting is 0".to_owned()),
+        (format!("{listener}max_wait = 0.0"), "max_wait is 0 seconds".to_owned()),
+        (
+            format!("{listener}max_requests_per_endpoint = 0"),
+            "max_requests_per_endpoint is 0, so every RPC would fail".to_owned(),
+        ),
+        (format!("{listener}retries = {{}}"), "retries is empty: set budget = {}".to_owned()),
+        (format!("{listener}retries = {{ max_attempts = 1 }}"), "set at least 2".to_owned()),
+        (
+            format!("admin = {{ listen = \"127.0.0.1:0\", tapp = true }}\n{listener}"),
+            "unknown field `tapp`, expected one of `listen`, `tap`, `token_file`".to_owned(),
+        ),
+        (
+            format!("metrics = {{ max_methods = -1 }}\n{listener}"),
+            "integer `-1`, expected a whole number, not negative".to_owned(),
+        ),
+        (
+            format!("otlp = {{ endpoint = \"http://127.0.0.1\" }}\n{listener}"),
+            "expected http://HOST:PORT".to_owned(),
+        ),
+        (
+            format!("otlp = {{ endpoint = \"http://127.0.0.1:99999\" }}\n{listener}"),
+            "expected http://HOST:PORT".to_owned(),
+        ),
+        (
+            format!("otlp = {{ endpoint = \"http://u:p@127.0.0.1:4317\" }}\n{listener}"),
+            "expected http://HOST:PORT".to_owned(),
+        ),
         (format!("{listener}max_wait = -1.0"), "max_wait is -1: expected seconds".to_owned()),
         (
             format!("{listener}retries = {{ budget = {{ ratio = -1.0 }} }}"),

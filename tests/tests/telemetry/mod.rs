@@ -4,6 +4,7 @@ mod admin;
 mod log;
 mod otlp;
 mod page;
+mod probes;
 mod prometheus;
 
 use std::path::PathBuf;

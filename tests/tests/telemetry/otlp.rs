@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use hotpick_tests::attempts::Attempts;
 use hotpick_tests::peers;
-use hotpick_tests::{Cluster, soon};
+use hotpick_tests::{Cluster, soon, standard};
 use serde_json::Value;
 use tonic::Request;
 
@@ -132,6 +132,70 @@ async fn a_trace_goes_through_the_sidecar() {
     let seen = servers.of("untraced").pop().and_then(|attempt| attempt.traceparent).expect("a context");
     assert!(seen.starts_with("00-") && seen.ends_with("-00") && seen.len() == 55, "{seen}");
     assert_eq!(collector.lines().iter().filter(|line| line["span"].is_string()).count(), untraced);
+}
+
+/// What a client sends by mistake does not decide what is traced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_malformed_context_is_none() {
+    if !peers::available() {
+        return;
+    }
+    let collector = Collector::start();
+    let servers = Attempts::start(1).await;
+    let more = format!("otlp = {{ endpoint = \"{}\", traces = 0.0, interval = 1 }}", collector.endpoint);
+    let sidecar = Sidecar::to(&servers.target(), &more, "");
+    let caller = sidecar.caller().await;
+    let zeros = "00-00000000000000000000000000000000-0000000000000000-01";
+    for header in
+        [("traceparent", "00-abc"), ("traceparent", "x"), ("traceparent", zeros), ("tracestate", "a=1")]
+    {
+        let mut request = Request::new(hotpick_echo::EchoRequest::new("hello"));
+        request.metadata_mut().insert(header.0, header.1.parse().expect("a value"));
+        request.metadata_mut().insert("call", header.1.parse().expect("a value"));
+        request.metadata_mut().insert("script", "ok".parse().expect("a value"));
+        soon("an answer", caller.client.clone().unary(request)).await.expect("OK");
+        let seen = servers.of(header.1).pop().and_then(|attempt| attempt.traceparent).expect("a context");
+        assert!(seen.starts_with("00-") && seen.ends_with("-00") && seen.len() == 55, "{header:?}: {seen}");
+        assert!(!seen.contains("00000000000000000000000000000000"), "{seen}");
+    }
+    until("metrics", async || collector.lines().iter().any(|line| line["metric"].is_string())).await;
+    assert!(!collector.lines().iter().any(|line| line["span"].is_string()));
+}
+
+/// Those of the host, and the instruments of a policy under gRPC's name or their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policies_are_reported_to_the_collector() {
+    if !peers::available() {
+        return;
+    }
+    let collector = Collector::start();
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let policies = tempfile::tempdir().expect("a folder");
+    std::fs::write(policies.path().join("p.wasm"), standard("outlier")).expect("written");
+    let more = format!(
+        "policies = {:?}\ncache = \"FOLDER/cache\"\notlp = {{ endpoint = \"{}\", interval = 1 }}",
+        policies.path(),
+        collector.endpoint
+    );
+    let sidecar = Sidecar::start(&cluster, &more, "policy = \"p\"");
+    until("the policy is active", async || {
+        sidecar.json("/channels").await["channels"][0]["policy"]["name"] == "p"
+    })
+    .await;
+    sidecar.caller().await.tally(10).await;
+    until("picks", async || {
+        let is_it =
+            |line: &Value| line["metric"] == "hotpick.policy.picks" && line["labels"]["policy"] == "p";
+        collector.lines().iter().any(|line| is_it(line) && line["value"].as_i64() >= Some(10))
+    })
+    .await;
+    let grpcs = "grpc.lb.outlier_detection.ejections_enforced";
+    for name in ["hotpick.policy.state", "hotpick.policy.memory", "hotpick.policy.ejected", grpcs] {
+        until(name, async || collector.lines().iter().any(|line| line["metric"] == name)).await;
+    }
+    let lines = collector.lines();
+    let of_policy = lines.iter().find(|line| line["metric"] == grpcs).expect("found");
+    assert!(of_policy["labels"]["grpc.target"].is_string(), "{of_policy}");
 }
 
 /// A collector that is down costs spans, which are counted, and no RPC. Memory stays bounded.

@@ -1,24 +1,28 @@
 //! The counters of one method.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use hotpick::call::{AttemptKind, AttemptRecord, CallRecord, DelayType};
 use tonic::Code;
 
-use super::histogram::{Histogram, HistogramReading, LATENCY_BOUNDS, SIZE_BOUNDS};
+use super::histogram::{COARSE_LATENCY_BOUNDS, Histogram, HistogramReading, SIZE_BOUNDS};
+use super::slots::Slots;
 
 /// Number of status codes.
 const CODES: usize = 17;
 /// Upper bounds of numbers of retries (gRFC A96).
 const COUNT_BOUNDS: [u64; 5] = [1, 2, 3, 4, 5];
 
-type Latency = Histogram<41>;
-type Size = Histogram<14>;
+type Latency = Histogram<15>;
+type Size = Histogram<5>;
 
-/// What is counted of the RPCs of one method. What did not happen takes no memory.
+/// What is counted of the RPCs of one method. What did not happen takes no memory. A client can choose methods and, by
+/// cancellations and deadlines, codes: histograms beyond the number of slots are those of [`Slots::other`].
 #[derive(Debug, Default)]
 pub(super) struct MethodCalls {
+    /// `None`: without a limit.
+    slots: Option<Arc<Slots>>,
     started: [AtomicU64; 4],
     attempts: [OnceLock<Box<Ends>>; CODES],
     calls: [OnceLock<Box<Latency>>; CODES],
@@ -86,6 +90,22 @@ const KINDS: [AttemptKind; 4] =
     [AttemptKind::Original, AttemptKind::Retry, AttemptKind::Hedge, AttemptKind::TransparentRetry];
 
 impl MethodCalls {
+    /// Counts within these slots.
+    pub(super) fn within(slots: &Arc<Slots>) -> Self {
+        Self { slots: Some(Arc::clone(slots)), ..Self::default() }
+    }
+
+    /// Returns histograms of this method; those of all other methods if they are new and no slot is left.
+    fn slot<T>(&self, of: impl Fn(&Self) -> &OnceLock<Box<T>>, new: impl Fn() -> Box<T>) -> &T {
+        if let Some(known) = of(self).get() {
+            return known;
+        }
+        match &self.slots {
+            Some(slots) if !slots.take() => of(&slots.other).get_or_init(new),
+            _ => of(self).get_or_init(new),
+        }
+    }
+
     pub(super) fn attempt_started(&self, kind: AttemptKind) {
         let at = KINDS.iter().position(|known| *known == kind).unwrap_or_default();
         self.started[at].fetch_add(1, Ordering::Relaxed);
@@ -101,11 +121,10 @@ impl MethodCalls {
         for attempt in record.attempts {
             self.attempt_ended(attempt);
         }
-        self.calls[at(record.code)]
-            .get_or_init(|| Box::new(Latency::new(&LATENCY_BOUNDS)))
-            .record_time(record.duration);
+        let new = || Box::new(Latency::new(&COARSE_LATENCY_BOUNDS));
+        self.slot(|calls| &calls.calls[at(record.code)], new).record_time(record.duration);
         if record.call.peer.is_some() {
-            let ends = self.server[at(record.code)].get_or_init(Ends::new);
+            let ends = self.slot(|calls| &calls.server[at(record.code)], Ends::new);
             ends.duration.record_time(record.duration);
             // What the proxy received from the client it has sent, once, to the server that answered.
             let last = record.attempts.last();
@@ -118,12 +137,13 @@ impl MethodCalls {
     }
 
     fn attempt_ended(&self, attempt: &AttemptRecord) {
-        let ends = self.attempts[at(attempt.code.unwrap_or(Code::Unknown))].get_or_init(Ends::new);
+        let code = attempt.code.unwrap_or(Code::Unknown);
+        let ends = self.slot(|calls| &calls.attempts[at(code)], Ends::new);
         ends.duration.record_time(attempt.duration());
         ends.sent.record(attempt.request.bytes);
         ends.received.record(attempt.response.bytes);
         for delay in &attempt.delays {
-            let rare = self.rare.get_or_init(Rare::new);
+            let rare = self.slot(|calls| &calls.rare, Rare::new);
             if let Some(at) = DelayType::ALL.iter().position(|known| *known == delay.delay) {
                 rare.delays[at].record_time(delay.duration);
             }
@@ -132,7 +152,7 @@ impl MethodCalls {
 
     #[cold]
     fn rare(&self, record: &CallRecord<'_>) {
-        let rare = self.rare.get_or_init(Rare::new);
+        let rare = self.slot(|calls| &calls.rare, Rare::new);
         if !record.resolving.is_zero() {
             rare.resolving.record_time(record.resolving);
         }
@@ -194,14 +214,18 @@ impl MethodCalls {
 
 impl MethodReading {
     pub(super) fn is_used(&self) -> bool {
-        !self.started.is_empty() || !self.calls.is_empty() || self.server.started > 0
+        !self.started.is_empty()
+            || !self.calls.is_empty()
+            || !self.attempts.is_empty()
+            || self.server.started > 0
+            || !self.server.ends.is_empty()
     }
 }
 
 impl Ends {
     fn new() -> Box<Self> {
         Box::new(Self {
-            duration: Latency::new(&LATENCY_BOUNDS),
+            duration: Latency::new(&COARSE_LATENCY_BOUNDS),
             sent: Size::new(&SIZE_BOUNDS),
             received: Size::new(&SIZE_BOUNDS),
         })
@@ -210,7 +234,7 @@ impl Ends {
 
 impl Rare {
     fn new() -> Box<Self> {
-        let latency = || Latency::new(&LATENCY_BOUNDS);
+        let latency = || Latency::new(&COARSE_LATENCY_BOUNDS);
         let counts = || Histogram::new(&COUNT_BOUNDS);
         Box::new(Self {
             resolving: latency(),

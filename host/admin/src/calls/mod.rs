@@ -3,6 +3,7 @@
 mod histogram;
 mod method;
 mod observer;
+mod slots;
 
 pub(crate) use self::histogram::{HistogramReading, quantile};
 pub(crate) use self::method::{AttemptReading, MethodReading};

@@ -8,6 +8,7 @@ use tonic::Code;
 
 use super::histogram::{Histogram, HistogramReading, LATENCY_BOUNDS};
 use super::method::{MethodCalls, MethodReading};
+use super::slots::Slots;
 use crate::tap::Tap;
 
 /// Counts the RPCs of one channel. Cheap to clone; clones count together.
@@ -19,9 +20,11 @@ pub struct Calls(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     methods: Methods<MethodCalls>,
+    slots: Arc<Slots>,
     started: AtomicU64,
     ended: AtomicU64,
     failed: AtomicU64,
+    cancelled: AtomicU64,
     duration: Histogram<41>,
     tap: Tap,
 }
@@ -31,8 +34,10 @@ struct Inner {
 pub(crate) struct Totals {
     pub(crate) started: u64,
     pub(crate) ended: u64,
-    /// Those that ended with another code than OK.
+    /// Those that ended with another code than OK and CANCELLED.
     pub(crate) failed: u64,
+    /// Those that ended with CANCELLED.
+    pub(crate) cancelled: u64,
     pub(crate) duration: HistogramReading,
 }
 
@@ -40,11 +45,15 @@ impl Calls {
     /// Creates counters, by these methods.
     #[must_use]
     pub fn new(methods: MethodNames) -> Self {
+        let slots = Arc::new(Slots::of(&methods));
+        let theirs = Arc::clone(&slots);
         Self(Arc::new(Inner {
-            methods: Methods::new(methods, |_| MethodCalls::default()),
+            methods: Methods::new(methods, move |_| MethodCalls::within(&theirs)),
+            slots,
             started: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
             duration: Histogram::new(&LATENCY_BOUNDS),
             tap: Tap::default(),
         }))
@@ -56,6 +65,7 @@ impl Calls {
 
     pub(crate) fn read(&self) -> Vec<(String, MethodReading)> {
         let mut all = self.0.methods.read(MethodCalls::read);
+        all.push((Methods::<MethodCalls>::OTHER.to_owned(), self.0.slots.other.read()));
         all.retain(|(_, reading)| reading.is_used());
         all
     }
@@ -66,6 +76,7 @@ impl Calls {
         Totals {
             ended,
             failed: self.0.failed.load(Ordering::Relaxed),
+            cancelled: self.0.cancelled.load(Ordering::Relaxed),
             duration: self.0.duration.read(),
             started: self.0.started.load(Ordering::Relaxed),
         }
@@ -93,8 +104,10 @@ impl CallObserver for Calls {
 
     fn call_ended(&self, record: &CallRecord<'_>) {
         self.0.methods.with(record.call.method(), |calls| calls.ended(record));
-        if record.code != Code::Ok {
-            self.0.failed.fetch_add(1, Ordering::Relaxed);
+        match record.code {
+            Code::Ok => {}
+            Code::Cancelled => _ = self.0.cancelled.fetch_add(1, Ordering::Relaxed),
+            _ => _ = self.0.failed.fetch_add(1, Ordering::Relaxed),
         }
         self.0.duration.record_time(record.duration);
         self.0.ended.fetch_add(1, Ordering::Release);

@@ -114,7 +114,8 @@ impl Source {
             trace,
             started: number(stats.picked),
             succeeded: number(stats.succeeded),
-            failed: number(stats.failed),
+            // To channelz, everything that does not end with OK has failed.
+            failed: number(stats.failed.saturating_add(stats.cancelled)),
         };
         Ok(OneSubchannel {
             subchannel: Some(Subchannel { reference: Some(reference(id >> 32, &subconn)), data: Some(data) }),
@@ -127,14 +128,15 @@ impl Source {
 
     fn describe(&self, watched: &Watched, id: i64) -> Channel {
         let (status, totals) = (watched.channel.status(), watched.calls.totals());
+        let failed = totals.failed.saturating_add(totals.cancelled);
         let events: Vec<_> = self.live.events(&status.target).iter().map(event).collect();
         let data = ChannelData {
             state: Some(state(status.state)),
             target: status.target.clone(),
             trace: Some(Trace { logged: i64::try_from(events.len()).unwrap_or(i64::MAX), events }),
             started: number(totals.started),
-            succeeded: number(totals.ended.saturating_sub(totals.failed)),
-            failed: number(totals.failed),
+            succeeded: number(totals.ended.saturating_sub(failed)),
+            failed: number(failed),
         };
         Channel {
             reference: Some(ChannelRef { id, name: status.target.clone() }),

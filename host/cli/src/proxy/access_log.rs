@@ -2,7 +2,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -97,6 +98,16 @@ impl CallObserver for AccessLog {
     }
 }
 
+/// Opens a file for appending, or a FIFO. Opening a FIFO for writing only would wait for a reader; like this, lines are
+/// dropped and counted while nobody reads.
+fn open(path: &Path) -> io::Result<File> {
+    let is_fifo = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
+    if is_fifo {
+        return OpenOptions::new().read(true).write(true).open(path);
+    }
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
 /// Where lines go.
 enum Output {
     Stdout,
@@ -108,8 +119,7 @@ impl Output {
         if path.as_os_str() == "stdout" {
             return Ok(Self::Stdout);
         }
-        let file = BufWriter::new(OpenOptions::new().append(true).create(true).open(path)?);
-        Ok(Self::File { path: path.clone(), file })
+        Ok(Self::File { path: path.clone(), file: BufWriter::new(open(path)?) })
     }
 
     fn write(&mut self, line: &str) -> io::Result<()> {
@@ -196,7 +206,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("access.log");
         let log = AccessLog::open(&Settings { path: path.clone(), sample: 1.0 }).expect("opened");
-        let read = |path: &std::path::Path, wanted: usize| loop {
+        let read = |path: &Path, wanted: usize| loop {
             let lines = std::fs::read_to_string(path).unwrap_or_default().lines().count();
             if lines == wanted {
                 return;

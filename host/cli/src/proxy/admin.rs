@@ -18,6 +18,8 @@ use tower_service::Service as _;
 
 /// Maximum number of concurrent connections.
 const MAX_CONNECTIONS: usize = 64;
+/// Time for the first request of a connection, and for the head of each further one.
+const HEAD: Duration = Duration::from_secs(5);
 /// Maximum duration of a connection without a stream. A client that hangs takes up one connection for this long.
 const MAX_DURATION: Duration = Duration::from_secs(60);
 
@@ -70,17 +72,33 @@ impl AdminListener {
 async fn serve_connection(stream: tokio::net::TcpStream, admin: Admin) {
     // A page or a tap takes as long as someone looks at it.
     let is_streaming = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&is_streaming);
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let (seen, asked) = (Arc::clone(&is_streaming), Arc::clone(&has_asked));
     let service = service_fn(move |request: http::Request<Incoming>| {
+        asked.store(true, Ordering::Relaxed);
         seen.fetch_or(matches!(request.uri().path(), "/live" | "/tap"), Ordering::Relaxed);
         let answer = admin.clone().call(request);
         async move { answer.await.map_err(|never: Infallible| never) }
     });
     let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(MAX_DURATION);
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
     server.http2().timer(TokioTimer::new()).max_concurrent_streams(16).max_local_error_reset_streams(64);
     let connection = server.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
+    // A connection that asks nothing must not keep the probes of others out for long.
+    match tokio::time::timeout(HEAD, &mut connection).await {
+        Err(_) if has_asked.load(Ordering::Relaxed) => {}
+        Err(_) => {
+            tracing::debug!(after = ?HEAD, "admin connection without a request");
+            return;
+        }
+        Ok(ended) => {
+            if let Err(error) = ended {
+                tracing::debug!(error, "admin connection ended");
+            }
+            return;
+        }
+    }
     loop {
         match tokio::time::timeout(MAX_DURATION, &mut connection).await {
             Ok(Ok(())) => return,

@@ -1,6 +1,7 @@
 //! The configuration file of the proxy, and the channel, limits and TLS of each of its listeners.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,9 @@ use hotpick::service_config::ServiceConfig;
 use hotpick::tls::{ClientTls, ServerTls};
 use hotpick::{Channel, PolicyDir};
 use hotpick_admin::AdminBuilder;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::{access_log, otlp};
 
@@ -52,14 +55,35 @@ pub(super) struct Config {
 }
 
 /// `admin`: an address, or a table with one.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected an address such as \"127.0.0.1:9901\", or a table with listen, tap and token_file"
-)]
+#[derive(Clone, Debug)]
 pub(super) enum AdminEntry {
     Address(String),
     Table(AdminTable),
+}
+
+impl<'de> Deserialize<'de> for AdminEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AdminVisitor)
+    }
+}
+
+/// Reads either form. A derived reader of both would not say which key is wrong.
+struct AdminVisitor;
+
+impl<'de> Visitor<'de> for AdminVisitor {
+    type Value = AdminEntry;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an address such as \"127.0.0.1:9901\", or a table with listen, tap and token_file")
+    }
+
+    fn visit_str<E>(self, address: &str) -> Result<AdminEntry, E> {
+        Ok(AdminEntry::Address(address.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<AdminEntry, A::Error> {
+        AdminTable::deserialize(MapAccessDeserializer::new(table)).map(AdminEntry::Table)
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -164,8 +188,7 @@ pub(super) struct Entry {
     #[serde(default)]
     health: bool,
     /// Retries, beside what the service config says.
-    #[serde(default)]
-    retries: Retries,
+    retries: Option<Retries>,
     /// RPCs to one endpoint in flight.
     max_requests_per_endpoint: Option<u32>,
     /// RPCs that wait to be sent.
@@ -205,6 +228,12 @@ struct Budget {
 
 impl Retries {
     fn options(&self) -> anyhow::Result<RetryOptions> {
+        let Self { enabled, policy, budget, max_attempts, buffer } = self;
+        let is_empty = enabled.is_none() && policy.is_none() && budget.is_none();
+        anyhow::ensure!(
+            !is_empty || max_attempts.is_some() || buffer.is_some(),
+            "retries is empty: set budget = {{}} for retries within a budget, or policy"
+        );
         // A budget alone asks for retries within it.
         let mut options = match &self.budget {
             None => RetryOptions::default(),
@@ -221,6 +250,11 @@ impl Retries {
         if let Some(policy) = &self.policy {
             options.policy = Some(ServiceConfig::retry_policy(policy)?);
         }
+        anyhow::ensure!(
+            self.max_attempts.is_none_or(|most| most >= 2),
+            "retries: max_attempts is {}, of which the first is no retry: set at least 2, or enabled = false",
+            self.max_attempts.unwrap_or_default()
+        );
         options.enabled = self.enabled.unwrap_or(options.enabled);
         options.max_attempts = self.max_attempts.unwrap_or(options.max_attempts);
         options.buffer = self.buffer.unwrap_or(options.buffer);
@@ -275,6 +309,8 @@ const fn max_wait() -> f64 {
     60.0
 }
 
+/// Smallest value of `max_wait`.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 /// Largest value of `max_metadata` (bytes): the limit that clients are notified of.
 const MAX_METADATA: usize = 1 << 20;
 
@@ -304,7 +340,7 @@ impl Entry {
             max_rpcs: None,
             max_metadata: None,
             health: false,
-            retries: Retries::default(),
+            retries: None,
             max_requests_per_endpoint: None,
             max_waiting: max_waiting(),
             max_wait: max_wait(),
@@ -341,11 +377,23 @@ impl Entry {
             builder = builder.tls(tls.client()?);
         }
         anyhow::ensure!(self.max_waiting > 0, "max_waiting is 0, so no RPC could wait: set at least 1");
+        anyhow::ensure!(
+            self.max_requests_per_endpoint != Some(0),
+            "max_requests_per_endpoint is 0, so every RPC would fail: set at least 1, or leave it out"
+        );
+        let max_wait = seconds("max_wait", self.max_wait)?;
+        anyhow::ensure!(
+            max_wait >= SHORTEST_WAIT,
+            "max_wait is {} seconds, so RPCs would fail while a connection is made: set at least 0.001",
+            self.max_wait
+        );
         let overload = OverloadOptions::default()
             .with_max_requests_per_endpoint(self.max_requests_per_endpoint)
             .with_max_waiting(Some(self.max_waiting))
-            .with_max_wait(Some(seconds("max_wait", self.max_wait)?));
-        builder = builder.overload(overload).retries(self.retries.options()?);
+            .with_max_wait(Some(max_wait));
+        builder = builder
+            .overload(overload)
+            .retries(self.retries.as_ref().map(Retries::options).transpose()?.unwrap_or_default());
         for observer in observers {
             builder = builder.observer(observer);
         }
@@ -432,7 +480,7 @@ mod tests {
         )
         .expect("a configuration");
         assert_eq!(config.listeners.len(), 1);
-        let retries = config.listeners[0].retries.options().expect("valid");
+        let retries = config.listeners[0].retries.as_ref().expect("given").options().expect("valid");
         assert!(retries.policy.is_some() && retries.max_attempts == 3, "a budget alone asks for retries");
         let error = toml::from_str::<Config>("[[listeners]]\nlisten = 'a:1'\ntarget = 'a:1'\npolice = 'x'");
         assert!(error.expect_err("a typo").to_string().contains("unknown field `police`"));

@@ -133,6 +133,7 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
     // With a handler for SIGXFSZ, writing a file beyond the limit (`ulimit -f`) is an error. Without one it ends the
     // process; a compiled policy in the cache may be that large.
     let _too_large = signal(SignalKind::from_raw(SIGXFSZ)).context("cannot register a signal handler")?;
+    let hangups = signal(SignalKind::hangup()).context("cannot register a signal handler")?;
     let drain = CancellationToken::new();
     let mut serving = JoinSet::new();
     let mut channels = Vec::new();
@@ -148,10 +149,13 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
             "Lines of the access log that were not written, because the disk is full or too slow",
             move || dropped.dropped(),
         );
-        serving.spawn(reopen(log.clone(), drain.clone()));
     }
+    serving.spawn(reopen(hangups, log.clone(), drain.clone()));
     let otlp =
         config.otlp.as_ref().map(|settings| Otlp::start(settings, config.metrics.names()?)).transpose()?;
+    if let Some((otlp, policies)) = otlp.as_ref().zip(policies.as_ref()) {
+        otlp.follow_policies(policies);
+    }
     if let Some(otlp) = &otlp {
         let help = "Spans that were not sent, because the collector is down or too slow";
         admin = admin.counter("hotpick_otlp_dropped_spans", help, otlp.dropped());
@@ -161,6 +165,11 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
         None => None,
         Some(entry) => Some((AdminListener::bind(entry.address()).await.context("admin listener")?, entry)),
     };
+    if let Some((listener, entry)) = &admin_listener {
+        admin = entry.allow(admin, listener.is_loopback())?;
+    }
+    // Everything is checked before the first address is open: a supervisor takes that for a proxy that is up.
+    let mut checked = Vec::new();
     for entry in config.listeners {
         let which = || format!("listener {}", entry.listen);
         let mut observers: Vec<Arc<dyn CallObserver>> = Vec::new();
@@ -174,20 +183,26 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
         observers.extend(otlp.iter().flat_map(Otlp::observers));
         let channel = entry.channel(policies.as_ref(), observers).with_context(which)?;
         let tls = entry.server_tls().with_context(which)?;
-        let listener = Listener::bind(&entry.listen, tls, entry.max_connections).await?;
-        // Scripts may wait for this line. Stdout may be closed, so errors are ignored.
-        let address = listener.address();
-        let _ = writeln!(std::io::stdout(), "hotpick proxy: listening on {address} for {}", entry.target);
-        let proxy = Proxy::new(channel.clone(), entry.limits().with_context(which)?);
-        serving.spawn(listener.serve(proxy, drain.clone()));
+        let limits = entry.limits().with_context(which)?;
+        checked.push((entry, tls, limits, channel.clone()));
         admin = admin.channel(&channel, &calls);
         if let Some(otlp) = &otlp {
             otlp.follow(&channel);
         }
         channels.push(channel);
     }
-    if let Some((listener, entry)) = admin_listener {
-        admin = entry.allow(admin, listener.is_loopback())?;
+    let mut listeners = Vec::new();
+    for (entry, tls, limits, channel) in checked {
+        let listener = Listener::bind(&entry.listen, tls, entry.max_connections).await?;
+        listeners.push((listener, entry.target, Proxy::new(channel, limits)));
+    }
+    for (listener, target, proxy) in listeners {
+        // Scripts may wait for this line. Stdout may be closed, so errors are ignored.
+        let _ =
+            writeln!(std::io::stdout(), "hotpick proxy: listening on {} for {target}", listener.address());
+        serving.spawn(listener.serve(proxy, drain.clone()));
+    }
+    if let Some((listener, _)) = admin_listener {
         let _ = writeln!(std::io::stdout(), "hotpick proxy: admin on {}", listener.address());
         serving.spawn(listener.serve(admin.build(), drain.clone()));
     }
@@ -220,7 +235,7 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
             tokio::time::timeout(LAST_STATUSES, async { while serving.join_next().await.is_some() {} }).await;
     }
     if let Some(otlp) = otlp {
-        tokio::task::spawn_blocking(move || otlp.finish()).await.context("the last metrics and traces")?;
+        otlp.finish().await;
     }
     Ok(if is_drained { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -235,14 +250,10 @@ fn open(path: &Path, cache: Option<PathBuf>, require_seal: bool) -> anyhow::Resu
     Ok(PolicyDir::open_with(path, options)?)
 }
 
-/// Opens the access log again at each SIGHUP, until the proxy drains.
-async fn reopen(log: AccessLog, drain: CancellationToken) {
-    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
-        tracing::warn!("no handler for SIGHUP: the access log is not opened again");
-        return drain.cancelled().await;
-    };
+/// Opens the access log again at each SIGHUP, until the proxy drains. Without a log, SIGHUP does nothing.
+async fn reopen(mut hangups: Signal, log: Option<AccessLog>, drain: CancellationToken) {
     while drain.run_until_cancelled(hangups.recv()).await.flatten().is_some() {
-        log.reopen();
+        log.iter().for_each(AccessLog::reopen);
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use hotpick::Channel;
 use hotpick::call::{CallObserver, MethodNames};
+use hotpick::{Channel, PolicyDir};
 use hotpick_otel::{Metrics, Traces};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _};
@@ -81,6 +81,16 @@ impl Settings {
     }
 }
 
+/// Returns whether a URL is `http://HOST:PORT`.
+fn is_address(url: &str) -> bool {
+    let Ok(uri) = url.parse::<http::Uri>() else { return false };
+    let is_plain =
+        uri.scheme_str() == Some("http") && matches!(uri.path(), "" | "/") && uri.query().is_none();
+    let authority = uri.authority().map_or("", http::uri::Authority::as_str);
+    let has_port = uri.port_u16().is_some_and(|port| port > 0);
+    is_plain && has_port && !authority.contains('@') && uri.host().is_some_and(|host| !host.is_empty())
+}
+
 impl Otlp {
     /// Starts to send. A collector that cannot be reached is tried again for each report.
     pub(super) fn start(settings: &Settings, methods: MethodNames) -> anyhow::Result<Self> {
@@ -93,9 +103,8 @@ impl Otlp {
             .ok()
             .filter(|interval| *interval >= Duration::from_secs(1));
         let interval = interval.context("otlp: interval must be at least 1 (seconds)")?;
-        let uri = endpoint.parse::<http::Uri>().ok().filter(|uri| uri.scheme_str() == Some("http"));
         anyhow::ensure!(
-            uri.is_some_and(|uri| uri.host().is_some()),
+            is_address(endpoint),
             "otlp: endpoint is {endpoint:?}: expected http://HOST:PORT of a collector's gRPC port"
         );
         opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
@@ -139,6 +148,13 @@ impl Otlp {
         metrics.chain([Arc::new(self.traces.clone()) as Arc<dyn CallObserver>]).collect()
     }
 
+    /// Reports these policies, too.
+    pub(super) fn follow_policies(&self, policies: &PolicyDir) {
+        if let Some((_, metrics)) = &self.metrics {
+            metrics.follow_policies(policies);
+        }
+    }
+
     /// Reports the connections of this channel, too.
     pub(super) fn follow(&self, channel: &Channel) {
         if let Some((_, metrics)) = &self.metrics {
@@ -152,13 +168,18 @@ impl Otlp {
         move || dropped.load(Ordering::Relaxed)
     }
 
-    /// Sends what is left. Blocks.
-    pub(super) fn finish(&self) {
-        let spans = self.provider.shutdown_with_timeout(LAST_REPORT);
-        let metrics =
-            self.metrics.as_ref().map_or(Ok(()), |(provider, _)| provider.shutdown_with_timeout(LAST_REPORT));
-        if let Err(error) = spans.and(metrics) {
-            tracing::warn!(%error, "the last metrics and traces could not be sent");
+    /// Sends what is left, for at most [`LAST_REPORT`].
+    pub(super) async fn finish(self) {
+        let Self { metrics, provider, .. } = self;
+        let spans = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(LAST_REPORT));
+        let metrics = tokio::task::spawn_blocking(move || {
+            metrics.map_or(Ok(()), |(provider, _)| provider.shutdown_with_timeout(LAST_REPORT))
+        });
+        // The exporters may take longer than they are told.
+        let all = async { (spans.await, metrics.await) };
+        match tokio::time::timeout(LAST_REPORT, all).await {
+            Ok((Ok(Ok(())), Ok(Ok(())))) => {}
+            _ => tracing::warn!("the last metrics and traces could not be sent to the collector"),
         }
     }
 }

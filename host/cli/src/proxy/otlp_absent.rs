@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use hotpick::Channel;
 use hotpick::call::{CallObserver, MethodNames};
+use hotpick::{Channel, PolicyDir};
 use serde::Deserialize;
 
 /// `[otlp]` of the configuration.
@@ -37,6 +37,10 @@ impl Otlp {
         match *self {}
     }
 
+    pub(super) fn follow_policies(&self, _policies: &PolicyDir) {
+        match *self {}
+    }
+
     pub(super) fn follow(&self, _channel: &Channel) {
         match *self {}
     }
@@ -45,7 +49,8 @@ impl Otlp {
         || 0
     }
 
-    pub(super) fn finish(&self) {
-        match *self {}
+    #[expect(clippy::unused_async, reason = "as with the feature")]
+    pub(super) async fn finish(self) {
+        match self {}
     }
 }

@@ -47,7 +47,8 @@ impl Listener {
             if let Some(token) = token {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
             }
-            anyhow::Ok(sender.send_request(request.body(Empty::<Bytes>::new())?).await?)
+            let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await;
+            answer.context("no answer by HTTP/1: is this the address of an admin listener?")
         };
         let answer = tokio::time::timeout(ANSWER, asking).await;
         let answer = answer.unwrap_or_else(|_| anyhow::bail!("no answer within {ANSWER:?}"));

@@ -38,6 +38,9 @@ pub(crate) struct TapArguments {
 
 pub(crate) fn tap(arguments: &TapArguments) -> anyhow::Result<ExitCode> {
     let listener = Listener::parse(&arguments.url)?;
+    if let Some(share) = arguments.share {
+        anyhow::ensure!((0.0..=1.0).contains(&share), "--share is {share}: expected a number from 0 to 1");
+    }
     let token = arguments.token_file.as_ref().map(|path| {
         std::fs::read_to_string(path)
             .map(|token| token.trim().to_owned())
@@ -63,7 +66,7 @@ async fn follow(arguments: &TapArguments, listener: &Listener, token: Option<&st
     let answer = listener.get(&format!("/tap?{}", query.finish()), token).await?;
     let (mut body, mut lines) = (answer.into_body(), Lines::default());
     while let Some(frame) = body.frame().await {
-        let frame = frame.context("the listener has closed the connection")?;
+        let Ok(frame) = frame else { break };
         for line in lines.feed(frame.data_ref().map_or(&[][..], |data| data)) {
             let text = if arguments.json { line } else { described(&line) };
             match writeln!(io::stdout().lock(), "{text}") {
@@ -72,7 +75,7 @@ async fn follow(arguments: &TapArguments, listener: &Listener, token: Option<&st
             }
         }
     }
-    Ok(())
+    anyhow::bail!("the sidecar has ended, or closed the connection")
 }
 
 /// An RPC, or how many were missed.
@@ -122,7 +125,7 @@ fn described(line: &str) -> String {
     let rpc = match serde_json::from_str(line) {
         Ok(Said::Rpc(rpc)) => rpc,
         Ok(Said::Missed { missed }) => return format!("({missed} RPCs were missed: too many to show)"),
-        Err(_) => return line.to_owned(),
+        Err(_) => return printable(line),
     };
     let Rpc { time, method, code, message, ms, peer, resolving_ms, attempts } = *rpc;
     // The time of the day is enough for a live view.
@@ -156,8 +159,12 @@ fn described(line: &str) -> String {
     if let Some(peer) = peer {
         let _ = write!(text, "  from {peer}");
     }
-    // What a client chose must not move the cursor.
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    printable(&text)
+}
+
+/// What a client chose must not move the cursor.
+fn printable(text: &str) -> String {
+    text.replace(hotpick_admin::is_unprintable, "\u{fffd}")
 }
 
 #[cfg(test)]
@@ -184,7 +191,8 @@ mod tests {
 
     #[test]
     fn what_a_client_chose_does_not_move_the_cursor() {
-        let line = "{\"time\":\"\",\"method\":\"a\\u001b[2J\",\"code\":\"OK\",\"ms\":1,\"attempts\":[]}";
-        assert!(!described(line).contains('\u{1b}'));
+        let line =
+            "{\"time\":\"\",\"method\":\"a\\u001b[2J\\u202e\",\"code\":\"OK\",\"ms\":1,\"attempts\":[]}";
+        assert!(!described(line).contains(['\u{1b}', '\u{202e}']));
     }
 }
