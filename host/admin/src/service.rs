@@ -327,7 +327,7 @@ fn history_query(query: &str) -> (usize, Vec<u32>) {
         match &*name {
             "channel" => channel = value.parse().unwrap_or(usize::MAX),
             "endpoints" => {
-                endpoints.extend(value.split(',').filter_map(|id| id.parse::<u32>().ok()).take(50))
+                endpoints.extend(value.split(',').filter_map(|id| id.parse::<u32>().ok()).take(50));
             }
             _ => {}
         }

@@ -48,7 +48,7 @@ pub(crate) fn observe(meter: &Meter, policies: &PolicyDir) {
         |policy, observe| observe(policy.totals.renewals, &[]),
     );
     counter("hotpick.policy.loads", "Activations of a version, including rollbacks", |policy, observe| {
-        observe(policy.loads, &[])
+        observe(policy.loads, &[]);
     });
     counter("hotpick.policy.faults", "Faults of instances, by kind", |policy, observe| {
         for (kind, count) in &policy.faults {
@@ -72,7 +72,7 @@ pub(crate) fn observe(meter: &Meter, policies: &PolicyDir) {
         "",
         "Generation of the active version, or 0 if there is none",
         |policy, observe| {
-            observe(policy.version.as_ref().map_or(0.0, |version| float(version.generation)), &[])
+            observe(policy.version.as_ref().map_or(0.0, |version| float(version.generation)), &[]);
         },
     );
     gauge("hotpick.policy.memory", "By", "Memory of the instances of all channels", |policy, observe| {
@@ -103,7 +103,7 @@ fn each<T: 'static>(
         for policy in policies.status() {
             let name = KeyValue::new("policy", policy.name.clone());
             read(&policy, &mut |value, labels| {
-                instrument.observe(value, &[&[name.clone()], labels].concat());
+                instrument.observe(value, &[std::slice::from_ref(&name), labels].concat());
             });
         }
     }

@@ -221,9 +221,7 @@ impl State {
         };
         self.ended |= is_over;
         let data = frame.data_ref().cloned().map(Kept::Data);
-        let Some(kept) = data.or_else(|| frame.trailers_ref().cloned().map(Kept::Trailers)) else {
-            return None;
-        };
+        let kept = data.or_else(|| frame.trailers_ref().cloned().map(Kept::Trailers))?;
         if let Kept::Data(data) = &kept {
             self.size = self.size.saturating_add(data.len());
         }

@@ -12,7 +12,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::{Sidecar, until};
 
-async fn health_of(sidecar: &Sidecar) -> HealthClient<hotpick::Channel> {
+fn health_of(sidecar: &Sidecar) -> HealthClient<hotpick::Channel> {
     let channel = hotpick::Channel::builder(format!("static:///{}", sidecar.listens)).connect_lazy();
     HealthClient::new(channel.expect("a channel"))
 }
@@ -25,7 +25,7 @@ fn service(name: &str) -> HealthCheckRequest {
 async fn an_unknown_service_may_become_known() {
     let cluster = Cluster::start(&["a"]).await;
     let sidecar = Sidecar::start(&cluster, "", "health = true");
-    let mut health = health_of(&sidecar).await;
+    let mut health = health_of(&sidecar);
     let checked = soon("an answer", health.check(service("shop.Cart"))).await.expect_err("unknown");
     assert_eq!(checked.code(), Code::NotFound);
     let mut watch =
@@ -39,7 +39,7 @@ async fn an_unknown_service_may_become_known() {
 async fn a_health_watch_ends_with_the_sidecar() {
     let cluster = Cluster::start(&["a"]).await;
     let mut sidecar = Sidecar::start(&cluster, "", "health = true");
-    let mut health = health_of(&sidecar).await;
+    let mut health = health_of(&sidecar);
     let mut watch = soon("a stream", health.watch(service(""))).await.expect("a stream").into_inner();
     soon("a status", watch.message()).await.expect("a status").expect("a status");
     sidecar.process.terminate();
@@ -58,16 +58,19 @@ async fn a_health_watch_ends_with_the_sidecar() {
 /// A sidecar that is busy is not ill.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_is_answered_at_the_limit_of_rpcs() {
-    let cluster = Cluster::start(&["a"]).await;
-    let sidecar = Sidecar::start(&cluster, "", "health = true\nmax_rpcs = 1");
-    let caller = sidecar.caller().await;
-    let mut client = caller.client.clone();
-    let busy = tokio::spawn(async move { client.unary(Request::new(EchoRequest::new("sleep"))).await });
+    let servers = hotpick_tests::attempts::Attempts::start(1).await;
+    let sidecar = Sidecar::to(&servers.target(), "", "health = true\nmax_rpcs = 1");
+    let mut client = sidecar.caller().await.client.clone();
+    let mut second = client.clone();
+    let mut hangs = Request::new(EchoRequest::new("hello"));
+    hangs.metadata_mut().insert("call", "first".parse().expect("a value"));
+    hangs.metadata_mut().insert("script", "hang".parse().expect("a value"));
+    let busy = tokio::spawn(async move { client.unary(hangs).await });
     let is_busy = async || sidecar.json("/channels").await["channels"][0]["calls"]["in_flight"] == 1;
     until("an RPC is in flight", is_busy).await;
-    let refused = caller.client.clone().unary(EchoRequest::new("hello")).await.expect_err("at the limit");
+    let refused = second.unary(EchoRequest::new("hello")).await.expect_err("at the limit");
     assert!(refused.message().contains("max_rpcs"), "{refused}");
-    let checked = soon("an answer", health_of(&sidecar).await.check(service(""))).await.expect("an answer");
+    let checked = soon("an answer", health_of(&sidecar).check(service(""))).await.expect("an answer");
     assert_eq!(checked.into_inner().status(), ServingStatus::Serving);
     busy.abort();
 }

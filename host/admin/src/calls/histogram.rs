@@ -197,7 +197,9 @@ mod tests {
             let histogram = Histogram::new(&LATENCY_BOUNDS);
             values.iter().for_each(|value| histogram.record(*value));
             values.sort_unstable();
-            let exact = values[((values.len() as f64 * quantile).ceil() as usize).clamp(1, values.len()) - 1];
+            // The first value that has at least this part of all values up to it.
+            let rank = (1..=values.len()).find(|rank| *rank as f64 >= values.len() as f64 * quantile);
+            let exact = values[rank.unwrap_or(values.len()) - 1];
             let at = LATENCY_BOUNDS.partition_point(|bound| *bound < exact);
             let (low, high) = (at.checked_sub(1).map_or(0, |at| LATENCY_BOUNDS[at]), LATENCY_BOUNDS[at]);
             let estimate = super::quantile(&histogram.read(), quantile).expect("values");

@@ -73,7 +73,7 @@ impl Screen {
     }
 
     /// Shows numbers. The view has its own.
-    pub(super) fn draw(&mut self, frame: &Frame<'_>) -> io::Result<()> {
+    pub(super) fn draw(&self, frame: &Frame<'_>) -> io::Result<()> {
         match self {
             Self::Plain => io::stdout().lock().write_all(line(frame).as_bytes()),
             Self::Live(_) => Ok(()),

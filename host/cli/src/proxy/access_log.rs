@@ -115,11 +115,11 @@ enum Output {
 }
 
 impl Output {
-    fn open(path: &PathBuf) -> io::Result<Self> {
+    fn open(path: &Path) -> io::Result<Self> {
         if path.as_os_str() == "stdout" {
             return Ok(Self::Stdout);
         }
-        Ok(Self::File { path: path.clone(), file: BufWriter::new(open(path)?) })
+        Ok(Self::File { path: path.to_owned(), file: BufWriter::new(open(path)?) })
     }
 
     fn write(&mut self, line: &str) -> io::Result<()> {

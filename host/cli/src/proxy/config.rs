@@ -128,7 +128,7 @@ impl Metrics {
     }
 }
 
-/// Largest value of `max_methods`: each method has some 10 kB of counters and some 100 lines of metrics.
+/// Largest value of `max_methods`: each method with one status code has some 100 lines of metrics.
 const MOST_METHODS: usize = 10_000;
 
 impl AdminEntry {

@@ -86,6 +86,9 @@ pub(super) struct Policy {
     pub(super) rejected: Option<Refused>,
     pub(super) quarantined: Option<Quarantined>,
     pub(super) refusals: Vec<Refusal>,
+    /// The channels that use it.
+    #[serde(default)]
+    pub(super) channels: Vec<serde_json::Value>,
     pub(super) last_fault: Option<String>,
     pub(super) picks: u64,
     pub(super) planned_picks: u64,

@@ -12,7 +12,8 @@ use super::model::{Channel, Endpoint, Policy};
 /// Draws everything.
 pub(crate) fn draw(frame: &mut Frame<'_>, app: &App) {
     let notes = u16::try_from(app.note.len()).unwrap_or_default();
-    let channels = u16::try_from(channel_lines(app).len()).unwrap_or_default().min(12);
+    let lines = channel_lines(app, frame.area().width);
+    let channels = u16::try_from(lines.len()).unwrap_or_default().min(12);
     let [head, channels, notes, tabs, body, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(channels),
@@ -23,7 +24,7 @@ pub(crate) fn draw(frame: &mut Frame<'_>, app: &App) {
     ])
     .areas(frame.area());
     frame.render_widget(head_line(app), head);
-    frame.render_widget(Text::from(channel_lines(app)), channels);
+    frame.render_widget(Text::from(lines), channels);
     frame.render_widget(
         Text::from(app.note.iter().map(|line| Line::from(line.as_str())).collect::<Vec<_>>()),
         notes,
@@ -61,11 +62,12 @@ fn head_line(app: &App) -> Line<'_> {
     Line::from(spans)
 }
 
-fn channel_lines(app: &App) -> Vec<Line<'_>> {
-    app.model.channels.iter().flat_map(channel_line).collect()
+fn channel_lines(app: &App, width: u16) -> Vec<Line<'_>> {
+    app.model.channels.iter().flat_map(|channel| channel_line(channel, width.into())).collect()
 }
 
-fn channel_line(channel: &Channel) -> Vec<Line<'_>> {
+/// A channel in one line if it fits, otherwise with its numbers in a line of their own.
+fn channel_line(channel: &Channel, width: usize) -> Vec<Line<'_>> {
     let numbers = &channel.numbers;
     let text = format!(
         "  {}  {}  {} in flight  p50 {}  p99 {}  policy {}",
@@ -77,8 +79,13 @@ fn channel_line(channel: &Channel) -> Vec<Line<'_>> {
         channel.policy.text,
     );
     let state = Span::styled(format!(" {}", channel.state), color_of(&channel.state));
-    let mut lines =
-        vec![Line::from(vec![Span::styled(channel.target.as_str(), bold()), state, Span::raw(text)])];
+    let target = Span::styled(channel.target.as_str(), bold());
+    let length = channel.target.chars().count() + 1 + channel.state.len() + text.chars().count();
+    let mut lines = if length <= width {
+        vec![Line::from(vec![target, state, Span::raw(text)])]
+    } else {
+        vec![Line::from(target), Line::from(vec![state, Span::raw(text)])]
+    };
     if let Some(refused) = &channel.refused {
         let text = format!("  a newer policy is refused ({}): {}", refused.stage, refused.reason);
         lines.push(Line::styled(text, Style::new().fg(Color::Yellow)));
@@ -103,45 +110,85 @@ fn color_of(state: &str) -> Style {
     })
 }
 
-fn endpoints(frame: &mut Frame<'_>, area: Rect, app: &App) {
-    let shown = app.endpoints();
-    let total: f64 = shown.iter().map(|(_, endpoint)| endpoint.numbers.picks).sum();
-    let rows = shown.iter().map(|(_, endpoint)| endpoint_row(endpoint, total, app.model.now));
-    let columns = [
-        ("address", Some(Column::Address)),
-        ("state", Some(Column::State)),
-        ("for", None),
-        ("share", None),
-        ("in flight", Some(Column::InFlight)),
-        ("RPC/s", Some(Column::Picks)),
-        ("errors/s", Some(Column::Failed)),
-        ("latency", Some(Column::Latency)),
-    ];
-    let heads = columns.map(|(name, column)| {
-        let mark = if column == Some(app.sort) { if app.is_reversed { " ^" } else { " v" } } else { "" };
-        Cell::from(format!("{name}{mark}"))
+/// A column of a table: its head, its least width, and how soon it is left out if the terminal is narrow (0: never).
+struct Shown<const N: usize>([(&'static str, u16, u8); N]);
+
+impl<const N: usize> Shown<N> {
+    /// Returns which columns fit.
+    fn fitting(&self, width: u16) -> [bool; N] {
+        let mut fits = [true; N];
+        let needed = |fits: &[bool; N]| -> u16 {
+            self.0.iter().zip(fits).filter(|(_, fits)| **fits).map(|((_, width, _), _)| width + 1).sum()
+        };
+        while needed(&fits) > width.saturating_add(1) {
+            let dispensable = self.0.iter().enumerate().filter(|(at, (_, _, order))| fits[*at] && *order > 0);
+            let Some((last, _)) = dispensable.max_by_key(|(_, (_, _, order))| *order) else { break };
+            fits[last] = false;
+        }
+        fits
+    }
+}
+
+/// Draws a table of the columns that fit. The columns in `wide` share the rest of the width.
+fn table<'a, const N: usize>(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    app: &App,
+    columns: &Shown<N>,
+    wide: &[usize],
+    heads: [Cell<'a>; N],
+    rows: impl Iterator<Item = [Cell<'a>; N]>,
+) {
+    let fits = columns.fitting(area.width);
+    let row = |cells: [Cell<'a>; N]| {
+        Row::new(cells.into_iter().zip(fits).filter(|(_, fits)| *fits).map(|(cell, _)| cell))
+    };
+    let widths = columns.0.iter().enumerate().filter(|(at, _)| fits[*at]).map(|(at, (_, width, _))| {
+        if wide.contains(&at) { Constraint::Min(*width) } else { Constraint::Length(*width) }
     });
-    let widths = [
-        Constraint::Fill(2),
-        Constraint::Length(17),
-        Constraint::Length(8),
-        Constraint::Length(17),
-        Constraint::Length(11),
-        Constraint::Length(9),
-        Constraint::Length(10),
-        Constraint::Length(10),
-    ];
-    let table = Table::new(rows, widths).header(Row::new(heads).style(bold()));
+    let table = Table::new(rows.map(row), widths).header(row(heads).style(bold()));
     let table = table.row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
     let mut state = TableState::new().with_selected(Some(app.selected));
     frame.render_stateful_widget(table, area, &mut state);
 }
 
-fn endpoint_row(endpoint: &Endpoint, total: f64, now: u64) -> Row<'_> {
+const ENDPOINTS: Shown<8> = Shown([
+    ("address", 21, 0),
+    ("state", 17, 0),
+    ("for", 8, 5),
+    ("share", 17, 6),
+    ("in flight", 11, 2),
+    ("RPC/s", 9, 1),
+    ("errors/s", 10, 0),
+    ("latency", 10, 3),
+]);
+
+fn endpoints(frame: &mut Frame<'_>, area: Rect, app: &App) {
+    let shown = app.endpoints();
+    let total: f64 = shown.iter().map(|(_, endpoint)| endpoint.numbers.picks).sum();
+    let rows = shown.iter().map(|(_, endpoint)| endpoint_row(endpoint, total, app.model.now));
+    let sorts = [
+        Some(Column::Address),
+        Some(Column::State),
+        None,
+        None,
+        Some(Column::InFlight),
+        Some(Column::Picks),
+        Some(Column::Failed),
+        Some(Column::Latency),
+    ];
+    let heads = std::array::from_fn(|at| {
+        let mark = if sorts[at] == Some(app.sort) { if app.is_reversed { " ^" } else { " v" } } else { "" };
+        Cell::from(format!("{}{mark}", ENDPOINTS.0[at].0))
+    });
+    table(frame, area, app, &ENDPOINTS, &[0], heads, rows);
+}
+
+fn endpoint_row(endpoint: &Endpoint, total: f64, now: u64) -> [Cell<'_>; 8] {
     let numbers = &endpoint.numbers;
     let share = if total > 0.0 { numbers.picks / total } else { 0.0 };
     let failed = if numbers.failed > 0.0 { Style::new().fg(Color::Red) } else { Style::new() };
-    Row::new([
+    [
         Cell::from(endpoint.addresses.first().map_or("", String::as_str)),
         Cell::from(Span::styled(endpoint.state.as_str(), color_of(&endpoint.state))),
         Cell::from(time(now.saturating_sub(endpoint.since))),
@@ -150,7 +197,7 @@ fn endpoint_row(endpoint: &Endpoint, total: f64, now: u64) -> Row<'_> {
         Cell::from(short(numbers.picks)),
         Cell::from(Span::styled(short(numbers.failed), failed)),
         Cell::from(millis(Some(numbers.latency).filter(|latency| *latency > 0.0))),
-    ])
+    ]
 }
 
 fn endpoint_detail(frame: &mut Frame<'_>, area: Rect, app: &App) {
@@ -182,13 +229,25 @@ fn endpoint_detail(frame: &mut Frame<'_>, area: Rect, app: &App) {
     frame.render_widget(Sparkline::default().data(last).block(Block::bordered().title("RPC/s")), plot);
 }
 
+const POLICIES: Shown<9> = Shown([
+    ("policy", 20, 0),
+    ("state", 12, 0),
+    ("version", 8, 3),
+    ("picks/s", 9, 1),
+    ("planned", 9, 6),
+    ("fallback", 9, 4),
+    ("faults", 7, 2),
+    ("a pick", 9, 5),
+    ("why not active", 14, 0),
+]);
+
 fn policies(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let rows = app.model.policies.iter().map(|policy| {
         let version = policy.generation.map_or("none".to_owned(), |generation| format!("#{generation}"));
         let cost = policy.pick_ns.map_or("-".to_owned(), |nanos| format!("{nanos} ns"));
-        Row::new([
+        [
             Cell::from(policy.name.as_str()),
-            Cell::from(Span::styled(policy.state.as_str(), color_of(&policy.state))),
+            Cell::from(Span::styled(state(policy), color_of(&policy.state))),
             Cell::from(version),
             Cell::from(short(policy.rates.0)),
             Cell::from(short(policy.rates.1)),
@@ -196,34 +255,17 @@ fn policies(frame: &mut Frame<'_>, area: Rect, app: &App) {
             Cell::from(policy.faults_total.to_string()),
             Cell::from(cost),
             Cell::from(why(policy)),
-        ])
+        ]
     });
-    let heads = [
-        "policy",
-        "state",
-        "version",
-        "picks/s",
-        "planned",
-        "fallback",
-        "faults",
-        "a pick",
-        "why not active",
-    ];
-    let widths = [
-        Constraint::Length(20),
-        Constraint::Length(12),
-        Constraint::Length(8),
-        Constraint::Length(9),
-        Constraint::Length(9),
-        Constraint::Length(9),
-        Constraint::Length(7),
-        Constraint::Length(9),
-        Constraint::Fill(1),
-    ];
-    let table = Table::new(rows, widths).header(Row::new(heads).style(bold()));
-    let table = table.row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
-    let mut state = TableState::new().with_selected(Some(app.selected));
-    frame.render_stateful_widget(table, area, &mut state);
+    table(frame, area, app, &POLICIES, &[0, 8], POLICIES.0.map(|(name, _, _)| Cell::from(name)), rows);
+}
+
+/// The state of a policy. A version that no channel uses stays on probation, which says nothing to those who look.
+fn state(policy: &Policy) -> &str {
+    match policy.state.as_str() {
+        "probation" | "active" if policy.channels.is_empty() => "not used",
+        state => state,
+    }
 }
 
 /// Why the file of a policy is not active; empty if it is.
@@ -245,7 +287,7 @@ fn policy_detail(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let digest = policy.digest.as_deref().unwrap_or("none");
     let mut lines = vec![
         Line::styled(policy.name.as_str(), bold()),
-        Line::from(format!("{}   version {}", policy.state, policy.generation.unwrap_or_default())),
+        Line::from(format!("{}   version {}", state(policy), policy.generation.unwrap_or_default())),
         Line::from(format!("digest {digest}")),
         Line::from(format!(
             "{} picks, {} of them planned; {} by the fallback; {} faults",
@@ -397,6 +439,29 @@ pub(super) mod tests {
         );
         (app.tab, app.is_detailed, app.selected) = (Tab::Endpoints, true, 2);
         assert!(screen(&app, 120).contains("last error: refused"));
+    }
+
+    #[test]
+    fn a_narrow_terminal_shows_what_matters_most() {
+        let mut app = App::default();
+        app.update(Update::Snapshot(Box::new(model())));
+        app.update(tick());
+        app.model.channels[0].endpoints[0].addresses[0] = "255.255.255.255:65535".to_owned();
+        for width in [60, 80, 100] {
+            let text = screen(&app, width);
+            for part in ["255.255.255.255:65535", "TRANSIENT_FAILURE", "errors/s"] {
+                assert!(text.contains(part), "no {part:?} at {width} in\n{text}");
+            }
+        }
+        for part in ["dns:///shop", "0.5 errors/s  7 in flight  p50 1.25 ms"] {
+            assert!(screen(&app, 80).contains(part), "no {part:?} in\n{}", screen(&app, 80));
+        }
+        app.tab = Tab::Policies;
+        app.model.policies[0].name = "weighted_round_robin".to_owned();
+        let text = screen(&app, 80);
+        for part in ["weighted_round_robin", "rejected", "parse: is not"] {
+            assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
     }
 
     #[test]
