@@ -1,5 +1,6 @@
 //! Counts the unary RPCs that fail while four grpcio servers are killed, terminated and frozen at random, with a retry
-//! policy: of hotpick and of grpcio at the same time, with the same policy and the same servers.
+//! policy: of hotpick and of grpcio at the same time, with the same policy and the same servers. Beside them hotpick without
+//! a policy, and streams of hotpick: what servers had begun to answer cannot be retried.
 //!
 //! `cargo bench --workspace --bench chaos` takes a minute, or as many seconds as its argument says, and prints a table
 //! in Markdown. Needs the programs of `.ci/peers`.
@@ -13,12 +14,13 @@ use std::time::{Duration, Instant};
 
 use hotpick::Channel;
 use hotpick::service_config::ServiceConfig;
-use hotpick_echo::{EchoClient, EchoRequest};
+use hotpick_echo::{EchoClient, EchoRequest, EchoResponse};
 use hotpick_tests::peers::{self, Process};
 use hotpick_tests::table::Table;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tonic::{Code, Request};
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::{Code, Request, Response, Status};
 
 const SERVERS: usize = 4;
 const CALLERS: usize = 8;
@@ -70,39 +72,55 @@ fn main() {
     assert_eq!(grpcio.line(), "ready");
 
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let (stop, total) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-    let load =
-        runtime.spawn(load(format!("static:///{list}"), config, Arc::clone(&stop), Arc::clone(&total)));
+    let stop = Arc::<AtomicBool>::default();
+    let target = format!("static:///{list}");
+    let kinds = [
+        ("hotpick", "unary", Some(config.clone())),
+        ("hotpick, without a policy", "unary", None),
+        ("hotpick", "10 messages from the server", Some(config)),
+    ];
+    let loads = kinds.map(|(client, kind, config)| {
+        let total = Arc::<AtomicU64>::default();
+        let is_unary = kind == "unary";
+        let load = load(target.clone(), config, is_unary, Arc::clone(&stop), Arc::clone(&total));
+        (client, kind, total, runtime.spawn(load))
+    });
     let done = torment(&mut servers, Duration::from_secs(seconds));
     stop.store(true, Ordering::Relaxed);
-    let ours = runtime.block_on(load).expect("no panic");
     drop(input);
     let theirs: Value = serde_json::from_str(&grpcio.line()).expect("JSON");
 
     println!("{done:?} in {seconds} s\n");
-    let mut table = Table::new(["client", "unary RPCs", "failed", "by code"]);
+    let mut table = Table::new(["client", "RPC", "sent", "failed", "by code"]);
     let row = |total: u64, failed: &BTreeMap<String, u64>| {
         [total.to_string(), failed.values().sum::<u64>().to_string(), format!("{failed:?}")]
     };
-    let [a, b, c] = row(total.load(Ordering::Relaxed), &ours);
-    table.row(["hotpick".to_owned(), a, b, c]);
+    for (client, kind, total, load) in loads {
+        let failed = runtime.block_on(load).expect("no panic");
+        let [a, b, c] = row(total.load(Ordering::Relaxed), &failed);
+        table.row([client.to_owned(), kind.to_owned(), a, b, c]);
+    }
     let failed = theirs["failed"].as_object().expect("an object");
     let failed =
         failed.iter().map(|(code, count)| (code.clone(), count.as_u64().unwrap_or_default())).collect();
     let [a, b, c] = row(theirs["total"].as_u64().expect("a number"), &failed);
-    table.row(["grpcio".to_owned(), a, b, c]);
+    table.row(["grpcio".to_owned(), "unary".to_owned(), a, b, c]);
     println!("{table}");
 }
 
 /// Sends RPCs until stopped. Returns how many failed, by code.
 async fn load(
     target: String,
-    config: Value,
+    config: Option<Value>,
+    is_unary: bool,
     stop: Arc<AtomicBool>,
     total: Arc<AtomicU64>,
 ) -> BTreeMap<String, u64> {
-    let config = ServiceConfig::from_json(config).expect("a config");
-    let channel = Channel::builder(target).service_config(config).connect_lazy().expect("a channel");
+    let mut builder = Channel::builder(target);
+    if let Some(config) = config {
+        builder = builder.service_config(ServiceConfig::from_json(config).expect("a config"));
+    }
+    let channel = builder.connect_lazy().expect("a channel");
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS {
         let (mut client, stop, total) =
@@ -112,10 +130,13 @@ async fn load(
             while !stop.load(Ordering::Relaxed) {
                 let mut request = Request::new(EchoRequest::new("hello"));
                 request.set_timeout(DEADLINE);
-                if let Err(status) = client.unary(request).await {
-                    eprintln!("hotpick: {status}");
-                    failed.push(status.code());
-                }
+                let sent = if is_unary {
+                    client.unary(request).await.map(drop)
+                } else {
+                    request.get_mut().count = 10;
+                    read(client.server_stream(request)).await
+                };
+                failed.extend(sent.err().map(|status| status.code()));
                 total.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -129,6 +150,16 @@ async fn load(
         }
     }
     failed
+}
+
+/// Reads all messages of a response.
+async fn read<S>(response: impl Future<Output = Result<Response<S>, Status>>) -> Result<(), Status>
+where
+    S: Stream<Item = Result<EchoResponse, Status>> + Unpin,
+{
+    let mut messages = response.await?.into_inner();
+    while messages.next().await.transpose()?.is_some() {}
+    Ok(())
 }
 
 /// Kills, terminates and freezes servers at random. At least one serves at any time.
