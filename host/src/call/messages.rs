@@ -6,9 +6,9 @@
 pub(super) struct Framing {
     prefix: [u8; 5],
     /// Bytes of the next prefix that have been seen.
-    seen: usize,
+    seen: u8,
     /// Bytes of the current message that are to come.
-    rest: u64,
+    rest: u32,
 }
 
 impl Framing {
@@ -27,19 +27,18 @@ impl Framing {
     fn feed_part(&mut self, mut data: &[u8], mut message: impl FnMut(u64)) {
         while !data.is_empty() {
             if self.rest > 0 {
-                let skipped = data.len().min(usize::try_from(self.rest).unwrap_or(usize::MAX));
-                self.rest -= skipped as u64;
-                data = &data[skipped..];
+                let skipped = self.rest.min(u32::try_from(data.len()).unwrap_or(u32::MAX));
+                self.rest -= skipped;
+                data = &data[skipped as usize..];
                 continue;
             }
-            let taken = data.len().min(self.prefix.len() - self.seen);
-            self.prefix[self.seen..self.seen + taken].copy_from_slice(&data[..taken]);
-            self.seen += taken;
-            data = &data[taken..];
-            if self.seen == self.prefix.len() {
+            self.prefix[usize::from(self.seen)] = data[0];
+            self.seen += 1;
+            data = &data[1..];
+            if usize::from(self.seen) == self.prefix.len() {
                 let [_, size @ ..] = self.prefix;
-                (self.seen, self.rest) = (0, u32::from_be_bytes(size).into());
-                message(self.rest);
+                (self.seen, self.rest) = (0, u32::from_be_bytes(size));
+                message(self.rest.into());
             }
         }
     }

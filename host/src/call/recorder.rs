@@ -9,14 +9,15 @@ use http::uri::PathAndQuery;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
+use super::messages::Framing;
 use super::observer::CallEvent;
-use super::record::{AttemptKind, AttemptRecord, Call, Peer, PickRecord};
+use super::record::{AttemptKind, AttemptRecord, Call, Messages, Peer, PickRecord};
 use super::recording::{End, Observers, Recording, State};
 use crate::load_report::LoadReport;
 use crate::picker::{DelayType, Delays};
 
 /// Records one RPC. If it is dropped before [`end`](Self::end), the caller has given up.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct CallRecorder(Option<Arc<Recording>>);
 
 /// Records one attempt. If it is dropped before [`end`](Self::end), the caller has given up, or another attempt was
@@ -25,21 +26,17 @@ pub(crate) struct CallRecorder(Option<Arc<Recording>>);
 pub(crate) struct AttemptRecorder {
     recording: Option<Arc<Recording>>,
     number: usize,
+    /// What was received so far. It becomes part of the record when the attempt ends.
+    received: Messages,
+    framing: Framing,
 }
 
-/// Direction of messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Direction {
-    Request,
-    Response,
-}
-
-/// Records the messages of one direction of an attempt.
+/// Records the messages of the request of an attempt, which another task sends.
 #[derive(Debug)]
 pub(crate) struct MessageMeter {
     recording: Arc<Recording>,
     attempt: usize,
-    direction: Direction,
+    framing: Framing,
 }
 
 impl CallRecorder {
@@ -67,10 +64,11 @@ impl CallRecorder {
         started: Instant,
     ) -> Self {
         let call = Call { target: Arc::clone(target), peer, started, path };
-        let watchers =
+        let watchers: Vec<_> =
             observers.0.iter().filter_map(|observer| observer.call_started(&call, metadata)).collect();
+        let is_watched = !watchers.is_empty();
         let state = Mutex::new(State { watchers, ..State::default() });
-        Self(Some(Arc::new(Recording { observers: observers.clone(), call, state })))
+        Self(Some(Arc::new(Recording { observers: observers.clone(), call, is_watched, state })))
     }
 
     pub(crate) const fn is_observed(&self) -> bool {
@@ -108,12 +106,11 @@ impl CallRecorder {
         watchers
             .iter_mut()
             .for_each(|watcher| watcher.on(CallEvent::AttemptStarted { attempt: number, record }));
-        state.framings.push(Default::default());
         state.active += 1;
         if let Some(since) = state.idle_since.take() {
             state.retry_delay += now.saturating_duration_since(since);
         }
-        AttemptRecorder { recording: Some(Arc::clone(recording)), number }
+        AttemptRecorder::of(Some(Arc::clone(recording)), number)
     }
 
     /// Records the end of the RPC. `message`: the status message, if this side has made it.
@@ -141,11 +138,15 @@ impl Drop for CallRecorder {
 /// Records nothing.
 impl Default for AttemptRecorder {
     fn default() -> Self {
-        Self { recording: None, number: 0 }
+        Self::of(None, 0)
     }
 }
 
 impl AttemptRecorder {
+    fn of(recording: Option<Arc<Recording>>, number: usize) -> Self {
+        Self { recording, number, received: Messages::default(), framing: Framing::default() }
+    }
+
     fn change(&self, change: impl FnOnce(&mut AttemptRecord)) {
         if let Some(recording) = &self.recording {
             change(&mut recording.state().attempts[self.number]);
@@ -197,23 +198,36 @@ impl AttemptRecorder {
 
     /// Returns a meter of the request's messages. `None`: nobody observes the RPC.
     pub(crate) fn request_meter(&self) -> Option<MessageMeter> {
-        self.meter(Direction::Request)
-    }
-
-    /// Returns a meter of the response's messages. `None`: nobody observes the RPC.
-    pub(crate) fn response_meter(&self) -> Option<MessageMeter> {
-        self.meter(Direction::Response)
-    }
-
-    fn meter(&self, direction: Direction) -> Option<MessageMeter> {
         let recording = Arc::clone(self.recording.as_ref()?);
-        Some(MessageMeter { recording, attempt: self.number, direction })
+        Some(MessageMeter { recording, attempt: self.number, framing: Framing::default() })
+    }
+
+    /// Records the next data of the response.
+    #[inline]
+    pub(crate) fn received(&mut self, data: &[u8]) {
+        if self.recording.is_some() {
+            self.count_received(data);
+        }
+    }
+
+    fn count_received(&mut self, data: &[u8]) {
+        let Self { recording, number, received, framing } = self;
+        let watched = recording.as_ref().filter(|recording| recording.is_watched);
+        framing.feed(data, |size| {
+            let sequence = received.count;
+            received.count += 1;
+            received.bytes += size;
+            if let Some(recording) = watched {
+                recording.state().tell(|| CallEvent::MessageReceived { attempt: *number, sequence, size });
+            }
+        });
     }
 
     /// Records the end of the attempt, with the trailers if it got that far.
     pub(crate) fn end(&mut self, code: Code, trailers: Option<&HeaderMap>) {
         if let Some(recording) = self.recording.take() {
-            let end = End { code, client_ended: false, load: trailers.and_then(LoadReport::of_trailers) };
+            let load = trailers.and_then(LoadReport::of_trailers);
+            let end = End { code, client_ended: false, load, received: Some(self.received) };
             recording.end_attempt(&mut recording.state(), self.number, end, Instant::now());
         }
     }
@@ -234,7 +248,8 @@ impl AttemptRecorder {
         call.0 = None;
         let now = Instant::now();
         let mut state = recording.state();
-        let end = End { code, client_ended, load: trailers.and_then(LoadReport::of_trailers) };
+        let load = trailers.and_then(LoadReport::of_trailers);
+        let end = End { code, client_ended, load, received: Some(self.received) };
         recording.end_attempt(&mut state, self.number, end, now);
         recording.end(&mut state, code, message, client_ended, now);
     }
@@ -243,27 +258,20 @@ impl AttemptRecorder {
 impl MessageMeter {
     /// Records the next data.
     pub(crate) fn data(&mut self, data: &[u8]) {
-        let Self { recording, attempt, direction } = self;
+        let Self { recording, attempt, framing } = self;
         let attempt = *attempt;
-        let mut state = recording.state();
-        let State { attempts, framings, watchers, .. } = &mut *state;
-        let record = &mut attempts[attempt];
-        let (messages, framing) = match direction {
-            Direction::Request => (&mut record.request, &mut framings[attempt][0]),
-            Direction::Response => (&mut record.response, &mut framings[attempt][1]),
-        };
-        if record.ended.is_some() {
-            return;
-        }
         framing.feed(data, |size| {
-            let sequence = messages.count;
-            messages.count += 1;
-            messages.bytes += size;
-            for watcher in watchers.iter_mut() {
-                watcher.on(match direction {
-                    Direction::Request => CallEvent::MessageSent { attempt, sequence, size },
-                    Direction::Response => CallEvent::MessageReceived { attempt, sequence, size },
-                });
+            let mut state = recording.state();
+            let State { attempts, watchers, .. } = &mut *state;
+            let record = &mut attempts[attempt];
+            if record.ended.is_some() {
+                return;
+            }
+            let sequence = record.request.count;
+            record.request.count += 1;
+            record.request.bytes += size;
+            for watcher in watchers {
+                watcher.on(CallEvent::MessageSent { attempt, sequence, size });
             }
         });
     }
@@ -272,7 +280,8 @@ impl MessageMeter {
 impl Drop for AttemptRecorder {
     fn drop(&mut self) {
         if let Some(recording) = self.recording.take() {
-            let end = End { code: recording.given_up(), client_ended: true, load: None };
+            let (code, received) = (recording.given_up(), Some(self.received));
+            let end = End { code, client_ended: true, load: None, received };
             recording.end_attempt(&mut recording.state(), self.number, end, Instant::now());
         }
     }

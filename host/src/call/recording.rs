@@ -8,9 +8,8 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::messages::Framing;
 use super::observer::{CallEvent, CallObserver, CallWatcher};
-use super::record::{AttemptRecord, Call, CallRecord, DelayRecord};
+use super::record::{AttemptRecord, Call, CallRecord, DelayRecord, Messages};
 use crate::load_report::LoadReport;
 use crate::picker::DelayType;
 
@@ -21,6 +20,8 @@ pub(crate) struct Observers(pub(super) Arc<[Arc<dyn CallObserver>]>);
 pub(super) struct Recording {
     pub(super) observers: Observers,
     pub(super) call: Call,
+    /// Whether there are watchers.
+    pub(super) is_watched: bool,
     pub(super) state: Mutex<State>,
 }
 
@@ -29,6 +30,8 @@ pub(super) struct End {
     pub(super) code: Code,
     pub(super) client_ended: bool,
     pub(super) load: Option<LoadReport>,
+    /// Messages of the response. `None`: not known.
+    pub(super) received: Option<Messages>,
 }
 
 #[derive(Default)]
@@ -38,8 +41,6 @@ pub(super) struct State {
     pub(super) resolving: Duration,
     /// Rarely more than one, which needs no allocation of its own.
     pub(super) attempts: SmallVec<[AttemptRecord; 1]>,
-    /// Where the messages of each attempt end, for both directions.
-    pub(super) framings: SmallVec<[[Framing; 2]; 1]>,
     /// What each attempt waits for now, by the number of the attempt.
     pub(super) delays: Vec<(usize, DelayType, String, Instant)>,
     pub(super) active: usize,
@@ -90,7 +91,7 @@ impl Recording {
         }
         // An attempt is held by whoever reads the response, who may drop it after the RPC.
         for number in 0..state.attempts.len() {
-            self.end_attempt(state, number, End { code, client_ended, load: None }, now);
+            self.end_attempt(state, number, End { code, client_ended, load: None, received: None }, now);
         }
         let watchers =
             if state.watchers.is_empty() { None } else { Some(std::mem::take(&mut state.watchers)) };
@@ -115,7 +116,7 @@ impl Recording {
         if state.attempts[number].ended.is_some() {
             return;
         }
-        let End { code, client_ended, load } = end;
+        let End { code, client_ended, load, received } = end;
         state.end_delay(number, now);
         let State { attempts, watchers, .. } = state;
         let attempt = &mut attempts[number];
@@ -123,6 +124,7 @@ impl Recording {
         attempt.code = Some(code);
         attempt.client_ended = client_ended;
         attempt.load = load;
+        attempt.response = received.unwrap_or(attempt.response);
         self.observers.0.iter().for_each(|observer| observer.attempt_ended(&self.call, attempt));
         watchers
             .iter_mut()

@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 
 use super::sender::Answered;
 use crate::activity::Active;
-use crate::call::{AttemptRecorder, CallRecorder, MessageMeter};
+use crate::call::{AttemptRecorder, CallRecorder};
 use crate::http2::{Received, code_of_http, grpc_code, status_of};
 use crate::retry::Throttle;
 use crate::transport::{Attempt, Replay};
@@ -46,8 +46,6 @@ struct Open {
     attempt: Attempt,
     attempt_record: AttemptRecorder,
     record: CallRecorder,
-    /// Records the messages of the response.
-    meter: Option<MessageMeter>,
     throttle: Option<Arc<Throttle>>,
     /// Held because the request ends with the response.
     _replay: Replay,
@@ -60,6 +58,7 @@ impl Begun {
     /// # Errors
     ///
     /// If the response is not a gRPC response: an intermediary has answered with an HTTP status.
+    #[inline]
     pub(super) fn response(
         self,
         mut record: CallRecorder,
@@ -79,9 +78,7 @@ impl Begun {
         let is_over = response.body().is_end_stream();
         let code = said.or_else(|| is_over.then_some(Code::Unknown));
         let (head, inner) = response.into_parts();
-        let meter = attempt_record.response_meter();
-        let mut open =
-            Open { inner, attempt, attempt_record, record, meter, throttle, _replay: replay, active };
+        let mut open = Open { inner, attempt, attempt_record, record, throttle, _replay: replay, active };
         if let Some(code) = code {
             open.end(code, said.map(|_| &head.headers));
         }
@@ -137,8 +134,8 @@ impl Body for RpcBody {
         let frame = match ready!(Pin::new(&mut open.inner).poll_frame(cx)) {
             Some(Ok(frame)) => match frame.trailers_ref() {
                 None => {
-                    if let (Some(meter), Some(data)) = (&mut open.meter, frame.data_ref()) {
-                        meter.data(data);
+                    if let Some(data) = frame.data_ref() {
+                        open.attempt_record.received(data);
                     }
                     return Poll::Ready(Some(Ok(frame)));
                 }

@@ -50,7 +50,21 @@ impl tower_service::Service<Request<Body>> for Channel {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let shared = Arc::clone(&self.0);
-        Box::pin(async move { shared.rpc(request).await })
+        // Made in its place: `Box::pin` would copy all of it there, and it is large.
+        let place = Box::new_uninit();
+        let future = Box::write(place, async move {
+            let started = Instant::now();
+            let mut record = CallRecorder::start(&shared.observers, &shared.target, &request, started);
+            let answered = match shared.activity.begin() {
+                Ok(active) => shared.answered(request, &mut record, started, active).await,
+                Err(status) => Err(Failure::early(status)),
+            };
+            answered.map_err(|Failure { status, is_late }| {
+                record.fail(&status, is_late);
+                status
+            })
+        });
+        Box::into_pin(future)
     }
 }
 
@@ -62,30 +76,14 @@ struct Failure {
 }
 
 impl Shared {
-    async fn rpc(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
-        let started = Instant::now();
-        let mut record = CallRecorder::start(&self.observers, &self.target, &request, started);
-        let answered = match self.activity.begin() {
-            Ok(active) => self.answered(request, &record, started, active).await,
-            Err(status) => Err(Failure { status, is_late: false }),
-        };
-        match answered {
-            Ok(begun) => begun.response(record),
-            Err(Failure { status, is_late }) => {
-                record.fail(&status, is_late);
-                Err(status)
-            }
-        }
-    }
-
-    /// Returns the response, once its headers have arrived.
+    /// Returns the response, once its headers have arrived. It then has the record.
     async fn answered(
         &self,
         mut request: Request<Body>,
-        record: &CallRecorder,
+        record: &mut CallRecorder,
         started: Instant,
         active: Active,
-    ) -> Result<Begun, Failure> {
+    ) -> Result<Response<Body>, Failure> {
         let own = grpc_timeout(request.headers()).and_then(|limit| started.checked_add(limit));
         let given = own.into_iter().chain(self.timeout.and_then(|limit| started.checked_add(limit))).min();
         headers::prepare(request.headers_mut(), &self.user_agent);
@@ -148,9 +146,10 @@ impl Shared {
                 }
             }
         };
-        let answered = sent.map_err(|status| Failure::early(active.blame(status)))?;
+        let answered = sender.finish(sent).map_err(|status| Failure::early(active.blame(status)))?;
         let deadline = deadline.map(|at| self.timer(|| sleep_until(at)));
-        Ok(Begun { answered, replay: sender.into_replay(), active, throttle, deadline })
+        let begun = Begun { answered, replay: sender.into_replay(), active, throttle, deadline };
+        begun.response(std::mem::take(record)).map_err(Failure::early)
     }
 
     /// Returns the retry policy or hedging policy of an RPC.

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::Either;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::time::Instant;
@@ -86,18 +87,29 @@ impl<'a> Sender<'a> {
         self.replay
     }
 
-    /// Sends the RPC, until it is answered or has failed for good.
-    pub(super) async fn send(
-        &self,
-        picking: &mut PickState,
-        waits: &mut Waits<'a>,
-    ) -> Result<Answered, Status> {
-        let sent = match self.settings.policy.as_deref() {
-            None => self.attempt(AttemptKind::Original, 0, self.settings.now, picking, waits).await,
+    /// Sends the RPC, until it is answered or has failed for good. [`finish`](Self::finish) says what to make of it.
+    #[inline]
+    pub(super) fn send<'s>(
+        &'s self,
+        picking: &'s mut PickState,
+        waits: &'s mut Waits<'a>,
+    ) -> impl Future<Output = AttemptResult> + use<'s, 'a> {
+        match self.settings.policy.as_deref() {
+            // Not within another future: a result is copied at each level.
+            None => Either::Left(self.attempt(AttemptKind::Original, 0, self.settings.now, picking, waits)),
             // Boxed, so that RPCs without a policy do not pay for their size.
-            Some(CallPolicy::Retry(policy)) => Box::pin(self.retry(policy, picking, waits)).await,
-            Some(CallPolicy::Hedging(policy)) => Box::pin(self.hedge(policy)).await,
-        };
+            Some(policy) => Either::Right(Box::pin(async move {
+                match policy {
+                    CallPolicy::Retry(policy) => self.retry(policy, picking, waits).await,
+                    CallPolicy::Hedging(policy) => self.hedge(policy).await,
+                }
+            })),
+        }
+    }
+
+    /// Returns the response, or the status of an RPC that has failed for good.
+    #[inline]
+    pub(super) fn finish(&self, sent: AttemptResult) -> Result<Answered, Status> {
         match sent {
             Ok(answered) => {
                 self.replay.commit(answered.sending);
