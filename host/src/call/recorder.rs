@@ -233,9 +233,11 @@ impl AttemptRecorder {
     }
 
     /// Records the end of the attempt and of its RPC. `message`: the status message, if this side has made it.
+    #[inline]
     pub(crate) fn end_call(
         &mut self,
         call: &mut CallRecorder,
+        now: Instant,
         code: Code,
         client_ended: bool,
         trailers: Option<&HeaderMap>,
@@ -246,7 +248,6 @@ impl AttemptRecorder {
             return call.end(code, message, client_ended);
         };
         call.0 = None;
-        let now = Instant::now();
         let mut state = recording.state();
         let load = trailers.and_then(LoadReport::of_trailers);
         let end = End { code, client_ended, load, received: Some(self.received) };

@@ -93,8 +93,7 @@ impl Recording {
         for number in 0..state.attempts.len() {
             self.end_attempt(state, number, End { code, client_ended, load: None, received: None }, now);
         }
-        let watchers =
-            if state.watchers.is_empty() { None } else { Some(std::mem::take(&mut state.watchers)) };
+        let watchers = std::mem::take(&mut state.watchers);
         let State { attempts, resolving, retry_delay, .. } = state;
         let record = CallRecord {
             call: &self.call,
@@ -106,8 +105,8 @@ impl Recording {
             resolving: *resolving,
             retry_delay: *retry_delay,
         };
-        for mut watcher in watchers.into_iter().flatten() {
-            watcher.on(CallEvent::Ended(&record));
+        if self.is_watched {
+            watchers.into_iter().for_each(|mut watcher| watcher.on(CallEvent::Ended(&record)));
         }
         self.observers.0.iter().for_each(|observer| observer.call_ended(&record));
     }

@@ -68,9 +68,8 @@ impl Begun {
         let said = grpc_code(response.headers());
         if said.is_none() && response.status() != StatusCode::OK {
             let status = not_grpc(response.status());
-            attempt.end(status.code(), None);
-            attempt_record.end(status.code(), None);
-            record.fail(&status, false);
+            let now = attempt.end(status.code(), None);
+            attempt_record.end_call(&mut record, now, status.code(), false, None, Some(status.message()));
             return Err(status);
         }
         // An RPC without messages can end in its headers ("trailers-only"). A peer that ends it there without a status
@@ -93,8 +92,8 @@ impl Begun {
 
 impl Open {
     fn end(&mut self, code: Code, trailers: Option<&HeaderMap>) {
-        self.attempt.end(code, trailers);
-        self.attempt_record.end_call(&mut self.record, code, false, trailers, None);
+        let now = self.attempt.end(code, trailers);
+        self.attempt_record.end_call(&mut self.record, now, code, false, trailers, None);
         if let (Code::Ok, Some(throttle)) = (code, self.throttle.take()) {
             throttle.succeeded();
         }
@@ -102,14 +101,28 @@ impl Open {
 
     /// The deadline has passed.
     fn expire(&mut self, status: &Status) {
-        self.attempt.give_up(status.code());
-        self.attempt_record.end_call(&mut self.record, status.code(), true, None, Some(status.message()));
+        let now = self.attempt.give_up(status.code());
+        self.attempt_record.end_call(
+            &mut self.record,
+            now,
+            status.code(),
+            true,
+            None,
+            Some(status.message()),
+        );
     }
 
     /// The stream has failed.
     fn fail(&mut self, status: &Status) {
-        self.attempt.end(status.code(), None);
-        self.attempt_record.end_call(&mut self.record, status.code(), false, None, Some(status.message()));
+        let now = self.attempt.end(status.code(), None);
+        self.attempt_record.end_call(
+            &mut self.record,
+            now,
+            status.code(),
+            false,
+            None,
+            Some(status.message()),
+        );
     }
 }
 

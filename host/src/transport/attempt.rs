@@ -174,23 +174,24 @@ impl Attempt {
         }
     }
 
-    /// Records the end of the RPC, with the trailers if it got that far.
-    pub(crate) fn end(&mut self, code: Code, trailers: Option<&http::HeaderMap>) {
-        self.ended(End { code: Some(code), client_ended: false, trailers });
+    /// Records the end of the RPC, with the trailers if it got that far. Returns the time.
+    pub(crate) fn end(&mut self, code: Code, trailers: Option<&http::HeaderMap>) -> Instant {
+        self.ended(End { code: Some(code), client_ended: false, trailers })
     }
 
-    /// Records that the client gave up, and with which code.
-    pub(crate) fn give_up(&mut self, code: Code) {
-        self.ended(End { code: Some(code), client_ended: true, trailers: None });
+    /// Records that the client gave up, and with which code. Returns the time.
+    pub(crate) fn give_up(&mut self, code: Code) -> Instant {
+        self.ended(End { code: Some(code), client_ended: true, trailers: None })
     }
 
-    fn ended(&mut self, end: End<'_>) {
+    fn ended(&mut self, end: End<'_>) -> Instant {
+        let now = Instant::now();
         if let Some(open) = self.open.take() {
-            let now = Instant::now();
             let code = end.code.unwrap_or(Code::Unknown);
             open.subconn.counters().end(code, end.client_ended, open.responded, open.begun, now);
             open.finish(end, now);
         }
+        now
     }
 }
 
@@ -218,9 +219,9 @@ impl Drop for Attempt {
             None => {}
             Some(open) if open.stream.is_none() => self.not_processed(),
             Some(_) if self.deadline.is_some_and(|at| at <= Instant::now()) => {
-                self.give_up(Code::DeadlineExceeded);
+                _ = self.give_up(Code::DeadlineExceeded);
             }
-            Some(_) => self.give_up(Code::Cancelled),
+            Some(_) => _ = self.give_up(Code::Cancelled),
         }
     }
 }
