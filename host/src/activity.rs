@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 /// Counts a channel's RPCs, and decides whether new ones are accepted.
@@ -14,8 +15,8 @@ pub(crate) struct Activity {
     recent: AtomicBool,
     /// New RPCs are rejected.
     shut: AtomicBool,
-    /// RPCs in flight are being ended.
-    closed: AtomicBool,
+    /// Cancelled when RPCs in flight are being ended.
+    closed: CancellationToken,
     /// Notified when the last RPC has ended during a shutdown.
     done: Notify,
 }
@@ -72,14 +73,29 @@ impl Activity {
     /// Rejects new RPCs, and records that those in flight are being ended.
     pub(crate) fn close(&self) {
         self.shut.store(true, Ordering::SeqCst);
-        self.closed.store(true, Ordering::SeqCst);
+        self.closed.cancel();
+    }
+
+    /// Returns whether RPCs in flight are being ended: no further attempt may start.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
+    }
+
+    /// Waits until RPCs in flight are being ended. Cancel-safe.
+    pub(crate) async fn closing(&self) {
+        self.closed.cancelled().await;
+    }
+
+    /// Returns the status of an attempt whose connection failed with `status`: that the channel is closed, if it is.
+    pub(crate) fn blame(&self, status: Status) -> Status {
+        if self.is_closed() { closed() } else { status }
     }
 }
 
 impl Active {
     /// Returns the status of an RPC whose connection failed with `status`: that the channel is closed, if it is.
     pub(crate) fn blame(&self, status: Status) -> Status {
-        if self.0.closed.load(Ordering::SeqCst) { closed() } else { status }
+        self.0.blame(status)
     }
 }
 

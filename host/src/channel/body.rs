@@ -1,7 +1,6 @@
 //! The body of a response, which records how the RPC ends.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -15,7 +14,7 @@ use super::sender::Answered;
 use crate::activity::Active;
 use crate::call::{AttemptRecorder, CallRecorder};
 use crate::http2::{Received, code_of_http, grpc_code, status_of};
-use crate::retry::Throttle;
+use crate::retry::{Pushback, Throttled};
 use crate::transport::{Attempt, Replay};
 
 pin_project! {
@@ -35,8 +34,7 @@ pub(super) struct Begun {
     pub(super) answered: Answered,
     pub(super) replay: Replay,
     pub(super) active: Active,
-    /// Is notified of success.
-    pub(super) throttle: Option<Arc<Throttle>>,
+    pub(super) throttled: Option<Throttled>,
     pub(super) deadline: Option<Sleep>,
 }
 
@@ -46,7 +44,7 @@ struct Open {
     attempt: Attempt,
     attempt_record: AttemptRecorder,
     record: CallRecorder,
-    throttle: Option<Arc<Throttle>>,
+    throttled: Option<Throttled>,
     /// Held because the request ends with the response.
     _replay: Replay,
     active: Active,
@@ -63,7 +61,7 @@ impl Begun {
         self,
         mut record: CallRecorder,
     ) -> Result<http::Response<tonic::body::Body>, Status> {
-        let Self { answered, replay, active, throttle, deadline } = self;
+        let Self { answered, replay, active, throttled, deadline } = self;
         let Answered { response, mut attempt, record: mut attempt_record, .. } = answered;
         let said = grpc_code(response.headers());
         if said.is_none() && response.status() != StatusCode::OK {
@@ -77,8 +75,10 @@ impl Begun {
         let is_over = response.body().is_end_stream();
         let code = said.or_else(|| is_over.then_some(Code::Unknown));
         let (head, inner) = response.into_parts();
-        let mut open = Open { inner, attempt, attempt_record, record, throttle, _replay: replay, active };
+        let mut open = Open { inner, attempt, attempt_record, record, throttled, _replay: replay, active };
         if let Some(code) = code {
+            // A failure was counted when it was decided not to retry it.
+            open.throttled = open.throttled.filter(|_| code == Code::Ok);
             open.end(code, said.map(|_| &head.headers));
         }
         let body = if is_over {
@@ -94,35 +94,20 @@ impl Open {
     fn end(&mut self, code: Code, trailers: Option<&HeaderMap>) {
         let now = self.attempt.end(code, trailers);
         self.attempt_record.end_call(&mut self.record, now, code, false, trailers, None);
-        if let (Code::Ok, Some(throttle)) = (code, self.throttle.take()) {
-            throttle.succeeded();
+        if let Some(throttled) = self.throttled.take() {
+            throttled.ended(code, trailers.map_or(Pushback::None, Pushback::of));
         }
     }
 
-    /// The deadline has passed.
-    fn expire(&mut self, status: &Status) {
-        let now = self.attempt.give_up(status.code());
-        self.attempt_record.end_call(
-            &mut self.record,
-            now,
-            status.code(),
-            true,
-            None,
-            Some(status.message()),
-        );
-    }
-
-    /// The stream has failed.
-    fn fail(&mut self, status: &Status) {
-        let now = self.attempt.end(status.code(), None);
-        self.attempt_record.end_call(
-            &mut self.record,
-            now,
-            status.code(),
-            false,
-            None,
-            Some(status.message()),
-        );
+    /// The RPC ends with a status that this side has made. `client_ended`: the deadline has passed. Otherwise the stream
+    /// has failed.
+    fn fail(&mut self, status: &Status, client_ended: bool) {
+        let (code, message) = (status.code(), Some(status.message()));
+        let now = if client_ended { self.attempt.give_up(code) } else { self.attempt.end(code, None) };
+        self.attempt_record.end_call(&mut self.record, now, code, client_ended, None, message);
+        if let Some(throttled) = self.throttled.take() {
+            throttled.ended(code, Pushback::None);
+        }
     }
 }
 
@@ -140,7 +125,7 @@ impl Body for RpcBody {
         // Checked first: otherwise a stream that is faster than its reader would never reach its deadline.
         if this.deadline.as_pin_mut().is_some_and(|deadline| deadline.poll(cx).is_ready()) {
             let status = deadline_exceeded(None);
-            open.expire(&status);
+            open.fail(&status, true);
             *this.open = None;
             return Poll::Ready(Some(Err(status)));
         }
@@ -159,7 +144,7 @@ impl Body for RpcBody {
             },
             Some(Err(error)) => {
                 let status = open.active.blame(status_of(&error));
-                open.fail(&status);
+                open.fail(&status, false);
                 Some(Err(status))
             }
             None => {

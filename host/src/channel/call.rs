@@ -133,7 +133,7 @@ impl Shared {
             gate: Gate { throttle, budget: self.budget.clone() },
         };
         settings.gate.begun();
-        let throttle = settings.gate.throttle.clone();
+        let throttled = settings.gate.throttled(settings.policy.as_ref());
         let sender = Sender::new(self, request, record, settings);
         let mut picking = PickState::new(record.is_observed());
         let sent = match deadline {
@@ -148,7 +148,7 @@ impl Shared {
         };
         let answered = sender.finish(sent).map_err(|status| Failure::early(active.blame(status)))?;
         let deadline = deadline.map(|at| self.timer(|| sleep_until(at)));
-        let begun = Begun { answered, replay: sender.into_replay(), active, throttle, deadline };
+        let begun = Begun { answered, replay: sender.into_replay(), active, throttled, deadline };
         begun.response(std::mem::take(record)).map_err(Failure::early)
     }
 

@@ -25,6 +25,9 @@ impl Sender<'_> {
         loop {
             let mut result = self.attempt(kind, previous, now, picking, waits).await;
             let Some((code, pushback)) = failure(&result) else { return result };
+            if self.channel.activity.is_closed() {
+                return result;
+            }
             let can_replay = self.replay.is_kept();
             let jitter = fastrand::f64();
             let Some(wait) = retries.after(code, pushback, can_replay, &self.settings.gate, jitter) else {
@@ -32,7 +35,10 @@ impl Sender<'_> {
             };
             self.conclude(&mut result, code);
             drop(result);
-            self.channel.timer(|| sleep(wait)).await;
+            tokio::select! {
+                () = self.channel.timer(|| sleep(wait)) => {}
+                () = self.channel.activity.closing() => return Err(Failed::closing(self.channel)),
+            }
             (kind, previous, now) = (AttemptKind::Retry, previous + 1, Instant::now());
         }
     }
@@ -64,6 +70,10 @@ impl Sender<'_> {
             let mut result = tokio::select! {
                 Some(result) = attempts.next(), if !attempts.is_empty() => result,
                 () = due => continue,
+                // Attempts in flight fail by themselves.
+                () = self.channel.activity.closing(), if attempts.is_empty() => {
+                    return Err(Failed::closing(self.channel));
+                }
             };
             if sending(&result).is_some_and(|sending| self.replay.is_superseded(sending)) {
                 hedging.superseded();
@@ -71,6 +81,9 @@ impl Sender<'_> {
             }
             let Some((code, pushback)) = failure(&result) else { return result };
             self.conclude(&mut result, code);
+            if self.channel.activity.is_closed() {
+                return result;
+            }
             if hedging.failed(code, pushback, gate, Instant::now()) == Verdict::End {
                 return result;
             }

@@ -205,15 +205,18 @@ impl<'a> Sender<'a> {
                         return Err(Failed::of(status, true, Some(sending), record));
                     }
                     Err(SendError::Failed(status)) => {
+                        let status = self.channel.activity.blame(status);
                         self.has_tried(pick.subconn.id());
                         return Err(Failed::of(status, false, Some(sending), record));
                     }
-                    Err(SendError::Unprocessed { status, refused }) => (status, refused),
+                    Err(SendError::Unprocessed { status, refused }) => {
+                        (self.channel.activity.blame(status), refused)
+                    }
                 };
                 self.has_tried(pick.subconn.id());
                 // At most one retry after a refusal, so as not to press a server that refuses.
                 retries_left = if refused { retries_left.min(1) } else { retries_left };
-                if retries_left == 0 || !self.replay.is_kept() {
+                if retries_left == 0 || !self.replay.is_kept() || self.channel.activity.is_closed() {
                     return Err(Failed::of(status, false, Some(sending), record));
                 }
                 record.end(status.code(), None);
@@ -290,6 +293,12 @@ impl Failed {
     fn of(status: Status, is_final: bool, sending: Option<SendingId>, mut record: AttemptRecorder) -> Self {
         record.end(status.code(), None);
         Self { status, is_final, sending }
+    }
+
+    /// The channel is being closed: there is no further attempt.
+    pub(super) fn closing(channel: &Shared) -> Self {
+        let status = channel.activity.blame(Status::unavailable("the channel is closed"));
+        Self { status, is_final: true, sending: None }
     }
 
     pub(super) fn nothing_sent() -> Self {

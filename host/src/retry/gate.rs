@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use tonic::Code;
 use tower::retry::budget::{Budget as _, TpsBudget};
+
+use super::{CallPolicy, Pushback};
 
 /// Parameters of a throttle (gRFC A6, `retryThrottling`), in thousandths of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,26 @@ impl Throttle {
     }
 }
 
+/// Tells the throttle how an RPC ended after its response had begun: what ended before is told by the attempts.
+#[derive(Debug)]
+pub(crate) struct Throttled {
+    throttle: Arc<Throttle>,
+    policy: Option<Arc<CallPolicy>>,
+}
+
+impl Throttled {
+    /// The RPC has ended with this code.
+    pub(crate) fn ended(&self, code: Code, pushback: Pushback) {
+        if code == Code::Ok {
+            self.throttle.succeeded();
+        } else if let Some(policy) = &self.policy
+            && (policy.counts(code) || pushback == Pushback::Stop)
+        {
+            self.throttle.failed();
+        }
+    }
+}
+
 /// Decides for one RPC whether the channel allows another attempt.
 #[derive(Clone, Default)]
 pub(crate) struct Gate {
@@ -68,6 +91,12 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
+    /// Returns who is told how the response of an RPC with this policy ends.
+    pub(crate) fn throttled(&self, policy: Option<&Arc<CallPolicy>>) -> Option<Throttled> {
+        let throttle = Arc::clone(self.throttle.as_ref()?);
+        Some(Throttled { throttle, policy: policy.cloned() })
+    }
+
     /// Records that an RPC has begun.
     pub(crate) fn begun(&self) {
         if let Some(budget) = &self.budget {

@@ -12,7 +12,7 @@ mod pushback;
 mod retries;
 
 pub(crate) use self::codes::Codes;
-pub(crate) use self::gate::{Gate, Throttle, Throttling};
+pub(crate) use self::gate::{Gate, Throttle, Throttled, Throttling};
 pub(crate) use self::hedging::{Hedging, Next, Verdict};
 pub use self::options::{RetryBudget, RetryOptions};
 pub(crate) use self::policy::{CallPolicy, HedgingPolicy};

@@ -13,6 +13,16 @@ pub(crate) enum CallPolicy {
     Hedging(HedgingPolicy),
 }
 
+impl CallPolicy {
+    /// Returns whether a failure with this code counts for the throttle.
+    pub(crate) const fn counts(&self, code: Code) -> bool {
+        match self {
+            Self::Retry(policy) => policy.codes.contains(code),
+            Self::Hedging(policy) => policy.non_fatal.contains(code),
+        }
+    }
+}
+
 /// When an RPC that has failed is attempted again (gRFC A6, `retryPolicy`).
 ///
 /// ```

@@ -306,3 +306,28 @@ async fn nothing_is_left_in_flight() {
     assert_eq!(sum(|stats| stats.picked), ended);
     soon("a shutdown", scripts.channel.shutdown()).await;
 }
+
+/// A channel that is closed starts no further attempt, and its RPCs do not wait for one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_is_closed_does_not_retry() {
+    let retry = json!({"methodConfig": [{"name": [{}], "retryPolicy": {
+        "maxAttempts": 5, "initialBackoff": "100s", "maxBackoff": "100s", "backoffMultiplier": 1,
+        "retryableStatusCodes": ["UNAVAILABLE"]
+    }}]});
+    for (config, script) in
+        [(&retry, "14"), (&retry, "hang"), (&hedging(3, "100s"), "hang"), (&hedging(3, "0s"), "hang")]
+    {
+        let scripts = Scripts::start(2, config.clone()).await;
+        let close = async {
+            let has_begun = |stats: hotpick::subconn::SubConnStats| stats.failed > 0 || stats.in_flight > 0;
+            while !scripts.channel.status().subconns.iter().any(|subconn| has_begun(subconn.stats())) {
+                tokio::task::yield_now().await;
+            }
+            scripts.channel.close();
+        };
+        let (outcome, ()) = soon("the end", async { tokio::join!(scripts.call(script), close) }).await;
+        assert!(outcome.summary().starts_with("Cancelled after"), "{script}: {}", outcome.summary());
+        let most = if config["methodConfig"][0]["hedgingPolicy"]["hedgingDelay"] == "0s" { 3 } else { 1 };
+        assert!(outcome.attempts.len() <= most, "{script}: {}", outcome.summary());
+    }
+}
