@@ -156,11 +156,14 @@ pub fn from_toml<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 
 /// Says what a number may be, instead of the name of Rust's type.
 fn plain(message: &str) -> String {
-    let unsigned = ["usize", "u64", "u32", "u16", "u8"];
-    match unsigned.iter().find_map(|name| message.strip_suffix(&format!("expected {name}"))) {
-        Some(rest) => format!("{rest}expected a whole number, not negative and not too large"),
-        None => message.to_owned(),
-    }
+    let Some((rest, expected)) = message.rsplit_once("expected ") else { return message.to_owned() };
+    let words = match expected {
+        "usize" | "u64" | "u32" | "u16" | "u8" => "a whole number, not negative and not too large",
+        "f32" | "f64" => "a number",
+        _ if expected.starts_with("struct ") => "a table",
+        _ => return message.to_owned(),
+    };
+    format!("{rest}expected {words}")
 }
 
 fn fits_json(name: &str, value: &toml::Value) -> Result<(), String> {
@@ -386,6 +389,29 @@ mod tests {
         ] {
             let error = of(text).expect_err(text);
             assert!(error.starts_with(sentence), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_a_value_should_be_is_said_without_types_of_rust() {
+        #[derive(Debug, serde::Deserialize)]
+        #[expect(dead_code, reason = "only read")]
+        struct Inner {
+            number: f64,
+            count: u32,
+        }
+        #[derive(Debug, serde::Deserialize)]
+        #[expect(dead_code, reason = "only read")]
+        struct Outer {
+            inner: Inner,
+        }
+        for (text, sentence) in [
+            ("inner = 1", "invalid type: integer `1`, expected a table"),
+            ("inner = { number = \"x\", count = 1 }", "invalid type: string \"x\", expected a number"),
+            ("inner = { number = 1, count = -1 }", "invalid value: integer `-1`, expected a whole number"),
+        ] {
+            let error = from_toml::<Outer>(text).expect_err(text);
+            assert!(error.contains(sentence), "{error}");
         }
     }
 

@@ -122,7 +122,8 @@ fn attempt(attempt: &AttemptRecord) -> AttemptLine<'_> {
         kind: attempt.kind.name(),
         endpoint: pick.map(|pick| pick.subconn.endpoint().addresses()[0].to_string()),
         policy: policy.map(|policy| policy.name.as_str()),
-        version: policy.map(|policy| policy.generation),
+        // A policy that is built in has none.
+        version: policy.map(|policy| policy.generation).filter(|generation| *generation > 0),
         picked: pick.map(|pick| pick.by.name()),
         said: pick.and_then(|pick| pick.explanation.as_deref()).map(clipped),
         code: attempt.code.map(code_name),

@@ -312,9 +312,10 @@ fn is_local(headers: &HeaderMap) -> bool {
 
 /// Compares in a time that does not depend on where the tokens differ.
 fn is_bearer(headers: &HeaderMap, token: &str) -> bool {
-    let given =
-        headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    let given = given.unwrap_or_default();
+    let given = headers.get(header::AUTHORIZATION).map_or(&[][..], HeaderValue::as_bytes);
+    // The name of the scheme has no case (RFC 9110, 11.1).
+    let (scheme, given) = given.split_at_checked(7).unwrap_or_default();
+    let given = if scheme.eq_ignore_ascii_case(b"Bearer ") { given } else { &[] };
     let differs = given.iter().zip(token.as_bytes()).fold(0, |differs, (a, b)| differs | (a ^ b));
     differs == 0 && given.len() == token.len()
 }
@@ -372,7 +373,7 @@ mod tests {
             headers.insert(header::AUTHORIZATION, HeaderValue::from_static(value));
             is_bearer(&headers, "secret")
         };
-        assert!(given("Bearer secret"));
+        assert!(given("Bearer secret") && given("bearer secret"));
         for wrong in ["Bearer secre", "Bearer secrets", "Bearer ", "secret", "Basic secret"] {
             assert!(!given(wrong), "{wrong}");
         }

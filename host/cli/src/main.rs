@@ -7,6 +7,7 @@ mod compile;
 mod demo;
 mod new;
 mod proxy;
+mod signals;
 mod watch;
 
 use std::io::IsTerminal as _;

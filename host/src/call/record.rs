@@ -78,7 +78,8 @@ pub struct CallRecord<'a> {
     pub duration: Duration,
     /// Time for which the RPC waited for the target to be resolved ([`DelayType::Resolving`]).
     pub resolving: Duration,
-    /// Time between attempts, in which none was in flight (`grpc.client.call.retry_delay` of gRFC A96).
+    /// Time in which no attempt was in flight: between attempts, and after the last one if the RPC ended while it waited
+    /// for another (`grpc.client.call.retry_delay` of gRFC A96).
     pub retry_delay: Duration,
 }
 
@@ -125,7 +126,7 @@ pub struct PickRecord {
     /// Who picked: the policy or its plan, or the fallback in its place.
     pub by: PickedBy,
     /// What the policy said of the pick.
-    pub explanation: Option<String>,
+    pub explanation: Option<Box<str>>,
 }
 
 /// Something that an attempt waited for.

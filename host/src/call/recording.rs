@@ -25,6 +25,9 @@ pub(super) struct Recording {
     pub(super) state: Mutex<State>,
 }
 
+/// Shorter times from the end of the last attempt to that of the RPC are the host's own work.
+const SHORTEST_RETRY_DELAY: Duration = Duration::from_millis(1);
+
 /// How an attempt ended.
 pub(super) struct End {
     pub(super) code: Code,
@@ -92,6 +95,13 @@ impl Recording {
         // An attempt is held by whoever reads the response, who may drop it after the RPC.
         for number in 0..state.attempts.len() {
             self.end_attempt(state, number, End { code, client_ended, load: None, received: None }, now);
+        }
+        // The RPC may have ended while it waited for its next attempt.
+        if let Some(since) = state.idle_since
+            && since != now
+        {
+            let waited = now.saturating_duration_since(since);
+            state.retry_delay += if waited >= SHORTEST_RETRY_DELAY { waited } else { Duration::ZERO };
         }
         let watchers = std::mem::take(&mut state.watchers);
         let State { attempts, resolving, retry_delay, .. } = state;

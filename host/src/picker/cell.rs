@@ -100,8 +100,14 @@ impl PickerCell {
     ///
     /// If a picker fails or drops the RPC.
     pub async fn pick(&self, info: &mut PickInfo<'_>) -> Result<Pick, Status> {
-        let picked = self.pick_with(info, &mut PickState::default(), &(), &mut Waits::default()).await;
-        picked.map_err(|failure| failure.status)
+        let mut state = PickState::default();
+        match self.ask(info, &mut state) {
+            Some(PickResult::Pick(pick)) => Ok(pick),
+            answer => {
+                let picked = self.wait(answer, info, &mut state, false, &(), &mut Waits::default()).await;
+                picked.map_err(|failure| failure.status)
+            }
+        }
     }
 
     /// Like [`pick`](Self::pick), for an RPC that may have been picked for before.
@@ -112,14 +118,35 @@ impl PickerCell {
         delays: &impl Delays,
         waits: &mut Waits<'_>,
     ) -> Result<Pick, PickFailure> {
-        let was_sent = !std::mem::take(&mut state.not_sent);
-        if was_sent {
+        if !std::mem::take(&mut state.not_sent) {
             state.last = None;
         }
-        let mut has_waited = false;
+        let last = state.last;
+        match self.ask(info, state) {
+            Some(PickResult::Pick(pick)) => {
+                delays.end();
+                Ok(pick)
+            }
+            answer => {
+                let is_mismatch = matches!(answer, Some(PickResult::Queue)) && last == state.last;
+                self.wait(answer, info, state, is_mismatch, delays, waits).await
+            }
+        }
+    }
+
+    /// Waits while the answer is to wait. Apart from [`pick_with`](Self::pick_with), because most RPCs do not wait.
+    /// `is_mismatch`: the current picker was asked before, and its subconn was not ready.
+    async fn wait(
+        &self,
+        mut answer: Option<PickResult>,
+        info: &mut PickInfo<'_>,
+        state: &mut PickState,
+        mut is_mismatch: bool,
+        delays: &impl Delays,
+        waits: &mut Waits<'_>,
+    ) -> Result<Pick, PickFailure> {
         loop {
-            let last = state.last;
-            let wait = match self.ask(info, state) {
+            let wait = match answer {
                 Some(PickResult::Pick(pick)) => {
                     delays.end();
                     return Ok(pick);
@@ -136,9 +163,8 @@ impl PickerCell {
             match wait {
                 Some(replaced) => {
                     if state.is_observed {
-                        self.tell(state, !was_sent && !has_waited && last == state.last, delays);
+                        self.tell(state, std::mem::take(&mut is_mismatch), delays);
                     }
-                    has_waited = true;
                     let waited = waits.wait(replaced.cancelled()).await;
                     waited.map_err(|status| PickFailure { status, is_drop: true })?;
                     info.requeued = true;
@@ -146,6 +172,7 @@ impl PickerCell {
                 None => tokio::task::yield_now().await,
             }
             info.now = Instant::now();
+            answer = self.ask(info, state);
         }
     }
 
@@ -178,22 +205,23 @@ impl PickerCell {
         if state.last == Some(publication.number) {
             return Some(PickResult::Queue);
         }
-        match publication.picker.try_pick(info) {
-            None => None,
+        let mut answer = publication.picker.try_pick(info);
+        match &answer {
+            None => {}
             Some(PickResult::Fail(status)) if info.wait_for_ready => {
                 state.last = Some(publication.number);
                 state.failed_by = state.last;
-                state.error = Some(status);
-                Some(PickResult::Queue)
+                state.error = Some(status.clone());
+                answer = Some(PickResult::Queue);
             }
-            answer => {
+            Some(_) => {
                 state.last = Some(publication.number);
                 if state.is_observed && matches!(answer, Some(PickResult::Pick(_))) {
                     state.policy.clone_from(&publication.policy);
                 }
-                answer
             }
         }
+        answer
     }
 
     /// Returns the signal that this publication has been replaced; `None` if it has been already.

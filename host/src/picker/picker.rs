@@ -120,7 +120,7 @@ pub struct Pick {
     /// Who picked.
     pub by: PickedBy,
     /// What the policy says of this pick (`call.explain` of the WIT), for those who observe RPCs.
-    pub explanation: Option<String>,
+    pub explanation: Option<Box<str>>,
 }
 
 /// Who picked a subconn.

@@ -89,7 +89,7 @@ impl ServiceConfig {
     ///
     /// A member is missing, or out of its range (gRFC A6, "Validation of retryPolicy").
     pub fn retry_policy(json: &Value) -> Result<RetryPolicy, ServiceConfigError> {
-        retries::retry_policy(json)
+        retries::retry_policy(json).map_err(|error| error.about("retry policy"))
     }
 }
 
@@ -117,7 +117,7 @@ impl MethodConfigs {
 
 /// The JSON form of a service config.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "a JSON object")]
 struct Raw {
     #[serde(default)]
     load_balancing_config: Vec<Map<String, Value>>,
@@ -129,7 +129,7 @@ struct Raw {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "a JSON object")]
 struct RawMethod {
     #[serde(default)]
     name: Vec<RawName>,
@@ -140,6 +140,7 @@ struct RawMethod {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "a JSON object")]
 struct RawName {
     #[serde(default)]
     service: String,
@@ -148,9 +149,36 @@ struct RawName {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "a JSON object")]
 struct RawHealth {
     service_name: Option<String>,
+}
+
+impl RawMethod {
+    fn config(&self) -> Result<MethodConfig, ServiceConfigError> {
+        let timeout = self.timeout.as_deref().map(duration).transpose()?;
+        let policy = match (&self.retry_policy, &self.hedging_policy) {
+            (None, None) => None,
+            (Some(retry), None) => Some(CallPolicy::Retry(retries::retry_policy(retry)?)),
+            (None, Some(hedging)) => Some(CallPolicy::Hedging(retries::hedging_policy(hedging)?)),
+            (Some(_), Some(_)) => {
+                let text = "both retryPolicy and hedgingPolicy: expected at most one";
+                return Err(ServiceConfigError::new(text.to_owned()));
+            }
+        };
+        Ok(MethodConfig { timeout, wait_for_ready: self.wait_for_ready, policy: policy.map(Arc::new) })
+    }
+
+    /// Says which entry of `methodConfig` this is.
+    fn place(&self, number: usize) -> String {
+        match self.name.first() {
+            None => format!("methodConfig[{number}]"),
+            Some(RawName { service, .. }) if service.is_empty() => {
+                format!("methodConfig[{number}], of all methods")
+            }
+            Some(RawName { service, method }) => format!("methodConfig[{number}], of {service}/{method}"),
+        }
+    }
 }
 
 impl Raw {
@@ -179,20 +207,8 @@ impl Raw {
         }
 
         let mut by_path = HashMap::new();
-        for method in self.method_config {
-            let timeout = method.timeout.as_deref().map(duration).transpose()?;
-            let policy = match (&method.retry_policy, &method.hedging_policy) {
-                (None, None) => None,
-                (Some(retry), None) => Some(CallPolicy::Retry(retries::retry_policy(retry)?)),
-                (None, Some(hedging)) => Some(CallPolicy::Hedging(retries::hedging_policy(hedging)?)),
-                (Some(_), Some(_)) => {
-                    return Err(ServiceConfigError::new(
-                        "an entry of methodConfig has both retryPolicy and hedgingPolicy: expected at most one".to_owned(),
-                    ));
-                }
-            };
-            let wait_for_ready = method.wait_for_ready;
-            let config = MethodConfig { timeout, wait_for_ready, policy: policy.map(Arc::new) };
+        for (number, method) in self.method_config.into_iter().enumerate() {
+            let config = method.config().map_err(|error| error.within(&method.place(number)))?;
             for name in method.name {
                 let path = match (name.service.as_str(), name.method.as_str()) {
                     ("", "") => String::new(),
@@ -257,6 +273,15 @@ mod tests {
     fn a_malformed_config_is_refused_with_one_sentence() {
         for (json, sentence) in [
             ("{", "EOF while parsing an object"),
+            ("\"x\"", "expected a JSON object"),
+            (
+                r#"{"methodConfig": [{}, {"name": [{"service": "a.B"}], "retryPolicy": {}}]}"#,
+                "service config: methodConfig[1], of a.B/: retryPolicy lacks maxAttempts",
+            ),
+            (
+                r#"{"methodConfig": [{"name": [{}], "hedgingPolicy": "x"}]}"#,
+                "methodConfig[0], of all methods: hedgingPolicy is not a JSON object",
+            ),
             ("[]", "invalid"),
             (r#"{"loadBalancingConfig": [{"a": {}, "b": {}}]}"#, "has 2 policies instead of one"),
             (

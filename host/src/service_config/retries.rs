@@ -17,6 +17,7 @@ struct Member<'a> {
 /// Reads `retryPolicy`.
 pub(super) fn retry_policy(json: &Value) -> Result<RetryPolicy, ServiceConfigError> {
     const OF: &str = "retryPolicy";
+    an_object(json, OF)?;
     let member = |name| Member::of(json, OF, name);
     let policy = RetryPolicy {
         max_attempts: member("maxAttempts").attempts()?,
@@ -32,6 +33,7 @@ pub(super) fn retry_policy(json: &Value) -> Result<RetryPolicy, ServiceConfigErr
 /// Reads `hedgingPolicy`.
 pub(super) fn hedging_policy(json: &Value) -> Result<HedgingPolicy, ServiceConfigError> {
     const OF: &str = "hedgingPolicy";
+    an_object(json, OF)?;
     let member = |name| Member::of(json, OF, name);
     let delay = member("hedgingDelay");
     let codes = member("nonFatalStatusCodes");
@@ -49,6 +51,7 @@ pub(super) fn hedging_policy(json: &Value) -> Result<HedgingPolicy, ServiceConfi
 /// Reads `retryThrottling`.
 pub(super) fn throttling(json: &Value) -> Result<Throttling, ServiceConfigError> {
     const OF: &str = "retryThrottling";
+    an_object(json, OF)?;
     let tokens = Member::of(json, OF, "maxTokens");
     let max = tokens.value.and_then(Value::as_u64).filter(|max| (1..=1000).contains(max));
     let max = max
@@ -67,6 +70,10 @@ pub(super) fn throttling(json: &Value) -> Result<Throttling, ServiceConfigError>
         return Err(ratio.expected("a number of at least 0.001"));
     }
     Ok(Throttling { max: max * 1000, ratio: thousandths })
+}
+
+fn an_object(json: &Value, of: &str) -> Result<(), ServiceConfigError> {
+    if json.is_object() { Ok(()) } else { Err(ServiceConfigError::new(format!("{of} is not a JSON object"))) }
 }
 
 impl<'a> Member<'a> {

@@ -301,7 +301,7 @@ fn what_cannot_be_configured_is_said_in_one_sentence() {
             format!("otlp = {{ endpoint = \"http://u:p@127.0.0.1:4317\" }}\n{listener}"),
             "expected http://HOST:PORT".to_owned(),
         ),
-        (format!("{listener}max_wait = -1.0"), "max_wait is -1: expected seconds".to_owned()),
+        (format!("{listener}max_wait = -1.0"), "max_wait is -1.0: expected seconds".to_owned()),
         (
             format!("{listener}retries = {{ budget = {{ ratio = -1.0 }} }}"),
             "retry option ratio is -1: expected 0 to 1000".to_owned(),

@@ -10,14 +10,19 @@ use serde_json::{Value, json};
 
 use crate::status::unix_millis;
 
-/// Events that are kept.
+/// Events that are kept of endpoints, and as many of everything else.
 const KEPT: usize = 200;
+/// Kinds of events of endpoints.
+const OF_ENDPOINTS: [&str; 4] = ["state", "joined", "lost", "disconnect"];
 /// Endpoints that are named one by one in events of the same change.
 const NAMED: usize = 5;
 
-/// The last events, oldest first.
+/// The last events, oldest first. Those of endpoints may be so many that nothing else would be left.
 #[derive(Debug, Default)]
-pub(super) struct Timeline(VecDeque<Value>);
+pub(super) struct Timeline {
+    of_endpoints: VecDeque<Value>,
+    others: VecDeque<Value>,
+}
 
 /// Something that has happened.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,21 +40,31 @@ impl Timeline {
             |Event { kind, target, text }| json!({ "t": now, "kind": kind, "target": target, "text": text });
         let new: Vec<_> = events.into_iter().map(json).collect();
         for event in &new {
-            if self.0.len() == KEPT {
-                self.0.pop_front();
+            let is_of_endpoint =
+                matches!(&event["kind"], Value::String(kind) if OF_ENDPOINTS.contains(&&**kind));
+            let kept = if is_of_endpoint { &mut self.of_endpoints } else { &mut self.others };
+            if kept.len() == KEPT {
+                kept.pop_front();
             }
-            self.0.push_back(event.clone());
+            kept.push_back(event.clone());
         }
         new
     }
 
+    /// Returns all events in their order.
+    fn all(&self) -> Vec<&Value> {
+        let mut all: Vec<_> = self.others.iter().chain(&self.of_endpoints).collect();
+        all.sort_by_key(|event| event["t"].as_u64());
+        all
+    }
+
     /// Returns the events of this target.
     pub(super) fn of(&self, target: &str) -> Vec<Value> {
-        self.0.iter().filter(|event| event["target"] == target).cloned().collect()
+        self.all().into_iter().filter(|event| event["target"] == target).cloned().collect()
     }
 
     pub(super) fn json(&self) -> Value {
-        self.0.iter().cloned().collect()
+        self.all().into_iter().cloned().collect()
     }
 }
 
@@ -224,11 +239,18 @@ mod tests {
     #[test]
     fn the_timeline_is_bounded() {
         let mut timeline = Timeline::default();
-        for number in 0..300 {
-            timeline.add(vec![Event { kind: "swap", target: None, text: number.to_string() }]);
-        }
+        let event = |kind, number: u32| vec![Event { kind, target: None, text: number.to_string() }];
+        timeline.add(event("swap", 0));
+        (0..300).for_each(|number| drop(timeline.add(event("state", number))));
         let json = timeline.json();
         let all = json.as_array().expect("a list");
-        assert_eq!((all.len(), all[0]["text"].as_str()), (KEPT, Some("100")));
+        assert_eq!(
+            (all.len(), &all[0]["kind"]),
+            (KEPT + 1, &json!("swap")),
+            "a swap is not lost behind them"
+        );
+        assert_eq!(all[1]["text"], "100");
+        (0..300).for_each(|number| drop(timeline.add(event("swap", number))));
+        assert_eq!(timeline.json().as_array().map(Vec::len), Some(2 * KEPT));
     }
 }

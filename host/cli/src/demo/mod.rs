@@ -26,6 +26,7 @@ use self::load::Load;
 use self::screen::{Frame, Screen, percentiles};
 use self::script::Step;
 use crate::proxy::AdminListener;
+use crate::signals::EndSignals;
 use crate::watch::Listener;
 
 #[derive(Debug, clap::Args)]
@@ -102,7 +103,7 @@ async fn demo(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let mut load = Load::start(&channel, arguments.callers, STREAMS)?;
 
     show.play(&load, &directory, arguments.seconds).await?;
-    if arguments.keep || arguments.page {
+    if !show.interrupted && (arguments.keep || arguments.page) {
         show.say("end of the script: copy policies over active.wasm yourself; Ctrl-C (or q) stops the demo")?;
         show.say(&format!("try: cp {}/color.wasm {}/active.wasm", library.display(), directory.display()))?;
         show.watch(&load, None).await?;
@@ -141,6 +142,7 @@ struct Show {
     draw: Interval,
     /// Time at which a file was last copied. `None` once the resulting swap has been printed.
     copied: Option<Instant>,
+    signals: EndSignals,
     interrupted: bool,
 }
 
@@ -161,6 +163,7 @@ impl Show {
             problem: None,
             draw,
             copied: None,
+            signals: EndSignals::with_hangup()?,
             interrupted: false,
         })
     }
@@ -205,10 +208,7 @@ impl Show {
                 }
                 _ = self.draw.tick() => self.draw(load)?,
                 _ = poll.tick() => self.print_changes()?,
-                signal = tokio::signal::ctrl_c() => {
-                    signal?;
-                    self.interrupted = true;
-                }
+                () = self.signals.next() => self.interrupted = true,
             }
         }
         Ok(())
@@ -271,6 +271,7 @@ impl Show {
             latencies: &sample.latencies,
             failed: sample.failed,
             dials: dials(&status),
+            fallback_picks: self.policies.status().iter().map(|policy| policy.totals.fallback_picks).sum(),
             shares: &shares,
         };
         Ok(self.screen.draw(&frame)?)

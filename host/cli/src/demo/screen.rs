@@ -18,6 +18,8 @@ pub(super) struct Frame<'a> {
     pub(super) latencies: &'a Histogram<u64>,
     pub(super) failed: u64,
     pub(super) dials: u64,
+    /// Of all versions.
+    pub(super) fallback_picks: u64,
     /// Name of each backend, and its share of the RPCs of about the last second (0 to 1).
     pub(super) shares: &'a [(String, f64)],
 }
@@ -130,7 +132,7 @@ fn line(frame: &Frame<'_>) -> String {
         frame.dials,
         frame.status.policy,
         frame.status.swaps,
-        frame.status.faults.fallback_picks,
+        frame.fallback_picks,
         shares.join("  "),
     )
 }

@@ -1,5 +1,6 @@
 //! The admin listener: serves [`Admin`] by HTTP/1 and HTTP/2.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,9 +50,8 @@ impl AdminListener {
 
     async fn serve_on(self, admin: Admin, drain: CancellationToken) {
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut silent = Silent::default();
         loop {
-            // Further connections wait in the kernel's queue.
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
             let stream = match self.0.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -60,22 +60,61 @@ impl AdminListener {
                     continue;
                 }
             };
-            let (admin, drain) = (admin.clone(), drain.clone());
+            if permits.available_permits() == 0 {
+                silent.end_oldest();
+            }
+            // Further connections wait in the kernel's queue.
+            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+            let (admin, end, asked) = (admin.clone(), drain.child_token(), Asked::default());
+            silent.add(asked.clone(), end.clone());
             tokio::spawn(async move {
-                drain.run_until_cancelled_owned(serve_connection(stream, admin)).await;
+                end.run_until_cancelled_owned(serve_connection(stream, admin, &asked)).await;
+                asked.set();
                 drop(permit);
             });
         }
     }
 }
 
-async fn serve_connection(stream: tokio::net::TcpStream, admin: Admin) {
+/// Whether a connection has asked for something, or has ended.
+#[derive(Clone, Default)]
+struct Asked(Arc<AtomicBool>);
+
+impl Asked {
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The connections that have not asked for anything, oldest first. When all connections are in use, one of these makes
+/// room: whoever opens connections and is silent must not keep probes out.
+#[derive(Default)]
+struct Silent(VecDeque<(Asked, CancellationToken)>);
+
+impl Silent {
+    fn add(&mut self, asked: Asked, end: CancellationToken) {
+        self.0.retain(|(asked, _)| !asked.get());
+        self.0.push_back((asked, end));
+    }
+
+    fn end_oldest(&mut self) {
+        self.0.retain(|(asked, _)| !asked.get());
+        if let Some((_, end)) = self.0.pop_front() {
+            end.cancel();
+        }
+    }
+}
+
+async fn serve_connection(stream: tokio::net::TcpStream, admin: Admin, has_asked: &Asked) {
     // A page or a tap takes as long as someone looks at it.
     let is_streaming = Arc::new(AtomicBool::new(false));
-    let has_asked = Arc::new(AtomicBool::new(false));
-    let (seen, asked) = (Arc::clone(&is_streaming), Arc::clone(&has_asked));
+    let (seen, asked) = (Arc::clone(&is_streaming), has_asked.clone());
     let service = service_fn(move |request: http::Request<Incoming>| {
-        asked.store(true, Ordering::Relaxed);
+        asked.set();
         seen.fetch_or(matches!(request.uri().path(), "/live" | "/tap"), Ordering::Relaxed);
         let answer = admin.clone().call(request);
         async move { answer.await.map_err(|never: Infallible| never) }
@@ -87,7 +126,7 @@ async fn serve_connection(stream: tokio::net::TcpStream, admin: Admin) {
     let mut connection = std::pin::pin!(connection);
     // A connection that asks nothing must not keep the probes of others out for long.
     match tokio::time::timeout(HEAD, &mut connection).await {
-        Err(_) if has_asked.load(Ordering::Relaxed) => {}
+        Err(_) if has_asked.get() => {}
         Err(_) => {
             tracing::debug!(after = ?HEAD, "admin connection without a request");
             return;

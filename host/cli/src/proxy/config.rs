@@ -248,7 +248,7 @@ impl Retries {
             }
         };
         if let Some(policy) = &self.policy {
-            options.policy = Some(ServiceConfig::retry_policy(policy)?);
+            options.policy = Some(ServiceConfig::retry_policy(policy).context("retries")?);
         }
         anyhow::ensure!(
             self.max_attempts.is_none_or(|most| most >= 2),
@@ -271,9 +271,12 @@ impl Retries {
 const MOST_BUFFERED: usize = 64 << 20;
 
 fn seconds(name: &str, seconds: f64) -> anyhow::Result<Duration> {
-    Duration::try_from_secs_f64(seconds)
-        .map_err(|_| anyhow::anyhow!("{name} is {seconds}: expected seconds, such as 1.5"))
+    let duration = Duration::try_from_secs_f64(seconds).ok().filter(|duration| *duration <= LONGEST);
+    duration.with_context(|| format!("{name} is {seconds:?}: expected seconds, such as 1.5"))
 }
+
+/// Largest time in a configuration.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -31,6 +31,7 @@ pub(crate) use self::admin::AdminListener;
 use self::config::{AdminEntry, AdminTable, Config, Entry};
 use self::listener::Listener;
 use self::otlp::Otlp;
+use crate::signals::EndSignals;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -129,7 +130,7 @@ impl Arguments {
 async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
     let policies =
         config.policies.as_deref().map(|path| open(path, config.cache, config.require_seal)).transpose()?;
-    let mut signals = EndSignals::new().context("cannot register a signal handler")?;
+    let mut signals = EndSignals::new()?;
     // With a handler for SIGXFSZ, writing a file beyond the limit (`ulimit -f`) is an error. Without one it ends the
     // process; a compiled policy in the cache may be that large.
     let _too_large = signal(SignalKind::from_raw(SIGXFSZ)).context("cannot register a signal handler")?;
@@ -259,23 +260,3 @@ async fn reopen(mut hangups: Signal, log: Option<AccessLog>, drain: Cancellation
 
 /// Number of the signal SIGXFSZ on Linux.
 const SIGXFSZ: i32 = 25;
-
-/// The signals that end the proxy: SIGTERM and SIGINT.
-struct EndSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl EndSignals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// Waits for either signal.
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::model::{Channel, Endpoint, Model, Update};
+use super::model::{Channel, Endpoint, Event, Model, Update};
 
 /// The state of the view.
 #[derive(Debug, Default)]
@@ -129,6 +129,17 @@ impl App {
         Ask::Nothing
     }
 
+    /// The events that are shown, newest first.
+    pub(super) fn events(&self) -> impl Iterator<Item = &Event> {
+        let wanted = self.filter.to_lowercase();
+        let wants = move |event: &&Event| {
+            let mut texts =
+                [Some(&event.kind), event.target.as_ref(), Some(&event.text)].into_iter().flatten();
+            wanted.is_empty() || texts.any(|text| text.to_lowercase().contains(&wanted))
+        };
+        self.model.events.iter().rev().filter(wants)
+    }
+
     /// The endpoints that are shown, in their order, each with its channel.
     pub(super) fn endpoints(&self) -> Vec<(&Channel, &Endpoint)> {
         let all = self
@@ -172,7 +183,7 @@ impl App {
         match self.tab {
             Tab::Endpoints => self.endpoints().len(),
             Tab::Policies => self.model.policies.len(),
-            Tab::Events => self.model.events.len(),
+            Tab::Events => self.events().count(),
         }
     }
 }

@@ -123,6 +123,12 @@ pub(crate) struct Event {
     pub(super) text: String,
 }
 
+impl Event {
+    fn is_of_endpoint(&self) -> bool {
+        matches!(self.kind.as_str(), "state" | "joined" | "lost" | "disconnect")
+    }
+}
+
 /// Numbers of the last moment.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Tick {
@@ -186,8 +192,12 @@ impl Model {
             }
             Update::Tick(tick) => self.tick(tick),
             Update::Event(event) => {
-                if self.events.len() == KEPT {
-                    self.events.pop_front();
+                // Of endpoints there may be so many that nothing else would be left.
+                let is_alike = |other: &Event| other.is_of_endpoint() == event.is_of_endpoint();
+                if self.events.iter().filter(|other| is_alike(other)).count() >= KEPT
+                    && let Some(oldest) = self.events.iter().position(is_alike)
+                {
+                    self.events.remove(oldest);
                 }
                 self.events.push_back(event);
             }

@@ -57,7 +57,8 @@ async fn follow(arguments: &TapArguments, listener: &Listener, token: Option<&st
     let TapArguments { method, endpoint, policy, share, .. } = arguments;
     for (name, value) in [("method", method), ("endpoint", endpoint), ("policy", policy)] {
         if let Some(value) = value {
-            query.append_pair(name, value);
+            // Methods are shown without their leading slash.
+            query.append_pair(name, value.trim_start_matches('/'));
         }
     }
     if let Some(share) = share {
@@ -95,6 +96,7 @@ struct Rpc {
     ms: f64,
     peer: Option<String>,
     resolving_ms: Option<f64>,
+    retry_delay_ms: Option<f64>,
     attempts: Vec<Attempt>,
 }
 
@@ -127,7 +129,7 @@ fn described(line: &str) -> String {
         Ok(Said::Missed { missed }) => return format!("({missed} RPCs were missed: too many to show)"),
         Err(_) => return printable(line),
     };
-    let Rpc { time, method, code, message, ms, peer, resolving_ms, attempts } = *rpc;
+    let Rpc { time, method, code, message, ms, peer, resolving_ms, retry_delay_ms, attempts } = *rpc;
     // The time of the day is enough for a live view.
     let time = time.split_once('T').map_or(time.as_str(), |(_, time)| time.trim_end_matches('Z'));
     let mut text = format!("{time} {method} {code} {ms:.2} ms");
@@ -135,16 +137,22 @@ fn described(line: &str) -> String {
     if let Some(waited) = resolving_ms {
         let _ = write!(text, "  waited {waited:.2} ms for resolving");
     }
+    if let Some(waited) = retry_delay_ms {
+        let _ = write!(text, "  waited {waited:.2} ms between attempts");
+    }
     for attempt in &attempts {
         text.push_str("  ");
-        if attempts.len() > 1 {
+        if attempts.len() > 1 || attempt.code.as_ref() != Some(&code) {
             let code = attempt.code.as_deref().unwrap_or("?");
             let _ = write!(text, "[{} {code} {:.2} ms] ", attempt.kind, attempt.ms);
         }
         text.push_str(attempt.endpoint.as_deref().unwrap_or("no endpoint"));
         if let Some(policy) = &attempt.policy {
             let picked = attempt.picked.as_deref().unwrap_or_default();
-            let _ = write!(text, " {policy} #{} {picked}", attempt.version.unwrap_or_default());
+            let _ = match attempt.version {
+                Some(version) => write!(text, " {policy} #{version} {picked}"),
+                None => write!(text, " {policy} (built in) {picked}"),
+            };
         }
         for delay in &attempt.delays {
             let _ = write!(text, ", waited {:.2} ms for {} ({})", delay.ms, delay.delay, delay.reason);

@@ -70,21 +70,23 @@ fn channel_lines(app: &App, width: u16) -> Vec<Line<'_>> {
 fn channel_line(channel: &Channel, width: usize) -> Vec<Line<'_>> {
     let numbers = &channel.numbers;
     let text = format!(
-        "  {}  {}  {} in flight  p50 {}  p99 {}  policy {}",
+        "  {}  {}  {} in flight  p50 {}  p99 {}",
         rate(numbers.started.unwrap_or_default(), "RPC/s"),
         rate(numbers.failed.unwrap_or_default(), "errors/s"),
         numbers.in_flight,
         millis(numbers.p50),
         millis(numbers.p99),
-        channel.policy.text,
     );
     let state = Span::styled(format!(" {}", channel.state), color_of(&channel.state));
     let target = Span::styled(channel.target.as_str(), bold());
-    let length = channel.target.chars().count() + 1 + channel.state.len() + text.chars().count();
+    let rest = channel.state.len() + text.chars().count() + channel.policy.text.chars().count();
+    let length = channel.target.chars().count() + rest + " ".len() + "  policy ".len();
     let mut lines = if length <= width {
-        vec![Line::from(vec![target, state, Span::raw(text)])]
+        let policy = Span::raw(format!("  policy {}", channel.policy.text));
+        vec![Line::from(vec![target, state, Span::raw(text), policy])]
     } else {
-        vec![Line::from(target), Line::from(vec![state, Span::raw(text)])]
+        let policy = Line::from(format!("  policy {}", channel.policy.text));
+        vec![Line::from(vec![target, state]), Line::raw(text), policy]
     };
     if let Some(refused) = &channel.refused {
         let text = format!("  a newer policy is refused ({}): {}", refused.stage, refused.reason);
@@ -165,8 +167,9 @@ const ENDPOINTS: Shown<8> = Shown([
 
 fn endpoints(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let shown = app.endpoints();
-    let total: f64 = shown.iter().map(|(_, endpoint)| endpoint.numbers.picks).sum();
-    let rows = shown.iter().map(|(_, endpoint)| endpoint_row(endpoint, total, app.model.now));
+    // Of all endpoints of its channel, whether they are shown or not.
+    let total = |channel: &Channel| channel.endpoints.iter().map(|endpoint| endpoint.numbers.picks).sum();
+    let rows = shown.iter().map(|(channel, endpoint)| endpoint_row(endpoint, total(channel), app.model.now));
     let sorts = [
         Some(Column::Address),
         Some(Column::State),
@@ -308,7 +311,7 @@ fn policy_detail(frame: &mut Frame<'_>, area: Rect, app: &App) {
 }
 
 fn events(frame: &mut Frame<'_>, area: Rect, app: &App) {
-    let lines = app.model.events.iter().rev().skip(app.selected).map(|event| {
+    let lines = app.events().skip(app.selected).map(|event| {
         let ago = time(app.model.now.saturating_sub(event.t));
         let target = event.target.as_deref().map(|target| format!("{target}: ")).unwrap_or_default();
         Line::from(vec![
@@ -453,8 +456,10 @@ pub(super) mod tests {
                 assert!(text.contains(part), "no {part:?} at {width} in\n{text}");
             }
         }
-        for part in ["dns:///shop", "0.5 errors/s  7 in flight  p50 1.25 ms"] {
-            assert!(screen(&app, 80).contains(part), "no {part:?} in\n{}", screen(&app, 80));
+        for part in ["dns:///shop", "0.5 errors/s  7 in flight  p50 1.25 ms", "policy color #2 abc"] {
+            for width in [60, 80] {
+                assert!(screen(&app, width).contains(part), "no {part:?} in\n{}", screen(&app, width));
+            }
         }
         app.tab = Tab::Policies;
         app.model.policies[0].name = "weighted_round_robin".to_owned();

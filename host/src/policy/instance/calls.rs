@@ -105,7 +105,7 @@ impl Instance {
                     state.effects.subconns.insert(id, true);
                 }
                 pick.metadata = extras.metadata;
-                pick.explanation = extras.explanation;
+                pick.explanation = extras.explanation.map(String::into_boxed_str);
                 pick.by = PickedBy::Called;
                 PickResult::Pick(pick)
             }
