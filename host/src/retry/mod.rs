@@ -1,7 +1,7 @@
 //! Retries and hedging of RPCs (gRFC A6): which outcome of an attempt is followed by another attempt, and when.
 //!
 //! Everything here decides and nothing sends: the channel sends attempts, and asks after each of them.
-//! [`RetryPolicy`] and [`HedgingPolicy`] come from the service config, [`RetryOptions`] from the channel's builder.
+//! [`RetryPolicy`] and hedging policies come from the service config, [`RetryOptions`] from the channel's builder.
 
 mod codes;
 mod gate;
