@@ -20,30 +20,6 @@ void policy_ready(const hotpick_subconn *ready, size_t count, hotpick_nanos now)
     if (count > 0) first = ready[0];
 }
 
-/* The optional part `outcomes`: structs for its records, and a function exported by its name in the contract. */
-typedef struct {
-    double application, cpu, memory, rps, eps;
-} load;
-
-typedef struct {
-    uint64_t call;
-    hotpick_subconn subconn;
-    uint32_t method;
-    uint8_t code;
-    bool not_sent, client_ended;
-    hotpick_nanos latency;
-    bool has_load;
-    load load;
-} outcome;
-
-__attribute__((export_name("hotpick:policy/outcomes@0.1.0#done")))
-void outcomes_done(outcome *batch, size_t count, hotpick_nanos now) {
-    for (size_t i = 0; i < count; i++) {
-        if (batch[i].code > 16 || (batch[i].has_load && batch[i].load.rps != 100)) abort();
-    }
-    if (count > 0) free(batch);
-}
-
 hotpick_result policy_pick(const hotpick_pick_info *info) {
     if (info->requeued) return hotpick_queue();
     if (info->wait_for_ready) return hotpick_pick(first);

@@ -28,8 +28,3 @@ class Reader {
 }
 
 export const { lifecycle, endpoints, picker } = policy(Reader);
-export const outcomes = {
-  done(batch) {
-    for (const { latency, load } of batch) if (!(latency >= 0) || (load && load.rps !== 100)) throw new Error("invalid outcome");
-  },
-};

@@ -34,8 +34,3 @@ class Reader {
 }
 
 export const { lifecycle, endpoints, picker } = policy(Reader);
-export const outcomes = {
-  done(batch: { latency: number; load?: { rps: number } | null }[]): void {
-    for (const { latency, load } of batch) if (!(latency >= 0) || (load && load.rps !== 100)) throw new Error("invalid outcome");
-  },
-};

@@ -35,25 +35,6 @@ const Reader = struct {
     }
 };
 
-/// The optional part `outcomes`: structs for its records, and a function exported by its name in the contract.
-const Load = extern struct { application: f64, cpu: f64, memory: f64, rps: f64, eps: f64 };
-const Outcome = extern struct {
-    call: u64,
-    subconn: hotpick.SubConn,
-    method: u32,
-    code: u8,
-    not_sent: bool,
-    client_ended: bool,
-    latency: hotpick.Nanos,
-    has_load: bool,
-    load: Load,
-};
-
-export fn @"hotpick:policy/outcomes@0.1.0#done"(batch: [*]Outcome, count: usize, _: hotpick.Nanos) void {
-    for (batch[0..count]) |its| if (its.code > 16 or (its.has_load and its.load.rps != 100)) @trap();
-    hotpick.free(batch[0..count]);
-}
-
 comptime {
     hotpick.policy(Reader);
 }

@@ -28,16 +28,12 @@ pub fn hotpick() -> Command {
     let tools = std::path::absolute(target().join("languages/bin")).expect("a path");
     let mut command = built("hotpick");
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let paths = [tools.clone()].into_iter().chain(std::env::split_paths(&path));
+    let paths = [tools].into_iter().chain(std::env::split_paths(&path));
     command.env("PATH", std::env::join_paths(paths).expect("a path"));
     command.env("XDG_CACHE_HOME", cache());
     command.env("GOTOOLCHAIN", "local").env("GOPROXY", "off");
     // Each crate of a policy in Rust is a separate workspace; they share this target directory.
     command.env("CARGO_TARGET_DIR", std::path::absolute(target().join("languages/rust")).expect("a path"));
-    let rustc = tools.join("hotpick-rustc");
-    if rustc.exists() {
-        command.env("HOTPICK_RUSTC", rustc);
-    }
     command
 }
 
@@ -73,7 +69,7 @@ pub fn build(project: &Path, out: &Path) -> bool {
     let output = hotpick().arg("build").arg(project).arg("--out").arg(out).output().expect("hotpick runs");
     let message = said(&output);
     let is_missing = message.contains(", which builds these policies: ")
-        || message.contains("no installed rustc has the target");
+        || message.contains("no rustc on this machine can build policies");
     if is_missing && std::env::var_os("HOTPICK_LANGUAGES").is_none_or(|which| which != "all") {
         eprintln!("skipped {}: {message} (run .ci/languages to install all tools)", project.display());
         return false;

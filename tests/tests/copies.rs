@@ -11,6 +11,11 @@ fn copies() -> Vec<(PathBuf, PathBuf)> {
         ("wit/policy.wit", "guest-sdk/wit/policy.wit"),
         ("examples/policies/c/hotpick/hotpick.h", "examples/policies/cpp/hotpick/hotpick.h"),
         ("examples/policies/c/hotpick/hotpick.c", "examples/policies/cpp/hotpick/hotpick.c"),
+        ("examples/policies/javascript/hotpick/index.js", "examples/policies/typescript/hotpick/index.js"),
+        (
+            "examples/policies/typescript/hotpick/index.d.ts",
+            "examples/policies/javascript/hotpick/index.d.ts",
+        ),
         ("examples/policies/rust/round_robin/src/lib.rs", "host/cli/templates/rust/lib.rs"),
     ]
     .map(|(original, copy)| (root.join(original), root.join(copy)))

@@ -9,6 +9,8 @@ use hotpick::policy::{ConformanceOptions, WasmPolicy};
 use hotpick_tests::languages::{build, cached, examples, hotpick, said};
 use hotpick_tests::{Caller, Cluster, Policies, standard};
 
+use crate::tenant;
+
 /// Timeout of a compilation. A policy that contains a language runtime takes seconds, or tens of seconds in a debug
 /// build.
 const LONG: Duration = Duration::from_secs(300);
@@ -49,15 +51,23 @@ async fn try_language(language: &'static str) {
         return;
     }
     // WAT has only one example.
-    let color = out.join("color.wasm");
-    let color = (language != "wat").then_some(color);
-    let files = [Some((out.join("mine.wasm"), "round_robin")), color.clone().map(|file| (file, "color"))];
-    let _within = tokio::runtime::Handle::current();
-    for (file, like) in files.into_iter().flatten() {
-        let checked = tokio::task::spawn_blocking(move || conforms(&file, like));
+    let others: &[_] = if language == "wat" { &[] } else { &[("color", "color"), ("tenant", "round_robin")] };
+    for (name, like) in [("mine", "round_robin")].iter().chain(others) {
+        let file = out.join(format!("{name}.wasm"));
+        let checked = tokio::task::spawn_blocking(move || {
+            conforms(&file, like);
+            if file.ends_with("tenant.wasm") {
+                tenant::refuses(&load(&file));
+            }
+        });
         checked.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     }
-    serves(color.as_deref().unwrap_or(&out.join("mine.wasm"))).await;
+    if language == "wat" {
+        serves(&out.join("mine.wasm")).await;
+    } else {
+        serves(&out.join("color.wasm")).await;
+        tenant::serves(&std::fs::read(out.join("tenant.wasm")).expect("a component")).await;
+    }
 }
 
 /// Serves with a policy from a directory: no RPC fails while it is compiled, and it distributes RPCs evenly.
@@ -97,15 +107,12 @@ languages!(rust, c, cpp, zig, go, python, javascript, typescript, assemblyscript
 fn a_tool_that_is_missing_is_named_with_what_to_do() {
     let folder = tempfile::tempdir().expect("a folder");
     for (language, advice) in [
-        ("c", "cannot find zig, which builds these policies: install Zig"),
-        ("go", "cannot find go, which builds these policies: install Go"),
-        (
-            "python",
-            "cannot find componentize-py, which builds these policies: run `pip install componentize-py`",
-        ),
-        ("javascript", "cannot find componentize-qjs, which builds these policies: run `npm install`"),
-        ("typescript", "cannot find tsc, which builds these policies: run `npm install`"),
-        ("assemblyscript", "cannot find asc, which builds these policies: run `npm install`"),
+        ("c", "cannot find zig, which builds these policies: "),
+        ("go", "cannot find go, which builds these policies: "),
+        ("python", "cannot find componentize-py, which builds these policies: "),
+        ("javascript", "cannot find componentize-qjs, which builds these policies: "),
+        ("typescript", "cannot find tsc, which builds these policies: "),
+        ("assemblyscript", "cannot find asc, which builds these policies: "),
     ] {
         let project = folder.path().join(language);
         let new = hotpick().args(["new", "mine", "--lang", language, "--dir"]).arg(&project).output();
@@ -113,10 +120,12 @@ fn a_tool_that_is_missing_is_named_with_what_to_do() {
         let output =
             hotpick().arg("build").arg(&project).env("PATH", folder.path()).output().expect("hotpick runs");
         let stderr = said(&output);
-        assert!(
-            output.status.code() == Some(1) && stderr.lines().count() == 1 && stderr.contains(advice),
-            "{stderr}"
-        );
+        let last = stderr.lines().last().unwrap_or_default();
+        assert!(output.status.code() == Some(1) && last.contains(advice), "{stderr}");
+        // What to install is in the project, in the version that is tested.
+        let command =
+            if project.join("package-lock.json").exists() { "npm ci" } else { "-r requirements.txt" };
+        assert!(last.contains(command), "{last}");
     }
 }
 

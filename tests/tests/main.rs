@@ -31,4 +31,5 @@ mod sidecar;
 mod standard;
 mod stress;
 mod telemetry;
+mod tenant;
 mod tls;

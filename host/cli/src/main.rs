@@ -38,6 +38,8 @@ enum Command {
     New(new::Arguments),
     /// Build policies into components, with the tools of their language.
     Build(build::Arguments),
+    /// Set up a Rust compiler that can build policies, unless there is one. Takes a minute without rustup.
+    Toolchain(build::ToolchainArguments),
     /// Check policies: print what they import, may do and cost, or why a channel would reject them.
     Check(check::Arguments),
     #[command(hide = true)]
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
             log_to_stderr("warn");
             build::run(&arguments)
         }
+        Command::Toolchain(arguments) => build::toolchain(&arguments),
         Command::Check(arguments) => {
             log_to_stderr("warn");
             check::run(&arguments)

@@ -44,7 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for (path, text) in files(*lang) {
         write(&project.join(path.replace(TEMPLATE, name)), &text.replace(TEMPLATE, name))?;
     }
-    write(&project.join(".gitignore"), "dist/\nnode_modules/\ntarget/\n__pycache__/\n")?;
+    write(&project.join(".gitignore"), "dist/\nnode_modules/\n.venv/\ntarget/\n__pycache__/\n")?;
     if *lang == Language::Rust {
         write(&project.join("Cargo.toml"), &manifest(name))?;
         write(&project.join(SDK).join("Cargo.toml"), SDK_MANIFEST)?;
@@ -94,30 +94,39 @@ fn files(language: Language) -> &'static [(&'static str, &'static str)] {
             ("src/lib.rs", include_str!("../templates/rust/lib.rs")),
             ("README.md", include_str!("../templates/rust/README.md")),
         ],
-        Language::C => {
-            template!("c": "src/round_robin.c", "hotpick/hotpick.h", "hotpick/hotpick.c", "README.md")
-        }
-        Language::Cpp => template!(
-            "cpp": "src/round_robin.cpp", "hotpick/hotpick.hpp", "hotpick/hotpick.h", "hotpick/hotpick.c", "README.md"
+        Language::C => template!(
+            "c": "src/round_robin.c", "hotpick/hotpick.h", "hotpick/hotpick.c", "requirements.txt", "README.md"
         ),
-        Language::Zig => template!("zig": "src/round_robin.zig", "hotpick/hotpick.zig", "README.md"),
+        Language::Cpp => template!(
+            "cpp": "src/round_robin.cpp", "hotpick/hotpick.hpp", "hotpick/hotpick.h", "hotpick/hotpick.c",
+            "requirements.txt", "README.md"
+        ),
+        Language::Zig => {
+            template!("zig": "src/round_robin.zig", "hotpick/hotpick.zig", "requirements.txt", "README.md")
+        }
         Language::Go => template!(
-            "go": "round_robin/main.go", "hotpick/hotpick.go", "hotpick/abi.go", "hotpick/config.go", "go.mod",
+            "go": "round_robin/main.go", "hotpick/hotpick.go", "hotpick/abi.go", "hotpick/host.go", "hotpick/config.go",
+            "hotpick/about/about.go", "hotpick/alarms/alarms.go", "hotpick/connectivity/connectivity.go",
+            "hotpick/handover/handover.go", "hotpick/outcomes/outcomes.go", "hotpick/plans/plans.go", "go.mod",
+            "requirements.txt", "README.md"
+        ),
+        Language::Python => template!(
+            "python": "policies/round_robin.py", "hotpick/__init__.py", "pyproject.toml", "requirements.txt",
             "README.md"
         ),
-        Language::Python => {
-            template!("python": "policies/round_robin.py", "hotpick/__init__.py", "pyproject.toml", "README.md")
-        }
-        Language::JavaScript => {
-            template!("javascript": "src/round_robin.js", "hotpick/index.js", "package.json", "README.md")
-        }
+        Language::JavaScript => template!(
+            "javascript": "src/round_robin.js", "hotpick/index.js", "hotpick/index.d.ts", "package.json",
+            "package-lock.json", "README.md"
+        ),
         Language::TypeScript => template!(
-            "typescript": "src/round_robin.ts", "hotpick/index.ts", "hotpick/host.d.ts", "package.json",
-            "tsconfig.json", "README.md"
+            "typescript": "src/round_robin.ts", "hotpick/index.js", "hotpick/index.d.ts", "package.json",
+            "package-lock.json", "tsconfig.json", "README.md"
         ),
         Language::AssemblyScript => template!(
             "assemblyscript": "assembly/round_robin.ts", "hotpick/index.ts", "hotpick/exports.ts",
-            "hotpick/transform.js", "package.json", "asconfig.json", "README.md"
+            "hotpick/about.ts", "hotpick/alarms.ts", "hotpick/connectivity.ts", "hotpick/handover.ts",
+            "hotpick/outcomes.ts", "hotpick/plans.ts", "hotpick/transform.js", "package.json", "package-lock.json",
+            "asconfig.json", "README.md"
         ),
         Language::Wat => template!("wat": "round_robin.wat", "README.md"),
     }

@@ -77,12 +77,22 @@ fn a_policy_that_has_changed_since_it_was_built_is_found() {
 #[test]
 fn a_policy_in_text_is_built() {
     let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("traps.wat");
-    fs::write(&file, include_str!("../src/demo/traps.wat")).expect("written");
+    let file = folder.path().join("mine.wat");
+    fs::write(&file, include_str!("../templates/wat/round_robin.wat")).expect("written");
     let output = hotpick(&["build", file.to_str().expect("a path in UTF-8")]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let component = fs::read(folder.path().join("traps.wasm")).expect("a component");
+    let component = fs::read(folder.path().join("mine.wasm")).expect("a component");
     assert!(stdout(&output).contains(&format!("{} bytes", component.len())));
+}
+
+#[test]
+fn a_policy_that_a_channel_would_reject_is_not_built() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("traps.wat");
+    fs::write(&file, include_str!("../src/demo/traps.wat")).expect("written");
+    let said = complaint(&["build", file.to_str().expect("a path in UTF-8")]);
+    assert!(said.starts_with("hotpick: policy \"traps\": failed its trial picks: trapped: "), "{said}");
+    assert!(!folder.path().join("traps.wasm").exists());
 }
 
 #[test]

@@ -9,6 +9,7 @@ pub struct StartError {
     stage: Stage,
     sentence: String,
     is_transient: bool,
+    is_refusal: bool,
 }
 
 impl StartError {
@@ -21,7 +22,7 @@ impl StartError {
     /// Creates an error of this stage.
     #[must_use]
     pub fn at(stage: Stage, sentence: impl Into<String>) -> Self {
-        Self { stage, sentence: sentence.into(), is_transient: false }
+        Self { stage, sentence: sentence.into(), is_transient: false, is_refusal: false }
     }
 
     /// Creates an error that is caused by the machine (no thread, no memory) and not by the policy. The channel
@@ -29,6 +30,18 @@ impl StartError {
     #[must_use]
     pub fn transient(stage: Stage, sentence: impl Into<String>) -> Self {
         Self { is_transient: true, ..Self::at(stage, sentence) }
+    }
+
+    /// Creates an error of a policy that works, but refuses its configuration.
+    #[must_use]
+    pub fn refusal(sentence: impl Into<String>) -> Self {
+        Self { is_refusal: true, ..Self::new(sentence) }
+    }
+
+    /// Returns whether the policy works, but refuses its configuration.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        self.is_refusal
     }
 
     /// Returns whether the machine caused the error, and not the policy.

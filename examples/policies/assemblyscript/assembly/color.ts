@@ -95,18 +95,16 @@ class Color extends hotpick.Policy {
 }
 
 hotpick.register((config, where) => {
-  const settings = new Map<string, string>();
-  settings.set("metadata", "color");
-  settings.set("attribute", "color");
-  settings.set("missing", "any");
-  settings.set("unmatched", "fail");
-  if (!hotpick.readConfig(config, settings)) return null;
-  const fallbacks = ["missing", "unmatched"];
-  for (let i = 0; i < fallbacks.length; i++) {
-    const fallback = settings.get(fallbacks[i]);
-    if (fallback != "any" && fallback != "fail") return hotpick.refuse(fallbacks[i] + ': must be "any" or "fail"');
-  }
-  const key = hotpick.declareMetadata(settings.get("metadata"));
+  const settings = hotpick.readConfig(config);
+  if (settings == null || !settings.only(["metadata", "attribute", "missing", "unmatched"])) return null;
+  const metadata = settings.getText("metadata", "color");
+  const attribute = settings.getText("attribute", "color");
+  const missing = settings.getText("missing", "any");
+  const unmatched = settings.getText("unmatched", "fail");
+  if (missing != "any" && missing != "fail") settings.wrong("missing", 'must be "any" or "fail"');
+  if (unmatched != "any" && unmatched != "fail") settings.wrong("unmatched", 'must be "any" or "fail"');
+  if (hotpick.isRefused) return null;
+  const key = hotpick.declareMetadata(metadata);
   if (key < 0) return null;
-  return new Color(key, settings.get("attribute"), settings.get("missing"), settings.get("unmatched"), where.seed as u32);
+  return new Color(key, attribute, missing, unmatched, where.seed as u32);
 });

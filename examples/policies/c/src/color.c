@@ -55,7 +55,11 @@ const char *policy_init(hotpick_text config, const hotpick_placement *where) {
     missing = hotpick_text_of("any");
     unmatched = hotpick_text_of("fail");
     const hotpick_setting settings[] = {
-        {"metadata", &metadata}, {"attribute", &attribute}, {"missing", &missing}, {"unmatched", &unmatched}};
+        {"metadata", HOTPICK_STRING, &metadata},
+        {"attribute", HOTPICK_STRING, &attribute},
+        {"missing", HOTPICK_STRING, &missing},
+        {"unmatched", HOTPICK_STRING, &unmatched},
+    };
     const char *refused = hotpick_read_config(config, settings, sizeof settings / sizeof *settings);
     if (refused != NULL) return refused;
     if (!is_fallback(missing)) return "missing: must be \"any\" or \"fail\"";

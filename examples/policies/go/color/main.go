@@ -48,7 +48,7 @@ type color struct {
 func newColor(config string, where hotpick.Placement) (hotpick.Policy, error) {
 	c := &color{attribute: "color", missing: "any", unmatched: "fail", colors: map[hotpick.SubConn]string{}, turn: uint32(where.Seed)}
 	metadata := "color"
-	settings := map[string]*string{
+	settings := map[string]any{
 		"metadata":  &metadata,
 		"attribute": &c.attribute,
 		"missing":   &c.missing,
@@ -57,8 +57,8 @@ func newColor(config string, where hotpick.Placement) (hotpick.Policy, error) {
 	if err := hotpick.ReadConfig(config, settings); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"missing", "unmatched"} {
-		if fallback := *settings[name]; fallback != "any" && fallback != "fail" {
+	for name, fallback := range map[string]string{"missing": c.missing, "unmatched": c.unmatched} {
+		if fallback != "any" && fallback != "fail" {
 			return nil, errors.New(name + ": must be \"any\" or \"fail\"")
 		}
 	}

@@ -1,7 +1,6 @@
 package hotpick
 
 import (
-	"errors"
 	"structs"
 	"unsafe"
 )
@@ -86,6 +85,13 @@ func taken() {
 
 var policy Policy
 
+// Current returns the policy of the instance. Used by the packages of the optional parts.
+func Current() Policy { return policy }
+
+// Take forgets the memory that the host allocated for the current call, which then lives as long as something points to
+// it. Used by the packages of the optional parts, after they have read their arguments.
+func Take() { taken() }
+
 var refused struct {
 	_       structs.HostLayout
 	isError uint32
@@ -95,18 +101,29 @@ var refused struct {
 // Keeps the text alive while the host reads it.
 var reason string
 
-//go:wasmexport hotpick:policy/lifecycle@0.1.0#init
-func exportInit(config, configLength, target, targetLength, shard, shards uint32, seed, generation uint64) unsafe.Pointer {
-	where := Placement{text{at: target, length: targetLength}.string(), shard, shards, seed, generation}
-	made, err := initialize(text{at: config, length: configLength}.string(), where)
-	taken()
-	policy = made
+// Refusal returns a result<_, string> for the host. Used by this package and by handover.
+func Refusal(err error) unsafe.Pointer {
 	refused.isError = 0
 	if err != nil {
 		reason = err.Error()
 		refused.isError, refused.text = 1, textOf(reason)
 	}
 	return unsafe.Pointer(&refused)
+}
+
+// String returns the text at an address that the host passed. Used by the packages of the optional parts.
+func String(at, length uint32) string { return text{at: at, length: length}.string() }
+
+// Slice returns the list at an address that the host passed. Used by the packages of the optional parts.
+func Slice[T any](at, length uint32) []T { return list[T](at, length) }
+
+//go:wasmexport hotpick:policy/lifecycle@0.1.0#init
+func exportInit(config, configLength, target, targetLength, shard, shards uint32, seed, generation uint64) unsafe.Pointer {
+	where := Placement{text{at: target, length: targetLength}.string(), shard, shards, seed, generation}
+	made, err := start(text{at: config, length: configLength}.string(), where)
+	taken()
+	policy = made
+	return Refusal(err)
 }
 
 //go:wasmexport hotpick:policy/endpoints@0.1.0#changed
@@ -151,85 +168,3 @@ func exportPick(call uint64, method, hasAffinity uint32, affinity, random, now u
 	picked.what, picked.value = result.what, result.value
 	return unsafe.Pointer(&picked)
 }
-
-//go:wasmimport hotpick:policy/call@0.1.0 declare-metadata
-func importDeclare(at, length uint32, result unsafe.Pointer)
-
-//go:wasmimport hotpick:policy/call@0.1.0 declare-affinity
-func importAffinity(key uint32, result unsafe.Pointer)
-
-//go:wasmimport hotpick:policy/call@0.1.0 metadata
-func importMetadata(key uint32, result unsafe.Pointer)
-
-//go:wasmimport hotpick:policy/call@0.1.0 tried
-func importTried(id uint32) uint32
-
-//go:wasmimport hotpick:policy/call@0.1.0 explain
-func importExplain(at, length uint32)
-
-//go:wasmimport hotpick:policy/stats@0.1.0 in-flight
-func importInFlight(id uint32) uint32
-
-// Key is a declared metadata key.
-type Key uint32
-
-type declared struct {
-	_       structs.HostLayout
-	isError uint32
-	value   text // or a number, stored in `at`
-}
-
-func (d *declared) err() error {
-	if d.isError&0xff == 0 {
-		return nil
-	}
-	err := errors.New(d.value.string())
-	taken()
-	return err
-}
-
-// DeclareMetadata declares a metadata key that picks will read. In Init only.
-func DeclareMetadata(name string) (Key, error) {
-	var result declared
-	t := textOf(name)
-	importDeclare(t.at, t.length, unsafe.Pointer(&result))
-	return Key(result.value.at), result.err()
-}
-
-// DeclareAffinity makes PickInfo.Affinity the hash of the key's value. In Init only.
-func (k Key) DeclareAffinity() error {
-	var result declared
-	importAffinity(uint32(k), unsafe.Pointer(&result))
-	return result.err()
-}
-
-// Not a local variable: imports write to it, and a Go stack may move.
-var found struct {
-	_      structs.HostLayout
-	isSome uint32
-	text   text
-}
-
-// Metadata returns the key's first value, of the RPC being picked for. The bytes are valid until Pick returns. (A map
-// lookup by string(value) copies nothing.)
-func (k Key) Metadata() (value []byte, ok bool) {
-	importMetadata(uint32(k), unsafe.Pointer(&found))
-	if found.isSome&0xff == 0 {
-		return nil, false
-	}
-	value = list[byte](found.text.at, found.text.length)
-	taken()
-	return value, true
-}
-
-// Explain sets the text of the status if this pick fails or drops the RPC.
-func Explain(message string) {
-	t := textOf(message)
-	importExplain(t.at, t.length)
-}
-
-// Tried reports whether an earlier attempt of the same RPC used this subconn.
-func Tried(id SubConn) bool { return importTried(uint32(id)) != 0 }
-
-// InFlight returns the number of RPCs in flight; 0 for an unknown subconn.
-func InFlight(id SubConn) uint32 { return importInFlight(uint32(id)) }

@@ -2,44 +2,91 @@ package hotpick
 
 import (
 	"errors"
+	"strconv"
 	"unicode/utf16"
 	"unicode/utf8"
 )
 
-var errMalformed = errors.New("the configuration is not a JSON object")
+var errMalformed = errors.New("the configuration is not JSON")
 
-// ReadConfig reads a configuration, which may have only these settings, all of them strings. A setting that the
-// configuration does not have stays unchanged. (Package encoding/json would enlarge a component from 2.5 MB to 4.4 MB.)
-func ReadConfig(config string, settings map[string]*string) error {
+// List is a list in a configuration. Its items are of the types that Object has.
+type List []any
+
+// Object is an object in a configuration. Its values are nil, bool, float64, string, List or Object.
+type Object map[string]any
+
+// ReadConfig reads a configuration, which may have only these settings. Each has a pointer to its variable: a *string,
+// *bool, *int (a whole number), *float64, *List or *Object. A setting that the configuration does not have stays
+// unchanged. (Package encoding/json would enlarge a component from 2.5 MB to 4.4 MB.)
+func ReadConfig(config string, settings map[string]any) error {
 	r := reader(config)
-	if !r.next('{') {
+	value, ok := r.value(0)
+	if r.space(); !ok || r != "" {
 		return errMalformed
 	}
-	if !r.next('}') {
-		for {
-			name, ok := r.text()
-			if !ok || !r.next(':') {
-				return errMalformed
-			}
-			setting, known := settings[name]
-			if !known {
-				return errors.New(name + ": there is no such setting")
-			}
-			if *setting, ok = r.text(); !ok {
-				return errors.New(name + ": must be a string")
-			}
-			if !r.next(',') {
-				break
-			}
-		}
-		if !r.next('}') {
-			return errMalformed
-		}
+	object, ok := value.(Object)
+	if !ok {
+		return errors.New("the configuration is not a JSON object")
 	}
-	if r.space(); r != "" {
-		return errMalformed
+	return object.read("", settings)
+}
+
+// ReadObject reads an item of a List in the same way. `where` is its place in the configuration, such as "routes".
+func ReadObject(item any, where string, settings map[string]any) error {
+	object, ok := item.(Object)
+	if !ok {
+		return errors.New(where + ": must be an object")
+	}
+	return object.read(where+".", settings)
+}
+
+func (o Object) read(place string, settings map[string]any) error {
+	for name, value := range o {
+		setting, known := settings[name]
+		if !known {
+			return errors.New(place + name + ": there is no such setting")
+		}
+		if kind := store(setting, value); kind != "" {
+			return errors.New(place + name + ": must be " + kind)
+		}
 	}
 	return nil
+}
+
+// store stores a value in the variable of its setting. Returns what it must be, if it is something else.
+func store(setting, value any) string {
+	var ok bool
+	switch setting := setting.(type) {
+	case *string:
+		if *setting, ok = value.(string); !ok {
+			return "a string"
+		}
+	case *bool:
+		if *setting, ok = value.(bool); !ok {
+			return "true or false"
+		}
+	case *float64:
+		if *setting, ok = value.(float64); !ok {
+			return "a number"
+		}
+	case *int:
+		number, ok := value.(float64)
+		if !ok || number < -1<<53 || number > 1<<53 || number != float64(int(number)) {
+			return "a whole number"
+		}
+		*setting = int(number)
+	case *List:
+		if *setting, ok = value.(List); !ok {
+			return "a list"
+		}
+	case *Object:
+		if *setting, ok = value.(Object); !ok {
+			return "an object"
+		}
+	default:
+		panic("a setting is a *string, *bool, *int, *float64, *List or *Object")
+	}
+	return ""
 }
 
 // reader is the part of the configuration that is still to be read.
@@ -58,6 +105,104 @@ func (r *reader) next(c byte) bool {
 	}
 	*r = (*r)[1:]
 	return true
+}
+
+func (r *reader) word(word string) bool {
+	if len(*r) < len(word) || string((*r)[:len(word)]) != word {
+		return false
+	}
+	*r = (*r)[len(word):]
+	return true
+}
+
+// value reads a value, at most 64 levels deep.
+func (r *reader) value(depth int) (value any, ok bool) {
+	if r.space(); depth > 64 || *r == "" {
+		return nil, false
+	}
+	switch (*r)[0] {
+	case '{':
+		return r.object(depth)
+	case '[':
+		return r.list(depth)
+	case '"':
+		return r.text()
+	case 'n':
+		return nil, r.word("null")
+	case 't':
+		return true, r.word("true")
+	case 'f':
+		return false, r.word("false")
+	}
+	return r.number()
+}
+
+func (r *reader) object(depth int) (Object, bool) {
+	object := Object{}
+	r.next('{')
+	if r.next('}') {
+		return object, true
+	}
+	for {
+		name, ok := r.text()
+		if !ok || !r.next(':') {
+			return nil, false
+		}
+		if object[name], ok = r.value(depth + 1); !ok {
+			return nil, false
+		}
+		if !r.next(',') {
+			return object, r.next('}')
+		}
+	}
+}
+
+func (r *reader) list(depth int) (List, bool) {
+	list := List{}
+	r.next('[')
+	if r.next(']') {
+		return list, true
+	}
+	for {
+		item, ok := r.value(depth + 1)
+		if !ok {
+			return nil, false
+		}
+		list = append(list, item)
+		if !r.next(',') {
+			return list, r.next(']')
+		}
+	}
+}
+
+// number reads a number. (strconv.ParseFloat accepts more than JSON does.)
+func (r *reader) number() (float64, bool) {
+	all := *r
+	digits := func() bool {
+		first := *r
+		for *r != "" && '0' <= (*r)[0] && (*r)[0] <= '9' {
+			*r = (*r)[1:]
+		}
+		return len(*r) < len(first)
+	}
+	r.word("-")
+	whole := *r
+	if !digits() || (whole[0] == '0' && len(whole)-len(*r) > 1) {
+		return 0, false
+	}
+	if r.word(".") && !digits() {
+		return 0, false
+	}
+	if r.word("e") || r.word("E") {
+		if !r.word("-") {
+			r.word("+")
+		}
+		if !digits() {
+			return 0, false
+		}
+	}
+	number, err := strconv.ParseFloat(string(all[:len(all)-len(*r)]), 64)
+	return number, err == nil
 }
 
 func (r *reader) text() (string, bool) {

@@ -5,18 +5,26 @@ hotpick's policy.wit and script.wit into wit/deps/, put a world that includes `h
 and run `componentize-py -d wit -w policy bindings .`
 """
 
+import importlib
 import json
-from typing import Callable, List, NewType, NoReturn, Optional, Protocol, Tuple, Type, TypeVar
+import sys
+from typing import Any, Callable, List, NamedTuple, NewType, NoReturn, Optional, Protocol, Sequence, Type, Union
 
 from componentize_py_types import Err
 from wit_world.exports.lifecycle import Placement
-from wit_world.imports import call, env, info, stats
-from wit_world.imports.types import Endpoint, FailCode
+from wit_world.imports import call, connections, env, info, metrics, timers
+from wit_world.imports import stats as _stats
+from wit_world.imports.env import Level
+from wit_world.imports.stats import Measure
+from wit_world.imports.types import ConnectivityState, Endpoint, FailCode, StatusCode
 
 __all__ = [
-    "Endpoint", "FailCode", "PickInfo", "PickResult", "Placement", "Policy", "call", "declare_affinity", "declare_metadata",
-    "drop", "env", "export", "fail", "pick", "queue", "read_config", "refuse", "stats",
+    "ConnectivityState", "Endpoint", "FailCode", "Level", "Measure", "PickInfo", "PickResult", "Placement", "Policy", "Saved",
+    "StatusCode", "by_affinity", "call", "connections", "declare_affinity", "declare_metadata", "drop", "env", "export", "fail",
+    "list_of", "metrics", "no_plan", "pick", "queue", "read_config", "refuse", "sequence", "stats", "timers",
 ]
+
+SECOND = 1_000_000_000  # nanoseconds
 
 # Number of a subconn, the connection to one endpoint. Small, and not reused while an instance may remember it.
 SubConn = int
@@ -91,11 +99,55 @@ class PickInfo:
         return info.requeued()
 
 
+class stats:
+    """The host's statistics of each subconn."""
+
+    in_flight = staticmethod(_stats.in_flight)
+    read = staticmethod(_stats.read)
+    responses = staticmethod(_stats.responses)
+
+    @staticmethod
+    def least(among: Sequence[SubConn], by: Measure) -> Optional[SubConn]:
+        """Returns the subconn with the lowest value, the earlier one if equal. None if no known one is left."""
+        # Not passed to the host if it is empty: componentize-py allocates memory for it, which it does not free.
+        return _stats.least(among, by) if among else None
+
+
+class Saved(NamedTuple):
+    """Saved state of an instance."""
+
+    schema: int
+    """The policy's own number for the format of `data`."""
+    data: bytes
+
+
+class _Plan(NamedTuple):
+    case: str
+    picks: Sequence[SubConn]
+
+
+def no_plan() -> _Plan:
+    """No plan: the host calls pick."""
+    return _Plan("None_", ())
+
+
+def sequence(picks: Sequence[SubConn]) -> _Plan:
+    """The next picks, in order."""
+    return _Plan("Sequence" if picks else "None_", picks)
+
+
+def by_affinity(picks: Sequence[SubConn]) -> _Plan:
+    """A table: the host takes entry `affinity mod length`."""
+    return _Plan("ByAffinity" if picks else "None_", picks)
+
+
 class Policy(Protocol):
-    """A load-balancing policy. Calls never overlap."""
+    """A load-balancing policy. Calls never overlap. The functions after `pick` belong to the optional parts that export()
+    names."""
 
     def __init__(self, config: str, where: Placement) -> None:
-        """Starts the policy. Called once, first. `config` is JSON, `{}` if there is none; refuse() refuses it."""
+        """Starts the policy. Called once, first. `config` is JSON, `{}` if there is none; refuse() refuses it. What is
+        declared (metadata, instruments, lazy connections) is declared only here."""
 
     def endpoints(self, added: List[Endpoint], removed: List[SubConn], now: int) -> None:
         """Called when the resolver's list changed. The first call adds all endpoints; a changed one is added again."""
@@ -107,32 +159,98 @@ class Policy(Protocol):
         """Picks a subconn for one attempt of an RPC."""
         ...
 
+    def outcomes(self, batch: List[Any], now: int) -> None:
+        """Part "outcomes": reports RPCs that have ended, with call, subconn, method, code (a StatusCode), not_sent,
+        client_ended, latency and load (application, cpu, memory, rps, eps; or None)."""
+
+    def plan(self, budget: int, random: int, now: int) -> _Plan:
+        """Part "plans": picks ahead, at most `budget` RPCs. Returns no_plan(), sequence(ids) or by_affinity(ids)."""
+        ...
+
+    def connectivity(self, id: SubConn, state: ConnectivityState, message: str, now: int) -> None:
+        """Part "connectivity": called when the state of a subconn changed. `message` is the reason for a transient
+        failure."""
+
+    def alarm(self, id: int, now: int) -> None:
+        """Part "alarms": called when a timer set by timers.schedule(id, delay) has expired."""
+
+    def save(self) -> Saved:
+        """Part "handover": returns the state."""
+        ...
+
+    def restore(self, parts: List[Saved]) -> None:
+        """Part "handover": restores the states that instances saved, before the first `endpoints`. After refuse(), an
+        instance without the state is started."""
+
+    @staticmethod
+    def describe() -> "tuple[str, str]":
+        """Part "about": what the policy does in a few words, and a JSON Schema of the configuration or ""."""
+        ...
+
 
 def refuse(why: str) -> NoReturn:
-    """Refuses the configuration for this reason. In __init__ only."""
+    """Refuses the configuration, or a saved state, for this reason. In __init__ and restore only."""
     raise Err(why)
 
 
-T = TypeVar("T")
+class list_of(NamedTuple):
+    """A setting that is a list, empty by default. Its items are of this type."""
+
+    item: Any
 
 
-def read_config(config: str, **defaults: T) -> "dict[str, T]":
-    """Reads a configuration. It may have only these settings, each of the type of its default."""
+_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
+
+
+def read_config(config: str, **settings: Any) -> "dict[str, Any]":
+    """Reads a configuration. It may have only these settings, each of the type of its default:
+
+        read_config(config, failures=3, routes=list_of({"prefix": str, "pool": str}))
+
+    A setting whose default is a type must be there. A dict is an object with settings of its own.
+    """
     try:
-        settings = json.loads(config)
+        value = json.loads(config)
     except ValueError as error:
         refuse(f"the configuration is not JSON: {error}")
-    if not isinstance(settings, dict):
+    if not isinstance(value, dict):
         refuse("the configuration is not a JSON object")
-    for name, value in settings.items():
-        if name not in defaults:
-            refuse(f"{name}: there is no such setting")
-        wanted = type(defaults[name])
-        if wanted is float and type(value) is int:
-            settings[name] = float(value)
-        elif type(value) is not wanted:
-            refuse(f"{name}: must be a {wanted.__name__}")
-    return {**defaults, **settings}
+    return _object("", value, settings)
+
+
+def _object(place: str, value: Any, settings: "dict[str, Any]") -> "dict[str, Any]":
+    for name in value:
+        if name not in settings:
+            refuse(f"{place}{name}: there is no such setting")
+    return {name: _setting(place + name, value.get(name, _ABSENT), default) for name, default in settings.items()}
+
+
+_ABSENT = object()
+
+
+def _setting(place: str, value: Any, default: Any) -> Any:
+    if value is _ABSENT:
+        if isinstance(default, type):
+            refuse(f"{place}: is missing")
+        if isinstance(default, dict):
+            return _object(place + ".", {}, default)
+        return [] if isinstance(default, list_of) else default
+    wanted = list if isinstance(default, list_of) else default if isinstance(default, type) else type(default)
+    if wanted is float and type(value) is int:
+        value = float(value)
+    elif wanted is int and type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is not wanted:
+        refuse(f"{place}: must be {_NAMES.get(wanted, wanted.__name__)}")
+    if isinstance(default, dict):
+        return _object(place + ".", value, default)
+    if isinstance(default, list_of):
+        return [_setting(place, item, type(default.item) if _is_plain(default.item) else default.item) for item in value]
+    return value
+
+
+def _is_plain(item: Any) -> bool:
+    return not isinstance(item, (type, dict, list_of))
 
 
 def declare_metadata(key: str) -> int:
@@ -151,7 +269,10 @@ def _logged(run: Callable) -> Callable:
     def logging(*args):
         try:
             return run(*args)
-        except Err:
+        except Err as refusal:
+            # An error of the contract where there is one. Elsewhere it comes from the host, and is an exception as others.
+            if run.__name__ not in ("init", "restore"):
+                _log(RuntimeError(refusal.value))
             raise
         except Exception as error:
             _log(error)
@@ -168,12 +289,26 @@ def _log(error: Exception) -> None:
     env.log(env.Level.ERROR, f"{type(error).__name__}: {error} ({file}, line {line})")
 
 
-def export(policy: Type[Policy]) -> Tuple[type, type, type]:
-    """Exports a class as the policy of the component:
+# Functions of the optional parts: of the class of the policy.
+_PARTS = {
+    "outcomes": ("outcomes",), "plans": ("plan",), "connectivity": ("connectivity",), "alarms": ("alarm",),
+    "handover": ("save", "restore"), "about": ("describe",),
+}
 
-        Lifecycle, Endpoints, Picker = hotpick.export(MyPolicy)
+
+def export(policy: Type[Policy], *parts: str) -> None:
+    """Exports a class as the policy of the component, with these optional parts. At the end of the policy's module, as:
+
+        hotpick.export(MyPolicy, "outcomes", "handover")
     """
-    instance: Optional[Policy] = None
+    module = sys.modules[policy.__module__]
+    for part in parts:
+        if part not in _PARTS:
+            raise ValueError(f"{part!r} is not an optional part of the contract: choose from {', '.join(_PARTS)}")
+    for name in (name for part in ("", *parts) for name in _PARTS.get(part, ("endpoints", "ready", "pick"))):
+        if not callable(getattr(policy, name, None)) or getattr(policy, name) is getattr(Policy, name):
+            raise TypeError(f"class {policy.__name__} has no function {name!r}")
+    instance: Any = None
 
     class Lifecycle:
         @_logged
@@ -190,7 +325,7 @@ def export(policy: Type[Policy]) -> Tuple[type, type, type]:
                         raise TypeError("pick must return pick(id), queue(), fail(code) or drop(code)")
                     return answer
                 except Exception as error:
-                    _log(error)
+                    _log(RuntimeError(error.value) if isinstance(error, Err) else error)
                     raise
 
             Picker.pick = staticmethod(pick)
@@ -207,4 +342,57 @@ def export(policy: Type[Policy]) -> Tuple[type, type, type]:
     class Picker:
         pass
 
-    return Lifecycle, Endpoints, Picker
+    class Outcomes:
+        @_logged
+        def done(self, batch: List[Any], now: int) -> None:
+            instance.outcomes(batch, now)
+
+    class Plans:
+        @_logged
+        def make(self, budget: int, random: int, now: int) -> Any:
+            plan = instance.plan(budget, random, now)
+            made = getattr(_exported("plans"), f"Plan_{plan.case}")
+            return made(list(plan.picks)) if plan.picks else made()
+
+    class Connectivity:
+        @_logged
+        def changed(self, id: SubConn, state: ConnectivityState, message: str, now: int) -> None:
+            instance.connectivity(id, state, message, now)
+
+    class Alarms:
+        @_logged
+        def fired(self, id: int, now: int) -> None:
+            instance.alarm(id, now)
+
+    class Handover:
+        @_logged
+        def save(self) -> Any:
+            schema, data = instance.save()
+            return _exported("handover").Saved(schema, data)
+
+        @_logged
+        def restore(self, parts: List[Any]) -> None:
+            instance.restore([Saved(part.schema, part.data) for part in parts])
+
+    class About:
+        @_logged
+        def describe(self) -> Any:
+            return _exported("about").Description(*policy.describe())
+
+    optional = {
+        "outcomes": Outcomes, "plans": Plans, "connectivity": Connectivity, "alarms": Alarms, "handover": Handover, "about": About,
+    }
+    for exported in (Lifecycle, Endpoints, Picker, *(optional[part] for part in parts)):
+        setattr(module, exported.__name__, exported)
+    for part in parts:
+        _exported(part)
+
+
+def _exported(part: str) -> Any:
+    """Returns the types of an optional part."""
+    try:
+        return importlib.import_module(f"wit_world.exports.{part}")
+    except ImportError:
+        raise ImportError(
+            f"the component is built without {part!r}: `hotpick build` finds the parts in `hotpick.export(MyPolicy, {part!r})`"
+        ) from None

@@ -67,4 +67,4 @@ class Color:
         return hotpick.fail(hotpick.FailCode.UNAVAILABLE)
 
 
-Lifecycle, Endpoints, Picker = hotpick.export(Color)
+hotpick.export(Color)

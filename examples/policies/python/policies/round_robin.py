@@ -24,4 +24,4 @@ class RoundRobin:
         return next(self.turns)
 
 
-Lifecycle, Endpoints, Picker = hotpick.export(RoundRobin)
+hotpick.export(RoundRobin)

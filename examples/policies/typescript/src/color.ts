@@ -19,7 +19,7 @@ import {
   queue,
   readConfig,
   refuse,
-} from "../hotpick";
+} from "../hotpick/index.js";
 
 /** Ready subconns that take RPCs in turn. */
 class Group {

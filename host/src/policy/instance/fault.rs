@@ -102,7 +102,10 @@ impl InstanceError {
 
 impl From<InstanceError> for StartError {
     fn from(error: InstanceError) -> Self {
-        Self::at(error.stage(), error.to_string())
+        match error {
+            InstanceError::Refused(_) => Self::refusal(error.to_string()),
+            _ => Self::at(error.stage(), error.to_string()),
+        }
     }
 }
 

@@ -27,6 +27,7 @@ class RoundRobin extends hotpick.Policy {
 }
 
 hotpick.register((config, where) => {
-  if (!hotpick.readConfig(config, new Map<string, string>())) return null;
+  const settings = hotpick.readConfig(config);
+  if (settings == null || !settings.only([])) return null;
   return new RoundRobin((where.seed & i32.MAX_VALUE) as i32);
 });

@@ -1,8 +1,24 @@
 // Glue code between the canonical ABI and index.ts. A policy exports all of it; transform.js renames the functions.
-import { Endpoint, PickInfo, Placement, Policy, SubConn, beginPick, endPick, give, refusal, start, take } from "./index";
+import { Endpoint, PickInfo, Placement, Policy, SubConn, beginPick, encode, endPick, give, refusal, start, take } from "./index";
 
 let policy: Policy | null = null;
 let text: ArrayBuffer = new ArrayBuffer(0);
+
+/** Returns the policy of the instance. Used by the optional parts. */
+export function current(): Policy {
+  return policy!;
+}
+
+/** Returns a result<_, string> for the host, with the text passed to `refuse` unless `succeeded`. */
+export function resultOf(succeeded: bool): usize {
+  store<u8>(result, succeeded ? 0 : 1);
+  if (!succeeded) {
+    text = encode(refusal());
+    store<u32>(result, changetype<usize>(text) as u32, 4);
+    store<u32>(result, text.byteLength, 8);
+  }
+  return result;
+}
 const info = new PickInfo();
 const result = memory.data(16);
 
@@ -23,13 +39,7 @@ export function lifecycle_init(
 ): usize {
   const where = new Placement(take(target, targetLength), shard, shards, seed, generation);
   policy = start(take(config, configLength), where);
-  store<u8>(result, policy == null ? 1 : 0);
-  if (policy == null) {
-    text = String.UTF8.encode(refusal(), false, String.UTF8.ErrorMode.REPLACE);
-    store<u32>(result, changetype<usize>(text) as u32, 4);
-    store<u32>(result, text.byteLength, 8);
-  }
-  return result;
+  return resultOf(policy != null);
 }
 
 function subconns(at: usize, count: i32): SubConn[] {

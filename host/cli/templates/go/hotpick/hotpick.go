@@ -1,6 +1,8 @@
 // Package hotpick has the contract of policy.wit as Go types and functions, for policies in Go.
 package hotpick
 
+import "errors"
+
 // SubConn is the number of a subconn, the connection to one endpoint. It is small, and not reused while an instance may
 // remember it.
 type SubConn uint32
@@ -79,6 +81,9 @@ func Fail(code Code) Result { return Result{2, uint32(code)} }
 // Drop ends the RPC with this code, even if it is wait-for-ready.
 func Drop(code Code) Result { return Result{3, uint32(code)} }
 
+// Second is a second in nanoseconds.
+const Second Nanos = 1e9
+
 // Policy is a load-balancing policy. Calls never overlap.
 type Policy interface {
 	// Endpoints is called when the resolver's list changed. The first call adds all endpoints; a changed endpoint is
@@ -93,7 +98,34 @@ type Policy interface {
 // Init starts the policy of an instance. `config` is JSON, `{}` if there is none. An error refuses the configuration.
 type Init func(config string, where Placement) (Policy, error)
 
-var initialize Init
+// Part is an optional part of the contract. Each is a package below this one: importing it exports the part.
+type Part struct {
+	// Name is the name of the part's interface.
+	Name string
+	// IsImplemented reports whether a policy has the part's functions.
+	IsImplemented func(Policy) bool
+}
 
-// Register sets the policy of the component. The program calls it in func init.
-func Register(init Init) { initialize = init }
+// Register sets the policy of the component, and its optional parts. The program calls it in func init:
+//
+//	hotpick.Register(newMine, outcomes.Part, handover.Part)
+func Register(init Init, parts ...Part) { initialize, declared = init, parts }
+
+var (
+	initialize Init
+	declared   []Part
+)
+
+// start is Init, and checks that the policy has the functions of its parts.
+func start(config string, where Placement) (Policy, error) {
+	policy, err := initialize(config, where)
+	if err != nil {
+		return nil, err
+	}
+	for _, part := range declared {
+		if !part.IsImplemented(policy) {
+			return nil, errors.New("the policy does not implement " + part.Name + ".Policy")
+		}
+	}
+	return policy, nil
+}

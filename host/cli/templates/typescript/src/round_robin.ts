@@ -1,5 +1,5 @@
 // round_robin: picks the ready endpoints in turn, from a random start.
-import { type PickResult, type Placement, type Policy, type SubConn, pick, policy, queue, readConfig } from "../hotpick";
+import { type PickResult, type Placement, type Policy, type SubConn, pick, policy, queue, readConfig } from "../hotpick/index.js";
 
 class RoundRobin implements Policy {
   #members: PickResult[] = [];
