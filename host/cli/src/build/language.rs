@@ -175,7 +175,7 @@ impl<'a> Compiler<'a> {
         let module = text(&source.path)?.trim_end_matches(".py").replace('/', ".");
         let world = ["-d", text(&wit)?, "-w", "policy", "componentize", "--stub-wasi"];
         let files = ["-p", ".", "-o", wasm, &module];
-        componentize.run(&self.project.folder, world.iter().chain(&files), &[("PYTHONHASHSEED", "0")])?;
+        componentize.run(&self.project.folder, world.iter().chain(&files), &[])?;
         Ok(())
     }
 

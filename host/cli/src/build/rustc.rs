@@ -32,7 +32,7 @@ impl Rustc {
             return Self::fitting(Path::new(&path)).with_context(|| format!("HOTPICK_RUSTC is {path:?}"));
         }
         let mut reasons = Vec::new();
-        let own = toolchain::folder().map(|folder| folder.join("rustc"));
+        let own = toolchain::folder().map(|folder| folder.join("rustc")).filter(|rustc| rustc.exists());
         for path in [Some(PathBuf::from("rustc")), own].into_iter().flatten() {
             match Self::fitting(&path) {
                 Ok(rustc) => return Ok(rustc),
@@ -40,7 +40,7 @@ impl Rustc {
             }
         }
         bail!(
-            "no rustc on this machine can build policies ({}): run `hotpick toolchain`, which sets one up",
+            "no rustc on this machine can build policies ({}): run `hotpick toolchain`, which sets one up in a minute",
             reasons.join("; ")
         );
     }

@@ -147,23 +147,38 @@ fn kill(child: &mut std::process::Child) {
 /// Returns what the author has to read of a tool's output: not the frames of the tool itself, and no escape sequences.
 fn author_errors(printed: &str) -> String {
     let mut lines: Vec<String> = Vec::new();
-    let mut is_backtrace = false;
-    for line in printed.lines() {
-        let line = without_escapes(line);
+    for line in printed.lines().map(without_escapes) {
         // anyhow's, in tools written in Rust.
-        is_backtrace |= matches!(line.trim(), "Stack backtrace:" | "stack backtrace:");
-        let is_noise = is_backtrace
-            || ["componentize-qjs", "  WIT: ", "  JS: ", "  Output: ", "Stubbing WASI"]
-                .iter()
-                .any(|noise| line.starts_with(noise))
-            || line.contains("reference(s) hidden; use '-freference-trace=")
-            || line.contains("the following command");
-        if !is_noise {
+        if matches!(line.trim(), "Stack backtrace:" | "stack backtrace:" | "Caused by:") {
+            break;
+        }
+        if !NOISE.iter().any(|noise| line.starts_with(noise)) && !line.contains("/node_modules/") {
             lines.push(line.trim_end().to_owned());
         }
     }
-    lines.join("\n").trim().to_owned()
+    let mut said = lines.join("\n");
+    // componentize-py: the exception of the policy is that of the tool.
+    if let Some(at) = said.rfind(PYTHON) {
+        said.replace_range(..at + PYTHON.len(), "");
+        said = said.replace("File \"/0/", "File \"");
+    }
+    said.replace(JAVASCRIPT, "").trim().to_owned()
 }
+
+/// Beginnings of lines that say nothing about the policy.
+const NOISE: [&str; 8] = [
+    "componentize-qjs",
+    "  WIT: ",
+    "  JS: ",
+    "  Output: ",
+    "Stubbing WASI",
+    "    at default.afterCompile",
+    "error: the following command",
+    "referenced by:",
+];
+const PYTHON: &str = "AssertionError: Traceback (most recent call last):\n";
+const JAVASCRIPT: &str =
+    "Error: : Failed to evaluate user JavaScript module: Failed to finish JavaScript module evaluation: ";
 
 fn without_escapes(line: &str) -> String {
     let mut plain = String::with_capacity(line.len());

@@ -1,6 +1,8 @@
 //! `hotpick check`: reports what a policy imports, may do and costs, or the stage and the reason why it is rejected.
 
-use std::fmt::Write as _;
+mod schema;
+mod text;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,6 +11,8 @@ use hotpick::directory;
 use hotpick::policy::StartError;
 use hotpick::policy::{Conformance, ConformanceOptions, Report, WasmPolicy};
 use serde_json::{Value, json};
+
+use self::text::{Look, shown};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -56,7 +60,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     } else {
         for (file, result) in &checked {
             match result {
-                Ok(report) => print!("{}", to_text(file, report)),
+                Ok(report) => print!("{}", Look::of_stdout().report(file, report)),
                 Err(error) => eprintln!("hotpick: {}: {}: {error}", shown(file), error.stage()),
             }
         }
@@ -87,7 +91,7 @@ fn conformance(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Err(error) if arguments.json => all.push(error_to_json(file, error)),
             Ok(results) if arguments.json => all.push(conformance_to_json(file, results)),
             Err(error) => eprintln!("hotpick: {}: {}: {error}", shown(file), error.stage()),
-            Ok(results) => print!("{}", conformance_to_text(file, results)),
+            Ok(results) => print!("{}", Look::of_stdout().conformance(file, results)),
         }
     }
     if arguments.json {
@@ -96,30 +100,12 @@ fn conformance(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if conforms { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn conformance_to_text(file: &Path, results: &[Conformance]) -> String {
-    let mut out = format!("{}\n", shown(file));
-    for Conformance { name, passed, detail, .. } in results {
-        let verdict = if *passed { "ok" } else { "FAILS" };
-        let _ = writeln!(out, "  {verdict:<5} {name:<14} {}", plain(detail));
-    }
-    out
-}
-
 fn conformance_to_json(file: &Path, results: &[Conformance]) -> Value {
     let each =
         |result: &Conformance| json!({"name": result.name, "ok": result.passed, "text": result.detail});
     let ok = results.iter().all(|result| result.passed);
     let results: Vec<_> = results.iter().map(each).collect();
     json!({"file": file.to_string_lossy(), "ok": ok, "conformance": results})
-}
-
-fn shown(file: &Path) -> String {
-    plain(&file.to_string_lossy())
-}
-
-/// Replaces control characters: a policy's name and description must not send escape sequences to the terminal.
-fn plain(text: &str) -> String {
-    text.replace(hotpick_admin::is_unprintable, " ")
 }
 
 fn check(file: &Path, arguments: &Arguments) -> Result<Report, StartError> {
@@ -164,47 +150,4 @@ fn to_json(file: &Path, result: &Result<Report, StartError>) -> Value {
             })
         }
     }
-}
-
-fn to_text(file: &Path, report: &Report) -> String {
-    let list = |names: &[String]| if names.is_empty() { "-".to_owned() } else { names.join(", ") };
-    let mut lines = vec![shown(file)];
-    let mut line = |name: &str, value: String| lines.push(format!("  {name:<10} {}", plain(&value)));
-    if let Some(summary) = &report.summary {
-        line("summary", summary.clone());
-    }
-    line("file", format!("{} bytes, sha256 {}", report.size, report.digest));
-    line(
-        "seal",
-        report.seal.as_ref().map_or_else(
-            || {
-                "none: an incomplete copy cannot be detected; seal the file with hotpick build FILE"
-                    .to_owned()
-            },
-            |seal| format!("contract {}, {}", seal.contract, seal.sdk),
-        ),
-    );
-    if !report.enabled {
-        line("settings", "enabled = false: no channel uses the policy".to_owned());
-    }
-    line("imports", list(&report.imports));
-    line("metadata", list(&report.metadata));
-    if let Some(affinity) = &report.affinity {
-        line("affinity", affinity.clone());
-    }
-    line("parts", list(&report.optional_parts));
-    if !report.ignored_exports.is_empty() {
-        line("ignored", list(&report.ignored_exports));
-    }
-    if report.lazy {
-        line("connects", "only when the policy requests it".to_owned());
-    }
-    if let Some(schema) = &report.config_schema {
-        line("schema", schema.clone());
-    }
-    line("memory", format!("{} KiB", report.memory / 1024));
-    line("endpoints", format!("{}, notified in {} us", report.endpoints, report.notification.as_micros()));
-    line("pick", format!("{} ns", report.pick.as_nanos()));
-    lines.push(String::new());
-    lines.join("\n")
 }
