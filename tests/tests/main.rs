@@ -1,5 +1,6 @@
 //! The integration tests: real servers on loopback, real components, a real directory.
 
+mod accepted;
 mod builder;
 mod calls;
 mod channel;

@@ -72,7 +72,7 @@ pub enum PolicyError {
     #[error("is not valid: {0}")]
     Invalid(String),
     /// The policy imports something that this host does not provide.
-    #[error("imports {0}, which this host does not provide")]
+    #[error("imports {0}, which this host does not provide{advice}", advice = advice(.0))]
     UnknownImport(String),
     /// The policy imports a capability that its operator does not grant.
     #[error("imports the capability {0:?}, which its settings do not grant")]
@@ -143,4 +143,16 @@ pub(super) fn of_compiler(error: &wasmtime::Error) -> PolicyError {
 /// Returns an error with its causes, in one line.
 pub(crate) fn one_line(error: &wasmtime::Error) -> String {
     format!("{error:#}").replace('\n', " ")
+}
+
+/// Says how a language's tool leaves out an import of WASI.
+fn advice(import: &str) -> &'static str {
+    match import.strip_prefix("wasi:") {
+        Some(rest) if rest.starts_with("sockets") || rest.starts_with("http") => {
+            ": a policy cannot reach the network. Build without it: by hotpick build, or with --stub-wasi of componentize-py \
+             and componentize-qjs, or disableFeatures of ComponentizeJS"
+        }
+        Some(_) => ": this host has WASI 0.2 without sockets and HTTP",
+        None => "",
+    }
 }
