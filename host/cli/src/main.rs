@@ -8,6 +8,7 @@ mod demo;
 mod new;
 mod proxy;
 mod signals;
+mod sim;
 mod watch;
 
 use std::io::IsTerminal as _;
@@ -42,6 +43,8 @@ enum Command {
     Toolchain(build::ToolchainArguments),
     /// Check policies: print what they import, may do and cost, or why a channel would reject them.
     Check(check::Arguments),
+    /// Simulate policies in virtual time: latency, errors and balance in a scenario, with the components that will serve.
+    Sim(sim::Arguments),
     #[command(hide = true)]
     CompilePolicy(compile::Arguments),
 }
@@ -65,6 +68,10 @@ fn main() -> ExitCode {
         Command::Check(arguments) => {
             log_to_stderr("warn");
             check::run(&arguments)
+        }
+        Command::Sim(arguments) => {
+            log_to_stderr("warn");
+            sim::run(&arguments)
         }
         Command::CompilePolicy(arguments) => compile::run(&arguments),
     };

@@ -31,7 +31,9 @@ pub(crate) use self::compile::{Compiler, verify};
 #[cfg(feature = "compile")]
 pub use self::compile::{componentize, componentize_with, precompile};
 #[cfg(feature = "testing")]
-pub use self::exercise::{Conformance, ConformanceOptions, Report, TestChannel};
+pub use self::exercise::{
+    Conformance, ConformanceOptions, Report, SimulatedChannel, SimulatedPick, SimulatedRpc, TestChannel,
+};
 pub use self::judge::{ChannelUsage, FaultKind, Metric, MetricValue, PolicyTotals, Refusal};
 pub(crate) use self::judge::{MetricsSnapshot, PolicyMetrics};
 pub use self::limits::Limits;

@@ -1,7 +1,7 @@
 //! Subconns without connections, for tests.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::handle::{Capacity, Driver};
 use super::{Entry, ReadySet, Snapshots, SubConn};
@@ -30,16 +30,44 @@ pub struct FakeSubConns {
     known: HashMap<Address, (SubConn, Option<ConnectivityState>)>,
     snapshots: Snapshots,
     next: u32,
+    requests: Option<Requests>,
 }
 
-/// A driver that does nothing.
+/// What a policy has requested of a subconn without connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the contract's two requests")]
+pub enum ConnectRequest {
+    /// Connect the subconn with this number.
+    Connect(u32),
+    /// Disconnect the subconn with this number.
+    Disconnect(u32),
+}
+
+type Requests = Arc<Mutex<Vec<ConnectRequest>>>;
+
+/// A driver that only remembers what is requested of it, if someone wants to know.
 #[derive(Debug)]
-struct NoConnections;
+struct NoConnections {
+    id: u32,
+    requests: Option<Requests>,
+}
+
+impl NoConnections {
+    fn remember(&self, request: ConnectRequest) {
+        if let Some(requests) = &self.requests {
+            requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+        }
+    }
+}
 
 impl Driver for NoConnections {
-    fn connect(&self) {}
+    fn connect(&self) {
+        self.remember(ConnectRequest::Connect(self.id));
+    }
 
-    fn enter_idle(&self) {}
+    fn enter_idle(&self) {
+        self.remember(ConnectRequest::Disconnect(self.id));
+    }
 
     fn shutdown(&self) {}
 
@@ -49,6 +77,12 @@ impl Driver for NoConnections {
 }
 
 impl FakeSubConns {
+    /// Subconns whose requests for connections are added to this list.
+    #[must_use]
+    pub fn with_requests(requests: &Arc<Mutex<Vec<ConnectRequest>>>) -> Self {
+        Self { requests: Some(Arc::clone(requests)), ..Self::default() }
+    }
+
     /// Sets `count` subconns, all READY. Returns the snapshot.
     pub fn ready(&mut self, count: u32) -> ReadySet {
         let endpoint = |number: u32| {
@@ -72,7 +106,7 @@ impl FakeSubConns {
             let address = endpoint.addresses()[0].clone();
             let (subconn, before) = gone.remove(&address).unwrap_or_else(|| {
                 self.next += 1;
-                (SubConn::fake(self.next - 1, endpoint.clone()), None)
+                (SubConn::recorded(self.next - 1, endpoint.clone(), self.requests.clone()), None)
             });
             let is_other = *subconn.endpoint() != endpoint;
             if is_other {
@@ -111,7 +145,12 @@ impl FakeSubConns {
 
 impl SubConn {
     /// Creates a subconn without connections.
+    #[cfg(test)]
     pub(crate) fn fake(id: u32, endpoint: Endpoint) -> Self {
-        Self::new(id, endpoint, Arc::new(NoConnections))
+        Self::recorded(id, endpoint, None)
+    }
+
+    fn recorded(id: u32, endpoint: Endpoint, requests: Option<Requests>) -> Self {
+        Self::new(id, endpoint, Arc::new(NoConnections { id, requests }))
     }
 }

@@ -17,10 +17,10 @@ mod stats;
 
 pub use self::done::{Done, DoneInfo};
 pub(crate) use self::done::{OutcomeSink, PickId};
-#[cfg(feature = "testing")]
-pub use self::fake::FakeSubConns;
 #[cfg(all(test, not(feature = "testing")))]
 pub(crate) use self::fake::FakeSubConns;
+#[cfg(feature = "testing")]
+pub use self::fake::{ConnectRequest, FakeSubConns};
 pub use self::handle::SubConn;
 pub(crate) use self::handle::{Capacity, Driver};
 pub(crate) use self::ready_set::{Changes, Entry};

@@ -5,9 +5,11 @@
 mod check;
 mod conformance;
 mod scenarios;
+mod simulated;
 mod test_bed;
 mod test_channel;
 
 pub use self::check::Report;
 pub use self::conformance::{Conformance, ConformanceOptions};
+pub use self::simulated::{SimulatedChannel, SimulatedPick, SimulatedRpc};
 pub use self::test_channel::TestChannel;

@@ -1,0 +1,179 @@
+//! `hotpick sim`: what a policy would do, simulated in virtual time with the policy's own component and the host's own code.
+
+mod measured;
+mod scenario;
+mod servers;
+mod world;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use hotpick::directory;
+use hotpick::policy::{Policy, RoundRobin};
+
+use self::measured::Measured;
+use self::scenario::{BUILT_IN, Scenario};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Policy files, which are simulated one after the other with the same arrivals and the same work. The settings beside a
+    /// file (NAME.toml beside NAME.wasm) apply.
+    #[arg(value_name = "FILE", required_unless_present = "list")]
+    files: Vec<PathBuf>,
+    /// A scenario that is built in, or a TOML file.
+    #[arg(long, value_name = "NAME|FILE", default_value = "steady")]
+    scenario: String,
+    /// The same seed gives the same result.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Configuration to start the policies with.
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    config: String,
+    /// List the scenarios that are built in.
+    #[arg(long)]
+    list: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    if arguments.list {
+        for (name, text) in BUILT_IN {
+            println!("{name:<16} {text}");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let scenario = Scenario::named(&arguments.scenario)?;
+    // One clock for all: the host counts time from when it is first asked.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+    println!("{}", HEADINGS.map(|(name, width)| format!("{name:>width$}")).join("  "));
+    let own = (None, "native round robin".to_owned());
+    let files = arguments.files.iter().map(|file| (Some(file), file.display().to_string()));
+    for (file, name) in [own].into_iter().chain(files) {
+        let policy = load(file).with_context(|| name.clone())?;
+        let config = if file.is_some() { arguments.config.as_str() } else { "{}" };
+        let simulated = runtime.block_on(world::run(&*policy, config, &scenario, arguments.seed));
+        let measured = simulated.with_context(|| name.clone())?;
+        println!("{}", row(&name, &measured));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Loads a policy. `None`: the host's own.
+fn load(file: Option<&PathBuf>) -> anyhow::Result<Box<dyn Policy>> {
+    let Some(file) = file else { return Ok(Box::new(RoundRobin::default())) };
+    let mut options = crate::cache::cached();
+    // The time of the simulation is not that of the machine: a slow one must not change the result.
+    for limit in [&mut options.limits.init, &mut options.limits.update, &mut options.limits.pick] {
+        *limit *= 10;
+    }
+    Ok(Box::new(directory::load(file, &options)?))
+}
+
+const HEADINGS: [(&str, usize); 10] = [
+    ("policy", 32),
+    ("RPCs", 9),
+    ("mean ms", 8),
+    ("p50", 8),
+    ("p99", 9),
+    ("p99.9", 9),
+    ("errors", 7),
+    ("busiest", 7),
+    ("regret", 8),
+    ("fallback", 8),
+];
+
+fn row(name: &str, measured: &Measured) -> String {
+    let quantile = |quantile| format!("{:.2}", measured.quantile(quantile));
+    let cells = [
+        name.chars().rev().take(32).collect::<Vec<_>>().into_iter().rev().collect(),
+        measured.rpcs.to_string(),
+        format!("{:.2}", measured.mean()),
+        quantile(0.5),
+        quantile(0.99),
+        quantile(0.999),
+        measured.errors.to_string(),
+        format!("{:.2}", measured.imbalance()),
+        format!("{:.2}", measured.regret.ms()),
+        measured.fallback_picks.to_string(),
+    ];
+    let padded = cells.iter().zip(HEADINGS).map(|(cell, (_, width))| format!("{cell:>width$}"));
+    padded.collect::<Vec<_>>().join("  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use hotpick::policy::{Limits, WasmPolicy};
+
+    use super::*;
+
+    fn simulate(policy: &str, scenario: &Scenario, seed: u64) -> Measured {
+        let bytes = hotpick_policies::get(policy).expect("a standard policy");
+        let mut limits = Limits::default();
+        limits.pick *= 10;
+        let policy = WasmPolicy::compile(policy, 0, bytes, limits).expect("a policy");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.expect("a runtime").block_on(world::run(&policy, "{}", scenario, seed)).expect("simulated")
+    }
+
+    fn queue(slots: u32, endpoints: u32, load: f64) -> Scenario {
+        let mut scenario = Scenario {
+            endpoints,
+            network_ms: 0.0,
+            seconds: 200.0,
+            ..Scenario::named("steady").expect("one")
+        };
+        scenario.servers.slots = slots;
+        scenario.servers.mean_ms = 5.0;
+        scenario.rate = load * f64::from(slots * endpoints) / 0.005;
+        scenario
+    }
+
+    /// Random picks split a Poisson process into Poisson processes, each before an M/M/1 queue: the mean time is
+    /// 1 / (mu - lambda), and the time is exponential.
+    #[test]
+    fn random_picks_are_as_m_m_1_says() {
+        let measured = simulate("random", &queue(1, 10, 0.5), 1);
+        assert!((measured.mean() / 10.0 - 1.0).abs() < 0.02, "mean {}", measured.mean());
+        let p99 = 10.0 * 100f64.ln();
+        assert!((measured.quantile(0.99) / p99 - 1.0).abs() < 0.05, "p99 {}", measured.quantile(0.99));
+    }
+
+    /// One endpoint with several slots is an M/M/n queue: Erlang's C.
+    #[test]
+    fn one_server_is_as_m_m_n_says() {
+        let (n, load) = (4u32, 0.8);
+        let offered = f64::from(n) * load;
+        let term = |k: u32| (1..=k).fold(1.0, |product, i| product * offered / f64::from(i));
+        let last = term(n) / (1.0 - load);
+        let waits = last / ((0..n).map(term).sum::<f64>() + last);
+        let expected = 5.0 * (1.0 + waits / (f64::from(n) * (1.0 - load)));
+        let measured = simulate("round_robin", &Scenario { seconds: 1000.0, ..queue(n, 1, load) }, 2);
+        assert!((measured.mean() / expected - 1.0).abs() < 0.02, "{} instead of {expected}", measured.mean());
+    }
+
+    /// The shorter of two queues, among many: the supermarket model of Mitzenmacher (2001).
+    #[test]
+    fn the_less_loaded_of_two_is_as_the_supermarket_model_says() {
+        let load: f64 = 0.7;
+        let expected = 5.0 * (1..8).map(|i| load.powf(2f64.powi(i) - 2.0)).sum::<f64>();
+        let measured = simulate("least_request", &Scenario { seconds: 20.0, ..queue(1, 200, load) }, 5);
+        assert!((measured.mean() / expected - 1.0).abs() < 0.02, "{} instead of {expected}", measured.mean());
+    }
+
+    /// A policy that knows what is in flight loses little against full knowledge, and far less than one that does not.
+    #[test]
+    fn least_request_has_less_regret_than_random() {
+        let scenario = queue(1, 10, 0.7);
+        let [random, least] = ["random", "least_request"].map(|name| simulate(name, &scenario, 3));
+        assert!(least.regret.ms() < random.regret.ms() / 3.0, "{:?} {:?}", least.regret, random.regret);
+        assert!(least.quantile(0.99) < random.quantile(0.99));
+        assert_eq!((least.errors, least.faults, least.fallback_picks), (0, 0, 0));
+    }
+
+    #[test]
+    fn retries_go_elsewhere_while_a_zone_is_lost() {
+        let scenario = Scenario::named("zone-loss").expect("one");
+        let measured = simulate("least_request", &scenario, 4);
+        assert!(measured.errors < measured.rpcs / 1000, "{} of {}", measured.errors, measured.rpcs);
+    }
+}

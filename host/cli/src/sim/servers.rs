@@ -1,0 +1,112 @@
+//! Servers: a queue, first come, first served, before a number of slots.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::scenario::{Distribution, Servers};
+
+/// Nanoseconds since the start of the simulation.
+pub(super) type Nanos = u64;
+
+/// Rounds a time (s).
+pub(super) fn nanos(seconds: f64) -> Nanos {
+    rounded(seconds * 1e9)
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a scenario has no time of centuries, and the cast saturates"
+)]
+fn rounded(nanos: f64) -> Nanos {
+    nanos.round() as Nanos
+}
+
+/// A server. The work on an RPC is known when it arrives, so the times at which the slots are free are all of its state.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    free: BinaryHeap<Reverse<Nanos>>,
+    /// How many times longer the work takes.
+    pub(super) factor: f64,
+    /// Answers UNAVAILABLE at once.
+    pub(super) is_failing: bool,
+}
+
+impl Server {
+    pub(super) fn new(slots: u32) -> Self {
+        Self { free: (0..slots).map(|_| Reverse(0)).collect(), factor: 1.0, is_failing: false }
+    }
+
+    /// Returns when work that arrives at this time would be done.
+    pub(super) fn would_end(&self, arrival: Nanos, work: Nanos) -> Nanos {
+        let free = self.free.peek().map_or(0, |Reverse(free)| *free);
+        arrival.max(free) + self.takes(work)
+    }
+
+    /// Takes work that arrives at this time. Returns when it is done.
+    pub(super) fn take(&mut self, arrival: Nanos, work: Nanos) -> Nanos {
+        let end = self.would_end(arrival, work);
+        self.free.pop();
+        self.free.push(Reverse(end));
+        end
+    }
+
+    /// Does nothing from `now` for this long.
+    pub(super) fn pause(&mut self, now: Nanos, time: Nanos) {
+        self.free = self.free.drain().map(|Reverse(free)| Reverse(free.max(now) + time)).collect();
+    }
+
+    fn takes(&self, work: Nanos) -> Nanos {
+        rounded(work as f64 * self.factor)
+    }
+}
+
+/// Draws the time of work on an RPC.
+pub(super) fn work(servers: &Servers, random: &mut fastrand::Rng) -> Nanos {
+    let mean = servers.mean_ms / 1000.0;
+    nanos(match servers.distribution {
+        Distribution::Constant => mean,
+        Distribution::Exponential => mean * exponential(random),
+        // The mean of a lognormal is exp(mu + sigma^2 / 2).
+        Distribution::Lognormal => {
+            mean * (servers.sigma * normal(random) - servers.sigma * servers.sigma / 2.0).exp()
+        }
+    })
+}
+
+/// Draws from the exponential distribution with mean 1.
+pub(super) fn exponential(random: &mut fastrand::Rng) -> f64 {
+    // `f64` is below 1, so this is above 0.
+    -(1.0 - random.f64()).ln()
+}
+
+/// Draws from the standard normal distribution (Box and Muller).
+fn normal(random: &mut fastrand::Rng) -> f64 {
+    let radius = (2.0 * exponential(random)).sqrt();
+    radius * (std::f64::consts::TAU * random.f64()).cos()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_waits_for_a_free_slot() {
+        let mut server = Server::new(2);
+        assert_eq!([server.take(10, 5), server.take(10, 7), server.take(11, 1)], [15, 17, 16]);
+        server.factor = 2.0;
+        assert_eq!(server.would_end(20, 5), 30);
+        server.pause(20, 100);
+        assert_eq!(server.take(20, 5), 130);
+    }
+
+    #[test]
+    fn distributions_have_their_means() {
+        let mut random = fastrand::Rng::with_seed(1);
+        for distribution in [Distribution::Constant, Distribution::Exponential, Distribution::Lognormal] {
+            let servers = Servers { mean_ms: 2.0, distribution, ..Servers::default() };
+            let sum: f64 = (0..200_000).map(|_| work(&servers, &mut random) as f64).sum();
+            let mean = sum / 200_000.0 / 1e6;
+            assert!((mean - 2.0).abs() < 0.05, "{distribution:?}: {mean}");
+        }
+    }
+}
