@@ -16,6 +16,17 @@ pub(super) struct Measured {
     pub(super) fallback_picks: u64,
     pub(super) faults: u64,
     pub(super) regret: Mean,
+    /// By time, each for the same length.
+    pub(super) slices: Vec<Slice>,
+}
+
+/// A part of the time.
+#[derive(Clone, Debug)]
+pub(super) struct Slice {
+    latency: Histogram<u64>,
+    pub(super) errors: u64,
+    /// RPCs that each server has answered.
+    pub(super) served: Vec<u32>,
 }
 
 /// A mean of times.
@@ -23,6 +34,31 @@ pub(super) struct Measured {
 pub(super) struct Mean {
     sum: f64,
     count: u64,
+}
+
+/// Parts of the time that is measured.
+pub(super) const SLICES: usize = 100;
+
+#[expect(clippy::cast_possible_truncation, reason = "from 0 to 1, times a hundred")]
+fn slice_at(part: f64) -> usize {
+    ((part * SLICES as f64) as usize).min(SLICES - 1)
+}
+
+/// Returns a histogram of times from 1 us to a day.
+fn histogram(digits: u8) -> Histogram<u64> {
+    let bounded = Histogram::new_with_bounds(1, 86_400_000_000, digits);
+    bounded.unwrap_or_else(|_| unreachable!("the bounds are valid"))
+}
+
+impl Slice {
+    /// Returns the latency at a quantile (ms). `None`: no RPC ended with OK.
+    pub(super) fn quantile(&self, quantile: f64) -> Option<f64> {
+        (!self.latency.is_empty()).then(|| self.latency.value_at_quantile(quantile) as f64 / 1000.0)
+    }
+
+    pub(super) fn rpcs(&self) -> u64 {
+        self.latency.len() + self.errors
+    }
 }
 
 impl Mean {
@@ -39,10 +75,10 @@ impl Mean {
 
 impl Measured {
     pub(super) fn new(servers: usize) -> Self {
-        // Times from 1 us to a day, to three digits. Bounds that cannot be refused.
-        let latency = Histogram::new_with_bounds(1, 86_400_000_000, 3);
+        let slice = Slice { latency: histogram(2), errors: 0, served: vec![0; servers] };
         Self {
-            latency: latency.unwrap_or_else(|_| unreachable!("valid bounds")),
+            latency: histogram(3),
+            slices: vec![slice; SLICES],
             rpcs: 0,
             errors: 0,
             served: vec![0; servers],
@@ -52,12 +88,25 @@ impl Measured {
         }
     }
 
-    pub(super) fn ended(&mut self, latency: Nanos, is_ok: bool) {
+    /// An RPC has ended. `born`: when it began, as a part of the time that is measured (0 to 1).
+    pub(super) fn ended(&mut self, born: f64, latency: Nanos, is_ok: bool) {
         self.rpcs += 1;
+        let Some(slice) = self.slices.get_mut(slice_at(born)) else { return };
         if is_ok {
-            self.latency.saturating_record((latency / 1000).max(1));
+            let micros = (latency / 1000).max(1);
+            self.latency.saturating_record(micros);
+            slice.latency.saturating_record(micros);
         } else {
             self.errors += 1;
+            slice.errors += 1;
+        }
+    }
+
+    /// A server has answered an RPC that began at this part of the time.
+    pub(super) fn served(&mut self, born: f64, server: usize) {
+        self.served[server] += 1;
+        if let Some(slice) = self.slices.get_mut(slice_at(born)) {
+            slice.served[server] += 1;
         }
     }
 

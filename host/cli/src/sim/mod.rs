@@ -1,6 +1,7 @@
 //! `hotpick sim`: what a policy would do, simulated in virtual time with the policy's own component and the host's own code.
 
 mod measured;
+mod report;
 mod scenario;
 mod servers;
 mod world;
@@ -30,6 +31,12 @@ pub(crate) struct Arguments {
     /// Configuration to start the policies with.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     config: String,
+    /// Write a page with plots: latency over time, and the share of each server.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write the numbers over time.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
     /// List the scenarios that are built in.
     #[arg(long)]
     list: bool,
@@ -45,7 +52,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let scenario = Scenario::named(&arguments.scenario)?;
     // One clock for all: the host counts time from when it is first asked.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-    println!("{}", HEADINGS.map(|(name, width)| format!("{name:>width$}")).join("  "));
+    let headings = HEADINGS.map(|(name, width)| format!("{name:>width$}")).join("  ");
+    println!("{headings}");
+    let (mut rows, mut results) = (vec![headings], Vec::new());
     let own = (None, "native round robin".to_owned());
     let files = arguments.files.iter().map(|file| (Some(file), file.display().to_string()));
     for (file, name) in [own].into_iter().chain(files) {
@@ -53,7 +62,18 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let config = if file.is_some() { arguments.config.as_str() } else { "{}" };
         let simulated = runtime.block_on(world::run(&*policy, config, &scenario, arguments.seed));
         let measured = simulated.with_context(|| name.clone())?;
-        println!("{}", row(&name, &measured));
+        let row = row(&name, &measured);
+        println!("{row}");
+        rows.push(row);
+        results.push((name, measured));
+    }
+    if let Some(file) = &arguments.html {
+        let page = report::html(&results, &arguments.scenario, scenario.seconds, &rows.join("\n"));
+        std::fs::write(file, page).with_context(|| format!("cannot write {file:?}"))?;
+    }
+    if let Some(file) = &arguments.csv {
+        let csv = report::csv(&results, scenario.seconds);
+        std::fs::write(file, csv).with_context(|| format!("cannot write {file:?}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -299,7 +299,7 @@ impl<'a> World<'a> {
             }
             sent.end(code, is_late, None);
             if code == Code::Ok && self.is_measured(rpc.born) {
-                self.measured.served[server] += 1;
+                self.measured.served(self.part(rpc.born), server);
             }
         }
         let may_retry = matches!(code, Code::Unavailable | Code::DeadlineExceeded)
@@ -316,8 +316,13 @@ impl<'a> World<'a> {
             return self.add(self.now + nanos(backoff), What::Pick(rpc));
         }
         if self.is_measured(rpc.born) {
-            self.measured.ended(self.now - rpc.born, code == Code::Ok);
+            self.measured.ended(self.part(rpc.born), self.now - rpc.born, code == Code::Ok);
         }
+    }
+
+    /// Returns a moment as a part of the time that is measured.
+    fn part(&self, at: Nanos) -> f64 {
+        (at as f64 / 1e9 - self.scenario.warmup) / self.scenario.seconds
     }
 
     fn is_measured(&self, at: Nanos) -> bool {
