@@ -71,10 +71,10 @@ fn lines(results: &[Result], quantile: f64, seconds: f64) -> String {
     let mut svg = format!("<svg viewBox=\"0 0 {} {bottom}\" role=\"img\">\n", LEFT + WIDTH + 24.0);
     for ms in [least, (least * most).sqrt(), most] {
         let at = y(ms);
-        let _ = write!(
+        let _ = writeln!(
             svg,
             "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>\
-             <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{ms:.2} ms</text>\n",
+             <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{ms:.2} ms</text>",
             LEFT + WIDTH,
             LEFT - 4.0,
             at + 4.0
@@ -101,11 +101,11 @@ fn lines(results: &[Result], quantile: f64, seconds: f64) -> String {
             is_drawn = value.is_some();
         }
         let below = HEIGHT + 14.0 + 18.0 * i as f64;
-        let _ = write!(
+        let _ = writeln!(
             svg,
             "<path d=\"{path}\" fill=\"none\" stroke=\"{color}\" stroke-width=\"1.5\"/>\
              <rect x=\"{LEFT}\" y=\"{}\" width=\"12\" height=\"12\" fill=\"{color}\"/>\
-             <text x=\"{}\" y=\"{below}\">{}</text>\n",
+             <text x=\"{}\" y=\"{below}\">{}</text>",
             below - 10.0,
             LEFT + 18.0,
             escaped(name)
