@@ -1,5 +1,8 @@
 //! The command `hotpick`: demo, sidecar proxy, and tools for writing policies.
 
+#[macro_use]
+mod print;
+
 mod build;
 mod cache;
 mod check;

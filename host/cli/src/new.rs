@@ -53,10 +53,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
     }
     let shown = project.display();
-    println!("created a round robin in {lang} in {shown}. Read {shown}/README.md. Next:");
-    println!("  hotpick build {shown}");
-    println!("  hotpick check --conformance {shown}/dist/{name}.wasm");
-    println!("  cp {shown}/dist/{name}.wasm policies.d/");
+    say!("created a round robin in {lang} in {shown}. Read {shown}/README.md. Next:");
+    say!("  hotpick build {shown}");
+    say!("  hotpick check --conformance {shown}/dist/{name}.wasm");
+    say!("  cp {shown}/dist/{name}.wasm policies.d/");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -22,10 +22,9 @@ async fn a_sidecar_is_ready_when_it_can_pick() {
     let sidecar = Sidecar::to(&format!("static:///{}", server.address()), "", "health = true");
     assert_eq!(sidecar.get("/healthz").await, (200, "ok\n".to_owned()));
     let target = format!("static:///{}", server.address());
-    assert_eq!(
-        sidecar.get("/readyz").await,
-        (503, format!("{target} is CONNECTING: none of its 1 endpoints is ready\n"))
-    );
+    // Before, its target is not resolved.
+    let connecting = (503, format!("{target} is CONNECTING: none of its 1 endpoints is ready\n"));
+    until("the sidecar says what it lacks", async || sidecar.get("/readyz").await == connecting).await;
     let channel = hotpick::Channel::builder(format!("static:///{}", sidecar.listens)).connect_lazy();
     let mut health = HealthClient::new(channel.expect("a channel"));
     let mut check = async || {

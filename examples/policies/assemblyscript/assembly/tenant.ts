@@ -124,7 +124,7 @@ class Tenant extends hotpick.Policy {
       const until = this.known.get(ids[i]).until;
       if (until != 0) state += `${ids[i]} ${until}\n`;
     }
-    return new hotpick.Saved(FORMAT, state);
+    return hotpick.Saved.of(FORMAT, state);
   }
 
   restore(parts: hotpick.Saved[]): bool {
@@ -133,7 +133,7 @@ class Tenant extends hotpick.Policy {
         hotpick.refuse("the state is of another version");
         return false;
       }
-      const lines = parts[i].data.split("\n");
+      const lines = parts[i].text().split("\n");
       for (let j = 0; j < lines.length; j++) {
         if (lines[j] == "" && j == lines.length - 1) break;
         const fields = lines[j].split(" ");

@@ -55,10 +55,10 @@ const char *policy_init(hotpick_text config, const hotpick_placement *where) {
     missing = hotpick_text_of("any");
     unmatched = hotpick_text_of("fail");
     const hotpick_setting settings[] = {
-        {"metadata", HOTPICK_STRING, &metadata},
-        {"attribute", HOTPICK_STRING, &attribute},
-        {"missing", HOTPICK_STRING, &missing},
-        {"unmatched", HOTPICK_STRING, &unmatched},
+        {"metadata", .string = &metadata},
+        {"attribute", .string = &attribute},
+        {"missing", .string = &missing},
+        {"unmatched", .string = &unmatched},
     };
     const char *refused = hotpick_read_config(config, settings, sizeof settings / sizeof *settings);
     if (refused != NULL) return refused;

@@ -56,7 +56,7 @@ static const char *read_routes(const hotpick_value *list) {
     for (; route_count < list->count; route_count++) {
         route *its = &routes[route_count];
         *its = (route){{NULL, 0}, {NULL, 0}};
-        const hotpick_setting settings[] = {{"prefix", HOTPICK_STRING, &its->prefix}, {"pool", HOTPICK_STRING, &its->pool}};
+        const hotpick_setting settings[] = {{"prefix", .string = &its->prefix}, {"pool", .string = &its->pool}};
         const char *refused = hotpick_read_object(&list->items[route_count], "routes", settings, 2);
         if (refused != NULL) return refused;
         if (its->prefix.length == 0) return "routes.prefix: must not be empty";
@@ -71,9 +71,9 @@ const char *policy_init(hotpick_text config, const hotpick_placement *where) {
     attribute = hotpick_text_of("pool");
     hotpick_value list = {.kind = HOTPICK_LIST};
     const hotpick_setting settings[] = {
-        {"metadata", HOTPICK_STRING, &metadata},  {"attribute", HOTPICK_STRING, &attribute},
-        {"routes", HOTPICK_LIST, &list},          {"failures", HOTPICK_INTEGER, &failures},
-        {"pauseSeconds", HOTPICK_NUMBER, &pause_seconds}, {"strict", HOTPICK_BOOLEAN, &strict},
+        {"metadata", .string = &metadata},  {"attribute", .string = &attribute},
+        {"routes", .list = &list},          {"failures", .integer = &failures},
+        {"pauseSeconds", .number = &pause_seconds}, {"strict", .boolean = &strict},
     };
     const char *refused = hotpick_read_config(config, settings, sizeof settings / sizeof *settings);
     if (refused == NULL) refused = read_routes(&list);

@@ -322,7 +322,9 @@ static size_t put_utf8(char *out, int32_t c) {
 /* Reads a JSON string. The decoded text is never longer than its source, so this memory is enough. */
 static bool read_string(reader *from, hotpick_text *text) {
     if (!next_is(from, '"')) return false;
-    char *out = allocate((size_t)(from->end - from->at) + 1);
+    const char *last = from->at;
+    while (last < from->end && *last != '"') last += *last == '\\' && from->end - last > 1 ? 2 : 1;
+    char *out = allocate((size_t)(last - from->at) + 1);
     size_t length = 0;
     while (from->at < from->end) {
         char c = *from->at++;
@@ -452,24 +454,40 @@ static const char *about(const char *where, hotpick_text name, const char *text)
     return sentence;
 }
 
-static const char *const KINDS[] = {"null",   "true or false", "a number",      "a string",
-                                    "a list", "an object",     "a whole number"};
+static bool is_whole(double number) {
+    return number >= -9007199254740991.0 && number <= 9007199254740991.0 && (double)(int64_t)number == number;
+}
 
-/* Stores a value in the variable of its setting. Returns whether it is of the setting's kind. */
-static bool store(const hotpick_setting *setting, const hotpick_value *value) {
-    if (setting->kind == HOTPICK_INTEGER) {
-        double number = value->number;
-        if (value->kind != HOTPICK_NUMBER || number < -9007199254740991.0 || number > 9007199254740991.0) return false;
-        if ((double)(int64_t)number != number) return false;
-        return *(int64_t *)setting->value = (int64_t)number, true;
+/* Stores a value in the variable of its setting. Returns NULL, or what the value must be. */
+static const char *store(const hotpick_setting *setting, const hotpick_value *value) {
+    if (setting->string != NULL) {
+        if (value->kind != HOTPICK_STRING) return "must be a string";
+        *setting->string = value->text;
+    } else if (setting->boolean != NULL) {
+        if (value->kind != HOTPICK_BOOLEAN) return "must be true or false";
+        *setting->boolean = value->boolean;
+    } else if (setting->number != NULL) {
+        if (value->kind != HOTPICK_NUMBER) return "must be a number";
+        *setting->number = value->number;
+    } else if (setting->integer != NULL) {
+        if (value->kind != HOTPICK_NUMBER || !is_whole(value->number)) return "must be a whole number";
+        *setting->integer = (int64_t)value->number;
+    } else if (setting->list != NULL) {
+        if (value->kind != HOTPICK_LIST) return "must be a list";
+        *setting->list = *value;
+    } else if (setting->object != NULL) {
+        if (value->kind != HOTPICK_OBJECT) return "must be an object";
+        *setting->object = *value;
     }
-    if (value->kind != setting->kind) return false;
-    switch (value->kind) {
-    case HOTPICK_BOOLEAN: return *(bool *)setting->value = value->boolean, true;
-    case HOTPICK_NUMBER: return *(double *)setting->value = value->number, true;
-    case HOTPICK_STRING: return *(hotpick_text *)setting->value = value->text, true;
-    default: return *(hotpick_value *)setting->value = *value, true;
+    return NULL;
+}
+
+/* Returns whether the object has this name again further on. The last one counts. */
+static bool comes_again(const hotpick_value *object, size_t at) {
+    for (size_t i = at + 1; i < object->count; i++) {
+        if (hotpick_equal(object->names[i], object->names[at])) return true;
     }
+    return false;
 }
 
 const char *hotpick_read_object(const hotpick_value *object, const char *where, const hotpick_setting *settings,
@@ -479,10 +497,8 @@ const char *hotpick_read_object(const hotpick_value *object, const char *where, 
         const hotpick_setting *setting = settings, *end = settings + count;
         while (setting < end && !hotpick_equal(hotpick_text_of(setting->name), object->names[i])) setting++;
         if (setting == end) return about(where, object->names[i], "there is no such setting");
-        if (!store(setting, &object->items[i])) {
-            char kind[32] = "must be ";
-            return about(where, object->names[i], strcat(kind, KINDS[setting->kind]));
-        }
+        const char *wrong = comes_again(object, i) ? NULL : store(setting, &object->items[i]);
+        if (wrong != NULL) return about(where, object->names[i], wrong);
     }
     return NULL;
 }

@@ -265,7 +265,8 @@ typedef struct {
 } hotpick_refusal;
 hotpick_refusal hotpick_refusal_of(const char *reason);
 
-/* The functions that the host provides. A function that returns `const char *` returns NULL, or why it failed. */
+/* The functions that the host provides. A function that returns `const char *` returns NULL, or why it failed, in memory
+ * that the caller owns and may free. */
 
 #define HOTPICK_IMPORT(interface, name) \
     __attribute__((import_module("hotpick:policy/" interface "@0.1.0"), import_name(name)))
@@ -398,7 +399,6 @@ typedef enum {
     HOTPICK_STRING,
     HOTPICK_LIST,
     HOTPICK_OBJECT,
-    HOTPICK_INTEGER, /* only for settings: a whole number */
 } hotpick_kind;
 
 typedef struct hotpick_value {
@@ -411,12 +411,18 @@ typedef struct hotpick_value {
     size_t count;
 } hotpick_value;
 
-/* A setting, and the variable that its value is stored in: a bool, a double, a hotpick_text, an int64_t for
- * HOTPICK_INTEGER, a hotpick_value for a list or an object. Unchanged if the configuration does not have it. */
+/* A setting, and the variable that its value is stored in, which is unchanged if the configuration does not have it:
+ *
+ *   {"metadata", .string = &metadata}, {"failures", .integer = &failures}
+ */
 typedef struct {
     const char *name;
-    hotpick_kind kind;
-    void *value;
+    /* One of these. */
+    hotpick_text *string;
+    bool *boolean;
+    double *number;
+    int64_t *integer;            /* a whole number */
+    hotpick_value *list, *object;
 } hotpick_setting;
 
 /* Reads a configuration, which may have only these settings. Returns NULL, or a sentence that says what is wrong. */

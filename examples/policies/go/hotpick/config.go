@@ -71,7 +71,7 @@ func store(setting, value any) string {
 		}
 	case *int:
 		number, ok := value.(float64)
-		if !ok || number < -1<<53 || number > 1<<53 || number != float64(int(number)) {
+		if !ok || number <= -1<<53 || number >= 1<<53 || number != float64(int(number)) {
 			return "a whole number"
 		}
 		*setting = int(number)

@@ -29,7 +29,7 @@ class Tenant {
       metadata: "tenant",
       attribute: "pool",
       routes: hotpick.listOf({ prefix: String, pool: String }),
-      failures: 3,
+      failures: hotpick.wholeNumber(3),
       pauseSeconds: 10,
       strict: false,
     });
@@ -38,7 +38,6 @@ class Tenant {
       if (pool === "") hotpick.refuse("routes.pool: must not be empty");
     }
     const { failures, pauseSeconds } = settings;
-    if (!Number.isInteger(failures)) hotpick.refuse("failures: must be a whole number");
     if (failures < 1) hotpick.refuse("failures: must be at least 1");
     if (!(pauseSeconds > 0 && pauseSeconds <= 3600)) hotpick.refuse("pauseSeconds: must be above 0 and at most 3600");
     this.settings = settings;

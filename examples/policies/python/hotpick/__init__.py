@@ -12,8 +12,13 @@ from typing import Any, Callable, List, NamedTuple, NewType, NoReturn, Optional,
 
 from componentize_py_types import Err
 from wit_world.exports.lifecycle import Placement
-from wit_world.imports import call, connections, env, info, metrics, timers
+from wit_world.imports import call as _call
+from wit_world.imports import connections as _connections
+from wit_world.imports import env as _env
+from wit_world.imports import info
+from wit_world.imports import metrics as _metrics
 from wit_world.imports import stats as _stats
+from wit_world.imports import timers as _timers
 from wit_world.imports.env import Level
 from wit_world.imports.stats import Measure
 from wit_world.imports.types import ConnectivityState, Endpoint, FailCode, StatusCode
@@ -38,7 +43,7 @@ _QUEUE, _FAIL, _DROP = (kind * 2.0**32 for kind in (1, 2, 3))
 
 def pick(id: SubConn) -> PickResult:
     """Sends the RPC on this subconn."""
-    return PickResult(float(id))
+    return PickResult(float(_small("id", id)))
 
 
 def queue() -> PickResult:
@@ -99,18 +104,224 @@ class PickInfo:
         return info.requeued()
 
 
+# Arguments are checked here: one of the wrong type would end the instance without a word, and no `except` would see it.
+
+
+def _small(name: str, value: Any) -> int:
+    if type(value) is int and 0 <= value < 2**32:
+        return value
+    raise TypeError(f"{name} must be a whole number from 0 to 2^32 - 1, not {value!r}")
+
+
+def _large(name: str, value: Any) -> int:
+    if type(value) is int and 0 <= value < 2**64:
+        return value
+    raise TypeError(f"{name} must be a whole number from 0 to 2^64 - 1, not {value!r}")
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        # Half of a surrogate pair has no UTF-8.
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    raise TypeError(f"{name} must be a str, not {value!r}")
+
+
+def _real(name: str, value: Any) -> float:
+    if type(value) in (int, float):
+        return float(value)
+    raise TypeError(f"{name} must be a number, not {value!r}")
+
+
+def _one(name: str, value: Any, kind: type) -> Any:
+    if isinstance(value, kind):
+        return value
+    raise TypeError(f"{name} must be one of {', '.join(f'{kind.__name__}.{one.name}' for one in kind)}, not {value!r}")
+
+
+class env:
+    """Clock, random numbers, log, and names of methods."""
+
+    @staticmethod
+    def now() -> int:
+        """Returns the current time, in nanoseconds. In a pick, `info.now` is cheaper."""
+        return _env.now()
+
+    @staticmethod
+    def random() -> int:
+        """Returns a uniformly distributed number of 64 bits. In a pick, `info.random` is cheaper."""
+        return _env.random()
+
+    @staticmethod
+    def log(level: Level, line: str) -> None:
+        """Writes a line to the host's log. `level` is Level.TRACE, DEBUG, INFO, WARN or ERROR."""
+        _env.log(_one("level", level, Level), _text("line", line))
+
+    @staticmethod
+    def level_enabled(level: Level) -> bool:
+        """Returns whether the host uses messages of this level."""
+        return _env.level_enabled(_one("level", level, Level))
+
+    @staticmethod
+    def method_name(method: int) -> str:
+        """Returns the name of a method. Empty for 4,096, which stands for many methods."""
+        return _env.method_name(_small("method", method))
+
+
 class stats:
     """The host's statistics of each subconn."""
 
-    in_flight = staticmethod(_stats.in_flight)
-    read = staticmethod(_stats.read)
-    responses = staticmethod(_stats.responses)
+    @staticmethod
+    def in_flight(id: SubConn) -> int:
+        """Returns the number of RPCs in flight; 0 for an unknown subconn."""
+        return _stats.in_flight(_small("id", id))
 
     @staticmethod
     def least(among: Sequence[SubConn], by: Measure) -> Optional[SubConn]:
-        """Returns the subconn with the lowest value, the earlier one if equal. None if no known one is left."""
+        """Returns the subconn with the lowest Measure.IN_FLIGHT, LATENCY_EWMA or FAILURE_RATE_EWMA, the earlier one if
+        equal. None if no known one is left."""
         # Not passed to the host if it is empty: componentize-py allocates memory for it, which it does not free.
-        return _stats.least(among, by) if among else None
+        if not among:
+            return None
+        return _stats.least([_small("among", id) for id in among], _one("by", by, Measure))
+
+    @staticmethod
+    def read(id: SubConn) -> Optional[_stats.Summary]:
+        """Returns in_flight, max_streams, picked, succeeded, failed, latency_ewma and ready_since. None if unknown."""
+        return _stats.read(_small("id", id))
+
+    @staticmethod
+    def responses(id: SubConn) -> Optional[_stats.ResponseCounts]:
+        """Returns the counters of a subconn's responses: in_flight, max_streams, silence, begun, waited, abandoned,
+        abandoned_after, ended and faulty; see `response-counts` in policy.wit. None if unknown."""
+        return _stats.responses(_small("id", id))
+
+
+class call:
+    """The RPC being picked for."""
+
+    @staticmethod
+    def declare_metadata(key: str) -> int:
+        """Declares a metadata key that picks will read. Returns its number. In __init__ only."""
+        return _call.declare_metadata(_text("key", key))
+
+    @staticmethod
+    def declare_affinity(key: int) -> None:
+        """Makes info.affinity the hash of this declared key's value. In __init__ only."""
+        _call.declare_affinity(_small("key", key))
+
+    @staticmethod
+    def declare_affinity_number(key: int) -> None:
+        """Makes info.affinity the number of this declared key's value. In __init__ only."""
+        _call.declare_affinity_number(_small("key", key))
+
+    @staticmethod
+    def metadata(key: int) -> Optional[str]:
+        """Returns the first value of a declared key. None if the RPC has none."""
+        return _call.metadata(_small("key", key))
+
+    @staticmethod
+    def metadata_all(key: int) -> List[bytes]:
+        """Returns all values of a declared key. componentize-py does not free all of them: use `metadata` if it is enough."""
+        return _call.metadata_all(_small("key", key))
+
+    @staticmethod
+    def metadata_hash(key: int) -> Optional[int]:
+        """Returns the XXH64 of a declared key's value. Equal hashes do not mean equal values."""
+        return _call.metadata_hash(_small("key", key))
+
+    @staticmethod
+    def metadata_number(key: int) -> Optional[int]:
+        """Returns a number that identifies the first value of a declared key. None if the RPC has none."""
+        return _call.metadata_number(_small("key", key))
+
+    @staticmethod
+    def set_metadata(key: str, value: Union[str, bytes]) -> None:
+        """Sets metadata of the request, if this pick sends it. componentize-py does not free the value: the host replaces the
+        instance, with its state, before that is too much."""
+        value = value.encode("utf-8", "replace") if isinstance(value, str) else value
+        if not isinstance(value, bytes):
+            raise TypeError(f"value must be a str or bytes, not {value!r}")
+        _call.set_metadata(_text("key", key), value)
+
+    @staticmethod
+    def tried(id: SubConn) -> bool:
+        """Returns whether an earlier attempt of the same RPC used this subconn."""
+        return _call.tried(_small("id", id))
+
+    @staticmethod
+    def time_left() -> Optional[int]:
+        """Returns the time left until the RPC's deadline, in nanoseconds. None if it has none."""
+        return _call.time_left()
+
+    @staticmethod
+    def explain(message: str) -> None:
+        """Sets the text of the status if this pick fails or drops the RPC."""
+        _call.explain(_text("message", message))
+
+
+class metrics:
+    """Instruments of the policy, `hotpick_policy_NAME`. Made in __init__ only; the functions return their number."""
+
+    @staticmethod
+    def counter(name: str, help: str) -> int:
+        return _metrics.counter(_text("name", name), _text("help", help))
+
+    @staticmethod
+    def gauge(name: str, help: str) -> int:
+        return _metrics.gauge(_text("name", name), _text("help", help))
+
+    @staticmethod
+    def histogram(name: str, help: str, buckets: Sequence[float]) -> int:
+        """`buckets` are the upper bounds: finite, not negative and ascending."""
+        bounds = [_real("buckets", bound) for bound in buckets]
+        return _metrics.histogram(_text("name", name), _text("help", help), bounds)
+
+    @staticmethod
+    def add(id: int, delta: int) -> None:
+        """Adds to a counter."""
+        _metrics.add(_small("id", id), _large("delta", delta))
+
+    @staticmethod
+    def observe(id: int, value: float) -> None:
+        """Sets a gauge, or records a value in a histogram."""
+        _metrics.observe(_small("id", id), _real("value", value))
+
+
+class timers:
+    """One-shot timers, delivered to `alarm`: export the part "alarms"."""
+
+    @staticmethod
+    def schedule(id: int, delay: int) -> None:
+        """Sets the timer `id`, a number that the policy chooses, to a delay in nanoseconds. Replaces the timer if it is set."""
+        _timers.schedule(_small("id", id), _large("delay", delay))
+
+    @staticmethod
+    def cancel(id: int) -> None:
+        _timers.cancel(_small("id", id))
+
+
+class connections:
+    """Control of connections. By default the host connects every subconn and keeps it connected."""
+
+    @staticmethod
+    def declare_lazy() -> None:
+        """Makes the host connect a subconn only on request. In __init__ only."""
+        _connections.declare_lazy()
+
+    @staticmethod
+    def connect(id: SubConn) -> None:
+        """Requests that an idle subconn connect."""
+        _connections.connect(_small("id", id))
+
+    @staticmethod
+    def disconnect(id: SubConn) -> None:
+        """Requests that a connecting or ready subconn become idle."""
+        _connections.disconnect(_small("id", id))
+
+    @staticmethod
+    def resolve_now() -> None:
+        """Requests a new resolution of the channel's target."""
+        _connections.resolve_now()
 
 
 class Saved(NamedTuple):
@@ -190,7 +401,7 @@ class Policy(Protocol):
 
 def refuse(why: str) -> NoReturn:
     """Refuses the configuration, or a saved state, for this reason. In __init__ and restore only."""
-    raise Err(why)
+    raise Err(_text("why", why))
 
 
 class list_of(NamedTuple):
@@ -209,13 +420,24 @@ def read_config(config: str, **settings: Any) -> "dict[str, Any]":
 
     A setting whose default is a type must be there. A dict is an object with settings of its own.
     """
+    # Deeper ones would end the instance. Brackets in strings count, too.
+    depth = deepest = 0
+    for c in config:
+        depth += (c in "[{") - (c in "]}")
+        deepest = max(deepest, depth)
+    if deepest > 64:
+        refuse("the configuration is not JSON of 64 levels at most")
     try:
-        value = json.loads(config)
+        value = json.loads(config, parse_constant=_no_constant)
     except ValueError as error:
         refuse(f"the configuration is not JSON: {error}")
     if not isinstance(value, dict):
         refuse("the configuration is not a JSON object")
     return _object("", value, settings)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _object(place: str, value: Any, settings: "dict[str, Any]") -> "dict[str, Any]":
@@ -236,12 +458,18 @@ def _setting(place: str, value: Any, default: Any) -> Any:
             return _object(place + ".", {}, default)
         return [] if isinstance(default, list_of) else default
     wanted = list if isinstance(default, list_of) else default if isinstance(default, type) else type(default)
-    if wanted is float and type(value) is int:
+    if wanted is float and type(value) is int and abs(value) < 2**1023:
         value = float(value)
     elif wanted is int and type(value) is float and value.is_integer():
         value = int(value)
     if type(value) is not wanted:
         refuse(f"{place}: must be {_NAMES.get(wanted, wanted.__name__)}")
+    if wanted is float and not abs(value) < float("inf"):
+        refuse(f"{place}: must be a number")
+    if wanted is int and abs(value) >= 2**53:
+        refuse(f"{place}: must be a whole number")
+    if wanted is str and value != _text(place, value):
+        refuse(f"{place}: must be a string of whole characters")
     if isinstance(default, dict):
         return _object(place + ".", value, default)
     if isinstance(default, list_of):
@@ -253,14 +481,7 @@ def _is_plain(item: Any) -> bool:
     return not isinstance(item, (type, dict, list_of))
 
 
-def declare_metadata(key: str) -> int:
-    """Declares a metadata key that picks will read with call.metadata(number). In __init__ only."""
-    return call.declare_metadata(key)
-
-
-def declare_affinity(key: int) -> None:
-    """Makes info.affinity the hash of this declared key's value. In __init__ only."""
-    call.declare_affinity(key)
+declare_metadata, declare_affinity = call.declare_metadata, call.declare_affinity
 
 
 def _logged(run: Callable) -> Callable:
@@ -272,7 +493,7 @@ def _logged(run: Callable) -> Callable:
         except Err as refusal:
             # An error of the contract where there is one. Elsewhere it comes from the host, and is an exception as others.
             if run.__name__ not in ("init", "restore"):
-                _log(RuntimeError(refusal.value))
+                _log(refusal)
             raise
         except Exception as error:
             _log(error)
@@ -283,10 +504,15 @@ def _logged(run: Callable) -> Callable:
 
 def _log(error: Exception) -> None:
     where = error.__traceback__
-    while where.tb_next is not None:
+    # The innermost line of the policy, not of this file.
+    place = "?"
+    while where is not None:
+        file, line = where.tb_frame.f_code.co_filename, where.tb_lineno
+        if file.startswith("/0/") and file != __file__:
+            place = f"{file.removeprefix('/0/')}, line {line}"
         where = where.tb_next
-    file, line = where.tb_frame.f_code.co_filename, where.tb_lineno
-    env.log(env.Level.ERROR, f"{type(error).__name__}: {error} ({file}, line {line})")
+    said = error.value if isinstance(error, Err) else f"{type(error).__name__}: {error}"
+    _env.log(Level.ERROR, _text("error", f"{said} ({place})"))
 
 
 # Functions of the optional parts: of the class of the policy.
@@ -325,7 +551,7 @@ def export(policy: Type[Policy], *parts: str) -> None:
                         raise TypeError("pick must return pick(id), queue(), fail(code) or drop(code)")
                     return answer
                 except Exception as error:
-                    _log(RuntimeError(error.value) if isinstance(error, Err) else error)
+                    _log(error)
                     raise
 
             Picker.pick = staticmethod(pick)
@@ -351,8 +577,10 @@ def export(policy: Type[Policy], *parts: str) -> None:
         @_logged
         def make(self, budget: int, random: int, now: int) -> Any:
             plan = instance.plan(budget, random, now)
+            if not isinstance(plan, _Plan):
+                raise TypeError("plan must return no_plan(), sequence(ids) or by_affinity(ids)")
             made = getattr(_exported("plans"), f"Plan_{plan.case}")
-            return made(list(plan.picks)) if plan.picks else made()
+            return made([_small("picks", id) for id in plan.picks]) if plan.picks else made()
 
     class Connectivity:
         @_logged
@@ -368,7 +596,9 @@ def export(policy: Type[Policy], *parts: str) -> None:
         @_logged
         def save(self) -> Any:
             schema, data = instance.save()
-            return _exported("handover").Saved(schema, data)
+            if not isinstance(data, bytes):
+                raise TypeError(f"save must return Saved(schema, bytes), not {data!r}")
+            return _exported("handover").Saved(_small("schema", schema), data)
 
         @_logged
         def restore(self, parts: List[Any]) -> None:

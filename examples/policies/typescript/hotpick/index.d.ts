@@ -88,7 +88,7 @@ export interface Policy {
   save?(): Saved;
   /** Part `handover`: restores the states that instances saved, before the first `endpoints`. After `refuse`, an instance
    *  without the state is started. */
-  restore?(parts: readonly Saved[]): void;
+  restore?(parts: readonly Restored[]): void;
 }
 
 /** How an RPC ended. */
@@ -110,9 +110,17 @@ export interface Outcome {
 
 /** Saved state of an instance. */
 export interface Saved {
-  /** The policy's own number for the format of `data`. */
+  /** The policy's own number for the format of `data`, below 2^31. */
   readonly schema: number;
+  readonly data: string | Uint8Array;
+}
+
+/** State to restore. */
+export interface Restored {
+  readonly schema: number;
+  /** The state as a text. Refuses it if it is not UTF-8. */
   readonly data: string;
+  readonly bytes: Uint8Array;
 }
 
 /** A description of a policy, for tools. */
@@ -133,9 +141,9 @@ export interface Plan {
 /** No plan: the host calls `pick`. */
 export function noPlan(): Plan;
 /** The next picks, in order. */
-export function sequence(picks: readonly SubConn[]): Plan;
+export function sequence(picks: ArrayLike<SubConn>): Plan;
 /** A table: the host takes entry `affinity mod length`. */
-export function byAffinity(picks: readonly SubConn[]): Plan;
+export function byAffinity(picks: ArrayLike<SubConn>): Plan;
 
 /**
  * Exports a class as the policy of the component, with the optional parts that are named. The class has their functions; `about`
@@ -167,9 +175,16 @@ export interface List<T> {
   readonly item: T;
 }
 
+/** A setting that is a whole number, with this default. Without one it must be there. */
+export function wholeNumber(otherwise?: number): Whole;
+export interface Whole {
+  readonly otherwise: number | undefined;
+}
+
 /** The value of a setting. */
 export type Setting<T> =
   T extends List<infer Item> ? Setting<Item>[]
+  : T extends Whole ? number
   : T extends StringConstructor | string ? string
   : T extends NumberConstructor | number ? number
   : T extends BooleanConstructor | boolean ? boolean
@@ -178,7 +193,7 @@ export type Setting<T> =
 /**
  * Reads a configuration. It may have only these settings, each of the type of its default:
  *
- *     readConfig(config, { failures: 3, routes: listOf({ prefix: String, pool: String }) })
+ *     readConfig(config, { failures: wholeNumber(3), routes: listOf({ prefix: String, pool: String }) })
  *
  * A setting whose default is `String`, `Number` or `Boolean` must be there. An object has settings of its own.
  */
@@ -203,7 +218,7 @@ export function random(): number;
 /** Returns the number of RPCs in flight; 0 for an unknown subconn. */
 export function inFlight(id: SubConn): number;
 /** Returns the subconn with the lowest value, the earlier one if equal. Undefined if no known one is left. */
-export function least(among: readonly SubConn[], by: "in-flight" | "latency-ewma" | "failure-rate-ewma"): SubConn | undefined;
+export function least(among: ArrayLike<SubConn>, by: "in-flight" | "latency-ewma" | "failure-rate-ewma"): SubConn | undefined;
 /** Returns the statistics of a subconn. Undefined if it is unknown. */
 export function read(id: SubConn): Summary | undefined;
 /** Returns the counters of a subconn's responses. Undefined if it is unknown. */
@@ -271,7 +286,7 @@ export function observe(id: number, value: number): void;
 
 // timers: delivered to `alarm`.
 
-/** Sets the timer `id`, a number that the policy chooses. Replaces the timer if it is set already. */
+/** Sets the timer `id`, a number below 2^31 that the policy chooses. Fractions of a nanosecond are rounded up. Replaces the timer if it is set already. */
 export function schedule(id: number, delay: Nanos): void;
 /** Cancels the timer `id`. */
 export function cancel(id: number): void;

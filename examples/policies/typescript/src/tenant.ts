@@ -8,7 +8,7 @@
 // `strict`. An endpoint that has failed `failures` RPCs in a row is paused for `pauseSeconds`. A retry goes to an
 // endpoint that the RPC has not tried. The next version of the policy takes over the pauses.
 import * as hotpick from "../hotpick/index.js";
-import type { Endpoint, Nanos, Outcome, PickInfo, PickResult, Placement, Saved, StatusCode, SubConn } from "../hotpick/index.js";
+import type { Endpoint, Nanos, Outcome, PickInfo, PickResult, Placement, Restored, Saved, StatusCode, SubConn } from "../hotpick/index.js";
 
 // The only timer.
 const END_OF_PAUSE = 1;
@@ -22,7 +22,7 @@ const SETTINGS = {
   metadata: "tenant",
   attribute: "pool",
   routes: hotpick.listOf({ prefix: String, pool: String }),
-  failures: 3,
+  failures: hotpick.wholeNumber(3),
   pauseSeconds: 10,
   strict: false,
 };
@@ -46,7 +46,6 @@ class Tenant implements hotpick.Policy {
       if (pool === "") hotpick.refuse("routes.pool: must not be empty");
     }
     const { failures, pauseSeconds } = settings;
-    if (!Number.isInteger(failures)) hotpick.refuse("failures: must be a whole number");
     if (failures < 1) hotpick.refuse("failures: must be at least 1");
     if (!(pauseSeconds > 0 && pauseSeconds <= 3600)) hotpick.refuse("pauseSeconds: must be above 0 and at most 3600");
     this.#settings = settings;
@@ -134,7 +133,7 @@ class Tenant implements hotpick.Policy {
     return { schema: FORMAT, data: Array.from(this.#until, ([id, until]) => `${id} ${until}\n`).join("") };
   }
 
-  restore(parts: readonly Saved[]): void {
+  restore(parts: readonly Restored[]): void {
     for (const { schema, data } of parts) {
       if (schema !== FORMAT) hotpick.refuse("the state is of another version");
       for (const line of data.split("\n").slice(0, -1)) {

@@ -14,6 +14,11 @@ pub const SubConn = u32;
 /// A time of the host's monotonic clock, in nanoseconds.
 pub const Nanos = u64;
 
+/// Returns the pointer of a list for the host. That of an empty slice may be outside of the memory.
+fn at(comptime T: type, items: []const T) [*]const T {
+    return if (items.len > 0) items.ptr else @ptrFromInt(@alignOf(T));
+}
+
 fn List(comptime T: type) type {
     return extern struct {
         ptr: [*]T,
@@ -23,7 +28,7 @@ fn List(comptime T: type) type {
             return self.ptr[0..self.len];
         }
         fn of(items: []const T) @This() {
-            return .{ .ptr = @constCast(items.ptr), .len = items.len };
+            return .{ .ptr = @constCast(at(T, items)), .len = items.len };
         }
     };
 }
@@ -241,7 +246,7 @@ pub const env = struct {
     }
     /// Writes a line to the host's log.
     pub fn log(level: Level, line: []const u8) void {
-        imports.log(@intFromEnum(level), line.ptr, line.len);
+        imports.log(@intFromEnum(level), at(u8, line), line.len);
     }
     pub fn levelEnabled(level: Level) bool {
         return imports.@"level-enabled"(@intFromEnum(level));
@@ -292,7 +297,7 @@ pub const stats = struct {
     /// Returns the subconn with the lowest value, the earlier one if equal. Null if no known one is left.
     pub fn least(among: []const SubConn, by: Measure) ?SubConn {
         var found: Option(u32) = undefined;
-        imports.least(among.ptr, among.len, @intFromEnum(by), &found);
+        imports.least(at(u32, among), among.len, @intFromEnum(by), &found);
         return found.get();
     }
     /// Returns the statistics of a subconn. Null if it is unknown.
@@ -329,7 +334,7 @@ pub const call = struct {
     /// Declares a metadata key that picks will read. In `init` only.
     pub fn declareMetadata(key: []const u8) Number {
         var result: Declared = undefined;
-        imports.@"declare-metadata"(key.ptr, key.len, &result);
+        imports.@"declare-metadata"(at(u8, key), key.len, &result);
         return result.number();
     }
     /// Makes `affinity` the hash of this declared key's value. In `init` only. Returns null, or why it is refused.
@@ -371,7 +376,7 @@ pub const call = struct {
     /// Sets metadata of the request, if this pick sends it. Returns null, or why it is refused.
     pub fn setMetadata(key: []const u8, value: []const u8) ?[]const u8 {
         var result: Declared = undefined;
-        imports.@"set-metadata"(key.ptr, key.len, value.ptr, value.len, &result);
+        imports.@"set-metadata"(at(u8, key), key.len, at(u8, value), value.len, &result);
         return result.refusal();
     }
     /// Returns the time left until the RPC's deadline. Null if it has none.
@@ -382,7 +387,7 @@ pub const call = struct {
     }
     /// Sets the text of the status if this pick fails or drops the RPC.
     pub fn explain(message: []const u8) void {
-        imports.explain(message.ptr, message.len);
+        imports.explain(at(u8, message), message.len);
     }
 };
 
@@ -400,18 +405,18 @@ pub const metrics = struct {
 
     pub fn counter(name: []const u8, help: []const u8) Number {
         var result: Declared = undefined;
-        imports.counter(name.ptr, name.len, help.ptr, help.len, &result);
+        imports.counter(at(u8, name), name.len, at(u8, help), help.len, &result);
         return result.number();
     }
     pub fn gauge(name: []const u8, help: []const u8) Number {
         var result: Declared = undefined;
-        imports.gauge(name.ptr, name.len, help.ptr, help.len, &result);
+        imports.gauge(at(u8, name), name.len, at(u8, help), help.len, &result);
         return result.number();
     }
     /// `buckets` are the upper bounds: finite, not negative and ascending.
     pub fn histogram(name: []const u8, help: []const u8, buckets: []const f64) Number {
         var result: Declared = undefined;
-        imports.histogram(name.ptr, name.len, help.ptr, help.len, buckets.ptr, buckets.len, &result);
+        imports.histogram(at(u8, name), name.len, at(u8, help), help.len, at(f64, buckets), buckets.len, &result);
         return result.number();
     }
 };
@@ -462,7 +467,7 @@ pub fn free(memory: anytype) void {
 /// are booleans, integers, floats, texts, enums, structs, optionals, and slices of these. A field of a nested struct may
 /// have no default, and must be there then. Returns null, or a sentence that says what is wrong.
 pub fn readConfig(comptime Config: type, into: *Config, config: []const u8) ?[]const u8 {
-    const value = std.json.parseFromSliceLeaky(std.json.Value, allocator, config, .{}) catch return "the configuration is not JSON";
+    const value = std.json.parseFromSliceLeaky(std.json.Value, allocator, config, .{ .duplicate_field_behavior = .use_last }) catch return "the configuration is not JSON";
     if (value != .object) return "the configuration is not a JSON object";
     return readValue(Config, into, value, "");
 }
@@ -478,7 +483,7 @@ fn readValue(comptime T: type, into: *T, value: std.json.Value, comptime where: 
         } else return wrong(where, "true or false"),
         .int => {
             const whole: i64 = switch (value) {
-                .integer => |number| number,
+                .integer => |number| if (@abs(number) < 1 << 53) number else return wrong(where, "a whole number"),
                 .float => |number| if (number == @trunc(number) and @abs(number) < 0x1p53) @intFromFloat(number) else return wrong(where, "a whole number"),
                 else => return wrong(where, "a whole number"),
             };

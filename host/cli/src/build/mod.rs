@@ -24,7 +24,7 @@ use anyhow::{Context as _, bail, ensure};
 use self::language::Compiler;
 pub(crate) use self::language::Language;
 use self::output::Output;
-use self::project::Project;
+use self::project::{Project, Source};
 pub(crate) use self::toolchain::{Arguments as ToolchainArguments, run as toolchain};
 
 #[derive(Debug, clap::Args)]
@@ -39,6 +39,10 @@ pub(crate) struct Arguments {
     /// Copy each policy that is built into this folder, too, such as the policy directory of a sidecar.
     #[arg(long, value_name = "DIR")]
     into: Option<PathBuf>,
+    /// Configuration to try policies out with, instead of that in their settings (NAME.toml in the folders above or in the
+    /// project).
+    #[arg(long, value_name = "JSON")]
+    config: Option<String>,
     /// Build again whenever a source is saved, until Ctrl-C. With --into, a sidecar picks with the policy at once.
     #[arg(long, conflicts_with = "check")]
     watch: bool,
@@ -55,11 +59,22 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     // Endpoints of the trial need a Tokio runtime, even simulated ones.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let _within = runtime.enter();
+    end_tools_on_signals();
     if arguments.watch {
         return watch::run(arguments);
     }
     build(arguments)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ends this command on a signal, with the tools that it runs.
+fn end_tools_on_signals() {
+    let Ok(mut signals) = crate::signals::EndSignals::new() else { return };
+    tokio::spawn(async move {
+        signals.next().await;
+        tools::kill_all();
+        std::process::exit(130);
+    });
 }
 
 /// Builds, or checks, everything in the path of the arguments.
@@ -78,12 +93,23 @@ fn build(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.out.is_some() || arguments.into.is_some() {
         have_names_of_their_own(&projects)?;
     }
-    projects.iter().try_for_each(|project| build_project(project, arguments))
+    all(projects.iter().map(|project| build_project(project, arguments)))
+}
+
+/// Goes on after an error, so that one policy does not hold up others. Returns the last error, and prints those before.
+fn all(results: impl Iterator<Item = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut last = Ok(());
+    for error in results.filter_map(Result::err) {
+        if let Err(before) = std::mem::replace(&mut last, Err(error)) {
+            eprintln!("hotpick: {before:#}");
+        }
+    }
+    last
 }
 
 fn output(arguments: &Arguments, folder: &Path) -> Output {
     let out = arguments.out.clone().unwrap_or_else(|| folder.to_owned());
-    Output::new(out, arguments.into.clone())
+    Output::new(out, arguments.into.clone(), arguments.config.clone())
 }
 
 fn check(project: &Project, arguments: &Arguments) -> anyhow::Result<()> {
@@ -104,13 +130,14 @@ fn build_project(project: &Project, arguments: &Arguments) -> anyhow::Result<()>
     }
     let scratch = tempfile::tempdir().context("cannot create a temporary folder for the build")?;
     let compiler = Compiler::new(project, scratch.path(), Duration::from_secs(arguments.time_limit));
-    for source in project.sources()? {
+    let build = |source: &Source| {
         let name = &source.name;
         eprintln!("building {name} in {language}");
-        let wasm = compiler.compile(&source).with_context(|| format!("policy {name:?}"))?;
-        output.write(name, &trial::component(name, &wasm, &language.to_string())?)?;
-    }
-    Ok(())
+        let wasm = compiler.compile(source).with_context(|| format!("policy {name:?}"))?;
+        let config = output.config(name, folder)?;
+        output.write(name, &trial::component(name, &wasm, &language.to_string(), config.as_deref())?)
+    };
+    all(project.sources()?.iter().map(build))
 }
 
 /// Checks that projects that are built into one folder have no policies of the same name.
@@ -134,5 +161,6 @@ fn have_names_of_their_own(projects: &[Project]) -> anyhow::Result<()> {
 fn build_file(path: &Path, output: &Output) -> anyhow::Result<()> {
     let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     let what = if path.extension().is_some_and(|extension| extension == "wat") { "WAT" } else { "a file" };
-    output.write(name, &trial::component(name, &wat::parse_file(path)?, what)?)
+    let config = output.config(name, path.parent().unwrap_or(Path::new(".")))?;
+    output.write(name, &trial::component(name, &wat::parse_file(path)?, what, config.as_deref())?)
 }

@@ -11,11 +11,31 @@ use hotpick::policy::digest;
 pub(super) struct Output {
     out: PathBuf,
     into: Option<PathBuf>,
+    /// Configuration for the trial, instead of that in the settings of a policy.
+    config: Option<String>,
 }
 
 impl Output {
-    pub(super) const fn new(out: PathBuf, into: Option<PathBuf>) -> Self {
-        Self { out, into }
+    pub(super) const fn new(out: PathBuf, into: Option<PathBuf>, config: Option<String>) -> Self {
+        Self { out, into, config }
+    }
+
+    /// Returns the configuration that a policy is tried out with (JSON). `None`: there is none, neither given nor in its
+    /// settings where it will be used, is written, or comes from.
+    pub(super) fn config(&self, name: &str, project: &Path) -> anyhow::Result<Option<String>> {
+        if self.config.is_some() {
+            return Ok(self.config.clone());
+        }
+        for folder in [self.into.as_deref(), Some(&self.out), Some(project)].into_iter().flatten() {
+            let file = folder.join(format!("{name}.toml"));
+            let Ok(text) = fs::read_to_string(&file) else { continue };
+            let settings: toml::Table =
+                toml::from_str(&text).with_context(|| format!("cannot read {file:?}"))?;
+            if let Some(config) = settings.get("config") {
+                return Ok(Some(serde_json::to_string(config)?));
+            }
+        }
+        Ok(None)
     }
 
     /// Returns the folder that also has the manifest.
@@ -28,7 +48,7 @@ impl Output {
     pub(super) fn write(&self, name: &str, component: &[u8]) -> anyhow::Result<()> {
         for folder in [Some(&self.out), self.into.as_ref()].into_iter().flatten() {
             let file = write(folder, name, component)?;
-            println!("{} {} bytes, sha256 {}", file.display(), component.len(), &digest(component)[..12]);
+            say!("{} {} bytes, sha256 {}", file.display(), component.len(), &digest(component)[..12]);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use hotpick::policy::is_policy_name;
 
-use super::language::Language;
+use super::language::{Language, without_comments};
 
 /// A folder with policies in one language.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,14 +45,18 @@ impl Project {
     /// Finds the projects in a folder: the folder itself, or else those among its subfolders.
     pub(super) fn find(folder: &Path) -> anyhow::Result<Vec<Self>> {
         ensure!(folder.is_dir(), "{folder:?} is not a folder");
-        if let Some(language) = language_of(folder) {
+        let own = language_of(folder);
+        let is_project = |language| {
+            language == Language::Rust || !sources(folder, language).unwrap_or_default().is_empty()
+        };
+        if let Some(language) = own.filter(|language| is_project(*language)) {
             return Ok(vec![Self { folder: folder.to_owned(), language }]);
         }
+        // A manifest without policies may be that of tools for the folders below.
         let mut found = Vec::new();
-        for path in subfolders(folder)? {
-            if let Some(language) = language_of(&path) {
-                found.push(Self { folder: path, language });
-            }
+        find_below(folder, DEEPEST, &mut found)?;
+        if let Some(language) = own.filter(|_| found.is_empty()) {
+            return Ok(vec![Self { folder: folder.to_owned(), language }]);
         }
         let is_in_workspace = || folder.ancestors().skip(1).any(|above| above.join("Cargo.toml").is_file());
         // The crates of a workspace are built together, in one build.
@@ -78,7 +82,7 @@ impl Project {
             let (_, ending, mark) = language.files();
             let others = files(&place(folder, *language), ending)?;
             match others.first() {
-                Some(file) => bail!("{file:?} is not a policy in {language}: it does not contain `{mark}`"),
+                Some(file) => bail!(not_a_policy(file, *language, mark)),
                 None => bail!("{folder:?} contains no policy in {language} (*.{ending})"),
             }
         }
@@ -87,17 +91,48 @@ impl Project {
 
     /// Returns the files of the project that belong to all of its policies: those without the mark of a policy.
     pub(super) fn helpers(&self) -> anyhow::Result<Vec<PathBuf>> {
-        let (_, ending, mark) = self.language.files();
+        let (_, ending, _) = self.language.files();
         let mut helpers = files(&place(&self.folder, self.language), ending)?;
-        helpers.retain(|file| !contains(file, mark));
+        helpers.retain(|file| !contains(file, self.language));
         Ok(helpers)
     }
 }
 
+/// Levels of folders in which projects are looked for.
+const DEEPEST: u32 = 3;
+
+fn find_below(folder: &Path, depth: u32, found: &mut Vec<Project>) -> anyhow::Result<()> {
+    for path in subfolders(folder)? {
+        match language_of(&path) {
+            Some(language) => found.push(Project { folder: path, language }),
+            None if depth > 1 => find_below(&path, depth - 1, found)?,
+            None => {}
+        }
+    }
+    Ok(())
+}
+
 fn no_policy(folder: &Path) -> String {
+    // A file that would be one with the mark of a policy.
+    for language in BY_FILES {
+        let (_, ending, mark) = language.files();
+        if let Some(file) =
+            files(&place(folder, language), ending).ok().and_then(|files| files.into_iter().next())
+        {
+            return not_a_policy(&file, language, mark);
+        }
+    }
     format!(
         "no policy was found in {folder:?} or in its subfolders: create a project with `hotpick new NAME --lang LANGUAGE`"
     )
+}
+
+/// Says why a file is not a policy.
+fn not_a_policy(file: &Path, language: Language, mark: &str) -> String {
+    if contains(file, language) {
+        return format!("{file:?} has a name that no policy can have: use a-z, 0-9, '_' and '-'");
+    }
+    format!("{file:?} is not a policy in {language}: it does not contain `{mark}`")
 }
 
 /// Returns the language of a project, by its manifest or by its files.
@@ -113,9 +148,9 @@ fn sources(folder: &Path, language: Language) -> anyhow::Result<Vec<Source>> {
     if language == Language::Go {
         return packages(folder);
     }
-    let (_, ending, mark) = language.files();
+    let (_, ending, _) = language.files();
     let files = files(&place(folder, language), ending)?;
-    let policies = files.into_iter().filter(|file| contains(file, mark));
+    let policies = files.into_iter().filter(|file| contains(file, language));
     let relative = |path: PathBuf| path.strip_prefix(folder).map(Path::to_owned).unwrap_or(path);
     Ok(policies.filter_map(|path| Some(Source { name: name_of(&path)?, path: relative(path) })).collect())
 }
@@ -124,13 +159,16 @@ fn sources(folder: &Path, language: Language) -> anyhow::Result<Vec<Source>> {
 fn packages(folder: &Path) -> anyhow::Result<Vec<Source>> {
     let mut found = Vec::new();
     let is_program = |path: &Path| {
-        files(path, "go").is_ok_and(|files| files.iter().any(|file| contains(file, "package main")))
+        files(path, "go").is_ok_and(|files| files.iter().any(|file| contains(file, Language::Go)))
     };
-    for path in subfolders(folder)? {
+    let mut folders = subfolders(folder)?;
+    while let Some(path) = folders.pop() {
         if is_program(&path)
             && let Some(name) = name_of(&path)
         {
             found.push(Source { name, path: path.strip_prefix(folder)?.to_owned() });
+        } else if path.strip_prefix(folder)?.components().count() < DEEPEST as usize {
+            folders.extend(subfolders(&path)?);
         }
     }
     if is_program(folder)
@@ -179,8 +217,15 @@ fn subfolders(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
-fn contains(file: &Path, mark: &str) -> bool {
-    fs::read_to_string(file).is_ok_and(|text| text.contains(mark))
+/// Returns whether a file has the mark of a policy, apart from comments.
+fn contains(file: &Path, language: Language) -> bool {
+    let (_, _, mark) = language.files();
+    let Ok(bytes) = fs::read(file) else { return false };
+    let text = String::from_utf8_lossy(&bytes);
+    // A generator, which is run and not built.
+    let is_left_out = language == Language::Go && text.lines().any(|line| line.trim() == "//go:build ignore");
+    let text = if language == Language::Wat { text.into_owned() } else { without_comments(language, &text) };
+    !is_left_out && text.lines().any(|line| line.contains(mark) && !line.trim_start().starts_with("def "))
 }
 
 /// Returns the name of the policy in a file or a folder: `MyPolicy.c` is `my_policy`. `None`: no name of a policy.

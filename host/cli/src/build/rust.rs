@@ -47,7 +47,8 @@ pub(super) fn build(folder: &Path, output: &Output) -> anyhow::Result<()> {
         let module =
             target_directory.join(rustc::TARGET).join("release").join(format!("{}.wasm", policy.name));
         let module = fs::read(&module).with_context(|| format!("cannot read {module:?}"))?;
-        let component = component(&policy.name, &module, "Rust")?;
+        let config = output.config(&policy.name, folder)?;
+        let component = component(&policy.name, &module, "Rust", config.as_deref())?;
         output.write(&policy.name, &component)?;
         let built = Built { sources: policy.digest.clone(), file: digest(&component) };
         manifest.policies.insert(policy.name.clone(), built);
@@ -75,6 +76,6 @@ pub(super) fn check(folder: &Path, out: &Path) -> anyhow::Result<()> {
         let bytes = fs::read(&file).with_context(|| format!("cannot read {file:?}"))?;
         ensure!(built.file == digest(&bytes), stale(policy, "is not the file that was built"));
     }
-    println!("{} policies in {} are up to date", workspace.policies.len(), out.display());
+    say!("{} policies in {} are up to date", workspace.policies.len(), out.display());
     Ok(())
 }

@@ -27,11 +27,11 @@ pub(super) fn folder() -> Option<PathBuf> {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if let Ok(rustc) = super::rustc::Rustc::find() {
-        println!("{} can build policies: nothing to do", rustc.version);
+        say!("{} can build policies: nothing to do", rustc.version);
         return Ok(ExitCode::SUCCESS);
     }
     if !arguments.debian && add_by_rustup()? {
-        println!("added the target {} by rustup", super::rustc::TARGET);
+        say!("added the target {} by rustup", super::rustc::TARGET);
         return Ok(ExitCode::SUCCESS);
     }
     let folder =

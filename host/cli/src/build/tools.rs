@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -45,7 +46,7 @@ impl Tool {
         limit: Duration,
     ) -> anyhow::Result<Self> {
         let own = [".venv/bin", "node_modules/.bin"].map(|folder| project.join(folder).join(name));
-        let program = own.into_iter().chain(on_path(name)).find(|path| path.is_file());
+        let program = own.into_iter().chain(on_path(name)).find(|path| is_program(path));
         let program = program.with_context(|| {
             let advice = advice(project, installer, package);
             format!("cannot find {name}, which builds these policies: {advice}")
@@ -83,7 +84,9 @@ impl Tool {
         command.args(self.arguments).args(arguments).current_dir(folder).envs(environment.iter().copied());
         let name = self.name;
         match output(command, self.limit).with_context(|| format!("cannot run {:?}", self.program))? {
-            Ended::Exited(status, printed) if status.success() => Ok(printed),
+            Ended::Exited(status, printed) if status.success() => {
+                Ok(printed.lines().map(|line| without_escapes(line) + "\n").collect())
+            }
             Ended::Exited(status, printed) => match author_errors(&printed) {
                 said if said.is_empty() => bail!("{name} failed without a word ({status})"),
                 said => bail!("{name} says:\n{said}"),
@@ -101,6 +104,19 @@ enum Ended {
     TookTooLong,
 }
 
+/// Tools that run, by their process groups: a signal to this command ends them, too.
+static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+/// Ends the tools that run, with their children.
+pub(super) fn kill_all() {
+    for group in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        kill_group(group);
+    }
+}
+
+/// Most of a tool's output that is kept (bytes).
+const MOST_OUTPUT: u64 = 256 * 1024;
+
 /// Runs a command. Returns its output: some tools print errors to stdout, others to stderr.
 fn output(mut command: Command, limit: Duration) -> std::io::Result<Ended> {
     let (mut reader, writer) = std::io::pipe()?;
@@ -110,38 +126,46 @@ fn output(mut command: Command, limit: Duration) -> std::io::Result<Ended> {
     let mut child = command.spawn()?;
     // Holds the ends for writing, without which the reader would not end.
     drop(command);
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner).push(child.id());
     let (ended, end) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let mut printed = Vec::new();
-        let _ = reader.read_to_end(&mut printed);
+        let _ = reader.by_ref().take(MOST_OUTPUT).read_to_end(&mut printed);
         let _ = ended.send(printed);
+        // The tool must not wait for a reader.
+        let _ = std::io::copy(&mut reader, &mut std::io::sink());
     });
     let deadline = Instant::now() + limit;
-    let Ok(printed) = end.recv_timeout(limit) else {
-        kill(&mut child);
-        return Ok(Ended::TookTooLong);
-    };
-    // It has closed its output, and ends at once unless it is odd.
-    loop {
+    let status = loop {
         if let Some(status) = child.try_wait()? {
-            return Ok(Ended::Exited(status, String::from_utf8_lossy(&printed).into_owned()));
+            break Some(status);
         }
         if Instant::now() >= deadline {
-            kill(&mut child);
-            return Ok(Ended::TookTooLong);
+            break None;
         }
-        std::thread::sleep(Duration::from_millis(1));
-    }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let Some(status) = status else {
+        kill_group(child.id());
+        let _ = child.kill();
+        let _ = child.wait();
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).retain(|group| *group != child.id());
+        return Ok(Ended::TookTooLong);
+    };
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner).retain(|group| *group != child.id());
+    // A child of the tool may still hold its output.
+    let printed = end.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
+    Ok(Ended::Exited(status, String::from_utf8_lossy(&printed).into_owned()))
 }
 
-/// Kills a process and its children, which are in its group.
-fn kill(child: &mut std::process::Child) {
+/// Kills the processes of a group.
+fn kill_group(group: u32) {
     #[cfg(unix)]
-    if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+    if let Some(group) = i32::try_from(group).ok().and_then(rustix::process::Pid::from_raw) {
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
-    let _ = child.kill();
-    let _ = child.wait();
+    #[cfg(not(unix))]
+    let _ = group;
 }
 
 /// Returns what the author has to read of a tool's output: not the frames of the tool itself, and no escape sequences.
@@ -197,7 +221,9 @@ fn without_escapes(line: &str) -> String {
 /// Says how to install a package on this machine.
 fn advice(project: &Path, installer: Installer, package: &str) -> String {
     let has = |program: &str| on_path(program).any(|path| path.is_file());
-    let shown = project.display();
+    let shown = project.display().to_string();
+    let is_plain = shown.chars().all(|c| c.is_alphanumeric() || "/._-".contains(c));
+    let shown = if is_plain { shown } else { format!("'{}'", shown.replace('\'', "'\\''")) };
     let apt = |package: &str| {
         if has("apt-get") { format!("`sudo apt-get install {package}`, then ") } else { String::new() }
     };
@@ -227,10 +253,23 @@ fn advice(project: &Path, installer: Installer, package: &str) -> String {
     }
 }
 
+/// Returns whether this file can be run.
+fn is_program(path: &Path) -> bool {
+    #[cfg(unix)]
+    let may_run = |metadata: &std::fs::Metadata| {
+        std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o111 != 0
+    };
+    #[cfg(not(unix))]
+    let may_run = |_: &std::fs::Metadata| true;
+    path.metadata().is_ok_and(|metadata| metadata.is_file() && may_run(&metadata))
+}
+
 /// Returns the paths that a program of this name may have, in the order of PATH.
 fn on_path(name: &str) -> impl Iterator<Item = PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|folder| folder.join(name)).collect::<Vec<_>>().into_iter()
+    // Absolute, because tools are run in another folder.
+    let absolute = |folder: PathBuf| std::path::absolute(folder.join(name)).ok();
+    std::env::split_paths(&path).filter_map(absolute).collect::<Vec<_>>().into_iter()
 }
 
 /// Returns a path as text, to be used within an argument.
@@ -259,6 +298,14 @@ mod tests {
         let said = shell("exit 3", Duration::from_secs(60)).expect_err("failed").to_string();
         assert!(said.starts_with("sh failed without a word") && said.contains('3'), "{said}");
         assert_eq!(shell("echo a; echo b >&2", Duration::from_secs(60)).expect("well"), "a\nb\n");
+    }
+
+    #[test]
+    fn a_tool_is_over_when_its_process_is() {
+        let begun = Instant::now();
+        assert_eq!(shell("echo done; sleep 30 &", Duration::from_secs(60)).expect("well"), "");
+        assert!(begun.elapsed() < Duration::from_secs(25));
+        kill_all();
     }
 
     #[test]

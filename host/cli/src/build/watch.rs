@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use notify::{EventKind, RecursiveMode, Watcher as _};
 
 use super::Arguments;
@@ -14,10 +14,17 @@ use super::project::SKIPPED;
 /// Time without a change before a build: editors save in several steps.
 const SETTLED: Duration = Duration::from_millis(100);
 
+/// Longest time for which changes that go on put a build off.
+const LONGEST: Duration = Duration::from_secs(2);
+
 /// Builds, and builds again whenever a source changes. An error of a build is printed; the policy that was built before
 /// stays where it is. Ends with the process.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let path = &arguments.path;
+    ensure!(
+        path.extension().is_none_or(|extension| extension != "wasm"),
+        "cannot watch {path:?}: --watch is for sources; what another tool has built is sealed by hotpick build FILE.wasm"
+    );
     let folder =
         if path.is_dir() { path.clone() } else { path.parent().unwrap_or(Path::new(".")).to_owned() };
     let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
@@ -40,8 +47,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
     })
     .context("cannot watch for changes")?;
-    watcher.watch(&folder, RecursiveMode::Recursive).with_context(|| format!("cannot watch {folder:?}"))?;
     loop {
+        // Again each time, because the folder may be another one.
+        watcher
+            .watch(&folder, RecursiveMode::Recursive)
+            .with_context(|| format!("cannot watch {folder:?}"))?;
         let begun = Instant::now();
         match super::build(arguments) {
             Ok(()) => eprintln!(
@@ -54,6 +64,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         if !wait(&changes) {
             return Ok(ExitCode::SUCCESS);
         }
+        if !folder.is_dir() {
+            eprintln!("{} is gone; waiting for it", folder.display());
+            while !folder.is_dir() {
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        }
     }
 }
 
@@ -62,8 +78,10 @@ fn wait(changes: &Receiver<()>) -> bool {
     if changes.recv().is_err() {
         return false;
     }
+    let latest = Instant::now() + LONGEST;
     loop {
         match changes.recv_timeout(SETTLED) {
+            Ok(()) if Instant::now() >= latest => return true,
             Ok(()) => {}
             Err(RecvTimeoutError::Timeout) => return true,
             Err(RecvTimeoutError::Disconnected) => return false,

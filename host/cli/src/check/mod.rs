@@ -56,11 +56,11 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let checked: Vec<_> = arguments.files.iter().map(|file| (file, check(file, arguments))).collect();
     if arguments.json {
         let all: Vec<_> = checked.iter().map(|(file, result)| to_json(file, result)).collect();
-        println!("{:#}", Value::Array(all));
+        say!("{:#}", Value::Array(all));
     } else {
         for (file, result) in &checked {
             match result {
-                Ok(report) => print!("{}", Look::of_stdout().report(file, report)),
+                Ok(report) => crate::print::text(format_args!("{}", Look::of_stdout().report(file, report))),
                 Err(error) => eprintln!("hotpick: {}: {}: {error}", shown(file), error.stage()),
             }
         }
@@ -91,11 +91,13 @@ fn conformance(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Err(error) if arguments.json => all.push(error_to_json(file, error)),
             Ok(results) if arguments.json => all.push(conformance_to_json(file, results)),
             Err(error) => eprintln!("hotpick: {}: {}: {error}", shown(file), error.stage()),
-            Ok(results) => print!("{}", Look::of_stdout().conformance(file, results)),
+            Ok(results) => {
+                crate::print::text(format_args!("{}", Look::of_stdout().conformance(file, results)));
+            }
         }
     }
     if arguments.json {
-        println!("{:#}", Value::Array(all));
+        say!("{:#}", Value::Array(all));
     }
     Ok(if conforms { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

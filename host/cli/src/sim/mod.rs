@@ -45,7 +45,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.list {
         for (name, text) in BUILT_IN {
-            println!("{name:<16} {text}");
+            say!("{name:<16} {text}");
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -53,7 +53,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     // One clock for all: the host counts time from when it is first asked.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
     let headings = HEADINGS.map(|(name, width)| format!("{name:>width$}")).join("  ");
-    println!("{headings}");
+    say!("{headings}");
     let (mut rows, mut results) = (vec![headings], Vec::new());
     let own = (None, "native round robin".to_owned());
     let files = arguments.files.iter().map(|file| (Some(file), file.display().to_string()));
@@ -63,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let simulated = runtime.block_on(world::run(&*policy, config, &scenario, arguments.seed));
         let measured = simulated.with_context(|| name.clone())?;
         let row = row(&name, &measured);
-        println!("{row}");
+        say!("{row}");
         rows.push(row);
         results.push((name, measured));
     }

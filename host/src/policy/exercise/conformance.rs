@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::scenarios::{COLORS, ended, endpoint};
+use super::scenarios::{COLORS, ended, ended_unavailable, endpoint};
 use super::test_bed::TestBed;
 use crate::connectivity::ConnectivityState;
 use crate::lifecycle::{Placement, Policy as _, SavedState};
@@ -244,6 +244,14 @@ impl Run<'_> {
         }
         instance.fire_all().map_err(|fault| format!("alarms: {fault}"))?;
         instance.plan(0).map_err(|fault| format!("plans: {fault}"))?;
+        picks(&mut rehearsal, 3)?;
+        // What follows failures in a row, and the timers of that and of picks.
+        let instance = &mut rehearsal.instance;
+        for subconn in 0..3 {
+            let batch: Vec<_> = (0..10).map(|call| ended_unavailable(call, subconn)).collect();
+            instance.done(&batch).map_err(|fault| format!("outcomes of failures: {fault}"))?;
+        }
+        instance.fire_all().map_err(|fault| format!("alarms after failures: {fault}"))?;
         picks(&mut rehearsal, 3)?;
         let parts = self.policy.optional_parts();
         Ok(if parts.is_empty() { "none".to_owned() } else { parts.join(", ") })

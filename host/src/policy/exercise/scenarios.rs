@@ -33,6 +33,14 @@ pub(super) fn ended(call: u64, subconn: u32) -> Outcome {
     ended
 }
 
+/// Returns the end of an RPC that failed.
+pub(super) fn ended_unavailable(call: u64, subconn: u32) -> Outcome {
+    let latency = Duration::from_millis(1);
+    let info =
+        DoneInfo { code: Some(tonic::Code::Unavailable), client_ended: false, trailers: None, latency };
+    outcome(PickId { serial: 1, call, method: 0, subconn }, &info)
+}
+
 /// Returns the end of an RPC that succeeded.
 pub(super) fn ended_ok(subconn: u32) -> Outcome {
     let info = DoneInfo {

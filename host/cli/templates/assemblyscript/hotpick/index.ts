@@ -167,8 +167,18 @@ export class Saved {
   constructor(
     /** The policy's own number for the format of `data`. */
     public schema: u32,
-    public data: string,
+    public data: ArrayBuffer,
   ) {}
+
+  /** A state that is a text. */
+  static of(schema: u32, text: string): Saved {
+    return new Saved(schema, encode(text));
+  }
+
+  /** Returns the state as a text. */
+  text(): string {
+    return String.UTF8.decode(this.data);
+  }
 }
 
 /** Describes a policy, for tools. */
@@ -215,7 +225,7 @@ export abstract class Policy {
   /** Part `handover`: returns the state. */
   save(): Saved {
     missing("save");
-    return new Saved(0, "");
+    return Saved.of(0, "");
   }
   /** Part `handover`: restores the states that instances saved, before the first `endpoints`. False after `refuse`: an
    *  instance without the state is started. */
@@ -396,6 +406,15 @@ export function take(at: usize, length: usize): string {
   return text;
 }
 
+/** Copies bytes that the host passed, and frees their memory. */
+export function takeBytes(at: usize, length: usize): ArrayBuffer {
+  const bytes = new ArrayBuffer(length as i32);
+  if (length == 0) return bytes;
+  memory.copy(changetype<usize>(bytes), at, length);
+  release(at);
+  return bytes;
+}
+
 /** Frees memory that the host passed. */
 export function release(at: usize): void {
   if (at - scratch >= SCRATCH) heap.free(at);
@@ -565,12 +584,12 @@ export function metadata(key: u32): string | null {
   return take(load<u32>(result, 4), load<u32>(result, 8));
 }
 /** Returns all values of a declared key. */
-export function metadataAll(key: u32): string[] {
+export function metadataAll(key: u32): ArrayBuffer[] {
   importMetadataAll(key, result);
   const at: usize = load<u32>(result);
   const count: i32 = load<u32>(result, 4);
-  const values = new Array<string>(count);
-  for (let i = 0; i < count; i++) values[i] = take(load<u32>(at + 8 * i), load<u32>(at + 8 * i, 4));
+  const values = new Array<ArrayBuffer>(count);
+  for (let i = 0; i < count; i++) values[i] = takeBytes(load<u32>(at + 8 * i), load<u32>(at + 8 * i, 4));
   if (count > 0) release(at);
   return values;
 }
@@ -594,9 +613,12 @@ export function metadataNumber(key: u32): u64 {
 }
 /** Sets metadata of the request, if this pick sends it. False if it is refused. */
 export function setMetadata(key: string, value: string): bool {
+  return setMetadataBytes(key, encode(value));
+}
+/** As `setMetadata`, for the bytes of a `-bin` key. */
+export function setMetadataBytes(key: string, value: ArrayBuffer): bool {
   const k = encode(key);
-  const v = encode(value);
-  importSetMetadata(changetype<usize>(k), k.byteLength, changetype<usize>(v), v.byteLength, result);
+  importSetMetadata(changetype<usize>(k), k.byteLength, changetype<usize>(value), value.byteLength, result);
   return succeeded();
 }
 /** Returns whether an earlier attempt of the same RPC used this subconn. */

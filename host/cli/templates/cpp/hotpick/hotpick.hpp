@@ -4,6 +4,8 @@
 // would throw ends the instance, and the host starts another one.
 #pragma once
 
+#include <cstdarg>
+#include <cstdlib>
 #include <optional>
 #include <span>
 #include <string>
@@ -68,7 +70,13 @@ class Text {
 // Why something was refused; nothing if it was not.
 using Refusal = std::optional<std::string>;
 
-inline Refusal refusal(const char *why) { return why ? Refusal(why) : std::nullopt; }
+// Takes over what a function of the host returned.
+inline Refusal refusal(const char *why) {
+    if (why == nullptr) return {};
+    Refusal copy = why;
+    free(const_cast<char *>(why));
+    return copy;
+}
 
 // env. `hotpick_now`, `hotpick_random` and `hotpick_level_enabled` are those of C.
 
@@ -172,18 +180,18 @@ class Value {
 // A setting, and the variable that its value is stored in. Unchanged if the configuration does not have the setting.
 class Setting {
   public:
-    Setting(const char *name, bool *value) : raw{name, HOTPICK_BOOLEAN, value} {}
-    Setting(const char *name, double *value) : raw{name, HOTPICK_NUMBER, value} {}
-    Setting(const char *name, int64_t *value) : raw{name, HOTPICK_INTEGER, value} {}
-    Setting(const char *name, std::string *value) : raw{name, HOTPICK_STRING, nullptr}, string(value) {}
-    static Setting list(const char *name, Value *value) { return Setting(name, HOTPICK_LIST, value); }
-    static Setting object(const char *name, Value *value) { return Setting(name, HOTPICK_OBJECT, value); }
+    Setting(const char *name, bool *value) : raw{.name = name, .boolean = value} {}
+    Setting(const char *name, double *value) : raw{.name = name, .number = value} {}
+    Setting(const char *name, int64_t *value) : raw{.name = name, .integer = value} {}
+    Setting(const char *name, std::string *value) : raw{.name = name}, string(value) {}
+    static Setting list(const char *name, Value *value) { return Setting({.name = name, .list = &value->raw}); }
+    static Setting object(const char *name, Value *value) { return Setting({.name = name, .object = &value->raw}); }
 
     hotpick_setting raw;
     std::string *string = nullptr;
 
   private:
-    Setting(const char *name, hotpick_kind kind, Value *value) : raw{name, kind, &value->raw} {}
+    explicit Setting(hotpick_setting raw) : raw(raw) {}
 };
 
 // Calls `read` with settings that C can store in.
@@ -192,7 +200,7 @@ inline Refusal with_raw(std::initializer_list<Setting> settings, auto read) {
     std::vector<hotpick_setting> raw;
     for (const auto &setting : settings) {
         raw.push_back(setting.raw);
-        if (setting.string != nullptr) raw.back().value = &values[raw.size() - 1];
+        if (setting.string != nullptr) raw.back().string = &values[raw.size() - 1];
     }
     if (const char *refused = read(raw.data(), raw.size())) return refused;
     for (size_t i = 0; i < values.size(); i++) {
@@ -215,8 +223,20 @@ inline Refusal read_object(const Value &object, const char *where, std::initiali
 #ifdef _LIBCPP_VERSION
 // Replaces the library's function, whose formatting code would be most of the component.
 _LIBCPP_BEGIN_NAMESPACE_STD
-[[noreturn]] void __libcpp_verbose_abort(const char *why, ...) noexcept {
-    ::hotpick_log(HOTPICK_ERROR, ::hotpick_text_of(why));
+[[noreturn]] void __libcpp_verbose_abort(const char *format, ...) noexcept {
+    // The library uses only %s and numbers.
+    ::std::string why;
+    va_list values;
+    va_start(values, format);
+    for (; *format != 0; format++) {
+        if (format[0] == '%' && format[1] == 's') {
+            why += va_arg(values, const char *);
+            format++;
+        } else {
+            why += *format;
+        }
+    }
+    ::hotpick_log(HOTPICK_ERROR, ::hotpick::text(why));
     __builtin_trap();
 }
 _LIBCPP_END_NAMESPACE_STD

@@ -118,6 +118,9 @@ var (
 
 // start is Init, and checks that the policy has the functions of its parts.
 func start(config string, where Placement) (Policy, error) {
+	if initialize == nil {
+		return nil, errors.New("the program does not call hotpick.Register in func init")
+	}
 	policy, err := initialize(config, where)
 	if err != nil {
 		return nil, err
