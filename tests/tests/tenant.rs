@@ -17,8 +17,9 @@ pub(crate) async fn serves(component: &[u8]) {
     let caller = start(&cluster, &policies, 3600.0).await;
 
     // A pool by the beginning of the metadata; all endpoints for others.
-    assert_eq!(tally(&caller, "gold-7", 20).await, shares(&[("fast-1", 10), ("fast-2", 10)]));
-    assert_eq!(tally(&caller, "golf", 40).await.into_values().collect::<Vec<_>>(), [10; 4]);
+    // About evenly: an answer may be here before its RPC is no longer in flight, and then the other endpoint is less loaded.
+    assert!(is_about_even(&tally(&caller, "gold-7", 20).await, &["fast-1", "fast-2"], 20));
+    assert!(is_about_even(&tally(&caller, "golf", 40).await, &["fast-1", "fast-2", "slow-1", "slow-2"], 40));
     let refused = caller.call_color("iron-1").await.expect_err("the pool is empty, and the policy is strict");
     assert_eq!(
         (refused.code(), refused.message()),
@@ -56,9 +57,8 @@ pub(crate) async fn serves(component: &[u8]) {
     let caller = start(&cluster, &policies, 0.05).await;
     while caller.call_color("gold-7").await.is_ok() {}
     backend(&cluster, "fast-1").set_failing(false);
-    let back = async {
-        while tally_any(&caller, "gold-7", 20).await != shares(&[("fast-1", 10), ("fast-2", 10)]) {}
-    };
+    let back =
+        async { while !is_about_even(&tally_any(&caller, "gold-7", 20).await, &["fast-1", "fast-2"], 20) {} };
     soon("the end of the pause", back).await;
     assert_eq!(caller.status().faults, Default::default());
 }
@@ -89,6 +89,12 @@ async fn start(cluster: &Cluster, policies: &Policies, pause_seconds: f64) -> Ca
 
 fn backend<'a>(cluster: &'a Cluster, name: &str) -> &'a hotpick_echo::Backend {
     cluster.backends.iter().find(|backend| backend.name() == name).expect("a backend")
+}
+
+/// Returns whether exactly these have got RPCs, each at least half of its share.
+fn is_about_even(tally: &BTreeMap<String, usize>, names: &[&str], count: usize) -> bool {
+    tally.keys().map(String::as_str).eq(names.iter().copied())
+        && tally.values().all(|its| its * names.len() * 2 >= count)
 }
 
 fn shares(all: &[(&str, usize)]) -> BTreeMap<String, usize> {
