@@ -40,7 +40,7 @@ pub enum SimulatedPick {
     Drop(Status),
 }
 
-/// An attempt of an RPC that has been sent. Dropped without [`end`](Self::end), the client has cancelled it.
+/// An attempt of an RPC that has been sent. It is in flight until its [`end`](Self::end).
 pub struct SimulatedRpc {
     subconn: SubConn,
     done: Option<Done>,
