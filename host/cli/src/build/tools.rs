@@ -123,18 +123,19 @@ fn output(mut command: Command, limit: Duration) -> std::io::Result<Ended> {
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    let mut child = command.spawn()?;
-    // Holds the ends for writing, without which the reader would not end.
-    drop(command);
-    RUNNING.lock().unwrap_or_else(PoisonError::into_inner).push(child.id());
     let (ended, end) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
+    // Before the tool: without this thread it would wait for a reader.
+    std::thread::Builder::new().spawn(move || {
         let mut printed = Vec::new();
         let _ = reader.by_ref().take(MOST_OUTPUT).read_to_end(&mut printed);
         let _ = ended.send(printed);
         // The tool must not wait for a reader.
         let _ = std::io::copy(&mut reader, &mut std::io::sink());
-    });
+    })?;
+    let mut child = command.spawn()?;
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner).push(child.id());
+    // Holds the ends for writing, without which the reader would not end.
+    drop(command);
     let deadline = Instant::now() + limit;
     let status = loop {
         if let Some(status) = child.try_wait()? {

@@ -38,7 +38,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let root = folder.clone();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // After an error, such as an overflow, anything may have changed.
-        let is_change = event.is_ok_and(|event| {
+        let is_change = event.map_or(true, |event| {
             let is_read = matches!(event.kind, EventKind::Access(_));
             !is_read && event.paths.iter().any(|path| is_source(path, &root, &outputs))
         });
