@@ -181,7 +181,7 @@ mod tests {
         let csv = csv(&results, 30.0);
         assert_eq!(csv.lines().count(), 1 + SLICES);
         assert!(csv.contains("\"<b>\"\"a\"\"\",15.000,1,1,,"), "{csv}");
-        // Nothing at all is no reason for a panic.
+        // A report of no servers and no RPCs is a page, too.
         assert!(html(&[("none".to_owned(), Measured::new(0))], "steady", 1.0, "").contains("</html>"));
     }
 }

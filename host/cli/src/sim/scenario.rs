@@ -244,6 +244,10 @@ impl Scenario {
         within("servers.slots", self.servers.slots.into(), 1.0, 100_000.0)?;
         within("servers.mean_ms", self.servers.mean_ms, 0.000_1, 3_600_000.0)?;
         within("servers.sigma", self.servers.sigma, 0.0, 5.0)?;
+        // Each takes memory: a slot of a server, and an endpoint of a client's channel.
+        let endpoints = f64::from(self.endpoints);
+        within("endpoints x servers.slots", endpoints * f64::from(self.servers.slots), 1.0, 10_000_000.0)?;
+        within("endpoints x clients", endpoints * f64::from(self.clients), 1.0, 1_000_000.0)?;
         within("network_ms", self.network_ms, 0.0, 60_000.0)?;
         within("attempts", self.attempts.into(), 1.0, 5.0)?;
         if let Some(deadline) = self.deadline_ms {
@@ -289,6 +293,8 @@ mod tests {
             ("rate = nan", "rate is NaN"),
             ("endpoints = 3\n[[events]]\nat = 1.0\naction = \"fail\"\nfrom = 2\ncount = 2", "beyond the 3"),
             ("[[events]]\nat = 99.0\naction = \"fail\"\ncount = 1", "events[0].at is 99"),
+            ("endpoints = 10000\n[servers]\nslots = 100000", "endpoints x servers.slots is 1000000000"),
+            ("endpoints = 10000\nclients = 10000", "endpoints x clients is 100000000"),
             ("[servers]\ndistribution = \"odd\"", "unknown variant `odd`"),
         ] {
             let folder = tempfile::tempdir().expect("a folder");

@@ -270,7 +270,8 @@ impl<'a> World<'a> {
             (arrival + network, Code::Unavailable)
         } else {
             if is_measured && (self.servers.len() <= 256 || self.number.is_multiple_of(SAMPLE)) {
-                let regret = self.servers[to].would_end(arrival, work) - self.best(arrival, work);
+                let regret =
+                    self.servers[to].would_end(arrival, work).saturating_sub(self.best(arrival, work));
                 self.measured.regret.add(regret);
             }
             (self.servers[to].take(arrival, work) + network, Code::Ok)
