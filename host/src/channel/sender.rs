@@ -295,7 +295,7 @@ impl Failed {
         Self { status, is_final, sending }
     }
 
-    /// The channel is being closed: there is no further attempt.
+    /// The channel is being closed: no further attempt is made.
     pub(super) fn closing(channel: &Shared) -> Self {
         let status = channel.activity.blame(Status::unavailable("the channel is closed"));
         Self { status, is_final: true, sending: None }

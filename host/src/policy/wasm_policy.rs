@@ -167,6 +167,8 @@ impl Policy for WasmPolicy {
                     let is_cut = placement.cut.load(Ordering::Relaxed);
                     if error.is_transient() || is_cut {
                         StartError::transient(stage, sentence)
+                    } else if error.is_refusal() {
+                        StartError::refusal(sentence)
                     } else {
                         StartError::at(stage, sentence)
                     }

@@ -86,6 +86,11 @@ impl InstanceError {
         lack(error).map_or_else(|| Self::Instantiate(Fault::of_call(store, error)), Self::NotNow)
     }
 
+    /// Returns whether the policy works, but refuses its configuration.
+    pub(crate) const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused(_))
+    }
+
     /// Returns whether the machine, and not the policy, caused the error.
     pub(crate) const fn is_transient(&self) -> bool {
         matches!(self, Self::NotNow(_))
