@@ -17,7 +17,7 @@ pub(crate) async fn serves(component: &[u8]) {
     let caller = start(&cluster, &policies, 3600.0).await;
 
     // A pool by the beginning of the metadata; all endpoints for others.
-    // About evenly: an answer may be here before its RPC is no longer in flight, and then the other endpoint is less loaded.
+    // About evenly: a caller may have its answer while the RPC still counts as in flight; the other endpoint is picked then.
     assert!(is_about_even(&tally(&caller, "gold-7", 20).await, &["fast-1", "fast-2"], 20));
     assert!(is_about_even(&tally(&caller, "golf", 40).await, &["fast-1", "fast-2", "slow-1", "slow-2"], 40));
     let refused = caller.call_color("iron-1").await.expect_err("the pool is empty, and the policy is strict");

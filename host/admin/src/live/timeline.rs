@@ -17,7 +17,7 @@ const OF_ENDPOINTS: [&str; 4] = ["state", "joined", "lost", "disconnect"];
 /// Endpoints that are named one by one in events of the same change.
 const NAMED: usize = 5;
 
-/// The last events, oldest first. Those of endpoints may be so many that nothing else would be left.
+/// The last events, oldest first. A fleet of endpoints would push all others out of one list.
 #[derive(Debug, Default)]
 pub(super) struct Timeline {
     of_endpoints: VecDeque<Value>,

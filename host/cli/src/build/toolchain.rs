@@ -34,8 +34,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         say!("added the target {} by rustup", super::rustc::TARGET);
         return Ok(ExitCode::SUCCESS);
     }
-    let folder =
-        folder().context("neither XDG_DATA_HOME nor HOME is set: there is no folder for a toolchain")?;
+    let folder = folder().context(
+        "neither XDG_DATA_HOME nor HOME is set: set one of them, so that the toolchain has a folder",
+    )?;
     let status = Command::new("bash")
         .args(["-c", SCRIPT, "hotpick toolchain"])
         .arg(&folder)
@@ -45,7 +46,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Adds the target to rustup's toolchain. Returns false if there is no rustup, or if it cannot.
+/// Adds the target to rustup's toolchain. Returns false if rustup is missing or fails.
 fn add_by_rustup() -> anyhow::Result<bool> {
     let mut rustup = Command::new("rustup");
     rustup.args(["target", "add", super::rustc::TARGET]);
