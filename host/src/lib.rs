@@ -78,6 +78,7 @@ mod supervision;
 mod text;
 mod timeout;
 pub mod tls;
+pub mod trace;
 pub mod transport;
 mod waiting;
 mod workers;

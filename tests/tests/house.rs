@@ -32,6 +32,7 @@ const ROOMS: &[&str] = &[
     "call",
     "transport",
     "lifecycle",
+    "trace",
     "policy::limits",
     "policy::judge",
     "policy::compile",

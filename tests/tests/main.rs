@@ -23,6 +23,7 @@ mod parts;
 mod plans;
 mod policies;
 mod readers;
+mod record;
 mod references;
 mod reload;
 mod resolvers;

@@ -23,6 +23,7 @@ use super::update::PolicyUpdate;
 use crate::files::{self, ReadError};
 use crate::lifecycle::PolicyVersion;
 use crate::policy::{Compiler, PolicyError, WasmPolicy, digest};
+use crate::trace::{self, RecordOptions, TraceStream};
 use crate::workers;
 
 /// A directory of policies: `color.wasm` is the policy "color". Cheap to clone. The directory is followed as long as a
@@ -128,6 +129,14 @@ impl PolicyDir {
     pub fn status(&self) -> Vec<PolicyStatus> {
         let snapshot = self.0.snapshot.borrow();
         snapshot.policies.iter().map(|(name, entry)| PolicyStatus::of(name, entry)).collect()
+    }
+
+    /// Records a policy: the next instance that starts in a channel which uses the policy, and for which one is
+    /// started at once. `None`: there is no policy of this name, or eight requests wait for channels already.
+    #[must_use]
+    pub fn record(&self, name: &str, options: &RecordOptions) -> Option<TraceStream> {
+        let metrics = Arc::clone(&self.0.snapshot.borrow().policies.get(name)?.metrics);
+        trace::request(&metrics.recordings, options)
     }
 
     /// Returns the settings files of the directory that belong to no policy, by name, each with an explanation. Usually

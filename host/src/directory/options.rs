@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::policy::{CompileOptions, Limits, PolicyError, WasmPolicy};
 use crate::setters::setters;
+use crate::trace::RecordSettings;
 
 /// Options of a policy directory.
 #[derive(Clone, Debug)]
@@ -21,6 +22,9 @@ pub struct PolicyDirOptions {
     pub compile: CompileOptions,
     /// Whether to reject files without a [seal](crate::policy::Seal), which may be incomplete.
     pub require_seal: bool,
+    /// How policies are recorded whose settings do not say it. `None`: only on request. Settings that cannot be used
+    /// (a share of 0, for example) have all policies rejected.
+    pub record: Option<RecordSettings>,
 }
 
 setters!(PolicyDirOptions {
@@ -30,6 +34,7 @@ setters!(PolicyDirOptions {
     with_caps: caps: Limits,
     with_compile: compile: CompileOptions,
     with_require_seal: require_seal: bool,
+    with_record: record: Option<RecordSettings>,
 });
 
 impl Default for PolicyDirOptions {
@@ -41,6 +46,7 @@ impl Default for PolicyDirOptions {
             caps: Limits::caps(),
             compile: CompileOptions::default(),
             require_seal: false,
+            record: None,
         }
     }
 }

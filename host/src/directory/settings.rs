@@ -10,6 +10,7 @@ use super::options::PolicyDirOptions;
 use crate::files::from_toml;
 use crate::lifecycle::PolicyVersion;
 use crate::policy::{Grants, Limits, OnFault, PolicyError, PolicySpec};
+use crate::trace::RecordSettings;
 
 /// Maximum number of instances of a policy in a channel.
 const MOST_SHARDS: u32 = 64;
@@ -30,6 +31,8 @@ pub(super) struct Settings {
     shards: u32,
     /// Whether the policy may plan picks ahead.
     plans: bool,
+    /// How the policy is recorded. `None`: as the options of the directory say.
+    record: Option<RecordSettings>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -83,6 +86,7 @@ impl Default for Settings {
             on_fault: FaultSetting::default(),
             shards: 1,
             plans: true,
+            record: None,
         }
     }
 }
@@ -121,7 +125,8 @@ impl Settings {
     /// Returns whether both settings run a version in the same way.
     pub(super) fn has_same_spec(&self, other: &Self) -> bool {
         let fields = |of: &Self| {
-            (of.config.clone(), of.grants.clone(), of.limits.clone(), of.on_fault, of.shards, of.plans)
+            let (config, grants, limits) = (of.config.clone(), of.grants.clone(), of.limits.clone());
+            (config, grants, limits, of.on_fault, of.shards, of.plans, of.record.clone())
         };
         fields(self) == fields(other)
     }
@@ -140,6 +145,9 @@ impl Settings {
         spec.shards = self.shards()?;
         spec.plans = self.plans;
         spec.enabled = self.enabled;
+        let record = self.record.as_ref().or(options.record.as_ref());
+        record.map_or(Ok(()), RecordSettings::check).map_err(PolicyError::Settings)?;
+        spec.record = record.cloned().map(Arc::new);
         Ok(spec)
     }
 

@@ -32,7 +32,8 @@ pub(crate) use self::compile::{Compiler, verify};
 pub use self::compile::{componentize, componentize_with, precompile};
 #[cfg(feature = "testing")]
 pub use self::exercise::{
-    Conformance, ConformanceOptions, Report, SimulatedChannel, SimulatedPick, SimulatedRpc, TestChannel,
+    Conformance, ConformanceOptions, Difference, ReplayError, Replayed, Report, SimulatedChannel,
+    SimulatedPick, SimulatedRpc, TestChannel, replay,
 };
 pub use self::judge::{ChannelUsage, FaultKind, Metric, MetricValue, PolicyTotals, Refusal};
 pub(crate) use self::judge::{MetricsSnapshot, PolicyMetrics};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::compile::Grants;
 use super::limits::Limits;
 use crate::lifecycle::PolicyVersion;
+use crate::trace::RecordSettings;
 
 /// Specification of how a policy is run: its version, its operator's settings and its limits.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub(crate) struct PolicySpec {
     pub(crate) shards: u32,
     /// Whether the policy may plan ahead.
     pub(crate) plans: bool,
+    /// How the policy is recorded. `None`: only on request.
+    pub(crate) record: Option<Arc<RecordSettings>>,
     /// Whether the policy is enabled. `false`: its settings say `enabled = false`.
     pub(crate) enabled: bool,
 }
@@ -33,6 +36,7 @@ impl PolicySpec {
             on_fault: OnFault::default(),
             shards: 1,
             plans: true,
+            record: None,
             enabled: true,
         }
     }

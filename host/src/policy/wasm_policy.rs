@@ -12,6 +12,7 @@ use super::serve::{FirstStarts, WasmPickerBuilder};
 use super::spec::{OnFault, PolicySpec};
 use crate::lifecycle::{PickerBuilder, Placement, Policy, PolicyVersion, StartError, is_policy_name};
 use crate::subconn::ReadySet;
+use crate::trace::{self, RecordOptions, TraceStream};
 
 /// A policy compiled from WebAssembly, and how it is run. Cheap to clone.
 #[derive(Clone)]
@@ -109,6 +110,13 @@ impl WasmPolicy {
     #[cfg(feature = "testing")]
     pub(super) fn program(&self) -> &Program {
         &self.program
+    }
+
+    /// Records the policy: the next instance that starts in a channel which uses it, and for which one is started at
+    /// once. `None`: eight requests wait for channels already.
+    #[must_use]
+    pub fn record(&self, options: &RecordOptions) -> Option<TraceStream> {
+        trace::request(&self.program.metrics.recordings, options)
     }
 
     /// Returns the interfaces of the contract that the policy imports. `wasi` stands for all of WASI.

@@ -30,6 +30,8 @@ pub(crate) enum Peer {
     Wasm(&'static str),
     /// The same with plans disabled: the policy is called for each RPC.
     Called(&'static str),
+    /// hotpick with the policy of this name, which is recorded to files.
+    Recorded(&'static str),
     /// hotpick with the native picker, and observers of RPCs.
     Observed(Observed),
 }
@@ -66,7 +68,7 @@ pub(crate) enum Client {
 
 impl Peer {
     /// All peers. The first one is the baseline.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::TonicSingle,
         Self::TonicList,
         Self::RawHyper,
@@ -75,6 +77,8 @@ impl Peer {
         Self::Wasm("round_robin"),
         Self::Wasm("p2c_ewma"),
         Self::Wasm("color"),
+        Self::Recorded("p2c_ewma"),
+        Self::Recorded("color"),
         Self::Observed(Observed::Counted),
         Self::Observed(Observed::Traced),
         Self::Observed(Observed::OtelMetrics),
@@ -90,6 +94,8 @@ impl Peer {
             Self::Wasm("round_robin") => "hotpick, round_robin.wasm planned",
             Self::Wasm("p2c_ewma") => "hotpick, p2c_ewma.wasm",
             Self::Wasm(_) => "hotpick, color.wasm",
+            Self::Recorded("p2c_ewma") => "hotpick, p2c_ewma.wasm recorded",
+            Self::Recorded(_) => "hotpick, color.wasm recorded",
             Self::Observed(Observed::Counted) => "hotpick, native picker, metrics for Prometheus",
             Self::Observed(Observed::Traced) => "hotpick, native picker, the same and 1 % traced",
             Self::Observed(Observed::OtelMetrics) => "hotpick, native picker, metrics by OpenTelemetry",
@@ -117,17 +123,22 @@ impl Peer {
                 let raw = RawHyper::connect(addresses).await;
                 Client::Raw(EchoClient::with_origin(raw, "http://backends".parse().expect("a URI")))
             }
-            Self::Native => Self::hotpick(addresses, None, true, None).await,
-            Self::Wasm(policy) => Self::hotpick(addresses, Some(policy), true, None).await,
-            Self::Called(policy) => Self::hotpick(addresses, Some(policy), false, None).await,
-            Self::Observed(by) => Self::hotpick(addresses, None, true, Some(by)).await,
+            Self::Native => Self::hotpick(addresses, None, "", None).await,
+            Self::Wasm(policy) => Self::hotpick(addresses, Some(policy), "", None).await,
+            Self::Called(policy) => Self::hotpick(addresses, Some(policy), "plans = false", None).await,
+            Self::Recorded(policy) => {
+                let traces = tempfile::tempdir().expect("a directory").keep();
+                let settings = format!("[record]\ndirectory = {traces:?}");
+                Self::hotpick(addresses, Some(policy), &settings, None).await
+            }
+            Self::Observed(by) => Self::hotpick(addresses, None, "", Some(by)).await,
         }
     }
 
     async fn hotpick(
         addresses: &[SocketAddr],
         policy: Option<&str>,
-        plans: bool,
+        settings: &str,
         observed: Option<Observed>,
     ) -> Client {
         let endpoint = |address: &SocketAddr| Endpoint::new((*address).into()).with_attribute("color", "red");
@@ -137,7 +148,6 @@ impl Peer {
             builder = by.observe(builder);
         }
         let policies = policy.map(|name| {
-            let settings = format!("plans = {plans}");
             let files = [
                 (&*format!("{name}.wasm"), &*standard(name)),
                 (&*format!("{name}.toml"), settings.as_bytes()),

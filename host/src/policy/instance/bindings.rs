@@ -3,4 +3,9 @@
 #![allow(missing_docs, reason = "generated")]
 #![allow(unreachable_pub, unused_qualifications, missing_debug_implementations, reason = "generated")]
 
-wasmtime::component::bindgen!({ path: "wit", world: "policy-full" });
+wasmtime::component::bindgen!({
+    path: "wit",
+    world: "policy-full",
+    // Answers to policies are recorded in traces.
+    additional_derives: [serde::Serialize, serde::Deserialize],
+});

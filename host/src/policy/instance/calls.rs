@@ -17,12 +17,14 @@ use super::fault::Fault;
 use super::imports::AffinityKind;
 use super::instance::{Instance, arm};
 use super::plan::{Order, Plan};
+use super::record::{record, record_changed, record_pick, record_plan, saved_digest};
 use super::time::{now, time};
 use crate::connectivity::ConnectivityState;
 use crate::lifecycle::SavedState;
 use crate::picker::{Pick, PickInfo, PickResult, PickedBy};
 use crate::policy::limits::LONGEST_PLAN;
 use crate::subconn::{Changes, ReadySet};
+use crate::trace::Event;
 
 /// A pick, and the numbers that identify it when the RPC ends.
 pub(crate) struct Answer {
@@ -48,6 +50,7 @@ impl Instance {
             let added: Vec<_> = added.iter().map(|(id, endpoint)| wit_endpoint(*id, endpoint)).collect();
             arm(store, limit);
             let called = exports.endpoints.call_changed(&mut *store, &added, &removed, at);
+            record_changed(store, at, &added, &removed);
             called.map_err(|error| Fault::of_call(store, &error))?;
         }
         if let Some(connectivity) = &exports.connectivity
@@ -59,12 +62,15 @@ impl Instance {
                 let error = ready.find(id).filter(|_| state == ConnectivityState::TransientFailure);
                 let message = error.and_then(|subconn| subconn.last_error()).unwrap_or_default();
                 let called = connectivity.call_changed(&mut *store, id, wit_state(state), &message, at);
+                let state = wit_state(state) as u8;
+                record(store, at, || Event::State { subconn: id, state, message });
                 called.map_err(|error| Fault::of_call(store, &error))?;
             }
         }
         if ready_changed {
             arm(store, limit);
             let called = exports.endpoints.call_ready(&mut *store, ready.ready().ids(), at);
+            record(store, at, || Event::Ready(ready.ready().ids().to_vec()));
             called.map_err(|error| Fault::of_call(store, &error))?;
         }
         self.apply_effects();
@@ -89,6 +95,9 @@ impl Instance {
         };
         arm(store, self.limits.pick);
         let answer = self.exports.picker.call_pick(&mut *store, wit_info);
+        if store.data().recorder.is_some() {
+            record_pick(store, info, &wit_info, answer.as_ref().ok().copied());
+        }
         let answer = answer.map_err(|error| Fault::of_call(store, &error))?;
         let extras = store.data_mut().end_pick();
         let status = |code: FailCode, verb: &str| {
@@ -124,7 +133,9 @@ impl Instance {
         let Some(plans) = exports.plans.as_ref().filter(|_| self.plans) else { return Ok(None) };
         let random = store.data_mut().random.u64(..);
         arm(store, limits.update_of(store.data().acknowledged.all().len()));
-        let made = plans.call_make(&mut *store, LONGEST_PLAN, random, now());
+        let at = now();
+        let made = plans.call_make(&mut *store, LONGEST_PLAN, random, at);
+        record_plan(store, at, random, made.as_ref().ok());
         let made = made.map_err(|error| Fault::of_call(store, &error))?;
         self.apply_effects();
         let (order, picks) = match made {
@@ -140,7 +151,7 @@ impl Instance {
     }
 
     /// Returns whether the affinity of picks is a number. A number, unlike a hash, cannot select an entry of a table.
-    fn has_numbered_affinity(&self) -> bool {
+    pub(super) fn has_numbered_affinity(&self) -> bool {
         self.store.data().affinity_key().is_some_and(|(_, kind)| kind == AffinityKind::Number)
     }
 
@@ -149,7 +160,9 @@ impl Instance {
         let Self { store, exports, limits, .. } = self;
         let Some(outcomes) = &exports.outcomes else { return Ok(()) };
         arm(store, limits.update);
-        let called = outcomes.call_done(&mut *store, batch, now());
+        let at = now();
+        let called = outcomes.call_done(&mut *store, batch, at);
+        record(store, at, || Event::Done(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
         called.map_err(|error| Fault::of_call(store, &error))?;
         self.apply_effects();
         Ok(())
@@ -185,7 +198,9 @@ impl Instance {
         // Each timer once, and all within the limit of one call: a policy that sets timers again must not run forever.
         arm(store, limits.update);
         for id in due {
-            let called = alarms.call_fired(&mut *store, id, now());
+            let at = now();
+            let called = alarms.call_fired(&mut *store, id, at);
+            record(store, at, || Event::Fired(id));
             called.map_err(|error| Fault::of_call(store, &error))?;
         }
         self.apply_effects();
@@ -201,6 +216,7 @@ impl Instance {
         let saved = handover.call_save(&mut *store);
         store.set_hostcall_fuel(limits.handed_over);
         let WitSaved { schema, data } = saved.map_err(|error| Fault::of_call(store, &error))?;
+        record(store, now(), || Event::Saved { schema, data: saved_digest(&data) });
         self.apply_effects();
         let size = data.len();
         if size > self.limits.saved {

@@ -66,7 +66,7 @@ pub(crate) fn outcome(pick: PickId, info: &DoneInfo<'_>) -> Outcome {
     }
 }
 
-const fn wit_code(code: tonic::Code) -> StatusCode {
+pub(super) const fn wit_code(code: tonic::Code) -> StatusCode {
     match code {
         tonic::Code::Ok => StatusCode::Ok,
         tonic::Code::Cancelled => StatusCode::Cancelled,

@@ -8,8 +8,12 @@ use wasmtime::Store;
 use super::bindings::exports::hotpick::policy::lifecycle::Placement as WitPlacement;
 use super::exports::Exports;
 use super::fault::{Fault, InstanceError};
-use super::imports::{Effects, HostState, InstanceConfig};
+#[cfg(feature = "testing")]
+use super::imports::Playback;
+use super::imports::{Effects, HostState, InstanceConfig, Tape};
 use super::program::Program;
+use super::record::{record, record_init};
+use super::time::now;
 use crate::connectivity::ConnectivityState;
 use crate::lifecycle::{Placement, SavedState};
 use crate::policy::compile::has_stack;
@@ -17,6 +21,7 @@ use crate::policy::judge::Instruments;
 use crate::policy::limits::Limits;
 use crate::resolver::ResolveNow;
 use crate::text::clip;
+use crate::trace::{Event, Recorder};
 
 /// An instance of a policy. After a [`Fault`] it must not be called again.
 pub(crate) struct Instance {
@@ -41,10 +46,18 @@ pub(crate) struct Instance {
 /// Purpose of an instance.
 #[derive(Clone)]
 pub(crate) enum Role {
-    /// Picks for RPCs. Requests for a new resolution go to the resolver.
-    Serving(ResolveNow),
+    /// Picks for RPCs.
+    Serving {
+        /// Requests for a new resolution go to the resolver.
+        resolve_now: ResolveNow,
+        /// Records the instance, if it is recorded.
+        recorder: Option<Arc<Recorder>>,
+    },
     /// Rehearses: nothing that the policy does has an effect.
     Rehearsal,
+    /// Repeats the calls of a trace, with its answers.
+    #[cfg(feature = "testing")]
+    Playing { seed: u64, playback: Playback },
 }
 
 impl Instance {
@@ -56,15 +69,16 @@ impl Instance {
         role: Role,
         saved: &[SavedState],
     ) -> Result<Self, InstanceError> {
-        let mut instance = Self::init(program, placement, role.clone())?;
+        let mut instance = Self::init(program, placement, role.clone(), saved)?;
         if saved.is_empty() || instance.exports.handover.is_none() {
             return Ok(instance);
         }
         let restored = instance.restore(saved);
         if let Ok(Ok(())) = restored {
+            record(&mut instance.store, now(), || Event::Restore);
             return Ok(instance);
         }
-        if matches!(role, Role::Serving(_)) {
+        if matches!(role, Role::Serving { .. }) {
             let error = match &restored {
                 Ok(Err(error)) => error.clone(),
                 Err(fault) => fault.to_string(),
@@ -73,10 +87,17 @@ impl Instance {
             tracing::warn!(policy = %program.spec.version, error, "saved state not restored: cold start");
         }
         // The state may have been restored in part.
-        Self::init(program, placement, role)
+        instance.store.data_mut().recorder = None;
+        Self::init(program, placement, role, &[])
     }
 
-    fn init(program: &Program, placement: &Placement, role: Role) -> Result<Self, InstanceError> {
+    /// `saved`: what the instance is to restore, for its trace.
+    fn init(
+        program: &Program,
+        placement: &Placement,
+        role: Role,
+        saved: &[SavedState],
+    ) -> Result<Self, InstanceError> {
         let Program { linked, spec, metrics } = program;
         let limits = spec.limits;
         if !has_stack() {
@@ -85,8 +106,17 @@ impl Instance {
         if placement.config.len() > limits.config {
             return Err(InstanceError::ConfigTooLong(placement.config.len(), limits.config));
         }
-        let seed = placement.next_seed();
-        let is_rehearsal = matches!(role, Role::Rehearsal);
+        let (seed, tape, recorder) = match &role {
+            Role::Serving { recorder: Some(recorder), .. } => {
+                (placement.next_seed(), Tape::Recording(Vec::new()), Some(Arc::clone(recorder)))
+            }
+            Role::Serving { recorder: None, .. } | Role::Rehearsal => {
+                (placement.next_seed(), Tape::Off, None)
+            }
+            #[cfg(feature = "testing")]
+            Role::Playing { seed, playback } => (*seed, Tape::Playing(playback.clone()), None),
+        };
+        let is_rehearsal = !matches!(role, Role::Serving { .. });
         let instruments =
             if is_rehearsal { Instruments::default().into() } else { metrics.instruments(&placement.target) };
         let config = InstanceConfig {
@@ -99,6 +129,8 @@ impl Instance {
             reads_metadata: linked.reads_metadata,
             cut: Arc::clone(&placement.cut),
             silent: is_rehearsal,
+            tape,
+            recorder,
         };
         let state = HostState::new(config, linked.runtime.ticker.tick());
         let mut store = Store::new(linked.pre.engine(), state);
@@ -139,6 +171,9 @@ impl Instance {
         let lifecycle = &instance.exports.lifecycle;
         let init = lifecycle.call_init(&mut instance.store, &placement.config, &placed);
         instance.store.data_mut().in_init = false;
+        if let Ok(result) = &init {
+            record_init(&mut instance.store, program, &placed, &placement.config, saved, result);
+        }
         match init {
             Ok(Ok(())) => Ok(instance),
             Ok(Err(message)) => Err(InstanceError::Refused(clip(&message, limits.log_line))),
@@ -191,12 +226,12 @@ impl Instance {
     /// Carries out what the policy has requested in a call that has returned.
     pub(super) fn apply_effects(&mut self) {
         let state = self.store.data_mut();
-        let is_early = !self.is_active && matches!(self.role, Role::Serving(_));
+        let is_early = !self.is_active && matches!(self.role, Role::Serving { .. });
         if state.effects.is_empty() || is_early {
             return;
         }
         let Effects { subconns, resolve_now } = std::mem::take(&mut state.effects);
-        let Role::Serving(resolver) = &self.role else { return };
+        let Role::Serving { resolve_now: resolver, .. } = &self.role else { return };
         for (id, connect) in subconns {
             match state.acknowledged.find(id) {
                 Some(subconn) if connect && subconn.state() == ConnectivityState::Idle => subconn.connect(),

@@ -19,7 +19,10 @@ mod instance;
 mod link;
 mod memory;
 mod plan;
+#[cfg(feature = "testing")]
+mod playback;
 mod program;
+mod record;
 mod rehearsal;
 mod runtime;
 mod time;
@@ -34,5 +37,8 @@ pub(crate) use self::imports::{Methods, affinity};
 pub(crate) use self::instance::{Instance, Role};
 pub(crate) use self::link::Linked;
 pub(crate) use self::plan::{Order, Plan};
+#[cfg(feature = "testing")]
+pub(crate) use self::playback::Player;
 pub(crate) use self::program::Program;
+pub(crate) use self::record::{PlannedPick, record_end, record_planned};
 pub(crate) use self::rehearsal::{PICKS, Rehearsal};

@@ -11,10 +11,13 @@ use super::probation::Probation;
 use super::usage::{ChannelUsage, PolicyTotals, SlotCounters};
 use crate::lifecycle::{Stage, StartError};
 use crate::policy::limits::Limits;
+use crate::trace::Recordings;
 
 /// The metrics of one policy, and the judgement of its active version. Shared by all versions and channels of the
 /// policy.
 pub(crate) struct PolicyMetrics {
+    /// Requests to record the policy.
+    pub(crate) recordings: Recordings,
     inner: Mutex<Inner>,
     /// Called when there may be something to decide: a version is condemned, or was tried. Must not
     /// block.
@@ -74,7 +77,7 @@ impl PolicyMetrics {
     /// Creates the metrics of a policy. `on_change` is called when there may be something to decide; it must not
     /// block.
     pub(crate) fn new(on_change: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { inner: Mutex::default(), on_change: Box::new(on_change) }
+        Self { recordings: Recordings::default(), inner: Mutex::default(), on_change: Box::new(on_change) }
     }
 
     /// Records that a version becomes active. `strict`: there is a version for a rollback. `proven`: the version was

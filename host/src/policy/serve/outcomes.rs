@@ -24,10 +24,15 @@ const BATCH_DELAY: Duration = Duration::from_millis(5);
 const MOST: usize = 16 * 1024;
 
 impl OutcomeQueue {
+    /// Returns whether further outcomes are dropped.
+    pub(crate) const fn is_full(&self) -> bool {
+        self.waiting.len() == MOST
+    }
+
     /// Adds the outcome of an RPC that the instance with this serial number picked for. Returns whether the supervisor
     /// has something to do now.
     pub(crate) fn push(&mut self, serial: u64, outcome: Outcome) -> bool {
-        if self.waiting.len() == MOST {
+        if self.is_full() {
             return false;
         }
         self.waiting.push((serial, outcome));

@@ -10,7 +10,7 @@ use crate::connectivity::ConnectivityState;
 use crate::lifecycle::{Handover, PickerBuilder, Placement};
 use crate::picker::{DelayType, Faults, Pick, PickInfo, PickResult, PickedBy, Picker};
 use crate::policy::compile::has_stack;
-use crate::policy::instance::{Answer, InstanceError, Methods, Plan, Program};
+use crate::policy::instance::{Answer, InstanceError, Methods, Plan, PlannedPick, Program, record_planned};
 use crate::subconn::{Done, PickId, ReadySet};
 use crate::workers;
 
@@ -155,7 +155,8 @@ impl WasmPicker {
                 if let Some(started) = timed {
                     slot.counters.took(started.elapsed());
                 }
-                let (wants_outcomes, worn) = (instance.wants_outcomes(), instance.is_worn());
+                let worn = instance.is_worn();
+                let is_followed = instance.wants_outcomes() || instance.recorder().is_some();
                 let has_new_timer = instance.has_new_timer();
                 slot.counters.memory(instance.memory());
                 if worn {
@@ -169,7 +170,7 @@ impl WasmPicker {
                 if has_new_timer {
                     slot.timer_set();
                 }
-                if wants_outcomes { follow(slot, answer, serial) } else { answer.result }
+                if is_followed { follow(slot, answer, serial) } else { answer.result }
             }
             Err(fault) => {
                 slot.fail(&mut contents, &fault);
@@ -196,8 +197,14 @@ fn planned(slot: &Slot, plan: &Plan, info: &PickInfo<'_>) -> (Option<PickResult>
     }
     let mut pick = Pick::to(planned.subconn.clone());
     pick.by = PickedBy::Planned;
-    if slot.wants_outcomes {
+    let recording = slot.recording(plan.serial);
+    if slot.wants_outcomes || recording.is_some() {
         let method = Methods::lock(&plan.methods).number(info.method);
+        if let Some(recording) = recording {
+            let subconn = pick.subconn.id();
+            let planned = PlannedPick { info, call: planned.call, method, affinity, subconn };
+            record_planned(&recording.recorder, &plan.methods, &recording.keys, &planned);
+        }
         let pick_id = PickId { serial: plan.serial, call: planned.call, method, subconn: pick.subconn.id() };
         pick.done = Some(Done::to(slot.sink(), pick_id));
     }

@@ -12,10 +12,11 @@ use tokio::time::Instant;
 use super::machine::SlotMachine;
 use super::outcomes::OutcomeQueue;
 use super::preflight::preflight;
+use super::recording::{Recording, recorder};
 use crate::lifecycle::{Handover, Placement, SavedState, Shard};
 use crate::picker::{Faults, Pick, PickInfo, PickResult, PickedBy, Rotation};
 use crate::policy::instance::{
-    Fault, Instance, InstanceError, Order, Outcome, Plan, Program, Role, affinity, outcome,
+    Fault, Instance, InstanceError, Order, Plan, Program, Role, affinity, outcome,
 };
 use crate::policy::judge::{FaultKind, SlotCounters};
 use crate::policy::spec::OnFault;
@@ -34,6 +35,10 @@ pub(super) struct Slot {
     /// Picks that the instance has made ahead, if it has. Set and removed under the lock, read without.
     pub(super) plan: ArcSwapOption<Plan>,
     contents: Mutex<Contents>,
+    /// The recording of the instance, if it is recorded.
+    pub(super) recording: ArcSwapOption<Recording>,
+    /// Whether there is one: cheaper to read.
+    pub(super) is_recorded: AtomicBool,
     sink: Arc<Sink>,
     pub(super) outcomes: Mutex<OutcomeQueue>,
     pub(super) counters: Arc<SlotCounters>,
@@ -68,6 +73,8 @@ pub(super) struct Contents {
     /// State that the policy saved last, and the time of the next save.
     pub(super) saved: Vec<SavedState>,
     pub(super) save_at: Option<Instant>,
+    /// When the next instance is to be recorded, by the settings.
+    pub(super) record_at: Option<Instant>,
     /// Instances that have ended. Freeing their memory takes longer than a pick.
     #[expect(clippy::vec_box, reason = "moved under the lock, as they are")]
     pub(super) ended: Vec<Box<Instance>>,
@@ -104,7 +111,8 @@ impl Slot {
         ready: &ReadySet,
         saved: Vec<SavedState>,
     ) -> Result<Arc<Self>, InstanceError> {
-        let role = Role::Serving(placement.resolve_now.clone());
+        let resolve_now = placement.resolve_now.clone();
+        let role = Role::Serving { resolve_now, recorder: recorder(program, placement, true) };
         let mut instance = Instance::new(program, placement, role, &saved)?;
         instance.notify(ready)?;
         let instance = instance.settled();
@@ -112,7 +120,7 @@ impl Slot {
         let (target, generation) = (&placement.target, program.spec.version.generation);
         let counters = program.metrics.slot_started(placement.shard.channel, target, generation);
         counters.memory(instance.memory());
-        Ok(Arc::new_cyclic(|slot| Self {
+        let slot = Arc::new_cyclic(|slot| Self {
             lazy: instance.state().lazy(),
             makes_plans: instance.makes_plans(),
             wants_outcomes: instance.wants_outcomes(),
@@ -127,7 +135,10 @@ impl Slot {
             fallback: Rotation::random(),
             has_queued: AtomicBool::new(false),
             wake: Arc::default(),
+            recording: ArcSwapOption::empty(),
+            is_recorded: AtomicBool::new(false),
             contents: Mutex::new(Contents {
+                record_at: None,
                 save_at: instance.can_save().then(|| now + SAVE_INTERVAL),
                 machine: SlotMachine::new(Box::new(instance), now),
                 ready: ready.clone(),
@@ -135,7 +146,15 @@ impl Slot {
                 saved,
                 ended: Vec::new(),
             }),
-        }))
+        });
+        program.metrics.recordings.add(&slot.wake);
+        let mut contents = slot.lock();
+        let serial = contents.machine.serial();
+        if let Some(instance) = contents.machine.instance() {
+            slot.installed(instance, serial);
+        }
+        drop(contents);
+        Ok(slot)
     }
 
     pub(super) fn lock(&self) -> Held<'_> {
@@ -208,10 +227,13 @@ impl Slot {
     }
 
     /// Has an instance replaced that has used most of its memory, before it runs out.
-    pub(super) fn wear_out(&self, contents: &mut Contents) {
-        if contents.machine.wear_out(Instant::now()) {
+    /// Returns whether it is.
+    pub(super) fn wear_out(&self, contents: &mut Contents) -> bool {
+        let is_worn = contents.machine.wear_out(Instant::now());
+        if is_worn {
             self.wake.notify_one();
         }
+        is_worn
     }
 
     /// Records that a pick or a plan has set a timer.
@@ -296,7 +318,8 @@ impl Slot {
 
     /// Ends the instance for its fault, and has it replaced unless the policy has failed too often.
     pub(super) fn fail(&self, contents: &mut Contents, fault: &Fault) {
-        let Some((instance, wait)) = contents.machine.fault(Instant::now()) else { return };
+        let Some((mut instance, wait)) = contents.machine.fault(Instant::now()) else { return };
+        instance.record_fault(&fault.to_string());
         contents.ended.push(instance);
         self.plan.store(None);
         match fault.kind() {
@@ -332,14 +355,6 @@ impl Slot {
         }
         contents.faults.count += 1;
         contents.faults.last = Some(fault);
-    }
-
-    /// Queues the outcome of an RPC that an instance has picked for.
-    fn report(&self, serial: u64, outcome: Outcome) {
-        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
-        if outcomes.push(serial, outcome) {
-            self.wake.notify_one();
-        }
     }
 }
 

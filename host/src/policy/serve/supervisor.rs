@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::Instrument as _;
 
 use super::machine::{LONGEST_WAIT, Replacement, StartFailed};
+use super::recording::recorder;
 use super::slot::{Held, SAVE_INTERVAL, Slot, call};
 use crate::lifecycle::SavedState;
 use crate::policy::compile::has_stack;
@@ -71,6 +72,7 @@ impl Slot {
     /// at most the time limit of a call.
     fn deliver(&self) -> Option<Instant> {
         let mut contents = self.lock();
+        let recorded = self.tend_recording(&mut contents);
         let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
         let batch = outcomes.take_due(contents.machine.serial());
         let outcomes_at = outcomes.due_at();
@@ -96,7 +98,7 @@ impl Slot {
         }
         let timer = contents.machine.instance().and_then(|instance| instance.next_timer());
         let save = contents.save_at.filter(|_| contents.machine.has_instance());
-        [outcomes_at, timer, save, contents.machine.retry_at()].into_iter().flatten().min()
+        [outcomes_at, timer, save, recorded, contents.machine.retry_at()].into_iter().flatten().min()
     }
 
     /// Replaces the instance. A worn one hands over its current state.
@@ -128,7 +130,10 @@ impl Slot {
         saved: &[SavedState],
         replacement: Replacement,
     ) -> Result<Option<Held<'_>>, InstanceError> {
-        let role = Role::Serving(self.placement.resolve_now.clone());
+        let may_sample = self.lock().record_at.is_none_or(|at| at <= Instant::now());
+        let resolve_now = self.placement.resolve_now.clone();
+        let recorder = recorder(&self.program, &self.placement, may_sample);
+        let role = Role::Serving { resolve_now, recorder };
         let mut instance = Instance::new(&self.program, &self.placement, role, saved)?;
         instance.activate();
         loop {
@@ -141,6 +146,10 @@ impl Slot {
             if contents.ready.is(&ready) {
                 self.counters.memory(instance.memory());
                 let previous = contents.machine.install(Box::new(instance.settled()), Instant::now());
+                let serial = contents.machine.serial();
+                if let Some(instance) = contents.machine.instance() {
+                    self.installed(instance, serial);
+                }
                 contents.ended.extend(previous);
                 return Ok(Some(contents));
             }

@@ -10,6 +10,7 @@ use twox_hash::XxHash64;
 use super::current_call::PickExtras;
 use super::numbers::Values;
 use super::state::{Affinity, AffinityKind, HostState};
+use super::tape::{Question, hashed};
 use crate::headers::{BASE64, is_reserved};
 use crate::picker::PickInfo;
 use crate::policy::instance::bindings::hotpick::policy::call;
@@ -63,6 +64,12 @@ impl HostState {
         }
     }
 
+    /// Starts a pick of a trace, which has the answers.
+    #[cfg(feature = "testing")]
+    pub(crate) const fn activate_call(&mut self) {
+        self.call.active = true;
+    }
+
     /// Ends a pick, and discards the RPC.
     pub(crate) fn end_pick(&mut self) -> PickExtras {
         let call = &mut self.call;
@@ -103,6 +110,66 @@ impl HostState {
 
 impl call::Host for HostState {
     fn declare_metadata(&mut self, key: String) -> Result<u32, String> {
+        let question = Question::declare_metadata(hashed(&[key.as_bytes()]));
+        self.answered(question, |state| state.declare_key(key))
+    }
+
+    fn declare_affinity(&mut self, key: u32) -> Result<(), String> {
+        let question = Question::declare_affinity(key.into());
+        self.answered(question, |state| state.declare_affinity_of(key, AffinityKind::Hash))
+    }
+
+    fn declare_affinity_number(&mut self, key: u32) -> Result<(), String> {
+        let question = Question::declare_affinity_number(key.into());
+        self.answered(question, |state| state.declare_affinity_of(key, AffinityKind::Number))
+    }
+
+    fn metadata(&mut self, key: u32) -> Option<String> {
+        let shown = |state: &Self, value: &Option<String>| {
+            let shown = state.shown(key, value.as_ref()?.as_bytes())?;
+            Some(String::from_utf8(shown).ok())
+        };
+        self.answered_as(Question::metadata(key.into()), |state| state.text(key), shown)
+    }
+
+    fn metadata_all(&mut self, key: u32) -> Vec<Vec<u8>> {
+        let shown = |state: &Self, values: &Vec<Vec<u8>>| {
+            values.iter().map(|value| state.shown(key, value)).collect()
+        };
+        self.answered_as(Question::metadata_all(key.into()), |state| state.all_values(key), shown)
+    }
+
+    fn metadata_hash(&mut self, key: u32) -> Option<u64> {
+        self.answered(Question::metadata_hash(key.into()), |state| state.value_hash(key))
+    }
+
+    fn metadata_number(&mut self, key: u32) -> Option<u64> {
+        self.answered(Question::metadata_number(key.into()), |state| state.value_number(key))
+    }
+
+    fn set_metadata(&mut self, key: String, value: Vec<u8>) -> Result<(), String> {
+        // A value that comes from the RPC's metadata must not be in the trace, not even its hash.
+        let question = Question::set_metadata(hashed(&[key.as_bytes()]));
+        self.answered(question, |state| state.add_metadata(key, value))
+    }
+
+    fn tried(&mut self, id: u32) -> bool {
+        self.answered(Question::tried(id.into()), |state| state.call.tried.contains(&id))
+    }
+
+    fn time_left(&mut self) -> Option<u64> {
+        self.answered(Question::time_left(0), |state| state.remaining())
+    }
+
+    fn explain(&mut self, message: String) {
+        if self.call.active {
+            self.call.explanation = Some(clip(&message, self.limits.log_line));
+        }
+    }
+}
+
+impl HostState {
+    fn declare_key(&mut self, key: String) -> Result<u32, String> {
         if !self.in_init {
             return Err("metadata keys can only be declared in init".to_owned());
         }
@@ -123,20 +190,12 @@ impl call::Host for HostState {
         u32::try_from(index).map_err(|error| error.to_string())
     }
 
-    fn declare_affinity(&mut self, key: u32) -> Result<(), String> {
-        self.declare_affinity_of(key, AffinityKind::Hash)
-    }
-
-    fn declare_affinity_number(&mut self, key: u32) -> Result<(), String> {
-        self.declare_affinity_of(key, AffinityKind::Number)
-    }
-
-    fn metadata(&mut self, key: u32) -> Option<String> {
+    fn text(&self, key: u32) -> Option<String> {
         let value = self.call.first(key as usize)?;
         value.to_str().ok().filter(|text| text.len() <= self.limits.metadata_value).map(str::to_owned)
     }
 
-    fn metadata_all(&mut self, key: u32) -> Vec<Vec<u8>> {
+    fn all_values(&self, key: u32) -> Vec<Vec<u8>> {
         let binary = self.keys.get(key as usize).is_some_and(is_binary);
         let fits = |bytes: &Vec<u8>| bytes.len() <= self.limits.metadata_value;
         let decode = |value: &HeaderValue| {
@@ -145,16 +204,16 @@ impl call::Host for HostState {
         self.call.values(key as usize).filter_map(decode).filter(fits).collect()
     }
 
-    fn metadata_hash(&mut self, key: u32) -> Option<u64> {
+    fn value_hash(&self, key: u32) -> Option<u64> {
         hash(self.call.values(key as usize))
     }
 
-    fn metadata_number(&mut self, key: u32) -> Option<u64> {
+    fn value_number(&mut self, key: u32) -> Option<u64> {
         let key = key as usize;
         number_of(&mut self.values, key, self.call.first(key)?)
     }
 
-    fn set_metadata(&mut self, key: String, value: Vec<u8>) -> Result<(), String> {
+    fn add_metadata(&mut self, key: String, value: Vec<u8>) -> Result<(), String> {
         if !self.call.active {
             return Err("metadata can only be set in pick".to_owned());
         }
@@ -179,19 +238,16 @@ impl call::Host for HostState {
         Ok(())
     }
 
-    fn tried(&mut self, id: u32) -> bool {
-        self.call.tried.contains(&id)
-    }
-
-    fn time_left(&mut self) -> Option<u64> {
+    fn remaining(&self) -> Option<u64> {
         let deadline = self.call.deadline.filter(|_| self.call.active)?;
         Some(nanos(deadline.saturating_duration_since(Instant::now())))
     }
 
-    fn explain(&mut self, message: String) {
-        if self.call.active {
-            self.call.explanation = Some(clip(&message, self.limits.log_line));
-        }
+    /// Returns what a trace contains in place of a value of metadata.
+    fn shown(&self, key: u32, value: &[u8]) -> Option<Vec<u8>> {
+        let recorder = self.recorder.as_ref()?;
+        let name = self.keys.get(key as usize)?;
+        Some(recorder.value(name.as_str(), value).bytes())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::numbers::Methods;
 use super::state::{HostState, LAST_WORDS};
+use super::tape::Question;
 use crate::policy::instance::bindings::hotpick::policy::{env, types};
 use crate::policy::instance::time::now;
 use crate::text::clip;
@@ -10,32 +11,36 @@ impl types::Host for HostState {}
 
 impl env::Host for HostState {
     fn method_name(&mut self, id: u32) -> String {
-        Methods::lock(&self.methods).name(id)
+        self.answered(Question::method_name(id.into()), |state| Methods::lock(&state.methods).name(id))
     }
 
     fn now(&mut self) -> u64 {
-        now()
+        self.answered(Question::now(0), |_| now())
     }
 
     fn random(&mut self) -> u64 {
-        self.random.u64(..)
+        self.answered(Question::random(0), |state| state.random.u64(..))
     }
 
     fn log(&mut self, level: env::Level, message: String) {
-        if self.level_enabled(level) {
+        if is_enabled(level) {
             self.write(level, &message);
         }
     }
 
     fn level_enabled(&mut self, level: env::Level) -> bool {
-        match level {
-            env::Level::Trace => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::TRACE),
-            env::Level::Debug => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::DEBUG),
-            env::Level::Info => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::INFO),
-            env::Level::Warn => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::WARN),
-            // Always enabled, because the message also appears in the fault.
-            env::Level::Error => true,
-        }
+        self.answered(Question::level_enabled(level as u64), |_| is_enabled(level))
+    }
+}
+
+fn is_enabled(level: env::Level) -> bool {
+    match level {
+        env::Level::Trace => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::TRACE),
+        env::Level::Debug => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::DEBUG),
+        env::Level::Info => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::INFO),
+        env::Level::Warn => tracing::enabled!(target: "hotpick::policy::log", tracing::Level::WARN),
+        // Always enabled, because the message also appears in the fault.
+        env::Level::Error => true,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::state::HostState;
+use super::tape::{Question, hashed};
 use crate::policy::instance::bindings::hotpick::policy::metrics;
 use crate::policy::judge::Kind;
 
@@ -23,15 +24,18 @@ impl HostState {
 
 impl metrics::Host for HostState {
     fn counter(&mut self, name: String, help: String) -> Result<u32, String> {
-        self.declare(&name, &help, Kind::Counter)
+        let question = Question::counter(hashed(&[name.as_bytes()]));
+        self.answered(question, |state| state.declare(&name, &help, Kind::Counter))
     }
 
     fn gauge(&mut self, name: String, help: String) -> Result<u32, String> {
-        self.declare(&name, &help, Kind::Gauge)
+        let question = Question::gauge(hashed(&[name.as_bytes()]));
+        self.answered(question, |state| state.declare(&name, &help, Kind::Gauge))
     }
 
     fn histogram(&mut self, name: String, help: String, buckets: Vec<f64>) -> Result<u32, String> {
-        self.declare(&name, &help, Kind::Histogram(buckets))
+        let question = Question::histogram(hashed(&[name.as_bytes()]));
+        self.answered(question, |state| state.declare(&name, &help, Kind::Histogram(buckets)))
     }
 
     fn add(&mut self, id: u32, delta: u64) {

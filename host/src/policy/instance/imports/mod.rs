@@ -10,6 +10,7 @@ mod metrics;
 mod numbers;
 mod state;
 mod stats;
+mod tape;
 mod timer_set;
 mod timers;
 mod wasi;
@@ -22,6 +23,9 @@ pub(crate) use self::call::affinity;
 pub(crate) use self::effects::Effects;
 pub(crate) use self::numbers::Methods;
 pub(crate) use self::state::{AffinityKind, HostState, InstanceConfig};
+#[cfg(feature = "testing")]
+pub(crate) use self::tape::Playback;
+pub(crate) use self::tape::Tape;
 pub(crate) use self::wasi::provide as provide_wasi;
 
 /// Adds everything that the contract lets policies import.

@@ -36,8 +36,13 @@ impl Methods {
         number
     }
 
+    /// Returns the name of a method. `None`: no method has this number.
+    pub(crate) fn known(&self, number: u32) -> Option<String> {
+        self.names.get(usize::try_from(number).ok()?).cloned()
+    }
+
     pub(crate) fn name(&self, number: u32) -> String {
-        usize::try_from(number).ok().and_then(|at| self.names.get(at)).cloned().unwrap_or_default()
+        self.known(number).unwrap_or_default()
     }
 }
 

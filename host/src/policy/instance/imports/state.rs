@@ -10,6 +10,7 @@ use super::current_call::CurrentCall;
 use super::effects::Effects;
 use super::log_budget::LogBudget;
 use super::numbers::{Methods, Values};
+use super::tape::Tape;
 use super::timer_set::Timers;
 use crate::policy::compile::Grants;
 use crate::policy::instance::clock::{Ticking, Watchdog};
@@ -17,6 +18,7 @@ use crate::policy::instance::memory::Memory;
 use crate::policy::judge::{Instrument, Instruments};
 use crate::policy::limits::Limits;
 use crate::subconn::ReadySet;
+use crate::trace::Recorder;
 
 /// Parameters for the creation of an instance.
 pub(crate) struct InstanceConfig {
@@ -32,6 +34,8 @@ pub(crate) struct InstanceConfig {
     pub(crate) cut: Arc<AtomicBool>,
     /// Whether log lines are discarded, as in a rehearsal.
     pub(crate) silent: bool,
+    pub(crate) tape: Tape,
+    pub(crate) recorder: Option<Arc<Recorder>>,
 }
 
 /// State that the host keeps for one instance.
@@ -44,6 +48,9 @@ pub(crate) struct HostState {
     /// The snapshot that the policy was last notified of. Subconn numbers are looked up in it.
     pub(crate) acknowledged: ReadySet,
     pub(crate) timers: Timers,
+    pub(crate) tape: Tape,
+    /// Records the calls, while the tape records what is asked in them.
+    pub(crate) recorder: Option<Arc<Recorder>>,
     pub(crate) effects: Effects,
     /// Whether the policy decides when to connect.
     pub(super) lazy: bool,
@@ -56,12 +63,12 @@ pub(crate) struct HostState {
     pub(super) silent: bool,
     pub(super) reads_metadata: bool,
     pub(super) cut: Arc<AtomicBool>,
-    pub(super) keys: Vec<HeaderName>,
+    pub(crate) keys: Vec<HeaderName>,
     pub(super) affinity: Option<Affinity>,
     /// Numbers of the values of the declared keys.
     pub(super) values: Values,
     /// Shared with the plans of the instance.
-    pub(super) methods: Arc<Mutex<Methods>>,
+    pub(crate) methods: Arc<Mutex<Methods>>,
     /// A cache: most RPCs have the method of the previous RPC.
     pub(super) last_method: (String, u32),
     pub(super) call: CurrentCall,
@@ -103,6 +110,8 @@ impl HostState {
             reads_metadata,
             cut,
             silent,
+            tape,
+            recorder,
         } = config;
         Self {
             watchdog: Watchdog::default(),
@@ -111,6 +120,8 @@ impl HostState {
             in_init: false,
             acknowledged: ReadySet::default(),
             timers: Timers::default(),
+            tape,
+            recorder,
             effects: Effects::default(),
             lazy: false,
             limits,

@@ -5,16 +5,34 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::state::HostState;
+use super::tape::{Question, ids};
 use crate::policy::instance::bindings::hotpick::policy::stats;
 use crate::policy::instance::time::{nanos, now};
 use crate::subconn::SubConn;
 
 impl stats::Host for HostState {
     fn in_flight(&mut self, id: u32) -> u32 {
-        self.acknowledged.find(id).map_or(0, SubConn::in_flight)
+        self.answered(Question::in_flight(id.into()), |state| {
+            state.acknowledged.find(id).map_or(0, SubConn::in_flight)
+        })
     }
 
     fn least(&mut self, among: Vec<u32>, by: stats::Measure) -> Option<u32> {
+        let arguments = if self.is_taped() { ids(&among) ^ by as u64 } else { 0 };
+        self.answered(Question::least(arguments), |state| state.find_least(among, by))
+    }
+
+    fn read(&mut self, id: u32) -> Option<stats::Summary> {
+        self.answered(Question::read(id.into()), |state| state.acknowledged.find(id).map(summary))
+    }
+
+    fn responses(&mut self, id: u32) -> Option<stats::ResponseCounts> {
+        self.answered(Question::responses(id.into()), |state| state.acknowledged.find(id).map(responses))
+    }
+}
+
+impl HostState {
+    fn find_least(&self, among: Vec<u32>, by: stats::Measure) -> Option<u32> {
         // A longer list can only repeat subconns.
         let among = among.into_iter().take(self.acknowledged.all().len());
         let known = among.filter_map(|id| self.acknowledged.find(id).map(|subconn| (id, subconn)));
@@ -27,14 +45,6 @@ impl stats::Host for HostState {
             (id, measure)
         });
         measured.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(id, _)| id)
-    }
-
-    fn read(&mut self, id: u32) -> Option<stats::Summary> {
-        self.acknowledged.find(id).map(summary)
-    }
-
-    fn responses(&mut self, id: u32) -> Option<stats::ResponseCounts> {
-        self.acknowledged.find(id).map(responses)
     }
 }
 

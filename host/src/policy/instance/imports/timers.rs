@@ -5,10 +5,21 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::state::HostState;
+use super::tape::Question;
 use crate::policy::instance::bindings::hotpick::policy::timers;
 
 impl timers::Host for HostState {
     fn schedule(&mut self, id: u32, delay: u64) -> Result<(), String> {
+        self.answered(Question::schedule(delay ^ u64::from(id)), |state| state.set_timer(id, delay))
+    }
+
+    fn cancel(&mut self, id: u32) {
+        self.timers.due.remove(&id);
+    }
+}
+
+impl HostState {
+    fn set_timer(&mut self, id: u32, delay: u64) -> Result<(), String> {
         let timers = &mut self.timers.due;
         if !timers.contains_key(&id) && timers.len() >= self.limits.timers {
             return Err(format!("at most {} timers can be pending", self.limits.timers));
@@ -18,9 +29,5 @@ impl timers::Host for HostState {
         timers.insert(id, at);
         self.timers.new = true;
         Ok(())
-    }
-
-    fn cancel(&mut self, id: u32) {
-        self.timers.due.remove(&id);
     }
 }

@@ -9,6 +9,7 @@ use wasmtime::component::{
 };
 
 use super::state::HostState;
+use super::tape::Question;
 use crate::policy::instance::bindings::hotpick::policy::env;
 use crate::policy::instance::time::now;
 
@@ -117,7 +118,9 @@ fn function(linker: &mut LinkerInstance<'_, HostState>, interface: &str, name: &
                 Ok(((0u32..).take(all.len()).collect::<Vec<_>>(),))
             })
         }
-        ("clocks/monotonic-clock", "now") => linker.func_wrap(name, |_: Context<'_>, ()| Ok((now(),))),
+        ("clocks/monotonic-clock", "now") => linker.func_wrap(name, |mut context: Context<'_>, ()| {
+            Ok((context.data_mut().answered(Question::wasi_clock(0), |_| now()),))
+        }),
         ("clocks/wall-clock", "resolution") => linker
             .func_wrap(name, |_: Context<'_>, ()| Ok((Datetime { seconds: 0, nanoseconds: 1_000_000 },))),
         ("clocks/monotonic-clock", "resolution") => {
@@ -126,22 +129,29 @@ fn function(linker: &mut LinkerInstance<'_, HostState>, interface: &str, name: &
         ("clocks/monotonic-clock", "subscribe-instant" | "subscribe-duration") => {
             linker.func_wrap(name, |_: Context<'_>, (_,): (u64,)| Ok((Resource::<Pollable>::new_own(0),)))
         }
-        ("clocks/wall-clock", "now") => linker.func_wrap(name, |_: Context<'_>, ()| Ok((wall_clock(),))),
+        ("clocks/wall-clock", "now") => linker.func_wrap(name, |mut context: Context<'_>, ()| {
+            Ok((wall_clock(context.data_mut().answered(Question::wasi_clock(1), |_| now())),))
+        }),
         ("random/random", "get-random-bytes") | ("random/insecure", "get-insecure-random-bytes") => linker
             .func_wrap(name, |mut context: Context<'_>, (len,): (u64,)| {
                 let len = usize::try_from(len.min(MOST + 1)).unwrap_or(usize::MAX);
                 wasmtime::ensure!(len as u64 <= MOST, "asked for more than {MOST} random bytes");
-                let mut bytes = vec![0; len];
-                context.data_mut().random.fill(&mut bytes);
+                let bytes = context.data_mut().answered(Question::wasi_random_bytes(len as u64), |state| {
+                    let mut bytes = vec![0; len];
+                    state.random.fill(&mut bytes);
+                    bytes
+                });
                 Ok((bytes,))
             }),
-        ("random/random", "get-random-u64") | ("random/insecure", "get-insecure-random-u64") => {
-            linker.func_wrap(name, |mut context: Context<'_>, ()| Ok((context.data_mut().random.u64(..),)))
-        }
+        ("random/random", "get-random-u64") | ("random/insecure", "get-insecure-random-u64") => linker
+            .func_wrap(name, |mut context: Context<'_>, ()| {
+                let question = Question::wasi_random_number(0);
+                Ok((context.data_mut().answered(question, |state| state.random.u64(..)),))
+            }),
         ("random/insecure-seed", "insecure-seed") => {
             linker.func_wrap(name, |mut context: Context<'_>, ()| {
-                let random = &mut context.data_mut().random;
-                Ok(((random.u64(..), random.u64(..)),))
+                let seed = |state: &mut HostState| (state.random.u64(..), state.random.u64(..));
+                Ok((context.data_mut().answered(Question::wasi_random_seed(0), seed),))
             })
         }
         ("filesystem/preopens", "get-directories") => {
@@ -202,12 +212,8 @@ fn stream(linker: &mut LinkerInstance<'_, HostState>, name: &str) -> wasmtime::R
 
 /// Returns a time of day that does not come from the machine: a policy must behave the same at every time of day.
 /// Runtimes use the time of day as a seed, or in log lines, which have timestamps of their own.
-fn wall_clock() -> Datetime {
-    let nanos = now();
-    Datetime {
-        seconds: nanos / 1_000_000_000,
-        nanoseconds: u32::try_from(nanos % 1_000_000_000).unwrap_or_default(),
-    }
+const fn wall_clock(nanos: u64) -> Datetime {
+    Datetime { seconds: nanos / 1_000_000_000, nanoseconds: (nanos % 1_000_000_000) as u32 }
 }
 
 impl HostState {

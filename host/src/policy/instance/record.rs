@@ -1,0 +1,244 @@
+//! Recording of an instance: each call, when it has returned.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use twox_hash::XxHash64;
+use wasmtime::Store;
+
+use super::bindings::exports::hotpick::policy::lifecycle::Placement;
+use super::bindings::exports::hotpick::policy::picker::{PickInfo, PickResult};
+use super::bindings::exports::hotpick::policy::plans::Plan;
+use super::bindings::hotpick::policy::types::Endpoint;
+use super::convert::grpc_code;
+use super::imports::{HostState, Methods, Tape};
+use super::instance::Instance;
+use super::program::Program;
+use super::time::{now, time};
+use crate::lifecycle::SavedState;
+use crate::picker;
+use crate::policy::instance::Outcome;
+use crate::trace::{self, Digest, Event, Finish, Made, Recorder, Value};
+
+impl Instance {
+    /// Returns the recorder, if the instance is recorded.
+    pub(crate) fn recorder(&self) -> Option<&Arc<Recorder>> {
+        self.store.data().recorder.as_ref()
+    }
+
+    /// Ends the recording of the instance, for this reason.
+    pub(crate) fn stop_recording(&mut self, why: Finish) {
+        let state = self.store.data_mut();
+        state.tape = Tape::Off;
+        if let Some(recorder) = state.recorder.take() {
+            recorder.finish(now(), why);
+        }
+    }
+
+    /// Records a fault, which ends the recording.
+    pub(crate) fn record_fault(&mut self, fault: &str) {
+        record(&mut self.store, now(), || Event::Fault(fault.to_owned()));
+        self.stop_recording(Finish::Fault);
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.stop_recording(Finish::Replaced);
+    }
+}
+
+/// Records a call that has returned.
+pub(super) fn record(store: &mut Store<HostState>, at: u64, event: impl FnOnce() -> Event) {
+    let state = store.data_mut();
+    if let (Some(recorder), Tape::Recording(answers)) = (&state.recorder, &mut state.tape) {
+        recorder.record(at, &event(), answers);
+        answers.clear();
+    }
+}
+
+/// Records that the instance was started, with `init`.
+pub(super) fn record_init(
+    store: &mut Store<HostState>,
+    program: &Program,
+    placed: &Placement,
+    config: &str,
+    saved: &[SavedState],
+    result: &Result<(), String>,
+) {
+    let state = store.data_mut();
+    let (Some(recorder), Tape::Recording(answers)) = (&state.recorder, &mut state.tape) else { return };
+    let version = &program.spec.version;
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let start = trace::Start {
+        policy: version.name.clone(),
+        generation: version.generation,
+        digest: version.digest.clone(),
+        target: placed.target.clone(),
+        shard: placed.shard,
+        shards: placed.shards,
+        seed: placed.seed,
+        config: config.to_owned(),
+        saved: saved.iter().map(|saved| (saved.schema, saved.data.clone())).collect(),
+        unix_ms: u64::try_from(since_1970.as_millis()).unwrap_or_default(),
+    };
+    recorder.restart();
+    recorder.knows_config(config);
+    recorder.record(now(), &Event::Start(Box::new(start)), &[]);
+    let mut keys: Vec<_> = state.keys.iter().map(|key| key.as_str().to_owned()).collect();
+    for key in recorder.metadata() {
+        if !keys.contains(key) {
+            keys.push(key.clone());
+        }
+    }
+    keys.truncate(usize::from(u8::MAX));
+    recorder.record(now(), &Event::Init(Box::new(trace::Init { result: result.clone(), keys })), answers);
+    answers.clear();
+}
+
+/// Records a notification of endpoints.
+pub(super) fn record_changed(store: &mut Store<HostState>, at: u64, added: &[Endpoint], removed: &[u32]) {
+    let Some(recorder) = store.data().recorder.clone() else { return };
+    for endpoint in added {
+        recorder.knows(endpoint.attributes.iter().map(|attribute| attribute.value.as_str()));
+    }
+    record(store, at, || Event::Changed {
+        added: added.iter().map(endpoint).collect(),
+        removed: removed.to_owned(),
+    });
+}
+
+fn endpoint(endpoint: &Endpoint) -> trace::Endpoint {
+    let attributes = endpoint.attributes.iter();
+    trace::Endpoint {
+        id: endpoint.id,
+        addresses: endpoint.addresses.clone(),
+        weight: endpoint.weight,
+        attributes: attributes.map(|attribute| (attribute.key.clone(), attribute.value.clone())).collect(),
+    }
+}
+
+/// Records a pick. `None`: the call was a fault.
+pub(super) fn record_pick(
+    store: &mut Store<HostState>,
+    info: &picker::PickInfo<'_>,
+    told: &PickInfo,
+    answer: Option<PickResult>,
+) {
+    let state = store.data_mut();
+    let (Some(recorder), Tape::Recording(answers)) = (&state.recorder, &mut state.tape) else { return };
+    let pick = trace::Pick {
+        call: told.call,
+        method: told.method,
+        affinity: told.affinity,
+        random: told.random.to_le_bytes(),
+        attempt: told.attempt,
+        wait_for_ready: told.wait_for_ready,
+        requeued: told.requeued,
+        tried: info.tried.to_vec(),
+        values: values(recorder, state.keys.iter().map(|key| key.as_str()), info.metadata),
+        result: match answer {
+            Some(PickResult::Pick(id)) => trace::PickResult::Pick(id),
+            Some(PickResult::Queue) => trace::PickResult::Queue,
+            Some(PickResult::Fail(code)) => trace::PickResult::Fail(grpc_code(code) as u8),
+            Some(PickResult::Drop(code)) => trace::PickResult::Drop(grpc_code(code) as u8),
+            None => trace::PickResult::Fault,
+        },
+    };
+    let name = |number| Methods::lock(&state.methods).known(number);
+    recorder.record_of(told.now, told.method, name, &Event::Pick(pick), answers);
+    answers.clear();
+}
+
+/// Returns the values of these keys and of those that the recording keeps, as the trace may contain them.
+fn values<'a>(
+    recorder: &Recorder,
+    declared: impl ExactSizeIterator<Item = &'a str>,
+    metadata: &HeaderMap,
+) -> Vec<(u8, Value)> {
+    if (declared.len() == 0 && recorder.metadata().is_empty()) || metadata.is_empty() {
+        return Vec::new();
+    }
+    let mut keys: Vec<_> = declared.collect();
+    keys.extend(
+        recorder.metadata().iter().map(String::as_str).filter(|key| !keys.contains(key)).collect::<Vec<_>>(),
+    );
+    let all = keys.iter().zip(0..u8::MAX).flat_map(|(key, place)| {
+        let values = metadata.get_all(*key).iter();
+        values.map(move |value| (place, recorder.value(key, value.as_bytes())))
+    });
+    all.collect()
+}
+
+/// Records a plan. `None`: the call was a fault.
+pub(super) fn record_plan(store: &mut Store<HostState>, at: u64, random: u64, made: Option<&Plan>) {
+    record(store, at, || Event::Plan {
+        random: random.to_le_bytes(),
+        made: made.map_or(Made::Fault, digest_of),
+    });
+}
+
+/// Returns what a trace contains of a plan.
+pub(super) fn digest_of(plan: &Plan) -> Made {
+    match plan {
+        Plan::None => Made::None,
+        Plan::Sequence(picks) => Made::Sequence(digest(picks)),
+        Plan::ByAffinity(picks) => Made::ByAffinity(digest(picks)),
+    }
+}
+
+fn digest(picks: &[u32]) -> Digest {
+    use std::hash::Hasher as _;
+    let mut hasher = XxHash64::with_seed(0);
+    picks.iter().for_each(|id| hasher.write(&id.to_le_bytes()));
+    Digest { length: picks.len() as u64, hash: hasher.finish() }
+}
+
+/// Returns what a trace contains of a saved state.
+pub(super) fn saved_digest(data: &[u8]) -> Digest {
+    Digest { length: data.len() as u64, hash: XxHash64::oneshot(0, data) }
+}
+
+/// A pick by a plan, for the trace of the instance that made the plan.
+pub(crate) struct PlannedPick<'a> {
+    pub(crate) info: &'a picker::PickInfo<'a>,
+    pub(crate) call: u64,
+    pub(crate) method: u32,
+    pub(crate) affinity: Option<u64>,
+    pub(crate) subconn: u32,
+}
+
+/// Records a pick by a plan.
+pub(crate) fn record_planned(
+    recorder: &Recorder,
+    methods: &std::sync::Mutex<Methods>,
+    keys: &[http::HeaderName],
+    pick: &PlannedPick<'_>,
+) {
+    let planned = trace::Planned {
+        call: pick.call,
+        method: pick.method,
+        affinity: pick.affinity,
+        subconn: pick.subconn,
+        values: values(recorder, keys.iter().map(http::HeaderName::as_str), pick.info.metadata),
+    };
+    let name = |number| Methods::lock(methods).known(number);
+    recorder.record_of(time(pick.info.now), pick.method, name, &Event::Planned(planned), &[]);
+}
+
+/// Records the end of an RPC.
+pub(crate) fn record_end(recorder: &Recorder, outcome: &Outcome, reported: bool) {
+    let load = outcome.load.map(|load| [load.application, load.cpu, load.memory, load.rps, load.eps]);
+    let end = trace::End {
+        call: outcome.call,
+        subconn: outcome.subconn,
+        method: outcome.method,
+        code: outcome.code as u8,
+        not_sent: outcome.not_sent,
+        client_ended: outcome.client_ended,
+        reported,
+        latency: outcome.latency,
+        load,
+    };
+    recorder.record(now(), &Event::End(end), &[]);
+}

@@ -1,0 +1,194 @@
+//! Traces as bytes: a header, and blocks of events.
+//!
+//! ```text
+//! trace   "hotpick trace\n"  format: u16  contract: u8 length, text  block*
+//! block   length: u32  XXH64 of the events: u64  events
+//! event   time since the event before (ns, zigzag varint)  Event (postcard)  length: varint  answers
+//! ```
+//!
+//! Integers of a fixed size are little-endian. The events are in the wire format of the crate `postcard`, version 1. The
+//! answers are those that the policy got in this call from the functions that it imports, in their order.
+
+use serde::Serialize;
+use twox_hash::XxHash64;
+
+use super::event::Event;
+
+/// Number of this format of traces.
+pub const FORMAT: u16 = 1;
+const MAGIC: &[u8] = b"hotpick trace\n";
+/// The contract of the policies that are recorded.
+const CONTRACT: &str = "hotpick:policy@0.1.0";
+/// Length (bytes) at which a block is complete.
+pub(super) const BLOCK: usize = 64 << 10;
+/// Maximum length of a block (bytes): a single event may be long.
+const LONGEST_BLOCK: usize = 64 << 20;
+const BLOCK_HEADER: usize = 12;
+
+/// Reason why bytes are not a trace.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TraceError {
+    /// Something else.
+    #[error("is not a trace of hotpick")]
+    NotATrace,
+    /// Written by another version of hotpick.
+    #[error("is in format {0} of traces, and this program reads format {FORMAT}")]
+    Format(u16),
+    /// Recorded of policies of another contract.
+    #[error("is a trace of the contract {0}, and this program has {CONTRACT}")]
+    Contract(String),
+    /// Nothing is left of it.
+    #[error("is cut off before its first event")]
+    Empty,
+    /// A block does not have the bytes that were written.
+    #[error("is damaged at byte {at}")]
+    Damaged {
+        /// Offset in the file.
+        at: usize,
+    },
+}
+
+/// An event, when it happened, and what the policy was answered in it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Recorded {
+    /// Time of the recording host's clock (ns), which is the policy's.
+    pub at: u64,
+    /// The event.
+    pub event: Event,
+    pub(crate) answers: Vec<u8>,
+}
+
+/// A recording of one instance of a policy.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Trace {
+    /// What happened, in order. The first event is [`Event::Start`].
+    pub events: Vec<Recorded>,
+    /// Whether the trace is cut off: its last events are missing.
+    pub is_cut: bool,
+}
+
+/// Returns the bytes that a trace begins with.
+pub(super) fn header() -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(FORMAT.to_le_bytes());
+    bytes.extend(u8::try_from(CONTRACT.len()));
+    bytes.extend(CONTRACT.as_bytes());
+    bytes
+}
+
+/// A block that is being written.
+#[derive(Debug, Default)]
+pub(super) struct Block {
+    events: Vec<u8>,
+    last: u64,
+}
+
+impl Block {
+    /// Appends an event. An event that cannot be serialised is left out; there is none.
+    pub(super) fn push(&mut self, at: u64, event: &Event, answers: &[u8]) {
+        let length = self.events.len();
+        let since = at.cast_signed().wrapping_sub(self.last.cast_signed());
+        let written = self.append(&since).and_then(|()| self.append(event));
+        if written.and_then(|()| self.append(&answers.len())).is_err() {
+            self.events.truncate(length);
+            return;
+        }
+        self.events.extend_from_slice(answers);
+        self.last = at;
+    }
+
+    fn append(&mut self, value: &impl Serialize) -> postcard::Result<()> {
+        self.events = postcard::to_extend(value, std::mem::take(&mut self.events))?;
+        Ok(())
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Returns the block's bytes, and begins the next block.
+    pub(super) fn seal(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(BLOCK_HEADER + self.events.len());
+        bytes.extend(u32::try_from(self.events.len()).unwrap_or(u32::MAX).to_le_bytes());
+        bytes.extend(XxHash64::oneshot(0, &self.events).to_le_bytes());
+        bytes.append(&mut self.events);
+        bytes
+    }
+}
+
+impl Trace {
+    /// Reads a trace of this program's contract. One that is cut off is read as far as it goes.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are something else, or damaged.
+    pub fn read(bytes: &[u8]) -> Result<Self, TraceError> {
+        let rest = bytes.strip_prefix(MAGIC).ok_or(TraceError::NotATrace)?;
+        let (format, rest) = rest.split_first_chunk().ok_or(TraceError::Empty)?;
+        let format = u16::from_le_bytes(*format);
+        if format != FORMAT {
+            return Err(TraceError::Format(format));
+        }
+        let (length, rest) = rest.split_first().ok_or(TraceError::Empty)?;
+        let (found, mut rest) = rest.split_at_checked(usize::from(*length)).ok_or(TraceError::Empty)?;
+        if found != CONTRACT.as_bytes() {
+            let found = String::from_utf8_lossy(found).into_owned();
+            return Err(TraceError::Contract(found));
+        }
+        let mut trace = Self::default();
+        let mut last = 0;
+        while !rest.is_empty() {
+            let damaged = TraceError::Damaged { at: bytes.len() - rest.len() };
+            let Some((block, after)) = split_block(rest).map_err(|Damaged| damaged.clone())? else {
+                trace.is_cut = true;
+                break;
+            };
+            trace.read_events(block, &mut last).ok_or(damaged)?;
+            rest = after;
+        }
+        trace.is_cut |= !matches!(trace.events.last(), Some(Recorded { event: Event::Finish(_), .. }));
+        match trace.events.first() {
+            Some(Recorded { event: Event::Start(_), .. }) => Ok(trace),
+            Some(_) => Err(TraceError::NotATrace),
+            None => Err(TraceError::Empty),
+        }
+    }
+
+    fn read_events(&mut self, mut block: &[u8], last: &mut u64) -> Option<()> {
+        while !block.is_empty() {
+            let (since, rest) = postcard::take_from_bytes::<i64>(block).ok()?;
+            let (event, rest) = postcard::take_from_bytes::<Event>(rest).ok()?;
+            let (length, rest) = postcard::take_from_bytes::<usize>(rest).ok()?;
+            let (answers, rest) = rest.split_at_checked(length)?;
+            *last = last.wrapping_add_signed(since);
+            self.events.push(Recorded { at: *last, event, answers: answers.to_vec() });
+            block = rest;
+        }
+        Some(())
+    }
+}
+
+/// A block has other bytes than were written.
+struct Damaged;
+
+/// A block, and what follows it.
+type Split<'a> = Option<(&'a [u8], &'a [u8])>;
+
+/// Splits off the first block. `None`: it is cut off.
+fn split_block(bytes: &[u8]) -> Result<Split<'_>, Damaged> {
+    let Some((length, rest)) = bytes.split_first_chunk() else { return Ok(None) };
+    let length = u32::from_le_bytes(*length) as usize;
+    if length > LONGEST_BLOCK {
+        return Err(Damaged);
+    }
+    let Some((hash, rest)) = rest.split_first_chunk() else { return Ok(None) };
+    let Some((block, rest)) = rest.split_at_checked(length) else { return Ok(None) };
+    (XxHash64::oneshot(0, block) == u64::from_le_bytes(*hash)).then_some(Some((block, rest))).ok_or(Damaged)
+}
