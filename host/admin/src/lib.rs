@@ -32,9 +32,11 @@
 //! # }
 //! ```
 
+mod access;
 mod call_metrics;
 mod calls;
 mod channelz;
+mod control;
 mod line;
 mod live;
 mod metrics;

@@ -16,22 +16,29 @@ use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::codegen::{Body as HttpBody, StdError};
 
+use crate::access::{is_bearer, is_local};
 use crate::calls::Calls;
+use crate::control::{Control, Refused};
 use crate::live::{Live, stream};
 use crate::subjects::{OwnCounter, Subjects, Watched};
 use crate::tap::{Filter, lines};
-use crate::{channelz, metrics, status};
+use crate::{channelz, control, metrics, status};
 
 /// An HTTP service that reports on channels and policies. Cheap to clone.
 ///
 /// Anyone who can reach it can read everything and change nothing. It holds its channels open.
 #[derive(Clone)]
-pub struct Admin(Arc<Inner>);
+pub struct Admin {
+    inner: Arc<Inner>,
+    /// Whether whoever sends requests may control policies.
+    is_trusted: bool,
+}
 
 struct Inner {
     subjects: Arc<Subjects>,
     live: Arc<Live>,
     tap: Option<TapAccess>,
+    control: Control,
     streams: Arc<AtomicUsize>,
     /// The last metrics: when they were read, and the text.
     metrics: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
@@ -53,6 +60,7 @@ struct TapAccess {
 pub struct AdminBuilder {
     subjects: Subjects,
     tap: Option<TapAccess>,
+    control: Control,
 }
 
 impl AdminBuilder {
@@ -86,6 +94,13 @@ impl AdminBuilder {
         self
     }
 
+    /// Allows requests by POST that record policies and steer rollouts, with this bearer token (`Authorization: Bearer
+    /// TOKEN`). Not allowed by default. See [`Admin::trusted`] for a listener that needs no token.
+    pub fn allow_control(mut self, token: String) -> Self {
+        self.control.token = Some(token);
+        self
+    }
+
     /// Creates the service, and starts to take samples for the page.
     ///
     /// # Panics
@@ -96,15 +111,17 @@ impl AdminBuilder {
         let subjects = Arc::new(self.subjects);
         let mut tasks = JoinSet::new();
         let live = Live::start(Arc::clone(&subjects), &mut tasks);
-        Admin(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             subjects,
             live,
             tap: self.tap,
+            control: self.control,
             streams: Arc::default(),
             metrics: tokio::sync::Mutex::default(),
             scrapes: Arc::default(),
             _tasks: tasks,
-        }))
+        });
+        Admin { inner, is_trusted: false }
     }
 }
 
@@ -127,6 +144,7 @@ const JSON: &str = "application/json";
 const LINES: &str = "application/x-ndjson";
 const EVENTS: &str = "text/event-stream";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const TRACE: &str = "application/octet-stream";
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 const PAGE: &str = include_str!("page.html");
@@ -139,6 +157,13 @@ impl Admin {
         AdminBuilder::default()
     }
 
+    /// Returns the service for those who may control policies without a token: for a Unix socket that only the operator
+    /// can open.
+    #[must_use]
+    pub fn trusted(&self) -> Self {
+        Self { is_trusted: true, ..self.clone() }
+    }
+
     /// Answers a request. What a request says beside its method, path, query and token is ignored.
     #[must_use]
     pub async fn answer(
@@ -148,10 +173,15 @@ impl Admin {
         query: Option<&str>,
         headers: &HeaderMap,
     ) -> Response<Body> {
+        if method == Method::POST && matches!(path, "/record") {
+            return self
+                .control(path, query.unwrap_or_default(), headers)
+                .unwrap_or_else(|(status, sentence)| text(status, format!("{sentence}\n")));
+        }
         if method != Method::GET && method != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed: use GET\n");
         }
-        let Inner { subjects, live, .. } = &*self.0;
+        let Inner { subjects, live, .. } = &*self.inner;
         match path {
             "/" => page(),
             "/channels" => of(StatusCode::OK, JSON, format!("{:#}\n", status::channels(subjects))),
@@ -174,18 +204,30 @@ impl Admin {
         }
     }
 
+    fn control(&self, path: &str, query: &str, headers: &HeaderMap) -> Result<Response<Body>, Refused> {
+        self.inner.control.admit(headers, self.is_trusted)?;
+        let policies = self.inner.subjects.policies.as_ref();
+        match path {
+            "/record" => {
+                let trace = control::record(policies, query)?;
+                Ok(self.streaming(TRACE, || control::body(trace)))
+            }
+            _ => Err((StatusCode::NOT_FOUND, "not found".to_owned())),
+        }
+    }
+
     /// Writes the metrics on a thread that serves no RPCs; one text at a time, which all share that have asked meanwhile.
     async fn metrics(&self) -> Response<Body> {
-        let counted = Counted(Arc::clone(&self.0.scrapes));
-        if self.0.scrapes.fetch_add(1, Ordering::Relaxed) >= MAX_SCRAPES {
+        let counted = Counted(Arc::clone(&self.inner.scrapes));
+        if self.inner.scrapes.fetch_add(1, Ordering::Relaxed) >= MAX_SCRAPES {
             return text(StatusCode::SERVICE_UNAVAILABLE, format!("{MAX_SCRAPES} others read the metrics\n"));
         }
         let asked = Instant::now();
-        let mut last = self.0.metrics.lock().await;
+        let mut last = self.inner.metrics.lock().await;
         let metrics = match &*last {
             Some((read, metrics)) if *read > asked => metrics.clone(),
             _ => {
-                let (read, subjects) = (Instant::now(), Arc::clone(&self.0.subjects));
+                let (read, subjects) = (Instant::now(), Arc::clone(&self.inner.subjects));
                 let written = tokio::task::spawn_blocking(move || metrics::text(&subjects)).await;
                 let metrics = match written {
                     Ok(Ok(metrics)) => Bytes::from(metrics),
@@ -203,7 +245,7 @@ impl Admin {
     }
 
     fn tap(&self, query: &str, headers: &HeaderMap) -> Response<Body> {
-        let Some(access) = &self.0.tap else {
+        let Some(access) = &self.inner.tap else {
             return text(
                 StatusCode::FORBIDDEN,
                 "tap is off: set tap = true in [admin] of the sidecar's configuration\n",
@@ -229,7 +271,7 @@ impl Admin {
         match Filter::parse(query) {
             Ok(filter) => {
                 let taps: Vec<_> =
-                    self.0.subjects.channels.iter().map(|watched| watched.calls.tap().listen()).collect();
+                    self.inner.subjects.channels.iter().map(|watched| watched.calls.tap().listen()).collect();
                 self.streaming(LINES, || Body::new(StreamBody::new(Box::pin(lines(taps, filter)))))
             }
             Err(sentence) => text(StatusCode::BAD_REQUEST, format!("{sentence}\n")),
@@ -237,9 +279,9 @@ impl Admin {
     }
 
     fn streaming(&self, kind: &'static str, body: impl FnOnce() -> Body) -> Response<Body> {
-        let counted = Counted(Arc::clone(&self.0.streams));
+        let counted = Counted(Arc::clone(&self.inner.streams));
         // Counted before the check, so that concurrent requests cannot exceed the limit.
-        if self.0.streams.fetch_add(1, Ordering::Relaxed) >= MAX_STREAMS {
+        if self.inner.streams.fetch_add(1, Ordering::Relaxed) >= MAX_STREAMS {
             return text(StatusCode::SERVICE_UNAVAILABLE, format!("{MAX_STREAMS} pages and taps are open\n"));
         }
         let mut response = Response::new(Body::new(Held { body: body(), _counted: counted }));
@@ -283,7 +325,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let kind = request.headers().get(header::CONTENT_TYPE);
         if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
-            let (subjects, live) = (Arc::clone(&self.0.subjects), Arc::clone(&self.0.live));
+            let (subjects, live) = (Arc::clone(&self.inner.subjects), Arc::clone(&self.inner.live));
             return Box::pin(async move { Ok(channelz::answer(subjects, live, request).await) });
         }
         let (admin, (head, _)) = (self.clone(), request.into_parts());
@@ -292,32 +334,6 @@ where
             Ok(admin.answer(&head.method, uri.path(), uri.query(), &head.headers).await)
         })
     }
-}
-
-/// Returns whether the request is for `localhost` or an IP address, and from no page of another site.
-fn is_local(headers: &HeaderMap) -> bool {
-    let is_local = |authority: &str| {
-        let host = authority.parse::<http::uri::Authority>().ok();
-        host.is_some_and(|authority| {
-            let host = authority.host().trim_matches(['[', ']']);
-            host == "localhost" || host.parse::<std::net::IpAddr>().is_ok()
-        })
-    };
-    let says = |name, is_so: &dyn Fn(&str) -> bool| {
-        headers.get(name).is_none_or(|value| value.to_str().is_ok_and(is_so))
-    };
-    let of_origin = |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| is_local(authority));
-    says(header::HOST, &is_local) && says(header::ORIGIN, &of_origin)
-}
-
-/// Compares in a time that does not depend on where the tokens differ.
-fn is_bearer(headers: &HeaderMap, token: &str) -> bool {
-    let given = headers.get(header::AUTHORIZATION).map_or(&[][..], HeaderValue::as_bytes);
-    // The name of the scheme has no case (RFC 9110, 11.1).
-    let (scheme, given) = given.split_at_checked(7).unwrap_or_default();
-    let given = if scheme.eq_ignore_ascii_case(b"Bearer ") { given } else { &[] };
-    let differs = given.iter().zip(token.as_bytes()).fold(0, |differs, (a, b)| differs | (a ^ b));
-    differs == 0 && given.len() == token.len()
 }
 
 /// Returns the channel and the endpoints of a request for histories; at most 50 endpoints.
@@ -358,44 +374,13 @@ fn of(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Respons
 
 impl fmt::Debug for Admin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Admin({} channels)", self.0.subjects.channels.len())
+        write!(f, "Admin({} channels)", self.inner.subjects.channels.len())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_the_whole_token_is_the_token() {
-        let given = |value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::AUTHORIZATION, HeaderValue::from_static(value));
-            is_bearer(&headers, "secret")
-        };
-        assert!(given("Bearer secret") && given("bearer secret"));
-        for wrong in ["Bearer secre", "Bearer secrets", "Bearer ", "secret", "Basic secret"] {
-            assert!(!given(wrong), "{wrong}");
-        }
-        assert!(!is_bearer(&HeaderMap::new(), "secret"));
-    }
-
-    #[test]
-    fn pages_of_other_sites_are_not_local() {
-        let with = |name, value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(name, HeaderValue::from_static(value));
-            is_local(&headers)
-        };
-        for local in ["localhost", "localhost:9901", "127.0.0.1:9901", "[::1]:9901"] {
-            assert!(with(header::HOST, local), "{local}");
-        }
-        for other in ["evil.example", "localhost.evil.example:9901", "", "127.0.0.1.evil.example"] {
-            assert!(!with(header::HOST, other), "{other}");
-        }
-        assert!(with(header::ORIGIN, "http://127.0.0.1:9901") && is_local(&HeaderMap::new()));
-        assert!(!with(header::ORIGIN, "http://evil.example") && !with(header::ORIGIN, "null"));
-    }
 
     #[test]
     fn a_query_for_histories_is_bounded() {

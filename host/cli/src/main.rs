@@ -10,6 +10,7 @@ mod compile;
 mod demo;
 mod new;
 mod proxy;
+mod replay;
 mod signals;
 mod sim;
 mod watch;
@@ -48,6 +49,10 @@ enum Command {
     Check(check::Arguments),
     /// Simulate policies in virtual time: latency, errors and balance in a scenario, with the components that will serve.
     Sim(sim::Arguments),
+    /// Record a policy at work in a sidecar: what it is told, what it asks, what it picks, and how the RPCs end.
+    Record(watch::RecordArguments),
+    /// Replay a recording: the same policy must pick the same again, and another one is compared with it.
+    Replay(replay::Arguments),
     #[command(hide = true)]
     CompilePolicy(compile::Arguments),
 }
@@ -75,6 +80,11 @@ fn main() -> ExitCode {
         Command::Sim(arguments) => {
             log_to_stderr("warn");
             sim::run(&arguments)
+        }
+        Command::Record(arguments) => watch::record(&arguments),
+        Command::Replay(arguments) => {
+            log_to_stderr("warn");
+            replay::run(&arguments)
         }
         Command::CompilePolicy(arguments) => compile::run(&arguments),
     };

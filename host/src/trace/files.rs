@@ -73,8 +73,12 @@ struct FileSink {
 }
 
 impl RecordSettings {
-    /// Returns why these settings cannot be used, if they cannot.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be used: a sentence that names the field.
+    pub fn check(&self) -> Result<(), String> {
         let within = |key: &str, number: u64, most: u64| {
             let is_within = (1..=most).contains(&number);
             if is_within {

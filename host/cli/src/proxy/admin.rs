@@ -2,20 +2,23 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use hotpick::net::Io;
 use hotpick_admin::Admin;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
+
+use super::socket::{Access, Socket};
 
 /// Maximum number of concurrent connections.
 const MAX_CONNECTIONS: usize = 64;
@@ -25,22 +28,29 @@ const HEAD: Duration = Duration::from_secs(5);
 const MAX_DURATION: Duration = Duration::from_secs(60);
 
 /// A bound admin listener.
-pub(crate) struct AdminListener(TcpListener);
+pub(crate) struct AdminListener(Socket);
 
 impl AdminListener {
     /// Listens on `host:port`. Anyone who can connect can read everything and change nothing.
     pub(crate) async fn bind(address: &str) -> anyhow::Result<Self> {
-        TcpListener::bind(address).await.map(Self).with_context(|| format!("cannot listen on {address}"))
+        let socket = Socket::bind(address, Access::Everyone).await;
+        socket.map(Self).with_context(|| format!("cannot listen on {address}"))
+    }
+
+    /// Listens on a Unix socket that only the user of this process can open.
+    pub(super) async fn bind_control(path: &Path) -> anyhow::Result<Self> {
+        let socket = Socket::bind_unix(path, Access::Owner).await;
+        socket.map(Self).with_context(|| format!("cannot listen on {path:?}"))
     }
 
     /// Returns the bound address, or the error as text if the system does not report it.
     pub(crate) fn address(&self) -> String {
-        self.0.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string())
+        self.0.address()
     }
 
     /// Returns whether only this machine can connect.
     pub(super) fn is_loopback(&self) -> bool {
-        self.0.local_addr().is_ok_and(|address| address.ip().is_loopback())
+        self.0.is_local()
     }
 
     /// Serves until the proxy drains. Open connections are not waited for.
@@ -109,13 +119,13 @@ impl Silent {
     }
 }
 
-async fn serve_connection(stream: tokio::net::TcpStream, admin: Admin, has_asked: &Asked) {
+async fn serve_connection(stream: Box<dyn Io>, admin: Admin, has_asked: &Asked) {
     // A page or a tap takes as long as someone looks at it.
     let is_streaming = Arc::new(AtomicBool::new(false));
     let (seen, asked) = (Arc::clone(&is_streaming), has_asked.clone());
     let service = service_fn(move |request: http::Request<Incoming>| {
         asked.set();
-        seen.fetch_or(matches!(request.uri().path(), "/live" | "/tap"), Ordering::Relaxed);
+        seen.fetch_or(matches!(request.uri().path(), "/live" | "/tap" | "/record"), Ordering::Relaxed);
         let answer = admin.clone().call(request);
         async move { answer.await.map_err(|never: Infallible| never) }
     });

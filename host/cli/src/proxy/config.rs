@@ -14,6 +14,7 @@ use hotpick::proxy::ProxyOptions;
 use hotpick::retry::{RetryBudget, RetryOptions};
 use hotpick::service_config::ServiceConfig;
 use hotpick::tls::{ClientTls, ServerTls};
+use hotpick::trace::RecordSettings;
 use hotpick::{Channel, PolicyDir};
 use hotpick_admin::AdminBuilder;
 use serde::de::value::MapAccessDeserializer;
@@ -46,6 +47,8 @@ pub(super) struct Config {
     pub(super) require_seal: bool,
     /// The admin listener: its address, or a table.
     pub(super) admin: Option<AdminEntry>,
+    /// How policies are recorded whose own settings do not say it.
+    pub(super) record: Option<RecordSettings>,
     pub(super) access_log: Option<access_log::Settings>,
     pub(super) otlp: Option<otlp::Settings>,
     #[serde(default)]
@@ -74,7 +77,7 @@ impl<'de> Visitor<'de> for AdminVisitor {
     type Value = AdminEntry;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an address such as \"127.0.0.1:9901\", or a table with listen, tap and token_file")
+        f.write_str("an address such as \"127.0.0.1:9901\", or a table with listen, tap, control, token_file and control_socket")
     }
 
     fn visit_str<E>(self, address: &str) -> Result<AdminEntry, E> {
@@ -93,8 +96,13 @@ pub(super) struct AdminTable {
     /// Whether `/tap` shows RPCs.
     #[serde(default)]
     pub(super) tap: bool,
-    /// A file with the token that `/tap` asks for.
+    /// Whether policies can be recorded and rollouts steered, with the token.
+    #[serde(default)]
+    pub(super) control: bool,
+    /// A file with the token that `/tap` and control ask for.
     pub(super) token_file: Option<PathBuf>,
+    /// A Unix socket on which the same is served to whoever can open it, control without a token.
+    pub(super) control_socket: Option<PathBuf>,
 }
 
 /// Which methods have metrics of their own.
@@ -139,13 +147,21 @@ impl AdminEntry {
         }
     }
 
-    /// Lets `/tap` be asked for, if the configuration says so.
-    pub(super) fn allow(&self, builder: AdminBuilder, is_loopback: bool) -> anyhow::Result<AdminBuilder> {
-        let Self::Table(AdminTable { tap, token_file, .. }) = self else { return Ok(builder) };
-        if !tap {
-            anyhow::ensure!(token_file.is_none(), "admin: token_file is for tap: set tap = true as well");
-            return Ok(builder);
+    /// Returns the path of the control socket, if there is one.
+    pub(super) fn control_socket(&self) -> Option<&Path> {
+        match self {
+            Self::Address(_) => None,
+            Self::Table(table) => table.control_socket.as_deref(),
         }
+    }
+
+    /// Lets `/tap` be asked for and policies be controlled, if the configuration says so.
+    pub(super) fn allow(&self, mut builder: AdminBuilder, is_loopback: bool) -> anyhow::Result<AdminBuilder> {
+        let Self::Table(AdminTable { tap, control, token_file, .. }) = self else { return Ok(builder) };
+        anyhow::ensure!(
+            token_file.is_none() || *tap || *control,
+            "admin: token_file is for tap and control: set tap = true or control = true as well"
+        );
         let token = token_file.as_deref().map(|path| {
             let token =
                 std::fs::read_to_string(path).with_context(|| format!("admin: token_file {path:?}"))?;
@@ -154,6 +170,14 @@ impl AdminEntry {
             Ok(token)
         });
         let token = token.transpose()?;
+        if *control {
+            let token = token.clone();
+            builder = builder
+                .allow_control(token.context("admin: control needs token_file, or use control_socket")?);
+        }
+        if !tap {
+            return Ok(builder);
+        }
         anyhow::ensure!(
             token.is_some() || is_loopback,
             "admin: tap shows the RPCs of all clients, and {} is not a loopback address: set token_file",

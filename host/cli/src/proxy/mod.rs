@@ -9,6 +9,7 @@ mod otlp;
 #[cfg(not(feature = "otlp"))]
 #[path = "otlp_absent.rs"]
 mod otlp;
+mod socket;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -128,8 +129,16 @@ impl Arguments {
 }
 
 async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
-    let policies =
-        config.policies.as_deref().map(|path| open(path, config.cache, config.require_seal)).transpose()?;
+    let policies = config
+        .policies
+        .as_deref()
+        .map(|path| {
+            let mut options = PolicyDirOptions::default();
+            options.require_seal = config.require_seal;
+            options.record = config.record;
+            open(path, config.cache, options)
+        })
+        .transpose()?;
     let mut signals = EndSignals::new()?;
     // With a handler for SIGXFSZ, writing a file beyond the limit (`ulimit -f`) is an error. Without one it ends the
     // process; a compiled policy in the cache may be that large.
@@ -165,6 +174,10 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
     let admin_listener = match &config.admin {
         None => None,
         Some(entry) => Some((AdminListener::bind(entry.address()).await.context("admin listener")?, entry)),
+    };
+    let control_socket = match config.admin.as_ref().and_then(AdminEntry::control_socket) {
+        None => None,
+        Some(path) => Some(AdminListener::bind_control(path).await.context("control socket")?),
     };
     if let Some((listener, entry)) = &admin_listener {
         admin = entry.allow(admin, listener.is_loopback())?;
@@ -205,7 +218,12 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
     }
     if let Some((listener, _)) = admin_listener {
         let _ = writeln!(std::io::stdout(), "hotpick proxy: admin on {}", listener.address());
-        serving.spawn(listener.serve(admin.build(), drain.clone()));
+        let admin = admin.build();
+        if let Some(listener) = control_socket {
+            let _ = writeln!(std::io::stdout(), "hotpick proxy: control on {}", listener.address());
+            serving.spawn(listener.serve(admin.trusted(), drain.clone()));
+        }
+        serving.spawn(listener.serve(admin, drain.clone()));
     }
 
     tokio::select! {
@@ -242,9 +260,10 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
 }
 
 /// Opens the policy directory. Policies are compiled in a separate process, so that no file can end the proxy.
-fn open(path: &Path, cache: Option<PathBuf>, require_seal: bool) -> anyhow::Result<PolicyDir> {
-    let mut options = PolicyDirOptions::default();
-    options.require_seal = require_seal;
+fn open(path: &Path, cache: Option<PathBuf>, mut options: PolicyDirOptions) -> anyhow::Result<PolicyDir> {
+    if let Some(record) = &options.record {
+        record.check().map_err(anyhow::Error::msg)?;
+    }
     options.compile.cache = cache.or_else(crate::cache::user_cache);
     options.compile.command =
         Some(crate::compile::command().context("cannot find the program that compiles policies")?);

@@ -6,11 +6,11 @@ use super::servers::Nanos;
 
 /// The result of a simulation, without its warm-up.
 #[derive(Debug)]
-pub(super) struct Measured {
+pub(crate) struct Measured {
     /// Time of RPCs from the caller's call to their end (us), of those that ended well.
     latency: Histogram<u64>,
-    pub(super) rpcs: u64,
-    pub(super) errors: u64,
+    pub(crate) rpcs: u64,
+    pub(crate) errors: u64,
     /// RPCs that each server has answered.
     pub(super) served: Vec<u64>,
     pub(super) fallback_picks: u64,
@@ -111,7 +111,7 @@ impl Measured {
     }
 
     /// Returns the latency at a quantile (ms).
-    pub(super) fn quantile(&self, quantile: f64) -> f64 {
+    pub(crate) fn quantile(&self, quantile: f64) -> f64 {
         self.latency.value_at_quantile(quantile) as f64 / 1000.0
     }
 

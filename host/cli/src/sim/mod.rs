@@ -1,19 +1,22 @@
 //! `hotpick sim`: what a policy would do, simulated in virtual time with the policy's own component and the host's own code.
 
+mod clock;
 mod measured;
+mod past;
 mod report;
 mod scenario;
 mod servers;
 mod world;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use hotpick::directory;
-use hotpick::policy::{Policy, RoundRobin};
+use hotpick::policy::{Policy, RoundRobin, WasmPolicy};
 
-use self::measured::Measured;
+pub(crate) use self::measured::Measured;
+pub(crate) use self::past::{Differences, Past};
 use self::scenario::{BUILT_IN, Scenario};
 
 #[derive(Debug, clap::Args)]
@@ -22,7 +25,7 @@ pub(crate) struct Arguments {
     /// file (NAME.toml beside NAME.wasm) apply.
     #[arg(value_name = "FILE", required_unless_present = "list")]
     files: Vec<PathBuf>,
-    /// A scenario that is built in, or a TOML file.
+    /// A scenario that is built in, a TOML file, or a trace (NAME.trace).
     #[arg(long, value_name = "NAME|FILE", default_value = "steady")]
     scenario: String,
     /// The same seed gives the same result.
@@ -49,18 +52,21 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let scenario = Scenario::named(&arguments.scenario)?;
+    let course = Course::named(&arguments.scenario)?;
     // One clock for all: the host counts time from when it is first asked.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+    let runtime = paused()?;
     let headings = HEADINGS.map(|(name, width)| format!("{name:>width$}")).join("  ");
     say!("{headings}");
     let (mut rows, mut results) = (vec![headings], Vec::new());
     let own = (None, "native round robin".to_owned());
     let files = arguments.files.iter().map(|file| (Some(file), file.display().to_string()));
     for (file, name) in [own].into_iter().chain(files) {
-        let policy = load(file).with_context(|| name.clone())?;
+        let policy: Box<dyn Policy> = match file {
+            Some(file) => Box::new(load(file)?),
+            None => Box::new(RoundRobin::default()),
+        };
         let config = if file.is_some() { arguments.config.as_str() } else { "{}" };
-        let simulated = runtime.block_on(world::run(&*policy, config, &scenario, arguments.seed));
+        let simulated = runtime.block_on(course.run(&*policy, config, arguments.seed));
         let measured = simulated.with_context(|| name.clone())?;
         let row = row(&name, &measured);
         say!("{row}");
@@ -68,25 +74,69 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         results.push((name, measured));
     }
     if let Some(file) = &arguments.html {
-        let page = report::html(&results, &arguments.scenario, scenario.seconds, &rows.join("\n"));
+        let page = report::html(&results, &arguments.scenario, course.seconds(), &rows.join("\n"));
         std::fs::write(file, page).with_context(|| format!("cannot write {file:?}"))?;
     }
     if let Some(file) = &arguments.csv {
-        let csv = report::csv(&results, scenario.seconds);
+        let csv = report::csv(&results, course.seconds());
         std::fs::write(file, csv).with_context(|| format!("cannot write {file:?}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Loads a policy. `None`: the host's own.
-fn load(file: Option<&PathBuf>) -> anyhow::Result<Box<dyn Policy>> {
-    let Some(file) = file else { return Ok(Box::new(RoundRobin::default())) };
+/// What happens to the policies: a scenario, or the past.
+enum Course {
+    Made(Box<Scenario>),
+    Past(Box<Past>),
+}
+
+impl Course {
+    fn named(name: &str) -> anyhow::Result<Self> {
+        if Path::new(name).extension().is_some_and(|extension| extension == "trace") {
+            let past = Past::of(&crate::replay::read(&PathBuf::from(name))?);
+            return Ok(Self::Past(Box::new(past.with_context(|| format!("{name:?}"))?)));
+        }
+        Ok(Self::Made(Box::new(Scenario::named(name)?)))
+    }
+
+    fn seconds(&self) -> f64 {
+        match self {
+            Self::Made(scenario) => scenario.seconds,
+            Self::Past(past) => past.seconds(),
+        }
+    }
+
+    async fn run(&self, policy: &dyn Policy, config: &str, seed: u64) -> anyhow::Result<Measured> {
+        match self {
+            Self::Made(scenario) => world::run(policy, config, scenario, seed).await,
+            Self::Past(past) => past::run(policy, config, past, seed).await.map(|(measured, _)| measured),
+        }
+    }
+}
+
+/// Gives the RPCs of the past to a policy.
+pub(crate) fn run_past(
+    policy: &dyn Policy,
+    config: &str,
+    past: &Past,
+    seed: u64,
+) -> anyhow::Result<(Measured, Differences)> {
+    paused()?.block_on(past::run(policy, config, past, seed))
+}
+
+/// Returns a runtime of one thread in which time passes only when it is told to.
+fn paused() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?)
+}
+
+/// Loads a policy, with the settings beside its file.
+pub(crate) fn load(file: &PathBuf) -> anyhow::Result<WasmPolicy> {
     let mut options = crate::cache::cached();
     // The time of the simulation is not that of the machine: a slow one must not change the result.
     for limit in [&mut options.limits.init, &mut options.limits.update, &mut options.limits.pick] {
         *limit *= 10;
     }
-    Ok(Box::new(directory::load(file, &options)?))
+    directory::load(file, &options).with_context(|| format!("{file:?}"))
 }
 
 const HEADINGS: [(&str, usize); 10] = [
@@ -122,7 +172,7 @@ fn row(name: &str, measured: &Measured) -> String {
 
 #[cfg(test)]
 mod tests {
-    use hotpick::policy::{Limits, WasmPolicy};
+    use hotpick::policy::Limits;
 
     use super::*;
 

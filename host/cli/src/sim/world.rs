@@ -15,13 +15,12 @@ use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 use tonic::Code;
 
+use super::clock;
 use super::measured::Measured;
 use super::scenario::{Action, Event, Scenario};
 use super::servers::{Nanos, Server, exponential, nanos, work};
 
 const METHOD: &str = "/hotpick.sim.Service/Call";
-/// Longest step of the clock: timers of the host are due within it.
-const STEP: Nanos = 1_000_000;
 /// Time after which a queued RPC is picked for again, if the endpoints do not change.
 const AGAIN: Nanos = 1_000_000;
 /// Picks of which the regret is measured, if there are many endpoints: one of these.
@@ -97,7 +96,7 @@ pub(super) async fn run(
     scenario: &Scenario,
     seed: u64,
 ) -> anyhow::Result<Measured> {
-    align().await;
+    clock::align().await;
     let mut world = World::new(policy, config, scenario, seed)?;
     let end = nanos(scenario.warmup + scenario.seconds);
     let first = world.next_arrival();
@@ -109,22 +108,13 @@ pub(super) async fn run(
         if due.at > end {
             break;
         }
-        world.advance_to(due.at).await;
+        clock::advance(&mut world.now, due.at).await;
         world.handle(due.what);
     }
     for client in &world.clients {
         world.measured.faults += client.channel.faults().count;
     }
     Ok(world.measured)
-}
-
-/// Advances the clock to a moment that no earlier simulation has reached, and that does not depend on how long it took.
-async fn align() {
-    const DISTANCE: u64 = 1_000_000;
-    static FIRST: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
-    let passed = Instant::now().saturating_duration_since(*FIRST);
-    let next = Duration::from_secs((passed.as_secs() / DISTANCE + 1) * DISTANCE);
-    tokio::time::advance(next - passed).await;
 }
 
 impl<'a> World<'a> {
@@ -173,15 +163,6 @@ impl<'a> World<'a> {
     fn add(&mut self, at: Nanos, what: What) {
         self.number += 1;
         self.events.push(Due { at, number: self.number, what });
-    }
-
-    /// Advances the clock. What the host does meanwhile (timers, outcomes) happens at its time, to a millisecond.
-    async fn advance_to(&mut self, at: Nanos) {
-        while self.now < at {
-            let step = (at - self.now).min(STEP);
-            tokio::time::advance(Duration::from_nanos(step)).await;
-            self.now += step;
-        }
     }
 
     fn instant(&self, at: Nanos) -> Instant {

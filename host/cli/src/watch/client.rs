@@ -1,22 +1,31 @@
 //! Requests to an admin listener.
 
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http::{Request, Response, Uri, header};
+use http::{Method, Request, Response, Uri, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 
 /// An admin listener.
-#[derive(Clone, Debug)]
-pub(crate) struct Listener {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Listener {
     /// `host:port`
-    authority: String,
+    Tcp(String),
+    Unix(PathBuf),
 }
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// Time for a connection and the head of an answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -24,26 +33,52 @@ const ANSWER: Duration = Duration::from_secs(5);
 const LONGEST: usize = 2000;
 
 impl Listener {
-    /// Parses a URL: `http://host:port`, or only `host:port`.
+    /// Parses a URL: `http://host:port`, only `host:port`, or `unix:/path` for a control socket.
     pub(crate) fn parse(url: &str) -> anyhow::Result<Self> {
-        let expected =
-            || format!("{url:?} is not the address of an admin listener: expected http://HOST:PORT");
+        if let Some(path) = url.strip_prefix("unix:") {
+            return Ok(Self::Unix(path.trim_start_matches("//").into()));
+        }
+        let expected = || {
+            format!(
+                "{url:?} is not the address of an admin listener: expected http://HOST:PORT or unix:/PATH"
+            )
+        };
         let plain = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let uri: Uri = plain.parse().ok().with_context(expected)?;
         anyhow::ensure!(uri.scheme_str() == Some("http") && matches!(uri.path(), "" | "/"), expected());
         let authority = uri.authority().with_context(expected)?;
         let port = authority.port_u16().unwrap_or(80);
-        Ok(Self { authority: format!("{}:{port}", authority.host()) })
+        Ok(Self::Tcp(format!("{}:{port}", authority.host())))
+    }
+
+    async fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Tcp(authority) => Box::new(TcpStream::connect(authority).await?),
+            Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        })
     }
 
     /// Asks for a path. Returns the answer if it is OK.
     pub(crate) async fn get(&self, path: &str, token: Option<&str>) -> anyhow::Result<Response<Incoming>> {
-        let authority = &self.authority;
+        self.ask(Method::GET, path, token).await
+    }
+
+    /// Asks for something. Returns the answer if it is OK.
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+    ) -> anyhow::Result<Response<Incoming>> {
+        let authority = match self {
+            Self::Tcp(authority) => authority.as_str(),
+            Self::Unix(_) => "localhost",
+        };
         let asking = async {
-            let stream = TcpStream::connect(authority).await.context("cannot connect")?;
+            let stream = self.connect().await.context("cannot connect")?;
             let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
             tokio::spawn(connection);
-            let mut request = Request::get(path).header(header::HOST, authority);
+            let mut request = Request::builder().method(method).uri(path).header(header::HOST, authority);
             if let Some(token) = token {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
             }
@@ -52,7 +87,7 @@ impl Listener {
         };
         let answer = tokio::time::timeout(ANSWER, asking).await;
         let answer = answer.unwrap_or_else(|_| anyhow::bail!("no answer within {ANSWER:?}"));
-        let answer = answer.with_context(|| format!("admin listener {authority}"))?;
+        let answer = answer.with_context(|| format!("admin listener {self}"))?;
         if answer.status().is_success() {
             return Ok(answer);
         }
@@ -63,8 +98,26 @@ impl Listener {
                 break;
             }
         }
-        anyhow::bail!("admin listener {authority}: {status}: {}", String::from_utf8_lossy(&text).trim())
+        anyhow::bail!("admin listener {self}: {status}: {}", String::from_utf8_lossy(&text).trim())
     }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(authority) => f.write_str(authority),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Reads a token from a file.
+pub(crate) fn token(file: Option<&PathBuf>) -> anyhow::Result<Option<String>> {
+    let read = |path: &PathBuf| {
+        let token = std::fs::read_to_string(path).with_context(|| format!("token {path:?}"))?;
+        Ok(token.trim().to_owned())
+    };
+    file.map(read).transpose()
 }
 
 /// Cuts a stream of bytes into lines.
@@ -96,10 +149,12 @@ mod tests {
 
     #[test]
     fn addresses_of_listeners_are_urls_or_less() {
-        let parsed = |url: &str| Listener::parse(url).map(|listener| listener.authority).ok();
+        let parsed = |url: &str| Listener::parse(url).map(|listener| listener.to_string()).ok();
         assert_eq!(parsed("http://127.0.0.1:9901").as_deref(), Some("127.0.0.1:9901"));
         assert_eq!(parsed("http://[::1]:9901/").as_deref(), Some("[::1]:9901"));
         assert_eq!(parsed("localhost:9901").as_deref(), Some("localhost:9901"));
+        assert_eq!(parsed("unix:/run/h.sock").as_deref(), Some("unix:/run/h.sock"));
+        assert_eq!(parsed("unix:///run/h.sock").as_deref(), Some("unix:/run/h.sock"));
         for bad in ["https://x:1", "http://x:1/tap", "", "ftp://x", "a b"] {
             assert_eq!(parsed(bad), None, "{bad}");
         }

@@ -5,11 +5,10 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use http_body_util::BodyExt as _;
 use serde::Deserialize;
 
-use super::client::{Lines, Listener};
+use super::client::{Lines, Listener, token};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct TapArguments {
@@ -41,12 +40,7 @@ pub(crate) fn tap(arguments: &TapArguments) -> anyhow::Result<ExitCode> {
     if let Some(share) = arguments.share {
         anyhow::ensure!((0.0..=1.0).contains(&share), "--share is {share}: expected a number from 0 to 1");
     }
-    let token = arguments.token_file.as_ref().map(|path| {
-        std::fs::read_to_string(path)
-            .map(|token| token.trim().to_owned())
-            .with_context(|| format!("token {path:?}"))
-    });
-    let token = token.transpose()?;
+    let token = token(arguments.token_file.as_ref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(follow(arguments, &listener, token.as_deref()))?;
     Ok(ExitCode::SUCCESS)
