@@ -40,6 +40,7 @@ const ROOMS: &[&str] = &[
     "policy::instance",
     "policy::serve",
     "policy::wasm_policy",
+    "policy::rollout",
     "policy::exercise",
     "policy",
     "directory",

@@ -27,6 +27,7 @@ mod record;
 mod references;
 mod reload;
 mod resolvers;
+mod rollout;
 mod runtimes;
 mod scarcity;
 mod sidecar;

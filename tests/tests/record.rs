@@ -30,7 +30,7 @@ fn read(bytes: &[u8]) -> Trace {
 fn endpoints(count: usize, round: usize) -> Vec<(Endpoint, ConnectivityState)> {
     let endpoint = |number: usize| {
         let address = std::net::SocketAddr::from(([10, 0, 0, u8::try_from(number).expect("few")], 80));
-        let color = ["red", "blue"][number % 2];
+        let color = format!("color-{}", number % 2);
         let zone = ["a", "b"][number % 2];
         let endpoint =
             Endpoint::new(address.into()).with_attribute("color", color).with_attribute("zone", zone);
@@ -43,7 +43,7 @@ fn endpoints(count: usize, round: usize) -> Vec<(Endpoint, ConnectivityState)> {
 fn metadata(number: u64) -> HeaderMap {
     let mut metadata = HeaderMap::new();
     for (key, value) in [
-        ("color", ["red", "blue", "green"][number as usize % 3].to_owned()),
+        ("color", format!("color-{}", number % 3)),
         ("hash-key", format!("user-{}", number % 50)),
         ("session-id", format!("session-{}", number % 40)),
     ] {
@@ -66,7 +66,7 @@ async fn rpcs(policy: &WasmPolicy, config: &str, count: u64) {
         let metadata = metadata(number);
         let mut tried = Vec::new();
         for attempt in 0..=u32::from(random.u32(..10) == 0) {
-            let mut info = PickInfo::new(["/a.B/C", "/a.B/D"][number as usize % 2], &metadata);
+            let mut info = PickInfo::new(if number % 2 == 0 { "/a.B/C" } else { "/a.B/D" }, &metadata);
             (info.attempt, info.tried) = (attempt, &tried);
             if let SimulatedPick::Sent(mut sent) = channel.pick(&info) {
                 tried.push(sent.subconn());

@@ -151,6 +151,7 @@ impl<'a> Sender<'a> {
                     method: self.head.uri.path(),
                     metadata: &self.head.headers,
                     now,
+                    begun: self.settings.now,
                     deadline,
                     wait_for_ready,
                     attempt: previous,
@@ -176,7 +177,7 @@ impl<'a> Sender<'a> {
                 if record.is_observed() {
                     let pick = PickRecord {
                         subconn: pick.subconn.clone(),
-                        policy: picking.policy.take(),
+                        policy: pick.policy.take().or_else(|| picking.policy.take()),
                         by: pick.by,
                         explanation: pick.explanation.take(),
                     };

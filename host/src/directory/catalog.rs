@@ -68,6 +68,7 @@ impl Catalog {
         let entry = self.entry(name);
         if entry.active_digest().as_ref() == Some(&digest) && entry.settings.has_same_spec(&settings) {
             self.cancel_job(name);
+            self.drop_rollout(name);
             self.change(name, |entry| {
                 entry.present = true;
                 entry.settings = settings;
@@ -103,6 +104,11 @@ impl Catalog {
                 "ignoring exports that are not in the contract"
             );
         }
+        let active = self.entry(name).policy.clone();
+        if let (Some(active), Some(rollout)) = (active, settings.rollout.clone()) {
+            return self.start_rollout(name, active, policy, settings, rollout);
+        }
+        self.drop_rollout(name);
         let metrics = self.metrics(name);
         let entry = self.entry(name);
         let before = entry.policy.clone().map(|policy| (policy, entry.settings.clone()));
@@ -160,6 +166,7 @@ impl Catalog {
     /// Disables a policy: its settings say `enabled = false`, and no channel uses it from now on.
     pub(super) fn disable(&mut self, name: &str) {
         self.cancel_job(name);
+        self.drop_rollout(name);
         if std::mem::replace(&mut self.entry(name).enabled, false) {
             tracing::warn!(policy = name, "policy disabled by its settings");
         }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_core::Stream;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::WatchStream;
 
@@ -16,13 +16,14 @@ use super::entry::DirectoryState;
 use super::follower::Follower;
 use super::options::PolicyDirOptions;
 use super::queue::Wanted;
+use super::rollout::{Command, RolloutError};
 use super::settings::Settings;
 use super::shared::Shared;
 use super::status::PolicyStatus;
 use super::update::PolicyUpdate;
 use crate::files::{self, ReadError};
 use crate::lifecycle::PolicyVersion;
-use crate::policy::{Compiler, PolicyError, WasmPolicy, digest};
+use crate::policy::{Compiler, PolicyError, RolloutCommand, WasmPolicy, digest};
 use crate::trace::{self, RecordOptions, TraceStream};
 use crate::workers;
 
@@ -111,6 +112,7 @@ impl PolicyDir {
             snapshot: watch::Sender::new(DirectoryState::default()),
             dirty: dirty.clone(),
             wanted: Wanted::default(),
+            commands: Mutex::default(),
         });
         let follower = Follower::new(&shared, options, dirty, wake).map_err(failed)?;
         let thread = std::thread::Builder::new().name("hotpick-policies".to_owned());
@@ -137,6 +139,19 @@ impl PolicyDir {
     pub fn record(&self, name: &str, options: &RecordOptions) -> Option<TraceStream> {
         let metrics = Arc::clone(&self.0.snapshot.borrow().policies.get(name)?.metrics);
         trace::request(&metrics.recordings, options)
+    }
+
+    /// Steers the rollout of a policy. The effect is there when this returns.
+    ///
+    /// # Errors
+    ///
+    /// If there is no rollout, or the command makes no sense now.
+    pub async fn steer(&self, name: &str, command: RolloutCommand) -> Result<(), RolloutError> {
+        let (answer, answered) = oneshot::channel();
+        let command = Command { policy: name.to_owned(), command, answer };
+        self.0.commands.lock().unwrap_or_else(PoisonError::into_inner).push(command);
+        let _ = self.0.dirty.try_send(());
+        answered.await.unwrap_or(Err(RolloutError::Ended))
     }
 
     /// Returns the settings files of the directory that belong to no policy, by name, each with an explanation. Usually

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::quarantine::Quarantine;
+use super::rollout::{Rollout, RolloutStatus};
 use super::settings::Settings;
 use super::update::PolicyUpdate;
-use crate::lifecycle::{Policy as _, PolicyVersion};
+use crate::lifecycle::{Policy, PolicyVersion};
 use crate::policy::{PolicyError, PolicyMetrics, WasmPolicy};
 
 /// A directory at one moment.
@@ -37,6 +38,10 @@ pub(super) struct Entry {
     /// Whether the file exists.
     pub(super) present: bool,
     pub(super) metrics: Arc<PolicyMetrics>,
+    /// A new version beside the active one.
+    pub(super) rollout: Option<Rollout>,
+    /// The last rollout, at its end.
+    pub(super) last_rollout: Option<RolloutStatus>,
     /// Incremented at each change of this entry.
     pub(super) revision: u64,
 }
@@ -53,6 +58,8 @@ impl Entry {
             last_good: None,
             present: false,
             metrics,
+            rollout: None,
+            last_rollout: None,
             revision: 0,
         }
     }
@@ -60,6 +67,14 @@ impl Entry {
     /// Returns the digest of the active version.
     pub(super) fn active_digest(&self) -> Option<String> {
         self.policy.as_ref().map(|policy| policy.version().digest)
+    }
+
+    /// Returns what channels use: the active version, alone or with a new one beside it.
+    fn used(&self, active: &WasmPolicy) -> Arc<dyn Policy> {
+        match &self.rollout {
+            Some(rollout) => Arc::new(rollout.split.clone()),
+            None => Arc::new(active.clone()),
+        }
     }
 
     /// Returns the change for a watcher that last received the version `given`. The active version takes precedence
@@ -72,10 +87,11 @@ impl Entry {
         }
         Some(match (&self.policy, &self.rejected) {
             (Some(policy), rejected)
-                if self.present && (rejected.is_none() || policy.version() != *given) =>
+                if self.present && (rejected.is_none() || self.used(policy).version() != *given) =>
             {
-                *given = policy.version();
-                PolicyUpdate::Loaded(Arc::new(policy.clone()))
+                let used = self.used(policy);
+                *given = used.version();
+                PolicyUpdate::Loaded(used)
             }
             // The result is not known yet.
             (None, None) if self.loading => return None,

@@ -12,6 +12,7 @@ use super::judgement;
 use super::listing::list;
 use super::options::PolicyDirOptions;
 use super::queue::{CompileQueue, Compiled, Job};
+use super::rollout::Command;
 use super::settled::{LOOKS, SettledFiles};
 use super::shared::Shared;
 use super::watch::{Watcher, is_on_a_network};
@@ -42,6 +43,8 @@ const RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 /// Interval of scans of a directory that other machines may write to.
 const NETWORK_SCAN: Duration = Duration::from_secs(1);
+/// Interval of looks at a rollout whose interval has had too few RPCs.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 
 impl Follower {
     pub(super) fn new(
@@ -82,7 +85,11 @@ impl Follower {
             self.scan();
             self.take_compiled();
             self.catalog.roll_back();
+            self.catalog.tend_rollouts();
             let Some(shared) = self.shared.upgrade() else { return };
+            for Command { policy, command, answer } in shared.take_commands() {
+                let _ = answer.send(self.catalog.steer(&policy, command));
+            }
             // The first snapshot is complete when no file is changing.
             self.catalog.snapshot.complete |= !self.files.is_pending();
             shared.snapshot.send_replace(self.catalog.snapshot.clone());
@@ -101,6 +108,15 @@ impl Follower {
 
     /// Returns the time until the next scan if there is no event.
     fn pause(&self) -> Duration {
+        let rollout = self.catalog.rollout_due().map(|due| {
+            // An interval that is late waits for RPCs.
+            let due = due.saturating_duration_since(tokio::time::Instant::now());
+            due.max(BETWEEN_LOOKS)
+        });
+        rollout.map_or_else(|| self.pause_of_files(), |rollout| rollout.min(self.pause_of_files()))
+    }
+
+    fn pause_of_files(&self) -> Duration {
         if self.files.is_pending() {
             self.options.quiet / LOOKS
         } else if self.catalog.awaits_judgement() {

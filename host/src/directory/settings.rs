@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::options::PolicyDirOptions;
 use crate::files::from_toml;
 use crate::lifecycle::PolicyVersion;
-use crate::policy::{Grants, Limits, OnFault, PolicyError, PolicySpec};
+use crate::policy::{Grants, Limits, OnFault, PolicyError, PolicySpec, RolloutSettings};
 use crate::trace::RecordSettings;
 
 /// Maximum number of instances of a policy in a channel.
@@ -33,6 +33,8 @@ pub(super) struct Settings {
     plans: bool,
     /// How the policy is recorded. `None`: as the options of the directory say.
     record: Option<RecordSettings>,
+    /// How this version replaces the one before. `None`: at once.
+    pub(super) rollout: Option<RolloutSettings>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -87,6 +89,7 @@ impl Default for Settings {
             shards: 1,
             plans: true,
             record: None,
+            rollout: None,
         }
     }
 }
@@ -148,6 +151,7 @@ impl Settings {
         let record = self.record.as_ref().or(options.record.as_ref());
         record.map_or(Ok(()), RecordSettings::check).map_err(PolicyError::Settings)?;
         spec.record = record.cloned().map(Arc::new);
+        self.rollout.as_ref().map_or(Ok(()), RolloutSettings::check).map_err(PolicyError::Settings)?;
         Ok(spec)
     }
 

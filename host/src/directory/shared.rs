@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
+use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::watch;
 
 use super::entry::DirectoryState;
 use super::queue::Wanted;
+use super::rollout::Command;
 
 /// State shared by the handles of a directory, which keep it alive, and its thread, which does not.
 pub(super) struct Shared {
@@ -14,6 +16,14 @@ pub(super) struct Shared {
     pub(super) snapshot: watch::Sender<DirectoryState>,
     pub(super) dirty: SyncSender<()>,
     pub(super) wanted: Wanted,
+    /// Commands for the thread.
+    pub(super) commands: Mutex<Vec<Command>>,
+}
+
+impl Shared {
+    pub(super) fn take_commands(&self) -> Vec<Command> {
+        std::mem::take(&mut *self.commands.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Drop for Shared {

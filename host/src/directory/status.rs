@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::entry::Entry;
 use super::quarantine::Quarantine;
+use super::rollout::{Rollout, RolloutStatus};
 use crate::lifecycle::{Policy as _, PolicyVersion, Stage};
 use crate::policy::{ChannelUsage, FaultKind, Metric, MetricsSnapshot, PolicyError, PolicyTotals, Refusal};
 
@@ -44,6 +45,10 @@ pub struct PolicyStatus {
     pub refusals: BTreeMap<String, Refusal>,
     /// The policy's own metrics.
     pub metrics: Vec<Metric>,
+    /// The new version that is tried beside the active one.
+    pub rollout: Option<RolloutStatus>,
+    /// The last rollout that ended, as it was then.
+    pub last_rollout: Option<RolloutStatus>,
 }
 
 /// State of a policy.
@@ -56,6 +61,8 @@ pub enum PolicyState {
     Probation,
     /// Active, after its probation.
     Active,
+    /// A new version is tried beside the active one.
+    Rollout,
     /// The file is bad; the active version stays.
     Rejected,
     /// The version of the file failed too often. The previous version is active, if there is one.
@@ -73,6 +80,7 @@ impl fmt::Display for PolicyState {
             Self::Loading => "loading",
             Self::Probation => "probation",
             Self::Active => "active",
+            Self::Rollout => "rollout",
             Self::Rejected => "rejected",
             Self::Quarantined => "quarantined",
             Self::Disabled => "disabled",
@@ -101,6 +109,7 @@ impl PolicyStatus {
                 PolicyState::Rejected
             }
             () if entry.loading => PolicyState::Loading,
+            () if entry.rollout.is_some() => PolicyState::Rollout,
             () if entry.quarantined.is_some() => PolicyState::Quarantined,
             () if !entry.present || version.is_none() => PolicyState::Removed,
             () if on_probation => PolicyState::Probation,
@@ -127,6 +136,8 @@ impl PolicyStatus {
             channels,
             refusals,
             metrics,
+            rollout: entry.rollout.as_ref().map(Rollout::status),
+            last_rollout: entry.last_rollout.clone(),
         }
     }
 }

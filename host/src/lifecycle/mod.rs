@@ -13,8 +13,8 @@ mod round_robin;
 mod start_error;
 
 pub(crate) use self::candidate::{Candidate, Candidates, PolicySource};
-pub(crate) use self::placement::Shard;
 pub use self::placement::{Handover, PickAgain, Placement, SavedState};
+pub(crate) use self::placement::{Shard, Standing};
 pub use self::policy::{PickerBuilder, Policy};
 pub(crate) use self::refusing::Refusing;
 pub use self::round_robin::RoundRobin;

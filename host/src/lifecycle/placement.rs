@@ -28,6 +28,19 @@ pub struct Placement {
     pub(crate) seeds: Arc<AtomicU64>,
     /// Position of this instance among several.
     pub(crate) shard: Shard,
+    pub(crate) standing: Standing,
+}
+
+/// What a policy may do in a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Everything.
+    #[default]
+    Active,
+    /// It picks beside another version, which decides what is disconnected.
+    Canary,
+    /// Nothing that it asks for is done.
+    Shadow,
 }
 
 /// One of the instances of a policy in a channel.
@@ -54,6 +67,7 @@ impl Placement {
             cut: Arc::default(),
             seeds,
             shard: Shard { number: 0, count: 1, channel: 0 },
+            standing: Standing::default(),
         }
     }
 
@@ -61,6 +75,11 @@ impl Placement {
     #[must_use]
     pub fn with_seed(self, seed: u64) -> Self {
         Self { seeds: Arc::new(AtomicU64::new(seed)), ..self }
+    }
+
+    /// Sets what the policy may do.
+    pub(crate) fn with_standing(self, standing: Standing) -> Self {
+        Self { standing, ..self }
     }
 
     /// Returns a seed for one instance.

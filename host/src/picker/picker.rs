@@ -1,12 +1,14 @@
 //! The trait of pickers, and the types of its arguments and results.
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 use tonic::Status;
 
 use super::DelayType;
+use crate::policy_version::PolicyVersion;
 use crate::subconn::{Done, DoneInfo, SubConn};
 
 /// Chooses a subconn for each RPC, from the snapshot that it was built with. Immutable, and shared by all
@@ -56,6 +58,8 @@ pub struct PickInfo<'a> {
     pub metadata: &'a http::HeaderMap,
     /// The time of this pick.
     pub now: Instant,
+    /// When the RPC began: the same in all of its attempts.
+    pub begun: Instant,
     /// Deadline of the RPC. `None`: the RPC has no deadline.
     pub deadline: Option<Instant>,
     /// Whether to queue the RPC instead of failing it.
@@ -78,6 +82,7 @@ impl<'a> PickInfo<'a> {
             method,
             metadata,
             now,
+            begun: now,
             deadline: None,
             wait_for_ready: false,
             attempt: 0,
@@ -121,6 +126,8 @@ pub struct Pick {
     pub by: PickedBy,
     /// What the policy says of this pick (`call.explain` of the WIT), for those who observe RPCs.
     pub explanation: Option<Box<str>>,
+    /// The version that picked, if it is not the active one of its policy.
+    pub(crate) policy: Option<Arc<PolicyVersion>>,
 }
 
 /// Who picked a subconn.
@@ -155,7 +162,14 @@ impl Pick {
     /// Picks `subconn`.
     #[must_use]
     pub const fn to(subconn: SubConn) -> Self {
-        Self { subconn, metadata: Vec::new(), done: None, by: PickedBy::Native, explanation: None }
+        Self {
+            subconn,
+            metadata: Vec::new(),
+            done: None,
+            by: PickedBy::Native,
+            explanation: None,
+            policy: None,
+        }
     }
 
     /// Sets the function that is called when the attempt has ended.

@@ -11,6 +11,7 @@
 //! | `instance` | one Store | what did the guest answer, within which bounds? |
 //! | `serve` | one channel | who picks now, and what follows a fault? |
 //! | `judge` | all channels | is this version good enough? |
+//! | `rollout` | all channels | is a new version as good as the active one? |
 //! | `exercise` | no channel | does the policy conform? |
 //!
 //! The path of a fault: `instance` reports it, the slot in `serve` handles it (fallback now, replacement later),
@@ -22,6 +23,7 @@ mod exercise;
 mod instance;
 mod judge;
 mod limits;
+mod rollout;
 mod serve;
 mod spec;
 mod wasm_policy;
@@ -38,6 +40,10 @@ pub use self::exercise::{
 pub use self::judge::{ChannelUsage, FaultKind, Metric, MetricValue, PolicyTotals, Refusal};
 pub(crate) use self::judge::{MetricsSnapshot, PolicyMetrics};
 pub use self::limits::Limits;
+pub(crate) use self::rollout::{Decision, RolloutMachine, Seen, Split};
+pub use self::rollout::{
+    Reading, RolloutCommand, RolloutEvent, RolloutMode, RolloutPhase, RolloutSettings, SideReading, Verdict,
+};
 pub use self::spec::OnFault;
 pub(crate) use self::spec::PolicySpec;
 pub use self::wasm_policy::WasmPolicy;

@@ -102,6 +102,11 @@ impl WasmPolicy {
         self
     }
 
+    /// Returns the number of faults within a minute that are too many.
+    pub(crate) fn most_faults(&self) -> u64 {
+        self.program.spec.limits.faults as u64
+    }
+
     /// Returns what happens to RPCs whose pick fails because of a fault.
     pub(crate) fn on_fault(&self) -> OnFault {
         self.program.spec.on_fault

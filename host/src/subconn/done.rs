@@ -46,6 +46,14 @@ impl Done {
         Self(Kind::Sink { sink, pick })
     }
 
+    /// Returns the callback for an RPC that was sent on another subconn than the one that was picked.
+    pub(crate) fn on(mut self, subconn: u32) -> Self {
+        if let Kind::Sink { pick, .. } = &mut self.0 {
+            pick.subconn = subconn;
+        }
+        self
+    }
+
     pub(crate) fn notify(self, info: &DoneInfo<'_>) {
         match self.0 {
             Kind::Once(done) => done(info),

@@ -252,6 +252,22 @@ impl std::fmt::Display for PickResult {
     }
 }
 
+/// [`Value`], as it is recorded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ValueParts<'a> {
+    Plain(&'a [u8]),
+    Hashed(u64),
+}
+
+impl From<ValueParts<'_>> for Value {
+    fn from(parts: ValueParts<'_>) -> Self {
+        match parts {
+            ValueParts::Plain(bytes) => Self::Plain(bytes.to_vec()),
+            ValueParts::Hashed(hash) => Self::Hashed(hash),
+        }
+    }
+}
+
 impl Value {
     /// Returns the bytes that stand for the value: itself, or its hash as text.
     #[must_use]

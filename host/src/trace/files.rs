@@ -223,6 +223,6 @@ mod tests {
         remove_old(directory.path(), "p-", 2).expect("removed");
         let is_there = |name: &&str| directory.path().join(name).exists();
         assert_eq!(names.iter().map(is_there).collect::<Vec<_>>(), [false, true, true]);
-        assert!(others.iter().all(|name| is_there(&name)));
+        assert!(others.iter().all(is_there));
     }
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use twox_hash::XxHash64;
 
 use super::event::Event;
+use super::rpc::{RpcEvent, Writer};
 
 /// Number of this format of traces.
 pub const FORMAT: u16 = 1;
@@ -82,44 +83,114 @@ pub(super) fn header() -> Vec<u8> {
 /// A block that is being written.
 #[derive(Debug, Default)]
 pub(super) struct Block {
-    events: Vec<u8>,
+    events: Scratch,
     last: u64,
 }
 
 impl Block {
-    /// Appends an event. An event that cannot be serialised is left out; there is none.
-    pub(super) fn push(&mut self, at: u64, event: &Event, answers: &[u8]) {
-        let length = self.events.len();
+    /// Appends an event: something that is serialised as an [`Event`] is. What is longer than a block may be is left out.
+    pub(super) fn push(&mut self, at: u64, event: &impl Serialize, answers: &[u8]) {
         let since = at.cast_signed().wrapping_sub(self.last.cast_signed());
-        let written = self.append(&since).and_then(|()| self.append(event));
-        if written.and_then(|()| self.append(&answers.len())).is_err() {
-            self.events.truncate(length);
-            return;
+        if self.events.push(&(since, event, Bytes(answers))) {
+            self.last = at;
         }
-        self.events.extend_from_slice(answers);
+    }
+
+    /// Appends an event of an RPC.
+    pub(super) fn push_rpc(&mut self, at: u64, event: &RpcEvent<'_>, answers: &[u8]) {
+        const TIME_AND_LENGTH: usize = 20;
+        let since = at.cast_signed().wrapping_sub(self.last.cast_signed());
+        let Some(memory) = self.events.more(event.longest() + answers.len() + TIME_AND_LENGTH) else {
+            return;
+        };
+        let mut out = Writer::new(memory);
+        out.signed(since);
+        event.write(&mut out);
+        out.slice(answers);
+        self.events.length += out.length();
         self.last = at;
     }
 
-    fn append(&mut self, value: &impl Serialize) -> postcard::Result<()> {
-        self.events = postcard::to_extend(value, std::mem::take(&mut self.events))?;
-        Ok(())
+    /// Returns the time of the last event.
+    pub(super) const fn last(&self) -> u64 {
+        self.last
     }
 
     pub(super) const fn len(&self) -> usize {
-        self.events.len()
+        self.events.length
     }
 
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        self.events.length = 0;
+        self.last = 0;
     }
 
     /// Returns the block's bytes, and begins the next block.
     pub(super) fn seal(&mut self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(BLOCK_HEADER + self.events.len());
-        bytes.extend(u32::try_from(self.events.len()).unwrap_or(u32::MAX).to_le_bytes());
-        bytes.extend(XxHash64::oneshot(0, &self.events).to_le_bytes());
-        bytes.append(&mut self.events);
+        let events = self.events.written();
+        let mut bytes = Vec::with_capacity(BLOCK_HEADER + events.len());
+        bytes.extend(u32::try_from(events.len()).unwrap_or(u32::MAX).to_le_bytes());
+        bytes.extend(XxHash64::oneshot(0, events).to_le_bytes());
+        bytes.extend_from_slice(events);
+        self.events.length = 0;
         bytes
+    }
+}
+
+/// Bytes that are serialised at once, and not one by one.
+struct Bytes<'a>(&'a [u8]);
+
+impl Serialize for Bytes<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+/// Memory that values are serialised to, one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    bytes: Vec<u8>,
+    length: usize,
+}
+
+impl Scratch {
+    /// Appends a value. `false`: there would be too much.
+    pub(crate) fn push(&mut self, value: &impl Serialize) -> bool {
+        loop {
+            let written =
+                postcard::to_slice(value, &mut self.bytes[self.length..]).map(|written| written.len());
+            match written {
+                Ok(written) => {
+                    self.length += written;
+                    return true;
+                }
+                Err(_) if self.bytes.len() < LONGEST_BLOCK => {
+                    let more = (2 * self.bytes.len()).clamp(1024, LONGEST_BLOCK);
+                    self.bytes.resize(more, 0);
+                }
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Returns memory of this length at least. `None`: there would be too much.
+    fn more(&mut self, length: usize) -> Option<&mut [u8]> {
+        let wanted = self.length + length;
+        if self.bytes.len() < wanted {
+            if wanted > LONGEST_BLOCK {
+                return None;
+            }
+            self.bytes.resize(wanted.next_power_of_two().max(1024), 0);
+        }
+        self.bytes.get_mut(self.length..)
+    }
+
+    pub(crate) fn written(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    pub(crate) const fn clear(&mut self) {
+        self.length = 0;
     }
 }
 

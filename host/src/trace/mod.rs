@@ -14,13 +14,17 @@ mod format;
 mod options;
 mod recorder;
 mod recordings;
+mod rpc;
 
+pub(crate) use self::event::ValueParts;
 pub use self::event::{
     Digest, End, Endpoint, Event, Finish, Init, Made, Pick, PickResult, Planned, Start, Value,
 };
 pub use self::files::RecordSettings;
+pub(crate) use self::format::Scratch;
 pub use self::format::{FORMAT, Recorded, Trace, TraceError};
 pub(crate) use self::options::request;
 pub use self::options::{RecordOptions, TraceStream};
 pub(crate) use self::recorder::Recorder;
 pub(crate) use self::recordings::Recordings;
+pub(crate) use self::rpc::{PickParts, PlannedParts, RpcEvent};

@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::event::{Event, Finish, Value};
+use super::event::{End, Event, Finish, ValueParts};
 use super::format::{BLOCK, Block, header};
+use super::rpc::RpcEvent;
 
 /// Where the blocks of a trace go. Called on the path of RPCs: must not block.
 pub(crate) trait TraceSink: Send + Sync {
@@ -48,7 +50,7 @@ pub(crate) struct Recorder {
     /// Hashes values of metadata. Nobody has the key, so nobody can find a value by its hash.
     hasher: RandomState,
     /// Texts that the trace contains in plain anyway: in the configuration and in attributes of endpoints.
-    known: RwLock<HashSet<Box<[u8]>>>,
+    known: RwLock<HashSet<Box<[u8]>, foldhash::fast::RandomState>>,
 }
 
 #[derive(Default)]
@@ -120,19 +122,21 @@ impl Recorder {
     }
 
     /// Records an event, with the answers that the policy got in it.
-    pub(crate) fn record(&self, at: u64, event: &Event, answers: &[u8]) {
+    pub(crate) fn record(&self, at: u64, event: &impl Serialize, answers: &[u8]) {
         if !self.is_over() {
-            self.push(&mut self.lock(), at, event, answers);
+            let mut inner = self.lock();
+            inner.block.push(at, event, answers);
+            self.pass_if_full(&mut inner, at);
         }
     }
 
-    /// Records an event of an RPC of this method. `name` returns the names of methods.
-    pub(crate) fn record_of(
+    /// Records a pick for an RPC of this method. `name` returns the names of methods.
+    pub(crate) fn record_pick(
         &self,
         at: u64,
         method: u32,
         name: impl Fn(u32) -> Option<String>,
-        event: &Event,
+        event: &RpcEvent<'_>,
         answers: &[u8],
     ) {
         if self.is_over() {
@@ -142,14 +146,25 @@ impl Recorder {
         while inner.methods <= method
             && let Some(name) = name(inner.methods)
         {
-            self.push(&mut inner, at, &Event::Method(name), &[]);
+            inner.block.push(at, &Event::Method(name), &[]);
             inner.methods += 1;
         }
-        self.push(&mut inner, at, event, answers);
+        inner.block.push_rpc(at, event, answers);
+        self.pass_if_full(&mut inner, at);
     }
 
-    fn push(&self, inner: &mut Inner, at: u64, event: &Event, answers: &[u8]) {
-        inner.block.push(at, event, answers);
+    /// Records the end of an RPC. Reading the clock would cost more than all else: it has the time of the event before.
+    pub(crate) fn record_end(&self, end: &End) {
+        if self.is_over() {
+            return;
+        }
+        let mut inner = self.lock();
+        let at = inner.block.last();
+        inner.block.push_rpc(at, &RpcEvent::End(end), &[]);
+        self.pass_if_full(&mut inner, at);
+    }
+
+    fn pass_if_full(&self, inner: &mut Inner, at: u64) {
         if inner.block.len() < BLOCK || !inner.is_started || self.is_over() {
             return;
         }
@@ -219,19 +234,20 @@ impl Recorder {
     }
 
     /// Returns a value of metadata as the trace may contain it.
-    pub(crate) fn value(&self, key: &str, value: &[u8]) -> Value {
+    pub(crate) fn value<'a>(&self, key: &str, value: &'a [u8]) -> ValueParts<'a> {
         let is_known = || self.known.read().unwrap_or_else(PoisonError::into_inner).contains(value);
         if self.extent.plain.iter().any(|plain| plain == key) || is_known() {
-            Value::Plain(value.to_vec())
+            ValueParts::Plain(value)
         } else {
-            Value::Hashed(self.hasher.hash_one(value))
+            ValueParts::Hashed(self.hasher.hash_one(value))
         }
     }
 }
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        self.finish(0, Finish::Replaced);
+        let at = self.lock().block.last();
+        self.finish(at, Finish::Replaced);
     }
 }
 

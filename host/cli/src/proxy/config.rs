@@ -1,7 +1,6 @@
 //! The configuration file of the proxy, and the channel, limits and TLS of each of its listeners.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +15,9 @@ use hotpick::service_config::ServiceConfig;
 use hotpick::tls::{ClientTls, ServerTls};
 use hotpick::trace::RecordSettings;
 use hotpick::{Channel, PolicyDir};
-use hotpick_admin::AdminBuilder;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
+use super::admin_config::AdminEntry;
 use super::{access_log, otlp};
 
 /// A configuration file:
@@ -57,54 +54,6 @@ pub(super) struct Config {
     pub(super) listeners: Vec<Entry>,
 }
 
-/// `admin`: an address, or a table with one.
-#[derive(Clone, Debug)]
-pub(super) enum AdminEntry {
-    Address(String),
-    Table(AdminTable),
-}
-
-impl<'de> Deserialize<'de> for AdminEntry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AdminVisitor)
-    }
-}
-
-/// Reads either form. A derived reader of both would not say which key is wrong.
-struct AdminVisitor;
-
-impl<'de> Visitor<'de> for AdminVisitor {
-    type Value = AdminEntry;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an address such as \"127.0.0.1:9901\", or a table with listen, tap, control, token_file and control_socket")
-    }
-
-    fn visit_str<E>(self, address: &str) -> Result<AdminEntry, E> {
-        Ok(AdminEntry::Address(address.to_owned()))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<AdminEntry, A::Error> {
-        AdminTable::deserialize(MapAccessDeserializer::new(table)).map(AdminEntry::Table)
-    }
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct AdminTable {
-    pub(super) listen: String,
-    /// Whether `/tap` shows RPCs.
-    #[serde(default)]
-    pub(super) tap: bool,
-    /// Whether policies can be recorded and rollouts steered, with the token.
-    #[serde(default)]
-    pub(super) control: bool,
-    /// A file with the token that `/tap` and control ask for.
-    pub(super) token_file: Option<PathBuf>,
-    /// A Unix socket on which the same is served to whoever can open it, control without a token.
-    pub(super) control_socket: Option<PathBuf>,
-}
-
 /// Which methods have metrics of their own.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -138,54 +87,6 @@ impl Metrics {
 
 /// Largest value of `max_methods`: each method with one status code has some 100 lines of metrics.
 const MOST_METHODS: usize = 10_000;
-
-impl AdminEntry {
-    pub(super) fn address(&self) -> &str {
-        match self {
-            Self::Address(address) => address,
-            Self::Table(table) => &table.listen,
-        }
-    }
-
-    /// Returns the path of the control socket, if there is one.
-    pub(super) fn control_socket(&self) -> Option<&Path> {
-        match self {
-            Self::Address(_) => None,
-            Self::Table(table) => table.control_socket.as_deref(),
-        }
-    }
-
-    /// Lets `/tap` be asked for and policies be controlled, if the configuration says so.
-    pub(super) fn allow(&self, mut builder: AdminBuilder, is_loopback: bool) -> anyhow::Result<AdminBuilder> {
-        let Self::Table(AdminTable { tap, control, token_file, .. }) = self else { return Ok(builder) };
-        anyhow::ensure!(
-            token_file.is_none() || *tap || *control,
-            "admin: token_file is for tap and control: set tap = true or control = true as well"
-        );
-        let token = token_file.as_deref().map(|path| {
-            let token =
-                std::fs::read_to_string(path).with_context(|| format!("admin: token_file {path:?}"))?;
-            let token = token.trim().to_owned();
-            anyhow::ensure!(!token.is_empty(), "admin: token_file {path:?} is empty");
-            Ok(token)
-        });
-        let token = token.transpose()?;
-        if *control {
-            let token = token.clone();
-            builder = builder
-                .allow_control(token.context("admin: control needs token_file, or use control_socket")?);
-        }
-        if !tap {
-            return Ok(builder);
-        }
-        anyhow::ensure!(
-            token.is_some() || is_loopback,
-            "admin: tap shows the RPCs of all clients, and {} is not a loopback address: set token_file",
-            self.address()
-        );
-        Ok(builder.allow_tap(token))
-    }
-}
 
 /// One listener, and the channel that it serves.
 #[derive(Debug, Deserialize)]

@@ -2,6 +2,7 @@
 
 mod access_log;
 mod admin;
+mod admin_config;
 mod config;
 mod listener;
 #[cfg(feature = "otlp")]
@@ -29,7 +30,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::access_log::AccessLog;
 pub(crate) use self::admin::AdminListener;
-use self::config::{AdminEntry, AdminTable, Config, Entry};
+use self::admin_config::{AdminEntry, AdminTable};
+use self::config::{Config, Entry};
 use self::listener::Listener;
 use self::otlp::Otlp;
 use crate::signals::EndSignals;

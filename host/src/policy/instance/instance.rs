@@ -15,13 +15,13 @@ use super::program::Program;
 use super::record::{record, record_init};
 use super::time::now;
 use crate::connectivity::ConnectivityState;
-use crate::lifecycle::{Placement, SavedState};
+use crate::lifecycle::{Placement, SavedState, Standing};
 use crate::policy::compile::has_stack;
 use crate::policy::judge::Instruments;
 use crate::policy::limits::Limits;
 use crate::resolver::ResolveNow;
 use crate::text::clip;
-use crate::trace::{Event, Recorder};
+use crate::trace::{Event, Finish, Recorder, Scratch};
 
 /// An instance of a policy. After a [`Fault`] it must not be called again.
 pub(crate) struct Instance {
@@ -38,9 +38,9 @@ pub(crate) struct Instance {
     settled_memory: usize,
     /// Whether the policy has been notified of the ready subconns at least once.
     pub(super) is_notified: bool,
-    /// Whether the channel picks with the instance. Before that, its requests to connect and disconnect are not carried
+    /// What the instance may do. Before the channel picks with it, its requests to connect and disconnect are not carried
     /// out: another policy is active, which may want the contrary.
-    is_active: bool,
+    standing: Standing,
 }
 
 /// Purpose of an instance.
@@ -108,7 +108,7 @@ impl Instance {
         }
         let (seed, tape, recorder) = match &role {
             Role::Serving { recorder: Some(recorder), .. } => {
-                (placement.next_seed(), Tape::Recording(Vec::new()), Some(Arc::clone(recorder)))
+                (placement.next_seed(), Tape::Recording(Scratch::default()), Some(Arc::clone(recorder)))
             }
             Role::Serving { recorder: None, .. } | Role::Rehearsal => {
                 (placement.next_seed(), Tape::Off, None)
@@ -158,7 +158,7 @@ impl Instance {
             calls: 0,
             settled_memory: 0,
             is_notified: false,
-            is_active: false,
+            standing: Standing::Shadow,
         };
         let placed = WitPlacement {
             target: placement.target.clone(),
@@ -181,9 +181,9 @@ impl Instance {
         }
     }
 
-    /// Marks the instance as active: the channel picks with it from now on.
-    pub(crate) const fn activate(&mut self) {
-        self.is_active = true;
+    /// Sets what the instance may do, now that the channel uses it.
+    pub(crate) const fn activate(&mut self, standing: Standing) {
+        self.standing = standing;
     }
 
     /// Returns the host's state for the instance, with the policy's declarations.
@@ -226,7 +226,7 @@ impl Instance {
     /// Carries out what the policy has requested in a call that has returned.
     pub(super) fn apply_effects(&mut self) {
         let state = self.store.data_mut();
-        let is_early = !self.is_active && matches!(self.role, Role::Serving { .. });
+        let is_early = self.standing == Standing::Shadow && matches!(self.role, Role::Serving { .. });
         if state.effects.is_empty() || is_early {
             return;
         }
@@ -238,6 +238,7 @@ impl Instance {
                 // A subconn in backoff stays in backoff, which the policy cannot shorten.
                 Some(subconn)
                     if !connect
+                        && self.standing == Standing::Active
                         && matches!(
                             subconn.state(),
                             ConnectivityState::Connecting | ConnectivityState::Ready
@@ -251,6 +252,34 @@ impl Instance {
         if resolve_now {
             resolver.request();
         }
+    }
+}
+
+impl Instance {
+    /// Returns the recorder, if the instance is recorded.
+    pub(crate) fn recorder(&self) -> Option<&Arc<Recorder>> {
+        self.store.data().recorder.as_ref()
+    }
+
+    /// Ends the recording of the instance, for this reason.
+    pub(crate) fn stop_recording(&mut self, why: Finish) {
+        let state = self.store.data_mut();
+        state.tape = Tape::Off;
+        if let Some(recorder) = state.recorder.take() {
+            recorder.finish(now(), why);
+        }
+    }
+
+    /// Records a fault, which ends the recording.
+    pub(crate) fn record_fault(&mut self, fault: &str) {
+        record(&mut self.store, now(), || Event::Fault(fault.to_owned()));
+        self.stop_recording(Finish::Fault);
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.stop_recording(Finish::Replaced);
     }
 }
 

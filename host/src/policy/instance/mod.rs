@@ -42,3 +42,4 @@ pub(crate) use self::playback::Player;
 pub(crate) use self::program::Program;
 pub(crate) use self::record::{PlannedPick, record_end, record_planned};
 pub(crate) use self::rehearsal::{PICKS, Rehearsal};
+pub(crate) use self::time::time;

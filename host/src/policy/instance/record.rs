@@ -1,8 +1,7 @@
 //! Recording of an instance: each call, when it has returned.
 
-use std::sync::Arc;
-
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
+use smallvec::SmallVec;
 use twox_hash::XxHash64;
 use wasmtime::Store;
 
@@ -12,47 +11,18 @@ use super::bindings::exports::hotpick::policy::plans::Plan;
 use super::bindings::hotpick::policy::types::Endpoint;
 use super::convert::grpc_code;
 use super::imports::{HostState, Methods, Tape};
-use super::instance::Instance;
 use super::program::Program;
 use super::time::{now, time};
 use crate::lifecycle::SavedState;
 use crate::picker;
 use crate::policy::instance::Outcome;
-use crate::trace::{self, Digest, Event, Finish, Made, Recorder, Value};
-
-impl Instance {
-    /// Returns the recorder, if the instance is recorded.
-    pub(crate) fn recorder(&self) -> Option<&Arc<Recorder>> {
-        self.store.data().recorder.as_ref()
-    }
-
-    /// Ends the recording of the instance, for this reason.
-    pub(crate) fn stop_recording(&mut self, why: Finish) {
-        let state = self.store.data_mut();
-        state.tape = Tape::Off;
-        if let Some(recorder) = state.recorder.take() {
-            recorder.finish(now(), why);
-        }
-    }
-
-    /// Records a fault, which ends the recording.
-    pub(crate) fn record_fault(&mut self, fault: &str) {
-        record(&mut self.store, now(), || Event::Fault(fault.to_owned()));
-        self.stop_recording(Finish::Fault);
-    }
-}
-
-impl Drop for Instance {
-    fn drop(&mut self) {
-        self.stop_recording(Finish::Replaced);
-    }
-}
+use crate::trace::{self, Digest, Event, Made, PickParts, PlannedParts, Recorder, RpcEvent, ValueParts};
 
 /// Records a call that has returned.
 pub(super) fn record(store: &mut Store<HostState>, at: u64, event: impl FnOnce() -> Event) {
     let state = store.data_mut();
     if let (Some(recorder), Tape::Recording(answers)) = (&state.recorder, &mut state.tape) {
-        recorder.record(at, &event(), answers);
+        recorder.record(at, &event(), answers.written());
         answers.clear();
     }
 }
@@ -92,7 +62,11 @@ pub(super) fn record_init(
         }
     }
     keys.truncate(usize::from(u8::MAX));
-    recorder.record(now(), &Event::Init(Box::new(trace::Init { result: result.clone(), keys })), answers);
+    recorder.record(
+        now(),
+        &Event::Init(Box::new(trace::Init { result: result.clone(), keys })),
+        answers.written(),
+    );
     answers.clear();
 }
 
@@ -127,16 +101,16 @@ pub(super) fn record_pick(
 ) {
     let state = store.data_mut();
     let (Some(recorder), Tape::Recording(answers)) = (&state.recorder, &mut state.tape) else { return };
-    let pick = trace::Pick {
+    let pick = RpcEvent::Pick(PickParts {
         call: told.call,
         method: told.method,
         affinity: told.affinity,
-        random: told.random.to_le_bytes(),
+        random: told.random,
         attempt: told.attempt,
         wait_for_ready: told.wait_for_ready,
         requeued: told.requeued,
-        tried: info.tried.to_vec(),
-        values: values(recorder, state.keys.iter().map(|key| key.as_str()), info.metadata),
+        tried: info.tried,
+        values: &values(recorder, &state.keys, info.metadata),
         result: match answer {
             Some(PickResult::Pick(id)) => trace::PickResult::Pick(id),
             Some(PickResult::Queue) => trace::PickResult::Queue,
@@ -144,30 +118,33 @@ pub(super) fn record_pick(
             Some(PickResult::Drop(code)) => trace::PickResult::Drop(grpc_code(code) as u8),
             None => trace::PickResult::Fault,
         },
-    };
+    });
     let name = |number| Methods::lock(&state.methods).known(number);
-    recorder.record_of(told.now, told.method, name, &Event::Pick(pick), answers);
+    recorder.record_pick(told.now, told.method, name, &pick, answers.written());
     answers.clear();
 }
 
+/// Values of an RPC's metadata, with the places of their keys.
+type Values<'a> = SmallVec<[(u8, ValueParts<'a>); 4]>;
+
 /// Returns the values of these keys and of those that the recording keeps, as the trace may contain them.
-fn values<'a>(
-    recorder: &Recorder,
-    declared: impl ExactSizeIterator<Item = &'a str>,
-    metadata: &HeaderMap,
-) -> Vec<(u8, Value)> {
-    if (declared.len() == 0 && recorder.metadata().is_empty()) || metadata.is_empty() {
-        return Vec::new();
+fn values<'a>(recorder: &Recorder, declared: &[HeaderName], metadata: &'a HeaderMap) -> Values<'a> {
+    let mut found = Values::new();
+    if metadata.is_empty() {
+        return found;
     }
-    let mut keys: Vec<_> = declared.collect();
-    keys.extend(
-        recorder.metadata().iter().map(String::as_str).filter(|key| !keys.contains(key)).collect::<Vec<_>>(),
-    );
-    let all = keys.iter().zip(0..u8::MAX).flat_map(|(key, place)| {
-        let values = metadata.get_all(*key).iter();
-        values.map(move |value| (place, recorder.value(key, value.as_bytes())))
-    });
-    all.collect()
+    let mut place = 0u8;
+    let mut add = |name: &str, values: http::header::GetAll<'a, http::HeaderValue>| {
+        found.extend(values.iter().map(|value| (place, recorder.value(name, value.as_bytes()))));
+        place = place.saturating_add(1);
+    };
+    for key in declared {
+        add(key.as_str(), metadata.get_all(key));
+    }
+    for key in recorder.metadata().iter().filter(|key| !declared.iter().any(|known| known == key.as_str())) {
+        add(key, metadata.get_all(key.as_str()));
+    }
+    found
 }
 
 /// Records a plan. `None`: the call was a fault.
@@ -212,18 +189,18 @@ pub(crate) struct PlannedPick<'a> {
 pub(crate) fn record_planned(
     recorder: &Recorder,
     methods: &std::sync::Mutex<Methods>,
-    keys: &[http::HeaderName],
+    keys: &[HeaderName],
     pick: &PlannedPick<'_>,
 ) {
-    let planned = trace::Planned {
+    let planned = RpcEvent::Planned(PlannedParts {
         call: pick.call,
         method: pick.method,
         affinity: pick.affinity,
         subconn: pick.subconn,
-        values: values(recorder, keys.iter().map(http::HeaderName::as_str), pick.info.metadata),
-    };
+        values: &values(recorder, keys, pick.info.metadata),
+    });
     let name = |number| Methods::lock(methods).known(number);
-    recorder.record_of(time(pick.info.now), pick.method, name, &Event::Planned(planned), &[]);
+    recorder.record_pick(time(pick.info.now), pick.method, name, &planned, &[]);
 }
 
 /// Records the end of an RPC.
@@ -240,5 +217,5 @@ pub(crate) fn record_end(recorder: &Recorder, outcome: &Outcome, reported: bool)
         latency: outcome.latency,
         load,
     };
-    recorder.record(now(), &Event::End(end), &[]);
+    recorder.record_end(&end);
 }

@@ -41,6 +41,8 @@ struct Inner {
     /// Refusals by the target of the channel.
     refusals: BTreeMap<String, Refusal>,
     probation: Probation,
+    /// The generation in a rollout, and its faults.
+    rollout: Option<(u64, u64)>,
 }
 
 /// A channel that did not take a version.
@@ -89,6 +91,28 @@ impl PolicyMetrics {
         inner.probation = Probation::start(generation, strict, proven, is_taken);
         inner.refusals.clear();
         inner.loads += 1;
+    }
+
+    /// Begins to count the faults of a version that is tried beside the active one.
+    pub(crate) fn rollout_started(&self, generation: u64) {
+        self.lock().rollout = Some((generation, 0));
+    }
+
+    /// Returns the faults of the version in a rollout, and why a channel refused it, if one did.
+    pub(crate) fn rollout_faults(&self) -> (u64, Option<String>, Option<StartError>) {
+        let inner = self.lock();
+        let Some((generation, faults)) = inner.rollout else { return (0, None, None) };
+        let refusal = inner.refusals.values().find(|refusal| refusal.generation == generation);
+        let last = inner.last_fault.clone().filter(|_| faults > 0);
+        (faults, last, refusal.map(|refusal| refusal.error.clone()))
+    }
+
+    /// Forgets the version in a rollout.
+    pub(crate) fn rollout_ended(&self) {
+        let mut inner = self.lock();
+        if let Some((generation, _)) = inner.rollout.take() {
+            inner.refusals.retain(|_, refusal| refusal.generation != generation);
+        }
     }
 
     /// Records that a file was rejected at this stage.
@@ -196,6 +220,14 @@ impl PolicyMetrics {
         let mut inner = self.lock();
         *inner.faults.entry(kind).or_default() += 1;
         inner.last_fault = Some(text.to_owned());
+        if let Some((tried, faults)) = &mut inner.rollout
+            && *tried == generation
+        {
+            *faults += 1;
+            drop(inner);
+            (self.on_change)();
+            return false;
+        }
         inner.probation.start_late(generation);
         if inner.probation.generation != generation {
             // The version has been replaced already.

@@ -12,6 +12,7 @@ mod outcomes;
 mod picker;
 mod planning;
 mod preflight;
+mod recorded;
 mod recording;
 mod slot;
 mod supervisor;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::slot::{Held, Slot, call};
 use super::supervisor;
 use crate::connectivity::ConnectivityState;
-use crate::lifecycle::{Handover, PickerBuilder, Placement};
+use crate::lifecycle::{Handover, PickerBuilder, Placement, Standing};
 use crate::picker::{DelayType, Faults, Pick, PickInfo, PickResult, PickedBy, Picker};
 use crate::policy::compile::has_stack;
 use crate::policy::instance::{Answer, InstanceError, Methods, Plan, PlannedPick, Program, record_planned};
@@ -192,7 +192,10 @@ fn planned(slot: &Slot, plan: &Plan, info: &PickInfo<'_>) -> (Option<PickResult>
     if planned.taken > 0 {
         slot.counters.planned(planned.taken);
     }
-    if slot.lazy && planned.subconn.state() == ConnectivityState::Idle {
+    if slot.lazy
+        && slot.placement.standing != Standing::Shadow
+        && planned.subconn.state() == ConnectivityState::Idle
+    {
         planned.subconn.connect();
     }
     let mut pick = Pick::to(planned.subconn.clone());
@@ -200,13 +203,16 @@ fn planned(slot: &Slot, plan: &Plan, info: &PickInfo<'_>) -> (Option<PickResult>
     let recording = slot.recording(plan.serial);
     if slot.wants_outcomes || recording.is_some() {
         let method = Methods::lock(&plan.methods).number(info.method);
-        if let Some(recording) = recording {
-            let subconn = pick.subconn.id();
-            let planned = PlannedPick { info, call: planned.call, method, affinity, subconn };
-            record_planned(&recording.recorder, &plan.methods, &recording.keys, &planned);
-        }
-        let pick_id = PickId { serial: plan.serial, call: planned.call, method, subconn: pick.subconn.id() };
-        pick.done = Some(Done::to(slot.sink(), pick_id));
+        let subconn = pick.subconn.id();
+        let pick_id = PickId { serial: plan.serial, call: planned.call, method, subconn };
+        pick.done = Some(match recording {
+            None => Done::to(slot.sink(), pick_id),
+            Some(recording) => {
+                let planned = PlannedPick { info, call: planned.call, method, affinity, subconn };
+                record_planned(&recording.recorder, &plan.methods, &recording.keys, &planned);
+                Done::to(recording.sink(), pick_id)
+            }
+        });
     }
     (Some(PickResult::Pick(pick)), planned.runs_low)
 }
@@ -216,7 +222,8 @@ fn follow(slot: &Slot, answer: Answer, serial: u64) -> PickResult {
     let Answer { result, call, method } = answer;
     let PickResult::Pick(mut pick) = result else { return result };
     let picked = PickId { serial, call, method, subconn: pick.subconn.id() };
-    pick.done = Some(Done::to(slot.sink(), picked));
+    let sink = slot.recording(serial).map_or_else(|| slot.sink(), |recording| recording.sink());
+    pick.done = Some(Done::to(sink, picked));
     PickResult::Pick(pick)
 }
 

@@ -1,32 +1,30 @@
-//! Recording of a slot's instances.
-//!
-//! A trace begins with an instance, because what a policy picks depends on all that it has been told before. To record
-//! a policy, its instance is therefore replaced as one is that has used up its memory: the next one begins with what it
-//! has saved.
+//! A slot's instance that is recorded.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use http::HeaderName;
-use tokio::time::Instant;
 
-use super::slot::{Contents, Slot};
 use crate::lifecycle::Placement;
-use crate::policy::instance::{Instance, Outcome, Program, record_end};
-use crate::trace::{Finish, Recorder};
+use crate::policy::instance::Program;
+use crate::subconn::OutcomeSink;
+use crate::trace::Recorder;
 
 /// The instance of a slot that is recorded.
 pub(super) struct Recording {
     /// Serial number of the instance.
-    serial: u64,
+    pub(super) serial: u64,
     pub(super) recorder: Arc<Recorder>,
     /// Metadata keys that the policy has declared.
     pub(super) keys: Vec<HeaderName>,
+    /// Receives the ends of the RPCs that the instance has picked for.
+    pub(super) sink: Arc<dyn OutcomeSink>,
 }
 
-/// Time after which an instance is replaced that could not be replaced now.
-const AGAIN: Duration = Duration::from_millis(100);
+impl Recording {
+    pub(super) fn sink(&self) -> Arc<dyn OutcomeSink> {
+        Arc::clone(&self.sink)
+    }
+}
 
 /// Returns a recorder for an instance that is about to start, if it is to be recorded.
 pub(super) fn recorder(program: &Program, placement: &Placement, may_sample: bool) -> Option<Arc<Recorder>> {
@@ -34,77 +32,4 @@ pub(super) fn recorder(program: &Program, placement: &Placement, may_sample: boo
     let requested = metrics.recordings.take(&placement.target);
     let settings = spec.record.as_ref().filter(|_| may_sample);
     requested.or_else(|| settings?.recorder(&spec.version.name)).map(Arc::new)
-}
-
-impl Slot {
-    /// Takes note that an instance has been installed, which may be recorded.
-    pub(super) fn installed(&self, instance: &Instance, serial: u64) {
-        let recording = instance.recorder().map(|recorder| {
-            recorder.started(&self.wake);
-            let keys = instance.state().keys().to_vec();
-            Arc::new(Recording { serial, recorder: Arc::clone(recorder), keys })
-        });
-        self.is_recorded.store(recording.is_some(), Ordering::Relaxed);
-        self.recording.store(recording);
-    }
-
-    /// Returns the recording of the instance with this serial number, if it is recorded.
-    pub(super) fn recording(&self, serial: u64) -> Option<Arc<Recording>> {
-        if !self.is_recorded.load(Ordering::Relaxed) {
-            return None;
-        }
-        self.recording.load_full().filter(|recording| recording.serial == serial)
-    }
-
-    /// Ends a recording that is complete, and has the instance replaced by one that is recorded if that is wanted.
-    /// Returns when there is something to do.
-    pub(super) fn tend_recording(&self, contents: &mut Contents) -> Option<Instant> {
-        let now = Instant::now();
-        if let Some(recording) = self.recording.load_full() {
-            let recorder = &recording.recorder;
-            if !recorder.is_over() && now < recorder.until() {
-                return Some(recorder.until());
-            }
-            if let Some(instance) = contents.machine.instance() {
-                instance.stop_recording(Finish::Ended);
-            }
-            self.is_recorded.store(false, Ordering::Relaxed);
-            self.recording.store(None);
-            let settings = self.program.spec.record.as_ref();
-            let took = recorder.began().elapsed();
-            contents.record_at = settings.and_then(|settings| now.checked_add(pause(took, settings.share)));
-        }
-        let is_due = contents.record_at.is_some_and(|at| at <= now);
-        if is_due || self.program.metrics.recordings.is_requested(&self.placement.target) {
-            // Not at once if the instance is young, or just being replaced.
-            contents.record_at = if self.wear_out(contents) { None } else { Some(now + AGAIN) };
-        }
-        contents.record_at
-    }
-
-    /// Queues the outcome of an RPC that an instance has picked for, and records it.
-    pub(super) fn report(&self, serial: u64, outcome: Outcome) {
-        let recording = self.recording(serial);
-        let mut outcomes = self.outcomes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let is_reported = self.wants_outcomes && !outcomes.is_full();
-        // Under the lock: they are recorded in the order in which they are reported.
-        if let Some(recording) = recording {
-            record_end(&recording.recorder, &outcome, is_reported);
-        }
-        if is_reported && outcomes.push(serial, outcome) {
-            self.wake.notify_one();
-        }
-    }
-}
-
-/// Returns how long nothing is recorded after a recording that took this long.
-fn pause(took: Duration, share: f64) -> Duration {
-    // A trace that could not be written is not tried again at once.
-    const SHORTEST: Duration = Duration::from_secs(1);
-    let pause = took.as_secs_f64() * (1.0 / share - 1.0);
-    Duration::try_from_secs_f64(pause).unwrap_or(Duration::MAX).max(if share < 1.0 {
-        SHORTEST
-    } else {
-        Duration::ZERO
-    })
 }

@@ -61,6 +61,13 @@ impl OutcomeSink for Sink {
     }
 }
 
+impl Slot {
+    /// Returns the slot, for those who must not keep it alive.
+    pub(super) fn weak(&self) -> Weak<Self> {
+        Weak::clone(&self.sink.0)
+    }
+}
+
 /// The contents of a slot, held by one thread.
 pub(super) type Held<'a> = MutexGuard<'a, Contents>;
 
@@ -200,7 +207,7 @@ impl Slot {
         let is_known = contents.ready.is(ready) && self.plan.load().is_some();
         contents.ready = ready.clone();
         if let Some(instance) = contents.machine.instance() {
-            instance.activate();
+            instance.activate(self.placement.standing);
             let notified = call(|| instance.notify(ready));
             self.after_call(&mut contents, notified);
             if contents.machine.instance().is_some_and(|instance| instance.next_timer().is_some()) {

@@ -135,7 +135,7 @@ impl Slot {
         let recorder = recorder(&self.program, &self.placement, may_sample);
         let role = Role::Serving { resolve_now, recorder };
         let mut instance = Instance::new(&self.program, &self.placement, role, saved)?;
-        instance.activate();
+        instance.activate(self.placement.standing);
         loop {
             let ready = self.lock().ready.clone();
             instance.notify(&ready)?;

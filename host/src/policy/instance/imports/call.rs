@@ -16,6 +16,7 @@ use crate::picker::PickInfo;
 use crate::policy::instance::bindings::hotpick::policy::call;
 use crate::policy::instance::time::nanos;
 use crate::text::clip;
+use crate::trace::Value;
 
 /// Returns the hash of a metadata key's values: see [`hash`].
 pub(crate) fn affinity(metadata: &HeaderMap, key: &HeaderName) -> Option<u64> {
@@ -247,7 +248,7 @@ impl HostState {
     fn shown(&self, key: u32, value: &[u8]) -> Option<Vec<u8>> {
         let recorder = self.recorder.as_ref()?;
         let name = self.keys.get(key as usize)?;
-        Some(recorder.value(name.as_str(), value).bytes())
+        Some(Value::from(recorder.value(name.as_str(), value)).bytes())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Functions that a policy may import: a file for each interface of the contract, and the [state] behind them.
 
+mod answers;
 mod call;
 mod connections;
 mod current_call;

@@ -1,17 +1,16 @@
 //! What a policy asks of the host in a call, and what it is answered: recorded, or played back.
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use twox_hash::XxHash64;
 
-use super::state::HostState;
+use crate::trace::Scratch;
 
 /// A function that a policy calls, with its argument or the hash of its arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Question {
     /// Number of the function in [`NAMES`].
-    function: u8,
-    argument: u64,
+    pub(super) function: u8,
+    pub(super) argument: u64,
 }
 
 /// The functions whose answers depend on the host. Their order is part of the format of traces.
@@ -116,7 +115,7 @@ pub(crate) enum Tape {
     #[default]
     Off,
     /// The answers in the current call are appended.
-    Recording(Vec<u8>),
+    Recording(Scratch),
     /// The answers come from a trace.
     #[cfg(feature = "testing")]
     Playing(Playback),
@@ -148,7 +147,7 @@ impl Playback {
     }
 
     /// Returns the recorded answer to a question. `None`: the question is another one, or not the recorded one.
-    fn answer<A: DeserializeOwned>(&mut self, question: Question) -> Option<A> {
+    pub(super) fn answer<A: DeserializeOwned>(&mut self, question: Question) -> Option<A> {
         if self.difference.is_some() {
             return None;
         }
@@ -175,55 +174,4 @@ fn read(bytes: &[u8]) -> Option<(Question, &[u8])> {
 #[cfg(feature = "testing")]
 fn named(recorded: Option<(Question, &[u8])>) -> String {
     recorded.map_or_else(|| "nothing more".to_owned(), |(question, _)| question.to_string())
-}
-
-impl HostState {
-    /// Returns whether questions are recorded or played back.
-    pub(super) const fn is_taped(&self) -> bool {
-        !matches!(self.tape, Tape::Off)
-    }
-
-    /// Answers a question of the policy: by `answer`, unless a trace is played back.
-    pub(super) fn answered<A: Serialize + DeserializeOwned>(
-        &mut self,
-        question: Question,
-        answer: impl FnOnce(&mut Self) -> A,
-    ) -> A {
-        if matches!(self.tape, Tape::Off) { answer(self) } else { self.taped(question, answer, |_, _| None) }
-    }
-
-    /// Like [`answered`](Self::answered), with what the trace is to contain in place of the answer.
-    pub(super) fn answered_as<A: Serialize + DeserializeOwned>(
-        &mut self,
-        question: Question,
-        answer: impl FnOnce(&mut Self) -> A,
-        shown: impl FnOnce(&Self, &A) -> Option<A>,
-    ) -> A {
-        if matches!(self.tape, Tape::Off) { answer(self) } else { self.taped(question, answer, shown) }
-    }
-
-    #[inline(never)]
-    fn taped<A: Serialize + DeserializeOwned>(
-        &mut self,
-        question: Question,
-        answer: impl FnOnce(&mut Self) -> A,
-        shown: impl FnOnce(&Self, &A) -> Option<A>,
-    ) -> A {
-        #[cfg(feature = "testing")]
-        if let Tape::Playing(playback) = &mut self.tape
-            && let Some(recorded) = playback.answer(question)
-        {
-            // What the function does besides its answer is done as well.
-            let _ = answer(self);
-            return recorded;
-        }
-        let answer = answer(self);
-        let shown = shown(self, &answer);
-        if let Tape::Recording(answers) = &mut self.tape {
-            let asked = (question.function, question.argument, shown.as_ref().unwrap_or(&answer));
-            // Writing to memory does not fail.
-            *answers = postcard::to_extend(&asked, std::mem::take(answers)).unwrap_or_default();
-        }
-        answer
-    }
 }
