@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use hotpick::PolicyDir;
+use hotpick::policy::RolloutCommand;
 use hotpick::trace::{RecordOptions, TraceStream};
 use http::{HeaderMap, StatusCode};
 use http_body::Frame;
@@ -114,6 +115,32 @@ pub(crate) fn record(policies: Option<&PolicyDir>, query: &str) -> Result<TraceS
     }
     let recorded = policies.record(&policy, &options);
     recorded.ok_or_else(|| (StatusCode::SERVICE_UNAVAILABLE, "too many recordings are requested".to_owned()))
+}
+
+/// Steers a rollout. Returns a sentence that says so.
+pub(crate) async fn steer(policies: Option<&PolicyDir>, query: &str) -> Result<String, Refused> {
+    let policies = policies.ok_or_else(no_policies)?;
+    let query = Query::parse(query, &["policy", "command"])?;
+    let command = match query.get("command") {
+        Some("pause") => RolloutCommand::Pause,
+        Some("resume") => RolloutCommand::Resume,
+        Some("promote") => RolloutCommand::Promote,
+        Some("abort") => RolloutCommand::Abort,
+        other => {
+            let other = other.unwrap_or_default();
+            return Err(bad(format!("command is {other:?}: use pause, resume, promote or abort")));
+        }
+    };
+    let policy = query.policy(policies)?;
+    let steered = policies.steer(&policy, command).await;
+    steered.map_err(|error| (StatusCode::CONFLICT, error.to_string()))?;
+    let said = match command {
+        RolloutCommand::Pause => "paused",
+        RolloutCommand::Resume => "resumed",
+        RolloutCommand::Promote => "promoted",
+        _ => "rolled back",
+    };
+    Ok(format!("the rollout of {policy} is {said}"))
 }
 
 pub(crate) fn no_policies() -> Refused {

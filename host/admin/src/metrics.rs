@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use hotpick::directory::PolicyStatus;
-use hotpick::policy::{Metric, MetricValue};
+use hotpick::directory::{PolicyStatus, RolloutStatus};
+use hotpick::policy::{Metric, MetricValue, Reading, RolloutPhase, SideReading};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -174,6 +174,88 @@ impl Snapshot {
                 }),
             ),
             family("grpc_subchannel_open_connections", "Number of open connections", merged(open)),
+        ]
+        .into_iter()
+        .chain(self.rollouts())
+        .collect()
+    }
+
+    /// Returns what both versions of each rollout did in the present interval.
+    #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+    fn rollouts(&self) -> Vec<Family<f64>> {
+        let each = |value: &dyn Fn(&RolloutStatus) -> Vec<(Labels, f64)>| {
+            let of = |policy: &PolicyStatus| {
+                let values = policy.rollout.as_ref().map(value).unwrap_or_default();
+                let named = values.into_iter().map(|(labels, value)| {
+                    let mut all = vec![("policy", policy.name.clone())];
+                    all.extend(labels);
+                    (all, value)
+                });
+                named.collect::<Vec<_>>()
+            };
+            self.policies.iter().flat_map(of).collect::<Vec<_>>()
+        };
+        let sides = |value: fn(&SideReading) -> Vec<(Labels, f64)>| {
+            each(&move |rollout| {
+                let Reading { active, candidate, .. } = &rollout.reading;
+                let of = |name: &'static str, side| {
+                    value(side).into_iter().map(move |(mut labels, value)| {
+                        labels.push(("side", name.to_owned()));
+                        (labels, value)
+                    })
+                };
+                of("active", active).chain(of("candidate", candidate)).collect()
+            })
+        };
+        let family = |name, help, values| Family { name, help, values };
+        vec![
+            family(
+                "hotpick_policy_rollout_generation",
+                "Generation of the version that is tried beside the active one",
+                each(&|rollout| vec![(Vec::new(), rollout.version.generation as f64)]),
+            ),
+            family(
+                "hotpick_policy_rollout_share",
+                "Part of the RPCs that the new version of a rollout picks for",
+                each(&|rollout| vec![(Vec::new(), rollout.share / 100.0)]),
+            ),
+            family(
+                "hotpick_policy_rollout_paused",
+                "1 if an operator has paused the rollout",
+                each(&|rollout| {
+                    vec![(Vec::new(), f64::from(u8::from(rollout.phase == RolloutPhase::Paused)))]
+                }),
+            ),
+            family(
+                "hotpick_policy_rollout_agreement",
+                "Part of a shadow's picks in the present interval that were those of the active version",
+                each(&|rollout| {
+                    let Reading { compared, agreed, .. } = rollout.reading;
+                    let share = (compared > 0).then(|| (Vec::new(), agreed as f64 / compared as f64));
+                    share.into_iter().collect()
+                }),
+            ),
+            family(
+                "hotpick_policy_rollout_interval_rpcs",
+                "Attempts that a version of a rollout picked for in the present interval",
+                sides(|side| vec![(Vec::new(), side.begun as f64)]),
+            ),
+            family(
+                "hotpick_policy_rollout_interval_failures",
+                "Part of these that failed or found no subconn",
+                sides(|side| vec![(Vec::new(), side.failure_rate())]),
+            ),
+            family(
+                "hotpick_policy_rollout_interval_latency_seconds",
+                "Latency of these at a quantile, in seconds",
+                sides(|side| {
+                    let quantile = |name: &str, quantile| {
+                        let latency = side.quantile(quantile)?.as_secs_f64();
+                        Some((vec![("quantile", name.to_owned())], latency))
+                    };
+                    [quantile("0.5", 0.5), quantile("0.99", 0.99)].into_iter().flatten().collect()
+                }),
+            ),
         ]
     }
 

@@ -173,10 +173,9 @@ impl Admin {
         query: Option<&str>,
         headers: &HeaderMap,
     ) -> Response<Body> {
-        if method == Method::POST && matches!(path, "/record") {
-            return self
-                .control(path, query.unwrap_or_default(), headers)
-                .unwrap_or_else(|(status, sentence)| text(status, format!("{sentence}\n")));
+        if method == Method::POST && matches!(path, "/record" | "/rollout") {
+            let controlled = self.control(path, query.unwrap_or_default(), headers).await;
+            return controlled.unwrap_or_else(|(status, sentence)| text(status, format!("{sentence}\n")));
         }
         if method != Method::GET && method != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed: use GET\n");
@@ -204,7 +203,7 @@ impl Admin {
         }
     }
 
-    fn control(&self, path: &str, query: &str, headers: &HeaderMap) -> Result<Response<Body>, Refused> {
+    async fn control(&self, path: &str, query: &str, headers: &HeaderMap) -> Result<Response<Body>, Refused> {
         self.inner.control.admit(headers, self.is_trusted)?;
         let policies = self.inner.subjects.policies.as_ref();
         match path {
@@ -212,7 +211,10 @@ impl Admin {
                 let trace = control::record(policies, query)?;
                 Ok(self.streaming(TRACE, || control::body(trace)))
             }
-            _ => Err((StatusCode::NOT_FOUND, "not found".to_owned())),
+            _ => {
+                let said = control::steer(policies, query).await?;
+                Ok(text(StatusCode::OK, format!("{said}\n")))
+            }
         }
     }
 

@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use hotpick::PolicyDir;
 use hotpick::channel::ChannelStatus;
-use hotpick::directory::PolicyStatus;
+use hotpick::directory::{PolicyStatus, RolloutStatus};
+use hotpick::policy::{RolloutPhase, SideReading};
 use hotpick::subconn::SubConn;
 use serde_json::{Map, Value, json};
 
@@ -86,6 +87,48 @@ pub(crate) fn policy_json(policy: &PolicyStatus) -> Value {
         "rejections": counts(rejections),
         "channels": channels.collect::<Vec<_>>(),
         "refusals": refusals.collect::<Vec<_>>(),
+        "rollout": policy.rollout.as_ref().map(rollout_json),
+        "last_rollout": policy.last_rollout.as_ref().map(rollout_json),
+    })
+}
+
+/// Returns a rollout, with what both versions did in the present interval.
+pub(crate) fn rollout_json(rollout: &RolloutStatus) -> Value {
+    let side = |side: &SideReading| {
+        let ms = |quantile| side.quantile(quantile).map(millis);
+        json!({
+            "rpcs": side.begun,
+            "ended": side.ended,
+            "failed": side.failed,
+            "unserved": side.unserved,
+            "fallback": side.fallback,
+            "failure_rate": side.failure_rate(),
+            "p50_ms": ms(0.5),
+            "p99_ms": ms(0.99),
+        })
+    };
+    let reading = &rollout.reading;
+    json!({
+        "mode": rollout.mode.to_string(),
+        "generation": rollout.version.generation,
+        "digest": rollout.version.digest,
+        "paused": rollout.phase == RolloutPhase::Paused,
+        "step": rollout.step + 1,
+        "steps": rollout.steps,
+        "share": rollout.share,
+        "since": unix_millis(Some(rollout.since)),
+        "verdict": rollout.verdict.as_ref().map(|verdict| json!({
+            "name": verdict.name(),
+            "text": verdict.to_string(),
+        })),
+        "active": side(&reading.active),
+        "candidate": side(&reading.candidate),
+        "compared": reading.compared,
+        "agreed": reading.agreed,
+        "events": rollout.events.iter().map(|event| json!({
+            "at": unix_millis(Some(event.at)),
+            "text": event.text,
+        })).collect::<Vec<_>>(),
     })
 }
 

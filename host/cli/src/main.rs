@@ -51,6 +51,8 @@ enum Command {
     Sim(sim::Arguments),
     /// Record a policy at work in a sidecar: what it is told, what it asks, what it picks, and how the RPCs end.
     Record(watch::RecordArguments),
+    /// Steer the rollout of a policy in a sidecar: pause, resume, promote or abort it.
+    Rollout(watch::RolloutArguments),
     /// Replay a recording: the same policy must pick the same again, and another one is compared with it.
     Replay(replay::Arguments),
     #[command(hide = true)]
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
             sim::run(&arguments)
         }
         Command::Record(arguments) => watch::record(&arguments),
+        Command::Rollout(arguments) => watch::rollout(&arguments),
         Command::Replay(arguments) => {
             log_to_stderr("warn");
             replay::run(&arguments)

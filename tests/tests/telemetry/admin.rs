@@ -261,6 +261,14 @@ fn what_cannot_be_configured_is_said_in_one_sentence() {
             "is not a loopback address: set token_file".to_owned(),
         ),
         (
+            format!("admin = {{ listen = \"127.0.0.1:0\", control = true }}\n{listener}"),
+            "admin: control needs token_file, or use control_socket".to_owned(),
+        ),
+        (
+            format!("record = {{ directory = \"x\", share = 0.0 }}\npolicies = \"/nonexistent\"\n{listener}"),
+            "record.share is 0: use a number above 0 and at most 1".to_owned(),
+        ),
+        (
             format!("access_log = {{ path = \"/nonexistent/x\" }}\n{listener}"),
             "access_log: cannot open".to_owned(),
         ),
@@ -282,7 +290,7 @@ fn what_cannot_be_configured_is_said_in_one_sentence() {
         (format!("{listener}retries = {{ max_attempts = 1 }}"), "set at least 2".to_owned()),
         (
             format!("admin = {{ listen = \"127.0.0.1:0\", tapp = true }}\n{listener}"),
-            "unknown field `tapp`, expected one of `listen`, `tap`, `token_file`".to_owned(),
+            "unknown field `tapp`, expected one of `listen`, `tap`, `control`, `token_file`, `control_socket`".to_owned(),
         ),
         (
             format!("metrics = {{ max_methods = -1 }}\n{listener}"),

@@ -1,6 +1,7 @@
 //! What the people on call see of a sidecar: metrics, traces, the access log, health, and the admin listener.
 
 mod admin;
+mod control;
 mod log;
 mod otlp;
 mod page;

@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::history::History;
 use super::timeline::{ChannelMemory, Event, PolicyMemory, Timeline};
-use crate::status::{channel_json, policies, policy_json, unix_millis};
+use crate::status::{channel_json, policies, policy_json, rollout_json, unix_millis};
 use crate::subjects::Subjects;
 
 /// Time between samples.
@@ -109,10 +109,15 @@ impl Live {
                     "fallback_picks": policy.totals.fallback_picks,
                     "faults": policy.faults.values().sum::<u64>(),
                     "pick_ns": pick_ns,
+                    "rollout": policy.rollout.as_ref().map(rollout_json),
                 }));
                 let mut json = policy_json(policy);
                 for name in ["picks", "planned_picks", "fallback_picks", "channels"] {
                     json[name].take();
+                }
+                if let Some(rollout) = json["rollout"].as_object_mut() {
+                    rollout
+                        .retain(|name, _| !matches!(&**name, "active" | "candidate" | "compared" | "agreed"));
                 }
                 rest.push(json);
             }

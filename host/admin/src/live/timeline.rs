@@ -177,6 +177,8 @@ struct OnePolicy {
     faults: u64,
     rejected: Option<String>,
     quarantined: Option<String>,
+    /// The generation of the last rollout, and the number of its decisions.
+    rollout: (u64, usize),
 }
 
 impl PolicyMemory {
@@ -187,6 +189,7 @@ impl PolicyMemory {
         let present: BTreeSet<_> = policies.iter().map(|policy| policy.name.as_str()).collect();
         self.policies.retain(|name, _| present.contains(name.as_str()));
         for policy in policies {
+            let rollout = policy.rollout.as_ref().or(policy.last_rollout.as_ref());
             let now = OnePolicy {
                 faults: policy.faults.values().sum(),
                 rejected: policy.rejected.as_ref().map(ToString::to_string),
@@ -194,8 +197,10 @@ impl PolicyMemory {
                     .quarantined
                     .as_ref()
                     .map(|one| format!("{}: {}", one.version, one.reason)),
+                rollout: rollout.map_or((0, 0), |one| (one.version.generation, one.events.len())),
             };
             let before = self.policies.entry(policy.name.clone()).or_default();
+            let (generation, told) = before.rollout;
             let mut tell = |kind, text: String| {
                 if !is_first {
                     events.push(Event {
@@ -213,6 +218,12 @@ impl PolicyMemory {
             }
             if let Some(why) = now.rejected.as_ref().filter(|_| now.rejected != before.rejected) {
                 tell("rejected", format!("the file is rejected: {why}"));
+            }
+            if let Some(rollout) = rollout {
+                let told = if rollout.version.generation == generation { told } else { 0 };
+                for event in rollout.events.iter().skip(told) {
+                    tell("rollout", format!("{} of {}: {}", rollout.mode, rollout.version, event.text));
+                }
             }
             if let Some(why) = now.quarantined.as_ref().filter(|_| now.quarantined != before.quarantined) {
                 tell("quarantined", format!("quarantined: {why}"));

@@ -100,6 +100,39 @@ pub(super) struct Policy {
     /// Picks per second, and of those the planned ones.
     #[serde(skip)]
     pub(super) rates: (f64, f64),
+    #[serde(default)]
+    pub(super) rollout: Option<Rollout>,
+}
+
+/// A new version that is tried beside the active one.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Rollout {
+    pub(super) mode: String,
+    pub(super) generation: u64,
+    pub(super) paused: bool,
+    pub(super) step: usize,
+    pub(super) steps: Vec<f64>,
+    pub(super) share: f64,
+    pub(super) verdict: Option<Verdict>,
+    pub(super) active: Side,
+    pub(super) candidate: Side,
+    pub(super) compared: u64,
+    pub(super) agreed: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Verdict {
+    pub(super) text: String,
+}
+
+/// What a version of a rollout did in the present interval.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Side {
+    pub(super) rpcs: u64,
+    pub(super) failure_rate: f64,
+    pub(super) fallback: u64,
+    pub(super) p50_ms: Option<f64>,
+    pub(super) p99_ms: Option<f64>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -176,6 +209,8 @@ struct PolicyTick {
     fallback_picks: u64,
     faults: u64,
     pick_ns: Option<u64>,
+    #[serde(default)]
+    rollout: Option<Rollout>,
 }
 
 const STATES: [&str; 5] = ["IDLE", "CONNECTING", "READY", "TRANSIENT_FAILURE", "SHUTDOWN"];
@@ -272,6 +307,7 @@ impl Model {
             (policy.picks, policy.planned_picks) = (new.picks, new.planned_picks);
             (policy.fallback_picks, policy.faults_total) = (new.fallback_picks, new.faults);
             policy.pick_ns = new.pick_ns;
+            policy.rollout = new.rollout;
         }
     }
 }

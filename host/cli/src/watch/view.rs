@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table, TableState, Tabs, Wrap};
 
 use super::app::{App, Column, Tab};
-use super::model::{Channel, Endpoint, Policy};
+use super::model::{Channel, Endpoint, Policy, Rollout, Side};
 
 /// Draws everything.
 pub(crate) fn draw(frame: &mut Frame<'_>, app: &App) {
@@ -279,10 +279,34 @@ fn why(policy: &Policy) -> String {
     if let Some(quarantined) = &policy.quarantined {
         return format!("version {} is quarantined: {}", quarantined.generation, quarantined.reason);
     }
+    if let Some(rollout) = &policy.rollout {
+        return rollout_text(rollout);
+    }
     policy
         .refusals
         .first()
         .map_or(String::new(), |one| format!("{}: {}: {}", one.target, one.stage, one.reason))
+}
+
+fn rollout_text(rollout: &Rollout) -> String {
+    let Rollout { mode, generation, step, steps, share, .. } = rollout;
+    let paused = if rollout.paused { ", paused" } else { "" };
+    if mode == "shadow" {
+        let Rollout { compared, agreed, .. } = rollout;
+        format!("version {generation} is a shadow{paused}: {agreed} of {compared} picks are the same")
+    } else {
+        format!(
+            "version {generation} is a {mode} with {share} % of the RPCs, step {step} of {}{paused}",
+            steps.len()
+        )
+    }
+}
+
+fn side_text(name: &str, side: &Side) -> String {
+    let ms = |ms: Option<f64>| ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.2} ms"));
+    let (p50, p99, failed) = (ms(side.p50_ms), ms(side.p99_ms), 100.0 * side.failure_rate);
+    let Side { rpcs, fallback, .. } = side;
+    format!("{name}: {rpcs} RPCs, {failed:.2} % failed, p50 {p50}, p99 {p99}, {fallback} by the fallback")
 }
 
 fn policy_detail(frame: &mut Frame<'_>, area: Rect, app: &App) {
@@ -298,9 +322,16 @@ fn policy_detail(frame: &mut Frame<'_>, area: Rect, app: &App) {
         )),
         Line::from(format!("last fault: {}", policy.last_fault.as_deref().unwrap_or("none"))),
     ];
-    let reason = why(policy);
+    let reason = if policy.rollout.is_some() { String::new() } else { why(policy) };
     if !reason.is_empty() {
         lines.push(Line::styled(format!("not active: {reason}"), Style::new().fg(Color::Red)));
+    }
+    if let Some(rollout) = &policy.rollout {
+        lines.push(Line::from(rollout_text(rollout)));
+        lines.push(Line::from(side_text("new   ", &rollout.candidate)));
+        lines.push(Line::from(side_text("active", &rollout.active)));
+        let verdict = rollout.verdict.as_ref().map_or("none yet", |verdict| verdict.text.as_str());
+        lines.push(Line::from(format!("last verdict: {verdict}")));
     }
     let refusals = policy
         .refusals
