@@ -16,6 +16,10 @@ pub(crate) struct Measured {
     pub(super) fallback_picks: u64,
     pub(super) faults: u64,
     pub(super) regret: Mean,
+    /// Picks for a key that is not the first of its key, and those that went elsewhere than the pick before.
+    keyed: (u64, u64),
+    /// Called picks, and the instructions that they took.
+    pub(super) cost: (u64, u64),
     /// By time, each for the same length.
     pub(super) slices: Vec<Slice>,
 }
@@ -27,6 +31,10 @@ pub(super) struct Slice {
     pub(super) errors: u64,
     /// RPCs that each server has answered.
     pub(super) served: Vec<u32>,
+    /// RPCs at each server, at the end.
+    pub(super) waiting: Vec<u32>,
+    regret: Mean,
+    keyed: (u64, u64),
 }
 
 /// A mean of times.
@@ -59,6 +67,22 @@ impl Slice {
     pub(super) fn rpcs(&self) -> u64 {
         self.latency.len() + self.errors
     }
+
+    /// Returns the number of RPCs at all servers, at the end.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.waiting.iter().map(|waiting| u64::from(*waiting)).sum()
+    }
+
+    /// Returns the mean regret (ms). `None`: there was no pick.
+    pub(super) fn regret(&self) -> Option<f64> {
+        (self.regret.count > 0).then(|| self.regret.ms())
+    }
+
+    /// Returns the part of the picks for keys that went elsewhere than the pick before.
+    pub(super) fn moved(&self) -> Option<f64> {
+        let (picks, moved) = self.keyed;
+        (picks > 0).then(|| moved as f64 / picks as f64)
+    }
 }
 
 impl Mean {
@@ -75,7 +99,14 @@ impl Mean {
 
 impl Measured {
     pub(super) fn new(servers: usize) -> Self {
-        let slice = Slice { latency: histogram(2), errors: 0, served: vec![0; servers] };
+        let slice = Slice {
+            latency: histogram(2),
+            errors: 0,
+            served: vec![0; servers],
+            waiting: Vec::new(),
+            regret: Mean::default(),
+            keyed: (0, 0),
+        };
         Self {
             latency: histogram(3),
             slices: vec![slice; SLICES],
@@ -85,7 +116,48 @@ impl Measured {
             fallback_picks: 0,
             faults: 0,
             regret: Mean::default(),
+            keyed: (0, 0),
+            cost: (0, 0),
         }
+    }
+
+    /// A pick was for a key: `has_moved` if the pick before went elsewhere.
+    pub(super) fn keyed(&mut self, part: f64, has_moved: bool) {
+        let count = |(picks, moved): &mut (u64, u64)| {
+            *picks += 1;
+            *moved += u64::from(has_moved);
+        };
+        count(&mut self.keyed);
+        if let Some(slice) = self.slices.get_mut(slice_at(part)) {
+            count(&mut slice.keyed);
+        }
+    }
+
+    /// A pick was so much worse than the best.
+    pub(super) fn regrets(&mut self, part: f64, regret: Nanos) {
+        self.regret.add(regret);
+        if let Some(slice) = self.slices.get_mut(slice_at(part)) {
+            slice.regret.add(regret);
+        }
+    }
+
+    /// Notes the RPCs at each server, at the end of a slice.
+    pub(super) fn sample(&mut self, slice: usize, waiting: Vec<u32>) {
+        if let Some(slice) = self.slices.get_mut(slice) {
+            slice.waiting = waiting;
+        }
+    }
+
+    /// Returns the part of the picks for keys that went elsewhere than the pick before. `None`: there are no keys.
+    pub(super) fn moved(&self) -> Option<f64> {
+        let (picks, moved) = self.keyed;
+        (picks > 0).then(|| moved as f64 / picks as f64)
+    }
+
+    /// Returns the instructions of a called pick. `None`: none was called.
+    pub(super) fn instructions(&self) -> Option<f64> {
+        let (picks, instructions) = self.cost;
+        (picks > 0).then(|| instructions as f64 / picks as f64)
     }
 
     /// An RPC has ended. `born`: when it began, as a part of the time that is measured (0 to 1).

@@ -1,5 +1,7 @@
 //! `hotpick sim`: what a policy would do, simulated in virtual time with the policy's own component and the host's own code.
 
+mod built_in;
+mod clients;
 mod clock;
 mod measured;
 mod past;
@@ -15,15 +17,16 @@ use anyhow::Context as _;
 use hotpick::directory;
 use hotpick::policy::{Policy, RoundRobin, WasmPolicy};
 
+use self::built_in::BUILT_IN;
 pub(crate) use self::measured::Measured;
 pub(crate) use self::past::{Differences, Past};
-use self::scenario::{BUILT_IN, Scenario};
+use self::scenario::Scenario;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Policy files, which are simulated one after the other with the same arrivals and the same work. The settings beside a
     /// file (NAME.toml beside NAME.wasm) apply.
-    #[arg(value_name = "FILE", required_unless_present = "list")]
+    #[arg(value_name = "FILE", required_unless_present_any = ["list", "schema"])]
     files: Vec<PathBuf>,
     /// A scenario that is built in, a TOML file, or a trace (NAME.trace).
     #[arg(long, value_name = "NAME|FILE", default_value = "steady")]
@@ -43,6 +46,9 @@ pub(crate) struct Arguments {
     /// List the scenarios that are built in.
     #[arg(long)]
     list: bool,
+    /// Print the JSON Schema of scenario files.
+    #[arg(long)]
+    schema: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -52,6 +58,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    if arguments.schema {
+        say!("{:#}", schemars::schema_for!(Scenario).as_value());
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Before the first policy is compiled.
+    let _ = hotpick::policy::SimulatedChannel::meter();
     let course = Course::named(&arguments.scenario)?;
     // One clock for all: the host counts time from when it is first asked.
     let runtime = paused()?;
@@ -139,7 +151,7 @@ pub(crate) fn load(file: &PathBuf) -> anyhow::Result<WasmPolicy> {
     directory::load(file, &options).with_context(|| format!("{file:?}"))
 }
 
-const HEADINGS: [(&str, usize); 10] = [
+const HEADINGS: [(&str, usize); 12] = [
     ("policy", 32),
     ("RPCs", 9),
     ("mean ms", 8),
@@ -149,6 +161,8 @@ const HEADINGS: [(&str, usize); 10] = [
     ("errors", 7),
     ("busiest", 7),
     ("regret", 8),
+    ("moved", 7),
+    ("cost", 6),
     ("fallback", 8),
 ];
 
@@ -164,6 +178,8 @@ fn row(name: &str, measured: &Measured) -> String {
         measured.errors.to_string(),
         format!("{:.2}", measured.imbalance()),
         format!("{:.2}", measured.regret.ms()),
+        measured.moved().map_or_else(|| "-".to_owned(), |moved| format!("{:.1} %", 100.0 * moved)),
+        measured.instructions().map_or_else(|| "-".to_owned(), |cost| format!("{cost:.0}")),
         measured.fallback_picks.to_string(),
     ];
     let padded = cells.iter().zip(HEADINGS).map(|(cell, (_, width))| format!("{cell:>width$}"));

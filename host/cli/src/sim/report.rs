@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::measured::{Measured, SLICES};
+use super::measured::{Measured, SLICES, Slice};
 
 /// A policy's name, and what was measured with it.
 pub(super) type Result = (String, Measured);
@@ -18,7 +18,7 @@ const MOST_ROWS: usize = 200;
 
 /// Returns the numbers of each slice of the time.
 pub(super) fn csv(results: &[Result], seconds: f64) -> String {
-    let mut out = "policy,second,rpcs,errors,p50_ms,p99_ms\n".to_owned();
+    let mut out = "policy,second,rpcs,errors,p50_ms,p99_ms,in_flight,regret_ms,moved\n".to_owned();
     for (name, measured) in results {
         for (i, slice) in measured.slices.iter().enumerate() {
             let second = seconds * i as f64 / SLICES as f64;
@@ -27,11 +27,14 @@ pub(super) fn csv(results: &[Result], seconds: f64) -> String {
             let name = name.replace('"', "\"\"");
             let _ = writeln!(
                 out,
-                "\"{name}\",{second:.3},{},{},{},{}",
+                "\"{name}\",{second:.3},{},{},{},{},{},{},{}",
                 slice.rpcs(),
                 slice.errors,
                 quantile(0.5),
-                quantile(0.99)
+                quantile(0.99),
+                slice.in_flight(),
+                slice.regret().map(|ms| format!("{ms:.3}")).unwrap_or_default(),
+                slice.moved().map(|part| format!("{part:.4}")).unwrap_or_default(),
             );
         }
     }
@@ -47,25 +50,55 @@ pub(super) fn html(results: &[Result], scenario: &str, seconds: f64, table: &str
         escaped(scenario),
         escaped(table)
     );
-    for (quantile, title) in [(0.5, "p50"), (0.99, "p99")] {
-        let _ = write!(page, "<h2>{title} over time</h2>\n{}", lines(results, quantile, seconds));
+    let ms = |value: f64| format!("{value:.2} ms");
+    let count = |value: f64| format!("{value:.0}");
+    let percent = |value: f64| format!("{:.1} %", 100.0 * value);
+    let plots: [(&str, &Value, &Label); 5] = [
+        ("p50 over time", &|slice| slice.quantile(0.5), &ms),
+        ("p99 over time", &|slice| slice.quantile(0.99), &ms),
+        ("Regret over time", &Slice::regret, &ms),
+        ("RPCs in flight", &|slice| Some(slice.in_flight() as f64), &count),
+        ("Keys that moved", &Slice::moved, &percent),
+    ];
+    for (title, value, label) in plots {
+        // No plot of what there is not: keys, for example.
+        if results.iter().any(|(_, measured)| measured.slices.iter().any(|slice| value(slice).is_some())) {
+            let _ = write!(page, "<h2>{title}</h2>\n{}", lines(results, value, label, seconds));
+        }
     }
     for (name, measured) in results {
-        let _ = write!(page, "<h2>Share of each server: {}</h2>\n{}", escaped(name), heat(measured));
+        let _ = write!(
+            page,
+            "<h2>Share of each server: {}</h2>\n{}",
+            escaped(name),
+            heat(measured, |slice| &slice.served)
+        );
+        let _ = write!(
+            page,
+            "<h2>Queue of each server: {}</h2>\n{}",
+            escaped(name),
+            heat(measured, |slice| &slice.waiting)
+        );
     }
     page + "</html>\n"
 }
 
-/// Draws the latency of each policy over time, on a logarithmic scale.
-fn lines(results: &[Result], quantile: f64, seconds: f64) -> String {
-    let of = |measured: &Measured| -> Vec<_> {
-        measured.slices.iter().map(|slice| slice.quantile(quantile)).collect()
-    };
+/// A value of a part of the time.
+type Value = dyn Fn(&Slice) -> Option<f64>;
+/// The text of a value.
+type Label = dyn Fn(f64) -> String;
+
+/// Draws a value of each policy over time, on a logarithmic scale.
+fn lines(results: &[Result], value: &Value, label: &Label, seconds: f64) -> String {
+    let of = |measured: &Measured| -> Vec<_> { measured.slices.iter().map(value).collect() };
     let all: Vec<_> = results.iter().map(|(_, measured)| of(measured)).collect();
     let values = || all.iter().flatten().flatten().copied();
-    let least = values().fold(f64::MAX, f64::min).max(0.001);
+    let least = values().fold(f64::MAX, f64::min).clamp(0.001, 1e9);
     let most = values().fold(0.0, f64::max).max(least * 1.01);
-    let y = |ms: f64| HEIGHT - 20.0 - (ms / least).ln() / (most / least).ln() * (HEIGHT - 40.0);
+    let y = |value: f64| {
+        let part = libm::log(value.max(least) / least) / libm::log(most / least);
+        HEIGHT - 20.0 - part * (HEIGHT - 40.0)
+    };
     let x = |slice: usize| LEFT + (slice as f64 + 0.5) / SLICES as f64 * WIDTH;
     let bottom = HEIGHT + 18.0 * results.len() as f64;
     let mut svg = format!("<svg viewBox=\"0 0 {} {bottom}\" role=\"img\">\n", LEFT + WIDTH + 24.0);
@@ -74,10 +107,11 @@ fn lines(results: &[Result], quantile: f64, seconds: f64) -> String {
         let _ = writeln!(
             svg,
             "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>\
-             <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{ms:.2} ms</text>",
+             <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             LEFT + WIDTH,
             LEFT - 4.0,
-            at + 4.0
+            at + 4.0,
+            label(ms)
         );
     }
     for second in [0.0, seconds / 2.0, seconds] {
@@ -114,12 +148,12 @@ fn lines(results: &[Result], quantile: f64, seconds: f64) -> String {
     svg + "</svg>\n"
 }
 
-/// Draws how many RPCs each server answered over time: the darker, the more; white is none.
-fn heat(measured: &Measured) -> String {
+/// Draws a number of each server over time: the darker, the more; white is none.
+fn heat(measured: &Measured, of: impl Fn(&Slice) -> &Vec<u32>) -> String {
     let servers = measured.served.len();
     let rows = servers.min(MOST_ROWS);
-    let most =
-        measured.slices.iter().flat_map(|slice| &slice.served[..rows]).max().copied().unwrap_or(0).max(1);
+    let most = measured.slices.iter().flat_map(|slice| of(slice).iter().take(rows)).max();
+    let most = most.copied().unwrap_or(0).max(1);
     let height = (400.0 / rows.max(1) as f64).clamp(2.0, 16.0);
     let width = WIDTH / SLICES as f64;
     let mut svg = format!(
@@ -138,7 +172,8 @@ fn heat(measured: &Measured) -> String {
             );
         }
         for (i, slice) in measured.slices.iter().enumerate() {
-            let share = f64::from(slice.served[row]) / f64::from(most);
+            let number = of(slice).get(row).copied().unwrap_or_default();
+            let share = f64::from(number) / f64::from(most);
             if share > 0.0 {
                 let _ = write!(
                     svg,
@@ -173,7 +208,7 @@ mod tests {
         let results = [("<b>\"a\"".to_owned(), measured)];
         let page = html(&results, "steady", 30.0, "a table");
         assert!(page.contains("&lt;b&gt;") && !page.contains("<b>"));
-        assert_eq!(page.matches("<svg").count(), 3);
+        assert_eq!(page.matches("<svg").count(), 5);
         assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
         // The RPC that failed has no latency, and parts both lines.
         let path = page.split("<path d=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a line");

@@ -3,10 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// A scenario, built in or from a file.
-#[derive(Clone, Debug, Deserialize)]
+use super::built_in::{BUILT_IN, built_in};
+
+/// A scenario of `hotpick sim`. Fields that are missing are those of `steady`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Scenario {
     /// Length, after the warm-up (s).
@@ -16,8 +19,12 @@ pub(super) struct Scenario {
     /// Programs that send RPCs, each with a channel of its own.
     pub(super) clients: u32,
     pub(super) endpoints: u32,
-    /// RPCs per second of all clients together, at random times (Poisson).
+    /// Endpoints that each client knows, chosen at random. `None`: all.
+    pub(super) view: Option<u32>,
+    /// RPCs per second of all clients together.
     pub(super) rate: f64,
+    /// When RPCs arrive.
+    pub(super) arrivals: Arrivals,
     pub(super) servers: Servers,
     /// Time for a request to the server, and for the response back (ms each).
     pub(super) network_ms: f64,
@@ -30,7 +37,29 @@ pub(super) struct Scenario {
     pub(super) events: Vec<Event>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+/// When RPCs arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) enum Arrivals {
+    /// At random times (Poisson).
+    Poisson,
+    /// So many at once, at random times.
+    Bursts {
+        /// RPCs of a burst.
+        size: u32,
+    },
+    /// Callers that wait for the answer, and then for a random time with this mean. There is no rate.
+    Closed {
+        /// Callers of all clients together.
+        callers: u32,
+        /// Mean time between an answer and the next RPC (ms).
+        #[serde(default)]
+        think_ms: f64,
+    },
+}
+
+/// The servers.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Servers {
     /// RPCs that a server works on at once. Others wait, first come, first served.
@@ -40,17 +69,28 @@ pub(super) struct Servers {
     pub(super) distribution: Distribution,
     /// For `lognormal`: the standard deviation of the logarithm.
     pub(super) sigma: f64,
+    /// For `file`: a file with a time of work (ms) in each line, of which one is drawn for each RPC. `mean_ms` does not
+    /// count.
+    pub(super) times: Option<String>,
+    /// Whether responses have a load report (ORCA): the part of the slots that are busy, and the RPCs per second.
+    pub(super) load_report: bool,
+    /// The times of the file.
+    #[serde(skip)]
+    pub(super) drawn: Vec<f64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+/// Distribution of the time of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Distribution {
     Constant,
     Exponential,
     Lognormal,
+    File,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+/// Keys in the metadata `hash-key`.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Keys {
     pub(super) count: u32,
@@ -59,7 +99,7 @@ pub(super) struct Keys {
 }
 
 /// Something that happens to the first endpoints, or to those from `from` on.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Event {
     /// Time after the warm-up (s).
@@ -71,16 +111,27 @@ pub(super) struct Event {
     /// For `slow`: how many times longer the work takes.
     #[serde(default = "one")]
     pub(super) factor: f64,
-    /// For `pause`: how long the servers do nothing (s).
+    /// For `pause`: how long the servers do nothing; for `disconnect`: how long they cannot be connected to (s).
     #[serde(default = "one")]
     pub(super) seconds: f64,
+    /// Time until it happens again (s), if `times` is more than 1.
+    #[serde(default)]
+    pub(super) every: f64,
+    /// How often it happens.
+    #[serde(default = "once")]
+    pub(super) times: u32,
+}
+
+const fn once() -> u32 {
+    1
 }
 
 const fn one() -> f64 {
     1.0
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+/// What happens to endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Action {
     /// The servers take longer.
@@ -95,11 +146,21 @@ pub(super) enum Action {
     Leave,
     /// The resolver has the endpoints again.
     Join,
+    /// All connections to the servers are lost, and made again later. RPCs in flight fail with UNAVAILABLE.
+    Disconnect,
 }
 
 impl Default for Servers {
     fn default() -> Self {
-        Self { slots: 4, mean_ms: 5.0, distribution: Distribution::Exponential, sigma: 1.0 }
+        Self {
+            slots: 4,
+            mean_ms: 5.0,
+            distribution: Distribution::Exponential,
+            sigma: 1.0,
+            times: None,
+            load_report: false,
+            drawn: Vec::new(),
+        }
     }
 }
 
@@ -110,7 +171,9 @@ impl Default for Scenario {
             warmup: 5.0,
             clients: 1,
             endpoints: 10,
+            view: None,
             rate: 4000.0,
+            arrivals: Arrivals::Poisson,
             servers: Servers::default(),
             network_ms: 0.25,
             deadline_ms: None,
@@ -119,101 +182,6 @@ impl Default for Scenario {
             events: Vec::new(),
         }
     }
-}
-
-/// Names of the scenarios that are built in, each with a sentence.
-pub(super) const BUILT_IN: [(&str, &str); 13] = [
-    ("steady", "ten endpoints at half of their capacity"),
-    ("one-slow", "one of ten takes five times as long, from 10 s to 20 s"),
-    ("half-slow", "five of ten take three times as long, from 10 s to 20 s"),
-    ("antagonist", "another program on three of ten servers: twice as long, for 2 s out of 4 s"),
-    ("gc-pause", "every second another endpoint does nothing for 0.2 s"),
-    ("rolling-restart", "one endpoint after the other leaves, and joins 2 s later"),
-    ("cold-join", "an endpoint joins at 10 s, and takes five times as long for its first 5 s"),
-    ("hot-key", "1,000 keys by Zipf's law"),
-    ("zone-loss", "four of ten fail all RPCs from 10 s to 20 s; three attempts"),
-    ("retry-storm", "a short slowness at 90 % of the capacity, with deadlines and three attempts"),
-    ("low-qps", "20 RPCs per second"),
-    ("herd", "50 clients that know only their own RPCs"),
-    ("10k-endpoints", "10,000 endpoints with one slot each, at half of their capacity, for a second"),
-];
-
-/// Returns a scenario that is built in.
-fn built_in(name: &str) -> Option<Scenario> {
-    let event = |at: f64, action: Action, from: u32, count: u32, factor: f64, seconds: f64| Event {
-        at,
-        action,
-        from,
-        count,
-        factor,
-        seconds,
-    };
-    let during = |count: u32, factor: f64| {
-        vec![event(10.0, Action::Slow, 0, count, factor, 1.0), event(20.0, Action::Heal, 0, count, 1.0, 1.0)]
-    };
-    let usual = Scenario::default();
-    Some(match name {
-        "steady" => usual,
-        "one-slow" => Scenario { events: during(1, 5.0), ..usual },
-        "half-slow" => Scenario { events: during(5, 3.0), ..usual },
-        "antagonist" => {
-            let turn = |turn: u32| {
-                let at = 4.0 * f64::from(turn);
-                [event(at, Action::Slow, 0, 3, 2.0, 1.0), event(at + 2.0, Action::Heal, 0, 3, 1.0, 1.0)]
-            };
-            Scenario { events: (0..7).flat_map(turn).collect(), ..usual }
-        }
-        "gc-pause" => {
-            let pause = |second: u32| event(f64::from(second), Action::Pause, second % 10, 1, 1.0, 0.2);
-            Scenario { events: (1..30).map(pause).collect(), ..usual }
-        }
-        "rolling-restart" => {
-            let restart = |one: u32| {
-                let at = 2.0 + 2.5 * f64::from(one);
-                [event(at, Action::Leave, one, 1, 1.0, 1.0), event(at + 2.0, Action::Join, one, 1, 1.0, 1.0)]
-            };
-            Scenario { events: (0..10).flat_map(restart).collect(), ..usual }
-        }
-        "cold-join" => Scenario {
-            events: vec![
-                event(-5.0, Action::Leave, 9, 1, 1.0, 1.0),
-                event(10.0, Action::Slow, 9, 1, 5.0, 1.0),
-                event(10.0, Action::Join, 9, 1, 1.0, 1.0),
-                event(15.0, Action::Heal, 9, 1, 1.0, 1.0),
-            ],
-            ..usual
-        },
-        "hot-key" => Scenario { keys: Some(Keys { count: 1000, skew: 1.0 }), ..usual },
-        "zone-loss" => Scenario {
-            attempts: 3,
-            events: vec![
-                event(10.0, Action::Fail, 0, 4, 1.0, 1.0),
-                event(20.0, Action::Heal, 0, 4, 1.0, 1.0),
-            ],
-            ..usual
-        },
-        "retry-storm" => Scenario {
-            rate: 7200.0,
-            deadline_ms: Some(60.0),
-            attempts: 3,
-            events: vec![
-                event(10.0, Action::Slow, 0, 10, 2.0, 1.0),
-                event(12.0, Action::Heal, 0, 10, 1.0, 1.0),
-            ],
-            ..usual
-        },
-        "low-qps" => Scenario { rate: 20.0, seconds: 300.0, ..usual },
-        "10k-endpoints" => Scenario {
-            endpoints: 10_000,
-            rate: 1_000_000.0,
-            seconds: 1.0,
-            warmup: 0.25,
-            servers: Servers { slots: 1, ..usual.servers },
-            ..usual
-        },
-        "herd" => Scenario { clients: 50, rate: 6000.0, ..usual },
-        _ => return None,
-    })
 }
 
 impl Scenario {
@@ -226,8 +194,10 @@ impl Scenario {
         let is_file = Path::new(name).extension().is_some_and(|extension| extension == "toml");
         ensure!(is_file, "{name:?} is no scenario: choose from {names}, or name a file such as mine.toml");
         let text = std::fs::read_to_string(name).with_context(|| format!("cannot read {name:?}"))?;
-        let scenario: Self = toml::from_str(&text).with_context(|| format!("{name:?} is no scenario"))?;
+        let mut scenario: Self = toml::from_str(&text).with_context(|| format!("{name:?} is no scenario"))?;
         scenario.check().with_context(|| format!("{name:?} cannot be"))?;
+        let folder = Path::new(name).parent().unwrap_or(Path::new("."));
+        scenario.servers.draw_from(folder).with_context(|| format!("{name:?} cannot be"))?;
         Ok(scenario)
     }
 
@@ -257,7 +227,30 @@ impl Scenario {
             within("keys.count", count.into(), 1.0, 1_000_000.0)?;
             within("keys.skew", skew, 0.0, 5.0)?;
         }
+        if let Some(view) = self.view {
+            within("view", view.into(), 1.0, self.endpoints.into())?;
+        }
+        match self.arrivals {
+            Arrivals::Poisson => {}
+            Arrivals::Bursts { size } => within("arrivals.size", size.into(), 1.0, 100_000.0)?,
+            Arrivals::Closed { callers, think_ms } => {
+                within("arrivals.callers", callers.into(), 1.0, 1_000_000.0)?;
+                within("arrivals.think_ms", think_ms, 0.0, 3_600_000.0)?;
+            }
+        }
+        let from_file = self.servers.distribution == Distribution::File;
+        ensure!(
+            from_file == self.servers.times.is_some(),
+            "servers.times and servers.distribution = \"file\" go together"
+        );
         for (i, event) in self.events.iter().enumerate() {
+            within(&format!("events[{i}].times"), event.times.into(), 1.0, 100_000.0)?;
+            ensure!(
+                event.times == 1 || event.every > 0.0,
+                "events[{i}] happens {} times: say how often, by every",
+                event.times
+            );
+            within(&format!("events[{i}].every"), event.every, 0.0, 86_400.0)?;
             within(&format!("events[{i}].at"), event.at, -self.warmup, self.seconds)?;
             within(&format!("events[{i}].factor"), event.factor, 0.001, 1e6)?;
             within(&format!("events[{i}].seconds"), event.seconds, 0.0, 86_400.0)?;
@@ -268,6 +261,24 @@ impl Scenario {
                 self.endpoints
             );
         }
+        Ok(())
+    }
+}
+
+impl Servers {
+    /// Reads the times of work from their file, relative to this folder.
+    fn draw_from(&mut self, folder: &Path) -> anyhow::Result<()> {
+        let Some(file) = &self.times else { return Ok(()) };
+        let file = folder.join(file);
+        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {file:?}"))?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty()).enumerate();
+        self.drawn = lines
+            .map(|(number, line)| {
+                let time = line.parse().ok().filter(|ms| (0.0..=3_600_000.0).contains(ms));
+                time.with_context(|| format!("{file:?}, line {}: {line:?} is no time in ms", number + 1))
+            })
+            .collect::<anyhow::Result<_>>()?;
+        ensure!(!self.drawn.is_empty(), "{file:?} has no times");
         Ok(())
     }
 }
@@ -296,6 +307,12 @@ mod tests {
             ("endpoints = 10000\n[servers]\nslots = 100000", "endpoints x servers.slots is 1000000000"),
             ("endpoints = 10000\nclients = 10000", "endpoints x clients is 100000000"),
             ("[servers]\ndistribution = \"odd\"", "unknown variant `odd`"),
+            ("[servers]\ndistribution = \"file\"", "go together"),
+            ("[servers]\ndistribution = \"file\"\ntimes = \"none\"", "cannot read"),
+            ("view = 11", "view is 11: it must be 1 to 10"),
+            ("arrivals = { kind = \"bursts\", size = 0 }", "arrivals.size is 0"),
+            ("arrivals = { kind = \"odd\" }", "unknown variant `odd`"),
+            ("[[events]]\nat = 1.0\naction = \"fail\"\ncount = 1\ntimes = 2", "events[0] happens 2 times"),
         ] {
             let folder = tempfile::tempdir().expect("a folder");
             let file = folder.path().join("mine.toml");

@@ -3,6 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use http::HeaderMap;
+use tonic::metadata::{MetadataMap, MetadataValue};
+
 use super::scenario::{Distribution, Servers};
 
 /// Nanoseconds since the start of the simulation.
@@ -29,11 +32,21 @@ pub(super) struct Server {
     pub(super) factor: f64,
     /// Answers UNAVAILABLE at once.
     pub(super) is_failing: bool,
+    /// When each RPC that has been taken is done, in order, as far as the queue was looked at.
+    ends: BinaryHeap<Reverse<Nanos>>,
+    /// RPCs answered since the last load report, and its time.
+    reported: (u64, Nanos),
 }
 
 impl Server {
     pub(super) fn new(slots: u32) -> Self {
-        Self { free: (0..slots).map(|_| Reverse(0)).collect(), factor: 1.0, is_failing: false }
+        Self {
+            free: (0..slots).map(|_| Reverse(0)).collect(),
+            factor: 1.0,
+            is_failing: false,
+            ends: BinaryHeap::new(),
+            reported: (0, 0),
+        }
     }
 
     /// Returns when work that arrives at this time would be done.
@@ -47,7 +60,22 @@ impl Server {
         let end = self.would_end(arrival, work);
         self.free.pop();
         self.free.push(Reverse(end));
+        self.ends.push(Reverse(end));
         end
+    }
+
+    /// Returns the number of RPCs that the server works on or that wait there.
+    pub(super) fn waiting(&mut self, now: Nanos) -> u32 {
+        while self.ends.peek().is_some_and(|Reverse(end)| *end <= now) {
+            self.ends.pop();
+        }
+        u32::try_from(self.ends.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Returns the part of the slots that are busy.
+    pub(super) fn utilization(&self, now: Nanos) -> f64 {
+        let busy = self.free.iter().filter(|Reverse(free)| *free > now).count();
+        busy as f64 / self.free.len().max(1) as f64
     }
 
     /// Does nothing from `now` for this long.
@@ -60,6 +88,25 @@ impl Server {
     }
 }
 
+/// Returns trailers with a load report (ORCA, gRFC A51): the part of the slots that are busy as CPU utilization, and the
+/// RPCs per second since the last report.
+pub(super) fn load_report(server: &mut Server, now: Nanos) -> HeaderMap {
+    let (answered, since) = server.reported;
+    let seconds = now.saturating_sub(since) as f64 / 1e9;
+    let rps = (answered + 1) as f64 / seconds.max(0.001);
+    // A rate over a hundredth of a second at least.
+    server.reported = if seconds >= 0.01 { (0, now) } else { (answered + 1, since) };
+    let mut report = Vec::with_capacity(18);
+    // Fields 1 (cpu_utilization) and 6 (rps_fractional) of xds.data.orca.v3.OrcaLoadReport, doubles.
+    for (field, value) in [(1u8, server.utilization(now)), (6, rps)] {
+        report.push(field << 3 | 1);
+        report.extend(value.to_le_bytes());
+    }
+    let mut trailers = MetadataMap::new();
+    trailers.insert_bin("endpoint-load-metrics-bin", MetadataValue::from_bytes(&report));
+    trailers.into_headers()
+}
+
 /// Draws the time of work on an RPC.
 pub(super) fn work(servers: &Servers, random: &mut fastrand::Rng) -> Nanos {
     let mean = servers.mean_ms / 1000.0;
@@ -68,21 +115,22 @@ pub(super) fn work(servers: &Servers, random: &mut fastrand::Rng) -> Nanos {
         Distribution::Exponential => mean * exponential(random),
         // The mean of a lognormal is exp(mu + sigma^2 / 2).
         Distribution::Lognormal => {
-            mean * (servers.sigma * normal(random) - servers.sigma * servers.sigma / 2.0).exp()
+            mean * libm::exp(servers.sigma * normal(random) - servers.sigma * servers.sigma / 2.0)
         }
+        Distribution::File => random.choice(&servers.drawn).copied().unwrap_or(servers.mean_ms) / 1000.0,
     })
 }
 
 /// Draws from the exponential distribution with mean 1.
 pub(super) fn exponential(random: &mut fastrand::Rng) -> f64 {
     // `f64` is below 1, so this is above 0.
-    -(1.0 - random.f64()).ln()
+    -libm::log(1.0 - random.f64())
 }
 
 /// Draws from the standard normal distribution (Box and Muller).
 fn normal(random: &mut fastrand::Rng) -> f64 {
     let radius = (2.0 * exponential(random)).sqrt();
-    radius * (std::f64::consts::TAU * random.f64()).cos()
+    radius * libm::cos(std::f64::consts::TAU * random.f64())
 }
 
 #[cfg(test)]

@@ -2,27 +2,25 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use hotpick::connectivity::ConnectivityState;
 use hotpick::picker::{PickInfo, PickedBy};
-use hotpick::policy::{Placement, Policy, SimulatedChannel, SimulatedPick, SimulatedRpc};
-use hotpick::resolver::Endpoint;
+use hotpick::policy::{Policy, SimulatedChannel, SimulatedPick, SimulatedRpc};
 use hotpick::subconn::ConnectRequest;
 use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 use tonic::Code;
 
+use super::clients::Client;
 use super::clock;
-use super::measured::Measured;
-use super::scenario::{Action, Event, Scenario};
-use super::servers::{Nanos, Server, exponential, nanos, work};
+use super::measured::{Measured, SLICES};
+use super::scenario::{Action, Arrivals, Event, Scenario};
+use super::servers::{Nanos, Server, exponential, load_report, nanos, work};
 
 const METHOD: &str = "/hotpick.sim.Service/Call";
-/// Time after which a queued RPC is picked for again, if the endpoints do not change.
-const AGAIN: Nanos = 1_000_000;
+/// Interval at which queued RPCs are looked at.
+const LOOK: Nanos = 1_000_000;
 /// Picks of which the regret is measured, if there are many endpoints: one of these.
 const SAMPLE: u64 = 64;
 
@@ -42,8 +40,11 @@ struct Rpc {
 }
 
 enum What {
+    /// RPCs arrive, and when the next ones do is drawn.
     Arrival,
-    /// A retry is due, or a queued RPC is picked for again.
+    /// A caller makes its next RPC.
+    Call,
+    /// A retry is due.
     Pick(Box<Rpc>),
     /// The response is there, or the deadline has passed.
     End(Box<Rpc>, Code),
@@ -52,6 +53,10 @@ enum What {
         client: usize,
         endpoint: usize,
     },
+    /// The queued RPCs of a client may be picked for.
+    Look(usize),
+    /// A part of the time is over.
+    Slice(usize),
 }
 
 struct Due {
@@ -61,14 +66,6 @@ struct Due {
     what: What,
 }
 
-struct Client {
-    channel: SimulatedChannel,
-    /// Whether each endpoint is connected.
-    connected: Vec<bool>,
-    /// Endpoints by the numbers of their subconns, as far as asked.
-    known: Vec<Option<usize>>,
-}
-
 struct World<'a> {
     scenario: &'a Scenario,
     now: Nanos,
@@ -76,7 +73,12 @@ struct World<'a> {
     events: BinaryHeap<Due>,
     number: u64,
     clients: Vec<Client>,
+    /// RPCs that are queued, by client.
+    #[expect(clippy::vec_box, reason = "moved between events, as they are")]
+    queued: Vec<Vec<Box<Rpc>>>,
     servers: Vec<Server>,
+    /// Until when servers cannot be connected to.
+    down_until: Vec<Nanos>,
     /// Whether the resolver has each endpoint.
     present: Vec<bool>,
     /// Random numbers of arrivals, of work, and of all else: a policy that picks otherwise changes none of the first two.
@@ -86,6 +88,8 @@ struct World<'a> {
     headers: Vec<HeaderMap>,
     /// Cumulative frequencies of the keys.
     keys: Vec<f64>,
+    /// Where the last RPC of each key went.
+    homes: Vec<Option<usize>>,
     measured: Measured,
 }
 
@@ -98,12 +102,10 @@ pub(super) async fn run(
 ) -> anyhow::Result<Measured> {
     clock::align().await;
     let mut world = World::new(policy, config, scenario, seed)?;
+    // What the pre-flight costs is not of interest.
+    let _ = SimulatedChannel::picks_cost();
+    world.begin();
     let end = nanos(scenario.warmup + scenario.seconds);
-    let first = world.next_arrival();
-    world.add(first, What::Arrival);
-    for event in &scenario.events {
-        world.add(nanos((scenario.warmup + event.at).max(0.0)), What::Scenario(*event));
-    }
     while let Some(due) = world.events.pop() {
         if due.at > end {
             break;
@@ -114,6 +116,7 @@ pub(super) async fn run(
     for client in &world.clients {
         world.measured.faults += client.channel.faults().count;
     }
+    world.measured.cost = SimulatedChannel::picks_cost();
     Ok(world.measured)
 }
 
@@ -126,16 +129,9 @@ impl<'a> World<'a> {
                 present[event.from as usize..(event.from + event.count) as usize].fill(false);
             }
         }
-        let mut clients = Vec::new();
-        for client in 0..u64::from(scenario.clients) {
-            let placement = Placement::new("sim:///servers", config)
-                .with_seed(seed ^ client.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            let connected = vec![true; count];
-            let all = endpoints(&present, &connected);
-            let channel =
-                SimulatedChannel::start(policy, &placement, all).context("the policy does not start")?;
-            clients.push(Client { channel, connected, known: Vec::new() });
-        }
+        let numbers = 0..u64::from(scenario.clients);
+        let clients = numbers.map(|number| Client::start(policy, config, scenario, (number, seed), &present));
+        let clients = clients.collect::<anyhow::Result<Vec<_>>>()?;
         let rng = |stream: u64| {
             fastrand::Rng::with_seed(seed.wrapping_add(stream.wrapping_mul(0xd134_2543_de82_ef95)))
         };
@@ -148,16 +144,50 @@ impl<'a> World<'a> {
             origin: Instant::now(),
             events: BinaryHeap::new(),
             number: 0,
+            queued: clients.iter().map(|_| Vec::new()).collect(),
             clients,
             servers: vec![Server::new(scenario.servers.slots); count],
+            down_until: vec![0; count],
             present,
             arrivals: rng(1),
             works: rng(2),
             others: rng(3),
             headers,
+            homes: vec![None; keys.len()],
             keys,
             measured: Measured::new(count),
         })
+    }
+
+    /// Plans what happens whatever the policy does.
+    fn begin(&mut self) {
+        let Scenario { warmup, seconds, .. } = *self.scenario;
+        match self.scenario.arrivals {
+            Arrivals::Poisson | Arrivals::Bursts { .. } => {
+                let first = self.next_arrival();
+                self.add(first, What::Arrival);
+            }
+            Arrivals::Closed { callers, think_ms } => {
+                for _ in 0..callers {
+                    // Not all at once.
+                    let spread = (think_ms + self.scenario.servers.mean_ms) / 1000.0;
+                    let first = nanos(self.arrivals.f64() * spread);
+                    self.add(first, What::Call);
+                }
+            }
+        }
+        for event in &self.scenario.events {
+            for turn in 0..event.times {
+                let at = warmup + event.at + event.every * f64::from(turn);
+                if at <= warmup + seconds {
+                    self.add(nanos(at.max(0.0)), What::Scenario(*event));
+                }
+            }
+        }
+        for slice in 0..SLICES {
+            let end = warmup + seconds * (slice as f64 + 1.0) / SLICES as f64;
+            self.add(nanos(end), What::Slice(slice));
+        }
     }
 
     fn add(&mut self, at: Nanos, what: What) {
@@ -170,7 +200,11 @@ impl<'a> World<'a> {
     }
 
     fn next_arrival(&mut self) -> Nanos {
-        self.now + nanos(exponential(&mut self.arrivals) / self.scenario.rate)
+        let together = match self.scenario.arrivals {
+            Arrivals::Bursts { size } => f64::from(size),
+            Arrivals::Poisson | Arrivals::Closed { .. } => 1.0,
+        };
+        self.now + nanos(exponential(&mut self.arrivals) * together / self.scenario.rate)
     }
 
     fn handle(&mut self, what: What) {
@@ -178,27 +212,43 @@ impl<'a> World<'a> {
             What::Arrival => {
                 let next = self.next_arrival();
                 self.add(next, What::Arrival);
-                let client = self.arrivals.usize(..self.clients.len());
-                let rpc = Rpc {
-                    client,
-                    born: self.now,
-                    attempts: 0,
-                    attempt: 0,
-                    tried: Vec::new(),
-                    deadline: self.deadline(),
-                    key: self.key(),
-                    sent: None,
+                let size = match self.scenario.arrivals {
+                    Arrivals::Bursts { size } => size,
+                    Arrivals::Poisson | Arrivals::Closed { .. } => 1,
                 };
-                self.pick(Box::new(rpc));
+                (0..size).for_each(|_| self.call());
             }
+            What::Call => self.call(),
             What::Pick(rpc) => self.pick(rpc),
             What::End(rpc, code) => self.end(rpc, code),
             What::Scenario(event) => self.happens(event),
             What::Connected { client, endpoint } => {
-                self.clients[client].connected[endpoint] = true;
+                self.clients[client].states[endpoint] = ConnectivityState::Ready;
                 self.notify(client);
             }
+            What::Look(client) => self.look(client),
+            What::Slice(slice) => {
+                let now = self.now;
+                let waiting = self.servers.iter_mut().map(|server| server.waiting(now));
+                self.measured.sample(slice, waiting.collect());
+            }
         }
+    }
+
+    /// A caller makes an RPC.
+    fn call(&mut self) {
+        let client = self.arrivals.usize(..self.clients.len());
+        let rpc = Rpc {
+            client,
+            born: self.now,
+            attempts: 0,
+            attempt: 0,
+            tried: Vec::new(),
+            deadline: self.deadline(),
+            key: self.key(),
+            sent: None,
+        };
+        self.pick(Box::new(rpc));
     }
 
     fn deadline(&self) -> Option<Nanos> {
@@ -217,6 +267,7 @@ impl<'a> World<'a> {
         }
         let headers = &self.headers[rpc.key.unwrap_or(self.headers.len() - 1)];
         let mut info = PickInfo::new(METHOD, headers);
+        info.begun = self.instant(rpc.born);
         info.deadline = rpc.deadline.map(|at| self.instant(at));
         info.attempt = rpc.attempt;
         info.tried = &rpc.tried;
@@ -224,7 +275,7 @@ impl<'a> World<'a> {
         self.carry_out_requests(rpc.client);
         match picked {
             SimulatedPick::Sent(sent) => self.send(rpc, sent),
-            SimulatedPick::Queue => self.add(self.now + AGAIN, What::Pick(rpc)),
+            SimulatedPick::Queue => self.queue(rpc),
             SimulatedPick::Fail(status) | SimulatedPick::Drop(status) => {
                 rpc.attempts = self.scenario.attempts;
                 self.end(rpc, status.code());
@@ -232,10 +283,41 @@ impl<'a> World<'a> {
         }
     }
 
+    fn queue(&mut self, rpc: Box<Rpc>) {
+        let client = rpc.client;
+        self.queued[client].push(rpc);
+        if self.queued[client].len() == 1 {
+            self.add(self.now + LOOK, What::Look(client));
+        }
+    }
+
+    /// Picks again for the queued RPCs of a client, if its policy wants that, and ends those that are late.
+    fn look(&mut self, client: usize) {
+        let (now, wants) = (self.now, self.clients[client].channel.wants_another_pick());
+        if wants {
+            return self.pick_again(client);
+        }
+        let is_late = |rpc: &Rpc| rpc.deadline.is_some_and(|deadline| deadline <= now);
+        let late = self.queued[client].extract_if(.., |rpc| is_late(rpc)).collect::<Vec<_>>();
+        if !self.queued[client].is_empty() {
+            self.add(now + LOOK, What::Look(client));
+        }
+        for rpc in late {
+            self.end(rpc, Code::DeadlineExceeded);
+        }
+    }
+
+    fn pick_again(&mut self, client: usize) {
+        // Those that are queued again are looked at again.
+        for rpc in std::mem::take(&mut self.queued[client]) {
+            self.pick(rpc);
+        }
+    }
+
     fn send(&mut self, mut rpc: Box<Rpc>, sent: SimulatedRpc) {
-        let Some(to) = self.endpoint_of(rpc.client, sent.subconn()) else {
+        let Some(to) = self.clients[rpc.client].endpoint_of(sent.subconn()) else {
             // The endpoint has left: the RPC is not sent.
-            return self.add(self.now + AGAIN, What::Pick(rpc));
+            return self.add(self.now + LOOK, What::Pick(rpc));
         };
         let network = nanos(self.scenario.network_ms / 1000.0);
         let arrival = self.now + network;
@@ -243,6 +325,12 @@ impl<'a> World<'a> {
         let is_measured = self.is_measured(self.now);
         if is_measured {
             self.measured.fallback_picks += u64::from(sent.picked_by() == PickedBy::Fallback);
+        }
+        if let Some(key) = rpc.key.filter(|_| rpc.attempt == 0) {
+            let has_moved = self.homes[key].replace(to).is_some_and(|home| home != to);
+            if is_measured {
+                self.measured.keyed(self.part(self.now), has_moved);
+            }
         }
         rpc.attempts += 1;
         rpc.tried.push(sent.subconn());
@@ -253,7 +341,7 @@ impl<'a> World<'a> {
             if is_measured && (self.servers.len() <= 256 || self.number.is_multiple_of(SAMPLE)) {
                 let regret =
                     self.servers[to].would_end(arrival, work).saturating_sub(self.best(arrival, work));
-                self.measured.regret.add(regret);
+                self.measured.regrets(self.part(self.now), regret);
             }
             (self.servers[to].take(arrival, work) + network, Code::Ok)
         };
@@ -279,7 +367,9 @@ impl<'a> World<'a> {
             if !is_late {
                 sent.respond();
             }
-            sent.end(code, is_late, None);
+            let report = (self.scenario.servers.load_report && code == Code::Ok)
+                .then(|| load_report(&mut self.servers[server], self.now));
+            sent.end(code, is_late, report.as_ref());
             if code == Code::Ok && self.is_measured(rpc.born) {
                 self.measured.served(self.part(rpc.born), server);
             }
@@ -299,6 +389,11 @@ impl<'a> World<'a> {
         }
         if self.is_measured(rpc.born) {
             self.measured.ended(self.part(rpc.born), self.now - rpc.born, code == Code::Ok);
+        }
+        if let Arrivals::Closed { think_ms, .. } = self.scenario.arrivals {
+            let think = nanos(exponential(&mut self.arrivals) * think_ms / 1000.0);
+            // Not within the same moment: a policy that fails RPCs at once would stop the clock.
+            self.add(self.now + think.max(1000), What::Call);
         }
     }
 
@@ -321,69 +416,66 @@ impl<'a> World<'a> {
                 Action::Fail => server.is_failing = true,
                 Action::Heal => (server.factor, server.is_failing) = (1.0, false),
                 Action::Leave | Action::Join => self.present[endpoint] = event.action == Action::Join,
+                Action::Disconnect => self.down_until[endpoint] = self.now + nanos(event.seconds),
             }
         }
-        if matches!(event.action, Action::Leave | Action::Join) {
-            for client in 0..self.clients.len() {
-                // A server that is new is connected by then.
-                self.clients[client].connected[affected.clone()].fill(true);
-                self.notify(client);
+        match event.action {
+            Action::Leave | Action::Join => {
+                for client in 0..self.clients.len() {
+                    // A server that is new is connected by then.
+                    self.clients[client].states[affected.clone()].fill(ConnectivityState::Ready);
+                    self.notify(client);
+                }
+            }
+            Action::Disconnect => self.disconnect(&affected),
+            Action::Slow | Action::Pause | Action::Fail | Action::Heal => {}
+        }
+    }
+
+    /// All connections to these servers are lost.
+    fn disconnect(&mut self, affected: &std::ops::Range<usize>) {
+        let mut events = std::mem::take(&mut self.events).into_vec();
+        for due in &mut events {
+            if let What::End(rpc, code) = &mut due.what
+                && rpc.sent.as_ref().is_some_and(|(_, server)| affected.contains(server))
+            {
+                (due.at, *code) = (self.now, Code::Unavailable);
+            }
+        }
+        self.events = events.into();
+        for client in 0..self.clients.len() {
+            self.clients[client].states[affected.clone()].fill(ConnectivityState::TransientFailure);
+            self.notify(client);
+            for endpoint in affected.clone() {
+                self.connect(client, endpoint);
             }
         }
     }
 
+    /// Connects a client, once the server is there.
+    fn connect(&mut self, client: usize, endpoint: usize) {
+        let network = nanos(self.scenario.network_ms / 1000.0);
+        let at = self.now.max(self.down_until[endpoint]) + 4 * network;
+        self.add(at, What::Connected { client, endpoint });
+    }
+
     /// Notifies a client's channel of the endpoints.
     fn notify(&mut self, client: usize) {
-        let its = &mut self.clients[client];
-        its.known.clear();
-        let all: Vec<_> = endpoints(&self.present, &its.connected).collect();
-        its.channel.update(all);
+        self.clients[client].notify(&self.present);
         self.carry_out_requests(client);
+        self.pick_again(client);
     }
 
     fn carry_out_requests(&mut self, client: usize) {
         for request in self.clients[client].channel.requests() {
             let (ConnectRequest::Connect(id) | ConnectRequest::Disconnect(id)) = request;
-            let Some(endpoint) = self.endpoint_of(client, id) else { continue };
-            if matches!(request, ConnectRequest::Connect(_)) && !self.clients[client].connected[endpoint] {
-                let network = nanos(self.scenario.network_ms / 1000.0);
-                self.add(self.now + 4 * network, What::Connected { client, endpoint });
+            let Some(endpoint) = self.clients[client].endpoint_of(id) else { continue };
+            let is_ready = self.clients[client].states[endpoint] == ConnectivityState::Ready;
+            if matches!(request, ConnectRequest::Connect(_)) && !is_ready {
+                self.connect(client, endpoint);
             }
         }
     }
-
-    /// Returns the endpoint of a client's subconn.
-    fn endpoint_of(&mut self, client: usize, subconn: u32) -> Option<usize> {
-        let its = &mut self.clients[client];
-        let place = subconn as usize;
-        if its.known.len() <= place {
-            its.known.resize(place + 1, None);
-        }
-        if its.known[place].is_none() {
-            let endpoint = its.channel.endpoint(subconn)?;
-            let number = endpoint.attributes().get(NUMBER)?.parse().ok()?;
-            its.known[place] = Some(number);
-        }
-        its.known[place]
-    }
-}
-
-/// Attribute with the number of an endpoint.
-const NUMBER: &str = "number";
-
-/// Returns the endpoints that are present, and their states.
-fn endpoints<'a>(
-    present: &'a [bool],
-    connected: &'a [bool],
-) -> impl Iterator<Item = (Endpoint, ConnectivityState)> + use<'a> {
-    let there = present.iter().zip(connected).enumerate().filter(|(_, (present, _))| **present);
-    there.map(|(number, (_, connected))| {
-        let address = Ipv4Addr::from_bits(0x0a00_0000 + u32::try_from(number).unwrap_or(u32::MAX));
-        let endpoint =
-            Endpoint::new(SocketAddr::from((address, 80)).into()).with_attribute(NUMBER, number.to_string());
-        let state = if *connected { ConnectivityState::Ready } else { ConnectivityState::Idle };
-        (endpoint, state)
-    })
 }
 
 fn header(key: usize) -> HeaderMap {
@@ -399,7 +491,7 @@ fn zipf(count: u32, skew: f64) -> Vec<f64> {
     let mut sum = 0.0;
     (1..=count)
         .map(|rank| {
-            sum += f64::from(rank).powf(-skew);
+            sum += libm::pow(f64::from(rank), -skew);
             sum
         })
         .collect()

@@ -1,5 +1,7 @@
 //! The wasmtime engine of the process.
 
+#[cfg(feature = "testing")]
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::error::PolicyError;
@@ -35,8 +37,35 @@ pub(crate) fn engine() -> Result<&'static wasmtime::Engine, PolicyError> {
     Ok(ENGINE.get_or_init(|| engine))
 }
 
+/// Whether policies count the instructions that they execute.
+#[cfg(feature = "testing")]
+static METERED: AtomicBool = AtomicBool::new(false);
+/// Whether the engine has been created.
+#[cfg(feature = "testing")]
+static HAS_ENGINE: AtomicBool = AtomicBool::new(false);
+
+/// Has all policies of this process count the instructions that they execute. They are a little slower. `false`: it is too
+/// late, a policy has been compiled or loaded before.
+#[cfg(feature = "testing")]
+pub(crate) fn meter() -> bool {
+    let is_first = !HAS_ENGINE.load(Ordering::SeqCst);
+    METERED.store(is_first, Ordering::SeqCst);
+    is_first && engine().is_ok()
+}
+
+/// Returns whether policies count their instructions.
+#[cfg(feature = "testing")]
+pub(crate) fn is_metered() -> bool {
+    METERED.load(Ordering::Relaxed)
+}
+
 fn create() -> wasmtime::Result<wasmtime::Engine> {
     let mut config = wasmtime::Config::new();
+    #[cfg(feature = "testing")]
+    {
+        HAS_ENGINE.store(true, Ordering::SeqCst);
+        config.consume_fuel(is_metered());
+    }
     config
         .wasm_component_model(true)
         // Policies must not suspend, and the support for it would slow down every call.

@@ -36,6 +36,8 @@ pub use self::contract::CONTRACT;
 pub(crate) use self::contract::{PACKAGE, WASI};
 pub use self::digest::digest;
 pub(crate) use self::engine::{engine, has_stack};
+#[cfg(feature = "testing")]
+pub(crate) use self::engine::{is_metered, meter};
 pub use self::error::PolicyError;
 pub(crate) use self::error::one_line;
 pub use self::grants::Grants;

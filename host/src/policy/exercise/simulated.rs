@@ -3,13 +3,16 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::FutureExt as _;
 use http::HeaderMap;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::connectivity::ConnectivityState;
-use crate::lifecycle::{PickerBuilder, Placement, Policy, StartError};
+use crate::lifecycle::{PickAgain, PickerBuilder, Placement, Policy, StartError};
 use crate::picker::{Faults, Pick, PickInfo, PickResult, PickedBy, Picker};
+use crate::policy::compile::meter;
+use crate::policy::instance::take_fuel;
 use crate::resolver::Endpoint;
 use crate::subconn::{ConnectRequest, Done, DoneInfo, FakeSubConns, ReadySet, SubConn};
 
@@ -24,6 +27,7 @@ pub struct SimulatedChannel {
     picker: Arc<dyn Picker>,
     /// The snapshot that the picker was built for.
     snapshot: ReadySet,
+    pick_again: PickAgain,
 }
 
 /// The answer for one attempt of an RPC.
@@ -66,7 +70,8 @@ impl SimulatedChannel {
         let ready = set(&mut subconns, endpoints);
         let mut builder = policy.start(placement, &ready)?;
         let picker = builder.build(&ready);
-        Ok(Self { endpoints: subconns, requests, builder, picker, snapshot: ready })
+        let pick_again = placement.pick_again.clone();
+        Ok(Self { endpoints: subconns, requests, builder, picker, snapshot: ready, pick_again })
     }
 
     /// Replaces the endpoints and their states, and notifies the policy.
@@ -116,6 +121,26 @@ impl SimulatedChannel {
     #[must_use]
     pub fn endpoint(&self, subconn: u32) -> Option<Arc<Endpoint>> {
         self.snapshot.find(subconn).map(SubConn::endpoint)
+    }
+
+    /// Returns whether the policy has requested that queued RPCs be picked for again, since the last call.
+    #[must_use]
+    pub fn wants_another_pick(&self) -> bool {
+        self.pick_again.requested().now_or_never().is_some()
+    }
+
+    /// Has the policies of this process count the instructions that they execute, for [`picks_cost`](Self::picks_cost).
+    /// `false`: it is too late, a policy has been compiled or loaded before.
+    #[must_use]
+    pub fn meter() -> bool {
+        meter()
+    }
+
+    /// Returns the number of called picks of all policies of the process since the last call, and the instructions of
+    /// WebAssembly that they took together. Zero unless they are [counted](Self::meter).
+    #[must_use]
+    pub fn picks_cost() -> (u64, u64) {
+        take_fuel()
     }
 
     /// Returns the faults of the policy.

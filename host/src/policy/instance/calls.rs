@@ -94,7 +94,11 @@ impl Instance {
             requeued: info.requeued,
         };
         arm(store, self.limits.pick);
+        #[cfg(feature = "testing")]
+        let fuel = super::fuel::left(store);
         let answer = self.exports.picker.call_pick(&mut *store, wit_info);
+        #[cfg(feature = "testing")]
+        super::fuel::count(store, fuel);
         if store.data().recorder.is_some() {
             record_pick(store, info, &wit_info, answer.as_ref().ok().copied());
         }

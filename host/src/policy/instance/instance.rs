@@ -135,6 +135,8 @@ impl Instance {
         let state = HostState::new(config, linked.runtime.ticker.tick());
         let mut store = Store::new(linked.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
+        #[cfg(feature = "testing")]
+        super::fuel::fill(&mut store);
         store.set_hostcall_fuel(limits.handed_over);
         store.epoch_deadline_callback(|mut store| {
             Ok(if store.data_mut().may_go_on() {

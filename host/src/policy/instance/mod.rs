@@ -13,6 +13,8 @@ mod clock;
 mod convert;
 mod exports;
 mod fault;
+#[cfg(feature = "testing")]
+mod fuel;
 mod imports;
 #[expect(clippy::module_inception, reason = "the instance itself")]
 mod instance;
@@ -33,6 +35,8 @@ pub(crate) use self::bindings::exports::hotpick::policy::outcomes::Outcome;
 pub(crate) use self::calls::Answer;
 pub(crate) use self::convert::outcome;
 pub(crate) use self::fault::{Fault, InstanceError};
+#[cfg(feature = "testing")]
+pub(crate) use self::fuel::take as take_fuel;
 pub(crate) use self::imports::{Methods, affinity};
 pub(crate) use self::instance::{Instance, Role};
 pub(crate) use self::link::Linked;
