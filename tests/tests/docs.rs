@@ -1,6 +1,7 @@
 //! The documentation: its commands run, its files parse, and its links have targets. Its programs are doctests
 //! (`tests/src/lib.rs`).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -80,20 +81,26 @@ fn commands_run() {
     let bin = hotpick.parent().expect("a folder");
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
     let mut run = 0;
-    for block in blocks().iter().filter(|block| block.language == "sh") {
-        if block.text.lines().all(|line| OF_CI.iter().any(|command| line.starts_with(command))) {
-            continue;
-        }
+    let is_of_ci = |line: &str| OF_CI.iter().any(|command| line.starts_with(command));
+    let all = blocks();
+    let shell = all.iter().filter(|block| block.language == "sh" && !block.text.lines().all(is_of_ci));
+    // The blocks of a page are one session.
+    let mut pages: BTreeMap<_, String> = BTreeMap::new();
+    for block in shell {
+        pages.entry(&block.file).or_default().push_str(&block.text);
+    }
+    for (file, text) in pages {
         let folder = tempfile::tempdir().expect("a folder");
         let cache = folder.path().join("cache");
         let mut command = Command::new("bash");
-        command.args(["-euo", "pipefail", "-c", &block.text]).current_dir(folder.path());
+        command.args(["-euo", "pipefail", "-c", &text]).current_dir(folder.path());
         let output = command.env("PATH", &path).env("XDG_CACHE_HOME", cache).output().expect("bash");
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{:?}:{}: {stderr}", block.file, block.line);
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{file:?}: {stdout}{stderr}");
         run += 1;
     }
-    assert!(run >= 3, "{run} blocks were run");
+    assert!(run >= 3, "the blocks of {run} pages were run");
 }
 
 /// Commands of transcripts (`$ ...`) other than `hotpick`.

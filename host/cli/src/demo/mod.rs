@@ -7,7 +7,7 @@ mod script;
 use std::collections::VecDeque;
 use std::fs;
 use std::io::IsTerminal as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -43,6 +43,10 @@ pub(crate) struct Arguments {
     /// Serve the live page on a free port of this machine, and keep running until Ctrl-C.
     #[arg(long)]
     page: bool,
+    /// A playground: no script, and all files in this folder, which is created. policies.d/active.wasm picks, standard/ has
+    /// policies to copy, and `control` is a socket for hotpick record and rollout. Runs until Ctrl-C.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["keep", "page", "seconds"])]
+    folder: Option<PathBuf>,
     /// Number of concurrent callers of unary RPCs.
     #[arg(long, default_value_t = 8, value_name = "N")]
     callers: usize,
@@ -61,12 +65,13 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn demo(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let folder = tempfile::Builder::new()
+    let temporary = tempfile::Builder::new()
         .prefix("hotpick-demo-")
         .tempdir()
         .context("cannot create a temporary folder")?;
-    let directory = folder.path().join("policies.d");
-    let library = folder.path().join("standard");
+    let folder = arguments.folder.as_deref().unwrap_or(temporary.path());
+    let directory = folder.join("policies.d");
+    let library = folder.join("standard");
     fill(&directory, &library)?;
 
     let mut backends = Vec::new();
@@ -90,6 +95,8 @@ async fn demo(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let admin = Admin::builder().policies(&policies).channel(&channel, &calls).allow_tap(None).build();
     let listener = AdminListener::bind("127.0.0.1:0").await.context("admin listener")?;
     let address = listener.address();
+    let control = AdminListener::bind_control(&folder.join("control")).await.context("control socket")?;
+    tokio::spawn(control.serve(admin.trusted(), CancellationToken::new()));
     tokio::spawn(listener.serve(admin, CancellationToken::new()));
 
     let live = std::io::stdout().is_terminal() && !arguments.plain;
@@ -102,7 +109,12 @@ async fn demo(arguments: Arguments) -> anyhow::Result<ExitCode> {
     channel.wait_for(|status| status.policy.generation > 0).await;
     let mut load = Load::start(&channel, arguments.callers, STREAMS)?;
 
-    show.play(&load, &directory, arguments.seconds).await?;
+    if arguments.folder.is_some() {
+        show.say(&format!("try: cp {}/color.wasm {}/active.wasm", library.display(), directory.display()))?;
+        show.watch(&load, None).await?;
+    } else {
+        show.play(&load, &directory, arguments.seconds).await?;
+    }
     if !show.interrupted && (arguments.keep || arguments.page) {
         show.say("end of the script: copy policies over active.wasm yourself; Ctrl-C (or q) stops the demo")?;
         show.say(&format!("try: cp {}/color.wasm {}/active.wasm", library.display(), directory.display()))?;
@@ -116,7 +128,7 @@ async fn demo(arguments: Arguments) -> anyhow::Result<ExitCode> {
 /// Creates the policy directory with `round_robin` as the active policy, and a folder with standard policies to copy.
 fn fill(directory: &Path, library: &Path) -> anyhow::Result<()> {
     for folder in [directory, library] {
-        fs::create_dir(folder).with_context(|| format!("cannot create {folder:?}"))?;
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {folder:?}"))?;
     }
     for (name, bytes) in hotpick_policies::ALL {
         let file = library.join(format!("{name}.wasm"));

@@ -38,7 +38,7 @@ impl AdminListener {
     }
 
     /// Listens on a Unix socket that only the user of this process can open.
-    pub(super) async fn bind_control(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn bind_control(path: &Path) -> anyhow::Result<Self> {
         let socket = Socket::bind_unix(path, Access::Owner).await;
         socket.map(Self).with_context(|| format!("cannot listen on {path:?}"))
     }

@@ -91,6 +91,11 @@ impl Mean {
         self.count += 1;
     }
 
+    /// Returns the mean (ms) as text.
+    pub(super) fn shown(self) -> String {
+        if self.count == 0 { "-".to_owned() } else { format!("{:.2}", self.ms()) }
+    }
+
     /// Returns the mean (ms).
     pub(super) fn ms(self) -> f64 {
         self.sum / 1e6 / (self.count.max(1) as f64)

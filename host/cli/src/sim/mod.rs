@@ -5,6 +5,7 @@ mod clients;
 mod clock;
 mod measured;
 mod past;
+mod real;
 mod report;
 mod scenario;
 mod servers;
@@ -37,6 +38,9 @@ pub(crate) struct Arguments {
     /// Configuration to start the policies with.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     config: String,
+    /// Run the scenario with real servers in this process as well, in real time, and print how the simulation differs.
+    #[arg(long)]
+    real: bool,
     /// Write a page with plots: latency over time, and the share of each server.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -73,17 +77,33 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let own = (None, "native round robin".to_owned());
     let files = arguments.files.iter().map(|file| (Some(file), file.display().to_string()));
     for (file, name) in [own].into_iter().chain(files) {
-        let policy: Box<dyn Policy> = match file {
-            Some(file) => Box::new(load(file)?),
-            None => Box::new(RoundRobin::default()),
-        };
+        let policy = file.map(load).transpose()?;
+        let native = RoundRobin::default();
+        let used: &dyn Policy = policy.as_ref().map_or(&native, |policy| policy);
         let config = if file.is_some() { arguments.config.as_str() } else { "{}" };
-        let simulated = runtime.block_on(course.run(&*policy, config, arguments.seed));
+        let simulated = runtime.block_on(course.run(used, config, arguments.seed));
         let measured = simulated.with_context(|| name.clone())?;
-        let row = row(&name, &measured);
-        say!("{row}");
-        rows.push(row);
-        results.push((name, measured));
+        let mut show = |name: String, measured: Measured| {
+            rows.push(row(&name, &measured));
+            say!("{}", rows[rows.len() - 1]);
+            results.push((name, measured));
+        };
+        let quantiles = [0.5, 0.99].map(|quantile| measured.quantile(quantile));
+        show(name.clone(), measured);
+        if arguments.real {
+            let measured =
+                course.run_real(policy.as_ref(), config, arguments.seed).with_context(|| name.clone())?;
+            let [p50, p99] = [0.5, 0.99].map(|quantile| measured.quantile(quantile));
+            show(format!("{name}, real"), measured);
+            let differs = |simulated: f64, real: f64| 100.0 * (simulated / real.max(f64::MIN_POSITIVE) - 1.0);
+            let text = format!(
+                "the simulation differs by {:+.1} % at p50 and {:+.1} % at p99",
+                differs(quantiles[0], p50),
+                differs(quantiles[1], p99)
+            );
+            say!("{text}");
+            rows.push(text);
+        }
     }
     if let Some(file) = &arguments.html {
         let page = report::html(&results, &arguments.scenario, course.seconds(), &rows.join("\n"));
@@ -116,6 +136,15 @@ impl Course {
             Self::Made(scenario) => scenario.seconds,
             Self::Past(past) => past.seconds(),
         }
+    }
+
+    /// Runs a scenario with real servers.
+    fn run_real(&self, policy: Option<&WasmPolicy>, config: &str, seed: u64) -> anyhow::Result<Measured> {
+        let Self::Made(scenario) = self else {
+            anyhow::bail!("a trace has no servers that could be real: --real is for scenarios");
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        runtime.block_on(real::run(policy, config, scenario, seed))
     }
 
     async fn run(&self, policy: &dyn Policy, config: &str, seed: u64) -> anyhow::Result<Measured> {
@@ -177,7 +206,7 @@ fn row(name: &str, measured: &Measured) -> String {
         quantile(0.999),
         measured.errors.to_string(),
         format!("{:.2}", measured.imbalance()),
-        format!("{:.2}", measured.regret.ms()),
+        measured.regret.shown(),
         measured.moved().map_or_else(|| "-".to_owned(), |moved| format!("{:.1} %", 100.0 * moved)),
         measured.instructions().map_or_else(|| "-".to_owned(), |cost| format!("{cost:.0}")),
         measured.fallback_picks.to_string(),

@@ -64,6 +64,8 @@ pub(super) enum Arrivals {
 pub(super) struct Servers {
     /// RPCs that a server works on at once. Others wait, first come, first served.
     pub(super) slots: u32,
+    /// RPCs that may wait at a server. More are answered UNAVAILABLE at once. `None`: any number.
+    pub(super) queue: Option<u32>,
     /// Mean time of work on an RPC (ms).
     pub(super) mean_ms: f64,
     pub(super) distribution: Distribution,
@@ -154,6 +156,7 @@ impl Default for Servers {
     fn default() -> Self {
         Self {
             slots: 4,
+            queue: None,
             mean_ms: 5.0,
             distribution: Distribution::Exponential,
             sigma: 1.0,

@@ -32,6 +32,8 @@ pub(super) struct Server {
     pub(super) factor: f64,
     /// Answers UNAVAILABLE at once.
     pub(super) is_failing: bool,
+    /// RPCs that it works on and that wait, at most.
+    longest: Option<u32>,
     /// When each RPC that has been taken is done, in order, as far as the queue was looked at.
     ends: BinaryHeap<Reverse<Nanos>>,
     /// RPCs answered since the last load report, and its time.
@@ -39,9 +41,10 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(slots: u32) -> Self {
+    pub(super) fn new(servers: &Servers) -> Self {
         Self {
-            free: (0..slots).map(|_| Reverse(0)).collect(),
+            free: (0..servers.slots).map(|_| Reverse(0)).collect(),
+            longest: servers.queue.map(|queue| queue.saturating_add(servers.slots)),
             factor: 1.0,
             is_failing: false,
             ends: BinaryHeap::new(),
@@ -70,6 +73,11 @@ impl Server {
             self.ends.pop();
         }
         u32::try_from(self.ends.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Returns whether it refuses what arrives at this time.
+    pub(super) fn is_full(&mut self, now: Nanos) -> bool {
+        self.longest.is_some_and(|longest| self.waiting(now) >= longest)
     }
 
     /// Returns the part of the slots that are busy.
@@ -139,8 +147,12 @@ mod tests {
 
     #[test]
     fn work_waits_for_a_free_slot() {
-        let mut server = Server::new(2);
-        assert_eq!([server.take(10, 5), server.take(10, 7), server.take(11, 1)], [15, 17, 16]);
+        let two = Servers { slots: 2, queue: Some(1), ..Servers::default() };
+        let mut server = Server::new(&two);
+        assert_eq!([server.take(10, 5), server.take(10, 7)], [15, 17]);
+        assert!(!server.is_full(11));
+        assert_eq!(server.take(11, 1), 16);
+        assert!(server.is_full(14) && !server.is_full(15));
         server.factor = 2.0;
         assert_eq!(server.would_end(20, 5), 30);
         server.pause(20, 100);

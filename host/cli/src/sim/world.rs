@@ -146,7 +146,7 @@ impl<'a> World<'a> {
             number: 0,
             queued: clients.iter().map(|_| Vec::new()).collect(),
             clients,
-            servers: vec![Server::new(scenario.servers.slots); count],
+            servers: vec![Server::new(&scenario.servers); count],
             down_until: vec![0; count],
             present,
             arrivals: rng(1),
@@ -335,7 +335,7 @@ impl<'a> World<'a> {
         rpc.attempts += 1;
         rpc.tried.push(sent.subconn());
         rpc.sent = Some((sent, to));
-        let (end, code) = if self.servers[to].is_failing {
+        let (end, code) = if self.servers[to].is_failing || self.servers[to].is_full(arrival) {
             (arrival + network, Code::Unavailable)
         } else {
             if is_measured && (self.servers.len() <= 256 || self.number.is_multiple_of(SAMPLE)) {
