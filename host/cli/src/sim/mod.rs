@@ -1,8 +1,10 @@
 //! `hotpick sim`: what a policy would do, simulated in virtual time with the policy's own component and the host's own code.
 
 mod built_in;
+mod callers;
 mod clients;
 mod clock;
+mod events;
 mod measured;
 mod past;
 mod real;
@@ -148,6 +150,8 @@ impl Course {
     }
 
     async fn run(&self, policy: &dyn Policy, config: &str, seed: u64) -> anyhow::Result<Measured> {
+        // A round robin begins anywhere: the same anywhere each time.
+        fastrand::seed(seed);
         match self {
             Self::Made(scenario) => world::run(policy, config, scenario, seed).await,
             Self::Past(past) => past::run(policy, config, past, seed).await.map(|(measured, _)| measured),
@@ -162,6 +166,7 @@ pub(crate) fn run_past(
     past: &Past,
     seed: u64,
 ) -> anyhow::Result<(Measured, Differences)> {
+    fastrand::seed(seed);
     paused()?.block_on(past::run(policy, config, past, seed))
 }
 

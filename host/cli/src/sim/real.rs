@@ -24,9 +24,10 @@ use tokio::task::JoinSet;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::callers::Callers;
 use super::measured::Measured;
 use super::scenario::{Action, Arrivals, Event, Scenario};
-use super::servers::{Nanos, Server, exponential, nanos, work};
+use super::servers::{Nanos, Server, nanos, work};
 
 /// Runs a scenario with real servers. `policy`: the native round robin, if there is none.
 pub(super) async fn run(
@@ -60,7 +61,7 @@ pub(super) async fn run(
         clock,
         network,
         measured: Arc::new(Mutex::new(Measured::new(scenario.endpoints as usize))),
-        arrivals: rng(seed, 1),
+        callers: Callers::new(scenario, rng(seed, 1)),
         works: rng(seed, 2),
     };
     world.run().await;
@@ -132,17 +133,13 @@ struct World<'a> {
     clock: Arc<Clock>,
     network: Duration,
     measured: Arc<Mutex<Measured>>,
-    arrivals: fastrand::Rng,
+    callers: Callers,
     works: fastrand::Rng,
 }
 
 impl World<'_> {
     async fn run(&mut self) {
-        let Scenario { warmup, seconds, rate, arrivals, .. } = *self.scenario;
-        let size = match arrivals {
-            Arrivals::Bursts { size } => size,
-            Arrivals::Poisson | Arrivals::Closed { .. } => 1,
-        };
+        let Scenario { warmup, seconds, .. } = *self.scenario;
         let turns = self.scenario.events.iter().flat_map(|event| {
             (0..event.times).map(move |turn| {
                 (nanos((warmup + event.at + event.every * f64::from(turn)).max(0.0)), *event)
@@ -155,8 +152,8 @@ impl World<'_> {
         let mut next = 0;
         loop {
             // Drawn as in the simulation: the next arrival before the RPCs of this one.
-            let at = if next == 0 { self.interval(size, rate) } else { next };
-            next = at + self.interval(size, rate);
+            let at = if next == 0 { self.callers.interval() } else { next };
+            next = at + self.callers.interval();
             while let Some((_, event)) = events.pop_if(|(due, _)| *due <= at.min(end)) {
                 self.happens(event);
             }
@@ -164,7 +161,7 @@ impl World<'_> {
                 break;
             }
             self.clock.until(origin + at).await;
-            for _ in 0..size {
+            for _ in 0..self.callers.together() {
                 self.call(origin, at, &mut calls);
             }
             while calls.try_join_next().is_some() {}
@@ -173,12 +170,8 @@ impl World<'_> {
         calls.abort_all();
     }
 
-    fn interval(&mut self, size: u32, rate: f64) -> Nanos {
-        nanos(exponential(&mut self.arrivals) * f64::from(size) / rate)
-    }
-
     fn call(&mut self, origin: Nanos, at: Nanos, calls: &mut JoinSet<()>) {
-        let client = self.arrivals.usize(..self.channels.len());
+        let (client, _) = self.callers.call();
         let mut client = self.channels[client].clone();
         let mut request = request(work(&self.scenario.servers, &mut self.works), self.network);
         if let Some(ms) = self.scenario.deadline_ms {

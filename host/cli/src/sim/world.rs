@@ -1,22 +1,21 @@
 //! The events of a simulation, in virtual time: RPCs arrive, are picked for by the policy, and end when their server is done.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use hotpick::connectivity::ConnectivityState;
 use hotpick::picker::{PickInfo, PickedBy};
 use hotpick::policy::{Policy, SimulatedChannel, SimulatedPick, SimulatedRpc};
 use hotpick::subconn::ConnectRequest;
-use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 use tonic::Code;
 
+use super::callers::Callers;
 use super::clients::Client;
 use super::clock;
+use super::events::Events;
 use super::measured::{Measured, SLICES};
 use super::scenario::{Action, Arrivals, Event, Scenario};
-use super::servers::{Nanos, Server, exponential, load_report, nanos, work};
+use super::servers::{Nanos, Server, load_report, nanos, work};
 
 const METHOD: &str = "/hotpick.sim.Service/Call";
 /// Interval at which queued RPCs are looked at.
@@ -59,19 +58,11 @@ enum What {
     Slice(usize),
 }
 
-struct Due {
-    at: Nanos,
-    /// Events at the same time are in the order in which they were made.
-    number: u64,
-    what: What,
-}
-
 struct World<'a> {
     scenario: &'a Scenario,
     now: Nanos,
     origin: Instant,
-    events: BinaryHeap<Due>,
-    number: u64,
+    events: Events<What>,
     clients: Vec<Client>,
     /// RPCs that are queued, by client.
     #[expect(clippy::vec_box, reason = "moved between events, as they are")]
@@ -81,13 +72,10 @@ struct World<'a> {
     down_until: Vec<Nanos>,
     /// Whether the resolver has each endpoint.
     present: Vec<bool>,
-    /// Random numbers of arrivals, of work, and of all else: a policy that picks otherwise changes none of the first two.
-    arrivals: fastrand::Rng,
+    callers: Callers,
+    /// Random numbers of work, and of all else: a policy that picks otherwise does not change the first.
     works: fastrand::Rng,
     others: fastrand::Rng,
-    headers: Vec<HeaderMap>,
-    /// Cumulative frequencies of the keys.
-    keys: Vec<f64>,
     /// Where the last RPC of each key went.
     homes: Vec<Option<usize>>,
     measured: Measured,
@@ -106,12 +94,9 @@ pub(super) async fn run(
     let _ = SimulatedChannel::picks_cost();
     world.begin();
     let end = nanos(scenario.warmup + scenario.seconds);
-    while let Some(due) = world.events.pop() {
-        if due.at > end {
-            break;
-        }
-        clock::advance(&mut world.now, due.at).await;
-        world.handle(due.what);
+    while let Some((at, what)) = world.events.pop().filter(|(at, _)| *at <= end) {
+        clock::advance(&mut world.now, at).await;
+        world.handle(what);
     }
     for client in &world.clients {
         world.measured.faults += client.channel.faults().count;
@@ -135,26 +120,21 @@ impl<'a> World<'a> {
         let rng = |stream: u64| {
             fastrand::Rng::with_seed(seed.wrapping_add(stream.wrapping_mul(0xd134_2543_de82_ef95)))
         };
-        let keys = scenario.keys.map(|keys| zipf(keys.count, keys.skew)).unwrap_or_default();
-        let mut headers: Vec<_> = keys.iter().enumerate().map(|(key, _)| header(key)).collect();
-        headers.push(HeaderMap::new());
+        let callers = Callers::new(scenario, rng(1));
         Ok(Self {
             scenario,
             now: 0,
             origin: Instant::now(),
-            events: BinaryHeap::new(),
-            number: 0,
+            events: Events::new(),
             queued: clients.iter().map(|_| Vec::new()).collect(),
             clients,
             servers: vec![Server::new(&scenario.servers); count],
             down_until: vec![0; count],
             present,
-            arrivals: rng(1),
+            homes: vec![None; callers.keys()],
+            callers,
             works: rng(2),
             others: rng(3),
-            headers,
-            homes: vec![None; keys.len()],
-            keys,
             measured: Measured::new(count),
         })
     }
@@ -162,19 +142,13 @@ impl<'a> World<'a> {
     /// Plans what happens whatever the policy does.
     fn begin(&mut self) {
         let Scenario { warmup, seconds, .. } = *self.scenario;
-        match self.scenario.arrivals {
-            Arrivals::Poisson | Arrivals::Bursts { .. } => {
-                let first = self.next_arrival();
-                self.add(first, What::Arrival);
+        if matches!(self.scenario.arrivals, Arrivals::Closed { .. }) {
+            for first in self.callers.begin(self.scenario.servers.mean_ms) {
+                self.add(first, What::Call);
             }
-            Arrivals::Closed { callers, think_ms } => {
-                for _ in 0..callers {
-                    // Not all at once.
-                    let spread = (think_ms + self.scenario.servers.mean_ms) / 1000.0;
-                    let first = nanos(self.arrivals.f64() * spread);
-                    self.add(first, What::Call);
-                }
-            }
+        } else {
+            let first = self.callers.interval();
+            self.add(first, What::Arrival);
         }
         for event in &self.scenario.events {
             for turn in 0..event.times {
@@ -191,32 +165,19 @@ impl<'a> World<'a> {
     }
 
     fn add(&mut self, at: Nanos, what: What) {
-        self.number += 1;
-        self.events.push(Due { at, number: self.number, what });
+        self.events.add(at, what);
     }
 
     fn instant(&self, at: Nanos) -> Instant {
         self.origin + Duration::from_nanos(at)
     }
 
-    fn next_arrival(&mut self) -> Nanos {
-        let together = match self.scenario.arrivals {
-            Arrivals::Bursts { size } => f64::from(size),
-            Arrivals::Poisson | Arrivals::Closed { .. } => 1.0,
-        };
-        self.now + nanos(exponential(&mut self.arrivals) * together / self.scenario.rate)
-    }
-
     fn handle(&mut self, what: What) {
         match what {
             What::Arrival => {
-                let next = self.next_arrival();
+                let next = self.now + self.callers.interval();
                 self.add(next, What::Arrival);
-                let size = match self.scenario.arrivals {
-                    Arrivals::Bursts { size } => size,
-                    Arrivals::Poisson | Arrivals::Closed { .. } => 1,
-                };
-                (0..size).for_each(|_| self.call());
+                (0..self.callers.together()).for_each(|_| self.call());
             }
             What::Call => self.call(),
             What::Pick(rpc) => self.pick(rpc),
@@ -237,7 +198,7 @@ impl<'a> World<'a> {
 
     /// A caller makes an RPC.
     fn call(&mut self) {
-        let client = self.arrivals.usize(..self.clients.len());
+        let (client, key) = self.callers.call();
         let rpc = Rpc {
             client,
             born: self.now,
@@ -245,7 +206,7 @@ impl<'a> World<'a> {
             attempt: 0,
             tried: Vec::new(),
             deadline: self.deadline(),
-            key: self.key(),
+            key,
             sent: None,
         };
         self.pick(Box::new(rpc));
@@ -255,18 +216,11 @@ impl<'a> World<'a> {
         self.scenario.deadline_ms.map(|ms| self.now + nanos(ms / 1000.0))
     }
 
-    fn key(&mut self) -> Option<usize> {
-        let all = *self.keys.last()?;
-        let drawn = self.arrivals.f64() * all;
-        Some(self.keys.partition_point(|sum| *sum <= drawn).min(self.keys.len() - 1))
-    }
-
     fn pick(&mut self, mut rpc: Box<Rpc>) {
         if rpc.deadline.is_some_and(|deadline| deadline <= self.now) {
             return self.end(rpc, Code::DeadlineExceeded);
         }
-        let headers = &self.headers[rpc.key.unwrap_or(self.headers.len() - 1)];
-        let mut info = PickInfo::new(METHOD, headers);
+        let mut info = PickInfo::new(METHOD, self.callers.headers(rpc.key));
         info.begun = self.instant(rpc.born);
         info.deadline = rpc.deadline.map(|at| self.instant(at));
         info.attempt = rpc.attempt;
@@ -338,7 +292,7 @@ impl<'a> World<'a> {
         let (end, code) = if self.servers[to].is_failing || self.servers[to].is_full(arrival) {
             (arrival + network, Code::Unavailable)
         } else {
-            if is_measured && (self.servers.len() <= 256 || self.number.is_multiple_of(SAMPLE)) {
+            if is_measured && (self.servers.len() <= 256 || self.events.made().is_multiple_of(SAMPLE)) {
                 let regret =
                     self.servers[to].would_end(arrival, work).saturating_sub(self.best(arrival, work));
                 self.measured.regrets(self.part(self.now), regret);
@@ -390,10 +344,8 @@ impl<'a> World<'a> {
         if self.is_measured(rpc.born) {
             self.measured.ended(self.part(rpc.born), self.now - rpc.born, code == Code::Ok);
         }
-        if let Arrivals::Closed { think_ms, .. } = self.scenario.arrivals {
-            let think = nanos(exponential(&mut self.arrivals) * think_ms / 1000.0);
-            // Not within the same moment: a policy that fails RPCs at once would stop the clock.
-            self.add(self.now + think.max(1000), What::Call);
+        if let Some(think) = self.callers.think() {
+            self.add(self.now + think, What::Call);
         }
     }
 
@@ -434,15 +386,16 @@ impl<'a> World<'a> {
 
     /// All connections to these servers are lost.
     fn disconnect(&mut self, affected: &std::ops::Range<usize>) {
-        let mut events = std::mem::take(&mut self.events).into_vec();
-        for due in &mut events {
-            if let What::End(rpc, code) = &mut due.what
-                && rpc.sent.as_ref().is_some_and(|(_, server)| affected.contains(server))
+        let now = self.now;
+        self.events.change(|what| match what {
+            What::End(rpc, code)
+                if rpc.sent.as_ref().is_some_and(|(_, server)| affected.contains(server)) =>
             {
-                (due.at, *code) = (self.now, Code::Unavailable);
+                *code = Code::Unavailable;
+                Some(now)
             }
-        }
-        self.events = events.into();
+            _ => None,
+        });
         for client in 0..self.clients.len() {
             self.clients[client].states[affected.clone()].fill(ConnectivityState::TransientFailure);
             self.notify(client);
@@ -475,45 +428,5 @@ impl<'a> World<'a> {
                 self.connect(client, endpoint);
             }
         }
-    }
-}
-
-fn header(key: usize) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    if let Ok(value) = HeaderValue::from_str(&format!("key-{key}")) {
-        headers.insert("hash-key", value);
-    }
-    headers
-}
-
-/// Returns the cumulative frequencies of `count` keys: the k-th is as frequent as 1 / k^skew.
-fn zipf(count: u32, skew: f64) -> Vec<f64> {
-    let mut sum = 0.0;
-    (1..=count)
-        .map(|rank| {
-            sum += libm::pow(f64::from(rank), -skew);
-            sum
-        })
-        .collect()
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// The earliest event is the greatest.
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.number).cmp(&(self.at, self.number))
     }
 }
