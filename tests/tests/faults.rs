@@ -266,3 +266,25 @@ async fn a_start_that_is_overtaken_or_whose_channel_is_closed_is_cut() {
     soon("the good version", channel.wait_for(digest_is(&digest(&Wat::first())))).await;
     assert!(begin.elapsed() < std::time::Duration::from_secs(10), "{:?}", begin.elapsed());
 }
+
+/// In a simulation a policy that fails is shown and counted, and the run goes on with the fallback, as in production.
+#[test]
+fn a_simulated_policy_that_traps_is_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Trial picks are not so many.
+    let pick = "(if (i64.gt_u (local.get $call) (i64.const 2000)) (then (unreachable)))
+                (call $picked (global.get $first))";
+    let file = folder.path().join("trap.wasm");
+    std::fs::write(&file, Wat { pick, ..Wat::default() }.component()).expect("written");
+    let scenario = folder.path().join("short.toml");
+    std::fs::write(&scenario, "seconds = 3.0\n").expect("written");
+    let mut command = hotpick_tests::peers::built("hotpick");
+    let output = command.arg("sim").arg(&file).arg("--scenario").arg(&scenario).output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let row = text.lines().find(|line| line.contains("trap.wasm")).unwrap_or_else(|| panic!("{text}"));
+    let cells: Vec<_> = row.split_whitespace().collect();
+    let number = |at: usize| cells[at].parse::<u64>().expect("a number");
+    // RPCs, errors, and picks of the fallback.
+    assert!(number(1) > 10_000 && number(6) == 0 && number(cells.len() - 1) > 1000, "{text}");
+}

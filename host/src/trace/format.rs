@@ -263,3 +263,78 @@ fn split_block(bytes: &[u8]) -> Result<Split<'_>, Damaged> {
     let Some((block, rest)) = rest.split_at_checked(length) else { return Ok(None) };
     (XxHash64::oneshot(0, block) == u64::from_le_bytes(*hash)).then_some(Some((block, rest))).ok_or(Damaged)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::event::{Endpoint, Finish, Init, Start};
+    use super::*;
+
+    fn events() -> Vec<Recorded> {
+        let start = Start { policy: "p".to_owned(), digest: "abc".to_owned(), ..Start::default() };
+        let endpoint = Endpoint {
+            id: 7,
+            addresses: vec!["10.0.0.1:1".to_owned()],
+            weight: 1,
+            attributes: vec![("color".to_owned(), "red".to_owned())],
+        };
+        let all = [
+            Event::Start(Box::new(start)),
+            Event::Init(Box::new(Init { result: Ok(()), keys: vec!["color".to_owned()] })),
+            Event::Changed { added: vec![endpoint], removed: vec![1, 2] },
+            Event::Ready(vec![7]),
+            Event::Fired(3),
+            Event::Finish(Finish::Ended),
+        ];
+        let recorded =
+            |(number, event)| Recorded { at: 1_000_000 - 7 * number, event, answers: vec![1, 2, 3] };
+        (0u64..).zip(all).map(recorded).collect()
+    }
+
+    /// Returns a trace with a block for each event.
+    fn bytes(events: &[Recorded]) -> Vec<u8> {
+        let mut bytes = header();
+        let mut block = Block::default();
+        for Recorded { at, event, answers } in events {
+            block.push(*at, event, answers);
+            bytes.extend(block.seal());
+        }
+        bytes
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let trace = Trace::read(&bytes(&events())).expect("a trace");
+        assert_eq!((trace.events, trace.is_cut), (events(), false));
+    }
+
+    #[test]
+    fn the_contract_is_that_of_the_wit() {
+        let wit = include_str!("../../wit/policy.wit");
+        assert!(wit.contains(&format!("package {CONTRACT};")));
+    }
+
+    proptest! {
+        /// Wherever it is cut, the events before are read; whatever byte is changed, something is said, or the trace is
+        /// shorter.
+        #[test]
+        fn a_trace_that_is_cut_or_damaged_is_no_other_trace(at in 0usize..1000, bit in 0u8..8) {
+            let (whole, mut bytes) = (events(), bytes(&events()));
+            let at = at % bytes.len();
+            if let Ok(cut) = Trace::read(&bytes[..at]) {
+                prop_assert!(cut.is_cut && whole.starts_with(&cut.events));
+            }
+            bytes[at] ^= 1 << bit;
+            if let Ok(read) = Trace::read(&bytes) {
+                prop_assert!(read.is_cut && whole.starts_with(&read.events), "byte {at}");
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Trace::read(&bytes);
+            let _ = Trace::read(&[header(), bytes].concat());
+        }
+    }
+}

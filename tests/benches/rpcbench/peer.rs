@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hotpick::channel::{ChannelBuilder, ChannelStatus};
+use hotpick::directory::PolicyStatus;
+use hotpick::policy::RolloutMode;
 use hotpick::resolver::{Endpoint, ManualResolver};
 use hotpick_echo::{EchoClient, EchoRequest};
 use hotpick_tests::{Policies, standard};
@@ -32,6 +34,8 @@ pub(crate) enum Peer {
     Called(&'static str),
     /// hotpick with the policy of this name, which is recorded to files.
     Recorded(&'static str),
+    /// hotpick with this policy, and with `round_robin` called as a shadow or a canary of half of the RPCs.
+    Beside(&'static str, RolloutMode),
     /// hotpick with the native picker, and observers of RPCs.
     Observed(Observed),
 }
@@ -62,13 +66,14 @@ pub(crate) enum Client {
     Raw(EchoClient<RawHyper>),
     Hotpick(
         EchoClient<hotpick::Channel>,
-        #[expect(dead_code, reason = "keeps the directory followed")] Option<Arc<Policies>>,
+        /// Keeps the directory followed.
+        Option<Arc<Policies>>,
     ),
 }
 
 impl Peer {
     /// All peers. The first one is the baseline.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::TonicSingle,
         Self::TonicList,
         Self::RawHyper,
@@ -79,6 +84,8 @@ impl Peer {
         Self::Wasm("color"),
         Self::Recorded("p2c_ewma"),
         Self::Recorded("color"),
+        Self::Beside("p2c_ewma", RolloutMode::Shadow),
+        Self::Beside("p2c_ewma", RolloutMode::Canary),
         Self::Observed(Observed::Counted),
         Self::Observed(Observed::Traced),
         Self::Observed(Observed::OtelMetrics),
@@ -96,6 +103,8 @@ impl Peer {
             Self::Wasm(_) => "hotpick, color.wasm",
             Self::Recorded("p2c_ewma") => "hotpick, p2c_ewma.wasm recorded",
             Self::Recorded(_) => "hotpick, color.wasm recorded",
+            Self::Beside(_, RolloutMode::Shadow) => "hotpick, p2c_ewma.wasm, round_robin.wasm as a shadow",
+            Self::Beside(..) => "hotpick, p2c_ewma.wasm, round_robin.wasm as a canary",
             Self::Observed(Observed::Counted) => "hotpick, native picker, metrics for Prometheus",
             Self::Observed(Observed::Traced) => "hotpick, native picker, the same and 1 % traced",
             Self::Observed(Observed::OtelMetrics) => "hotpick, native picker, metrics by OpenTelemetry",
@@ -130,6 +139,24 @@ impl Peer {
                 let traces = tempfile::tempdir().expect("a directory").keep();
                 let settings = format!("[record]\ndirectory = {traces:?}");
                 Self::hotpick(addresses, Some(policy), &settings, None).await
+            }
+            Self::Beside(policy, mode) => {
+                let client = Self::hotpick(addresses, Some(policy), "", None).await;
+                if let Client::Hotpick(_, Some(policies)) = &client {
+                    let settings = format!(
+                        "plans = false\n[rollout]\nmode = \"{mode}\"\nsteps = [50]\ninterval = 3600\n"
+                    );
+                    policies.put(&format!("{policy}.toml"), settings.as_bytes());
+                    policies.put(&format!("{policy}.wasm"), &standard("round_robin"));
+                    let used = |status: &PolicyStatus| {
+                        status.rollout.as_ref().is_some_and(|rollout| rollout.reading.candidate.begun > 0)
+                    };
+                    // Its first RPCs are before the new version is there.
+                    while !policies.followed.status().iter().any(used) {
+                        client.call(Rpc::Unary).await;
+                    }
+                }
+                client
             }
             Self::Observed(by) => Self::hotpick(addresses, None, "", Some(by)).await,
         }
