@@ -51,7 +51,15 @@ impl Query {
         let pairs = form_urlencoded::parse(query.as_bytes()).into_owned().collect::<Vec<_>>();
         match pairs.iter().find(|(name, _)| !fields.contains(&name.as_str())) {
             Some((name, _)) => Err(bad(format!("{name:?} is no parameter: there are {}", fields.join(", ")))),
-            None => Ok(Self(pairs)),
+            None => {
+                let is_twice = |(at, (name, _)): &(usize, &(String, String))| {
+                    pairs[..*at].iter().any(|(other, _)| other == name)
+                };
+                match pairs.iter().enumerate().find(is_twice) {
+                    Some((_, (name, _))) => Err(bad(format!("{name} is there twice"))),
+                    None => Ok(Self(pairs)),
+                }
+            }
         }
     }
 

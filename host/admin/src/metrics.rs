@@ -247,13 +247,13 @@ impl Snapshot {
             ),
             family(
                 "hotpick_policy_rollout_interval_latency_seconds",
-                "Latency of these at a quantile, in seconds",
+                "Latency of these at a percentile, in seconds",
                 sides(|side| {
                     let quantile = |name: &str, quantile| {
                         let latency = side.quantile(quantile)?.as_secs_f64();
-                        Some((vec![("quantile", name.to_owned())], latency))
+                        Some((vec![("percentile", name.to_owned())], latency))
                     };
-                    [quantile("0.5", 0.5), quantile("0.99", 0.99)].into_iter().flatten().collect()
+                    [quantile("50", 0.5), quantile("99", 0.99)].into_iter().flatten().collect()
                 }),
             ),
         ]

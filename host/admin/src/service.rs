@@ -40,6 +40,7 @@ struct Inner {
     tap: Option<TapAccess>,
     control: Control,
     streams: Arc<AtomicUsize>,
+    recordings: Arc<AtomicUsize>,
     /// The last metrics: when they were read, and the text.
     metrics: tokio::sync::Mutex<Option<(Instant, Bytes)>>,
     scrapes: Arc<AtomicUsize>,
@@ -117,6 +118,7 @@ impl AdminBuilder {
             tap: self.tap,
             control: self.control,
             streams: Arc::default(),
+            recordings: Arc::default(),
             metrics: tokio::sync::Mutex::default(),
             scrapes: Arc::default(),
             _tasks: tasks,
@@ -127,6 +129,9 @@ impl AdminBuilder {
 
 /// Streams at once: open pages, and listeners to RPCs. Further ones are refused.
 const MAX_STREAMS: usize = 32;
+
+/// Recordings at once that are being read. Apart from the others, which anyone may open.
+const MAX_RECORDINGS: usize = 8;
 
 /// Texts of metrics at once that are being read. A scraper that hangs holds one in memory.
 const MAX_SCRAPES: usize = 8;
@@ -177,6 +182,9 @@ impl Admin {
             let controlled = self.control(path, query.unwrap_or_default(), headers).await;
             return controlled.unwrap_or_else(|(status, sentence)| text(status, format!("{sentence}\n")));
         }
+        if matches!(path, "/record" | "/rollout") {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed: use POST\n");
+        }
         if method != Method::GET && method != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed: use GET\n");
         }
@@ -209,7 +217,7 @@ impl Admin {
         match path {
             "/record" => {
                 let trace = control::record(policies, query)?;
-                Ok(self.streaming(TRACE, || control::body(trace)))
+                Ok(stream_of(&self.inner.recordings, MAX_RECORDINGS, TRACE, || control::body(trace)))
             }
             _ => {
                 let said = control::steer(policies, query).await?;
@@ -281,16 +289,26 @@ impl Admin {
     }
 
     fn streaming(&self, kind: &'static str, body: impl FnOnce() -> Body) -> Response<Body> {
-        let counted = Counted(Arc::clone(&self.inner.streams));
-        // Counted before the check, so that concurrent requests cannot exceed the limit.
-        if self.inner.streams.fetch_add(1, Ordering::Relaxed) >= MAX_STREAMS {
-            return text(StatusCode::SERVICE_UNAVAILABLE, format!("{MAX_STREAMS} pages and taps are open\n"));
-        }
-        let mut response = Response::new(Body::new(Held { body: body(), _counted: counted }));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        response
+        stream_of(&self.inner.streams, MAX_STREAMS, kind, body)
     }
+}
+
+/// Returns a response with a body that is counted until it ends.
+fn stream_of(
+    streams: &Arc<AtomicUsize>,
+    most: usize,
+    kind: &'static str,
+    body: impl FnOnce() -> Body,
+) -> Response<Body> {
+    let counted = Counted(Arc::clone(streams));
+    // Counted before the check, so that concurrent requests cannot exceed the limit.
+    if streams.fetch_add(1, Ordering::Relaxed) >= most {
+        return text(StatusCode::SERVICE_UNAVAILABLE, format!("{most} others read: try again later\n"));
+    }
+    let mut response = Response::new(Body::new(Held { body: body(), _counted: counted }));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// A body with the permit of its stream.

@@ -68,7 +68,7 @@ impl Catalog {
         let entry = self.entry(name);
         if entry.active_digest().as_ref() == Some(&digest) && entry.settings.has_same_spec(&settings) {
             self.cancel_job(name);
-            self.drop_rollout(name);
+            self.drop_rollout(name, "the file is that of the active version");
             self.change(name, |entry| {
                 entry.present = true;
                 entry.settings = settings;
@@ -108,7 +108,7 @@ impl Catalog {
         if let (Some(active), Some(rollout)) = (active, settings.rollout.clone()) {
             return self.start_rollout(name, active, policy, settings, rollout);
         }
-        self.drop_rollout(name);
+        self.drop_rollout(name, "a version without [rollout] is active");
         let metrics = self.metrics(name);
         let entry = self.entry(name);
         let before = entry.policy.clone().map(|policy| (policy, entry.settings.clone()));
@@ -134,6 +134,7 @@ impl Catalog {
     /// Records that the files of a policy are bad. The active version stays.
     pub(super) fn reject(&mut self, name: &str, error: PolicyError) {
         self.cancel_job(name);
+        self.drop_rollout(name, "its file was replaced by one that is rejected");
         if self.snapshot.policies.get(name).and_then(|entry| entry.rejected.as_ref()) == Some(&error) {
             return;
         }
@@ -166,7 +167,7 @@ impl Catalog {
     /// Disables a policy: its settings say `enabled = false`, and no channel uses it from now on.
     pub(super) fn disable(&mut self, name: &str) {
         self.cancel_job(name);
-        self.drop_rollout(name);
+        self.drop_rollout(name, "the policy is disabled");
         if std::mem::replace(&mut self.entry(name).enabled, false) {
             tracing::warn!(policy = name, "policy disabled by its settings");
         }
@@ -176,6 +177,7 @@ impl Catalog {
     /// Records that the policy's file is gone. Channels that use the policy continue to use it.
     pub(super) fn remove(&mut self, name: &str) {
         tracing::warn!(policy = name, active = self.active(name), "policy file is gone");
+        self.drop_rollout(name, "its file is gone");
         self.cancel_job(name);
         self.change(name, |entry| {
             entry.present = false;

@@ -8,7 +8,7 @@ use super::rollout::{Rollout, RolloutStatus};
 use super::settings::Settings;
 use super::update::PolicyUpdate;
 use crate::lifecycle::{Policy, PolicyVersion};
-use crate::policy::{PolicyError, PolicyMetrics, WasmPolicy};
+use crate::policy::{PolicyError, PolicyMetrics, Split, WasmPolicy};
 
 /// A directory at one moment.
 #[derive(Clone, Default)]
@@ -87,7 +87,9 @@ impl Entry {
         }
         Some(match (&self.policy, &self.rejected) {
             (Some(policy), rejected)
-                if self.present && (rejected.is_none() || self.used(policy).version() != *given) =>
+                // Two versions are replaced by one even if the file is gone.
+                if (self.present || Split::is_version(given))
+                    && (rejected.is_none() || self.used(policy).version() != *given) =>
             {
                 let used = self.used(policy);
                 *given = used.version();

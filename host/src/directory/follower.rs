@@ -43,8 +43,9 @@ const RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 /// Interval of scans of a directory that other machines may write to.
 const NETWORK_SCAN: Duration = Duration::from_secs(1);
-/// Interval of looks at a rollout whose interval has had too few RPCs.
+/// Interval of looks at a rollout.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
+const SHORTEST_LOOK: Duration = Duration::from_millis(10);
 
 impl Follower {
     pub(super) fn new(
@@ -109,9 +110,9 @@ impl Follower {
     /// Returns the time until the next scan if there is no event.
     fn pause(&self) -> Duration {
         let rollout = self.catalog.rollout_due().map(|due| {
-            // An interval that is late waits for RPCs.
+            // A version that keeps RPCs must not keep them for a whole interval.
             let due = due.saturating_duration_since(tokio::time::Instant::now());
-            due.max(BETWEEN_LOOKS)
+            due.clamp(SHORTEST_LOOK, BETWEEN_LOOKS)
         });
         rollout.map_or_else(|| self.pause_of_files(), |rollout| rollout.min(self.pause_of_files()))
     }

@@ -119,6 +119,8 @@ impl Versions {
     /// Returns whether this is being compiled, or was compiled last.
     pub(super) fn is_made_of(&self, digest: &str, settings: &Settings) -> bool {
         let made_of = self.made_of.as_ref();
-        made_of.is_some_and(|(made_of, with)| made_of == digest && with.has_same_spec(settings))
+        made_of.is_some_and(|(made_of, with)| {
+            made_of == digest && with.has_same_spec(settings) && with.rollout == settings.rollout
+        })
     }
 }

@@ -24,6 +24,7 @@ impl Catalog {
         let condemned: Vec<_> = self.snapshot.policies.iter().filter_map(verdict).collect();
         for (name, quarantine) in condemned {
             self.quarantine(&name, quarantine);
+            self.rebase_rollout(&name);
         }
         let refused = |(name, entry): (&String, &Entry)| {
             entry.metrics.refused_by_all(ROLL_BACK_AFTER).map(|error| (name.clone(), error))
@@ -31,6 +32,7 @@ impl Catalog {
         let refused: Vec<_> = self.snapshot.policies.iter().filter_map(refused).collect();
         for (name, error) in refused {
             self.roll_back_refused(&name, error);
+            self.rebase_rollout(&name);
         }
     }
 

@@ -22,6 +22,7 @@ impl Catalog {
         settings: Settings,
         rollout: RolloutSettings,
     ) {
+        self.drop_rollout(name, "a newer version is tried");
         let metrics = self.metrics(name);
         let most_faults = policy.most_faults();
         let policy = policy.with_generation(self.history.of(name).next_generation());
@@ -40,12 +41,30 @@ impl Catalog {
         });
     }
 
-    /// Ends a rollout: another version has been decided on.
-    pub(super) fn drop_rollout(&mut self, name: &str) {
-        if let Some(rollout) = self.entry(name).rollout.take() {
-            tracing::info!(policy = %rollout.split.candidate().version(), "rollout ended: its file was replaced");
-            self.metrics(name).rollout_ended();
-            self.change(name, |_| ());
+    /// Ends a rollout for this reason: another version has been decided on.
+    pub(super) fn drop_rollout(&mut self, name: &str, why: &str) {
+        let Some(mut rollout) = self.entry(name).rollout.take() else { return };
+        tracing::info!(policy = %rollout.split.candidate().version(), "rollout ended: {why}");
+        rollout.machine.ended(why);
+        self.metrics(name).rollout_ended();
+        self.change(name, |entry| entry.last_rollout = Some(rollout.status()));
+        rollout.split.end(false);
+    }
+
+    /// Goes on with a rollout whose active version was rolled back: beside the version before it, or at its end if there is
+    /// none.
+    pub(super) fn rebase_rollout(&mut self, name: &str) {
+        let Some(rollout) = self.entry(name).rollout.clone() else { return };
+        self.drop_rollout(name, "the active version was rolled back");
+        let entry = self.entry(name);
+        let (active, candidate) = (entry.policy.clone(), rollout.split.candidate().clone());
+        let Rollout { settings, machine, .. } = rollout;
+        match active {
+            Some(active) => self.start_rollout(name, active, candidate, settings, machine.settings().clone()),
+            None => {
+                self.metrics(name).rollout_ended();
+                self.activate(name, candidate, settings);
+            }
         }
     }
 
@@ -106,6 +125,7 @@ impl Catalog {
                         let on_fault = rollout.split.candidate().on_fault();
                         entry.quarantined = Some(Quarantine { version, reason, on_fault });
                         entry.last_rollout = Some(rollout.status());
+                        rollout.split.end(false);
                     }
                 });
             }
@@ -119,7 +139,7 @@ impl Catalog {
         entry.last_rollout = Some(rollout.status());
         let before = entry.policy.clone().map(|policy| (policy, entry.settings.clone()));
         let Rollout { split, settings, .. } = rollout;
-        split.promote();
+        split.end(true);
         let versions = self.history.of(name);
         if let Some((policy, settings)) = before.filter(|_| metrics.is_taken()) {
             versions.keep(Earlier { policy, settings, proven: metrics.is_proven() });
@@ -127,9 +147,11 @@ impl Catalog {
         let generation = split.candidate().version().generation;
         metrics.rollout_ended();
         metrics.activated(generation, versions.can_go_back(), false);
+        versions.made_of = Some((split.candidate().version().digest, settings.clone()));
         let last_good = versions.last_good();
         self.change(name, |entry| {
             entry.policy = Some(split.candidate().clone());
+            entry.quarantined = None;
             entry.settings = settings;
             entry.last_good = last_good;
         });

@@ -100,14 +100,11 @@ impl Block {
     pub(super) fn push_rpc(&mut self, at: u64, event: &RpcEvent<'_>, answers: &[u8]) {
         const TIME_AND_LENGTH: usize = 20;
         let since = at.cast_signed().wrapping_sub(self.last.cast_signed());
-        let Some(memory) = self.events.more(event.longest() + answers.len() + TIME_AND_LENGTH) else {
-            return;
-        };
-        let mut out = Writer::new(memory);
-        out.signed(since);
-        event.write(&mut out);
-        out.slice(answers);
-        self.events.length += out.length();
+        self.events.write(event.longest() + answers.len() + TIME_AND_LENGTH, |out| {
+            out.signed(since);
+            event.write(out);
+            out.slice(answers);
+        });
         self.last = at;
     }
 
@@ -171,6 +168,14 @@ impl Scratch {
                 Err(_) => return false,
             }
         }
+    }
+
+    /// Appends what `write` writes, at most `longest` bytes.
+    pub(crate) fn write(&mut self, longest: usize, write: impl FnOnce(&mut Writer<'_>)) {
+        let Some(memory) = self.more(longest) else { return };
+        let mut out = Writer::new(memory);
+        write(&mut out);
+        self.length += out.length();
     }
 
     /// Returns memory of this length at least. `None`: there would be too much.

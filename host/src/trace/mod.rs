@@ -27,4 +27,4 @@ pub(crate) use self::options::request;
 pub use self::options::{RecordOptions, TraceStream};
 pub(crate) use self::recorder::Recorder;
 pub(crate) use self::recordings::Recordings;
-pub(crate) use self::rpc::{PickParts, PlannedParts, RpcEvent};
+pub(crate) use self::rpc::{PickParts, PlannedParts, RpcEvent, Writer};

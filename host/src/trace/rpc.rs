@@ -39,7 +39,7 @@ const PLANNED: u8 = 9;
 const END: u8 = 10;
 
 /// Writes to memory that is long enough.
-pub(super) struct Writer<'a> {
+pub(crate) struct Writer<'a> {
     bytes: &'a mut [u8],
     length: usize,
 }
@@ -54,13 +54,13 @@ impl<'a> Writer<'a> {
     }
 
     #[inline]
-    fn byte(&mut self, byte: u8) {
+    pub(crate) fn byte(&mut self, byte: u8) {
         self.bytes[self.length] = byte;
         self.length += 1;
     }
 
     #[inline]
-    pub(super) fn number(&mut self, mut number: u64) {
+    pub(crate) fn number(&mut self, mut number: u64) {
         while number >= 0x80 {
             #[expect(clippy::cast_possible_truncation, reason = "seven bits")]
             self.byte(number as u8 | 0x80);

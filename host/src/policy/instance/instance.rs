@@ -20,6 +20,7 @@ use crate::policy::compile::has_stack;
 use crate::policy::judge::Instruments;
 use crate::policy::limits::Limits;
 use crate::resolver::ResolveNow;
+use crate::subconn::OutcomeSink;
 use crate::text::clip;
 use crate::trace::{Event, Finish, Recorder, Scratch};
 
@@ -41,6 +42,8 @@ pub(crate) struct Instance {
     /// What the instance may do. Before the channel picks with it, its requests to connect and disconnect are not carried
     /// out: another policy is active, which may want the contrary.
     standing: Standing,
+    /// Receives the ends of the RPCs that the instance has picked for, if they are recorded.
+    recorded_ends: Option<Arc<dyn OutcomeSink>>,
 }
 
 /// Purpose of an instance.
@@ -161,6 +164,7 @@ impl Instance {
             settled_memory: 0,
             is_notified: false,
             standing: Standing::Shadow,
+            recorded_ends: None,
         };
         let placed = WitPlacement {
             target: placement.target.clone(),
@@ -263,8 +267,19 @@ impl Instance {
         self.store.data().recorder.as_ref()
     }
 
+    /// Sets what receives the ends of the RPCs that the instance picks for.
+    pub(crate) fn record_ends(&mut self, sink: Arc<dyn OutcomeSink>) {
+        self.recorded_ends = Some(sink);
+    }
+
+    /// Returns what receives the ends of the RPCs that the instance picks for, if they are recorded.
+    pub(crate) fn recorded_ends(&self) -> Option<Arc<dyn OutcomeSink>> {
+        self.recorded_ends.clone()
+    }
+
     /// Ends the recording of the instance, for this reason.
     pub(crate) fn stop_recording(&mut self, why: Finish) {
+        self.recorded_ends = None;
         let state = self.store.data_mut();
         state.tape = Tape::Off;
         if let Some(recorder) = state.recorder.take() {

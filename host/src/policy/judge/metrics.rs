@@ -1,13 +1,15 @@
 //! The metrics of one policy, over all channels and versions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::fault_kind::FaultKind;
 use super::instruments::{Instruments, Metric};
-use super::probation::Probation;
+use super::probation::{Probation, WINDOW};
+use tokio::time::Instant;
+
 use super::usage::{ChannelUsage, PolicyTotals, SlotCounters};
 use crate::lifecycle::{Stage, StartError};
 use crate::policy::limits::Limits;
@@ -41,8 +43,8 @@ struct Inner {
     /// Refusals by the target of the channel.
     refusals: BTreeMap<String, Refusal>,
     probation: Probation,
-    /// The generation in a rollout, and its faults.
-    rollout: Option<(u64, u64)>,
+    /// The generation in a rollout, and the times of its faults within a minute.
+    rollout: Option<(u64, VecDeque<Instant>)>,
 }
 
 /// A channel that did not take a version.
@@ -95,13 +97,14 @@ impl PolicyMetrics {
 
     /// Begins to count the faults of a version that is tried beside the active one.
     pub(crate) fn rollout_started(&self, generation: u64) {
-        self.lock().rollout = Some((generation, 0));
+        self.lock().rollout = Some((generation, VecDeque::new()));
     }
 
-    /// Returns the faults of the version in a rollout, and why a channel refused it, if one did.
+    /// Returns the faults of the version in a rollout within a minute, and why a channel refused it, if one did.
     pub(crate) fn rollout_faults(&self) -> (u64, Option<String>, Option<StartError>) {
         let inner = self.lock();
-        let Some((generation, faults)) = inner.rollout else { return (0, None, None) };
+        let Some((generation, recent)) = &inner.rollout else { return (0, None, None) };
+        let (generation, faults) = (*generation, recent.len() as u64);
         let refusal = inner.refusals.values().find(|refusal| refusal.generation == generation);
         let last = inner.last_fault.clone().filter(|_| faults > 0);
         (faults, last, refusal.map(|refusal| refusal.error.clone()))
@@ -223,7 +226,9 @@ impl PolicyMetrics {
         if let Some((tried, faults)) = &mut inner.rollout
             && *tried == generation
         {
-            *faults += 1;
+            let now = Instant::now();
+            faults.retain(|at| now.saturating_duration_since(*at) <= WINDOW);
+            faults.push_back(now);
             drop(inner);
             (self.on_change)();
             return false;

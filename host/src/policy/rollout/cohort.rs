@@ -50,7 +50,7 @@ pub struct Reading {
 pub struct SideReading {
     /// Attempts of RPCs that it picked for.
     pub begun: u64,
-    /// Attempts among them that have ended, except by the client.
+    /// Attempts among them that have ended, except those that the client cancelled.
     pub ended: u64,
     /// Attempts that ended with a status which says more about the server than about the request: as `faulty` of the
     /// contract, and DEADLINE_EXCEEDED of the client.
@@ -104,9 +104,9 @@ impl Side {
             self.begun.fetch_sub(1, Ordering::Relaxed);
             return;
         };
-        // A client that hangs up says nothing. One whose deadline has passed has waited for the server.
+        // A client that hangs up may have waited too long, or not: it does so as often with either version. One whose
+        // deadline has passed has waited for the server.
         if info.client_ended && code != Code::DeadlineExceeded {
-            self.begun.fetch_sub(1, Ordering::Relaxed);
             return;
         }
         add(&self.ended);
@@ -199,11 +199,15 @@ impl SideReading {
         self.latency.iter().skip(bucket + 1).sum()
     }
 
+    /// Returns the number of picks.
+    pub(super) const fn tries(&self) -> u64 {
+        self.begun + self.unserved
+    }
+
     /// Returns the part of the attempts that failed, and of those that found no subconn.
     #[must_use]
     pub fn failure_rate(&self) -> f64 {
-        let tries = self.begun + self.unserved;
-        (self.failed + self.unserved) as f64 / (tries.max(1)) as f64
+        (self.failed + self.unserved) as f64 / (self.tries().max(1)) as f64
     }
 }
 

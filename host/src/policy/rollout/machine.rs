@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::cohort::Reading;
 use super::settings::{RolloutMode, RolloutSettings};
-use super::verdict::{Verdict, verdict};
+use super::verdict::{Verdict, severe, verdict};
 
 /// A command of an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +93,8 @@ pub(crate) struct RolloutMachine {
     events: VecDeque<RolloutEvent>,
 }
 
+/// Largest share of a canary (per cent): without any RPCs of the active version there is nothing to compare with.
+const LARGEST: f64 = 95.0;
 /// Decisions that are remembered.
 const EVENTS: usize = 50;
 
@@ -118,7 +120,7 @@ impl RolloutMachine {
     pub(crate) fn share(&self) -> f64 {
         match self.settings.mode {
             RolloutMode::Shadow => 0.0,
-            RolloutMode::Canary => self.settings.steps.get(self.step).copied().unwrap_or(100.0),
+            RolloutMode::Canary => self.settings.steps.get(self.step).copied().unwrap_or(100.0).min(LARGEST),
         }
     }
 
@@ -156,6 +158,11 @@ impl RolloutMachine {
         if seen.faults >= self.most_faults {
             let last = seen.last_fault.as_deref().unwrap_or("unknown");
             return Some(self.roll_back(format!("{} faults, the last: {last}", seen.faults)));
+        }
+        if self.phase == RolloutPhase::Running
+            && let Some(why) = severe(&self.settings, &seen.reading)
+        {
+            return Some(self.roll_back(why));
         }
         if now < self.due() {
             return None;
@@ -214,6 +221,11 @@ impl RolloutMachine {
         }
     }
 
+    /// Notes that the rollout ends otherwise.
+    pub(crate) fn ended(&mut self, why: &str) {
+        self.say(format!("ended: {why}"));
+    }
+
     fn begin(&mut self, now: Instant, text: String) -> Decision {
         self.since = now;
         self.say(text);
@@ -264,7 +276,7 @@ mod tests {
                 decision => break assert_eq!(decision, Decision::Promote),
             }
         }
-        assert_eq!(shares, [1.0, 5.0, 25.0, 100.0]);
+        assert_eq!(shares, [1.0, 5.0, 25.0, LARGEST]);
     }
 
     #[test]
@@ -334,7 +346,7 @@ mod tests {
                         } else if phase == RolloutPhase::Paused {
                             prop_assert!(matches!(decision, None | Some(Decision::Begin(_))));
                             prop_assert!(machine.share() == before);
-                        } else if *failed > 100 && now >= machine.due() {
+                        } else if *failed > 100 {
                             prop_assert!(matches!(decision, Some(Decision::RollBack(_))));
                         }
                         decision
@@ -342,7 +354,7 @@ mod tests {
                     Input::Command(command) => machine.command(*command).unwrap_or_default(),
                 };
                 prop_assert!(machine.share() >= before);
-                prop_assert!(machine.settings().steps.contains(&machine.share()));
+                prop_assert!(machine.settings().steps.contains(&machine.share()) || machine.share() == LARGEST);
                 prop_assert!(machine.events().len() <= EVENTS);
                 if matches!(decision, Some(Decision::Promote | Decision::RollBack(_))) {
                     break;

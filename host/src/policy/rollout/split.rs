@@ -35,6 +35,8 @@ struct Shared {
 }
 
 const WHOLE: u32 = 1_000_000;
+/// Between the digests of two versions.
+const BOTH: char = '+';
 
 impl Split {
     pub(crate) fn new(active: WasmPolicy, candidate: WasmPolicy, mode: RolloutMode) -> Self {
@@ -57,9 +59,17 @@ impl Split {
         self.shared.cohort.store(Arc::default());
     }
 
-    /// Hands the state of the new version to the next instances.
-    pub(crate) fn promote(&self) {
-        self.shared.is_promoted.store(true, Ordering::Relaxed);
+    /// Ends the rollout, also where the two versions are used until they are replaced. The state of the new version is
+    /// handed over if it is promoted.
+    pub(crate) fn end(&self, is_promoted: bool) {
+        self.shared.is_promoted.store(is_promoted, Ordering::Relaxed);
+        let may_pick = is_promoted && self.shared.mode == RolloutMode::Canary;
+        self.begin(if may_pick { 100.0 } else { 0.0 });
+    }
+
+    /// Returns whether this is the version of two versions.
+    pub(crate) fn is_version(version: &PolicyVersion) -> bool {
+        version.digest.contains(BOTH)
     }
 
     pub(crate) fn read(&self) -> Reading {
@@ -75,10 +85,8 @@ impl Policy for Split {
     /// The active version's, with both digests: it is another policy than the active version alone.
     fn version(&self) -> PolicyVersion {
         let Shared { active, candidate, .. } = &*self.shared;
-        PolicyVersion {
-            digest: format!("{}+{}", active.digest, candidate.digest),
-            ..PolicyVersion::clone(active)
-        }
+        let digest = format!("{}{BOTH}{}", active.digest, candidate.digest);
+        PolicyVersion { digest, ..PolicyVersion::clone(active) }
     }
 
     fn start(&self, placement: &Placement, ready: &ReadySet) -> Result<Box<dyn PickerBuilder>, StartError> {
@@ -86,9 +94,12 @@ impl Policy for Split {
             RolloutMode::Shadow => Standing::Shadow,
             RolloutMode::Canary => Standing::Canary,
         };
+        let beside = placement.clone().with_standing(standing);
         // The new version first: if it is refused, the channel stays as it is.
-        let candidate = self.candidate.start(&placement.clone().with_standing(standing), ready)?;
-        let active = self.active.start(placement, ready)?;
+        let candidate = self.candidate.start(&beside, ready)?;
+        // Neither disconnects what the other may need.
+        let active =
+            self.active.start(if standing == Standing::Canary { &beside } else { placement }, ready)?;
         Ok(Box::new(SplitBuilder { active, candidate, shared: Arc::clone(&self.shared) }))
     }
 }
@@ -168,7 +179,14 @@ impl SplitPicker {
             _ => false,
         };
         cohort.compare(is_same);
-        let PickResult::Pick(shadow) = shadow else { return Some(picked) };
+        match &picked {
+            PickResult::Pick(pick) => cohort.active.begins(pick.by),
+            _ => cohort.active.goes_unserved(),
+        }
+        let PickResult::Pick(shadow) = shadow else {
+            cohort.candidate.goes_unserved();
+            return Some(picked);
+        };
         cohort.candidate.begins(shadow.by);
         let PickResult::Pick(mut pick) = picked else {
             // The RPC that it picked for was not sent.

@@ -18,51 +18,81 @@ pub enum Verdict {
     NotEnough(String),
 }
 
-/// Differences that chance makes in one comparison of a thousand do not count: so many standard deviations.
-const DEVIATIONS: f64 = 3.0;
+/// What chance makes once in thousands of comparisons does not count: so many standard deviations.
+const DEVIATIONS: f64 = 4.0;
+/// The same before there are enough RPCs.
+const MANY_DEVIATIONS: f64 = 6.0;
+/// RPCs of each version that say anything at all.
+const FEWEST: u64 = 10;
 
-/// Compares the two versions.
+/// Compares the two versions at the end of an interval.
 pub(super) fn verdict(settings: &RolloutSettings, reading: &Reading) -> Verdict {
+    if let Some(why) = severe(settings, reading) {
+        return Verdict::Fail(why);
+    }
     let Reading { active, candidate, .. } = reading;
     let numbers = numbers(settings, reading);
-    let fallback = candidate.fallback as f64 / candidate.begun.max(1) as f64;
-    // A fallback pick is a fault of the policy, not chance.
-    if candidate.fallback > 0 && fallback > settings.max_fallback && candidate.begun >= 10 {
-        return Verdict::Fail(format!(
-            "the fallback picked for {:.2} % of its RPCs: {numbers}",
-            100.0 * fallback
+    let few = [("the new version", candidate), ("the active version", active)]
+        .into_iter()
+        .find(|(_, side)| side.tries() < settings.min_rpcs);
+    if let Some((name, side)) = few {
+        return Verdict::NotEnough(format!(
+            "{} of {} RPCs of {name}: {numbers}",
+            side.tries(),
+            settings.min_rpcs
         ));
     }
-    let seen = match settings.mode {
-        RolloutMode::Canary => candidate.begun + candidate.unserved,
-        RolloutMode::Shadow => reading.compared,
-    };
-    if seen < settings.min_rpcs {
-        return Verdict::NotEnough(format!("{seen} of {} RPCs: {numbers}", settings.min_rpcs));
-    }
-    if settings.mode == RolloutMode::Shadow {
-        return Verdict::Pass(numbers);
-    }
-    let failed = |side: &SideReading| (side.failed + side.unserved, side.begun + side.unserved);
-    let unfinished = |side: &SideReading| (side.begun.saturating_sub(side.ended), side.begun);
-    for (what, of) in [("fail", &failed as &dyn Fn(&SideReading) -> (u64, u64)), ("do not end", &unfinished)]
-    {
-        let (rate, other) = (Rate::of(of(candidate)), Rate::of(of(active)));
-        if rate.exceeds(other, settings.max_error_increase) {
-            return Verdict::Fail(format!(
-                "{:.2} % of its RPCs {what}, and {:.2} % of the active version's: {numbers}",
-                100.0 * rate.value(),
-                100.0 * other.value()
-            ));
-        }
+    if let Some(why) = is_worse(settings, reading, DEVIATIONS) {
+        return Verdict::Fail(format!("{why}: {numbers}"));
     }
     for (name, quantile) in [("p50", 0.5), ("p99", 0.99)] {
-        if is_slower(active, candidate, quantile, settings.max_latency_increase) {
+        if settings.mode == RolloutMode::Canary
+            && is_slower(active, candidate, quantile, settings.max_latency_increase)
+        {
             return Verdict::Fail(format!("its {name} is longer: {numbers}"));
         }
     }
     Verdict::Pass(numbers)
 }
+
+/// Returns why the new version must not go on, whatever else it does. This does not wait for the end of the interval: RPCs that
+/// it keeps would never be enough for a verdict.
+pub(super) fn severe(settings: &RolloutSettings, reading: &Reading) -> Option<String> {
+    let Reading { active, candidate, .. } = reading;
+    if candidate.tries().min(active.tries()) < FEWEST {
+        return None;
+    }
+    let fallback = candidate.fallback as f64 / candidate.begun.max(1) as f64;
+    // A fallback pick is a fault of the policy, not chance.
+    let why = if candidate.fallback > 0 && fallback > settings.max_fallback {
+        Some(format!("the fallback picked for {:.2} % of its RPCs", 100.0 * fallback))
+    } else {
+        is_worse(settings, reading, MANY_DEVIATIONS)
+    };
+    why.map(|why| format!("{why}: {}", numbers(settings, reading)))
+}
+
+/// Returns in what the new version is worse, by that many standard deviations.
+fn is_worse(settings: &RolloutSettings, reading: &Reading, deviations: f64) -> Option<String> {
+    let failed = |side: &SideReading| (side.failed + side.unserved, side.tries());
+    let unserved = |side: &SideReading| (side.unserved, side.tries());
+    let unfinished = |side: &SideReading| (side.begun.saturating_sub(side.ended), side.begun);
+    let measures: &[(&str, &Part)] = match settings.mode {
+        RolloutMode::Canary => &[("fail", &failed), ("do not end", &unfinished)],
+        // The RPCs of a shadow are the active version's.
+        RolloutMode::Shadow => &[("find no endpoint", &unserved)],
+    };
+    measures.iter().find_map(|(what, of)| {
+        let (rate, other) = (Rate::of(of(&reading.candidate)), Rate::of(of(&reading.active)));
+        rate.exceeds(other, settings.max_error_increase, deviations).then(|| {
+            let [rate, other] = [rate, other].map(|rate| 100.0 * rate.value());
+            format!("{rate:.2} % of its RPCs {what}, and {other:.2} % of the active version's")
+        })
+    })
+}
+
+/// Returns a part of the RPCs, and their number.
+type Part = dyn Fn(&SideReading) -> (u64, u64);
 
 /// A part of a number of RPCs.
 #[derive(Clone, Copy)]
@@ -81,38 +111,34 @@ impl Rate {
     }
 
     /// Returns whether this is greater than another rate by more than that, and not by chance.
-    fn exceeds(self, other: Self, by: f64) -> bool {
+    fn exceeds(self, other: Self, by: f64, deviations: f64) -> bool {
         let difference = self.value() - other.value();
         let together = (self.part + other.part) / (self.of + other.of).max(1.0);
         let deviation =
             (together * (1.0 - together) * (1.0 / self.of.max(1.0) + 1.0 / other.of.max(1.0))).sqrt();
-        difference > by && difference > DEVIATIONS * deviation
+        difference > by && difference > deviations * deviation
     }
 }
 
-/// Returns whether the candidate's latency at a quantile is longer, by more than that and not by chance: of its RPCs, so
-/// many take longer than the active version's quantile that it is not the candidate's as well.
+/// Returns whether the candidate's latency at a quantile is longer, by more than that and not by chance: more of its RPCs
+/// take longer than the active version's quantile than the active version's own.
 fn is_slower(active: &SideReading, candidate: &SideReading, quantile: f64, by: f64) -> bool {
     let of = |side: &SideReading| side.quantile(quantile).map(|latency| latency.as_secs_f64());
     let (Some(own), Some(other), Some(bucket)) = (of(candidate), of(active), active.bucket_at(quantile))
     else {
         return false;
     };
-    let count = candidate.ended as f64;
-    // The active version's own part above that bucket, which is coarse.
-    let expected = active.above(bucket) as f64 / active.ended.max(1) as f64;
-    let deviation = (expected * (1.0 - expected) * (1.0 / count + 1.0 / active.ended.max(1) as f64)).sqrt();
-    let above = candidate.above(bucket) as f64 / count;
-    own > other * (1.0 + by) && above - expected > DEVIATIONS * deviation
+    let above = |side: &SideReading| Rate::of((side.above(bucket), side.ended));
+    own > other * (1.0 + by) && above(candidate).exceeds(above(active), 0.0, DEVIATIONS)
 }
 
 fn numbers(settings: &RolloutSettings, reading: &Reading) -> String {
     if settings.mode == RolloutMode::Shadow {
         let Reading { compared, agreed, candidate, .. } = reading;
         let share = 100.0 * *agreed as f64 / (*compared).max(1) as f64;
+        let SideReading { unserved, fallback, .. } = candidate;
         return format!(
-            "{agreed} of {compared} picks are the same ({share:.1} %), {} by the fallback",
-            candidate.fallback
+            "{agreed} of {compared} picks are the same ({share:.1} %), {unserved} found no endpoint, {fallback} by the fallback"
         );
     }
     let side = |side: &SideReading| {
@@ -185,13 +211,16 @@ mod tests {
     }
 
     #[test]
-    fn few_rpcs_are_not_enough_whatever_they_do() {
-        let few =
-            reading(
-                [10_000, 199],
-                |side, _| if side == 1 { (Code::Unavailable, 900.0) } else { (Code::Ok, 1.0) },
-            );
-        assert!(matches!(verdict(&settings(), &few), Verdict::NotEnough(_)));
+    fn few_rpcs_are_not_enough_unless_they_are_that_bad() {
+        let with = |counts: [u64; 2], code: Code| {
+            reading(counts, move |side, _| if side == 1 { (code, 900.0) } else { (Code::Ok, 1.0) })
+        };
+        // Slow ones may be so by chance, and so may all be of a handful.
+        let few = [([10_000, 199], Code::Ok), ([199, 10_000], Code::Ok), ([10_000, 9], Code::Internal)];
+        for (counts, code) in few {
+            assert!(matches!(verdict(&settings(), &with(counts, code)), Verdict::NotEnough(_)));
+        }
+        assert!(matches!(verdict(&settings(), &with([10_000, 10], Code::Internal)), Verdict::Fail(_)));
         assert!(matches!(verdict(&settings(), &Reading::default()), Verdict::NotEnough(_)));
     }
 
@@ -252,6 +281,7 @@ mod tests {
     fn fallback_picks_fail_before_there_are_enough_rpcs() {
         let cohort = Cohort::default();
         (0..10).for_each(|_| cohort.candidate.begins(PickedBy::Fallback));
+        (0..10).for_each(|_| cohort.active.begins(PickedBy::Called));
         assert!(matches!(verdict(&settings(), &cohort.read()), Verdict::Fail(_)));
     }
 }

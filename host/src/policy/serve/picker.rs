@@ -11,7 +11,7 @@ use crate::lifecycle::{Handover, PickerBuilder, Placement, Standing};
 use crate::picker::{DelayType, Faults, Pick, PickInfo, PickResult, PickedBy, Picker};
 use crate::policy::compile::has_stack;
 use crate::policy::instance::{Answer, InstanceError, Methods, Plan, PlannedPick, Program, record_planned};
-use crate::subconn::{Done, PickId, ReadySet};
+use crate::subconn::{Done, OutcomeSink, PickId, ReadySet};
 use crate::workers;
 
 /// The picker builder of a Wasm policy in one channel. Owns the slots of the policy's instances: one, unless the
@@ -156,7 +156,8 @@ impl WasmPicker {
                     slot.counters.took(started.elapsed());
                 }
                 let worn = instance.is_worn();
-                let is_followed = instance.wants_outcomes() || instance.recorder().is_some();
+                let ends = instance.recorded_ends();
+                let is_followed = instance.wants_outcomes() || ends.is_some();
                 let has_new_timer = instance.has_new_timer();
                 slot.counters.memory(instance.memory());
                 if worn {
@@ -170,7 +171,7 @@ impl WasmPicker {
                 if has_new_timer {
                     slot.timer_set();
                 }
-                if is_followed { follow(slot, answer, serial) } else { answer.result }
+                if is_followed { follow(slot, answer, serial, ends) } else { answer.result }
             }
             Err(fault) => {
                 slot.fail(&mut contents, &fault);
@@ -218,12 +219,11 @@ fn planned(slot: &Slot, plan: &Plan, info: &PickInfo<'_>) -> (Option<PickResult>
 }
 
 /// Arranges that the policy is notified of the RPC's end.
-fn follow(slot: &Slot, answer: Answer, serial: u64) -> PickResult {
+fn follow(slot: &Slot, answer: Answer, serial: u64, ends: Option<Arc<dyn OutcomeSink>>) -> PickResult {
     let Answer { result, call, method } = answer;
     let PickResult::Pick(mut pick) = result else { return result };
     let picked = PickId { serial, call, method, subconn: pick.subconn.id() };
-    let sink = slot.recording(serial).map_or_else(|| slot.sink(), |recording| recording.sink());
-    pick.done = Some(Done::to(sink, picked));
+    pick.done = Some(Done::to(ends.unwrap_or_else(|| slot.sink()), picked));
     PickResult::Pick(pick)
 }
 

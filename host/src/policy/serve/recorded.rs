@@ -38,7 +38,7 @@ impl OutcomeSink for RecordingSink {
 
 impl Slot {
     /// Takes note that an instance has been installed, which may be recorded.
-    pub(super) fn installed(&self, instance: &Instance, serial: u64) {
+    pub(super) fn installed(&self, instance: &mut Instance, serial: u64) {
         let recording = instance.recorder().map(|recorder| {
             recorder.started(&self.wake);
             let keys = instance.state().keys().to_vec();
@@ -46,6 +46,9 @@ impl Slot {
             let sink = Arc::new(RecordingSink { slot, recorder: Arc::clone(recorder), is_reporting });
             Arc::new(Recording { serial, recorder: Arc::clone(recorder), keys, sink })
         });
+        if let Some(recording) = &recording {
+            instance.record_ends(recording.sink());
+        }
         self.is_recorded.store(recording.is_some(), Ordering::Relaxed);
         self.recording.store(recording);
     }

@@ -1,5 +1,6 @@
 //! What a policy asks of the host in a call, and what it is answered: recorded, or played back.
 
+#[cfg(feature = "testing")]
 use serde::de::DeserializeOwned;
 use twox_hash::XxHash64;
 
