@@ -285,6 +285,7 @@ fn a_simulated_policy_that_traps_is_counted() {
     let row = text.lines().find(|line| line.contains("trap.wasm")).unwrap_or_else(|| panic!("{text}"));
     let cells: Vec<_> = row.split_whitespace().collect();
     let number = |at: usize| cells[at].parse::<u64>().expect("a number");
-    // RPCs, errors, and picks of the fallback.
-    assert!(number(1) > 10_000 && number(6) == 0 && number(cells.len() - 1) > 1000, "{text}");
+    // RPCs, errors, picks of the fallback, and faults.
+    let last = cells.len() - 1;
+    assert!(number(1) > 10_000 && number(6) == 0 && number(last - 1) > 1000 && number(last) == 3, "{text}");
 }

@@ -23,9 +23,9 @@ pub(crate) struct Arguments {
     /// Configuration of the policy that is compared. By default that of the recorded one.
     #[arg(long, value_name = "JSON")]
     config: Option<String>,
-    /// Seed of the random numbers of the policy that is compared.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
+    /// Seed of the random numbers of the policy that is compared. By default it gets those of the recorded one.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let Some(Recorded { event: Event::Start(start), .. }) = trace.events.first() else {
         anyhow::bail!("{:?} has no beginning", arguments.trace);
     };
-    say!("{}", described(start, &trace));
+    say!("{}", described(&trace));
     let policy = sim::load(&arguments.policy)?;
     let is_same = policy.version().digest == start.digest;
     if is_same {
@@ -62,8 +62,12 @@ pub(crate) fn read(file: &PathBuf) -> anyhow::Result<Trace> {
     Trace::read(&bytes).with_context(|| format!("{file:?}"))
 }
 
-fn described(start: &Start, trace: &Trace) -> String {
-    let Start { policy, generation, target, .. } = start;
+/// Describes a trace in a line.
+pub(crate) fn described(trace: &Trace) -> String {
+    let Some(Recorded { event: Event::Start(start), .. }) = trace.events.first() else {
+        return String::new();
+    };
+    let Start { policy, generation, target, .. } = &**start;
     let length =
         trace.events.last().map_or(0, |last| last.at) - trace.events.first().map_or(0, |first| first.at);
     let picks = trace.events.iter();
@@ -71,13 +75,20 @@ fn described(start: &Start, trace: &Trace) -> String {
     let seconds = length as f64 / 1e9;
     let end = match trace.events.last().map(|last| &last.event) {
         _ if trace.is_cut => "; it is cut off",
+        Some(Event::Finish(Finish::Replaced)) => "; its instance was replaced before the time was over",
+        Some(Event::Finish(Finish::Full)) => "; it has reached its size",
         Some(Event::Finish(Finish::TooFast)) => {
             "; the host could not write as fast as it recorded, and ended it"
         }
         Some(Event::Finish(Finish::Fault)) => "; the policy failed at its end",
         _ => "",
     };
-    format!("{policy} #{generation} of {target}: {picks} picks in {seconds:.1} s{end}")
+    printable(&format!("{policy} #{generation} of {target}: {picks} picks in {seconds:.1} s{end}"))
+}
+
+/// What a trace contains must not move the cursor.
+fn printable(text: &str) -> String {
+    text.replace(hotpick_admin::is_unprintable, "\u{fffd}")
 }
 
 fn summary(replayed: &Replayed) -> String {
@@ -95,7 +106,7 @@ fn print_difference(difference: &hotpick::policy::Difference, start: &Start, tra
             difference.event,
             difference.text
         );
-        say!("  {event:?}");
+        say!("  {}", printable(&format!("{event:?}")));
     }
     if difference.has_hashed_values {
         say!(
@@ -109,17 +120,26 @@ fn print_difference(difference: &hotpick::policy::Difference, start: &Start, tra
 /// Most lines of a table of moved picks.
 const MOST: usize = 12;
 
-fn compare(trace: &Trace, file: &PathBuf, config: &str, seed: u64) -> anyhow::Result<()> {
+fn compare(trace: &Trace, file: &PathBuf, config: &str, seed: Option<u64>) -> anyhow::Result<()> {
     let past = Past::of(trace)?;
     let policy = sim::load(file)?;
     let (measured, differences) =
         sim::run_past(&policy, config, &past, seed).with_context(|| format!("{file:?}"))?;
+    let declared = sim::declared(&policy, config);
+    let missing: Vec<_> = declared.iter().filter(|key| !past.keys().any(|known| known == *key)).collect();
     let Differences { picks, differ, moved, unknown } = &differences;
     let share = 100.0 * *differ as f64 / (*picks).max(1) as f64;
     say!("");
     say!("{}: {differ} of {picks} picks differ ({share:.1} %)", file.display());
+    if !missing.is_empty() {
+        say!(
+            "It reads metadata that the trace does not have, so it saw RPCs without it: {missing:?}. Record with --metadata."
+        );
+    }
     let name = |endpoint: Option<usize>| {
-        endpoint.and_then(|at| past.endpoints.get(at)).map_or("no endpoint", String::as_str)
+        endpoint
+            .and_then(|at| past.endpoints.get(at))
+            .map_or("no endpoint".to_owned(), |name| printable(name))
     };
     let mut moved: Vec<_> = moved.iter().collect();
     moved.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
@@ -133,9 +153,9 @@ fn compare(trace: &Trace, file: &PathBuf, config: &str, seed: u64) -> anyhow::Re
     say!("");
     say!("{:<12}  {:>9}  {:>9}  {:>9}  {:>9}  {:>7}", "", "RPCs", "p50 ms", "p99 ms", "p99.9 ms", "errors");
     let row = |name: &str, measured: &Measured| {
-        let quantile = |quantile| measured.quantile(quantile);
+        let quantile = |quantile| measured.shown(quantile);
         let (p50, p99, p999) = (quantile(0.5), quantile(0.99), quantile(0.999));
-        say!("{name:<12}  {:>9}  {p50:>9.2}  {p99:>9.2}  {p999:>9.2}  {:>7}", measured.rpcs, measured.errors);
+        say!("{name:<12}  {:>9}  {p50:>9}  {p99:>9}  {p999:>9}  {:>7}", measured.rpcs, measured.errors);
     };
     row("recorded", &past.measured());
     row("estimated", &measured);

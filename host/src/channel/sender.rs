@@ -157,6 +157,8 @@ impl<'a> Sender<'a> {
                     attempt: previous,
                     tried: &tried,
                     requeued: picking.not_sent,
+                    #[cfg(feature = "testing")]
+                    past: None,
                 };
                 let mut pick =
                     match self.channel.published.cell.pick_with(&mut info, picking, &record, waits).await {

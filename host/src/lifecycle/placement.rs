@@ -29,6 +29,10 @@ pub struct Placement {
     /// Position of this instance among several.
     pub(crate) shard: Shard,
     pub(crate) standing: Standing,
+    /// Whether instances are replaced in the thread of the runtime: in virtual time, which does not wait for others.
+    pub(crate) is_simulated: bool,
+    /// The seed of all instances, if it is one of the past.
+    pub(crate) past_seed: Option<u64>,
 }
 
 /// What a policy may do in a channel.
@@ -68,6 +72,8 @@ impl Placement {
             seeds,
             shard: Shard { number: 0, count: 1, channel: 0 },
             standing: Standing::default(),
+            is_simulated: false,
+            past_seed: None,
         }
     }
 
@@ -77,6 +83,18 @@ impl Placement {
         Self { seeds: Arc::new(AtomicU64::new(seed)), ..self }
     }
 
+    /// Gives the first instance exactly this seed, as a trace has it.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_past(mut self, seed: u64, saved: Vec<SavedState>) -> Self {
+        self.past_seed = Some(seed);
+        if !saved.is_empty() {
+            self.handover = Some(Handover::new(move || saved.clone()));
+        }
+        self
+    }
+
     /// Sets what the policy may do.
     pub(crate) fn with_standing(self, standing: Standing) -> Self {
         Self { standing, ..self }
@@ -84,6 +102,9 @@ impl Placement {
 
     /// Returns a seed for one instance.
     pub(crate) fn next_seed(&self) -> u64 {
+        if let Some(seed) = self.past_seed {
+            return seed;
+        }
         let seed = self.seeds.fetch_add(1, Ordering::Relaxed);
         fastrand::Rng::with_seed(seed).u64(..)
     }

@@ -14,6 +14,9 @@ mod wait;
 pub use self::cell::PickerCell;
 pub(crate) use self::cell::{PickFailure, PickState};
 pub(crate) use self::fixed::{Fixed, WakeUp};
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub use self::picker::PastPick;
 pub use self::picker::{Faults, Pick, PickInfo, PickResult, PickedBy, Picker};
 pub(crate) use self::rotation::Rotation;
 pub use self::wait::DelayType;

@@ -71,6 +71,21 @@ pub struct PickInfo<'a> {
     pub tried: &'a [u32],
     /// Whether an earlier pick of this attempt was queued, or named a subconn on which the RPC could not be sent.
     pub requeued: bool,
+    /// What a trace says of the pick, if it is one of the past.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    pub past: Option<PastPick<'a>>,
+}
+
+/// What a trace says of a pick.
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "for the command alone")]
+pub struct PastPick<'a> {
+    /// The metadata key of the affinity, and its hash: the value itself may not be there.
+    pub affinity: Option<(&'a str, u64)>,
+    pub random: Option<u64>,
 }
 
 impl<'a> PickInfo<'a> {
@@ -88,6 +103,8 @@ impl<'a> PickInfo<'a> {
             attempt: 0,
             tried: &[],
             requeued: false,
+            #[cfg(feature = "testing")]
+            past: None,
         }
     }
 }

@@ -81,6 +81,13 @@ impl WasmPolicy {
         self.with_spec(|spec| spec.version.generation = generation)
     }
 
+    /// Returns the policy without recordings to files: what tools do with it must not be among those of production.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn unrecorded(self) -> Self {
+        self.with_spec(|spec| spec.record = None)
+    }
+
     /// Multiplies the limits of CPU time, for runs that do not test how fast the policy is.
     #[cfg(feature = "testing")]
     pub(super) fn with_more_time(self, factor: u32) -> Self {

@@ -100,6 +100,8 @@ pub struct Init {
     /// Metadata keys of which the values are in [`Pick::values`]: those that the policy declared, and then those that
     /// the recording was told to keep.
     pub keys: Vec<String>,
+    /// The key whose hash is [`Pick::affinity`]. `None`: there is none, or the affinity is a number.
+    pub affinity: Option<String>,
 }
 
 /// One server, as in the contract.

@@ -1,5 +1,6 @@
 //! Traces as files of a directory, written by a thread of their own.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ pub struct RecordSettings {
     pub share: f64,
     /// Length of a trace (s), at most 3,600. Default: 600.
     pub seconds: u64,
-    /// Size of a trace (MiB), at most 256. Default: 64.
+    /// Size of a trace (MiB), at most 128. Default: 64.
     pub mib: u64,
     /// Metadata keys of which the values are recorded although the policy does not declare them.
     pub metadata: Vec<String>,
@@ -114,7 +115,7 @@ impl RecordSettings {
             metadata: self.metadata.clone(),
             plain: self.plain.clone(),
         };
-        Some(Recorder::new(extent, Box::new(FileSink { file, jobs })))
+        Some(Recorder::new(extent, Box::new(FileSink { file, jobs }), false))
     }
 }
 
@@ -144,7 +145,8 @@ fn write_all(jobs: &Receiver<Job>) {
             Job::Close(file) => {
                 open.retain(|(other, _)| !Arc::ptr_eq(other, &file));
                 let directory = file.path.parent().unwrap_or(Path::new("."));
-                if let Err(error) = remove_old(directory, &file.prefix, file.keep) {
+                let in_use: Vec<_> = open.iter().filter_map(|(file, _)| file.path.file_name()).collect();
+                if let Err(error) = remove_old(directory, &file.prefix, file.keep, &in_use) {
                     tracing::warn!(directory = %directory.display(), %error, "old traces cannot be removed");
                 }
             }
@@ -167,13 +169,13 @@ fn opened<'a>(open: &'a mut Vec<(Arc<TraceFile>, File)>, file: &Arc<TraceFile>) 
     Ok(&mut open[at].1)
 }
 
-/// Removes all but the newest traces of a policy.
-fn remove_old(directory: &Path, prefix: &str, keep: usize) -> io::Result<()> {
+/// Removes all but the newest traces of a policy. Those that are being written are left alone, and do not count.
+fn remove_old(directory: &Path, prefix: &str, keep: usize, in_use: &[&OsStr]) -> io::Result<()> {
     let mut names = Vec::new();
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
         let is_its = name.to_str().and_then(|name| name.strip_prefix(prefix)).is_some_and(is_number_of_trace);
-        if is_its {
+        if is_its && !in_use.contains(&&*name) {
             names.push(name);
         }
     }
@@ -202,6 +204,11 @@ impl TraceSink for FileSink {
         let _ = self.jobs.try_send(Job::Close(Arc::clone(&self.file)));
     }
 
+    /// The thread is never behind by much.
+    fn is_idle(&self) -> bool {
+        true
+    }
+
     fn is_wanted(&self) -> bool {
         !self.file.is_broken.load(Ordering::Relaxed)
     }
@@ -220,7 +227,10 @@ mod tests {
         for name in names.iter().chain(&others) {
             fs::write(directory.path().join(name), "").expect("written");
         }
-        remove_old(directory.path(), "p-", 2).expect("removed");
+        let in_use = OsStr::new(names[0]);
+        remove_old(directory.path(), "p-", 2, &[in_use]).expect("removed");
+        assert!(directory.path().join(names[0]).exists());
+        remove_old(directory.path(), "p-", 2, &[]).expect("removed");
         let is_there = |name: &&str| directory.path().join(name).exists();
         assert_eq!(names.iter().map(is_there).collect::<Vec<_>>(), [false, true, true]);
         assert!(others.iter().all(is_there));

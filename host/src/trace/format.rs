@@ -40,7 +40,7 @@ pub enum TraceError {
     #[error("is a trace of the contract {0}, and this program has {CONTRACT}")]
     Contract(String),
     /// Nothing is left of it.
-    #[error("is cut off before its first event")]
+    #[error("is cut off before its first block is complete")]
     Empty,
     /// A block does not have the bytes that were written.
     #[error("is damaged at byte {at}")]
@@ -286,7 +286,7 @@ mod tests {
         };
         let all = [
             Event::Start(Box::new(start)),
-            Event::Init(Box::new(Init { result: Ok(()), keys: vec!["color".to_owned()] })),
+            Event::Init(Box::new(Init { result: Ok(()), keys: vec!["color".to_owned()], affinity: None })),
             Event::Changed { added: vec![endpoint], removed: vec![1, 2] },
             Event::Ready(vec![7]),
             Event::Fired(3),

@@ -41,7 +41,7 @@ impl RecordOptions {
     /// Longest recording.
     pub const LONGEST: Duration = Duration::from_secs(3600);
     /// Size (bytes) of the largest trace.
-    pub const LARGEST: u64 = 256 << 20;
+    pub const LARGEST: u64 = 128 << 20;
 }
 
 impl Default for RecordOptions {
@@ -87,6 +87,11 @@ impl TraceSink for StreamSink {
 
     fn close(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn is_idle(&self) -> bool {
+        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sender.as_ref().is_some_and(|sender| sender.capacity() == sender.max_capacity())
     }
 
     fn is_wanted(&self) -> bool {

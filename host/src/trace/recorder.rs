@@ -23,6 +23,8 @@ pub(crate) trait TraceSink: Send + Sync {
     fn close(&self);
     /// Returns whether the trace is still wanted.
     fn is_wanted(&self) -> bool;
+    /// Returns whether all bytes have been taken, so that a short block does no harm.
+    fn is_idle(&self) -> bool;
 }
 
 /// What a recording contains, and how long it may become.
@@ -40,6 +42,7 @@ pub(crate) struct Extent {
 /// events.
 pub(crate) struct Recorder {
     extent: Extent,
+    is_requested: bool,
     began: Instant,
     until: Instant,
     /// Woken when the trace is complete.
@@ -66,11 +69,12 @@ struct Inner {
 
 impl Recorder {
     /// Creates the recorder of an instance of a policy of this contract.
-    pub(crate) fn new(extent: Extent, sink: Box<dyn TraceSink>) -> Self {
+    pub(crate) fn new(extent: Extent, sink: Box<dyn TraceSink>, is_requested: bool) -> Self {
         let began = Instant::now();
         let until = began + extent.time;
         Self {
             extent,
+            is_requested,
             began,
             until,
             wake: OnceLock::new(),
@@ -85,6 +89,30 @@ impl Recorder {
     /// Returns whether the trace is complete.
     pub(crate) fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether the trace was requested: it is not one that is recorded all the time.
+    pub(crate) const fn is_requested(&self) -> bool {
+        self.is_requested
+    }
+
+    /// Returns whether the trace can be written, and someone wants it.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.sink.is_wanted()
+    }
+
+    /// Passes on what has been recorded so far.
+    pub(crate) fn flush(&self) {
+        let mut inner = self.lock();
+        if inner.is_started
+            && !self.is_over()
+            && inner.block.len() > 0
+            && self.sink.is_idle()
+            && !self.pass(&mut inner)
+        {
+            let at = inner.block.last();
+            self.finish_at(&mut inner, at, Finish::TooFast);
+        }
     }
 
     /// Returns when the recorder was created.

@@ -61,7 +61,7 @@ impl Recordings {
         let mut inner = self.lock();
         let at = inner.requests.iter().position(|request| request.fits(target))?;
         let Request { extent, sink, .. } = inner.requests.remove(at);
-        Some(Recorder::new(extent, sink))
+        Some(Recorder::new(extent, sink, true))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

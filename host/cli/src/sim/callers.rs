@@ -50,11 +50,11 @@ impl Callers {
     }
 
     /// Draws how long a caller of a closed loop waits before its next RPC. `None`: the loop is open.
-    pub(super) fn think(&mut self) -> Option<Nanos> {
+    pub(super) fn think(&mut self, is_ok: bool) -> Option<Nanos> {
         let Arrivals::Closed { think_ms, .. } = self.arrivals else { return None };
         let think = nanos(exponential(&mut self.random) * think_ms / 1000.0);
-        // Not within the same moment: a policy that fails RPCs at once would stop the clock.
-        Some(think.max(1000))
+        // Not at once: a policy that fails RPCs within the same moment would stop the clock.
+        Some(think.max(if is_ok { 1000 } else { 1_000_000 }))
     }
 
     /// Draws the client and the key of an RPC.

@@ -9,6 +9,8 @@ use super::servers::Nanos;
 pub(crate) struct Measured {
     /// Time of RPCs from the caller's call to their end (us), of those that ended well.
     latency: Histogram<u64>,
+    /// RPCs that have begun.
+    pub(super) begun: u64,
     pub(crate) rpcs: u64,
     pub(crate) errors: u64,
     /// RPCs that each server has answered.
@@ -33,6 +35,8 @@ pub(super) struct Slice {
     pub(super) served: Vec<u32>,
     /// RPCs at each server, at the end.
     pub(super) waiting: Vec<u32>,
+    /// RPCs that are queued by clients, at the end.
+    queued: u64,
     regret: Mean,
     keyed: (u64, u64),
 }
@@ -68,9 +72,9 @@ impl Slice {
         self.latency.len() + self.errors
     }
 
-    /// Returns the number of RPCs at all servers, at the end.
+    /// Returns the number of RPCs that are queued or at a server, at the end.
     pub(super) fn in_flight(&self) -> u64 {
-        self.waiting.iter().map(|waiting| u64::from(*waiting)).sum()
+        self.queued + self.waiting.iter().map(|waiting| u64::from(*waiting)).sum::<u64>()
     }
 
     /// Returns the mean regret (ms). `None`: there was no pick.
@@ -109,12 +113,14 @@ impl Measured {
             errors: 0,
             served: vec![0; servers],
             waiting: Vec::new(),
+            queued: 0,
             regret: Mean::default(),
             keyed: (0, 0),
         };
         Self {
             latency: histogram(3),
             slices: vec![slice; SLICES],
+            begun: 0,
             rpcs: 0,
             errors: 0,
             served: vec![0; servers],
@@ -146,10 +152,10 @@ impl Measured {
         }
     }
 
-    /// Notes the RPCs at each server, at the end of a slice.
-    pub(super) fn sample(&mut self, slice: usize, waiting: Vec<u32>) {
+    /// Notes the RPCs at each server, and those that are queued, at the end of a slice.
+    pub(super) fn sample(&mut self, slice: usize, waiting: Vec<u32>, queued: u64) {
         if let Some(slice) = self.slices.get_mut(slice) {
-            slice.waiting = waiting;
+            (slice.waiting, slice.queued) = (waiting, queued);
         }
     }
 
@@ -185,6 +191,16 @@ impl Measured {
         if let Some(slice) = self.slices.get_mut(slice_at(born)) {
             slice.served[server] += 1;
         }
+    }
+
+    /// Returns the number of RPCs that have not ended.
+    pub(super) const fn open(&self) -> u64 {
+        self.begun.saturating_sub(self.rpcs)
+    }
+
+    /// Returns the latency at a quantile (ms) as text.
+    pub(crate) fn shown(&self, quantile: f64) -> String {
+        if self.latency.is_empty() { "-".to_owned() } else { format!("{:.2}", self.quantile(quantile)) }
     }
 
     /// Returns the latency at a quantile (ms).

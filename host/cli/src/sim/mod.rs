@@ -75,16 +75,26 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let runtime = paused()?;
     let headings = HEADINGS.map(|(name, width)| format!("{name:>width$}")).join("  ");
     say!("{headings}");
-    let (mut rows, mut results) = (vec![headings], Vec::new());
+    let (mut rows, mut results, mut is_complete) = (vec![headings], Vec::new(), true);
     let own = (None, "native round robin".to_owned());
     let files = arguments.files.iter().map(|file| (Some(file), file.display().to_string()));
     for (file, name) in [own].into_iter().chain(files) {
-        let policy = file.map(load).transpose()?;
-        let native = RoundRobin::default();
-        let used: &dyn Policy = policy.as_ref().map_or(&native, |policy| policy);
         let config = if file.is_some() { arguments.config.as_str() } else { "{}" };
-        let simulated = runtime.block_on(course.run(used, config, arguments.seed));
-        let measured = simulated.with_context(|| name.clone())?;
+        let simulated = file.map(load).transpose().and_then(|policy| {
+            let native = RoundRobin::default();
+            let used: &dyn Policy = policy.as_ref().map_or(&native, |policy| policy);
+            let measured = runtime.block_on(course.run(used, config, arguments.seed))?;
+            Ok((policy, measured))
+        });
+        let (policy, measured) = match simulated {
+            Ok(simulated) => simulated,
+            // The others are of interest as well.
+            Err(error) => {
+                eprintln!("hotpick: {name}: {error:#}");
+                is_complete = false;
+                continue;
+            }
+        };
         let mut show = |name: String, measured: Measured| {
             rows.push(row(&name, &measured));
             say!("{}", rows[rows.len() - 1]);
@@ -115,7 +125,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let csv = report::csv(&results, course.seconds());
         std::fs::write(file, csv).with_context(|| format!("cannot write {file:?}"))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What happens to the policies: a scenario, or the past.
@@ -154,7 +164,9 @@ impl Course {
         fastrand::seed(seed);
         match self {
             Self::Made(scenario) => world::run(policy, config, scenario, seed).await,
-            Self::Past(past) => past::run(policy, config, past, seed).await.map(|(measured, _)| measured),
+            Self::Past(past) => {
+                past::run(policy, config, past, Some(seed)).await.map(|(measured, _)| measured)
+            }
         }
     }
 }
@@ -164,10 +176,17 @@ pub(crate) fn run_past(
     policy: &dyn Policy,
     config: &str,
     past: &Past,
-    seed: u64,
+    seed: Option<u64>,
 ) -> anyhow::Result<(Measured, Differences)> {
-    fastrand::seed(seed);
+    fastrand::seed(seed.unwrap_or_default());
     paused()?.block_on(past::run(policy, config, past, seed))
+}
+
+/// Returns the metadata keys that a policy declares. None if it does not start.
+pub(crate) fn declared(policy: &WasmPolicy, config: &str) -> Vec<String> {
+    let Ok(runtime) = paused() else { return Vec::new() };
+    let _context = runtime.enter();
+    policy.check(config, 1).map(|report| report.metadata).unwrap_or_default()
 }
 
 /// Returns a runtime of one thread in which time passes only when it is told to.
@@ -182,10 +201,10 @@ pub(crate) fn load(file: &PathBuf) -> anyhow::Result<WasmPolicy> {
     for limit in [&mut options.limits.init, &mut options.limits.update, &mut options.limits.pick] {
         *limit *= 10;
     }
-    directory::load(file, &options).with_context(|| format!("{file:?}"))
+    Ok(directory::load(file, &options).with_context(|| format!("{file:?}"))?.unrecorded())
 }
 
-const HEADINGS: [(&str, usize); 12] = [
+const HEADINGS: [(&str, usize); 14] = [
     ("policy", 32),
     ("RPCs", 9),
     ("mean ms", 8),
@@ -193,15 +212,17 @@ const HEADINGS: [(&str, usize); 12] = [
     ("p99", 9),
     ("p99.9", 9),
     ("errors", 7),
+    ("open", 6),
     ("busiest", 7),
     ("regret", 8),
     ("moved", 7),
     ("cost", 6),
     ("fallback", 8),
+    ("faults", 6),
 ];
 
 fn row(name: &str, measured: &Measured) -> String {
-    let quantile = |quantile| format!("{:.2}", measured.quantile(quantile));
+    let quantile = |quantile| measured.shown(quantile);
     let cells = [
         name.chars().rev().take(32).collect::<Vec<_>>().into_iter().rev().collect(),
         measured.rpcs.to_string(),
@@ -210,11 +231,13 @@ fn row(name: &str, measured: &Measured) -> String {
         quantile(0.99),
         quantile(0.999),
         measured.errors.to_string(),
+        measured.open().to_string(),
         format!("{:.2}", measured.imbalance()),
         measured.regret.shown(),
         measured.moved().map_or_else(|| "-".to_owned(), |moved| format!("{:.1} %", 100.0 * moved)),
         measured.instructions().map_or_else(|| "-".to_owned(), |cost| format!("{cost:.0}")),
         measured.fallback_picks.to_string(),
+        measured.faults.to_string(),
     ];
     let padded = cells.iter().zip(HEADINGS).map(|(cell, (_, width))| format!("{cell:>width$}"));
     padded.collect::<Vec<_>>().join("  ")

@@ -5,15 +5,16 @@
 //! does not show is what more or less load does to an endpoint.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use anyhow::{Context as _, ensure};
 use hotpick::connectivity::ConnectivityState;
-use hotpick::picker::{PickInfo, PickedBy};
-use hotpick::policy::{Placement, Policy, SimulatedChannel, SimulatedPick, SimulatedRpc};
+use hotpick::picker::{PastPick, PickInfo, PickedBy};
+use hotpick::policy::{Placement, Policy, SavedState, SimulatedChannel, SimulatedPick, SimulatedRpc};
 use hotpick::resolver::Endpoint;
-use hotpick::trace::{End, Event, PickResult, Recorded, Start, Trace, Value};
+use hotpick::trace::{End, Event, PickResult, RecordOptions, Recorded, Start, Trace, Value};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use tonic::Code;
@@ -33,16 +34,19 @@ pub(crate) struct Past {
     /// RPCs that each endpoint has answered, by the time of their beginning.
     answers: Vec<Vec<Answer>>,
     keys: Vec<HeaderName>,
+    affinity: Option<String>,
     methods: Vec<String>,
 }
 
 enum Moment {
     /// The endpoints that there are, and which are ready.
-    Endpoints(Vec<(Endpoint, ConnectivityState)>),
+    Endpoints(Rc<[(Endpoint, ConnectivityState)]>),
     Rpc(Rpc),
 }
 
 struct Rpc {
+    affinity: Option<u64>,
+    random: Option<u64>,
     method: u32,
     attempt: u32,
     wait_for_ready: bool,
@@ -58,6 +62,14 @@ struct Answer {
     at: Nanos,
     latency: Nanos,
     code: Code,
+}
+
+impl Answer {
+    fn of(at: Nanos, end: &End) -> Self {
+        /// Longer than any RPC of a recording.
+        const LONGEST: Nanos = 86_400_000_000_000;
+        Self { at, latency: end.latency.min(LONGEST), code: Code::from_i32(end.code.into()) }
+    }
 }
 
 /// How the picks of a policy differ from those of the past.
@@ -81,16 +93,35 @@ impl Past {
         for recorded in &trace.events {
             reader.read(recorded.at.saturating_sub(*origin), &recorded.event);
         }
-        let Reader { numbers: _, names, mut moments, answers, keys, methods, .. } = reader;
+        let Reader { names, mut moments, answers, keys, affinity, methods, .. } = reader;
         moments.sort_by_key(|(at, _)| *at);
         let length = moments.last().map_or(0, |(at, _)| *at);
+        let longest = RecordOptions::LONGEST.as_secs() + 600;
+        ensure!(
+            length / 1_000_000_000 <= longest,
+            "the trace lasts {} s, longer than any recording",
+            length / 1_000_000_000
+        );
         ensure!(moments.iter().any(|(_, moment)| matches!(moment, Moment::Rpc(_))), "the trace has no RPC");
-        let mut past =
-            Self { start: (**start).clone(), length, endpoints: names, moments, answers, keys, methods };
+        let mut past = Self {
+            start: (**start).clone(),
+            length,
+            endpoints: names,
+            moments,
+            answers,
+            keys,
+            affinity,
+            methods,
+        };
         for answers in &mut past.answers {
             answers.sort_by_key(|answer| answer.at);
         }
         Ok(past)
+    }
+
+    /// Returns the metadata keys whose values are in the trace.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().map(HeaderName::as_str)
     }
 
     pub(crate) fn seconds(&self) -> f64 {
@@ -140,6 +171,7 @@ impl Past {
 struct Reader {
     /// Endpoints by subconn.
     endpoints: BTreeMap<u32, Endpoint>,
+    places: HashMap<String, usize>,
     /// Numbers of the endpoints in `names`, by subconn.
     numbers: HashMap<u32, usize>,
     names: Vec<String>,
@@ -148,6 +180,7 @@ struct Reader {
     open: HashMap<u64, usize>,
     answers: Vec<Vec<Answer>>,
     keys: Vec<HeaderName>,
+    affinity: Option<String>,
     methods: Vec<String>,
 }
 
@@ -156,6 +189,7 @@ impl Reader {
         match event {
             Event::Init(init) => {
                 self.keys = init.keys.iter().filter_map(|key| key.parse().ok()).collect();
+                self.affinity.clone_from(&init.affinity);
             }
             Event::Method(name) => self.methods.push(name.clone()),
             Event::Changed { added, removed } => {
@@ -171,27 +205,43 @@ impl Reader {
                 let known = ready.iter().filter_map(|id| self.endpoints.get(id));
                 let mut all: Vec<_> =
                     known.map(|endpoint| (endpoint.clone(), ConnectivityState::Ready)).collect();
+                let ready: HashSet<_> = ready.iter().collect();
                 let others = self.endpoints.iter().filter(|(id, _)| !ready.contains(id));
                 all.extend(
                     others.map(|(_, endpoint)| (endpoint.clone(), ConnectivityState::TransientFailure)),
                 );
-                self.moments.push((at, Moment::Endpoints(all)));
+                self.moments.push((at, Moment::Endpoints(all.into())));
             }
-            Event::Pick(pick) if pick.requeued => {}
+            // It is picked for again, which is another event.
+            Event::Pick(pick) if matches!(pick.result, PickResult::Queue | PickResult::Fault) => {}
             Event::Pick(pick) => {
                 let to = match pick.result {
                     PickResult::Pick(id) => self.numbers.get(&id).copied(),
                     _ => None,
                 };
-                let (method, attempt, wait_for_ready) = (pick.method, pick.attempt, pick.wait_for_ready);
-                let rpc = Rpc { method, attempt, wait_for_ready, values: pick.values.clone(), to, end: None };
+                let rpc = Rpc {
+                    affinity: pick.affinity,
+                    random: Some(u64::from_le_bytes(pick.random)),
+                    method: pick.method,
+                    attempt: pick.attempt,
+                    wait_for_ready: pick.wait_for_ready,
+                    values: pick.values.clone(),
+                    to,
+                    end: None,
+                };
                 self.rpc(at, pick.call, rpc);
             }
             Event::Planned(pick) => {
-                let to = self.numbers.get(&pick.subconn).copied();
-                let values = pick.values.clone();
-                let rpc =
-                    Rpc { method: pick.method, attempt: 0, wait_for_ready: false, values, to, end: None };
+                let rpc = Rpc {
+                    affinity: pick.affinity,
+                    random: None,
+                    method: pick.method,
+                    attempt: 0,
+                    wait_for_ready: false,
+                    values: pick.values.clone(),
+                    to: self.numbers.get(&pick.subconn).copied(),
+                    end: None,
+                };
                 self.rpc(at, pick.call, rpc);
             }
             Event::End(end) => self.end(end),
@@ -203,17 +253,19 @@ impl Reader {
         let mut addresses =
             endpoint.addresses.iter().filter_map(|address| address.parse::<SocketAddr>().ok());
         // Nothing is dialled: an address of another kind (a Unix socket) only needs to be another one.
-        let own = SocketAddr::from((std::net::Ipv4Addr::from_bits(0x7f00_0000 + endpoint.id), 1));
+        let own =
+            SocketAddr::from((std::net::Ipv4Addr::from_bits(0x7f00_0000u32.wrapping_add(endpoint.id)), 1));
         let mut made = Endpoint::new(addresses.next().unwrap_or(own).into()).with_weight(endpoint.weight);
         for (key, value) in &endpoint.attributes {
             made = made.with_attribute(key, value.clone());
         }
         let name = endpoint.addresses.first().cloned().unwrap_or_default();
-        let number = self.names.iter().position(|known| *known == name).unwrap_or_else(|| {
+        let next = self.names.len();
+        let number = *self.places.entry(name.clone()).or_insert(next);
+        if number == next {
             self.names.push(name);
             self.answers.push(Vec::new());
-            self.names.len() - 1
-        });
+        }
         self.numbers.insert(endpoint.id, number);
         self.endpoints.insert(endpoint.id, made.with_attribute(NUMBER, number.to_string()));
     }
@@ -228,7 +280,7 @@ impl Reader {
     fn end(&mut self, end: &End) {
         let Some(place) = self.open.remove(&end.call) else { return };
         let Some((at, Moment::Rpc(rpc))) = self.moments.get_mut(place) else { return };
-        let answer = Answer { at: *at, latency: end.latency, code: Code::from_i32(end.code.into()) };
+        let answer = Answer::of(*at, end);
         rpc.end = Some(*end);
         // What the client gave up says how long the client waited.
         if let Some(to) = rpc.to.filter(|_| !end.not_sent) {
@@ -245,13 +297,20 @@ pub(crate) async fn run(
     policy: &dyn Policy,
     config: &str,
     past: &Past,
-    seed: u64,
+    seed: Option<u64>,
 ) -> anyhow::Result<(Measured, Differences)> {
     clock::align().await;
     let origin = Instant::now();
-    let placement = Placement::new(past.start.target.clone(), config).with_seed(seed);
+    // As the recorded instance was started, unless it is to be another one.
+    let Start { saved, seed: own, .. } = &past.start;
+    let saved = saved.iter().map(|(schema, data)| SavedState::new(*schema, data.clone())).collect();
+    let placement = Placement::new(past.start.target.clone(), config);
+    let placement = match seed {
+        Some(seed) => placement.with_seed(seed),
+        None => placement.with_past(*own, saved),
+    };
     let first = past.moments.iter().find_map(|(_, moment)| match moment {
-        Moment::Endpoints(all) => Some(all.clone()),
+        Moment::Endpoints(all) => Some(all.to_vec()),
         Moment::Rpc(_) => None,
     });
     let channel = SimulatedChannel::start(policy, &placement, first.unwrap_or_default());
@@ -275,40 +334,46 @@ pub(crate) async fn run(
         }
         clock::advance(&mut now, until).await;
         match past.moments.get(place) {
-            Some((_, Moment::Endpoints(all))) => channel.update(all.clone()),
+            Some((_, Moment::Endpoints(all))) => channel.update(all.to_vec()),
             Some((at, Moment::Rpc(rpc))) => {
                 let metadata = past.headers(&rpc.values);
                 let method = past.methods.get(rpc.method as usize).map_or("", String::as_str);
                 let mut info = PickInfo::new(method, &metadata);
                 (info.attempt, info.wait_for_ready) = (rpc.attempt, rpc.wait_for_ready);
                 info.now = origin + std::time::Duration::from_nanos(*at);
+                info.begun = info.now;
+                let affinity = past.affinity.as_deref().zip(rpc.affinity);
+                info.past = Some(PastPick { affinity, random: rpc.random });
                 let picked = channel.pick(&info);
                 let to = match &picked {
                     SimulatedPick::Sent(sent) => number(&channel, sent.subconn()),
                     _ => None,
                 };
+                let is_queued = matches!(picked, SimulatedPick::Queue);
                 differences.add(rpc.to, to);
                 let part = past.part(*at);
                 let (SimulatedPick::Sent(sent), Some(to)) = (picked, to) else {
-                    measured.ended(part, 0, false);
+                    // One that is queued may be picked for later, and how it ends is not known.
+                    if !is_queued {
+                        measured.ended(part, 0, false);
+                    }
                     continue;
                 };
                 measured.fallback_picks += u64::from(sent.picked_by() == PickedBy::Fallback);
                 let own = rpc.end.filter(|_| rpc.to == Some(to));
-                let same = own.map(|end| Answer {
-                    at: *at,
-                    latency: end.latency,
-                    code: Code::from_i32(end.code.into()),
-                });
+                let same = own.map(|end| Answer::of(*at, &end));
                 let Some(answer) = same.or_else(|| past.nearest(to, *at)) else {
                     differences.unknown += 1;
                     continue;
                 };
-                measured.ended(part, answer.latency, answer.code == Code::Ok);
-                if answer.code == Code::Ok {
-                    measured.served(part, to);
+                // Of RPCs that had not ended at the end of the recording, nothing is known.
+                if rpc.end.is_some() || rpc.to.is_none() {
+                    measured.ended(part, answer.latency, answer.code == Code::Ok);
+                    if answer.code == Code::Ok {
+                        measured.served(part, to);
+                    }
                 }
-                ends.push(Reverse((at + answer.latency, place)));
+                ends.push(Reverse((at.saturating_add(answer.latency), place)));
                 in_flight.insert(place, (sent, answer.code, own.is_some_and(|end| end.client_ended)));
             }
             None => {}

@@ -185,7 +185,7 @@ fn heat(measured: &Measured, of: impl Fn(&Slice) -> &Vec<u32>) -> String {
         svg.push('\n');
     }
     if rows < servers {
-        let _ = writeln!(svg, "<!-- the first {rows} of {servers} -->");
+        return format!("{svg}</svg>\n<p>The first {rows} of {servers} servers.</p>\n");
     }
     svg + "</svg>\n"
 }

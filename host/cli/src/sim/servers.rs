@@ -55,7 +55,7 @@ impl Server {
     /// Returns when work that arrives at this time would be done.
     pub(super) fn would_end(&self, arrival: Nanos, work: Nanos) -> Nanos {
         let free = self.free.peek().map_or(0, |Reverse(free)| *free);
-        arrival.max(free) + self.takes(work)
+        arrival.max(free).saturating_add(self.takes(work))
     }
 
     /// Takes work that arrives at this time. Returns when it is done.
@@ -88,7 +88,8 @@ impl Server {
 
     /// Does nothing from `now` for this long.
     pub(super) fn pause(&mut self, now: Nanos, time: Nanos) {
-        self.free = self.free.drain().map(|Reverse(free)| Reverse(free.max(now) + time)).collect();
+        self.free =
+            self.free.drain().map(|Reverse(free)| Reverse(free.max(now).saturating_add(time))).collect();
     }
 
     fn takes(&self, work: Nanos) -> Nanos {

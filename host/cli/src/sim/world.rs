@@ -184,14 +184,19 @@ impl<'a> World<'a> {
             What::End(rpc, code) => self.end(rpc, code),
             What::Scenario(event) => self.happens(event),
             What::Connected { client, endpoint } => {
-                self.clients[client].states[endpoint] = ConnectivityState::Ready;
-                self.notify(client);
+                // It may have been lost again meanwhile.
+                if self.now >= self.down_until[endpoint] {
+                    self.clients[client].states[endpoint] = ConnectivityState::Ready;
+                    self.notify(client);
+                }
             }
             What::Look(client) => self.look(client),
             What::Slice(slice) => {
                 let now = self.now;
                 let waiting = self.servers.iter_mut().map(|server| server.waiting(now));
-                self.measured.sample(slice, waiting.collect());
+                let waiting = waiting.collect();
+                let queued = self.queued.iter().map(|queued| queued.len() as u64).sum();
+                self.measured.sample(slice, waiting, queued);
             }
         }
     }
@@ -199,6 +204,9 @@ impl<'a> World<'a> {
     /// A caller makes an RPC.
     fn call(&mut self) {
         let (client, key) = self.callers.call();
+        if self.is_measured(self.now) {
+            self.measured.begun += 1;
+        }
         let rpc = Rpc {
             client,
             born: self.now,
@@ -344,7 +352,7 @@ impl<'a> World<'a> {
         if self.is_measured(rpc.born) {
             self.measured.ended(self.part(rpc.born), self.now - rpc.born, code == Code::Ok);
         }
-        if let Some(think) = self.callers.think() {
+        if let Some(think) = self.callers.think(code == Code::Ok) {
             self.add(self.now + think, What::Call);
         }
     }
@@ -375,7 +383,10 @@ impl<'a> World<'a> {
             Action::Leave | Action::Join => {
                 for client in 0..self.clients.len() {
                     // A server that is new is connected by then.
-                    self.clients[client].states[affected.clone()].fill(ConnectivityState::Ready);
+                    for endpoint in affected.clone().filter(|endpoint| self.down_until[*endpoint] <= self.now)
+                    {
+                        self.clients[client].states[endpoint] = ConnectivityState::Ready;
+                    }
                     self.notify(client);
                 }
             }

@@ -72,7 +72,8 @@ async fn fetch(
     let answer = listener.ask(Method::POST, &format!("/record?{}", query.finish()), token).await?;
     let name = arguments.policy.as_deref().unwrap_or("policy");
     let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.trace")));
-    let mut file = std::fs::File::create(&out).with_context(|| format!("cannot write {out:?}"))?;
+    // With the first bytes: what was there is kept if there are none.
+    let mut file = None;
     let mut body = answer.into_body();
     let mut written = 0;
     let ends = tokio::time::Instant::now() + Duration::from_secs(arguments.seconds) + MORE;
@@ -80,6 +81,11 @@ async fn fetch(
         match tokio::time::timeout_at(ends, body.frame()).await {
             Ok(Some(Ok(frame))) => {
                 let bytes = frame.data_ref().map_or(&[][..], |data| data);
+                let create = || std::fs::File::create(&out).with_context(|| format!("cannot write {out:?}"));
+                let file = match &mut file {
+                    Some(file) => file,
+                    None => file.insert(create()?),
+                };
                 file.write_all(bytes).with_context(|| format!("cannot write {out:?}"))?;
                 written += bytes.len();
             }
@@ -95,5 +101,9 @@ async fn fetch(
     }
     anyhow::ensure!(written > 0, "nothing was recorded: no instance of the policy was started");
     say!("{} {written} bytes", out.display());
+    drop(file);
+    if let Ok(trace) = crate::replay::read(&out) {
+        say!("{}", crate::replay::described(&trace));
+    }
     Ok(ExitCode::SUCCESS)
 }

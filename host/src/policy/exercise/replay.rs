@@ -67,6 +67,7 @@ pub fn replay(policy: &WasmPolicy, trace: &Trace) -> Result<Replayed, ReplayErro
     replayed.difference = difference.map(|text| differs(1, text, false));
     let (Some(mut player), None) = (player, &replayed.difference) else { return Ok(replayed) };
     let mut has_hashed_values = false;
+    let last = trace.events.len();
     for (at, recorded) in trace.events.iter().enumerate().skip(2) {
         match &recorded.event {
             Event::Pick(pick) => {
@@ -78,6 +79,11 @@ pub fn replay(policy: &WasmPolicy, trace: &Trace) -> Result<Replayed, ReplayErro
             _ => replayed.calls += 1,
         }
         let was_fault = matches!(trace.events.get(at + 1), Some(Recorded { event: Event::Fault(_), .. }));
+        if was_fault && at + 3 < last {
+            let text = "the recording goes on after a fault, which no recording does".to_owned();
+            replayed.difference = Some(differs(at + 1, text, false));
+            break;
+        }
         let found = match player.play(recorded) {
             // The recorded call exceeded its time here, and has more now: the trace ends with it.
             Ok(_) if was_fault => break,

@@ -68,7 +68,8 @@ impl SimulatedChannel {
         let requests = Arc::default();
         let mut subconns = FakeSubConns::with_requests(&requests);
         let ready = set(&mut subconns, endpoints);
-        let mut builder = policy.start(placement, &ready)?;
+        let placement = Placement { is_simulated: true, ..placement.clone() };
+        let mut builder = policy.start(&placement, &ready)?;
         let picker = builder.build(&ready);
         let pick_again = placement.pick_again.clone();
         Ok(Self { endpoints: subconns, requests, builder, picker, snapshot: ready, pick_again })

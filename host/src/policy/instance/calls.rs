@@ -14,7 +14,7 @@ use super::bindings::exports::hotpick::policy::plans::Plan as WitPlan;
 use super::bindings::hotpick::policy::types::FailCode;
 use super::convert::{grpc_code, wit_endpoint, wit_state};
 use super::fault::Fault;
-use super::imports::AffinityKind;
+use super::imports::{AffinityKind, HostState};
 use super::instance::{Instance, arm};
 use super::plan::{Order, Plan};
 use super::record::{record, record_changed, record_pick, record_plan, saved_digest};
@@ -31,6 +31,16 @@ pub(crate) struct Answer {
     pub(crate) result: PickResult,
     pub(crate) call: u64,
     pub(crate) method: u32,
+}
+
+/// Returns the random number of a pick.
+fn random(state: &mut HostState, info: &PickInfo<'_>) -> u64 {
+    #[cfg(feature = "testing")]
+    if let Some(random) = info.past.and_then(|past| past.random) {
+        return random;
+    }
+    let _ = info;
+    state.random.u64(..)
 }
 
 impl Instance {
@@ -87,7 +97,7 @@ impl Instance {
             call: self.calls,
             method: state.method(info.method),
             affinity: state.affinity(info),
-            random: state.random.u64(..),
+            random: random(state, info),
             now: time(info.now),
             attempt: info.earlier_attempts(),
             wait_for_ready: info.wait_for_ready,

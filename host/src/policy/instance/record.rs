@@ -10,7 +10,7 @@ use super::bindings::exports::hotpick::policy::picker::{PickInfo, PickResult};
 use super::bindings::exports::hotpick::policy::plans::Plan;
 use super::bindings::hotpick::policy::types::Endpoint;
 use super::convert::grpc_code;
-use super::imports::{HostState, Methods, Tape};
+use super::imports::{AffinityKind, HostState, Methods, Tape};
 use super::program::Program;
 use super::time::{now, time};
 use crate::lifecycle::SavedState;
@@ -37,6 +37,8 @@ pub(super) fn record_init(
     result: &Result<(), String>,
 ) {
     let state = store.data_mut();
+    let affinity = state.affinity_key().filter(|(_, kind)| *kind == AffinityKind::Hash);
+    let affinity = affinity.map(|(key, _)| key.as_str().to_owned());
     let (Some(recorder), Tape::Recording(answers)) = (&state.recorder, &mut state.tape) else { return };
     let version = &program.spec.version;
     let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -62,11 +64,8 @@ pub(super) fn record_init(
         }
     }
     keys.truncate(usize::from(u8::MAX));
-    recorder.record(
-        now(),
-        &Event::Init(Box::new(trace::Init { result: result.clone(), keys })),
-        answers.written(),
-    );
+    let init = trace::Init { result: result.clone(), keys, affinity };
+    recorder.record(now(), &Event::Init(Box::new(init)), answers.written());
     answers.clear();
 }
 

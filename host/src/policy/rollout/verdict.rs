@@ -42,7 +42,7 @@ pub(super) fn verdict(settings: &RolloutSettings, reading: &Reading) -> Verdict 
             settings.min_rpcs
         ));
     }
-    if let Some(why) = is_worse(settings, reading, DEVIATIONS) {
+    if let Some(why) = is_worse(settings, reading, DEVIATIONS, 0) {
         return Verdict::Fail(format!("{why}: {numbers}"));
     }
     for (name, quantile) in [("p50", 0.5), ("p99", 0.99)] {
@@ -67,13 +67,13 @@ pub(super) fn severe(settings: &RolloutSettings, reading: &Reading) -> Option<St
     let why = if candidate.fallback > 0 && fallback > settings.max_fallback {
         Some(format!("the fallback picked for {:.2} % of its RPCs", 100.0 * fallback))
     } else {
-        is_worse(settings, reading, MANY_DEVIATIONS)
+        is_worse(settings, reading, MANY_DEVIATIONS, FEWEST)
     };
     why.map(|why| format!("{why}: {}", numbers(settings, reading)))
 }
 
-/// Returns in what the new version is worse, by that many standard deviations.
-fn is_worse(settings: &RolloutSettings, reading: &Reading, deviations: f64) -> Option<String> {
+/// Returns in what the new version is worse, by that many standard deviations and for so many RPCs.
+fn is_worse(settings: &RolloutSettings, reading: &Reading, deviations: f64, fewest: u64) -> Option<String> {
     let failed = |side: &SideReading| (side.failed + side.unserved, side.tries());
     let unserved = |side: &SideReading| (side.unserved, side.tries());
     let unfinished = |side: &SideReading| (side.begun.saturating_sub(side.ended), side.begun);
@@ -83,8 +83,10 @@ fn is_worse(settings: &RolloutSettings, reading: &Reading, deviations: f64) -> O
         RolloutMode::Shadow => &[("find no endpoint", &unserved)],
     };
     measures.iter().find_map(|(what, of)| {
-        let (rate, other) = (Rate::of(of(&reading.candidate)), Rate::of(of(&reading.active)));
-        rate.exceeds(other, settings.max_error_increase, deviations).then(|| {
+        let own = of(&reading.candidate);
+        let (rate, other) = (Rate::of(own), Rate::of(of(&reading.active)));
+        let is_so = own.0 >= fewest && rate.exceeds(other, settings.max_error_increase, deviations);
+        is_so.then(|| {
             let [rate, other] = [rate, other].map(|rate| 100.0 * rate.value());
             format!("{rate:.2} % of its RPCs {what}, and {other:.2} % of the active version's")
         })

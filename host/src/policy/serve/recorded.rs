@@ -16,6 +16,10 @@ use crate::policy::instance::{Instance, Outcome, outcome, record_end};
 use crate::subconn::{DoneInfo, OutcomeSink, PickId};
 use crate::trace::{Finish, Recorder};
 
+/// Interval at which a trace is passed on, however short it is.
+const FLUSH: Duration = Duration::from_secs(1);
+/// Time after which a trace is tried again that could not be written.
+const BROKEN: Duration = Duration::from_secs(60);
 /// Time after which an instance is replaced that could not be replaced now.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -65,10 +69,15 @@ impl Slot {
     /// Returns when there is something to do.
     pub(super) fn tend_recording(&self, contents: &mut Contents) -> Option<Instant> {
         let now = Instant::now();
+        let is_requested = self.program.metrics.recordings.is_requested(&self.placement.target);
         if let Some(recording) = self.recording.load_full() {
             let recorder = &recording.recorder;
-            if !recorder.is_over() && now < recorder.until() {
-                return Some(recorder.until());
+            let is_wanted = recorder.is_wanted();
+            // What is recorded all the time makes room for a request.
+            let makes_room = is_requested && !recorder.is_requested();
+            if !recorder.is_over() && now < recorder.until() && is_wanted && !makes_room {
+                recorder.flush();
+                return Some(recorder.until().min(now + FLUSH));
             }
             if let Some(instance) = contents.machine.instance() {
                 instance.stop_recording(Finish::Ended);
@@ -76,11 +85,12 @@ impl Slot {
             self.is_recorded.store(false, Ordering::Relaxed);
             self.recording.store(None);
             let settings = self.program.spec.record.as_ref();
-            let took = recorder.began().elapsed();
-            contents.record_at = settings.and_then(|settings| now.checked_add(pause(took, settings.share)));
+            let pause = settings.map(|settings| pause(recorder.began().elapsed(), settings.share));
+            let pause = pause.map(|pause| if is_wanted { pause } else { pause.max(BROKEN) });
+            contents.record_at = pause.and_then(|pause| now.checked_add(pause));
         }
         let is_due = contents.record_at.is_some_and(|at| at <= now);
-        if is_due || self.program.metrics.recordings.is_requested(&self.placement.target) {
+        if is_due || is_requested {
             // Not at once if the instance is young, or just being replaced.
             contents.record_at = if self.wear_out(contents) { None } else { Some(now + AGAIN) };
         }

@@ -197,6 +197,12 @@ impl Slot {
     /// Returns the hash of an RPC's affinity key, if the plan goes by it.
     pub(super) fn affinity_in(&self, plan: &Plan, info: &PickInfo<'_>) -> Option<u64> {
         let key = self.affinity.as_ref().filter(|_| plan.order() == Order::ByAffinity)?;
+        #[cfg(feature = "testing")]
+        if let Some((past, hash)) = info.past.and_then(|past| past.affinity)
+            && past == key.as_str()
+        {
+            return Some(hash);
+        }
         affinity(info.metadata, key)
     }
 

@@ -51,7 +51,11 @@ impl Slot {
         let ended = std::mem::take(&mut self.lock().ended);
         drop(ended);
         let due = self.lock().machine.due(Instant::now());
-        if let Some(replacement) = due {
+        if let Some(replacement) = due
+            && self.placement.is_simulated
+        {
+            self.replace(replacement);
+        } else if let Some(replacement) = due {
             let slot = Arc::clone(self);
             // `init` may take long, and compiled code needs a stack of its own size: not on a worker thread.
             if let Err(lost) = workers::run(move || slot.replace(replacement)).await {

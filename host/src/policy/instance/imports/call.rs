@@ -90,6 +90,13 @@ impl HostState {
     pub(crate) fn affinity(&mut self, info: &PickInfo<'_>) -> Option<u64> {
         let Affinity { key, kind } = self.affinity?;
         let name = self.keys.get(key)?;
+        #[cfg(feature = "testing")]
+        if let Some((past, hash)) = info.past.and_then(|past| past.affinity)
+            && past == name.as_str()
+            && kind == AffinityKind::Hash
+        {
+            return Some(hash);
+        }
         match kind {
             AffinityKind::Hash => affinity(info.metadata, name),
             AffinityKind::Number => number_of(&mut self.values, key, info.metadata.get(name)?),
