@@ -177,11 +177,12 @@ impl<'a> Sender<'a> {
                 let mut sent = Request::from_parts(self.head.clone(), body);
                 self.amend(sent.headers_mut(), &mut pick, previous);
                 if record.is_observed() {
+                    let notes = pick.notes.take().map(|notes| *notes).unwrap_or_default();
                     let pick = PickRecord {
                         subconn: pick.subconn.clone(),
-                        policy: pick.policy.take().or_else(|| picking.policy.take()),
+                        policy: notes.policy.or_else(|| picking.policy.take()),
                         by: pick.by,
-                        explanation: pick.explanation.take(),
+                        explanation: notes.explanation,
                     };
                     record.picked(pick, sent.headers_mut());
                 }

@@ -74,7 +74,7 @@ pub struct PickInfo<'a> {
     /// What a trace says of the pick, if it is one of the past.
     #[cfg(feature = "testing")]
     #[doc(hidden)]
-    pub past: Option<PastPick<'a>>,
+    pub past: Option<&'a PastPick<'a>>,
 }
 
 /// What a trace says of a pick.
@@ -141,8 +141,15 @@ pub struct Pick {
     pub done: Option<Done>,
     /// Who picked.
     pub by: PickedBy,
+    /// What there is to say of it. Boxed, because most picks have none.
+    pub(crate) notes: Option<Box<PickNotes>>,
+}
+
+/// What there is to say of a pick.
+#[derive(Debug, Default)]
+pub(crate) struct PickNotes {
     /// What the policy says of this pick (`call.explain` of the WIT), for those who observe RPCs.
-    pub explanation: Option<Box<str>>,
+    pub(crate) explanation: Option<Box<str>>,
     /// The version that picked, if it is not the active one of its policy.
     pub(crate) policy: Option<Arc<PolicyVersion>>,
 }
@@ -179,14 +186,18 @@ impl Pick {
     /// Picks `subconn`.
     #[must_use]
     pub const fn to(subconn: SubConn) -> Self {
-        Self {
-            subconn,
-            metadata: Vec::new(),
-            done: None,
-            by: PickedBy::Native,
-            explanation: None,
-            policy: None,
-        }
+        Self { subconn, metadata: Vec::new(), done: None, by: PickedBy::Native, notes: None }
+    }
+
+    /// Says something of the pick, for those who observe RPCs.
+    #[must_use]
+    pub fn with_explanation(mut self, text: impl Into<Box<str>>) -> Self {
+        self.notes_mut().explanation = Some(text.into());
+        self
+    }
+
+    pub(crate) fn notes_mut(&mut self) -> &mut PickNotes {
+        self.notes.get_or_insert_default()
     }
 
     /// Sets the function that is called when the attempt has ended.

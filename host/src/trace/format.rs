@@ -98,7 +98,7 @@ impl Block {
 
     /// Appends an event of an RPC.
     pub(super) fn push_rpc(&mut self, at: u64, event: &RpcEvent<'_>, answers: &[u8]) {
-        const TIME_AND_LENGTH: usize = 20;
+        const TIME_AND_LENGTH: usize = 30;
         let since = at.cast_signed().wrapping_sub(self.last.cast_signed());
         self.events.write(event.longest() + answers.len() + TIME_AND_LENGTH, |out| {
             out.signed(since);

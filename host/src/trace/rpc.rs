@@ -59,8 +59,30 @@ impl<'a> Writer<'a> {
         self.length += 1;
     }
 
+    /// A number, seven bits in a byte, the lowest first; all bytes but the last have their highest bit set.
     #[inline]
-    pub(crate) fn number(&mut self, mut number: u64) {
+    pub(crate) fn number(&mut self, number: u64) {
+        /// What eight bytes hold.
+        const EIGHT: u64 = 1 << 56;
+        if number < 0x80 {
+            #[expect(clippy::cast_possible_truncation, reason = "seven bits")]
+            return self.byte(number as u8);
+        }
+        if number >= EIGHT {
+            return self.long_number(number);
+        }
+        let length = (63 - number.leading_zeros()) / 7 + 1;
+        // Spreads the bits, seven to a byte, in three steps.
+        let spread = (number & 0x0fff_ffff) | (number & 0x00ff_ffff_f000_0000) << 4;
+        let spread = (spread & 0x0000_3fff_0000_3fff) | (spread & 0x0fff_c000_0fff_c000) << 2;
+        let spread = (spread & 0x007f_007f_007f_007f) | (spread & 0x3f80_3f80_3f80_3f80) << 1;
+        let more = 0x8080_8080_8080_8080 >> (8 * (9 - length));
+        self.bytes[self.length..self.length + 8].copy_from_slice(&(spread | more).to_le_bytes());
+        self.length += length as usize;
+    }
+
+    #[cold]
+    fn long_number(&mut self, mut number: u64) {
         while number >= 0x80 {
             #[expect(clippy::cast_possible_truncation, reason = "seven bits")]
             self.byte(number as u8 | 0x80);
@@ -111,16 +133,16 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Length that the numbers of an event have at most.
-const NUMBERS: usize = 160;
+/// Length that the numbers of an event have at most, and eight bytes that are written beyond them.
+const NUMBERS: usize = 180;
 
 impl RpcEvent<'_> {
     /// Returns a length that the event has at most.
     pub(super) fn longest(&self) -> usize {
         let values = |values: &[(u8, ValueParts<'_>)]| -> usize {
             let of = |(_, value): &(u8, ValueParts<'_>)| match value {
-                ValueParts::Plain(bytes) => bytes.len() + 12,
-                ValueParts::Hashed(_) => 12,
+                ValueParts::Plain(bytes) => bytes.len() + 20,
+                ValueParts::Hashed(_) => 20,
             };
             values.iter().map(of).sum()
         };
@@ -269,8 +291,9 @@ mod tests {
         }
 
         #[test]
-        fn signed_numbers_are_zigzag(number in any::<i64>()) {
-            let mut bytes = [0; 10];
+        fn signed_numbers_are_zigzag(bits in 0u32..64, number in any::<i64>()) {
+            let number = number >> bits;
+            let mut bytes = [0; 20];
             let mut out = Writer::new(&mut bytes);
             out.signed(number);
             let length = out.length();

@@ -343,7 +343,8 @@ pub(crate) async fn run(
                 info.now = origin + std::time::Duration::from_nanos(*at);
                 info.begun = info.now;
                 let affinity = past.affinity.as_deref().zip(rpc.affinity);
-                info.past = Some(PastPick { affinity, random: rpc.random });
+                let of_the_past = PastPick { affinity, random: rpc.random };
+                info.past = Some(&of_the_past);
                 let picked = channel.pick(&info);
                 let to = match &picked {
                     SimulatedPick::Sent(sent) => number(&channel, sent.subconn()),

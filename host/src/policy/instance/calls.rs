@@ -34,6 +34,7 @@ pub(crate) struct Answer {
 }
 
 /// Returns the random number of a pick.
+#[inline]
 fn random(state: &mut HostState, info: &PickInfo<'_>) -> u64 {
     #[cfg(feature = "testing")]
     if let Some(random) = info.past.and_then(|past| past.random) {
@@ -128,7 +129,9 @@ impl Instance {
                     state.effects.subconns.insert(id, true);
                 }
                 pick.metadata = extras.metadata;
-                pick.explanation = extras.explanation.map(String::into_boxed_str);
+                if let Some(explanation) = extras.explanation {
+                    pick.notes_mut().explanation = Some(explanation.into_boxed_str());
+                }
                 pick.by = PickedBy::Called;
                 PickResult::Pick(pick)
             }

@@ -92,6 +92,7 @@ fn endpoint(endpoint: &Endpoint) -> trace::Endpoint {
 }
 
 /// Records a pick. `None`: the call was a fault.
+#[inline(never)]
 pub(super) fn record_pick(
     store: &mut Store<HostState>,
     info: &picker::PickInfo<'_>,
@@ -109,7 +110,13 @@ pub(super) fn record_pick(
         wait_for_ready: told.wait_for_ready,
         requeued: told.requeued,
         tried: info.tried,
-        values: &values(recorder, &state.keys, info.metadata),
+        values: &if state.reads_metadata && recorder.metadata().is_empty() {
+            // Those that were looked up for the policy.
+            let kept = state.call.metadata();
+            kept.map(|(key, value)| (place(key), recorder.value(state.keys[key].as_str(), value))).collect()
+        } else {
+            values(recorder, &state.keys, info.metadata)
+        },
         result: match answer {
             Some(PickResult::Pick(id)) => trace::PickResult::Pick(id),
             Some(PickResult::Queue) => trace::PickResult::Queue,
@@ -121,6 +128,11 @@ pub(super) fn record_pick(
     let name = |number| Methods::lock(&state.methods).known(number);
     recorder.record_pick(told.now, told.method, name, &pick, answers.written());
     answers.clear();
+}
+
+/// Returns the place of a key in a trace. There are fewer keys.
+fn place(key: usize) -> u8 {
+    u8::try_from(key).unwrap_or(u8::MAX)
 }
 
 /// Values of an RPC's metadata, with the places of their keys.

@@ -153,7 +153,7 @@ impl SplitPicker {
         };
         side(&cohort, is_candidate).begins(pick.by);
         if is_candidate {
-            pick.policy = Some(Arc::clone(&self.shared.candidate));
+            pick.notes_mut().policy = Some(Arc::clone(&self.shared.candidate));
         }
         let done = pick.done.take();
         pick.done = Some(Done::new(move |info| {

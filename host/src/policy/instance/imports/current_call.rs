@@ -23,6 +23,11 @@ pub(crate) struct PickExtras {
 }
 
 impl CurrentCall {
+    /// Returns the values of the declared keys, each with the index of its key.
+    pub(crate) fn metadata(&self) -> impl Iterator<Item = (usize, &[u8])> {
+        self.metadata.iter().map(|(key, value)| (*key, value.as_bytes()))
+    }
+
     pub(super) fn values(&self, key: usize) -> impl Iterator<Item = &HeaderValue> {
         self.metadata.iter().filter(move |(index, _)| *index == key).map(|(_, value)| value)
     }

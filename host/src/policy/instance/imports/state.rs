@@ -61,7 +61,7 @@ pub(crate) struct HostState {
     pub(super) generation: u64,
     pub(super) declared: Vec<Arc<Instrument>>,
     pub(super) silent: bool,
-    pub(super) reads_metadata: bool,
+    pub(crate) reads_metadata: bool,
     pub(super) cut: Arc<AtomicBool>,
     pub(crate) keys: Vec<HeaderName>,
     pub(super) affinity: Option<Affinity>,
@@ -71,7 +71,7 @@ pub(crate) struct HostState {
     pub(crate) methods: Arc<Mutex<Methods>>,
     /// A cache: most RPCs have the method of the previous RPC.
     pub(super) last_method: (String, u32),
-    pub(super) call: CurrentCall,
+    pub(crate) call: CurrentCall,
     pub(super) log: LogBudget,
     /// Bytes written to WASI output since the last end of a line.
     pub(super) line: Vec<u8>,
