@@ -87,12 +87,12 @@ async fn a_canary_that_sends_all_to_a_slow_endpoint_is_rolled_back_at_its_first_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_good_canary_is_promoted_step_by_step_with_its_state() {
-    let it = Channel::start(&probe(), &canary("[10, 50, 100]", 0.5, 20)).await;
+    let it = Channel::start(&probe(), &canary("[10, 50, 100]", 0.5, 100)).await;
     let dials = it.caller.dials();
     let load = Load::start(&it.caller, 8, 2);
     // Another configuration is another version, too.
     it.policies
-        .put("p.toml", format!("{}\n[config]\nleak = 1\n", canary("[10, 50, 100]", 0.5, 20)).as_bytes());
+        .put("p.toml", format!("{}\n[config]\nleak = 1\n", canary("[10, 50, 100]", 0.5, 100)).as_bytes());
     let status = it.status(|status| generation(status) == 2).await;
     let (_, failed) = load.stop().await;
     assert!(failed.is_empty(), "{failed:?}");

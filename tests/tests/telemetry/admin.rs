@@ -220,6 +220,13 @@ async fn channelz_is_served_on_the_same_port() {
     }
     let cluster = Cluster::start(&["a", "b"]).await;
     let sidecar = Sidecar::start(&cluster, "", "");
+    // The sidecar may have a client before it has connected to both.
+    until("both endpoints", async || {
+        let channels = sidecar.json("/channels").await;
+        let endpoints = channels["channels"][0]["endpoints"].as_array().cloned().unwrap_or_default();
+        endpoints.len() == 2 && endpoints.iter().all(|endpoint| endpoint["state"] == "READY")
+    })
+    .await;
     sidecar.caller().await.tally(10).await;
     let mut seen = peers::python("channelz.py", &[&sidecar.admin]).rest();
     let backends: Vec<_> = cluster.backends.iter().map(|backend| backend.address()).collect();

@@ -130,10 +130,14 @@ async fn a_rollout_is_shown_and_steered() {
     assert!(error.contains("401") && error.contains("control needs the token"), "{error}");
 
     // Both versions side by side.
-    let rpcs = "hotpick_policy_rollout_interval_rpcs{policy=\"p\",side=\"candidate\"}";
     until("RPCs of both", async || {
         caller.call().await.expect("no RPC fails");
-        sidecar.metric(rpcs).await.is_some_and(|rpcs| rpcs > 3.0)
+        let mut both = true;
+        for side in ["active", "candidate"] {
+            let rpcs = format!("hotpick_policy_rollout_interval_rpcs{{policy=\"p\",side=\"{side}\"}}");
+            both &= sidecar.metric(&rpcs).await.is_some_and(|rpcs| rpcs > 3.0);
+        }
+        both
     })
     .await;
     let status = sidecar.json("/policies").await;
