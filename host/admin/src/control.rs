@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use hotpick::PolicyDir;
 use hotpick::policy::RolloutCommand;
@@ -157,5 +158,5 @@ pub(crate) fn no_policies() -> Refused {
 
 /// Returns a trace as the body of a response.
 pub(crate) fn body(trace: TraceStream) -> Body {
-    Body::new(StreamBody::new(trace.map(|bytes| Ok::<_, tonic::Status>(Frame::data(bytes)))))
+    Body::new(StreamBody::new(trace.map(|bytes| Ok::<_, tonic::Status>(Frame::data(Bytes::from(bytes))))))
 }

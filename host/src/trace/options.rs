@@ -5,7 +5,6 @@ use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_core::Stream;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -58,9 +57,9 @@ impl Default for RecordOptions {
 
 /// A trace that is being recorded, as a stream of its bytes. The recording ends when this is dropped.
 #[derive(Debug)]
-pub struct TraceStream(Receiver<Bytes>);
+pub struct TraceStream(Receiver<Vec<u8>>);
 
-struct StreamSink(Mutex<Option<Sender<Bytes>>>);
+struct StreamSink(Mutex<Option<Sender<Vec<u8>>>>);
 
 /// Number of blocks that wait to be read. More are lost, and with them the rest of the trace.
 const WAITING: usize = 64;
@@ -82,7 +81,7 @@ pub(crate) fn request(recordings: &Recordings, options: &RecordOptions) -> Optio
 impl TraceSink for StreamSink {
     fn write(&self, bytes: Vec<u8>) -> bool {
         let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sender.as_ref().is_some_and(|sender| sender.try_send(bytes.into()).is_ok())
+        sender.as_ref().is_some_and(|sender| sender.try_send(bytes).is_ok())
     }
 
     fn close(&self) {
@@ -101,9 +100,9 @@ impl TraceSink for StreamSink {
 }
 
 impl Stream for TraceStream {
-    type Item = Bytes;
+    type Item = Vec<u8>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Vec<u8>>> {
         self.0.poll_recv(context)
     }
 }
