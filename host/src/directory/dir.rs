@@ -134,7 +134,7 @@ impl PolicyDir {
     }
 
     /// Records a policy: the next instance that starts in a channel which uses the policy, and for which one is
-    /// started at once. `None`: there is no policy of this name, or eight requests wait for channels already.
+    /// started at once. `None`: the directory has no policy of this name, or eight requests wait already.
     #[must_use]
     pub fn record(&self, name: &str, options: &RecordOptions) -> Option<TraceStream> {
         let metrics = Arc::clone(&self.0.snapshot.borrow().policies.get(name)?.metrics);

@@ -203,7 +203,8 @@ pub struct Planned {
     pub values: Vec<(u8, Value)>,
 }
 
-/// The end of an attempt of an RPC that a pick was made for.
+/// The end of an attempt of an RPC that a pick was made for. The time of the event is that of the event before; the
+/// attempt ended [`latency`](Self::latency) after its pick.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct End {
     /// Number of the pick.

@@ -63,7 +63,7 @@ impl Client {
     }
 }
 
-/// Chooses so many endpoints at random.
+/// Chooses this number of endpoints at random.
 fn view(count: usize, size: usize, seed: u64) -> Vec<bool> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut all: Vec<usize> = (0..count).collect();

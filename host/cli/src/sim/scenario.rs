@@ -43,12 +43,12 @@ pub(super) struct Scenario {
 pub(super) enum Arrivals {
     /// At random times (Poisson).
     Poisson,
-    /// So many at once, at random times.
+    /// Groups that arrive together, at random times.
     Bursts {
         /// RPCs of a burst.
         size: u32,
     },
-    /// Callers that wait for the answer, and then for a random time with this mean. There is no rate.
+    /// Callers that wait for the answer, and then for a random time. `rate` is not used.
     Closed {
         /// Callers of all clients together.
         callers: u32,
@@ -278,7 +278,7 @@ impl Servers {
         self.drawn = lines
             .map(|(number, line)| {
                 let time = line.parse().ok().filter(|ms| (0.0..=3_600_000.0).contains(ms));
-                time.with_context(|| format!("{file:?}, line {}: {line:?} is no time in ms", number + 1))
+                time.with_context(|| format!("{file:?}, line {}: {line:?} is not a time in ms", number + 1))
             })
             .collect::<anyhow::Result<_>>()?;
         ensure!(!self.drawn.is_empty(), "{file:?} has no times");
