@@ -18,6 +18,8 @@ use super::engine::engine;
 use super::error::PolicyError;
 #[cfg(feature = "compile")]
 use super::error::of_compiler;
+#[cfg(feature = "compile")]
+use super::forward::forwarded;
 use super::lane::LARGE;
 #[cfg(feature = "compile")]
 use super::thread::compile_in_thread;
@@ -152,7 +154,11 @@ impl std::fmt::Debug for Recent {
 #[cfg(feature = "compile")]
 pub fn precompile(component: &[u8]) -> Result<Vec<u8>, PolicyError> {
     let engine = engine()?;
-    engine.precompile_component(component).map_err(|error| match of_compiler(&error) {
+    let forwarded = forwarded(component);
+    // What is said of a component is said of its own bytes.
+    let compiled =
+        engine.precompile_component(&forwarded).or_else(|_| engine.precompile_component(component));
+    compiled.map_err(|error| match of_compiler(&error) {
         // The limit is this process's own, and counts against the file.
         PolicyError::NotNow(reason) => PolicyError::Compile(reason),
         error => error,

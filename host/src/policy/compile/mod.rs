@@ -3,7 +3,8 @@
 //! In order: [`seal`] checks that the file is complete, [`scan`] counts the items in it, [`componentize`]
 //! converts a core module to a component, [`contract`] compares imports and exports with `wit/policy.wit`, [`grants`]
 //! compares the imports with what the operator allows, and [`compiler`] compiles, in a [child](child) process if a
-//! compiler program is set, or takes the code from the [`cache`]. [`code`] runs all of these steps.
+//! compiler program is set, or takes the code from the [`cache`]. Before it is compiled, [`forward`] rewrites it so that
+//! calls take less time. [`code`] runs all of these steps.
 //!
 //! Nothing here runs guest code or depends on a channel.
 
@@ -17,6 +18,8 @@ mod contract;
 mod digest;
 mod engine;
 mod error;
+#[cfg(feature = "compile")]
+mod forward;
 mod grants;
 mod lane;
 mod scan;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use wasmtime::component::Component;
 
 use super::error::{PolicyError, of_compiler};
+use super::forward::forwarded;
 use super::lane::{Ended, LARGE, LOOK, Lane, busy, stopped, took_longer};
 
 /// The lane of all compilations on threads of this process.
@@ -28,7 +29,11 @@ pub(super) fn compile_in_thread(
         if component.len() > LARGE {
             lower_priority();
         }
-        let compile = || Component::from_binary(engine, &component);
+        let compile = || {
+            let compiled = Component::from_binary(engine, &forwarded(&component));
+            // What is said of a component is said of its own bytes.
+            compiled.or_else(|_| Component::from_binary(engine, &component))
+        };
         let compiled = std::panic::catch_unwind(AssertUnwindSafe(compile))
             .unwrap_or_else(|_| Err(wasmtime::Error::msg("the compiler panicked on it")));
         // The receiver is gone if the compilation took too long.
