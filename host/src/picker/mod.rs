@@ -17,6 +17,7 @@ pub(crate) use self::fixed::{Fixed, WakeUp};
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub use self::picker::PastPick;
+pub(crate) use self::picker::until_picked;
 pub use self::picker::{Faults, Pick, PickInfo, PickResult, PickedBy, Picker};
 pub(crate) use self::rotation::Rotation;
 pub use self::wait::DelayType;

@@ -36,6 +36,16 @@ pub trait Picker: Send + Sync + fmt::Debug {
     }
 }
 
+/// Calls [`Picker::try_pick`] until it picks, for pickers that [`Picker::pick`] lets wait.
+pub(crate) fn until_picked(picker: &impl Picker, info: &PickInfo<'_>) -> PickResult {
+    loop {
+        match picker.try_pick(info) {
+            Some(answer) => return answer,
+            None => std::thread::yield_now(),
+        }
+    }
+}
+
 /// Faults of a policy in one channel, and what became of the RPCs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

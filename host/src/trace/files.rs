@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
+use super::format::Bytes;
 use super::options::RecordOptions;
 use super::recorder::{Extent, Recorder, TraceSink};
 use crate::supervision::guarded;
@@ -64,7 +65,7 @@ struct TraceFile {
 }
 
 enum Job {
-    Write(Arc<TraceFile>, Vec<u8>),
+    Write(Arc<TraceFile>, Bytes),
     Close(Arc<TraceFile>),
 }
 
@@ -135,7 +136,7 @@ fn write_all(jobs: &Receiver<Job>) {
     while let Ok(job) = jobs.recv() {
         match job {
             Job::Write(file, bytes) if !file.is_broken.load(Ordering::Relaxed) => {
-                let written = opened(&mut open, &file).and_then(|open| open.write_all(&bytes));
+                let written = opened(&mut open, &file).and_then(|open| open.write_all(bytes.as_slice()));
                 if let Err(error) = written {
                     file.is_broken.store(true, Ordering::Relaxed);
                     tracing::warn!(trace = %file.path.display(), %error, "trace cannot be written");
@@ -195,7 +196,7 @@ fn is_number_of_trace(rest: &str) -> bool {
 }
 
 impl TraceSink for FileSink {
-    fn write(&self, bytes: Vec<u8>) -> bool {
+    fn write(&self, bytes: Bytes) -> bool {
         self.is_wanted() && self.jobs.try_send(Job::Write(Arc::clone(&self.file), bytes)).is_ok()
     }
 

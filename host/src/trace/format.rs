@@ -9,11 +9,13 @@
 //! Integers of a fixed size are little-endian. The events are in the wire format of the crate `postcard`, version 1. The
 //! answers are those that the policy got in this call from the functions that it imports, in their order.
 
+use std::sync::{Mutex, PoisonError};
+
 use serde::Serialize;
 use twox_hash::XxHash64;
 
 use super::event::Event;
-use super::rpc::{RpcEvent, Writer};
+use super::rpc::{Numbers, RpcEvent, WINDOW, Writer};
 
 /// Number of this format of traces.
 pub const FORMAT: u16 = 1;
@@ -81,29 +83,35 @@ pub(super) fn header() -> Vec<u8> {
 }
 
 /// A block that is being written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Block {
+    /// Place for the block's header, and the events.
     events: Scratch,
     last: u64,
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        Self { events: Scratch { bytes: memory(), length: BLOCK_HEADER }, last: 0 }
+    }
 }
 
 impl Block {
     /// Appends an event: something that is serialised as an [`Event`] is. What is longer than a block may be is left out.
     pub(super) fn push(&mut self, at: u64, event: &impl Serialize, answers: &[u8]) {
         let since = at.cast_signed().wrapping_sub(self.last.cast_signed());
-        if self.events.push(&(since, event, Bytes(answers))) {
+        if self.events.push(&(since, event, AsBytes(answers))) {
             self.last = at;
         }
     }
 
     /// Appends an event of an RPC.
-    pub(super) fn push_rpc(&mut self, at: u64, event: &RpcEvent<'_>, answers: &[u8]) {
+    #[inline]
+    pub(super) fn push_rpc(&mut self, at: u64, event: &impl RpcEvent, answers: &[u8]) {
         const TIME_AND_LENGTH: usize = 30;
         let since = at.cast_signed().wrapping_sub(self.last.cast_signed());
         self.events.write(event.longest() + answers.len() + TIME_AND_LENGTH, |out| {
-            out.signed(since);
-            event.write(out);
-            out.slice(answers);
+            event.write(since, answers, out);
         });
         self.last = at;
     }
@@ -113,31 +121,81 @@ impl Block {
         self.last
     }
 
+    /// Returns the length of the events.
     pub(super) const fn len(&self) -> usize {
-        self.events.length
+        self.events.length - BLOCK_HEADER
     }
 
-    pub(super) fn clear(&mut self) {
-        self.events.length = 0;
+    pub(super) const fn clear(&mut self) {
+        self.events.length = BLOCK_HEADER;
         self.last = 0;
     }
 
     /// Returns the block's bytes, and begins the next block.
-    pub(super) fn seal(&mut self) -> Vec<u8> {
-        let events = self.events.written();
-        let mut bytes = Vec::with_capacity(BLOCK_HEADER + events.len());
-        bytes.extend(u32::try_from(events.len()).unwrap_or(u32::MAX).to_le_bytes());
-        bytes.extend(XxHash64::oneshot(0, events).to_le_bytes());
-        bytes.extend_from_slice(events);
-        self.events.length = 0;
-        bytes
+    pub(super) fn seal(&mut self) -> Bytes {
+        let Scratch { mut bytes, length } = std::mem::replace(&mut self.events, Self::default().events);
+        let (head, events) = bytes[..length].split_at_mut(BLOCK_HEADER);
+        head[..4].copy_from_slice(&u32::try_from(events.len()).unwrap_or(u32::MAX).to_le_bytes());
+        head[4..].copy_from_slice(&XxHash64::oneshot(0, events).to_le_bytes());
+        Bytes { memory: bytes, length }
+    }
+}
+
+/// Bytes of a trace. Their memory is used again: to allocate a block's memory takes longer than to fill it.
+pub(crate) struct Bytes {
+    memory: Vec<u8>,
+    length: usize,
+}
+
+/// Memory of a block (bytes): an event that makes it complete is rarely longer than this is.
+const MEMORY: usize = BLOCK + (8 << 10);
+/// Memory of blocks that have been passed on.
+static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+/// Returns memory for a block, with any contents.
+fn memory() -> Vec<u8> {
+    let spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    spare.unwrap_or_else(|| vec![0; MEMORY])
+}
+
+impl Bytes {
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.memory[..self.length]
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.length
+    }
+
+    pub(super) fn into_vec(mut self) -> Vec<u8> {
+        self.memory.truncate(self.length);
+        std::mem::take(&mut self.memory)
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(memory: Vec<u8>) -> Self {
+        Self { length: memory.len(), memory }
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        /// Number of blocks whose memory is kept.
+        const MOST: usize = 4;
+        if self.memory.len() == MEMORY {
+            let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+            if spare.len() < MOST {
+                spare.push(std::mem::take(&mut self.memory));
+            }
+        }
     }
 }
 
 /// Bytes that are serialised at once, and not one by one.
-struct Bytes<'a>(&'a [u8]);
+struct AsBytes<'a>(&'a [u8]);
 
-impl Serialize for Bytes<'_> {
+impl Serialize for AsBytes<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(self.0)
     }
@@ -170,7 +228,8 @@ impl Scratch {
         }
     }
 
-    /// Appends what `write` writes, at most `longest` bytes.
+    /// Appends what `write` writes, at most `longest` bytes with what it writes beyond its end.
+    #[inline]
     pub(crate) fn write(&mut self, longest: usize, write: impl FnOnce(&mut Writer<'_>)) {
         let Some(memory) = self.more(longest) else { return };
         let mut out = Writer::new(memory);
@@ -178,16 +237,29 @@ impl Scratch {
         self.length += out.length();
     }
 
+    /// Appends numbers, at most [`NUMBERS`](super::rpc::NUMBERS) bytes of them.
+    #[inline]
+    pub(crate) fn numbers(&mut self, write: impl FnOnce(&mut Numbers<'_>)) {
+        self.write(WINDOW, |out| out.numbers(write));
+    }
+
     /// Returns memory of this length at least. `None`: there would be too much.
+    #[inline]
     fn more(&mut self, length: usize) -> Option<&mut [u8]> {
         let wanted = self.length + length;
-        if self.bytes.len() < wanted {
-            if wanted > LONGEST_BLOCK {
-                return None;
-            }
-            self.bytes.resize(wanted.next_power_of_two().max(1024), 0);
+        if self.bytes.len() < wanted && !self.grow(wanted) {
+            return None;
         }
         self.bytes.get_mut(self.length..)
+    }
+
+    #[cold]
+    fn grow(&mut self, wanted: usize) -> bool {
+        let may_grow = wanted <= LONGEST_BLOCK;
+        if may_grow {
+            self.bytes.resize(wanted.next_power_of_two().max(1024), 0);
+        }
+        may_grow
     }
 
     pub(crate) fn written(&self) -> &[u8] {
@@ -303,7 +375,7 @@ mod tests {
         let mut block = Block::default();
         for Recorded { at, event, answers } in events {
             block.push(*at, event, answers);
-            bytes.extend(block.seal());
+            bytes.extend(block.seal().as_slice());
         }
         bytes
     }

@@ -25,6 +25,6 @@ pub(crate) use self::format::Scratch;
 pub use self::format::{FORMAT, Recorded, Trace, TraceError};
 pub(crate) use self::options::request;
 pub use self::options::{RecordOptions, TraceStream};
-pub(crate) use self::recorder::Recorder;
+pub(crate) use self::recorder::{LastValues, Recorder};
 pub(crate) use self::recordings::Recordings;
-pub(crate) use self::rpc::{PickParts, PlannedParts, RpcEvent, Writer};
+pub(crate) use self::rpc::{Numbers, PickParts, PlannedParts};

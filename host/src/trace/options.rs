@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use super::format::Bytes;
 use super::recorder::{Extent, TraceSink};
 use super::recordings::{Recordings, Request};
 use crate::setters::setters;
@@ -79,9 +80,9 @@ pub(crate) fn request(recordings: &Recordings, options: &RecordOptions) -> Optio
 }
 
 impl TraceSink for StreamSink {
-    fn write(&self, bytes: Vec<u8>) -> bool {
+    fn write(&self, bytes: Bytes) -> bool {
         let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sender.as_ref().is_some_and(|sender| sender.try_send(bytes).is_ok())
+        sender.as_ref().is_some_and(|sender| sender.try_send(bytes.into_vec()).is_ok())
     }
 
     fn close(&self) {

@@ -12,13 +12,13 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::event::{End, Event, Finish, ValueParts};
-use super::format::{BLOCK, Block, header};
+use super::format::{BLOCK, Block, Bytes, header};
 use super::rpc::RpcEvent;
 
 /// Where the blocks of a trace go. Called on the path of RPCs: must not block.
 pub(crate) trait TraceSink: Send + Sync {
     /// Takes bytes. `false`: they cannot be taken now, or the trace is not wanted any more.
-    fn write(&self, bytes: Vec<u8>) -> bool;
+    fn write(&self, bytes: Bytes) -> bool;
     /// The trace is complete.
     fn close(&self);
     /// Returns whether the trace is still wanted.
@@ -144,7 +144,7 @@ impl Recorder {
         inner.is_started = true;
         let bytes = header();
         inner.passed += bytes.len() as u64;
-        if !self.sink.write(bytes) {
+        if !self.sink.write(bytes.into()) {
             self.is_over.store(true, Ordering::Relaxed);
         }
     }
@@ -164,7 +164,7 @@ impl Recorder {
         at: u64,
         method: u32,
         name: impl Fn(u32) -> Option<String>,
-        event: &RpcEvent<'_>,
+        event: &impl RpcEvent,
         answers: &[u8],
     ) {
         if self.is_over() {
@@ -188,7 +188,7 @@ impl Recorder {
         }
         let mut inner = self.lock();
         let at = inner.block.last();
-        inner.block.push_rpc(at, &RpcEvent::End(end), &[]);
+        inner.block.push_rpc(at, end, &[]);
         self.pass_if_full(&mut inner, at);
     }
 
@@ -269,6 +269,47 @@ impl Recorder {
         } else {
             ValueParts::Hashed(self.hasher.hash_one(value))
         }
+    }
+}
+
+/// The last value of each key, and what the trace contains of it: most RPCs have the same value as one before.
+#[derive(Debug, Default)]
+pub(crate) struct LastValues(Vec<Option<(Vec<u8>, Option<u64>)>>);
+
+impl LastValues {
+    /// Returns the value of the key with this index as the trace may contain it.
+    pub(crate) fn value<'a>(
+        &mut self,
+        recorder: &Recorder,
+        at: usize,
+        key: &str,
+        value: &'a [u8],
+    ) -> ValueParts<'a> {
+        if let Some(Some((last, hash))) = self.0.get(at)
+            && last == value
+        {
+            return hash.map_or(ValueParts::Plain(value), ValueParts::Hashed);
+        }
+        self.find(recorder, at, key, value)
+    }
+
+    #[inline(never)]
+    fn find<'a>(&mut self, recorder: &Recorder, at: usize, key: &str, value: &'a [u8]) -> ValueParts<'a> {
+        /// Length of the values that are remembered.
+        const SHORT: usize = 128;
+        let parts = recorder.value(key, value);
+        if value.len() <= SHORT {
+            if self.0.len() <= at {
+                self.0.resize_with(at + 1, || None);
+            }
+            let (last, hash) = self.0[at].get_or_insert_default();
+            value.clone_into(last);
+            *hash = match parts {
+                ValueParts::Plain(_) => None,
+                ValueParts::Hashed(hash) => Some(hash),
+            };
+        }
+        parts
     }
 }
 

@@ -27,10 +27,12 @@ pub(crate) struct PlannedParts<'a> {
 }
 
 /// An event of an RPC.
-pub(crate) enum RpcEvent<'a> {
-    Pick(PickParts<'a>),
-    Planned(PlannedParts<'a>),
-    End(&'a End),
+pub(crate) trait RpcEvent {
+    /// Returns a length that the event has at most, with what is written beyond its end.
+    fn longest(&self) -> usize;
+
+    /// Writes the event, with its time and the answers that the policy got in it.
+    fn write(&self, since: i64, answers: &[u8], out: &mut Writer<'_>);
 }
 
 /// Places of the cases in [`Event`](super::Event).
@@ -53,43 +55,103 @@ impl<'a> Writer<'a> {
         self.length
     }
 
+    /// Writes numbers, at most [`NUMBERS`] bytes of them. The memory must be [`WINDOW`] bytes longer than what has been
+    /// written.
+    ///
+    /// # Panics
+    ///
+    /// If the memory is too short.
+    #[inline]
+    pub(crate) fn numbers(&mut self, write: impl FnOnce(&mut Numbers<'_>)) {
+        let window = self.bytes[self.length..].first_chunk_mut();
+        let mut numbers = Numbers { bytes: window.expect("as long as its caller says"), length: 0 };
+        write(&mut numbers);
+        self.length += usize::from(numbers.length);
+    }
+
+    /// Writes bytes whose number has been written.
+    #[inline]
+    fn bytes(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.bytes[self.length..self.length + bytes.len()].copy_from_slice(bytes);
+            self.length += bytes.len();
+        }
+    }
+
+    #[inline]
+    fn values(&mut self, values: &[(u8, ValueParts<'_>)]) {
+        for (place, value) in values {
+            match value {
+                ValueParts::Plain(bytes) => {
+                    self.numbers(|out| {
+                        out.fixed([*place, 0]);
+                        out.number(bytes.len() as u64);
+                    });
+                    self.bytes(bytes);
+                }
+                ValueParts::Hashed(hash) => self.numbers(|out| {
+                    out.fixed([*place, 1]);
+                    out.number(*hash);
+                }),
+            }
+        }
+    }
+}
+
+/// Bytes of numbers that are written with one check of bounds.
+pub(super) const NUMBERS: usize = 180;
+/// As many bytes as an index of one byte finds, and eight that are written beyond a number's end.
+pub(super) const WINDOW: usize = 256 + 8;
+
+/// Writes numbers to memory that is as long as any index can be, so that no index is checked.
+pub(crate) struct Numbers<'a> {
+    bytes: &'a mut [u8; WINDOW],
+    length: u8,
+}
+
+impl Numbers<'_> {
     #[inline]
     pub(crate) fn byte(&mut self, byte: u8) {
-        self.bytes[self.length] = byte;
-        self.length += 1;
+        self.bytes[usize::from(self.length)] = byte;
+        self.length = self.length.wrapping_add(1);
+    }
+
+    /// Bytes as they are, at most eight.
+    #[inline]
+    pub(super) fn fixed<const N: usize>(&mut self, bytes: [u8; N]) {
+        const { assert!(N <= 8) };
+        let at = usize::from(self.length);
+        self.bytes[at..at + N].copy_from_slice(&bytes);
+        #[expect(clippy::cast_possible_truncation, reason = "at most eight")]
+        let length = N as u8;
+        self.length = self.length.wrapping_add(length);
     }
 
     /// A number, seven bits in a byte, the lowest first; all bytes but the last have their highest bit set.
     #[inline]
     pub(crate) fn number(&mut self, number: u64) {
-        /// What eight bytes hold.
-        const EIGHT: u64 = 1 << 56;
-        if number < 0x80 {
+        match number {
             #[expect(clippy::cast_possible_truncation, reason = "seven bits")]
-            return self.byte(number as u8);
+            0..0x80 => self.byte(number as u8),
+            #[expect(clippy::cast_possible_truncation, reason = "28 bits")]
+            0x80..0x1000_0000 => self.short_number(number as u32),
+            // By value: what has its address taken is not kept in a register.
+            _ => self.length = long_number(self.bytes, self.length, number),
         }
-        if number >= EIGHT {
-            return self.long_number(number);
-        }
-        let length = (63 - number.leading_zeros()) / 7 + 1;
-        // Spreads the bits, seven to a byte, in three steps.
-        let spread = (number & 0x0fff_ffff) | (number & 0x00ff_ffff_f000_0000) << 4;
-        let spread = (spread & 0x0000_3fff_0000_3fff) | (spread & 0x0fff_c000_0fff_c000) << 2;
-        let spread = (spread & 0x007f_007f_007f_007f) | (spread & 0x3f80_3f80_3f80_3f80) << 1;
-        let more = 0x8080_8080_8080_8080 >> (8 * (9 - length));
-        self.bytes[self.length..self.length + 8].copy_from_slice(&(spread | more).to_le_bytes());
-        self.length += length as usize;
     }
 
-    #[cold]
-    fn long_number(&mut self, mut number: u64) {
-        while number >= 0x80 {
-            #[expect(clippy::cast_possible_truncation, reason = "seven bits")]
-            self.byte(number as u8 | 0x80);
-            number >>= 7;
-        }
-        #[expect(clippy::cast_possible_truncation, reason = "seven bits")]
-        self.byte(number as u8);
+    /// A number of 8 to 28 bits.
+    #[inline]
+    fn short_number(&mut self, number: u32) {
+        // Spreads the bits, seven to a byte, in two steps.
+        let spread = (number & 0x3fff) | (number & 0x0fff_c000) << 2;
+        let spread = (spread & 0x007f_007f) | (spread & 0x3f80_3f80) << 1;
+        #[expect(clippy::cast_possible_truncation, reason = "at most four")]
+        let length = ((38 - number.leading_zeros()) / 7) as u8;
+        let more = 0x8080_8080 >> (40 - 8 * u32::from(length));
+        let at = usize::from(self.length);
+        self.bytes[at..at + 4].copy_from_slice(&(spread | more).to_le_bytes());
+        self.length = self.length.wrapping_add(length);
     }
 
     /// A signed number, zigzag.
@@ -104,103 +166,122 @@ impl<'a> Writer<'a> {
             self.number(number);
         }
     }
+}
 
-    pub(super) fn slice(&mut self, bytes: &[u8]) {
-        self.number(bytes.len() as u64);
-        self.fixed(bytes);
+/// Writes a number, and returns the length after it.
+#[inline(never)]
+fn long_number(bytes: &mut [u8; WINDOW], mut length: u8, mut number: u64) -> u8 {
+    while number >= 0x80 {
+        #[expect(clippy::cast_possible_truncation, reason = "seven bits")]
+        let low = number as u8;
+        bytes[usize::from(length)] = low | 0x80;
+        length = length.wrapping_add(1);
+        number >>= 7;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "seven bits")]
+    let last = number as u8;
+    bytes[usize::from(length)] = last;
+    length.wrapping_add(1)
+}
+
+/// Returns a length that values have at most.
+#[inline]
+fn longest(values: &[(u8, ValueParts<'_>)]) -> usize {
+    let of = |(_, value): &(u8, ValueParts<'_>)| match value {
+        ValueParts::Plain(bytes) => bytes.len() + 20,
+        ValueParts::Hashed(_) => 20,
+    };
+    values.iter().map(of).sum()
+}
+
+impl RpcEvent for PickParts<'_> {
+    #[inline]
+    fn longest(&self) -> usize {
+        NUMBERS + WINDOW + 5 * self.tried.len() + longest(self.values)
     }
 
-    fn fixed(&mut self, bytes: &[u8]) {
-        self.bytes[self.length..self.length + bytes.len()].copy_from_slice(bytes);
-        self.length += bytes.len();
-    }
-
-    fn values(&mut self, values: &[(u8, ValueParts<'_>)]) {
-        self.number(values.len() as u64);
-        for (place, value) in values {
-            self.byte(*place);
-            match value {
-                ValueParts::Plain(bytes) => {
-                    self.byte(0);
-                    self.slice(bytes);
-                }
-                ValueParts::Hashed(hash) => {
-                    self.byte(1);
-                    self.number(*hash);
-                }
-            }
+    #[inline]
+    fn write(&self, since: i64, answers: &[u8], out: &mut Writer<'_>) {
+        out.numbers(|out| {
+            out.signed(since);
+            out.byte(PICK);
+            out.number(self.call);
+            out.number(self.method.into());
+            out.optional(self.affinity);
+            out.fixed(self.random.to_le_bytes());
+            out.number(self.attempt.into());
+            out.fixed([u8::from(self.wait_for_ready), u8::from(self.requeued)]);
+            out.number(self.tried.len() as u64);
+        });
+        for id in self.tried {
+            out.numbers(|out| out.number((*id).into()));
         }
+        out.numbers(|out| out.number(self.values.len() as u64));
+        out.values(self.values);
+        out.numbers(|out| {
+            match self.result {
+                PickResult::Pick(id) => {
+                    out.byte(0);
+                    out.number(id.into());
+                }
+                PickResult::Queue => out.byte(1),
+                PickResult::Fail(code) => out.fixed([2, code]),
+                PickResult::Drop(code) => out.fixed([3, code]),
+                PickResult::Fault => out.byte(4),
+            }
+            out.number(answers.len() as u64);
+        });
+        out.bytes(answers);
     }
 }
 
-/// Length that the numbers of an event have at most, and eight bytes that are written beyond them.
-const NUMBERS: usize = 180;
-
-impl RpcEvent<'_> {
-    /// Returns a length that the event has at most.
-    pub(super) fn longest(&self) -> usize {
-        let values = |values: &[(u8, ValueParts<'_>)]| -> usize {
-            let of = |(_, value): &(u8, ValueParts<'_>)| match value {
-                ValueParts::Plain(bytes) => bytes.len() + 20,
-                ValueParts::Hashed(_) => 20,
-            };
-            values.iter().map(of).sum()
-        };
-        NUMBERS
-            + match self {
-                Self::Pick(pick) => 5 * pick.tried.len() + values(pick.values),
-                Self::Planned(pick) => values(pick.values),
-                Self::End(_) => 0,
-            }
+impl RpcEvent for PlannedParts<'_> {
+    #[inline]
+    fn longest(&self) -> usize {
+        NUMBERS + WINDOW + longest(self.values)
     }
 
-    pub(super) fn write(&self, out: &mut Writer<'_>) {
-        match self {
-            Self::Pick(pick) => {
-                out.byte(PICK);
-                out.number(pick.call);
-                out.number(pick.method.into());
-                out.optional(pick.affinity);
-                out.fixed(&pick.random.to_le_bytes());
-                out.number(pick.attempt.into());
-                out.byte(u8::from(pick.wait_for_ready));
-                out.byte(u8::from(pick.requeued));
-                out.number(pick.tried.len() as u64);
-                pick.tried.iter().for_each(|id| out.number((*id).into()));
-                out.values(pick.values);
-                match pick.result {
-                    PickResult::Pick(id) => {
-                        out.byte(0);
-                        out.number(id.into());
-                    }
-                    PickResult::Queue => out.byte(1),
-                    PickResult::Fail(code) => out.fixed(&[2, code]),
-                    PickResult::Drop(code) => out.fixed(&[3, code]),
-                    PickResult::Fault => out.byte(4),
-                }
+    #[inline]
+    fn write(&self, since: i64, answers: &[u8], out: &mut Writer<'_>) {
+        out.numbers(|out| {
+            out.signed(since);
+            out.byte(PLANNED);
+            out.number(self.call);
+            out.number(self.method.into());
+            out.optional(self.affinity);
+            out.number(self.subconn.into());
+            out.number(self.values.len() as u64);
+        });
+        out.values(self.values);
+        out.numbers(|out| out.number(answers.len() as u64));
+        out.bytes(answers);
+    }
+}
+
+impl RpcEvent for End {
+    #[inline]
+    fn longest(&self) -> usize {
+        NUMBERS + WINDOW
+    }
+
+    #[inline]
+    fn write(&self, since: i64, answers: &[u8], out: &mut Writer<'_>) {
+        out.numbers(|out| {
+            out.signed(since);
+            out.byte(END);
+            out.number(self.call);
+            out.number(self.subconn.into());
+            out.number(self.method.into());
+            let flags = [self.not_sent, self.client_ended, self.reported].map(u8::from);
+            out.fixed([self.code, flags[0], flags[1], flags[2]]);
+            out.number(self.latency);
+            out.byte(u8::from(self.load.is_some()));
+            if let Some(load) = &self.load {
+                load.iter().for_each(|number| out.fixed(number.to_le_bytes()));
             }
-            Self::Planned(pick) => {
-                out.byte(PLANNED);
-                out.number(pick.call);
-                out.number(pick.method.into());
-                out.optional(pick.affinity);
-                out.number(pick.subconn.into());
-                out.values(pick.values);
-            }
-            Self::End(end) => {
-                out.byte(END);
-                out.number(end.call);
-                out.number(end.subconn.into());
-                out.number(end.method.into());
-                let flags = [end.not_sent, end.client_ended, end.reported].map(u8::from);
-                out.fixed(&[end.code, flags[0], flags[1], flags[2]]);
-                out.number(end.latency);
-                out.byte(u8::from(end.load.is_some()));
-                for number in end.load.into_iter().flatten() {
-                    out.fixed(&number.to_le_bytes());
-                }
-            }
-        }
+            out.number(answers.len() as u64);
+        });
+        out.bytes(answers);
     }
 }
 
@@ -211,13 +292,14 @@ mod tests {
     use super::super::event::{Event, Pick, Planned, Value};
     use super::*;
 
-    fn written(event: &RpcEvent<'_>) -> Vec<u8> {
-        let mut bytes = vec![0; event.longest()];
+    fn written(event: &impl RpcEvent) -> Vec<u8> {
+        let mut bytes = vec![0xff; event.longest() + 2];
         let mut out = Writer::new(&mut bytes);
-        event.write(&mut out);
+        event.write(0, &[], &mut out);
         let length = out.length();
-        bytes.truncate(length);
-        bytes
+        // The time, and that there are no answers.
+        assert_eq!((bytes[0], bytes[length - 1]), (0, 0));
+        bytes[1..length - 1].to_vec()
     }
 
     fn parts(values: &[(u8, Value)]) -> Vec<(u8, ValueParts<'_>)> {
@@ -265,10 +347,10 @@ mod tests {
             result in result(),
         ) {
             let parts = parts(&values);
-            let pick = RpcEvent::Pick(PickParts {
+            let pick = PickParts {
                 call, method, affinity, random, attempt, wait_for_ready, requeued, tried: &tried, values: &parts, result,
-            });
-            let planned = RpcEvent::Planned(PlannedParts { call, method, affinity, subconn: attempt, values: &parts });
+            };
+            let planned = PlannedParts { call, method, affinity, subconn: attempt, values: &parts };
             let (pick, planned) = (written(&pick), written(&planned));
             let random = random.to_le_bytes();
             let event = Event::Pick(Pick {
@@ -287,15 +369,15 @@ mod tests {
         ) {
             let end = End { call, subconn, method, code, not_sent, client_ended, reported, latency, load };
             let event = postcard::to_allocvec(&Event::End(end)).expect("serialised");
-            prop_assert_eq!(written(&RpcEvent::End(&end)), event);
+            prop_assert_eq!(written(&end), event);
         }
 
         #[test]
         fn signed_numbers_are_zigzag(bits in 0u32..64, number in any::<i64>()) {
             let number = number >> bits;
-            let mut bytes = [0; 20];
+            let mut bytes = [0; WINDOW];
             let mut out = Writer::new(&mut bytes);
-            out.signed(number);
+            out.numbers(|out| out.signed(number));
             let length = out.length();
             prop_assert_eq!(&bytes[..length], &*postcard::to_allocvec(&number).expect("serialised"));
         }

@@ -14,7 +14,7 @@ use super::bindings::exports::hotpick::policy::plans::Plan as WitPlan;
 use super::bindings::hotpick::policy::types::FailCode;
 use super::convert::{grpc_code, wit_endpoint, wit_state};
 use super::fault::Fault;
-use super::imports::{AffinityKind, HostState};
+use super::imports::{AffinityKind, HostState, PickExtras};
 use super::instance::{Instance, arm};
 use super::plan::{Order, Plan};
 use super::record::{record, record_changed, record_pick, record_plan, saved_digest};
@@ -116,7 +116,7 @@ impl Instance {
         let answer = answer.map_err(|error| Fault::of_call(store, &error))?;
         let extras = store.data_mut().end_pick();
         let status = |code: FailCode, verb: &str| {
-            let text = extras.explanation.clone();
+            let text = extras.as_ref().and_then(|extras| extras.explanation.clone());
             let text = text.unwrap_or_else(|| format!("{verb} by policy {:?}", self.policy));
             tonic::Status::new(grpc_code(code), text)
         };
@@ -128,9 +128,11 @@ impl Instance {
                 if state.lazy() && subconn.state() == ConnectivityState::Idle {
                     state.effects.subconns.insert(id, true);
                 }
-                pick.metadata = extras.metadata;
-                if let Some(explanation) = extras.explanation {
-                    pick.notes_mut().explanation = Some(explanation.into_boxed_str());
+                if let Some(PickExtras { explanation, metadata }) = extras {
+                    pick.metadata = metadata;
+                    if let Some(explanation) = explanation {
+                        pick.notes_mut().explanation = Some(explanation.into_boxed_str());
+                    }
                 }
                 pick.by = PickedBy::Called;
                 PickResult::Pick(pick)

@@ -100,8 +100,7 @@ pub(crate) struct Watchdog {
 impl Watchdog {
     /// Starts to measure a call that may take this long, accurate to a tick.
     pub(crate) fn arm(&mut self, limit: Duration) {
-        // At the first tick of a call up to a tick has passed, or nothing if the clock was at rest.
-        self.limit = limit.saturating_sub(TICK);
+        self.limit = limit;
         self.first = None;
     }
 
@@ -114,7 +113,8 @@ impl Watchdog {
                 self.first = Some(now);
                 true
             }
-            Some(first) => now.saturating_sub(first) < self.limit,
+            // At the first tick up to a tick has passed, or nothing if the clock was at rest.
+            Some(first) => now.saturating_sub(first) + TICK < self.limit,
         }
     }
 }

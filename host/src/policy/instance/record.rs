@@ -16,7 +16,7 @@ use super::time::{now, time};
 use crate::lifecycle::SavedState;
 use crate::picker;
 use crate::policy::instance::Outcome;
-use crate::trace::{self, Digest, Event, Made, PickParts, PlannedParts, Recorder, RpcEvent, ValueParts};
+use crate::trace::{self, Digest, Event, LastValues, Made, PickParts, PlannedParts, Recorder, ValueParts};
 
 /// Records a call that has returned.
 pub(super) fn record(store: &mut Store<HostState>, at: u64, event: impl FnOnce() -> Event) {
@@ -75,6 +75,8 @@ pub(super) fn record_changed(store: &mut Store<HostState>, at: u64, added: &[End
     for endpoint in added {
         recorder.knows(endpoint.attributes.iter().map(|attribute| attribute.value.as_str()));
     }
+    // What was hashed may be known now.
+    store.data_mut().recorded_values = LastValues::default();
     record(store, at, || Event::Changed {
         added: added.iter().map(endpoint).collect(),
         removed: removed.to_owned(),
@@ -101,7 +103,18 @@ pub(super) fn record_pick(
 ) {
     let state = store.data_mut();
     let (Some(recorder), Tape::Recording(answers)) = (&state.recorder, &mut state.tape) else { return };
-    let pick = RpcEvent::Pick(PickParts {
+    // Filled in place: moving it would cost as much as the rest.
+    let mut values = Values::new();
+    if state.reads_metadata && recorder.metadata().is_empty() {
+        // Those that were looked up for the policy.
+        for (key, value) in state.call.metadata() {
+            let parts = state.recorded_values.value(recorder, key, state.keys[key].as_str(), value);
+            values.push((place(key), parts));
+        }
+    } else {
+        find(&mut values, recorder, &state.keys, info.metadata);
+    }
+    let pick = PickParts {
         call: told.call,
         method: told.method,
         affinity: told.affinity,
@@ -110,13 +123,7 @@ pub(super) fn record_pick(
         wait_for_ready: told.wait_for_ready,
         requeued: told.requeued,
         tried: info.tried,
-        values: &if state.reads_metadata && recorder.metadata().is_empty() {
-            // Those that were looked up for the policy.
-            let kept = state.call.metadata();
-            kept.map(|(key, value)| (place(key), recorder.value(state.keys[key].as_str(), value))).collect()
-        } else {
-            values(recorder, &state.keys, info.metadata)
-        },
+        values: &values,
         result: match answer {
             Some(PickResult::Pick(id)) => trace::PickResult::Pick(id),
             Some(PickResult::Queue) => trace::PickResult::Queue,
@@ -124,7 +131,7 @@ pub(super) fn record_pick(
             Some(PickResult::Drop(code)) => trace::PickResult::Drop(grpc_code(code) as u8),
             None => trace::PickResult::Fault,
         },
-    });
+    };
     let name = |number| Methods::lock(&state.methods).known(number);
     recorder.record_pick(told.now, told.method, name, &pick, answers.written());
     answers.clear();
@@ -138,11 +145,10 @@ fn place(key: usize) -> u8 {
 /// Values of an RPC's metadata, with the places of their keys.
 type Values<'a> = SmallVec<[(u8, ValueParts<'a>); 4]>;
 
-/// Returns the values of these keys and of those that the recording keeps, as the trace may contain them.
-fn values<'a>(recorder: &Recorder, declared: &[HeaderName], metadata: &'a HeaderMap) -> Values<'a> {
-    let mut found = Values::new();
-    if metadata.is_empty() {
-        return found;
+/// Finds the values of these keys and of those that the recording keeps, as the trace may contain them.
+fn find<'a>(found: &mut Values<'a>, recorder: &Recorder, declared: &[HeaderName], metadata: &'a HeaderMap) {
+    if metadata.is_empty() || declared.is_empty() && recorder.metadata().is_empty() {
+        return;
     }
     let mut place = 0u8;
     let mut add = |name: &str, values: http::header::GetAll<'a, http::HeaderValue>| {
@@ -155,7 +161,6 @@ fn values<'a>(recorder: &Recorder, declared: &[HeaderName], metadata: &'a Header
     for key in recorder.metadata().iter().filter(|key| !declared.iter().any(|known| known == key.as_str())) {
         add(key, metadata.get_all(key.as_str()));
     }
-    found
 }
 
 /// Records a plan. `None`: the call was a fault.
@@ -203,13 +208,15 @@ pub(crate) fn record_planned(
     keys: &[HeaderName],
     pick: &PlannedPick<'_>,
 ) {
-    let planned = RpcEvent::Planned(PlannedParts {
+    let mut values = Values::new();
+    find(&mut values, recorder, keys, pick.info.metadata);
+    let planned = PlannedParts {
         call: pick.call,
         method: pick.method,
         affinity: pick.affinity,
         subconn: pick.subconn,
-        values: &values(recorder, keys, pick.info.metadata),
-    });
+        values: &values,
+    };
     let name = |number| Methods::lock(methods).known(number);
     recorder.record_pick(time(pick.info.now), pick.method, name, &planned, &[]);
 }

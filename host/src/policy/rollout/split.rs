@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::cohort::{Cohort, Reading, Side};
 use super::settings::RolloutMode;
 use crate::lifecycle::{Handover, PickerBuilder, Placement, Policy, PolicyVersion, Standing, StartError};
-use crate::picker::{DelayType, Faults, PickInfo, PickResult, Picker};
+use crate::picker::{DelayType, Faults, PickInfo, PickResult, Picker, until_picked};
 use crate::policy::WasmPolicy;
 use crate::policy::instance::time;
 use crate::subconn::{Done, DoneInfo, ReadySet};
@@ -216,12 +216,7 @@ fn side(cohort: &Cohort, is_candidate: bool) -> &Side {
 
 impl Picker for SplitPicker {
     fn pick(&self, info: &PickInfo<'_>) -> PickResult {
-        loop {
-            match self.try_pick(info) {
-                Some(answer) => return answer,
-                None => std::thread::yield_now(),
-            }
-        }
+        until_picked(self, info)
     }
 
     fn try_pick(&self, info: &PickInfo<'_>) -> Option<PickResult> {

@@ -8,7 +8,7 @@ use super::slot::{Held, Slot, call};
 use super::supervisor;
 use crate::connectivity::ConnectivityState;
 use crate::lifecycle::{Handover, PickerBuilder, Placement, Standing};
-use crate::picker::{DelayType, Faults, Pick, PickInfo, PickResult, PickedBy, Picker};
+use crate::picker::{DelayType, Faults, Pick, PickInfo, PickResult, PickedBy, Picker, until_picked};
 use crate::policy::compile::has_stack;
 use crate::policy::instance::{Answer, InstanceError, Methods, Plan, PlannedPick, Program, record_planned};
 use crate::subconn::{Done, OutcomeSink, PickId, ReadySet};
@@ -69,12 +69,7 @@ const FIRST_TIMED: u64 = 15;
 
 impl Picker for WasmPicker {
     fn pick(&self, info: &PickInfo<'_>) -> PickResult {
-        loop {
-            match self.try_pick(info) {
-                Some(answer) => return answer,
-                None => std::thread::yield_now(),
-            }
-        }
+        until_picked(self, info)
     }
 
     fn try_pick(&self, info: &PickInfo<'_>) -> Option<PickResult> {

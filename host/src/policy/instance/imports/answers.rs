@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use super::state::HostState;
 use super::tape::{Question, Tape};
 use crate::policy::instance::bindings::hotpick::policy::stats::{ResponseCounts, Summary};
-use crate::trace::{Scratch, Writer};
+use crate::trace::{Numbers, Scratch};
 
 /// An answer, as it is recorded: a question, and the answer in the format of traces.
 pub(super) trait Answer: Serialize + DeserializeOwned {
@@ -27,10 +27,9 @@ impl Answer for Result<u32, String> {}
 impl Answer for Result<(), String> {}
 
 /// Numbers are written without the serialiser, which takes three times as long: policies ask for them in each pick.
-fn numbers(question: Question, out: &mut Scratch, write: impl FnOnce(&mut Writer<'_>)) {
-    /// Twelve numbers of ten bytes, and what is written beyond them.
-    const LONGEST: usize = 130;
-    out.write(LONGEST, |out| {
+#[inline]
+fn numbers(question: Question, out: &mut Scratch, write: impl FnOnce(&mut Numbers<'_>)) {
+    out.numbers(|out| {
         out.byte(question.function);
         out.number(question.argument);
         write(out);
@@ -95,7 +94,18 @@ impl HostState {
         question: Question,
         answer: impl FnOnce(&mut Self) -> A,
     ) -> A {
-        if matches!(self.tape, Tape::Off) { answer(self) } else { self.taped(question, answer, |_, _| None) }
+        match self.tape {
+            Tape::Off => answer(self),
+            Tape::Recording(_) => {
+                let answer = answer(self);
+                if let Tape::Recording(answers) = &mut self.tape {
+                    answer.record(question, answers);
+                }
+                answer
+            }
+            #[cfg(feature = "testing")]
+            Tape::Playing(_) => self.taped(question, answer, |_, _| None),
+        }
     }
 
     /// Like [`answered`](Self::answered), with what the trace is to contain in place of the answer.

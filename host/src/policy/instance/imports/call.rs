@@ -71,8 +71,8 @@ impl HostState {
         self.call.active = true;
     }
 
-    /// Ends a pick, and discards the RPC.
-    pub(crate) fn end_pick(&mut self) -> PickExtras {
+    /// Ends a pick, and discards the RPC. Returns what the policy has set beside its result, if anything.
+    pub(crate) fn end_pick(&mut self) -> Option<PickExtras> {
         let call = &mut self.call;
         call.active = false;
         // Even clearing an empty vector has a cost.
@@ -82,7 +82,10 @@ impl HostState {
         if !call.tried.is_empty() {
             call.tried.clear();
         }
-        PickExtras { explanation: call.explanation.take(), metadata: std::mem::take(&mut call.added) }
+        if call.explanation.is_none() && call.added.is_empty() {
+            return None;
+        }
+        Some(PickExtras { explanation: call.explanation.take(), metadata: std::mem::take(&mut call.added) })
     }
 
     /// Returns the hash or the number of the declared affinity key's value. `None`: no key is declared, or the RPC has

@@ -21,6 +21,7 @@ use wasmtime::component::{HasSelf, Linker};
 use super::bindings::hotpick::policy as contract;
 
 pub(crate) use self::call::affinity;
+pub(crate) use self::current_call::PickExtras;
 pub(crate) use self::effects::Effects;
 pub(crate) use self::numbers::Methods;
 pub(crate) use self::state::{AffinityKind, HostState, InstanceConfig};

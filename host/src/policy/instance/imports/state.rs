@@ -18,7 +18,7 @@ use crate::policy::instance::memory::Memory;
 use crate::policy::judge::{Instrument, Instruments};
 use crate::policy::limits::Limits;
 use crate::subconn::ReadySet;
-use crate::trace::Recorder;
+use crate::trace::{LastValues, Recorder};
 
 /// Parameters for the creation of an instance.
 pub(crate) struct InstanceConfig {
@@ -51,6 +51,8 @@ pub(crate) struct HostState {
     pub(crate) tape: Tape,
     /// Records the calls, while the tape records what is asked in them.
     pub(crate) recorder: Option<Arc<Recorder>>,
+    /// Values of the declared keys, as they were last recorded.
+    pub(crate) recorded_values: LastValues,
     pub(crate) effects: Effects,
     /// Whether the policy decides when to connect.
     pub(super) lazy: bool,
@@ -122,6 +124,7 @@ impl HostState {
             timers: Timers::default(),
             tape,
             recorder,
+            recorded_values: LastValues::default(),
             effects: Effects::default(),
             lazy: false,
             limits,
