@@ -10,6 +10,7 @@ use hotpick::policy::{
 };
 use hotpick::resolver::Endpoint;
 use hotpick::trace::{Event, Finish, RecordOptions, Trace, TraceStream};
+use hotpick_tests::wat::Wat;
 use hotpick_tests::{Caller, Cluster, Policies, STANDARD, standard};
 use http::{HeaderMap, HeaderValue};
 use tonic::Code;
@@ -155,6 +156,32 @@ fn a_trace_that_is_cut_is_replayed_as_far_as_it_goes() {
         replayed += 1;
     }
     assert!(replayed > 5, "{} bytes", bytes.len());
+}
+
+/// Other threads go on while the instance fails: what they record may come between the call and its fault.
+#[test]
+fn what_other_threads_record_beside_a_fault_is_no_difference() {
+    let fails = Wat {
+        pick: "(if (i64.ge_u (local.get $call) (i64.const 1500)) (then unreachable))
+               (call $picked (global.get $first))",
+        ..Wat::default()
+    };
+    let policy = WasmPolicy::compile("fails", 1, &fails.component(), Limits::default()).expect("a policy");
+    let mut trace = record(&policy, "{}", 2000);
+    same(&policy, &trace);
+    let fault = trace.events.iter().rposition(|recorded| matches!(recorded.event, Event::Fault(_)));
+    let fault = fault.expect("it has failed");
+    let pick = trace.events[fault - 1].clone();
+    assert!(matches!(pick.event, Event::Pick(_)), "{pick:?}");
+    let end = trace.events.iter().find(|recorded| matches!(recorded.event, Event::End(_))).cloned();
+    let end = end.expect("RPCs have ended");
+
+    trace.events.insert(fault, end.clone());
+    trace.events.insert(fault + 2, end);
+    same(&policy, &trace);
+    trace.events.insert(fault + 2, pick);
+    let difference = replay(&policy, &trace).expect("replayed").difference.expect("no recording goes on so");
+    assert_eq!(difference.text, "the recording goes on after a fault, which no recording does");
 }
 
 /// Values of metadata are not in a trace, unless the settings say so or the trace has them anyway.
