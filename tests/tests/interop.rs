@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use hotpick::Channel;
+use hotpick::proxy::ProxyOptions;
 use hotpick::tls::{ClientTls, ServerTls};
 use hotpick_echo::{Backend, EchoClient, EchoRequest};
 use hotpick_tests::fronts::{self, Certificates, unix};
 use hotpick_tests::peers::{self, Process};
 use hotpick_tests::raw::RawPeer;
+use hotpick_tests::scripted::Proxied;
 use hotpick_tests::{Caller, Cluster, soon};
 use tokio_stream::StreamExt as _;
 use tonic::codec::CompressionEncoding;
@@ -84,6 +86,35 @@ async fn servers_on_grpcio_behind_the_channel() {
     let mut request = Request::new(EchoRequest::new("sleep"));
     request.set_timeout(Duration::from_millis(300));
     assert_eq!(client.unary(request).await.expect_err("too late").code(), Code::DeadlineExceeded);
+}
+
+/// gRPC's C core keeps what it could not parse in the table of its HPACK decoder, and fails every RPC that refers to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_grpcio_cannot_read_fails_its_own_rpc_alone() {
+    if !peers::available() {
+        return;
+    }
+    const UNARY: &str = "/hotpick.echo.Echo/Unary";
+    let (_server, address) = python_server("a");
+    let channel = Channel::builder(format!("static:///{address}")).connect_lazy().expect("a channel");
+    let proxied = Proxied::start(&channel, ProxyOptions::default()).await;
+    let mut client = RawPeer::connect(proxied.address).await;
+    let malformed = [("grpc-timeout", "abc"), ("grpc-encoding", "bogus"), ("x-trace-bin", "!!!")];
+    for (stream, field) in (1u32..).step_by(2).zip(malformed) {
+        client.rpc(stream, UNARY, &[field]).await;
+        let answer = client.answer_on(stream).await;
+        assert_ne!(answer.header("grpc-status"), Some("0"), "{field:?}: {answer:?}");
+    }
+    let through = Channel::builder(format!("static:///{}", proxied.address)).connect_lazy();
+    let mut client = EchoClient::new(through.expect("a channel"))
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip);
+    for number in 0..20 {
+        let mut request = Request::new(EchoRequest::new("hello"));
+        request.set_timeout(Duration::from_secs(20 + number));
+        request.metadata_mut().insert_bin("x-trace-bin", MetadataValue::from_bytes(b"abc"));
+        client.unary(request).await.expect("another client's malformed value is not this one's");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Sends one RPC: attempts, and what follows each of them.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::Either;
@@ -17,8 +18,9 @@ use crate::retry::{CallPolicy, Gate, PREVIOUS_ATTEMPTS, Pushback};
 use crate::transport::{self, Attempt, AttemptOptions, Replay, SendError, SendingId};
 use crate::waiting::Waits;
 
-/// Maximum number of transparent retries of an attempt whose connection ended before the peer processed it. The maximum is
-/// one if the peer refused the RPC: it refused only this stream, or ended the connection with an error.
+/// Maximum number of transparent retries of an RPC, over all of its attempts: the connection ended before the peer
+/// processed it. After a refusal there is at most one more: the peer refused only this stream, or ended the connection
+/// with an error.
 const MAX_TRANSPARENT_RETRIES: usize = 5;
 /// Bytes of a request that are kept for transparent retries, if there is no policy.
 const KEPT: usize = 64 << 10;
@@ -44,6 +46,8 @@ pub(super) struct Sender<'a> {
     pub(super) replay: Replay,
     /// Numbers of the subconns that attempts use or have used.
     tried: Mutex<Vec<u32>>,
+    /// Number of transparent retries that are left.
+    transparent_retries: AtomicUsize,
 }
 
 /// An attempt whose response headers have arrived.
@@ -79,7 +83,8 @@ impl<'a> Sender<'a> {
         head.extensions.clear();
         let kept = if settings.policy.is_some() { channel.retries.buffer } else { KEPT };
         let replay = Replay::new(body, kept);
-        Self { channel, settings, record, head, replay, tried: Mutex::default() }
+        let transparent_retries = AtomicUsize::new(MAX_TRANSPARENT_RETRIES);
+        Self { channel, settings, record, head, replay, tried: Mutex::default(), transparent_retries }
     }
 
     /// Returns the handle of the request, which ends with the response.
@@ -120,9 +125,9 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// Makes one attempt: picks a subconn and sends the request, re-picking until it is written. Retries at most
-    /// [`MAX_TRANSPARENT_RETRIES`] times if the request was written but the peer did not process it (gRFC A6, "transparent
-    /// retries"). `previous`: attempts before this one.
+    /// Makes one attempt: picks a subconn and sends the request, re-picking until it is written. Sends it again if it was
+    /// written but the peer did not process it (gRFC A6, "transparent retries"), as often as [`MAX_TRANSPARENT_RETRIES`]
+    /// allows. `previous`: attempts before this one.
     pub(super) async fn attempt(
         &self,
         kind: AttemptKind,
@@ -132,7 +137,6 @@ impl<'a> Sender<'a> {
         waits: &mut Waits<'_>,
     ) -> AttemptResult {
         let Settings { deadline, wait_for_ready, timeout_set_at, .. } = self.settings;
-        let mut retries_left = MAX_TRANSPARENT_RETRIES;
         let (mut kind, mut now) = (kind, now);
         let mut tried = if previous == 0 { Vec::new() } else { self.tried() };
         'attempt: loop {
@@ -218,19 +222,24 @@ impl<'a> Sender<'a> {
                     }
                 };
                 self.has_tried(pick.subconn.id());
-                // At most one retry after a refusal, so as not to press a server that refuses.
-                retries_left = if refused { retries_left.min(1) } else { retries_left };
-                if retries_left == 0 || !self.replay.is_kept() || self.channel.activity.is_closed() {
+                let may_repeat = self.replay.is_kept() && !self.channel.activity.is_closed();
+                if !may_repeat || !self.take_transparent_retry(refused) {
                     return Err(Failed::of(status, false, Some(sending), record));
                 }
                 record.end(status.code(), None);
                 self.replay.end(sending);
-                retries_left -= 1;
                 (kind, now) = (AttemptKind::TransparentRetry, Instant::now());
                 tried = self.tried();
                 continue 'attempt;
             }
         }
+    }
+
+    /// Takes one of the RPC's transparent retries. After a refusal at most one is left, so as not to press a server that
+    /// refuses.
+    fn take_transparent_retry(&self, refused: bool) -> bool {
+        let take = |left: usize| if refused { left.min(1) } else { left }.checked_sub(1);
+        self.transparent_retries.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     /// Adds to the headers of an attempt what the policy and gRFC A6 say.

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http_body::{Body, Frame, SizeHint};
 
+use super::gathered::{Gathered, Hold};
+
 /// A body to be sent.
 pub(crate) trait Outgoing: Body<Data = Bytes> + Unpin {
     /// Reason of the stream's reset when the body fails.
@@ -33,6 +35,10 @@ pub(crate) struct Sending<B: Outgoing> {
     stream: SendStream<Bytes>,
     /// Data taken from the body and not yet handed to h2. Held back because the last data is sent with END_STREAM.
     held: Option<Bytes>,
+    /// What the body had while the peer took no data. `None`: nothing.
+    gathered: Option<Box<Gathered<B::Error>>>,
+    /// Whether the body may be read while the peer takes no data: not if that would open its source's window.
+    may_gather: bool,
     /// The whole body is handed to h2, or the stream is over.
     is_over: bool,
 }
@@ -49,7 +55,7 @@ impl<B: Outgoing> Drop for Sending<B> {
 
 impl<B: Outgoing> Sending<B> {
     pub(crate) const fn new(body: B, stream: SendStream<Bytes>) -> Self {
-        Self { body, stream, held: None, is_over: false }
+        Self { body, stream, held: None, gathered: None, may_gather: true, is_over: false }
     }
 
     /// Hands the available part of the body to h2, usually the whole. If that is pending, continue with
@@ -91,13 +97,19 @@ impl<B: Outgoing> Sending<B> {
                 return Poll::Ready(());
             }
             let is_open = match &self.held {
-                Some(_) => ready!(poll_room(&mut self.stream, cx)),
+                Some(_) => match poll_room(&mut self.stream, cx) {
+                    Poll::Ready(is_open) => is_open,
+                    Poll::Pending => {
+                        self.gather(cx);
+                        return Poll::Pending;
+                    }
+                },
                 None => self.stream.poll_reset(cx).is_pending(),
             };
             if !is_open {
                 return Poll::Ready(());
             }
-            match Pin::new(&mut self.body).poll_frame(cx) {
+            match self.poll_body(cx) {
                 Poll::Ready(frame) => {
                     if self.take(frame) == Rest::Nothing {
                         return Poll::Ready(());
@@ -112,6 +124,37 @@ impl<B: Outgoing> Sending<B> {
                         }
                     }
                 },
+            }
+        }
+    }
+
+    /// Returns the next frame: what was gathered, or what the body has.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let Some(gathered) = &mut self.gathered else { return Pin::new(&mut self.body).poll_frame(cx) };
+        if gathered.runs_low()
+            && let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx)
+        {
+            gathered.push(frame);
+        }
+        match gathered.next() {
+            Some(frame) => Poll::Ready(frame),
+            None => {
+                self.gathered = None;
+                Pin::new(&mut self.body).poll_frame(cx)
+            }
+        }
+    }
+
+    /// Reads what the body has, although the peer takes no data now. h2 keeps 200 bytes for each received frame that is
+    /// not read, and ends the connection if there are too many, with the RPCs of all others.
+    fn gather(&mut self, cx: &mut Context<'_>) {
+        while self.may_gather && self.gathered.as_ref().is_none_or(|gathered| !gathered.is_whole()) {
+            let hold = Hold::begin();
+            let polled = Pin::new(&mut self.body).poll_frame(cx);
+            self.may_gather = hold.end();
+            match polled {
+                Poll::Ready(frame) => self.gathered.get_or_insert_default().push(frame),
+                Poll::Pending => return,
             }
         }
     }
@@ -184,11 +227,13 @@ pub(crate) struct Received {
     stream: RecvStream,
     /// All data has been read; only trailers may follow.
     data_ended: bool,
+    /// Bytes that were read while nobody took them, and that the peer may not yet send again.
+    owed: usize,
 }
 
 impl Received {
     pub(crate) const fn new(stream: RecvStream) -> Self {
-        Self { stream, data_ended: false }
+        Self { stream, data_ended: false, owed: 0 }
     }
 }
 
@@ -200,12 +245,21 @@ impl Body for Received {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        let is_held = Hold::applies();
+        if !is_held && self.owed > 0 {
+            let owed = std::mem::take(&mut self.owed);
+            // An error would mean that the stream is over.
+            let _ = self.stream.flow_control().release_capacity(owed);
+        }
         if !self.data_ended {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    // The reader has the data now, and the peer may send as much again. An error would mean that the
-                    // stream is over.
-                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    if is_held {
+                        self.owed += data.len();
+                    } else {
+                        // The reader has the data now, and the peer may send as much again.
+                        let _ = self.stream.flow_control().release_capacity(data.len());
+                    }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),

@@ -5,15 +5,14 @@
 //! also refuses an `:authority` that is not valid in a URI, such as gRPC clients send on Unix sockets
 //! (`tmp%2Fusers.sock`). And h2 cuts a `:path` at a `#`, so that a different RPC is served than the one requested.
 //!
-//! This module overwrites the invalid characters in place, each with a character that takes as many bits. The length of
-//! the block does not change. Nor does the size of any entry of HPACK's dynamic table, on which both sides must agree.
-//! Only literals are inspected, because each table entry was a literal before. The module tracks which name is at which
-//! index of the table, for literals that refer to their name by index.
+//! This module replaces the invalid characters, each by one character that takes no more bits. The block may become
+//! shorter. The size of an entry of HPACK's dynamic table, on which both sides must agree, does not change: it counts
+//! characters. Only literals are inspected, because each table entry was a literal before. The module tracks which name
+//! is at which index of the table, for literals that refer to their name by index.
 //!
-//! Some faults cannot be repaired in place and are left to h2:
+//! Some faults cannot be repaired so and are left to h2:
 //!
 //! - an empty name;
-//! - a newline in a Huffman-coded string, if no replacement fits into its bits;
 //! - a malformed `:status` or an empty `:method` whose name is in the dynamic table;
 //! - every error of HPACK itself.
 
@@ -37,6 +36,8 @@ mod index {
 /// Position of a string in a block.
 #[derive(Clone, Copy)]
 struct Text {
+    /// Index of the first byte of its length.
+    head: usize,
     begin: usize,
     end: usize,
     is_huffman: bool,
@@ -62,19 +63,20 @@ pub(super) struct HeaderBlocks {
 }
 
 impl HeaderBlocks {
-    /// Overwrites each character for which h2 would end the connection. Bytes that are not a header block stay
-    /// unchanged; h2 rejects them.
-    pub(super) fn amend(&mut self, block: &mut [u8]) {
+    /// Replaces each character for which h2 would end the connection. Returns the length of the block, which is at its
+    /// front. Bytes that are not a header block stay unchanged; h2 rejects them.
+    pub(super) fn amend(&mut self, block: &mut [u8]) -> usize {
         if self.is_lost {
-            return;
+            return block.len();
         }
         let mut reader = Reader { block, at: 0, table: &mut self.table };
         while reader.at < reader.block.len() {
             if reader.field().is_none() {
                 self.is_lost = true;
-                return;
+                break;
             }
         }
+        reader.block.len()
     }
 
     /// Records that a block was passed on without being read.
@@ -170,11 +172,17 @@ impl Reader<'_> {
         };
         let number = self.integer(prefix)?;
         let literal = if number == 0 { Some(self.text()?) } else { None };
-        let (mut kind, name) = match literal {
-            None => self.table.name(number)?,
-            Some(text) => (self.name(text), self.length(text)),
+        let (mut kind, name, literal) = match literal {
+            None => {
+                let (kind, length) = self.table.name(number)?;
+                (kind, length, None)
+            }
+            Some(text) => {
+                let (kind, text) = self.name(text);
+                (kind, self.length(text), Some(text))
+            }
         };
-        let value = self.text()?;
+        let mut value = self.text()?;
         // h2 would end the connection for these values. Under another name of the same length they do no harm, and a
         // message without a status or a method is only a stream error.
         let is_bad = match kind {
@@ -186,7 +194,7 @@ impl Reader<'_> {
             kind = Kind::Scheme;
         }
         if kind != Kind::Status {
-            self.value(value, kind.rule());
+            value = self.value(value, kind.rule());
         }
         if is_inserted {
             let value = self.length(value);
@@ -243,19 +251,35 @@ impl Reader<'_> {
 
     /// Reads a string (RFC 7541, 5.2).
     fn text(&mut self) -> Option<Text> {
-        let is_huffman = self.block.get(self.at)? & 0x80 != 0;
+        let head = self.at;
+        let is_huffman = self.block.get(head)? & 0x80 != 0;
         let length = self.integer(7)?;
         let begin = self.at;
         self.at = begin.checked_add(length).filter(|end| *end <= self.block.len())?;
-        Some(Text { begin, end: self.at, is_huffman })
+        Some(Text { head, begin, end: self.at, is_huffman })
     }
 
-    /// Amends a name and returns its kind.
-    fn name(&mut self, text: Text) -> Kind {
+    /// Replaces the string before the reader, which is in Huffman code, by this text, which takes no more bytes in it.
+    fn replace(&mut self, old: Text, text: &[u8]) -> Text {
+        let string = huffman::string(text);
+        let Some(removed) = (old.end - old.head).checked_sub(string.len()) else { return old };
+        let block = std::mem::take(&mut self.block);
+        let end = old.head + string.len();
+        block[old.head..end].copy_from_slice(&string);
+        block.copy_within(old.end.., end);
+        let length = block.len() - removed;
+        self.block = &mut block[..length];
+        self.at = old.head;
+        // It is read as it was written.
+        self.text().unwrap_or(old)
+    }
+
+    /// Amends a name. Returns its kind, and where it is.
+    fn name(&mut self, text: Text) -> (Kind, Text) {
         let bytes = &mut self.block[text.begin..text.end];
         if !text.is_huffman {
             if let Some(kind) = Kind::of_pseudo(bytes) {
-                return kind;
+                return (kind, text);
             }
             for byte in bytes {
                 if byte.is_ascii_uppercase() {
@@ -264,32 +288,37 @@ impl Reader<'_> {
                     *byte = REPLACEMENT;
                 }
             }
-            return Kind::Other;
+            return (Kind::Other, text);
         }
-        let name = huffman::decoded(bytes);
+        let mut name = huffman::decoded(bytes);
         match Kind::of_pseudo(&name) {
-            Some(kind) => return kind,
-            None if name.iter().copied().all(is_name) => {}
-            None => huffman::rewrite(bytes, &name, is_name),
+            Some(kind) => return (kind, text),
+            None if name.iter().copied().all(is_name) || !huffman::is_whole(bytes, &name) => {
+                return (Kind::Other, text);
+            }
+            None => {}
         }
-        Kind::Other
+        for byte in name.iter_mut().filter(|byte| !is_name(**byte)) {
+            *byte = huffman::no_longer(*byte, is_name).unwrap_or(*byte);
+        }
+        (Kind::Other, self.replace(text, &name))
     }
 
-    fn value(&mut self, text: Text, rule: Rule) {
+    /// Amends a value. Returns where it is.
+    fn value(&mut self, text: Text, rule: Rule) -> Text {
         let value = &mut self.block[text.begin..text.end];
         if !text.is_huffman {
             if !(rule.is_fine)(value) {
-                value
-                    .iter_mut()
-                    .filter(|byte| !(rule.may_stay)(**byte))
-                    .for_each(|byte| *byte = rule.instead);
+                rule.apply(value);
             }
         } else if !rule.is_rare || huffman::may_have_rare(value) {
-            let text = huffman::decoded(value);
-            if !(rule.is_fine)(&text) {
-                huffman::rewrite(value, &text, rule.may_stay);
+            let mut decoded = huffman::decoded(value);
+            if !(rule.is_fine)(&decoded) && huffman::is_whole(value, &decoded) {
+                rule.apply(&mut decoded);
+                return self.replace(text, &decoded);
             }
         }
+        text
     }
 
     /// Returns whether a string is a status of three digits.
@@ -307,10 +336,17 @@ struct Rule {
     is_fine: fn(&[u8]) -> bool,
     /// Returns whether a character is kept in a value that h2 does not accept.
     may_stay: fn(u8) -> bool,
-    /// Replaces the other characters. In a Huffman-coded string [`huffman::rewrite`] chooses one that fits instead.
+    /// Replaces the other characters. Its Huffman code is not longer than theirs.
     instead: u8,
     /// Characters that are not kept have long Huffman codes, so that most strings need not be decoded.
     is_rare: bool,
+}
+
+impl Rule {
+    fn apply(&self, value: &mut [u8]) {
+        let others = value.iter_mut().filter(|byte| !(self.may_stay)(**byte));
+        others.for_each(|byte| *byte = self.instead);
+    }
 }
 
 impl Kind {
@@ -414,9 +450,8 @@ mod tests {
 
     /// Returns name and value after the block was amended.
     fn amended(mut block: Vec<u8>) -> (String, Vec<u8>) {
-        let length = block.len();
-        HeaderBlocks::default().amend(&mut block);
-        assert_eq!(block.len(), length);
+        let length = HeaderBlocks::default().amend(&mut block);
+        block.truncate(length);
         let mut table = Table::default();
         let mut reader = Reader { block: &mut block, at: 1, table: &mut table };
         let texts = [reader.text().expect("a name"), reader.text().expect("a value")];
@@ -429,7 +464,7 @@ mod tests {
 
     /// As grpcio encodes the field, with Huffman coding, and with an indexed name.
     #[test]
-    fn an_invalid_authority_is_overwritten() {
+    fn an_invalid_authority_is_replaced() {
         let socket = b"tmp%2Fusers.sock";
         for block in [raw(b":authority", socket), huffman(b":authority", socket)] {
             let (name, value) = amended(block);
@@ -463,17 +498,24 @@ mod tests {
     }
 
     #[test]
-    fn characters_that_no_value_may_have_are_overwritten() {
+    fn characters_that_no_value_may_have_are_replaced() {
         assert_eq!(amended(raw(b"grpc-message", b"a\nb\x7fc\td")).1, b"a b c\td");
         assert_eq!(amended(raw(b"x-a", b"\x01")).1, b" ");
-        let (name, value) = amended(huffman(b"grpc-message", b"a\nb"));
-        assert_eq!((&name[..], value.len()), ("grpc-message", 3));
+        // Wherever they are, and however many: a space takes fewer bits than they do.
         for byte in (0..=u8::MAX).filter(|byte| !is_in_value(*byte)) {
-            // Two characters before the byte leave room in the last byte for a replacement of two bits fewer.
-            let (_, value) = amended(huffman(b"x-a", &[b'a', b'e', byte]));
-            assert!(value.iter().copied().all(is_in_value), "{byte}: {value:?}");
-            assert_eq!(value.len(), 3);
+            for before in 0..9 {
+                for many in 1..9 {
+                    let text = [&vec![b'a'; before][..], &vec![byte; many], b"end"].concat();
+                    let (name, value) = amended(huffman(b"grpc-message", &text));
+                    let expected = [&vec![b'a'; before][..], &vec![b' '; many], b"end"].concat();
+                    assert_eq!((&name[..], &value[..]), ("grpc-message", &expected[..]), "{text:?}");
+                }
+            }
         }
+        // The length takes fewer bytes afterwards.
+        let long = vec![b'\n'; 40];
+        let block = [&[0x40][..], &huffman::string(b"x-a"), &huffman::string(&long)].concat();
+        assert_eq!(amended(block), ("x-a".to_owned(), vec![b' '; 40]));
         let fine = b"caf\xc3\xa9\xff \t!";
         assert_eq!(amended(huffman(b"x-a", fine)).1, fine);
     }
@@ -618,20 +660,10 @@ mod tests {
             prop_assert!(after.bytes().all(is_name) || after.starts_with(':'));
             prop_assert_eq!(after.len(), name.len());
             prop_assert_eq!(text.len(), value.len());
-            let (after, text) = amended_or_left(&huffman(&name, &value));
-            prop_assert_eq!(after, name.len());
-            prop_assert_eq!(text, value.len());
+            let (after, text) = amended(huffman(&name, &value));
+            prop_assert!(after.bytes().all(is_name) || after.starts_with(':'));
+            prop_assert_eq!(after.len(), name.len());
+            prop_assert_eq!(text.len(), value.len());
         }
-    }
-
-    /// Returns the lengths of name and value after the block was amended.
-    fn amended_or_left(block: &[u8]) -> (usize, usize) {
-        let mut block = block.to_vec();
-        HeaderBlocks::default().amend(&mut block);
-        let mut table = Table::default();
-        let mut reader = Reader { block: &mut block, at: 1, table: &mut table };
-        let texts = [reader.text().expect("a name"), reader.text().expect("a value")];
-        let [name, value] = texts.map(|text| huffman::decoded(&block[text.begin..text.end]).len());
-        (name, value)
     }
 }

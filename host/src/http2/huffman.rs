@@ -102,25 +102,41 @@ pub(super) fn encoded(text: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Overwrites the invalid characters of a string in place. `text` is the decoded string.
-///
-/// Each character for which `may_stay` is false is replaced by one that takes as many bits, or fewer bits if there is
-/// no such character. The string is left unchanged if no replacement exists, or if the new string is shorter in bytes.
-/// The text keeps its length.
-pub(super) fn rewrite(bytes: &mut [u8], text: &[u8], may_stay: fn(u8) -> bool) {
+/// Returns whether these bytes are the code of the text that they were decoded to. Otherwise their end is not valid, and
+/// left to h2.
+pub(super) fn is_whole(bytes: &[u8], text: &[u8]) -> bool {
+    encoded(text) == bytes
+}
+
+/// Encodes a text as a string of HPACK: its length, and its code (RFC 7541, 5.2).
+pub(super) fn string(text: &[u8]) -> Vec<u8> {
+    const CODED: u8 = 0x80;
+    const MOST: usize = 0x7f;
+    let code = encoded(text);
+    let mut bytes = Vec::with_capacity(code.len() + 4);
+    match u8::try_from(code.len()) {
+        Ok(length) if code.len() < MOST => bytes.push(CODED | length),
+        _ => {
+            bytes.push(CODED | MOST as u8);
+            let mut rest = code.len() - MOST;
+            while rest >= 0x80 {
+                bytes.push((rest & 0x7f) as u8 | 0x80);
+                rest >>= 7;
+            }
+            bytes.push((rest & 0x7f) as u8);
+        }
+    }
+    bytes.extend(code);
+    bytes
+}
+
+/// Returns a symbol for which `may_stay` is true and whose code is as long as that of `symbol`, or shorter.
+pub(super) fn no_longer(symbol: u8, may_stay: fn(u8) -> bool) -> Option<u8> {
     let of_length = |length: usize| {
         let Length { at, count, .. } = CODE.lengths[length];
         CODE.symbols[at..at + count as usize].iter().copied().find(|symbol| may_stay(*symbol))
     };
-    let instead = |symbol: u8| (1..=usize::from(LENGTHS[usize::from(symbol)])).rev().find_map(of_length);
-    let text = text.iter().map(|symbol| if may_stay(*symbol) { Some(*symbol) } else { instead(*symbol) });
-    if let Some(text) = text.collect::<Option<Vec<u8>>>() {
-        let rewritten = encoded(&text);
-        // One byte less would need a byte of padding, which is an error.
-        if rewritten.len() == bytes.len() {
-            bytes.copy_from_slice(&rewritten);
-        }
-    }
+    (1..=usize::from(LENGTHS[usize::from(symbol)])).rev().find_map(of_length)
 }
 
 /// Returns whether a string may contain a symbol of more than 11 bits. All such codes begin with eight ones. No letter,

@@ -1,8 +1,9 @@
 //! The layer between the bytes of a connection and h2.
 
+use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -164,15 +166,20 @@ impl<T: AsyncWrite, F> Wire<T, F> {
     /// Polls the writing side. Once the connection is broken or cut, returns `otherwise` as if the write had succeeded.
     fn poll_writing<R>(
         self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
         otherwise: R,
-        poll: impl FnOnce(Pin<&mut T>) -> Poll<io::Result<R>>,
+        mut poll: impl FnMut(Pin<&mut T>, &mut Context<'_>) -> Poll<io::Result<R>>,
     ) -> Poll<io::Result<R>> {
         let this = self.project();
         // h2 reads when nothing is left to be written, and that read returns the error.
         if this.broken.is_some() || this.cut.is_cut() {
             return Poll::Ready(Ok(otherwise));
         }
-        match poll(this.io) {
+        // Not counted by Tokio's budget of a task's turn: h2 reads first, as long as there is something to read, so that a
+        // peer that sends fast would use up the whole budget in each turn, and our writes would wait for its last frame.
+        let mut io = this.io;
+        let unbudgeted = pin!(unconstrained(poll_fn(|cx| poll(io.as_mut(), cx))));
+        match unbudgeted.poll(cx) {
             Poll::Ready(Err(error)) if *this.side == Side::Client => {
                 *this.broken = Some(Broken { error, over: Box::pin(sleep(LAST_READ_TIMEOUT)) });
                 // Usually the reader is waiting already: wake it, so that it polls the timeout.
@@ -275,7 +282,7 @@ fn unless_broken(
 
 impl<T: AsyncWrite, F> AsyncWrite for Wire<T, F> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = self.as_mut().poll_writing(buf.len(), |io| io.poll_write(cx, buf));
+        let written = self.as_mut().poll_writing(cx, buf.len(), |io, cx| io.poll_write(cx, buf));
         self.wrote(&written);
         written
     }
@@ -286,7 +293,7 @@ impl<T: AsyncWrite, F> AsyncWrite for Wire<T, F> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let all = bufs.iter().map(|buf| buf.len()).sum();
-        let written = self.as_mut().poll_writing(all, |io| io.poll_write_vectored(cx, bufs));
+        let written = self.as_mut().poll_writing(cx, all, |io, cx| io.poll_write_vectored(cx, bufs));
         self.wrote(&written);
         written
     }
@@ -296,11 +303,11 @@ impl<T: AsyncWrite, F> AsyncWrite for Wire<T, F> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_writing((), |io| io.poll_flush(cx))
+        self.poll_writing(cx, (), |io, cx| io.poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_writing((), |io| io.poll_shutdown(cx))
+        self.poll_writing(cx, (), |io, cx| io.poll_shutdown(cx))
     }
 }
 
@@ -405,13 +412,30 @@ mod tests {
         assert_eq!(ours, theirs);
     }
 
+    /// Such a turn reads as much as a turn may, and h2 writes afterwards.
+    #[tokio::test]
+    async fn writes_do_not_wait_for_a_turn_that_reads_less() {
+        let (ours, _peer) = tokio::io::duplex(1024);
+        let mut wire = Wire::new(ours, Side::Client, Cut::default(), None, |_| {});
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        (0..1000).for_each(|number| sender.send(number).expect("open"));
+        poll_fn(|cx| {
+            while receiver.poll_recv(cx).is_ready() {}
+            assert!(!receiver.is_empty(), "the budget is used up");
+            assert!(Pin::new(&mut wire).poll_write(cx, b"a request").is_ready());
+            Poll::Ready(())
+        })
+        .await;
+        assert_eq!(wire.waiting, None);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_sends_and_never_reads_is_cut_off() {
         let (ours, peer) = tokio::io::duplex(64 << 10);
         let (_from_us, mut to_us) = tokio::io::split(peer);
         let mut wire = Wire::new(ours, Side::Server, Cut::default(), None, |_| {});
         // The peer does not read: our writes wait.
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             while Pin::new(&mut wire).poll_write(cx, &[0; 4096]).is_ready() {}
             Poll::Ready(())
         })
@@ -432,7 +456,7 @@ mod tests {
     async fn the_end_is_read_while_writes_wait() {
         let (ours, peer) = tokio::io::duplex(1024);
         let mut wire = Wire::new(ours, Side::Client, Cut::default(), None, |_| {});
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             while Pin::new(&mut wire).poll_write(cx, &[0; 4096]).is_ready() {}
             Poll::Ready(())
         })

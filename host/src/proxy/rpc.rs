@@ -17,7 +17,7 @@ use tower_service::Service as _;
 use super::admission::{Admitted, Shared};
 use super::health::OwnHealth;
 use crate::call::Peer;
-use crate::http2::{Outgoing, Received, status_of};
+use crate::http2::{Outgoing, Received, never_index_malformed, status_of};
 
 /// Sends an RPC of any kind through the channel. Metadata, messages and trailers pass unchanged, except for the headers
 /// of the connection itself. `:authority` is that of the channel.
@@ -63,6 +63,7 @@ pub(super) async fn call(
     for name in CONNECTION_HEADERS {
         head.headers.remove(name);
     }
+    never_index_malformed(&mut head.headers);
     let body = if stream.is_end_stream() { Body::empty() } else { Body::new(Upload(Received::new(stream))) };
     if let Some(health) = is_own {
         let response = health.answer(Request::from_parts(head, body), (*drains).clone()).await;
@@ -72,6 +73,7 @@ pub(super) async fn call(
         Ok(mut response) => {
             // The body may be shorter: an error replaces the rest.
             response.headers_mut().remove(header::CONTENT_LENGTH);
+            never_index_malformed(response.headers_mut());
             response.map(|body| Answer { body: Some(body), _admitted: admitted })
         }
         Err(status) => status_only(&status),
@@ -123,6 +125,14 @@ fn status_only(status: &Status) -> Response<Answer> {
     response
 }
 
+/// Has the values of trailers never indexed that the other side may not be able to read.
+fn readable(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        never_index_malformed(trailers);
+    }
+    frame
+}
+
 /// The body of a request.
 struct Upload(Received);
 
@@ -135,7 +145,7 @@ impl http_body::Body for Upload {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = ready!(Pin::new(&mut self.0).poll_frame(cx));
-        Poll::Ready(frame.map(|frame| frame.map_err(|error| status_of(&error))))
+        Poll::Ready(frame.map(|frame| frame.map(readable).map_err(|error| status_of(&error))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -187,7 +197,8 @@ impl http_body::Body for Answer {
                     Err(unspeakable) => Poll::Ready(Some(Err(unspeakable))),
                 }
             }
-            other => Poll::Ready(other),
+            Some(Ok(frame)) => Poll::Ready(Some(Ok(readable(frame)))),
+            None => Poll::Ready(None),
         }
     }
 

@@ -163,6 +163,20 @@ async fn the_channel_limits_what_the_config_asks_for() {
     assert_eq!(scripts.call("14").await.attempts.len(), 9);
 }
 
+/// However many attempts there are: who refuses is not pressed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_rpc_is_retried_transparently_once_after_a_refusal() {
+    for (attempts, sent) in [(1, 2), (2, 3), (5, 6)] {
+        let policy = RetryPolicy::new(attempts.max(2), [Code::Unavailable])
+            .and_then(|policy| policy.with_backoff(MS, MS, 1.0))
+            .expect("a policy");
+        let options = RetryOptions::default().with_policy((attempts > 1).then_some(policy));
+        let scripts = Scripts::with(1, |builder| builder.retries(options)).await;
+        let outcome = scripts.call("refuse").await;
+        assert_eq!((outcome.code(), outcome.attempts.len()), (Code::Unavailable, sent), "{attempts}");
+    }
+}
+
 /// The native round robin, and the standard policies that choose freely.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_goes_to_an_endpoint_that_was_not_tried() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hotpick_tests::raw::{
-    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, RawPeer, literal, request,
+    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, RawPeer, RawServer, literal, request,
 };
 use hotpick_tests::scripted::{self, Scripted};
 use hotpick_tests::{Cluster, soon};
@@ -442,4 +442,36 @@ async fn proxies_in_a_row_do_not_wait_for_each_other() {
         }
     })
     .await;
+}
+
+/// In all windows there are more small frames than h2 keeps for a connection. The server reads nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_of_tiny_frames_that_no_server_reads_end_nothing() {
+    const WINDOW: usize = 256 << 10;
+    let server = RawServer::bind().await;
+    let address = server.address();
+    // SETTINGS_INITIAL_WINDOW_SIZE.
+    let reading = tokio::spawn(async move {
+        let mut peer = server.accept(&[(4, 0)]).await;
+        while let Some(frame) = peer.frame().await {
+            if frame.kind == HEADERS && frame.flags & END_STREAM != 0 {
+                peer.answer(frame.stream, "a").await;
+            }
+        }
+    });
+    let channel = channel(address).connect_lazy().expect("a channel");
+    let proxied = Proxied::start(&channel, ProxyOptions::default()).await;
+    let mut client = RawPeer::connect(proxied.address).await;
+    for stream in [1, 3, 5, 7, 9] {
+        client.begin_rpc(stream, UNARY, &[]).await;
+        let tiny = [&[0, 0, 1, DATA, 0, 0, 0, 0, u8::try_from(stream).expect("small")][..], b"x"].concat();
+        let some = tiny.repeat(1024);
+        for _ in 0..WINDOW / 1024 {
+            client.bytes(&some).await;
+        }
+    }
+    // An RPC without a message needs no window.
+    client.headers(11, &request(UNARY), END_STREAM).await;
+    assert_eq!(client.answer_on(11).await.header("grpc-status"), Some("0"));
+    assert!(!reading.is_finished());
 }

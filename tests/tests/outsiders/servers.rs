@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hotpick::picker::{Pick, PickResult};
-use hotpick_tests::raw::{self, DATA, END_STREAM, HEADERS, RawPeer, RawServer, literal};
+use hotpick_tests::raw::{self, DATA, END_HEADERS, END_STREAM, HEADERS, RawPeer, RawServer, literal};
 use hotpick_tests::scripted::{self, Scripted};
 use hotpick_tests::{Native, soon};
 use tokio::task::JoinSet;
@@ -340,4 +340,36 @@ async fn a_server_that_hangs_and_dies_is_found_out_and_its_successor_is_used() {
     assert!(failed > 4, "requests already sent must fail, but only {failed} did");
     assert_eq!(soon("the answer", caller.request(hello())).await.expect("served"), "next");
     successor.abort();
+}
+
+/// grpc-core's clients fail every later RPC that refers to such an entry of the table, whichever server answers it.
+#[tokio::test]
+async fn a_malformed_status_of_one_server_is_not_in_the_table_of_a_client() {
+    /// The first bits of a literal that is never indexed (RFC 7541, 6.2.3), and of one that is.
+    const REPRESENTATIONS: [u8; 2] = [0x10, 0x40];
+    let server = RawServer::bind().await;
+    let channel = channel(server.address()).connect_lazy().expect("a channel");
+    let proxied = Proxied::start(&channel, ProxyOptions::default()).await;
+    let mut client = RawPeer::connect(proxied.address).await;
+    client.rpc(1, "/a.B/C", &[]).await;
+    let mut peer = server.accept(&[]).await;
+    for (stream, status, representation) in
+        [(1, "abc", REPRESENTATIONS[0]), (3, "-1", REPRESENTATIONS[0]), (5, "7", REPRESENTATIONS[1])]
+    {
+        if stream > 1 {
+            client.rpc(stream, "/a.B/C", &[]).await;
+        }
+        let at = peer.request().await;
+        peer.begin_answer(at).await;
+        peer.send(DATA, 0, at, b"\0\0\0\0\0").await;
+        let trailers = literal("grpc-status", status);
+        peer.send(HEADERS, END_HEADERS | END_STREAM, at, &trailers).await;
+        let trailers = loop {
+            let frame = client.frame().await.expect("the connection goes on");
+            if frame.kind == HEADERS && frame.flags & END_STREAM != 0 {
+                break frame.payload;
+            }
+        };
+        assert_eq!(trailers[0], representation, "{status}: {trailers:?}");
+    }
 }
