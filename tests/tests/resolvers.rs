@@ -153,7 +153,7 @@ async fn dns_gives_ipv6_addresses_and_srv_records_too() {
     let (_backends, port) = backends_on(&["127.0.0.1", "127.0.0.2"]).await;
     let six = Backend::start("six", "[::1]:0".parse().expect("an address")).await.expect("IPv6 on loopback");
     let srv = |host: &str, port: u16, priority: u8, weight: u8| {
-        format!("--srv-host=_grpc._tcp.echo.test,{host}.test,{port},{priority},{weight}")
+        format!("--srv-host=_grpc._tcp.my_echo.test,{host}.test,{port},{priority},{weight}")
     };
     let (first, second, third) =
         (srv("one", port, 1, 3), srv("two", port, 2, 1), srv("six", six.address().port(), 1, 7));
@@ -168,7 +168,7 @@ async fn dns_gives_ipv6_addresses_and_srv_records_too() {
     assert_eq!(Caller::of(&channel).call().await.expect("served"), "six");
 
     // By default, only the records of the best priority are used, with their weights.
-    let name = format!("dns://{}/_grpc._tcp.echo.test", server.address());
+    let name = format!("dns://{}/_grpc._tcp.my_echo.test", server.address());
     let channel = dns(&name);
     let one = format!("127.0.0.1:{port}");
     settled(&channel, &[&one, &six]).await;

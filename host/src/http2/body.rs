@@ -3,11 +3,11 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use http_body::{Body, Frame, SizeHint};
 
-use super::gathered::{Gathered, Hold};
+use super::gathered::{COMPLETE, Gathered, Hold, LONG};
 
 /// A body to be sent.
 pub(crate) trait Outgoing: Body<Data = Bytes> + Unpin {
@@ -179,12 +179,20 @@ impl<B: Outgoing> Sending<B> {
             self.held = before;
             return Rest::ToCome;
         }
+        let frame = frame.into_data().map_err(Frame::into_trailers);
+        let before = match (&frame, before) {
+            (Ok(data), Some(before)) if is_joined(&before, data) => {
+                self.held = Some(joined(before, data));
+                return Rest::ToCome;
+            }
+            (_, before) => before,
+        };
         if let Some(before) = before
             && self.send(before, false) == Rest::Nothing
         {
             return Rest::Nothing;
         }
-        match frame.into_data().map_err(Frame::into_trailers) {
+        match frame {
             Ok(data) => self.held = Some(data),
             Err(Ok(trailers)) => {
                 // Either the stream is over, which its other direction reports, or the trailers may not be sent.
@@ -206,6 +214,21 @@ impl<B: Outgoing> Sending<B> {
             _ => Rest::Nothing,
         }
     }
+}
+
+/// Returns whether two pieces of data are sent in one frame: h2 keeps 250 bytes for each frame that waits to be written.
+fn is_joined(before: &Bytes, data: &Bytes) -> bool {
+    data.len() < LONG && before.len() + data.len() <= COMPLETE
+}
+
+fn joined(before: Bytes, data: &Bytes) -> Bytes {
+    let mut both = before.try_into_mut().unwrap_or_else(|before| {
+        let mut both = BytesMut::with_capacity(before.len() + data.len().max(LONG));
+        both.extend_from_slice(&before);
+        both
+    });
+    both.extend_from_slice(data);
+    both.freeze()
 }
 
 /// Waits until the peer takes at least one more byte. Returns false if the stream is over.

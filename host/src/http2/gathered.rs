@@ -19,9 +19,9 @@ pub(super) struct Gathered<E> {
 }
 
 /// Length of pieces that are not copied (bytes).
-const LONG: usize = 1 << 10;
+pub(super) const LONG: usize = 1 << 10;
 /// Length at which short pieces are complete (bytes).
-const COMPLETE: usize = 16 << 10;
+pub(super) const COMPLETE: usize = 16 << 10;
 /// Bytes below which the body's source may send again.
 const LOW: usize = 64 << 10;
 

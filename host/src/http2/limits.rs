@@ -11,6 +11,12 @@ use std::time::Duration;
 /// stop reading would be wrong: two peers that stop reading wait for each other.)
 pub(super) const FRAMES_WHILE_WRITES_WAIT: u64 = 100_000;
 
+/// Number of frames that are read in one turn of a connection's task. Then the tasks of its RPCs have their turn, which
+/// take what h2 keeps for them.
+///
+/// A turn of Tokio reads up to 2 MiB, which is 200,000 frames of one byte: 40 MiB in h2, which keeps that memory.
+pub(super) const FRAMES_IN_A_TURN: u64 = 10_000;
+
 /// Number of streams reset by us that are remembered, and for how long. Frames in flight for these streams are ignored.
 ///
 /// Each RPC that is cancelled or misses its deadline is a reset stream, whose answer may be in flight. By default h2
@@ -29,9 +35,15 @@ const RESET_BEFORE_ACCEPTED: usize = 10_000;
 /// Budget for DATA frames of fewer than 256 bytes that wait to be read, counted as the bytes by which each is shorter.
 /// h2 keeps about 200 bytes for each frame.
 ///
-/// A connection that exceeds the budget ends, with all its RPCs. The budget is enough for a thousand uploads of small
-/// messages that nobody reads, and not larger than what a connection may hold anyway.
+/// A connection that exceeds the budget ends, with all its RPCs. A million frames of 15 bytes reach it: 16 streams of a
+/// channel whose callers do not read. The bodies that a proxy passes on are read in any case ([`gathered`](super::gathered)),
+/// so that only what arrives in one turn counts.
 const SMALL_FRAMES: usize = 256 << 20;
+
+/// Bytes of an RPC that wait to be written to the connection. What the peer's window does not allow waits in the body.
+///
+/// h2 keeps 250 bytes more for each frame.
+const SEND_BUFFER: usize = 64 << 10;
 
 /// Windows that a user may set: from HTTP/2's default to the largest that HTTP/2 allows.
 pub(crate) const WINDOWS: RangeInclusive<u32> = (1 << 16) - 1..=LARGEST_WINDOW;
@@ -44,7 +56,7 @@ const LARGEST_WINDOW: u32 = (1 << 31) - 1;
 
 /// Limits of connections to servers.
 pub(crate) mod client {
-    use super::{LARGEST_WINDOW, RESET_STREAM_TIME, RESET_STREAMS, SMALL_FRAMES};
+    use super::{LARGEST_WINDOW, RESET_STREAM_TIME, RESET_STREAMS, SEND_BUFFER, SMALL_FRAMES};
 
     /// The limits that a channel's user may set.
     #[derive(Clone, Copy, Debug)]
@@ -64,9 +76,6 @@ pub(crate) mod client {
             Self { stream_window: 1 << 20, connection_window: LARGEST_WINDOW, max_header_list: 1 << 20 }
         }
     }
-
-    /// Bytes of requests that the peer does not accept yet, for each RPC.
-    const SEND_BUFFER: usize = 1 << 20;
 
     /// Returns a builder with all limits set.
     pub(crate) fn builder(limits: ClientLimits) -> h2::client::Builder {
@@ -88,7 +97,7 @@ pub(crate) mod client {
 
 /// Limits of connections from the sidecar's clients.
 pub(crate) mod server {
-    use super::{RESET_BEFORE_ACCEPTED, RESET_STREAM_TIME, RESET_STREAMS, SMALL_FRAMES};
+    use super::{RESET_BEFORE_ACCEPTED, RESET_STREAM_TIME, RESET_STREAMS, SEND_BUFFER, SMALL_FRAMES};
 
     /// Maximum number of concurrent RPCs on a connection.
     pub(crate) const MAX_STREAMS: u32 = 1000;
@@ -96,8 +105,6 @@ pub(crate) mod server {
     const WINDOW: u32 = 256 << 10;
     /// Bytes of the windows of all RPCs: an RPC whose data is not taken must not stop the others of its connection.
     const CONNECTION_WINDOW: u32 = MAX_STREAMS * WINDOW;
-    /// Bytes of responses that the client does not take yet, for each RPC.
-    const SEND_BUFFER: usize = 256 << 10;
     /// Bytes of a request's headers that h2 accepts. A request between the listener's own limit and this one gets a
     /// gRPC status. A request beyond this one gets HTTP status 431. Beyond four times as much, or 1.25 times as much in
     /// CONTINUATION frames, the connection ends.

@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::frames::{Frames, Passed, Seen, Side};
-use super::limits::FRAMES_WHILE_WRITES_WAIT;
+use super::limits::{FRAMES_IN_A_TURN, FRAMES_WHILE_WRITES_WAIT};
 
 pin_project! {
     /// Passes bytes through, reports events of the connection, and removes or amends frames that h2 would reject
@@ -42,6 +42,8 @@ pin_project! {
         broken: Option<Broken>,
         // Number of frames received when writes began to wait. `None` while no write waits.
         waiting: Option<u64>,
+        // Number of frames received when this turn began.
+        turn: u64,
         held: Held,
         cut: Cut,
         // Notifies `Cut::gone` when the wire is dropped, and the connection with it.
@@ -152,7 +154,7 @@ impl<T, F: FnMut(Seen)> Wire<T, F> {
     pub(crate) fn new(io: T, side: Side, cut: Cut, activity: Option<LastActivity>, seen: F) -> Self {
         let _gone = cut.0.gone.clone().drop_guard();
         let (frames, held) = (Frames::new(side), Held::default());
-        Self { io, side, frames, seen, activity, broken: None, waiting: None, held, cut, _gone }
+        Self { io, side, frames, seen, activity, broken: None, waiting: None, turn: 0, held, cut, _gone }
     }
 
     /// Sets the size of the header lists that h2 accepts, in bytes: longer header blocks are not amended.
@@ -216,6 +218,11 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Wire<T, F> {
         if this.held.copy_to(buf) || buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
+        if this.frames.count() - *this.turn > FRAMES_IN_A_TURN {
+            *this.turn = this.frames.count();
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         loop {
             this.cut.poll(cx)?;
             if this.waiting.is_some_and(|before| this.frames.count() - before > FRAMES_WHILE_WRITES_WAIT) {
@@ -224,7 +231,11 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Wire<T, F> {
             }
             let read = if this.held.part.is_empty() {
                 let polled = this.io.as_mut().poll_read(cx, buf);
-                ready!(unless_broken(this.broken, cx, polled))?;
+                let polled = unless_broken(this.broken, cx, polled);
+                if polled.is_pending() {
+                    *this.turn = this.frames.count();
+                }
+                ready!(polled)?;
                 let bytes = &mut buf.filled_mut()[begin..];
                 let read = bytes.len();
                 let Passed { kept, rest } = this.frames.pass(bytes, &mut *this.seen);

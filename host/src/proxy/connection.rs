@@ -36,6 +36,9 @@ enum Phase {
 /// reset but that have not ended yet.
 const MAX_TASKS: usize = 2 * server::MAX_STREAMS as usize;
 
+/// A connection without RPCs drains for this many times the grace period at most, whatever the client sends.
+const DRAINS: u32 = 3;
+
 pub(super) async fn serve(
     proxy: Arc<Shared>,
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -71,6 +74,8 @@ pub(super) async fn serve(
     // Dropping the set ends the RPCs that are left.
     let mut rpcs = JoinSet::new();
     let mut phase = Phase::Opening;
+    // When the last RPC of a draining connection ended.
+    let mut idle_since = None;
     loop {
         let look_at = match phase {
             Phase::Opening if has_settings.load(Ordering::Relaxed) => {
@@ -80,13 +85,18 @@ pub(super) async fn serve(
             Phase::Opening => Some(opened + options.handshake_timeout),
             Phase::Open => None,
             Phase::Draining if rpcs.is_empty() => {
+                let idle = idle_since.get_or_insert_with(Instant::now).elapsed();
                 let left = options.drain_timeout.saturating_sub(activity.elapsed());
+                let left = left.min((options.drain_timeout * DRAINS).saturating_sub(idle));
                 if left.is_zero() {
                     return Ok(());
                 }
                 Some(Instant::now() + left)
             }
-            Phase::Draining => None,
+            Phase::Draining => {
+                idle_since = None;
+                None
+            }
         };
         let is_full = rpcs.len() >= MAX_TASKS;
         tokio::select! {

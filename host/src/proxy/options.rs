@@ -14,12 +14,12 @@ pub struct ProxyOptions {
     pub max_metadata: usize,
     /// Maximum number of RPCs in flight, over all connections. Further RPCs fail with UNAVAILABLE. Default: 10,000.
     ///
-    /// Each RPC may hold 256 KiB of its request and 1.5 MiB of its response while the other side does not take them.
+    /// Each RPC may hold 256 KiB of its request and 1 MiB of its response while the other side does not take them.
     pub max_rpcs: usize,
     /// Timeout for the client's HTTP/2 preface and SETTINGS. Default: 10 s.
     pub handshake_timeout: Duration,
     /// Grace period for a connection without RPCs that is draining, before it is closed: the client has been notified
-    /// and may be about to respond. Default: 1 s.
+    /// and may be about to respond. It begins again with each byte, up to three times as long in all. Default: 1 s.
     pub drain_timeout: Duration,
     /// Whether the proxy answers `grpc.health.v1.Health` itself: SERVING while the channel can pick, for the service `""`.
     /// Otherwise these RPCs are forwarded like all others. Default: false.

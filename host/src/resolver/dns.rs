@@ -18,7 +18,7 @@ use crate::backoff::Backoff;
 ///
 /// Each A and AAAA record is an endpoint. The default port is 443.
 ///
-/// A name that starts with an underscore, such as `_grpc._tcp.echo.example`, is looked up as SRV records, which have
+/// The name of a service, such as `_grpc._tcp.echo.example`, is looked up as SRV records, which have
 /// ports and weights. Only the records of the best priority are used (RFC 2782). With `?priorities=all` all records are
 /// used, and each endpoint has the attribute `priority`.
 ///
@@ -64,7 +64,7 @@ impl DnsResolver {
             ),
         };
         let (name, parameters) = target.endpoint().split_once('?').unwrap_or((target.endpoint(), ""));
-        let query = if name.starts_with('_') {
+        let query = if is_service(name) {
             match parameters {
                 "" => Query::Srv { name: name.to_owned(), all_priorities: false },
                 "priorities=all" => Query::Srv { name: name.to_owned(), all_priorities: true },
@@ -134,19 +134,29 @@ fn host(text: &str) -> Result<Query, String> {
     Ok(Query::Host { name: address.host().to_owned(), port })
 }
 
+/// Returns whether this is the name of a service, `_service._protocol.name` (RFC 2782). Hosts may begin with an underscore,
+/// too.
+fn is_service(name: &str) -> bool {
+    name.starts_with('_') && name.split_once('.').is_some_and(|(_, rest)| rest.starts_with('_'))
+}
+
 struct Answer {
     endpoints: Vec<Endpoint>,
     /// When the first of its records expires.
     until: Instant,
 }
 
+/// Parses a name. hickory would parse text as the name of a host, which has no underscores; those of container networks
+/// have (`my_svc`).
+fn name_of(text: &str) -> Result<Name, String> {
+    Name::from_ascii(text).map_err(|error| error.to_string())
+}
+
 async fn lookup(client: &Client, name: &str) -> Result<(Vec<IpAddr>, Instant), String> {
     let failed = |error: String| format!("DNS lookup of {name:?}: {error}");
     let found = match name.parse::<IpAddr>() {
         Ok(_) => client.lookup_ip(name).await,
-        // hickory rejects underscores in names that it parses from text as host names. Container networks have such
-        // names (`my_svc`).
-        Err(_) => client.lookup_ip(Name::from_ascii(name).map_err(|error| failed(error.to_string()))?).await,
+        Err(_) => client.lookup_ip(name_of(name).map_err(failed)?).await,
     };
     let found = found.map_err(|error| failed(error.to_string()))?;
     let ips: Vec<_> = found.iter().collect();
@@ -158,7 +168,8 @@ async fn lookup(client: &Client, name: &str) -> Result<(Vec<IpAddr>, Instant), S
 
 async fn resolve_srv(client: &Client, name: &str, all_priorities: bool) -> Result<Answer, String> {
     let failed = |error: String| format!("DNS lookup of {name:?}: {error}");
-    let found = client.lookup(name, RecordType::SRV).await.map_err(|error| failed(error.to_string()))?;
+    let found = client.lookup(name_of(name).map_err(failed)?, RecordType::SRV).await;
+    let found = found.map_err(|error| failed(error.to_string()))?;
     let mut records: Vec<_> = found
         .answers()
         .iter()
@@ -329,6 +340,8 @@ mod tests {
             ("dns://127.0.0.1/echo:1", Some("127.0.0.1:53"), host("echo", 1)),
             ("dns://[::1]:54/[::2]:7", Some("[::1]:54"), host("::2", 7)),
             ("dns:///::2", None, host("::2", 443)),
+            ("dns:///_x_:50", None, host("_x_", 50)),
+            ("dns:///_x.example", None, host("_x.example", 443)),
         ] {
             let resolver = of(text).expect(text);
             assert_eq!(resolver.server.map(|server| server.to_string()).as_deref(), server, "{text}");

@@ -67,8 +67,11 @@ enum Kept {
     Trailers(HeaderMap),
 }
 
+/// Bytes that a kept frame takes beside its data.
+const FRAME: usize = 64;
+
 impl Replay {
-    /// Keeps at most `limit` bytes of this body.
+    /// Keeps at most `limit` bytes of this body, and of what its frames take beside them.
     pub(crate) fn new(body: tonic::body::Body, limit: usize) -> Self {
         Self(Arc::new(Shared(Mutex::new(State {
             next: SendingId(0),
@@ -223,7 +226,7 @@ impl State {
         let data = frame.data_ref().cloned().map(Kept::Data);
         let kept = data.or_else(|| frame.trailers_ref().cloned().map(Kept::Trailers))?;
         if let Kept::Data(data) = &kept {
-            self.size = self.size.saturating_add(data.len());
+            self.size = self.size.saturating_add(data.len() + FRAME);
         }
         let (complete, fits) = (self.complete, self.size <= self.limit);
         match self.sendings.find(by) {
@@ -424,7 +427,7 @@ mod tests {
                     prop_assert_eq!(take(&mut second, 10), frames.concat());
                     prop_assert!(second.is_end_stream());
                 }
-                None => prop_assert!(taken.len() > KEPT),
+                None => prop_assert!(taken.len() + FRAME * frames.len() > KEPT),
             }
         }
 
@@ -461,7 +464,7 @@ mod tests {
                     }
                 }
                 prop_assert!(*has_ended || *sent == whole);
-                prop_assert!(!*has_ended || whole.len() > KEPT);
+                prop_assert!(!*has_ended || whole.len() + FRAME * frames.len() > KEPT);
                 finished += usize::from(!*has_ended);
             }
             prop_assert!(finished >= 1);
