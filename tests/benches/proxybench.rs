@@ -8,13 +8,15 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hotpick_echo::{EchoClient, EchoRequest};
-use hotpick_tests::bench::{Servers, closed_loop, micros, open_loop};
+use hotpick_tests::bench::{self, Servers, closed_loop, micros, open_loop};
 use hotpick_tests::peers::{self, Process};
 use hotpick_tests::standard;
-use hotpick_tests::table::{Table, median};
+use hotpick_tests::table::{Table, median, ratio};
 use tonic::transport::Channel;
 
 const ROUNDS: usize = 7;
@@ -52,6 +54,8 @@ struct Seen {
     calm: Vec<f64>,
     median: Vec<f64>,
     p99: Vec<f64>,
+    /// RPCs that failed.
+    failed: u64,
 }
 
 fn main() {
@@ -59,6 +63,7 @@ fn main() {
         return;
     }
     let envoy = peers::proxies();
+    let before = bench::load();
     let servers = Servers::start(3);
     let directory = tempfile::tempdir().expect("a directory");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
@@ -83,20 +88,23 @@ fn main() {
         "at 5,000/s: CPU per RPC",
         "median",
         "p99",
+        "failed",
     ]);
     let own = running[0].3.busy.clone();
     for (proxy, _, _, seen) in &running {
-        let against = median(own.iter().zip(&seen.busy).map(|(own, theirs)| own / theirs));
+        let against = ratio(own.iter().zip(&seen.busy).map(|(own, theirs)| own / theirs));
         table.row([
             proxy.name(),
             format!("{:.0}", median(seen.per_second.clone())),
             format!("{:.1} us", median(seen.busy.clone())),
-            format!("{against:.2}"),
+            against,
             format!("{:.1} us", median(seen.calm.clone())),
             format!("{:.0} us", median(seen.median.clone())),
             format!("{:.0} us", median(seen.p99.clone())),
+            seen.failed.to_string(),
         ]);
     }
+    println!("{before} Afterwards: {}\n", bench::load());
     println!(
         "{CALLERS} callers on {CONNECTIONS} connections; CPU, hotpick / own: CPU per RPC of round_robin divided by that of the proxy\n\n{table}"
     );
@@ -113,12 +121,20 @@ async fn connect(port: u16) -> Vec<EchoClient<Channel>> {
 
 async fn turn(process: &Process, clients: &[EchoClient<Channel>], seen: &mut Seen) {
     let clients = clients.to_vec();
+    let failed = Arc::new(AtomicU64::new(0));
+    let failures = Arc::clone(&failed);
     let call = move |caller: usize| {
         let mut client = clients[caller % CONNECTIONS].clone();
+        let failures = Arc::clone(&failures);
         async move {
             let mut request = tonic::Request::new(EchoRequest::new("hello"));
             request.metadata_mut().insert("color", tonic::metadata::MetadataValue::from_static("red"));
-            drop(client.unary(request).await.expect("no RPC fails"));
+            // A peer that fails some has its row, with their number.
+            if client.unary(request).await.is_err() {
+                failures.fetch_add(1, Ordering::Relaxed);
+                // A peer that fails all of them at once must not keep the machine busy.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
         }
     };
     let mut marks = Vec::new();
@@ -134,6 +150,7 @@ async fn turn(process: &Process, clients: &[EchoClient<Channel>], seen: &mut See
     seen.calm.push((process.cpu_time() - before).as_secs_f64() * 1e6 / rpcs);
     seen.median.push(micros(&latencies, 0.5));
     seen.p99.push(micros(&latencies, 0.99));
+    seen.failed += failed.load(Ordering::Relaxed);
 }
 
 impl Proxy {
@@ -153,7 +170,7 @@ impl Proxy {
             std::fs::write(&path, text).expect("written");
             path
         };
-        let mut command = match self {
+        let command = match self {
             Self::Hotpick(policy) => {
                 let policies = directory.join(format!("{policy}.d"));
                 std::fs::create_dir(&policies).expect("made");
@@ -178,7 +195,7 @@ impl Proxy {
                 });
                 let dir = directory.display();
                 let config = file("nginx.conf", format!(
-                    "daemon off; worker_processes 1; pid {dir}/nginx.pid; error_log stderr crit;
+                    "daemon off; master_process off; pid {dir}/nginx.pid; error_log stderr crit;
                     events {{ worker_connections 1024; }}
                     http {{
                         access_log off; client_body_temp_path {dir}/body; keepalive_requests 1000000000;
@@ -224,8 +241,14 @@ impl Proxy {
                 command
             }
         };
-        command.env("PATH", peers::with_sbin()).stderr(Stdio::inherit());
-        Process::start(&mut command)
+        // Ends with this process, however that ends.
+        let mut guarded = Command::new("setpriv");
+        guarded.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+        guarded.env("PATH", peers::with_sbin()).stderr(Stdio::inherit());
+        for (name, value) in command.get_envs() {
+            guarded.env(name, value.unwrap_or_default());
+        }
+        Process::start(&mut guarded)
     }
 }
 

@@ -161,6 +161,19 @@ pub async fn open_loop<F: Future<Output = ()> + Send>(
     latencies
 }
 
+/// Returns a sentence with the load of the machine in the last minute, for the output of a benchmark.
+///
+/// # Panics
+///
+/// Panics on systems other than Linux.
+#[must_use]
+pub fn load() -> String {
+    let load = std::fs::read_to_string("/proc/loadavg").expect("/proc of Linux");
+    let load = load.split(' ').next().unwrap_or_default();
+    let processors = std::thread::available_parallelism().map_or(0, usize::from);
+    format!("Load of the machine in the last minute: {load}, of {processors} processors.")
+}
+
 /// Counts the instructions of a command from the last call of `function` on, with valgrind. Returns `None` if valgrind
 /// cannot be run.
 ///

@@ -178,6 +178,21 @@ impl RawPeer {
         false
     }
 
+    /// Waits until the peer has read all that was sent. Afterwards both sides have each other's SETTINGS.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the connection ends.
+    pub async fn synchronize(&mut self) {
+        self.send(PING, 0, 0, &[0; 8]).await;
+        loop {
+            let frame = self.frame().await.expect("the connection goes on");
+            if frame.kind == PING && frame.flags & ACK != 0 {
+                return;
+            }
+        }
+    }
+
     /// Sends the headers of an RPC, including `more`, without ending the stream.
     pub async fn begin_rpc(&mut self, stream: u32, path: &str, more: &[(&str, &str)]) {
         let mut block = request(path);
@@ -297,6 +312,16 @@ impl RawPeer {
             _ => {}
         }
         Some(frame)
+    }
+
+    /// Waits for the headers of a request, and returns its stream.
+    pub async fn begun_request(&mut self) -> u32 {
+        loop {
+            let frame = self.frame().await.expect("a request");
+            if frame.kind == HEADERS {
+                return frame.stream;
+            }
+        }
     }
 
     /// Waits for the end of a request, and returns its stream.

@@ -14,13 +14,22 @@ pub(crate) trait Outgoing: Body<Data = Bytes> + Unpin {
     /// Reason of the stream's reset when the body fails.
     const FAILED: Reason;
 
+    /// Whether the body is read on while the peer takes no data: it comes from a peer whose window is not opened then.
+    const GATHERS: bool = false;
+
+    /// Returns whether the body has ended because its time is over, so that what is left of it is of no use.
+    fn is_late(&self) -> bool {
+        false
+    }
+
     /// Ready when nobody waits any more for the body to be sent. Polled while the body itself cannot be, because the
     /// peer takes no data.
     fn poll_given_up(&self, cx: &Context<'_>) -> Poll<()>;
 }
 
-/// Bytes of an available body that are handed to h2 in one turn, at most.
-const AT_ONCE: usize = 64 << 10;
+/// Bytes of an available body that are handed to h2 in one turn, at most, before the peer's window is known: fewer than are
+/// kept of a request, so that it can be sent again if the peer takes nothing.
+const AT_ONCE: usize = 32 << 10;
 
 /// Whether more of a body is to be handed to h2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +46,6 @@ pub(crate) struct Sending<B: Outgoing> {
     held: Option<Bytes>,
     /// What the body had while the peer took no data. `None`: nothing.
     gathered: Option<Box<Gathered<B::Error>>>,
-    /// Whether the body may be read while the peer takes no data: not if that would open its source's window.
-    may_gather: bool,
     /// The whole body is handed to h2, or the stream is over.
     is_over: bool,
 }
@@ -55,7 +62,7 @@ impl<B: Outgoing> Drop for Sending<B> {
 
 impl<B: Outgoing> Sending<B> {
     pub(crate) const fn new(body: B, stream: SendStream<Bytes>) -> Self {
-        Self { body, stream, held: None, gathered: None, may_gather: true, is_over: false }
+        Self { body, stream, held: None, gathered: None, is_over: false }
     }
 
     /// Hands the available part of the body to h2, usually the whole. If that is pending, continue with
@@ -99,10 +106,8 @@ impl<B: Outgoing> Sending<B> {
             let is_open = match &self.held {
                 Some(_) => match poll_room(&mut self.stream, cx) {
                     Poll::Ready(is_open) => is_open,
-                    Poll::Pending => {
-                        self.gather(cx);
-                        return Poll::Pending;
-                    }
+                    Poll::Pending if B::GATHERS => return self.gather(cx),
+                    Poll::Pending => return Poll::Pending,
                 },
                 None => self.stream.poll_reset(cx).is_pending(),
             };
@@ -147,16 +152,20 @@ impl<B: Outgoing> Sending<B> {
 
     /// Reads what the body has, although the peer takes no data now. h2 keeps 200 bytes for each received frame that is
     /// not read, and ends the connection if there are too many, with the RPCs of all others.
-    fn gather(&mut self, cx: &mut Context<'_>) {
-        while self.may_gather && self.gathered.as_ref().is_none_or(|gathered| !gathered.is_whole()) {
-            let hold = Hold::begin();
-            let polled = Pin::new(&mut self.body).poll_frame(cx);
-            self.may_gather = hold.end();
-            match polled {
-                Poll::Ready(frame) => self.gathered.get_or_insert_default().push(frame),
-                Poll::Pending => return,
+    fn gather(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let gathered = self.gathered.get_or_insert_default();
+        while !gathered.is_whole() {
+            let _hold = Hold::begin();
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(frame) => gathered.push(frame),
+                Poll::Pending => return Poll::Pending,
             }
         }
+        if self.body.is_late() {
+            self.stream.send_reset(Reason::CANCEL);
+            return Poll::Ready(());
+        }
+        Poll::Pending
     }
 
     /// Takes a frame from the body, and hands the previous one to h2.
@@ -257,6 +266,24 @@ pub(crate) struct Received {
 impl Received {
     pub(crate) const fn new(stream: RecvStream) -> Self {
         Self { stream, data_ended: false, owed: 0 }
+    }
+}
+
+impl Received {
+    /// Reads data that nobody takes yet: the peer may not send as much again until it is [released](Self::release).
+    pub(crate) fn poll_held(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        let _hold = Hold::begin();
+        Pin::new(self).poll_frame(cx)
+    }
+
+    /// Lets the peer send again, for so many bytes that have been taken.
+    pub(crate) fn release(&mut self, bytes: usize) {
+        self.owed -= bytes.min(self.owed);
+        // An error would mean that the stream is over.
+        let _ = self.stream.flow_control().release_capacity(bytes);
     }
 }
 

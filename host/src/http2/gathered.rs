@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 
 /// Data of a body in few pieces, and the frame that follows them.
-pub(super) struct Gathered<E> {
+pub(crate) struct Gathered<E> {
     pieces: VecDeque<Bytes>,
     /// Short pieces after those, in one.
     short: BytesMut,
@@ -32,7 +32,7 @@ impl<E> Default for Gathered<E> {
 }
 
 impl<E> Gathered<E> {
-    pub(super) fn push(&mut self, frame: Option<Result<Frame<Bytes>, E>>) {
+    pub(crate) fn push(&mut self, frame: Option<Result<Frame<Bytes>, E>>) {
         match frame {
             Some(Ok(frame)) if frame.is_data() => {
                 if let Ok(data) = frame.into_data() {
@@ -59,8 +59,13 @@ impl<E> Gathered<E> {
     }
 
     /// Returns whether the body has ended with what is here.
-    pub(super) const fn is_whole(&self) -> bool {
+    pub(crate) const fn is_whole(&self) -> bool {
         self.end.is_some()
+    }
+
+    /// Returns whether no frame is here.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes == 0 && !matches!(self.end, Some(Some(_)))
     }
 
     /// Returns whether more of the body may be read although the rest of this has not been sent.
@@ -69,7 +74,7 @@ impl<E> Gathered<E> {
     }
 
     /// Takes the next frame. `None`: there is nothing left.
-    pub(super) fn next(&mut self) -> Option<Option<Result<Frame<Bytes>, E>>> {
+    pub(crate) fn next(&mut self) -> Option<Option<Result<Frame<Bytes>, E>>> {
         let data = self.pieces.pop_front().or_else(|| {
             let is_some = !self.short.is_empty();
             is_some.then(|| self.short.split().freeze())
@@ -88,42 +93,25 @@ impl<E> Gathered<E> {
 /// here and not yet sent. Bodies are within each other, and those in between know nothing of windows.
 pub(super) struct Hold(PhantomData<*const ()>);
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Off,
-    On,
-    /// A body that has a window was polled.
-    Applied,
-}
-
 thread_local! {
-    static STATE: Cell<State> = const { Cell::new(State::Off) };
+    static HOLDS: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Hold {
     pub(super) fn begin() -> Self {
-        STATE.set(State::On);
+        HOLDS.set(true);
         Self(PhantomData)
-    }
-
-    /// Returns whether a body has respected it. Otherwise the body is not one that comes from a peer.
-    pub(super) fn end(self) -> bool {
-        STATE.get() == State::Applied
     }
 
     /// Returns whether windows must not be opened now. Called by bodies that have one.
     pub(super) fn applies() -> bool {
-        let holds = STATE.get() != State::Off;
-        if holds {
-            STATE.set(State::Applied);
-        }
-        holds
+        HOLDS.get()
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        STATE.set(State::Off);
+        HOLDS.set(false);
     }
 }
 
@@ -165,13 +153,11 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_is_seen_by_those_whom_it_concerns() {
+    fn a_hold_applies_while_it_lives() {
         assert!(!Hold::applies());
         let hold = Hold::begin();
-        assert!(!hold.end(), "nobody was asked");
-        let hold = Hold::begin();
-        assert!(Hold::applies() && Hold::applies());
-        assert!(hold.end());
+        assert!(Hold::applies());
+        drop(hold);
         assert!(!Hold::applies());
     }
 }

@@ -111,19 +111,19 @@ pub(super) fn is_whole(bytes: &[u8], text: &[u8]) -> bool {
 /// Encodes a text as a string of HPACK: its length, and its code (RFC 7541, 5.2).
 pub(super) fn string(text: &[u8]) -> Vec<u8> {
     const CODED: u8 = 0x80;
-    const MOST: usize = 0x7f;
+    const MOST: u8 = 0x7f;
+    let low = |number: usize| u8::try_from(number & usize::from(MOST)).unwrap_or_default();
     let code = encoded(text);
     let mut bytes = Vec::with_capacity(code.len() + 4);
-    match u8::try_from(code.len()) {
-        Ok(length) if code.len() < MOST => bytes.push(CODED | length),
-        _ => {
-            bytes.push(CODED | MOST as u8);
-            let mut rest = code.len() - MOST;
-            while rest >= 0x80 {
-                bytes.push((rest & 0x7f) as u8 | 0x80);
+    match code.len().checked_sub(MOST.into()) {
+        None => bytes.push(CODED | low(code.len())),
+        Some(mut rest) => {
+            bytes.push(CODED | MOST);
+            while rest > MOST.into() {
+                bytes.push(low(rest) | 0x80);
                 rest >>= 7;
             }
-            bytes.push((rest & 0x7f) as u8);
+            bytes.push(low(rest));
         }
     }
     bytes.extend(code);

@@ -21,6 +21,7 @@ mod wire;
 
 pub(crate) use self::body::{Outgoing, Received, Sending};
 pub(crate) use self::frames::{Seen, Side};
+pub(crate) use self::gathered::Gathered;
 pub(crate) use self::limits::client::ClientLimits;
 pub(crate) use self::limits::{HEADER_LISTS, WINDOWS, client, server};
 pub(crate) use self::readable::never_index_malformed;

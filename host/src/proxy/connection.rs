@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -15,12 +15,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
 
 use super::admission::Shared;
 use super::options::ConnectionError;
 use super::rpc;
+use super::upload::Upload;
 use crate::call::Peer;
-use crate::http2::{Cut, LastActivity, Seen, Sending, Side, Wire, describe, server};
+use crate::http2::{Cut, LastActivity, Received, Seen, Sending, Side, Wire, describe, server};
 
 /// Phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,13 +153,27 @@ async fn answer(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
+    let (head, stream) = request.into_parts();
+    let (body, mut gatherer) = if stream.is_end_stream() {
+        (Body::empty(), None)
+    } else {
+        let (upload, gatherer) = Upload::new(Received::new(stream));
+        (Body::new(upload), Some(gatherer))
+    };
+    let mut gather = move |cx: &Context<'_>| {
+        gatherer.take_if(|gatherer| !gatherer.gather(cx));
+    };
     let response = {
-        let mut call = pin!(rpc::call(proxy, peer, drains, request));
+        let mut call = pin!(rpc::call(proxy, peer, drains, Request::from_parts(head, body)));
         poll_fn(|cx| {
             if respond.poll_reset(cx).is_ready() {
                 return Poll::Ready(None);
             }
-            call.as_mut().poll(cx).map(Some)
+            let response = call.as_mut().poll(cx);
+            if response.is_pending() {
+                gather(cx);
+            }
+            response.map(Some)
         })
         .await
     };
@@ -170,7 +186,12 @@ async fn answer(
             let mut sending = Sending::new(body, stream);
             let mut begun = false;
             poll_fn(|cx| {
-                if std::mem::replace(&mut begun, true) { sending.poll_finish(cx) } else { sending.begin(cx) }
+                let is_begun = std::mem::replace(&mut begun, true);
+                let sent = if is_begun { sending.poll_finish(cx) } else { sending.begin(cx) };
+                if sent.is_pending() {
+                    gather(cx);
+                }
+                sent
             })
             .await;
         }

@@ -14,6 +14,7 @@ mod health;
 mod options;
 mod rpc;
 mod server;
+mod upload;
 
 pub use self::options::{ConnectionError, ProxyOptions};
 pub use self::server::Proxy;

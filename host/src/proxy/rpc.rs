@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream};
+use h2::Reason;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::{Frame, SizeHint};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 use tonic::body::Body;
+use tonic::{Code, Status};
 use tower_service::Service as _;
 
 use super::admission::{Admitted, Shared};
 use super::health::OwnHealth;
 use crate::call::Peer;
-use crate::http2::{Outgoing, Received, never_index_malformed, status_of};
+use crate::http2::{Outgoing, never_index_malformed};
 
 /// Sends an RPC of any kind through the channel. Metadata, messages and trailers pass unchanged, except for the headers
 /// of the connection itself. `:authority` is that of the channel.
@@ -27,9 +27,9 @@ pub(super) async fn call(
     proxy: Arc<Shared>,
     peer: Peer,
     drains: Arc<CancellationToken>,
-    request: Request<RecvStream>,
+    request: Request<Body>,
 ) -> Response<Answer> {
-    let (mut head, stream) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     if proxy.channel.is_observed() {
         head.extensions.insert(peer);
     }
@@ -64,17 +64,16 @@ pub(super) async fn call(
         head.headers.remove(name);
     }
     never_index_malformed(&mut head.headers);
-    let body = if stream.is_end_stream() { Body::empty() } else { Body::new(Upload(Received::new(stream))) };
     if let Some(health) = is_own {
         let response = health.answer(Request::from_parts(head, body), (*drains).clone()).await;
-        return response.map(|body| Answer { body: Some(body), _admitted: None });
+        return response.map(|body| Answer { body: Some(body), is_late: false, _admitted: None });
     }
     match proxy.channel.clone().call(Request::from_parts(head, body)).await {
         Ok(mut response) => {
             // The body may be shorter: an error replaces the rest.
             response.headers_mut().remove(header::CONTENT_LENGTH);
             never_index_malformed(response.headers_mut());
-            response.map(|body| Answer { body: Some(body), _admitted: admitted })
+            response.map(|body| Answer { body: Some(body), is_late: false, _admitted: admitted })
         }
         Err(status) => status_only(&status),
     }
@@ -126,52 +125,35 @@ fn status_only(status: &Status) -> Response<Answer> {
 }
 
 /// Has the values of trailers never indexed that the other side may not be able to read.
-fn readable(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+pub(super) fn readable(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
         never_index_malformed(trailers);
     }
     frame
 }
 
-/// The body of a request.
-struct Upload(Received);
-
-impl http_body::Body for Upload {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.0).poll_frame(cx));
-        Poll::Ready(frame.map(|frame| frame.map(readable).map_err(|error| status_of(&error))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
-    }
-}
-
 /// The body of a response. If it fails before its end (a deadline, a lost server), the client gets the status in
 /// trailers: a reset stream would hide the status.
 pub(super) struct Answer {
     body: Option<Body>,
+    /// The RPC's deadline has passed.
+    is_late: bool,
     _admitted: Option<Admitted>,
 }
 
 impl Answer {
     const fn nothing() -> Self {
-        Self { body: None, _admitted: None }
+        Self { body: None, is_late: false, _admitted: None }
     }
 }
 
 impl Outgoing for Answer {
     const FAILED: Reason = Reason::INTERNAL_ERROR;
+    const GATHERS: bool = true;
+
+    fn is_late(&self) -> bool {
+        self.is_late
+    }
 
     /// Always pending: the stream itself reports when the client is gone.
     fn poll_given_up(&self, _cx: &Context<'_>) -> Poll<()> {
@@ -191,6 +173,7 @@ impl http_body::Body for Answer {
         match ready!(Pin::new(body).poll_frame(cx)) {
             Some(Err(status)) => {
                 self.body = None;
+                self.is_late = status.code() == Code::DeadlineExceeded;
                 let mut trailers = HeaderMap::new();
                 match status.add_header(&mut trailers) {
                     Ok(()) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),

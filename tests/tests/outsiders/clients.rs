@@ -462,6 +462,8 @@ async fn uploads_of_tiny_frames_that_no_server_reads_end_nothing() {
     let channel = channel(address).connect_lazy().expect("a channel");
     let proxied = Proxied::start(&channel, ProxyOptions::default()).await;
     let mut client = RawPeer::connect(proxied.address).await;
+    // Now its windows are larger than by default.
+    client.synchronize().await;
     for stream in [1, 3, 5, 7, 9] {
         client.begin_rpc(stream, UNARY, &[]).await;
         let tiny = [&[0, 0, 1, DATA, 0, 0, 0, 0, u8::try_from(stream).expect("small")][..], b"x"].concat();

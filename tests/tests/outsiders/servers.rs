@@ -112,7 +112,7 @@ async fn empty_data_frames_have_no_number_that_is_too_many() {
         for _ in 0..500 {
             peer.send(DATA, 0, stream, b"").await;
         }
-        peer.send(HEADERS, raw::END_HEADERS | END_STREAM, stream, &literal("grpc-status", "5")).await;
+        peer.send(HEADERS, END_HEADERS | END_STREAM, stream, &literal("grpc-status", "5")).await;
     });
     assert_eq!(ended.await.expect_err("not found").code(), Code::NotFound);
 }
@@ -372,4 +372,73 @@ async fn a_malformed_status_of_one_server_is_not_in_the_table_of_a_client() {
         };
         assert_eq!(trailers[0], representation, "{status}: {trailers:?}");
     }
+}
+
+/// What the proxy reads of an upload so that it does not pile up is not sent, and does not count as sent.
+#[tokio::test]
+async fn an_upload_that_a_server_has_not_taken_can_be_sent_again() {
+    const LENGTH: usize = 200 << 10;
+    let server = RawServer::bind().await;
+    let channel = channel(server.address()).connect_lazy().expect("a channel");
+    let proxied = Proxied::start(&channel, ProxyOptions::default()).await;
+    let mut client = RawPeer::connect(proxied.address).await;
+    client.synchronize().await;
+    client.begin_rpc(1, "/a.B/C", &[]).await;
+    // No window: SETTINGS_INITIAL_WINDOW_SIZE.
+    let mut peer = server.accept(&[(4, 0)]).await;
+    let stream = soon("a request", peer.begun_request()).await;
+    for part in vec![b'x'; LENGTH].chunks(1 << 10) {
+        client.send(DATA, 0, 1, part).await;
+    }
+    for _ in 0..3 {
+        client.synchronize().await;
+    }
+    peer.reset(stream, raw::REFUSED_STREAM).await;
+    let again = tokio::select! {
+        again = peer.begun_request() => again,
+        answer = client.answer_on(1) => panic!("not sent again: {answer:?}"),
+    };
+    assert_ne!(again, stream);
+    peer.settings(&[(4, 1 << 20)]).await;
+    // WINDOW_UPDATE of the connection.
+    peer.send(8, 0, 0, &(1u32 << 20).to_be_bytes()).await;
+    client.send(DATA, END_STREAM, 1, b"").await;
+    let mut received = 0;
+    loop {
+        let frame = soon("its data", peer.frame()).await.expect("the connection goes on");
+        if frame.kind == DATA && frame.stream == again {
+            received += frame.payload.len();
+            if frame.flags & END_STREAM != 0 {
+                break;
+            }
+        }
+    }
+    assert_eq!(received, LENGTH);
+    peer.answer(again, "a").await;
+    assert_eq!(client.answer_on(1).await.header("grpc-status"), Some("0"));
+}
+
+/// The client takes nothing of an endless response: what is left of it is dropped at the deadline.
+#[tokio::test]
+async fn a_response_that_nobody_takes_ends_at_its_deadline() {
+    let server = RawServer::bind().await;
+    let channel = channel(server.address()).connect_lazy().expect("a channel");
+    let proxied = Proxied::start(&channel, ProxyOptions::default()).await;
+    let mut client = RawPeer::connect(proxied.address).await;
+    client.settings(&[(4, 0)]).await;
+    client.rpc(1, "/a.B/C", &[("grpc-timeout", "300m")]).await;
+    let mut peer = server.accept(&[]).await;
+    let stream = peer.request().await;
+    peer.begin_answer(stream).await;
+    for _ in 0..100 {
+        peer.send(DATA, 0, stream, &[0; 1000]).await;
+    }
+    let answer = client.answer_on(1).await;
+    assert_eq!(answer.reset, Some(8), "{answer:?}");
+    soon("the end of the RPC", async {
+        while proxied.proxy.rpcs() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
 }
