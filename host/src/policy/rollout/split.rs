@@ -168,7 +168,7 @@ impl SplitPicker {
     /// Picks by the active version, and compares what the new one would have picked.
     fn pick_beside_a_shadow(&self, info: &PickInfo<'_>) -> Option<PickResult> {
         let picked = self.active.try_pick(info)?;
-        let cohort = self.shared.cohort.load_full();
+        let cohort = self.shared.cohort.load();
         // While another thread is in it, the shadow is not waited for.
         let Some(shadow) = self.candidate.try_pick(info) else { return Some(picked) };
         let is_same = match (&picked, &shadow) {
