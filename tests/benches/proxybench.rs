@@ -29,13 +29,16 @@ const CONNECTIONS: usize = 4;
 
 #[derive(Clone, Copy, Debug)]
 enum Proxy {
+    /// No proxy: the callers are connected to the backends.
+    None,
     Hotpick(&'static str),
     Nginx,
     Haproxy,
     Envoy,
 }
 
-const ALL: [Proxy; 6] = [
+const ALL: [Proxy; 7] = [
+    Proxy::None,
     Proxy::Hotpick("round_robin"),
     Proxy::Hotpick("p2c_ewma"),
     Proxy::Hotpick("color"),
@@ -71,13 +74,19 @@ fn main() {
     for proxy in ALL {
         let port = peers::free_port();
         let process = proxy.start(&envoy, directory.path(), port, &servers.addresses);
-        peers::wait_for_port(port);
-        let clients = runtime.block_on(connect(port));
+        let addresses = match process {
+            None => servers.addresses.clone(),
+            Some(_) => {
+                peers::wait_for_port(port);
+                vec![([127, 0, 0, 1], port).into()]
+            }
+        };
+        let clients = runtime.block_on(connect(&addresses));
         running.push((proxy, process, clients, Seen::default()));
     }
     for _ in 0..ROUNDS {
         for (_, process, clients, seen) in &mut running {
-            runtime.block_on(turn(process, clients, seen));
+            runtime.block_on(turn(process.as_ref(), clients, seen));
         }
     }
     let mut table = Table::new([
@@ -90,15 +99,16 @@ fn main() {
         "p99",
         "failed",
     ]);
-    let own = running[0].3.busy.clone();
-    for (proxy, _, _, seen) in &running {
+    let own = running[1].3.busy.clone();
+    for (proxy, process, _, seen) in &running {
         let against = ratio(own.iter().zip(&seen.busy).map(|(own, theirs)| own / theirs));
+        let of_proxies = |text: String| if process.is_some() { text } else { String::new() };
         table.row([
             proxy.name(),
             format!("{:.0}", median(seen.per_second.clone())),
-            format!("{:.1} us", median(seen.busy.clone())),
-            against,
-            format!("{:.1} us", median(seen.calm.clone())),
+            of_proxies(format!("{:.1} us", median(seen.busy.clone()))),
+            of_proxies(against),
+            of_proxies(format!("{:.1} us", median(seen.calm.clone()))),
             format!("{:.0} us", median(seen.median.clone())),
             format!("{:.0} us", median(seen.p99.clone())),
             seen.failed.to_string(),
@@ -110,16 +120,16 @@ fn main() {
     );
 }
 
-async fn connect(port: u16) -> Vec<EchoClient<Channel>> {
+async fn connect(addresses: &[SocketAddr]) -> Vec<EchoClient<Channel>> {
     let mut clients = Vec::new();
-    for _ in 0..CONNECTIONS {
-        let endpoint = Channel::from_shared(format!("http://127.0.0.1:{port}")).expect("a URI");
+    for address in addresses.iter().cycle().take(CONNECTIONS) {
+        let endpoint = Channel::from_shared(format!("http://{address}")).expect("a URI");
         clients.push(EchoClient::new(endpoint.connect().await.expect("the proxy listens")));
     }
     clients
 }
 
-async fn turn(process: &Process, clients: &[EchoClient<Channel>], seen: &mut Seen) {
+async fn turn(process: Option<&Process>, clients: &[EchoClient<Channel>], seen: &mut Seen) {
     let clients = clients.to_vec();
     let failed = Arc::new(AtomicU64::new(0));
     let failures = Arc::clone(&failed);
@@ -137,17 +147,18 @@ async fn turn(process: &Process, clients: &[EchoClient<Channel>], seen: &mut See
             }
         }
     };
+    let cpu_time = || process.map(Process::cpu_time).unwrap_or_default();
     let mut marks = Vec::new();
-    let (rpcs, took) = closed_loop(CALLERS, TURN, call.clone(), || marks.push(process.cpu_time())).await;
+    let (rpcs, took) = closed_loop(CALLERS, TURN, call.clone(), || marks.push(cpu_time())).await;
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
     let rpcs = rpcs as f64;
     seen.per_second.push(rpcs / took.as_secs_f64());
     seen.busy.push((marks[1] - marks[0]).as_secs_f64() * 1e6 / rpcs);
-    let before = process.cpu_time();
+    let before = cpu_time();
     let latencies = open_loop(PER_SECOND, TURN, call).await;
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
     let rpcs = latencies.len() as f64;
-    seen.calm.push((process.cpu_time() - before).as_secs_f64() * 1e6 / rpcs);
+    seen.calm.push((cpu_time() - before).as_secs_f64() * 1e6 / rpcs);
     seen.median.push(micros(&latencies, 0.5));
     seen.p99.push(micros(&latencies, 0.99));
     seen.failed += failed.load(Ordering::Relaxed);
@@ -156,6 +167,7 @@ async fn turn(process: &Process, clients: &[EchoClient<Channel>], seen: &mut See
 impl Proxy {
     fn name(self) -> String {
         match self {
+            Self::None => "none".to_owned(),
             Self::Hotpick(policy) => format!("hotpick, {policy}.wasm"),
             Self::Nginx => "nginx".to_owned(),
             Self::Haproxy => "HAProxy".to_owned(),
@@ -163,14 +175,15 @@ impl Proxy {
         }
     }
 
-    /// Starts the proxy with one thread.
-    fn start(self, envoy: &Path, directory: &Path, port: u16, backends: &[SocketAddr]) -> Process {
+    /// Starts the proxy with one thread, if it is one.
+    fn start(self, envoy: &Path, directory: &Path, port: u16, backends: &[SocketAddr]) -> Option<Process> {
         let file = |name: &str, text: String| {
             let path = directory.join(name);
             std::fs::write(&path, text).expect("written");
             path
         };
         let command = match self {
+            Self::None => return None,
             Self::Hotpick(policy) => {
                 let policies = directory.join(format!("{policy}.d"));
                 std::fs::create_dir(&policies).expect("made");
@@ -248,7 +261,7 @@ impl Proxy {
         for (name, value) in command.get_envs() {
             guarded.env(name, value.unwrap_or_default());
         }
-        Process::start(&mut guarded)
+        Some(Process::start(&mut guarded))
     }
 }
 
