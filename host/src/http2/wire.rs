@@ -506,6 +506,26 @@ mod tests {
         assert_eq!(wire.waiting, None);
     }
 
+    /// In that turn the RPCs whose frames were read can add theirs.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn on_several_threads_a_write_after_many_frames_waits_for_a_turn() {
+        let (ours, mut peer) = tokio::io::duplex(1024);
+        let mut wire = Wire::new(ours, Side::Client, Cut::default(), None, |_| {});
+        for (frames, turns) in [(MANY, 2), (1, 1), (2 * MANY, 2)] {
+            let sent = frame(6, 0, &[0; 8]).repeat(usize::try_from(frames).expect("few"));
+            peer.write_all(&sent).await.expect("there is room");
+            wire.read_exact(&mut vec![0; sent.len()]).await.expect("read");
+            let mut polls = 0;
+            let written = poll_fn(|cx| {
+                polls += 1;
+                Pin::new(&mut wire).poll_write(cx, b"a request")
+            });
+            assert_eq!(written.await.expect("written"), 9);
+            assert_eq!(polls, turns, "{frames}");
+            wire.flush().await.expect("flushed");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_sends_and_never_reads_is_cut_off() {
         let (ours, peer) = tokio::io::duplex(64 << 10);
