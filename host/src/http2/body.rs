@@ -279,7 +279,7 @@ impl Received {
         Pin::new(self).poll_frame(cx)
     }
 
-    /// Lets the peer send again, for so many bytes that have been taken.
+    /// Opens the peer's window by this many bytes, which were held and have been taken.
     pub(crate) fn release(&mut self, bytes: usize) {
         self.owed -= bytes.min(self.owed);
         // An error would mean that the stream is over.

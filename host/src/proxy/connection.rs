@@ -89,7 +89,7 @@ pub(super) async fn serve(
             Phase::Draining if rpcs.is_empty() => {
                 let idle = idle_since.get_or_insert_with(Instant::now).elapsed();
                 let left = options.drain_timeout.saturating_sub(activity.elapsed());
-                let left = left.min((options.drain_timeout * DRAINS).saturating_sub(idle));
+                let left = left.min(options.drain_timeout.saturating_mul(DRAINS).saturating_sub(idle));
                 if left.is_zero() {
                     return Ok(());
                 }

@@ -47,6 +47,18 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Nobody waits any more: what arrives from now on is gathered.
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0);
+        if std::mem::replace(&mut state.is_awaited, false)
+            && let Some(owner) = &state.owner
+        {
+            owner.wake_by_ref();
+        }
+    }
+}
+
 impl Gatherer {
     /// Reads what has arrived, unless someone waits for it. Returns whether more may follow.
     pub(super) fn gather(&self, cx: &Context<'_>) -> bool {

@@ -55,16 +55,13 @@ impl<'a> Writer<'a> {
         self.length
     }
 
-    /// Writes numbers, at most [`NUMBERS`] bytes of them. The memory must be [`WINDOW`] bytes longer than what has been
-    /// written.
-    ///
-    /// # Panics
-    ///
-    /// If the memory is too short.
+    /// Writes numbers, at most [`NUMBERS`] bytes of them. The memory is [`WINDOW`] bytes longer than what has been written;
+    /// otherwise nothing is written.
     #[inline]
     pub(crate) fn numbers(&mut self, write: impl FnOnce(&mut Numbers<'_>)) {
-        let window = self.bytes[self.length..].first_chunk_mut();
-        let mut numbers = Numbers { bytes: window.expect("as long as its caller says"), length: 0 };
+        let window = self.bytes.get_mut(self.length..).and_then(|rest| rest.first_chunk_mut());
+        let Some(bytes) = window else { return };
+        let mut numbers = Numbers { bytes, length: 0 };
         write(&mut numbers);
         self.length += usize::from(numbers.length);
     }
