@@ -12,50 +12,70 @@ pub struct SubConnMap<T> {
     entries: Vec<(SubConn, T)>,
 }
 
-/// Index of each subconn's value, in pages, because numbers are small and dense. A hash map is larger.
+/// Index of each subconn's value, in pages, because the numbers of one time are close together. The pages are sorted,
+/// and those without entries are gone, so that their size does not depend on how great the numbers have become. A hash
+/// map is larger.
 #[derive(Clone, Debug, Default)]
 struct Places(Vec<Page>);
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Page {
+    number: u32,
     used: usize,
-    /// Empty if no entry is used.
-    places: Vec<u32>,
+    places: [u32; PAGE],
 }
 
-const PAGE: usize = 256;
+const PAGE: usize = 64;
 const NONE: u32 = u32::MAX;
+
+/// Returns the page of a subconn, and the index there.
+const fn split(id: SubConn) -> (u32, usize) {
+    (id / PAGE as u32, id as usize % PAGE)
+}
 
 impl Places {
     fn get(&self, id: SubConn) -> Option<usize> {
-        let place = *self.0.get(id as usize / PAGE)?.places.get(id as usize % PAGE)?;
+        let (number, at) = split(id);
+        let place = self.0[self.find(number).ok()?].places[at];
         (place != NONE).then_some(place as usize)
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "one for each number")]
     fn set(&mut self, id: SubConn, place: usize) {
-        let at = id as usize / PAGE;
-        if at >= self.0.len() {
-            self.0.resize_with(at + 1, Page::default);
-        }
-        let page = &mut self.0[at];
-        if page.places.is_empty() {
-            page.places = vec![NONE; PAGE];
-        }
-        let entry = &mut page.places[id as usize % PAGE];
-        page.used += usize::from(*entry == NONE);
-        *entry = place as u32;
+        let (number, at) = split(id);
+        let page = self.find(number).unwrap_or_else(|at| {
+            self.0.insert(at, Page { number, used: 0, places: [NONE; PAGE] });
+            at
+        });
+        let page = &mut self.0[page];
+        page.used += usize::from(page.places[at] == NONE);
+        page.places[at] = place as u32;
     }
 
     fn remove(&mut self, id: SubConn) -> Option<usize> {
-        let place = self.get(id)?;
-        let page = &mut self.0[id as usize / PAGE];
-        page.places[id as usize % PAGE] = NONE;
+        let (number, at) = split(id);
+        let index = self.find(number).ok()?;
+        let page = &mut self.0[index];
+        let place = std::mem::replace(&mut page.places[at], NONE);
+        if place == NONE {
+            return None;
+        }
         page.used -= 1;
         if page.used == 0 {
-            page.places = Vec::new();
+            self.0.remove(index);
         }
-        Some(place)
+        Some(place as usize)
+    }
+
+    /// Returns the index of a page, or where it belongs. A page whose number is so much greater than the first one's is
+    /// at most so many places after it, and exactly there if none is missing between.
+    fn find(&self, number: u32) -> Result<usize, usize> {
+        let first = self.0.first().map_or(number, |page| page.number);
+        let most = number.saturating_sub(first) as usize;
+        match self.0.get(most) {
+            Some(page) if page.number == number => Ok(most),
+            _ => self.0.binary_search_by_key(&number, |page| page.number),
+        }
     }
 }
 
@@ -231,11 +251,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_map(changes in prop::collection::vec((0u32..20, prop::option::of(0u8..9)), 0..100), far in 0u32..600) {
+        fn it_is_a_map(changes in prop::collection::vec((0u32..20, prop::option::of(0u8..9)), 0..100), far: u32) {
             let (mut map, mut model) = (SubConnMap::default(), std::collections::BTreeMap::new());
             for (id, change) in changes {
-                // On one page or another.
-                let id = if id % 3 == 0 { id + far } else { id };
+                // On one page or another, near or far.
+                let id = if id % 3 == 0 { id.wrapping_add(far >> (id % 5 * 6)) } else { id };
                 match change {
                     Some(value) => {
                         map.insert(id, value);
@@ -248,7 +268,14 @@ mod tests {
             let mut all: Vec<_> = map.iter().map(|(id, value)| (id, *value)).collect();
             all.sort_unstable();
             prop_assert_eq!(all, model.iter().map(|(id, value)| (*id, *value)).collect::<Vec<_>>());
-            prop_assert!((0..700).all(|id| map.get(id) == model.get(&id) && map.has(id) == model.contains_key(&id)));
+            let near = model.keys().flat_map(|id| [id.wrapping_sub(1), *id, id.wrapping_add(1)]);
+            for id in near.chain(0..700) {
+                prop_assert_eq!((map.get(id), map.has(id)), (model.get(&id), model.contains_key(&id)));
+            }
+            for id in map.ids().collect::<Vec<_>>() {
+                map.remove(id);
+            }
+            prop_assert!(map.places.0.is_empty());
         }
     }
 

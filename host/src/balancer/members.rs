@@ -30,11 +30,6 @@ struct Member {
     state: ConnectivityState,
 }
 
-/// After this many numbers the first one is reused: what is indexed by them (bits and pages of snapshots, maps of
-/// policies) stays small however many endpoints come and go. Everyone has been notified of the removal of an endpoint
-/// long before another gets its number, and no resolver returns that many endpoints at once.
-const NUMBERS: u32 = 1 << 24;
-
 /// A change of a subconn.
 pub(super) struct Change {
     pub(super) state: ConnectivityState,
@@ -194,11 +189,11 @@ impl Members {
         Update { added: fresh, removed }
     }
 
-    /// Returns a number that no subconn has.
+    /// Returns a number that no subconn has or, for the first 2^32 of them, had.
     fn number(&mut self) -> u32 {
         loop {
             let id = self.next;
-            self.next = (id + 1) % NUMBERS;
+            self.next = id.wrapping_add(1);
             if !self.members.contains_key(&id) {
                 return id;
             }
@@ -242,7 +237,7 @@ mod tests {
         ) {
             let (mut members, mut before) = (Members::default(), BTreeMap::new());
             // The first numbers are used again on the way.
-            members.next = NUMBERS - 5;
+            members.next = u32::MAX - 5;
             for list in lists {
                 let endpoint = |(number, weight): &(u8, u32)| {
                     let address = format!("10.0.0.{number}:80").parse().expect("an address");

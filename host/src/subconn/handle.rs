@@ -83,8 +83,8 @@ impl SubConn {
         }))
     }
 
-    /// Returns the number by which policies know this subconn. It is unique within the channel, and not
-    /// reused for a long time.
+    /// Returns the number by which policies know this subconn. It is unique within the channel, and
+    /// reused only after 2^32 endpoints.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.0.id

@@ -13,6 +13,7 @@ mod fake;
 mod handle;
 mod ready_set;
 mod snapshots;
+mod sparse;
 mod stats;
 
 pub use self::done::{Done, DoneInfo};

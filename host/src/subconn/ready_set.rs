@@ -5,6 +5,7 @@ use std::iter::FusedIterator;
 use std::sync::Arc;
 
 use super::SubConn;
+use super::sparse::Sparse;
 use crate::connectivity::ConnectivityState;
 use crate::resolver::Endpoint;
 
@@ -22,12 +23,12 @@ struct Inner {
     /// Numbers in the resolver's order.
     all: Arc<[u32]>,
     ready: Arc<[u32]>,
-    /// Entries by number, in pages of [`PAGE`].
-    pages: Vec<Option<Arc<Page>>>,
+    /// Entries by number, in pages of [`PAGE`]. A page without entries is none.
+    pages: Sparse<Arc<Page>>,
 }
 
-const PAGE: usize = 64;
-type Page = [Option<Entry>; PAGE];
+const PAGE: u32 = 64;
+type Page = [Option<Entry>; PAGE as usize];
 
 /// A subconn as it was at the time of the snapshot.
 #[derive(Clone, Debug)]
@@ -125,20 +126,18 @@ impl ReadySet {
         let (before, now) = (&earlier.0, &self.0);
         let ready = !Arc::ptr_eq(&before.ready, &now.ready) && before.ready != now.ready;
         let mut changes = Changes { ready, ..Changes::default() };
-        for at in 0..before.pages.len().max(now.pages.len()) {
-            let page = |inner: &'_ Arc<Inner>| inner.pages.get(at).cloned().flatten();
-            let (before, now) = (page(before), page(now));
-            let is_same = match (&before, &now) {
-                (Some(before), Some(now)) => Arc::ptr_eq(before, now),
-                (None, None) => true,
-                _ => false,
-            };
-            if is_same {
-                continue;
-            }
-            for slot in 0..PAGE {
-                let entry = |page: &Option<Arc<Page>>| page.as_ref().and_then(|page| page[slot].clone());
-                changes.record(entry(&before), entry(&now));
+        let (mut olds, mut news) = (before.pages.iter().peekable(), now.pages.iter().peekable());
+        loop {
+            let next = [&mut olds, &mut news].into_iter().filter_map(|pages| pages.peek()).map(|(at, _)| *at);
+            let Some(at) = next.min() else { break };
+            let page = |(number, _): &(u32, _)| *number == at;
+            let (old, new) = (olds.next_if(page), news.next_if(page));
+            let (old, new) = (old.map(|(_, page)| page), new.map(|(_, page)| page));
+            if !old.zip(new).is_some_and(|(old, new)| Arc::ptr_eq(old, new)) {
+                for slot in 0..PAGE as usize {
+                    let entry = |page: Option<&'_ Arc<Page>>| page.and_then(|page| page[slot].clone());
+                    changes.record(entry(old), entry(new));
+                }
             }
         }
         if changes.added.len() > 1 || changes.states.len() > 1 {
@@ -168,19 +167,18 @@ impl Changes {
 
 impl Inner {
     fn entry(&self, id: u32) -> Option<&Entry> {
-        let id = id as usize;
-        self.pages.get(id / PAGE)?.as_ref()?[id % PAGE].as_ref()
+        self.pages.get(id / PAGE)?[(id % PAGE) as usize].as_ref()
     }
 
     fn set(&mut self, id: u32, entry: Option<Entry>) {
-        let (at, slot) = (id as usize / PAGE, id as usize % PAGE);
-        if at >= self.pages.len() {
-            self.pages.resize(at + 1, None);
+        if entry.is_none() && self.entry(id).is_none() {
+            return;
         }
-        let page = self.pages[at].get_or_insert_with(|| Arc::new([const { None }; PAGE]));
-        Arc::make_mut(page)[slot] = entry;
-        if page.iter().all(Option::is_none) {
-            self.pages[at] = None;
+        let page = self.pages.get_or_insert_with(id / PAGE, || Arc::new([const { None }; PAGE as usize]));
+        let is_gone = entry.is_none();
+        Arc::make_mut(page)[(id % PAGE) as usize] = entry;
+        if is_gone && page.iter().all(Option::is_none) {
+            self.pages.remove(id / PAGE);
         }
     }
 }

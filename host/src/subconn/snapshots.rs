@@ -1,6 +1,7 @@
 //! The sequence of a channel's [`ReadySet`]s.
 
 use super::ready_set::{Entry, ReadySet};
+use super::sparse::Sparse;
 use crate::connectivity::ConnectivityState;
 
 /// Collects changes, and creates the next snapshot from the previous one.
@@ -10,8 +11,8 @@ use crate::connectivity::ConnectivityState;
 pub(crate) struct Snapshots {
     /// Numbers in the resolver's order.
     order: Vec<u32>,
-    /// Bit set of the ready numbers.
-    ready: Vec<u64>,
+    /// Bit set of the ready numbers, without empty words.
+    ready: Sparse<u64>,
     last: ReadySet,
     /// Entries that have changed since `last`. `None`: removed.
     dirty: Vec<(u32, Option<Entry>)>,
@@ -50,8 +51,7 @@ impl Snapshots {
     pub(crate) fn next(&mut self) -> ReadySet {
         let order = self.order_is_new.then(|| self.order.as_slice().into());
         let ready = (self.order_is_new || self.ready_is_new).then(|| {
-            let is_ready =
-                |id: &u32| self.ready.get(*id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 == 1);
+            let is_ready = |id: &u32| self.ready.get(id / 64).is_some_and(|word| word >> (id % 64) & 1 == 1);
             let mut ready = Vec::with_capacity(self.order.len());
             ready.extend(self.order.iter().filter(|id| is_ready(id)));
             ready.into()
@@ -64,12 +64,12 @@ impl Snapshots {
     }
 
     fn set_ready(&mut self, id: u32, to: bool) {
-        let (at, bit) = (id as usize / 64, 1 << (id % 64));
-        if at >= self.ready.len() {
-            self.ready.resize(at + 1, 0);
-        }
-        let word = &mut self.ready[at];
+        let bit = 1 << (id % 64);
+        let word = self.ready.get_or_insert_with(id / 64, || 0);
         let before = std::mem::replace(word, if to { *word | bit } else { *word & !bit });
         self.ready_is_new |= before != *word;
+        if *word == 0 {
+            self.ready.remove(id / 64);
+        }
     }
 }

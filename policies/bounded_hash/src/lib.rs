@@ -13,7 +13,7 @@ use hotpick_guest::key::{HashOn, Key};
 use hotpick_guest::ring::Ring;
 use hotpick_guest::{
     About, Description, Endpoint, Nanos, Outcome, Outcomes, PickInfo, PickResult, Placement, Policy, SubConn,
-    SubConnMap, call,
+    SubConnMap, Weights, call,
 };
 
 hotpick_guest::config! {
@@ -38,12 +38,13 @@ struct BoundedHash {
     config: Config,
     key: Key,
     ring: Ring,
+    weights: Weights,
     loads: SubConnMap<Load>,
     ready: Vec<SubConn>,
     /// RPCs in flight to ready endpoints.
     total: u32,
     /// Sum of the weights of ready endpoints.
-    weights: f64,
+    ready_weight: f64,
 }
 
 /// Load of an endpoint.
@@ -66,11 +67,12 @@ impl Policy for BoundedHash {
         Ok(Self {
             key,
             ring: Ring::new(config.min_ring_size, config.max_ring_size),
+            weights: Weights::default(),
             config,
             loads: SubConnMap::default(),
             ready: Vec::new(),
             total: 0,
-            weights: 0.0,
+            ready_weight: 0.0,
         })
     }
 
@@ -81,6 +83,7 @@ impl Policy for BoundedHash {
         for endpoint in added {
             self.loads.get_or_insert_with(endpoint.id, Load::default);
         }
+        self.weights.update(added, removed);
         self.ring.update(added, removed);
         self.count();
     }
@@ -96,7 +99,7 @@ impl Policy for BoundedHash {
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
         let hash = self.key.of(info).unwrap_or(info.random);
-        let each = f64::from(self.total + 1) / self.weights * (1.0 + self.config.epsilon);
+        let each = f64::from(self.total + 1) / self.ready_weight * (1.0 + self.config.epsilon);
         let has_room = |id: &SubConn| {
             let load = self.loads.get(*id);
             load.is_some_and(|load| load.is_ready && load.rpcs < capacity(each * self.weight(*id)))
@@ -128,13 +131,13 @@ impl BoundedHash {
     }
 
     fn weight(&self, id: SubConn) -> f64 {
-        self.ring.places().get(id).map_or(1.0, |place| f64::from(place.weight))
+        f64::from(self.weights.of(id))
     }
 
     /// Adds up the RPCs and weights of the ready endpoints.
     fn count(&mut self) {
         self.total = self.ready.iter().map(|id| self.load(*id)).sum();
-        self.weights = self.ready.iter().map(|id| self.weight(*id)).sum();
+        self.ready_weight = self.ready.iter().map(|id| self.weight(*id)).sum();
     }
 
     /// Picks when no ready endpoint with capacity has a point on the ring, because `maxRingSize` is less than the

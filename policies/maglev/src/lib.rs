@@ -8,16 +8,20 @@
 
 #[cfg(test)]
 mod model;
+mod packed;
 mod table;
+
+use std::ops::Range;
 
 use hotpick_guest::config::Config as _;
 use hotpick_guest::key::{HashOn, Key};
 use hotpick_guest::ring::Places;
 use hotpick_guest::{
     About, Description, Endpoint, Nanos, PickInfo, PickResult, Placement, Plan, Plans, Policy, SubConn,
-    SubConnMap, SubConnSet, below, call,
+    SubConnMap, below, call,
 };
 
+use self::packed::Packed;
 use self::table::{Hashes, Table, is_prime};
 
 hotpick_guest::config! {
@@ -42,12 +46,14 @@ struct Maglev {
     hashes: SubConnMap<Hashes>,
     /// The table of all endpoints.
     table: Table,
-    /// The entries with ready endpoints only. Empty if no owner of an entry is ready.
-    ready: Vec<SubConn>,
+    /// The index of each endpoint in the table.
+    index: SubConnMap<usize>,
     /// Ready endpoints, with or without an entry.
-    now: SubConnSet,
-    /// The same as a list.
-    others: Vec<SubConn>,
+    ready: Vec<SubConn>,
+    /// Whether an endpoint is ready, by its index in the table.
+    is_ready: Vec<bool>,
+    /// The index of each entry's ready owner. Empty if no owner of an entry is ready.
+    takers: Packed,
 }
 
 impl Policy for Maglev {
@@ -63,60 +69,83 @@ impl Policy for Maglev {
             places: Places::default(),
             hashes: SubConnMap::default(),
             table: Table::default(),
+            index: SubConnMap::default(),
             ready: Vec::new(),
-            now: SubConnSet::default(),
-            others: Vec::new(),
+            is_ready: Vec::new(),
+            takers: Packed::default(),
         })
     }
 
     fn endpoints(&mut self, added: &[Endpoint], removed: &[SubConn], _now: Nanos) {
-        let ready = std::mem::take(&mut self.now);
-        for gone in self.places.update(added, removed) {
-            self.hashes.remove(gone.id);
+        for (gone, _) in self.places.update(added, removed) {
+            self.hashes.remove(gone);
+            self.index.remove(gone);
         }
         for endpoint in added {
             self.hashes.get_or_insert_with(endpoint.id, || Hashes::of(endpoint.hash_key()));
         }
+        // The memory of the former table is free for the new one.
+        self.table = Table::default();
         self.table = Table::new(&self.places, &self.hashes, self.config.table_size);
-        self.fill(ready);
+        for (index, owner) in self.table.owners.iter().enumerate() {
+            self.index.insert(owner.id, index);
+        }
+        self.is_ready = vec![false; self.table.owners.len()];
+        self.set_ready(0..self.ready.len(), true);
+        self.fill();
     }
 
     fn ready(&mut self, ready: &[SubConn], _now: Nanos) {
-        self.others = ready.to_vec();
-        self.fill(ready.into());
+        // Usually one endpoint comes or goes.
+        let first = self.ready.iter().zip(ready).take_while(|(old, new)| old == new).count();
+        let last = self.ready[first..].iter().rev().zip(ready[first..].iter().rev());
+        let last = last.take_while(|(old, new)| old == new).count();
+        let mut changed = self.set_ready(first..self.ready.len() - last, false);
+        self.ready = ready.to_vec();
+        changed.extend(self.set_ready(first..ready.len() - last, true));
+        // Of an endpoint's walk, only the part to its last entry is looked at, and the entries before its own whose
+        // owners are not ready.
+        let are_few = changed.len() * 16 < self.is_ready.len() && self.ready.len() * 2 > self.is_ready.len();
+        if are_few && self.takers.len() == self.table.entries.len() {
+            changed.into_iter().for_each(|index| self.refill(index));
+        } else {
+            self.fill();
+        }
     }
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
         // A table that is too small has no entries for some endpoints. They are used when no owner of an entry is
         // ready.
-        let among = if self.ready.is_empty() { &self.others } else { &self.ready };
-        let size = among.len();
+        let size = if self.takers.len() == 0 { self.ready.len() } else { self.takers.len() };
         if size == 0 {
             return PickResult::Queue;
         }
         #[expect(clippy::cast_possible_truncation, reason = "less than the size")]
         let at =
             self.key.of(info).map_or_else(|| below(size, info.random), |hash| (hash % size as u64) as usize);
-        if info.attempt == 0 || !call::tried(among[at]) {
-            return PickResult::Pick(among[at]);
+        let first = self.entry(at);
+        if info.attempt == 0 || !call::tried(first) {
+            return PickResult::Pick(first);
         }
         // A retry goes to the next entry of an endpoint that the RPC has not tried.
-        let mut entries = (at..size).chain(0..at).map(|at| among[at]).take(LOOKED_AT);
-        let mut tried = among[at];
+        let mut entries = (at..size).chain(0..at).map(|at| self.entry(at)).take(LOOKED_AT);
+        let mut tried = first;
         let untried = entries.find(|id| {
             let is_new = *id != tried && !call::tried(*id);
             tried = *id;
             is_new
         });
-        PickResult::Pick(untried.unwrap_or(among[at]))
+        PickResult::Pick(untried.unwrap_or(first))
     }
 }
 
 impl Plans for Maglev {
     fn plan(&mut self, budget: usize, _random: u64, _now: Nanos) -> Plan {
         let by_affinity = matches!(self.config.hash_on, HashOn::Metadata(_));
-        if by_affinity && !self.ready.is_empty() && self.ready.len() <= budget {
-            Plan::ByAffinity(self.ready.clone())
+        let size = self.takers.len();
+        if by_affinity && size > 0 && size <= budget {
+            let ids: Vec<_> = self.table.owners.iter().map(|owner| owner.id).collect();
+            Plan::ByAffinity(self.takers.look_up(&ids))
         } else {
             Plan::None
         }
@@ -124,23 +153,74 @@ impl Plans for Maglev {
 }
 
 impl Maglev {
-    /// Fills `ready` for these ready endpoints.
-    fn fill(&mut self, now: SubConnSet) {
-        let Table { owners, entries } = &self.table;
-        let is_ready: Vec<_> = owners.iter().map(|id| now.has(*id)).collect();
-        self.now = now;
-        self.ready.clear();
-        let ready = |owner: &&u32| is_ready[**owner as usize];
-        let Some(mut taker) = entries.iter().find(ready) else { return };
-        self.ready.resize(entries.len(), 0);
-        // From the end: the entry after the last is the first.
-        for (entry, owner) in self.ready.iter_mut().zip(entries).rev() {
-            if ready(&owner) {
-                taker = owner;
-            }
-            *entry = owners[*taker as usize];
+    /// Returns the ready endpoint of an entry or, if no owner of an entry is ready, any ready one.
+    #[inline(always)]
+    fn entry(&self, at: usize) -> SubConn {
+        if self.takers.len() == 0 { self.ready[at] } else { self.table.owners[self.takers.get(at)].id }
+    }
+
+    /// Records whether these of the ready endpoints are. Returns their indices in the table.
+    fn set_ready(&mut self, ready: Range<usize>, is_ready: bool) -> Vec<usize> {
+        let indices: Vec<_> =
+            self.ready[ready].iter().filter_map(|id| self.index.get(*id).copied()).collect();
+        indices.iter().for_each(|index| self.is_ready[*index] = is_ready);
+        indices
+    }
+
+    /// Returns whether the owner of an entry is ready.
+    #[inline(always)]
+    fn is_served(&self, at: usize) -> bool {
+        self.is_ready[self.table.entries.get(at)]
+    }
+
+    /// Fills `takers`.
+    fn fill(&mut self) {
+        let (size, owners) = (self.table.entries.len(), self.table.owners.len());
+        if self.takers.len() != size || !self.takers.is_like(&self.table.entries) {
+            self.takers = Packed::new(size, owners);
+        }
+        let has_one = match (&self.table.entries, &mut self.takers) {
+            (Packed::Bytes(entries), Packed::Bytes(takers)) => fill(entries, takers, &self.is_ready),
+            (Packed::Shorts(entries), Packed::Shorts(takers)) => fill(entries, takers, &self.is_ready),
+            (Packed::Words(entries), Packed::Words(takers)) => fill(entries, takers, &self.is_ready),
+            _ => false,
+        };
+        if !has_one {
+            self.takers = Packed::default();
         }
     }
+
+    /// Fills `takers` where an endpoint that is ready now, or is not any more, makes a difference.
+    fn refill(&mut self, index: usize) {
+        let size = self.table.entries.len();
+        let own: Vec<_> = self.table.entries_of(index).collect();
+        for at in own {
+            let Some(served) = (at..size).chain(0..at).find(|at| self.is_served(*at)) else {
+                return self.fill();
+            };
+            let taker = self.table.entries.get(served);
+            self.takers.set(at, taker);
+            let before = (0..at).rev().chain((at + 1..size).rev());
+            for at in before.take_while(|at| !self.is_served(*at)).collect::<Vec<_>>() {
+                self.takers.set(at, taker);
+            }
+        }
+    }
+}
+
+/// Fills the takers of all entries. Returns whether there is one.
+fn fill<I: Copy + Into<usize>>(entries: &[I], takers: &mut [I], is_ready: &[bool]) -> bool {
+    let Some(mut taker) = entries.iter().copied().find(|owner| is_ready[(*owner).into()]) else {
+        return false;
+    };
+    // From the end: the entry after the last is the first.
+    for (owner, entry) in entries.iter().zip(takers).rev() {
+        if is_ready[(*owner).into()] {
+            taker = *owner;
+        }
+        *entry = taker;
+    }
+    true
 }
 
 impl About for Maglev {
@@ -154,6 +234,7 @@ hotpick_guest::export!(Maglev: Plans, About);
 #[cfg(test)]
 mod tests {
     use hotpick_guest::hash;
+    use hotpick_guest::random::Random;
     use hotpick_guest::testing::{FakeHost, Rpc, chi_square, endpoint};
 
     use super::*;
@@ -222,6 +303,37 @@ mod tests {
         assert_eq!(host.pick(&Rpc::default()), PickResult::Queue);
         host.change(&[], &[0, 1, 2, 3]);
         assert_eq!(host.pick(&Rpc::default()), PickResult::Queue);
+    }
+
+    #[test]
+    fn after_any_flaps_the_owners_are_those_of_what_is_ready() {
+        for size in [2, 61, 8_009] {
+            let config = format!(r#"{{"tableSize":{size}}}"#);
+            let fresh = || {
+                let mut host = FakeHost::<Maglev>::start(&config).expect("started");
+                host.change(&(0..100).map(|id| endpoint(id, &[])).collect::<Vec<_>>(), &[]);
+                host
+            };
+            let (mut host, mut random) = (fresh(), Random::new(size));
+            let mut ready: Vec<SubConn> = (0..100).collect();
+            for round in 0..60 {
+                // Mostly one or two come or go, sometimes most of them.
+                for _ in 0..if round % 20 == 19 { 90 } else { 1 + random.below(2) } {
+                    let id = u32::try_from(random.below(100)).expect("small");
+                    match ready.iter().position(|other| *other == id) {
+                        Some(at) => drop(ready.remove(at)),
+                        None => ready.insert(random.below(ready.len() + 1), id),
+                    }
+                }
+                host.ready(&ready);
+                let mut other = fresh();
+                other.ready(&ready);
+                let plan = host.plan(10_000);
+                assert_eq!(plan, other.plan(10_000), "{size}, {round}");
+                // Whoever has no entry is picked only while nobody else is ready.
+                assert_eq!(host.policy().takers.len(), other.policy().takers.len());
+            }
+        }
     }
 
     #[test]

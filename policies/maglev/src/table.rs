@@ -4,12 +4,25 @@ use hotpick_guest::random::mix;
 use hotpick_guest::ring::Places;
 use hotpick_guest::{SubConn, SubConnMap, hash, hash_with_seed};
 
+use crate::packed::Packed;
+
 /// Entries of endpoints, in number proportional to their weights.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    pub(crate) owners: Vec<SubConn>,
+    pub(crate) owners: Vec<Owner>,
     /// Index of each entry's owner in `owners`.
-    pub(crate) entries: Vec<u32>,
+    pub(crate) entries: Packed,
+}
+
+/// An endpoint in the table.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    pub(crate) id: SubConn,
+    /// Where its walk begins.
+    start: u32,
+    skip: u32,
+    /// Number of its entries.
+    share: u32,
 }
 
 /// Start and step of an endpoint's walk through the table, derived from its name.
@@ -28,15 +41,26 @@ impl Hashes {
 /// An endpoint's walk through the table, which visits all entries in an order of its own.
 struct Filler {
     /// The next entry of the walk.
-    at: u64,
-    skip: u64,
+    at: u32,
     /// Share of the sum of all weights.
     weight: f64,
     /// The endpoint takes an entry in the round in which its weight, added up over the rounds, reaches this.
     target: f64,
 }
 
-const FREE: u32 = u32::MAX;
+/// The entries that have no owner yet.
+struct Free {
+    /// Whether an entry has an owner: smaller, and so faster, than the table.
+    taken: Vec<bool>,
+    count: usize,
+    /// The free entries, as soon as there are few of them.
+    last: Vec<u32>,
+}
+
+/// Number of free entries from which on each of them is asked how far it is, instead of walking there: a walk takes
+/// `size / free` steps, this takes `free` multiplications, which are slower.
+const FEW: usize = 100;
+
 /// Greatest weight, as a multiple of the mean. The number of rounds to fill the table grows with it.
 const MOST_TO_MEAN: f64 = 20.0;
 
@@ -55,51 +79,106 @@ impl Table {
         let mean = places.iter().map(|place| f64::from(place.weight)).sum::<f64>() / places.len() as f64;
         let bounded = |weight: u32| f64::from(weight).min(mean * MOST_TO_MEAN);
         let sum: f64 = places.iter().map(|place| bounded(place.weight)).sum();
-        let length = u64::from(size);
-        let mut fillers: Vec<Filler> = Vec::with_capacity(places.len());
+        let (mut owners, mut fillers) = (Vec::with_capacity(places.len()), Vec::with_capacity(places.len()));
         let mut before = None;
         for place in places.iter() {
             // Endpoints with the same name would walk the same way.
-            let is_double = before.replace(place.key.as_str()) == Some(&place.key);
-            let salt = if is_double { mix(fillers.len() as u64) } else { 0 };
-            let Hashes { offset, skip } =
-                hashes.get(place.id).copied().unwrap_or_else(|| Hashes::of(&place.key));
-            let (at, skip) = ((offset ^ salt) % length, (skip ^ salt) % (length - 1) + 1);
-            fillers.push(Filler { at, skip, weight: bounded(place.weight) / sum, target: 0.0 });
+            let is_double = before.replace(place.key) == Some(place.key);
+            let salt = if is_double { mix(owners.len() as u64) } else { 0 };
+            let hashes = hashes.get(place.id).copied().unwrap_or_else(|| Hashes::of(place.key));
+            let below = |hash: u64, bound: u32| u32::try_from((hash ^ salt) % u64::from(bound)).unwrap_or(0);
+            let (start, skip) = (below(hashes.offset, size), below(hashes.skip, size - 1) + 1);
+            owners.push(Owner { id: place.id, start, skip, share: 0 });
+            fillers.push(Filler { at: start, weight: bounded(place.weight) / sum, target: 0.0 });
         }
         let heaviest = fillers.iter().map(|filler| filler.weight).fold(0.0, f64::max);
-        let mut entries = vec![FREE; size as usize];
-        let (mut free, mut round) = (entries.len(), 0.0);
-        while free > 0 {
+        let mut entries = Packed::new(size as usize, owners.len());
+        let (mut free, mut round) = (Free::all(size), 0.0);
+        while free.count > 0 {
             round += 1.0;
-            for (filler, owner) in fillers.iter_mut().zip(0..) {
-                if round * filler.weight < filler.target || free == 0 {
+            for (index, (filler, owner)) in fillers.iter_mut().zip(&mut owners).enumerate() {
+                if round * filler.weight < filler.target {
                     continue;
                 }
                 filler.target += heaviest;
-                while entries[filler.place()] != FREE {
-                    filler.go_on(length);
-                }
-                entries[filler.place()] = owner;
-                free -= 1;
+                let Some(entry) = free.take(filler.at, owner.skip, size) else { break };
+                entries.set(entry as usize, index);
+                filler.at = entry;
+                owner.share += 1;
             }
         }
-        Self { owners: places.iter().map(|place| place.id).collect(), entries }
+        Self { owners, entries }
+    }
+
+    /// Returns the entries of an owner.
+    pub(crate) fn entries_of(&self, index: usize) -> impl Iterator<Item = usize> {
+        let Owner { start, skip, share, .. } = self.owners[index];
+        let length = self.entries.len();
+        let walk = std::iter::successors(Some(start as usize), move |at| Some((at + skip as usize) % length));
+        walk.filter(move |at| self.entries.get(*at) == index).take(share as usize)
     }
 }
 
-impl Filler {
-    #[expect(clippy::cast_possible_truncation, reason = "less than the size")]
-    const fn place(&self) -> usize {
-        self.at as usize
+impl Free {
+    fn all(size: u32) -> Self {
+        let mut free = Self { taken: vec![false; size as usize], count: size as usize, last: Vec::new() };
+        free.list_if_few(size);
+        free
     }
 
-    const fn go_on(&mut self, length: u64) {
-        self.at += self.skip;
-        if self.at >= length {
-            self.at -= length;
+    /// Takes the first free entry of a walk. `None`: there is none.
+    fn take(&mut self, mut at: u32, skip: u32, size: u32) -> Option<u32> {
+        if self.last.is_empty() {
+            if self.count == 0 {
+                return None;
+            }
+            while self.is_taken(at) {
+                at += skip;
+                at = at.min(at.wrapping_sub(size));
+            }
+        } else {
+            // The number of steps to an entry is its distance divided by the step, modulo the size.
+            let inverse = inverse(skip, size);
+            let steps = |entry: &u32| times(entry + size - at, inverse, size);
+            let nearest = (0..self.last.len()).min_by_key(|index| steps(&self.last[*index]))?;
+            at = self.last.swap_remove(nearest);
+        }
+        self.taken[at as usize] = true;
+        self.count -= 1;
+        if self.last.is_empty() {
+            self.list_if_few(size);
+        }
+        Some(at)
+    }
+
+    fn list_if_few(&mut self, size: u32) {
+        if self.count <= FEW {
+            self.last = (0..size).filter(|at| !self.is_taken(*at)).collect();
         }
     }
+
+    #[inline(always)]
+    fn is_taken(&self, at: u32) -> bool {
+        self.taken[at as usize]
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "less than the size")]
+const fn times(one: u32, other: u32, size: u32) -> u32 {
+    (one as u64 * other as u64 % size as u64) as u32
+}
+
+/// Returns the number that multiplied by `number` is 1 modulo a prime (Fermat's little theorem).
+fn inverse(number: u32, prime: u32) -> u32 {
+    let (mut result, mut power, mut exponent) = (1, number % prime, prime - 2);
+    while exponent > 0 {
+        if exponent % 2 == 1 {
+            result = times(result, power, prime);
+        }
+        power = times(power, power, prime);
+        exponent /= 2;
+    }
+    result
 }
 
 /// Returns whether a number is prime.
@@ -124,8 +203,14 @@ mod tests {
     fn table<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, size: u32) -> Vec<SubConn> {
         let mut places = Places::default();
         places.update(&endpoints.cloned().collect::<Vec<_>>(), &[]);
-        let Table { owners, entries } = Table::new(&places, &SubConnMap::default(), size);
-        entries.iter().map(|owner| owners[*owner as usize]).collect()
+        let table = Table::new(&places, &SubConnMap::default(), size);
+        for index in 0..table.owners.len() {
+            let mut own: Vec<_> = table.entries_of(index).collect();
+            own.sort_unstable();
+            let all = 0..table.entries.len();
+            assert!(own.into_iter().eq(all.filter(|at| table.entries.get(*at) == index)));
+        }
+        (0..table.entries.len()).map(|at| table.owners[table.entries.get(at)].id).collect()
     }
 
     fn counts(table: &[SubConn], n: u32) -> Vec<usize> {

@@ -36,10 +36,6 @@ struct RingHash {
     key: Key,
     ring: Ring,
     states: States,
-    /// Number of endpoints in these states.
-    ready: usize,
-    connecting: usize,
-    failed: usize,
     /// Whether an endpoint was asked to connect and no state has been reported since.
     woken: bool,
     /// Why the last endpoint failed.
@@ -58,9 +54,6 @@ impl Policy for RingHash {
             key,
             ring: Ring::new(config.min_ring_size, config.max_ring_size),
             states: States::default(),
-            ready: 0,
-            connecting: 0,
-            failed: 0,
             woken: false,
             error: String::new(),
         })
@@ -70,25 +63,25 @@ impl Policy for RingHash {
         removed.iter().for_each(|id| self.states.remove(*id));
         self.woken = false;
         self.ring.update(added, removed);
-        self.count();
     }
 
-    fn ready(&mut self, _ready: &[SubConn], _now: Nanos) {
-        self.count();
-    }
+    fn ready(&mut self, _ready: &[SubConn], _now: Nanos) {}
 
     fn pick(&mut self, info: &PickInfo) -> PickResult {
-        if self.failed == self.ring.places().len() {
-            call::explain(if self.failed == 0 { "the target has no endpoints" } else { &self.error });
+        let [ready, connecting, failed] =
+            [ConnectivityState::Ready, ConnectivityState::Connecting, ConnectivityState::TransientFailure]
+                .map(|state| self.states.count(state));
+        if failed == self.ring.places().len() {
+            call::explain(if failed == 0 { "the target has no endpoints" } else { &self.error });
             return PickResult::Fail(FailCode::Unavailable);
         }
         match self.key.of(info) {
             Some(hash) => self.first_that_may_serve(hash, info),
             // One connection at a time. Otherwise each of many RPCs would connect another endpoint.
-            None if self.ready == 0 && (self.connecting > 0 || std::mem::replace(&mut self.woken, true)) => {
+            None if ready == 0 && (connecting > 0 || std::mem::replace(&mut self.woken, true)) => {
                 PickResult::Queue
             }
-            None if self.ready == 0 => self.first_that_may_serve(info.random, info),
+            None if ready == 0 => self.first_that_may_serve(info.random, info),
             None => self.first_ready(info),
         }
     }
@@ -109,7 +102,7 @@ impl RingHash {
     /// Picks for an RPC that may go to any endpoint: a ready one, so that it need not wait. On the way, connects an
     /// idle one, one at a time, so that the load spreads (gRFC A76).
     fn first_ready(&self, info: &PickInfo) -> PickResult {
-        let mut may_connect = self.connecting == 0;
+        let mut may_connect = self.states.count(ConnectivityState::Connecting) == 0;
         let mut first = None;
         for id in self.ring.from(info.random) {
             match self.states.of(id) {
@@ -129,18 +122,6 @@ impl RingHash {
         // If no ready endpoint has a point on the ring, connect one that has.
         first.map_or_else(|| self.first_that_may_serve(info.random, info), PickResult::Pick)
     }
-
-    fn count(&mut self) {
-        (self.ready, self.connecting, self.failed) = (0, 0, 0);
-        for place in self.ring.places().iter() {
-            match self.states.of(place.id) {
-                ConnectivityState::Ready => self.ready += 1,
-                ConnectivityState::Connecting => self.connecting += 1,
-                ConnectivityState::TransientFailure => self.failed += 1,
-                _ => {}
-            }
-        }
-    }
 }
 
 impl Connectivity for RingHash {
@@ -153,15 +134,6 @@ impl Connectivity for RingHash {
         // A failed endpoint reconnects by itself, because no RPC is sent to it.
         if before == ConnectivityState::TransientFailure && state == ConnectivityState::Idle {
             connections::connect(id);
-        }
-        for (of, one) in [(before, false), (self.states.of(id), true)] {
-            let count = match of {
-                ConnectivityState::Ready => &mut self.ready,
-                ConnectivityState::Connecting => &mut self.connecting,
-                ConnectivityState::TransientFailure => &mut self.failed,
-                _ => continue,
-            };
-            *count = if one { *count + 1 } else { count.saturating_sub(1) };
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Cost of a pick through the whole pick path of an RPC, compared with the lower bound: a bare call of the component.
 //!
-//! `cargo bench --workspace --bench picks` prints tables in Markdown and takes less than a minute. The channels take
+//! `cargo bench --workspace --bench picks` prints tables in Markdown and takes less than a minute; with `-- changes` only
+//! the last one. The channels take
 //! turns in one run, and each ratio compares two values of the same round.
 
 mod bare;
@@ -67,6 +68,11 @@ fn main() {
     if arguments.iter().any(|argument| argument == "gate") {
         let names: Vec<_> = channels.iter().map(|channel| channel.name).collect();
         std::process::exit(i32::from(!gate::holds(&names)));
+    }
+
+    if arguments.iter().any(|argument| argument == "changes") {
+        updates(&round_robin);
+        return;
     }
 
     let mut calls = Vec::new();

@@ -3,7 +3,7 @@ package hotpick
 
 import "errors"
 
-// SubConn is the number of a subconn, the connection to one endpoint. It is small, and not reused while an instance may
+// SubConn is the number of a subconn, the connection to one endpoint. It is counted from 0, and not reused while an instance may
 // remember it.
 type SubConn uint32
 

@@ -31,7 +31,7 @@ __all__ = [
 
 SECOND = 1_000_000_000  # nanoseconds
 
-# Number of a subconn, the connection to one endpoint. Small, and not reused while an instance may remember it.
+# Number of a subconn, the connection to one endpoint. Counted from 0, and not reused while an instance may remember it.
 SubConn = int
 
 # The result of a pick, returned by the next four functions. A number, because passing an object is more expensive

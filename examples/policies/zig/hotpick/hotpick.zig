@@ -9,7 +9,7 @@ const std = @import("std");
 /// The allocator of a policy's memory, including the memory of what the host passes.
 pub const allocator = std.heap.wasm_allocator;
 
-/// Number of a subconn, the connection to one endpoint. Small, and not reused while an instance may remember it.
+/// Number of a subconn, the connection to one endpoint. Counted from 0, and not reused while an instance may remember it.
 pub const SubConn = u32;
 /// A time of the host's monotonic clock, in nanoseconds.
 pub const Nanos = u64;

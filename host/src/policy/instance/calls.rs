@@ -164,7 +164,7 @@ impl Instance {
             WitPlan::ByAffinity(picks) => (Order::ByAffinity, picks),
         };
         let state = self.store.data();
-        let plan = Plan::new(order, &picks, &state.acknowledged, serial, self.calls + 1, state.methods())?;
+        let plan = Plan::new(order, picks, &state.acknowledged, serial, self.calls + 1, state.methods())?;
         self.calls += plan.as_ref().map_or(0, Plan::calls);
         Ok(plan)
     }

@@ -79,7 +79,7 @@ impl Plan {
     /// Returns a plan of these picks, for endpoints that the policy knows. `None`: there are no picks.
     pub(crate) fn new(
         order: Order,
-        picks: &[u32],
+        picks: Vec<u32>,
         ready: &ReadySet,
         serial: u64,
         first_call: u64,
@@ -89,10 +89,10 @@ impl Plan {
         if picks.len() > LONGEST_PLAN as usize {
             return Err(Fault::LongPlan(picks.len()));
         }
-        if let Some(unknown) = picks.iter().find(|id| ready.find(**id).is_none()) {
-            return Err(Fault::UnknownSubConn(*unknown));
+        if let Some(unknown) = unknown(&picks, ready) {
+            return Err(Fault::UnknownSubConn(unknown));
         }
-        let picks: Box<[u32]> = picks.into();
+        let picks = picks.into_boxed_slice();
         let id = PLANS.fetch_add(1, Ordering::Relaxed);
         let (ready, methods, next) = (ready.clone(), Arc::clone(methods), CachePadded::default());
         Ok((!picks.is_empty()).then_some(Self {
@@ -187,6 +187,27 @@ impl Plan {
     }
 }
 
+/// Returns the first pick that is not in the snapshot. A table repeats its picks, and each is looked up once if the
+/// numbers are close enough together to remember which.
+fn unknown(picks: &[u32], ready: &ReadySet) -> Option<u32> {
+    let (least, most) = (*picks.iter().min()?, *picks.iter().max()?);
+    let span = (most - least) as usize / 64 + 1;
+    let mut known = vec![0u64; if span <= picks.len() { span } else { 0 }];
+    let mut is_unknown = |id: &u32| {
+        let at = id - least;
+        let (word, bit) = (known.get_mut(at as usize / 64), 1 << (at % 64));
+        if word.as_ref().is_some_and(|word| **word & bit != 0) {
+            return false;
+        }
+        let is_known = ready.find(*id).is_some();
+        if let (true, Some(word)) = (is_known, word) {
+            *word |= bit;
+        }
+        !is_known
+    };
+    picks.iter().copied().find(|id| is_unknown(id))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,7 +215,7 @@ mod tests {
 
     fn plan(order: Order, picks: &[u32]) -> Plan {
         let ready = FakeSubConns::default().ready(3);
-        Plan::new(order, picks, &ready, 1, 100, &Arc::default()).expect("known").expect("not empty")
+        Plan::new(order, picks.to_vec(), &ready, 1, 100, &Arc::default()).expect("known").expect("not empty")
     }
 
     fn next(plan: &Plan, now: Instant) -> Option<(u32, u64)> {
@@ -255,9 +276,12 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_plan_is_refused() {
         let ready = FakeSubConns::default().ready(1);
-        let plan = |picks: &[u32]| Plan::new(Order::Sequence, picks, &ready, 1, 1, &Arc::default());
+        let plan = |picks: &[u32]| Plan::new(Order::Sequence, picks.to_vec(), &ready, 1, 1, &Arc::default());
         assert!(plan(&[]).expect("no fault").is_none());
-        assert_eq!(plan(&[0, 7]).expect_err("not there"), Fault::UnknownSubConn(7));
+        for (picks, first) in [(vec![0, 7], 7), (vec![0, 0, 0, 5, 7, 0], 5), (vec![0, u32::MAX, 1], u32::MAX)]
+        {
+            assert_eq!(plan(&picks).expect_err("not there"), Fault::UnknownSubConn(first));
+        }
         let long = vec![0; LONGEST_PLAN as usize + 1];
         assert_eq!(plan(&long).expect_err("too long"), Fault::LongPlan(long.len()));
     }

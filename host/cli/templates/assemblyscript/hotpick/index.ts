@@ -1,6 +1,6 @@
 // The contract of policy.wit as AssemblyScript types and functions, for policies in AssemblyScript.
 
-/** Number of a subconn, the connection to one endpoint. Small, and not reused while an instance may remember it. */
+/** Number of a subconn, the connection to one endpoint. Counted from 0, and not reused while an instance may remember it. */
 export type SubConn = u32;
 /** A time of the host's monotonic clock, in nanoseconds. Its zero is arbitrary. */
 export type Nanos = u64;

@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-/* Number of a subconn, the connection to one endpoint. Small, and not reused while an instance may remember it. */
+/* Number of a subconn, the connection to one endpoint. Counted from 0, and not reused while an instance may remember it. */
 typedef uint32_t hotpick_subconn;
 /* A time of the host's monotonic clock, in nanoseconds. */
 typedef uint64_t hotpick_nanos;

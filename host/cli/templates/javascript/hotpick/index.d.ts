@@ -2,7 +2,7 @@
 //
 // Numbers are `number`, but for hashes, which have 64 bits: `PickInfo.affinity` is a `bigint`.
 
-/** Number of a subconn, the connection to one endpoint. Small, and not reused while an instance may remember it. */
+/** Number of a subconn, the connection to one endpoint. Counted from 0, and not reused while an instance may remember it. */
 export type SubConn = number;
 /** A time of the host's monotonic clock, or a duration, in nanoseconds. */
 export type Nanos = number;
