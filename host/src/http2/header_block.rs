@@ -298,6 +298,8 @@ impl Reader<'_> {
             }
             None => {}
         }
+        // The code of a small letter is never longer than that of its capital.
+        name.make_ascii_lowercase();
         for byte in name.iter_mut().filter(|byte| !is_name(**byte)) {
             *byte = huffman::no_longer(*byte, is_name).unwrap_or(*byte);
         }
@@ -525,8 +527,15 @@ mod tests {
         assert_eq!(amended(raw(b"X-Up", b"1")).0, "x-up");
         assert_eq!(amended(raw(b"x y", b"1")).0, "x|y");
         assert_eq!(amended(raw(b":foo", b"1")).0, "|foo");
-        let (name, _) = amended(huffman(b"X-Up", b"1"));
-        assert!(name.bytes().all(is_name) && name.len() == 4, "{name}");
+        // However it is encoded, a name is the same one in small letters.
+        for capital in b'A'..=b'Z' {
+            let sent = [&[capital][..], b"-Up", &[capital]].concat();
+            let expected = String::from_utf8(sent.to_ascii_lowercase()).expect("text");
+            assert_eq!(amended(huffman(&sent, b"1")).0, expected);
+            assert_eq!(amended(raw(&sent, b"1")).0, expected);
+        }
+        let (name, _) = amended(huffman(b"x y", b"1"));
+        assert!(name.bytes().all(is_name) && name.len() == 3, "{name}");
         assert_eq!(amended(huffman(b"content-type", b"1")).0, "content-type");
     }
 

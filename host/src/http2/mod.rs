@@ -26,4 +26,4 @@ pub(crate) use self::limits::client::ClientLimits;
 pub(crate) use self::limits::{HEADER_LISTS, WINDOWS, client, server};
 pub(crate) use self::readable::never_index_malformed;
 pub(crate) use self::status::{code_of_http, describe, grpc_code, status_of};
-pub(crate) use self::wire::{Cut, LastActivity, Wire};
+pub(crate) use self::wire::{Cut, Traffic, Wire};

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -39,7 +39,7 @@ pin_project! {
         side: Side,
         frames: Frames,
         seen: F,
-        activity: Option<LastActivity>,
+        traffic: Option<Traffic>,
         broken: Option<Broken>,
         // Number of frames received when writes began to wait. `None` while no write waits.
         waiting: Option<u64>,
@@ -48,6 +48,8 @@ pin_project! {
         // Number of frames that the last read had.
         last_read: u64,
         late: Late,
+        // The writing side is shut.
+        is_shut: bool,
         held: Held,
         cut: Cut,
         // Notifies `Cut::gone` when the wire is dropped, and the connection with it.
@@ -155,31 +157,64 @@ impl Cut {
     }
 }
 
-/// Time of the last read, and on a server's side also of the last write.
+/// What a connection does, as whoever owns it sees it from outside. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct LastActivity(Arc<(Instant, AtomicU64)>);
+pub(crate) struct Traffic(Arc<TrafficState>);
 
-impl Default for LastActivity {
+#[derive(Debug)]
+struct TrafficState {
+    begin: Instant,
+    /// Time of the last read, and on a server's side also of the last write (milliseconds after the beginning).
+    last: AtomicU64,
+    /// Something is left to be written, because the peer reads too slowly.
+    is_waiting: AtomicBool,
+    lingers: AtomicBool,
+}
+
+impl Default for Traffic {
     fn default() -> Self {
-        Self(Arc::new((Instant::now(), AtomicU64::new(0))))
+        Self(Arc::new(TrafficState {
+            begin: Instant::now(),
+            last: AtomicU64::new(0),
+            is_waiting: AtomicBool::new(false),
+            lingers: AtomicBool::new(false),
+        }))
     }
 }
 
-impl LastActivity {
+impl Traffic {
     fn record(&self) {
-        let (begin, last) = &*self.0;
-        last.store(u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let now = u64::try_from(self.0.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.last.store(now, Ordering::Relaxed);
     }
 
     /// Returns the time since the last activity.
-    pub(crate) fn elapsed(&self) -> Duration {
-        let (begin, last) = &*self.0;
-        begin.elapsed().saturating_sub(Duration::from_millis(last.load(Ordering::Relaxed)))
+    pub(crate) fn quiet_for(&self) -> Duration {
+        self.0.begin.elapsed().saturating_sub(Duration::from_millis(self.0.last.load(Ordering::Relaxed)))
+    }
+
+    /// Returns whether something is left to be written, although no task has more to send.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.0.is_waiting.load(Ordering::Relaxed)
+    }
+
+    fn waits(&self, is_waiting: bool) {
+        self.0.is_waiting.store(is_waiting, Ordering::Relaxed);
+    }
+
+    /// From now on, the end of the connection is not over until the peer has closed its side, too. To close a socket
+    /// whose peer still sends throws away what the peer has not received yet.
+    pub(crate) fn linger(&self) {
+        self.0.lingers.store(true, Ordering::Relaxed);
+    }
+
+    fn lingers(&self) -> bool {
+        self.0.lingers.load(Ordering::Relaxed)
     }
 }
 
 impl<T, F: FnMut(Seen)> Wire<T, F> {
-    pub(crate) fn new(io: T, side: Side, cut: Cut, activity: Option<LastActivity>, seen: F) -> Self {
+    pub(crate) fn new(io: T, side: Side, cut: Cut, traffic: Option<Traffic>, seen: F) -> Self {
         let _gone = cut.0.gone.clone().drop_guard();
         let (frames, held) = (Frames::new(side), Held::default());
         Self {
@@ -187,12 +222,13 @@ impl<T, F: FnMut(Seen)> Wire<T, F> {
             side,
             frames,
             seen,
-            activity,
+            traffic,
             broken: None,
             waiting: None,
             turn: 0,
             last_read: 0,
             late: Late::of_this_runtime(),
+            is_shut: false,
             held,
             cut,
             _gone,
@@ -232,10 +268,13 @@ impl<T: AsyncWrite, F> Wire<T, F> {
             }
             Poll::Pending => {
                 this.waiting.get_or_insert(this.frames.count());
+                this.traffic.iter().for_each(|traffic| traffic.waits(true));
                 Poll::Pending
             }
             other @ Poll::Ready(_) => {
-                *this.waiting = None;
+                if this.waiting.take().is_some() {
+                    this.traffic.iter().for_each(|traffic| traffic.waits(false));
+                }
                 other
             }
         }
@@ -249,6 +288,8 @@ impl<T, F> Wire<T, F> {
         let is_put_off = *this.late == Late::Next && *this.last_read >= MANY && !this.cut.is_cut();
         if is_put_off {
             *this.late = Late::Now;
+            this.waiting.get_or_insert(this.frames.count());
+            this.traffic.iter().for_each(|traffic| traffic.waits(true));
             cx.waker().wake_by_ref();
         }
         is_put_off
@@ -257,9 +298,9 @@ impl<T, F> Wire<T, F> {
     fn wrote(&self, written: &Poll<io::Result<usize>>) {
         if self.side == Side::Server
             && matches!(written, Poll::Ready(Ok(1..)))
-            && let Some(activity) = &self.activity
+            && let Some(traffic) = &self.traffic
         {
-            activity.record();
+            traffic.record();
         }
     }
 }
@@ -320,14 +361,38 @@ impl<T: AsyncRead, F: FnMut(Seen)> AsyncRead for Wire<T, F> {
                 }
                 return Poll::Ready(this.broken.take().map_or(Ok(()), |broken| Err(broken.error)));
             }
-            if let Some(activity) = this.activity {
-                activity.record();
+            if let Some(traffic) = this.traffic {
+                traffic.record();
             }
             // To return no bytes would mean the end of the stream: read on if all were removed or held back.
             if buf.filled().len() > begin {
                 return Poll::Ready(Ok(()));
             }
         }
+    }
+}
+
+/// Reads of one turn, of what nobody wants any more.
+const LAST_READS: usize = 16;
+
+impl<T: AsyncRead, F> Wire<T, F> {
+    /// Waits until the peer has closed its side, if it is to be waited for. What it still sends is of no use.
+    fn poll_linger(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut this = self.project();
+        let Some(traffic) = this.traffic.as_ref().filter(|traffic| traffic.lingers()) else {
+            return Poll::Ready(Ok(()));
+        };
+        for _ in 0..LAST_READS {
+            let mut bytes = [MaybeUninit::uninit(); 4096];
+            let mut read = ReadBuf::uninit(&mut bytes);
+            // An error is as good an end as any.
+            if ready!(this.io.as_mut().poll_read(cx, &mut read)).is_err() || read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            traffic.record();
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -346,7 +411,7 @@ fn unless_broken(
     read
 }
 
-impl<T: AsyncWrite, F> AsyncWrite for Wire<T, F> {
+impl<T: AsyncRead + AsyncWrite, F> AsyncWrite for Wire<T, F> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.as_mut().is_put_off(cx) {
             return Poll::Pending;
@@ -383,8 +448,12 @@ impl<T: AsyncWrite, F> AsyncWrite for Wire<T, F> {
         flushed
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_writing(cx, (), |io, cx| io.poll_shutdown(cx))
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.is_shut {
+            ready!(self.as_mut().poll_writing(cx, (), |io, cx| io.poll_shutdown(cx)))?;
+            *self.as_mut().project().is_shut = true;
+        }
+        self.poll_linger(cx)
     }
 }
 

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -22,7 +23,7 @@ use super::options::ConnectionError;
 use super::rpc;
 use super::upload::Upload;
 use crate::call::Peer;
-use crate::http2::{Cut, LastActivity, Received, Seen, Sending, Side, Wire, describe, server};
+use crate::http2::{Cut, Received, Seen, Sending, Side, Traffic, Wire, describe, server};
 
 /// Phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,9 @@ const MAX_TASKS: usize = 2 * server::MAX_STREAMS as usize;
 /// A connection without RPCs drains for this many times the grace period at most, whatever the client sends.
 const DRAINS: u32 = 3;
 
+/// How often to look whether the client has read the last answers.
+const LOOK: Duration = Duration::from_millis(100);
+
 pub(super) async fn serve(
     proxy: Arc<Shared>,
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -49,7 +53,7 @@ pub(super) async fn serve(
 ) -> Result<(), ConnectionError> {
     let opened = Instant::now();
     let options = proxy.options;
-    let activity = LastActivity::default();
+    let traffic = Traffic::default();
     let has_settings = Arc::new(AtomicBool::new(false));
     let seen = {
         let has_settings = Arc::clone(&has_settings);
@@ -59,7 +63,7 @@ pub(super) async fn serve(
             }
         }
     };
-    let wire = Wire::new(io, Side::Server, Cut::default(), Some(activity.clone()), seen);
+    let wire = Wire::new(io, Side::Server, Cut::default(), Some(traffic.clone()), seen);
     let mut drain = pin!(drain);
     let handshake = server::builder().handshake::<_, Bytes>(wire);
     let mut connection = tokio::select! {
@@ -76,7 +80,7 @@ pub(super) async fn serve(
     // Dropping the set ends the RPCs that are left.
     let mut rpcs = JoinSet::new();
     let mut phase = Phase::Opening;
-    // When the last RPC of a draining connection ended.
+    // Since when a draining connection has had no RPC and nothing to be written.
     let mut idle_since = None;
     loop {
         let look_at = match phase {
@@ -86,9 +90,10 @@ pub(super) async fn serve(
             }
             Phase::Opening => Some(opened + options.handshake_timeout),
             Phase::Open => None,
-            Phase::Draining if rpcs.is_empty() => {
+            Phase::Draining if rpcs.is_empty() && !traffic.is_waiting() => {
                 let idle = idle_since.get_or_insert_with(Instant::now).elapsed();
-                let left = options.drain_timeout.saturating_sub(activity.elapsed());
+                // What the client did, or did not do, before it was notified says nothing.
+                let left = options.drain_timeout.saturating_sub(traffic.quiet_for().min(idle));
                 let left = left.min(options.drain_timeout.saturating_mul(DRAINS).saturating_sub(idle));
                 if left.is_zero() {
                     return Ok(());
@@ -97,7 +102,7 @@ pub(super) async fn serve(
             }
             Phase::Draining => {
                 idle_since = None;
-                None
+                rpcs.is_empty().then(|| Instant::now() + LOOK)
             }
         };
         let is_full = rpcs.len() >= MAX_TASKS;
@@ -122,6 +127,7 @@ pub(super) async fn serve(
                     return Ok(());
                 }
                 connection.graceful_shutdown();
+                traffic.linger();
                 drains.cancel();
                 phase = Phase::Draining;
             }

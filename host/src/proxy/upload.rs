@@ -15,16 +15,17 @@ use crate::http2::{Gathered, Received, status_of};
 /// ends the connection if there are too many. Neither opens the client's window: that is done when the data is taken.
 pub(super) struct Upload(Arc<Mutex<State>>);
 
-/// Reads a body for which no server has room.
+/// Reads a body for which no server has room. Whoever waits for the body need not come back for it: h2 always wakes the
+/// RPC's own task, which reads, and then wakes whoever waits.
 pub(super) struct Gatherer(Arc<Mutex<State>>);
 
 struct State {
     received: Received,
     gathered: Gathered<h2::Error>,
-    /// The RPC's task, which gathers.
+    /// The RPC's task, which gathers; until it ends.
     owner: Option<Waker>,
-    /// Whether someone waits for the next frame.
-    is_awaited: bool,
+    /// Who waits for the next frame.
+    reader: Option<Waker>,
     /// The end has been read.
     has_ended: bool,
 }
@@ -32,13 +33,8 @@ struct State {
 impl Upload {
     pub(super) fn new(received: Received) -> (Self, Gatherer) {
         let gathered = Gathered::default();
-        let state = Arc::new(Mutex::new(State {
-            received,
-            gathered,
-            owner: None,
-            is_awaited: false,
-            has_ended: false,
-        }));
+        let state =
+            Arc::new(Mutex::new(State { received, gathered, owner: None, reader: None, has_ended: false }));
         (Self(Arc::clone(&state)), Gatherer(state))
     }
 }
@@ -47,20 +43,19 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Nobody waits any more: what arrives from now on is gathered.
-impl Drop for Upload {
+/// From now on, whoever waits is woken by h2.
+impl Drop for Gatherer {
     fn drop(&mut self) {
         let mut state = lock(&self.0);
-        if std::mem::replace(&mut state.is_awaited, false)
-            && let Some(owner) = &state.owner
-        {
-            owner.wake_by_ref();
+        state.owner = None;
+        if let Some(reader) = state.reader.take() {
+            reader.wake();
         }
     }
 }
 
 impl Gatherer {
-    /// Reads what has arrived, unless someone waits for it. Returns whether more may follow.
+    /// Reads what has arrived. Returns whether more may follow.
     pub(super) fn gather(&self, cx: &Context<'_>) -> bool {
         let mut state = lock(&self.0);
         if state.has_ended || state.gathered.is_whole() {
@@ -69,28 +64,30 @@ impl Gatherer {
         if state.owner.as_ref().is_none_or(|owner| !owner.will_wake(cx.waker())) {
             state.owner = Some(cx.waker().clone());
         }
-        // Who waits for data is woken by h2.
-        if !state.is_awaited {
-            state.read_ahead();
+        let State { received, gathered, .. } = &mut *state;
+        let has_read = read_ahead(received, gathered, cx.waker());
+        if has_read && let Some(reader) = state.reader.take() {
+            reader.wake();
         }
         true
     }
 }
 
-impl State {
-    /// Reads what has arrived, and has the RPC's task woken for more.
-    fn read_ahead(&mut self) {
-        let Some(owner) = &self.owner else { return };
-        let mut cx = Context::from_waker(owner);
-        while !self.gathered.is_whole()
-            && let Poll::Ready(frame) = self.received.poll_held(&mut cx)
-        {
-            self.gathered.push(frame);
-        }
+/// Reads what has arrived, and has this task woken for more. Returns whether there was something.
+fn read_ahead(received: &mut Received, gathered: &mut Gathered<h2::Error>, task: &Waker) -> bool {
+    let mut cx = Context::from_waker(task);
+    let mut has_read = false;
+    while !gathered.is_whole()
+        && let Poll::Ready(frame) = received.poll_held(&mut cx)
+    {
+        gathered.push(frame);
+        has_read = true;
     }
+    has_read
+}
 
+impl State {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        self.is_awaited = false;
         if self.has_ended {
             return Poll::Ready(None);
         }
@@ -104,11 +101,14 @@ impl State {
             }
             return Poll::Ready(frame);
         }
-        let polled = Pin::new(&mut self.received).poll_frame(cx);
+        let task = self.owner.as_ref().unwrap_or(cx.waker());
+        let polled = Pin::new(&mut self.received).poll_frame(&mut Context::from_waker(task));
         match &polled {
-            Poll::Pending => self.is_awaited = true,
+            Poll::Pending => self.reader = Some(cx.waker().clone()),
             // The reader may not come back for long.
-            Poll::Ready(Some(Ok(frame))) if frame.is_data() => self.read_ahead(),
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
+                read_ahead(&mut self.received, &mut self.gathered, task);
+            }
             Poll::Ready(_) => self.has_ended = true,
         }
         polled

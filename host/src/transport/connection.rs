@@ -20,7 +20,7 @@ use tonic::Status;
 use super::options::SubConnOptions;
 use super::replay::ReplayBody;
 use super::stream_queue::StreamSignal;
-use crate::http2::{Cut, LastActivity, Received, Seen, Sending, Side, Wire, client, describe, status_of};
+use crate::http2::{Cut, Received, Seen, Sending, Side, Traffic, Wire, client, describe, status_of};
 use crate::net::Io;
 use crate::tls::PeerCertificate;
 
@@ -124,7 +124,7 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 /// Detects that the peer is gone, with PINGs.
 struct KeepAlive {
     /// Longest time without a read, time of the last read, and the sender of PINGs. `None`: keep-alive is off.
-    pings: Option<((Duration, LastActivity), PingPong)>,
+    pings: Option<((Duration, Traffic), PingPong)>,
     timeout: Duration,
     state: Arc<ConnectionState>,
 }
@@ -136,7 +136,7 @@ impl KeepAlive {
             return std::future::pending().await;
         };
         loop {
-            let quiet = last_read.elapsed();
+            let quiet = last_read.quiet_for();
             if quiet < interval {
                 sleep(interval.saturating_sub(quiet)).await;
             } else if self.state.in_flight() == 0 {
@@ -171,7 +171,7 @@ impl Connection {
         let state = Arc::new(ConnectionState::new(signal));
         let frames = Arc::clone(&state);
         let cut = Cut::default();
-        let last_read = options.keep_alive_interval.map(|_| LastActivity::default());
+        let last_read = options.keep_alive_interval.map(|_| Traffic::default());
         let io = Wire::new(io, Side::Client, cut.clone(), last_read.clone(), move |seen| frames.seen(seen))
             .with_max_header_list(options.max_header_list);
         let (sender, mut connection) =

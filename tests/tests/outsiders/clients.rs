@@ -335,6 +335,82 @@ async fn a_drain_does_not_wait_for_a_client_that_is_frozen_and_has_no_rpc() {
     soon("the drain", proxied.drain()).await;
 }
 
+/// It has been quiet for longer than it may be while the proxy drains, but has not been told to.
+#[tokio::test]
+async fn a_drain_notifies_a_client_however_long_it_was_quiet() {
+    let cluster = Cluster::start(&["a"]).await;
+    let channel = cluster.channel().connect_lazy().expect("a channel");
+    let mut options = ProxyOptions::default();
+    options.drain_timeout = Duration::from_millis(200);
+    let proxied = Proxied::start(&channel, options).await;
+    let mut client = RawPeer::connect(proxied.address).await;
+    client.rpc(1, UNARY, &[]).await;
+    client.answer_on(1).await;
+    tokio::time::sleep(2 * options.drain_timeout).await;
+    let draining = tokio::spawn(proxied.drain());
+    // An RPC that is sent before the GOAWAY arrives is served.
+    client.rpc(3, UNARY, &[]).await;
+    while client.frame().await.expect("GOAWAY").kind != GOAWAY {}
+    assert_eq!(client.answer_on(3).await.header("grpc-status"), Some("0"));
+    client.closed().await;
+    drop(client);
+    soon("the drain", draining).await.expect("no panic");
+}
+
+/// The answers are with h2 and the kernel, and no task has more to send. The client opens its windows meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_waits_until_the_client_has_read_its_answers() {
+    const RPCS: u32 = 500;
+    const BYTES: usize = 60_000;
+    const SETTINGS_INITIAL_WINDOW: u16 = 4;
+    const WINDOW_UPDATE: u8 = 8;
+    let server = Scripted::start(|(_, mut respond): scripted::Exchange| async move {
+        let mut stream = respond.send_response(scripted::head(), false).expect("sent");
+        stream.send_data(Bytes::from(vec![0; BYTES]), false).expect("sent");
+        let ok = http::HeaderMap::from_iter([(
+            http::HeaderName::from_static("grpc-status"),
+            http::HeaderValue::from_static("0"),
+        )]);
+        stream.send_trailers(ok).expect("sent");
+    })
+    .await;
+    let channel = channel(server.address()).connect_lazy().expect("a channel");
+    let mut options = ProxyOptions::default();
+    options.drain_timeout = Duration::from_millis(100);
+    let proxied = Proxied::start(&channel, options).await;
+    let mut client = RawPeer::connect(proxied.address).await;
+    client.settings(&[(SETTINGS_INITIAL_WINDOW, 1 << 20)]).await;
+    client.send(WINDOW_UPDATE, 0, 0, &(1u32 << 30).to_be_bytes()).await;
+    client.synchronize().await;
+    let streams: Vec<u32> = (0..RPCS).map(|number| 2 * number + 1).collect();
+    for stream in &streams {
+        client.headers(*stream, &request(UNARY), END_STREAM).await;
+    }
+    soon("the RPCs to end", async {
+        let mut begun = false;
+        while !begun || proxied.proxy.rpcs() > 0 {
+            begun |= proxied.proxy.rpcs() > 0;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    let draining = tokio::spawn(proxied.drain());
+    // It reads nothing for a while.
+    tokio::time::sleep(5 * options.drain_timeout).await;
+    assert!(!draining.is_finished());
+    let (mut ended, mut bytes) = (0, 0);
+    while let Some(frame) = client.frame().await {
+        bytes += if frame.kind == DATA { frame.payload.len() } else { 0 };
+        ended += u32::from(frame.kind == HEADERS && frame.flags & END_STREAM != 0);
+        if frame.kind == DATA {
+            client.send(WINDOW_UPDATE, 0, 0, &1000u32.to_be_bytes()).await;
+        }
+    }
+    assert_eq!((ended, bytes), (RPCS, BYTES * streams.len()));
+    drop(client);
+    soon("the drain", draining).await.expect("no panic");
+}
+
 /// A client with an RPC in flight gets a GOAWAY, and the drain waits for the RPC.
 #[tokio::test]
 async fn a_drain_waits_for_the_rpcs_that_there_are() {
@@ -444,36 +520,48 @@ async fn proxies_in_a_row_do_not_wait_for_each_other() {
     .await;
 }
 
-/// In all windows there are more small frames than h2 keeps for a connection. The server reads nothing.
+/// In all windows there are more small frames than h2 keeps for a connection. The server reads nothing, and its side waits
+/// for the next frame or, in the second round, for room: the proxy has sent the request's headers and has its first byte.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploads_of_tiny_frames_that_no_server_reads_end_nothing() {
     const WINDOW: usize = 256 << 10;
-    let server = RawServer::bind().await;
-    let address = server.address();
-    // SETTINGS_INITIAL_WINDOW_SIZE.
-    let reading = tokio::spawn(async move {
-        let mut peer = server.accept(&[(4, 0)]).await;
-        while let Some(frame) = peer.frame().await {
-            if frame.kind == HEADERS && frame.flags & END_STREAM != 0 {
-                peer.answer(frame.stream, "a").await;
+    for has_begun in [false, true] {
+        let server = RawServer::bind().await;
+        let address = server.address();
+        let (begun, mut begins) = mpsc::unbounded_channel();
+        // SETTINGS_INITIAL_WINDOW_SIZE.
+        let reading = tokio::spawn(async move {
+            let mut peer = server.accept(&[(4, 0)]).await;
+            while let Some(frame) = peer.frame().await {
+                if frame.kind == HEADERS && frame.flags & END_STREAM != 0 {
+                    peer.answer(frame.stream, "a").await;
+                } else if frame.kind == HEADERS {
+                    let _ = begun.send(());
+                }
+            }
+        });
+        let channel = channel(address).connect_lazy().expect("a channel");
+        let proxied = Proxied::start(&channel, ProxyOptions::default()).await;
+        let mut client = RawPeer::connect(proxied.address).await;
+        // Now its windows are larger than by default.
+        client.synchronize().await;
+        for stream in [1, 3, 5, 7, 9] {
+            client.begin_rpc(stream, UNARY, &[]).await;
+            if has_begun {
+                client.send(DATA, 0, stream, b"x").await;
+                soon("the request", begins.recv()).await.expect("the server goes on");
+                client.synchronize().await;
+            }
+            let tiny =
+                [&[0, 0, 1, DATA, 0, 0, 0, 0, u8::try_from(stream).expect("small")][..], b"x"].concat();
+            let some = tiny.repeat(1024);
+            for _ in 0..WINDOW / 1024 - 1 {
+                client.bytes(&some).await;
             }
         }
-    });
-    let channel = channel(address).connect_lazy().expect("a channel");
-    let proxied = Proxied::start(&channel, ProxyOptions::default()).await;
-    let mut client = RawPeer::connect(proxied.address).await;
-    // Now its windows are larger than by default.
-    client.synchronize().await;
-    for stream in [1, 3, 5, 7, 9] {
-        client.begin_rpc(stream, UNARY, &[]).await;
-        let tiny = [&[0, 0, 1, DATA, 0, 0, 0, 0, u8::try_from(stream).expect("small")][..], b"x"].concat();
-        let some = tiny.repeat(1024);
-        for _ in 0..WINDOW / 1024 {
-            client.bytes(&some).await;
-        }
+        // An RPC without a message needs no window.
+        client.headers(11, &request(UNARY), END_STREAM).await;
+        assert_eq!(client.answer_on(11).await.header("grpc-status"), Some("0"));
+        assert!(!reading.is_finished());
     }
-    // An RPC without a message needs no window.
-    client.headers(11, &request(UNARY), END_STREAM).await;
-    assert_eq!(client.answer_on(11).await.header("grpc-status"), Some("0"));
-    assert!(!reading.is_finished());
 }
