@@ -22,15 +22,15 @@ struct Places(Vec<Page>);
 struct Page {
     number: u32,
     used: usize,
-    places: [u32; PAGE],
+    places: [u32; PAGE as usize],
 }
 
-const PAGE: usize = 64;
+const PAGE: u32 = 64;
 const NONE: u32 = u32::MAX;
 
 /// Returns the page of a subconn, and the index there.
 const fn split(id: SubConn) -> (u32, usize) {
-    (id / PAGE as u32, id as usize % PAGE)
+    (id / PAGE, (id % PAGE) as usize)
 }
 
 impl Places {
@@ -44,7 +44,7 @@ impl Places {
     fn set(&mut self, id: SubConn, place: usize) {
         let (number, at) = split(id);
         let page = self.find(number).unwrap_or_else(|at| {
-            self.0.insert(at, Page { number, used: 0, places: [NONE; PAGE] });
+            self.0.insert(at, Page { number, used: 0, places: [NONE; PAGE as usize] });
             at
         });
         let page = &mut self.0[page];
@@ -69,11 +69,20 @@ impl Places {
 
     /// Returns the index of a page, or where it belongs. A page whose number is so much greater than the first one's is
     /// at most so many places after it, and exactly there if none is missing between.
+    #[inline]
     fn find(&self, number: u32) -> Result<usize, usize> {
-        let first = self.0.first().map_or(number, |page| page.number);
-        let most = number.saturating_sub(first) as usize;
+        let Some(first) = self.0.first() else { return Err(0) };
+        let most = number.wrapping_sub(first.number) as usize;
         match self.0.get(most) {
             Some(page) if page.number == number => Ok(most),
+            _ => self.search(number),
+        }
+    }
+
+    #[cold]
+    fn search(&self, number: u32) -> Result<usize, usize> {
+        match self.0.last() {
+            Some(last) if last.number < number => Err(self.0.len()),
             _ => self.0.binary_search_by_key(&number, |page| page.number),
         }
     }

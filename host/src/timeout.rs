@@ -28,8 +28,9 @@ pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 
 /// Sets the header to the time that is left, for an RPC that has waited on this side.
 pub(crate) fn set_grpc_timeout(headers: &mut HeaderMap, left: Duration) {
-    // At most 8 digits: milliseconds up to a day, seconds up to three years.
+    // At most 8 digits: microseconds of what is short, milliseconds up to a day, seconds up to three years.
     let (value, unit) = match left.as_millis() {
+        ..=99 => (left.as_micros(), 'u'),
         millis @ ..=99_999_999 => (millis, 'm'),
         millis => ((millis / 1000).min(99_999_999), 'S'),
     };
@@ -66,7 +67,12 @@ mod tests {
     #[test]
     fn the_time_left_is_written_as_it_is_read() {
         let mut headers = HeaderMap::new();
-        for left in [Duration::ZERO, Duration::from_millis(99_999_999), Duration::from_secs(100_000)] {
+        for left in [
+            Duration::ZERO,
+            Duration::from_micros(30),
+            Duration::from_millis(99_999_999),
+            Duration::from_secs(100_000),
+        ] {
             set_grpc_timeout(&mut headers, left);
             assert_eq!(grpc_timeout(&headers), Some(left));
         }

@@ -11,17 +11,20 @@ use hotpick::picker::{PickInfo, PickResult};
 use hotpick::policy::Placement;
 use hotpick::policy::{Limits, TestChannel, WasmPolicy};
 use hotpick::resolver::Endpoint;
+use hotpick_tests::bench::load;
 use hotpick_tests::{Caller, Cluster, Policies, STANDARD, metadata, standard};
 use http::HeaderMap;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let _within = runtime.enter();
+    println!("{}\n", load());
     costs();
     println!();
     disruption();
     println!();
     runtime.block_on(slow_server());
+    println!("\n{}", load());
 }
 
 fn compiled(name: &str) -> WasmPolicy {

@@ -15,9 +15,9 @@ use hotpick::picker::PickInfo;
 use hotpick::policy::Placement;
 use hotpick::policy::TestChannel;
 use hotpick::resolver::{Address, Endpoint};
-use hotpick_tests::bench::Servers;
+use hotpick_tests::bench::{Servers, load};
 use hotpick_tests::languages::{LANGUAGES, build, examples, install};
-use hotpick_tests::table::{Table, median};
+use hotpick_tests::table::{Table, median, ratio};
 use hotpick_tests::{Caller, standard};
 use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
@@ -48,9 +48,11 @@ async fn measure() {
         (language, out)
     };
     let built: Vec<_> = LANGUAGES.into_iter().map(built).collect();
+    println!("{}\n", load());
     tokio::task::block_in_place(|| costs(&built, &folder.path().join("cache")));
     println!();
     loading(&built, folder.path()).await;
+    println!("\n{}", load());
 }
 
 /// Running policies of a language, with the times of their picks (nanoseconds).
@@ -100,7 +102,7 @@ fn costs(built: &[(&'static str, PathBuf)], cache: &Path) {
         for ((_, _, times), rust) in measured.trials.iter().zip(&rust) {
             let ratios = times.iter().zip(rust).map(|(its, rust)| its / rust);
             cells.push(format!("{:.0}", median(times.iter().copied())));
-            cells.push(format!("{:.2}", median(ratios)));
+            cells.push(ratio(ratios, 2));
         }
         cells.resize(11, "-".to_owned());
         table.row(cells);

@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use hotpick::PolicyDir;
 use hotpick::channel::ChannelStatus;
 use hotpick::directory::PolicyDirOptions;
+use hotpick_tests::bench::load;
 use hotpick_tests::table::Table;
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{Caller, Cluster, Policies, soon, standard};
@@ -19,11 +20,13 @@ fn main() {
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
     let (channels, files) = (numbers.next().unwrap_or(600), numbers.next().unwrap_or(1000));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    println!("{}\n", load());
     runtime.block_on(async {
         looping(channels).await;
         many_files(files).await;
         behind_large_ones(20).await;
     });
+    println!("{}", load());
 }
 
 /// Measures a small file that is written after many large ones, of the same name and of other names.

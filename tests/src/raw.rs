@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
 /// A server on a free port.
@@ -332,6 +333,12 @@ impl RawPeer {
                 return frame.stream;
             }
         }
+    }
+
+    /// Returns both sides of the connection, as bytes.
+    #[must_use]
+    pub fn split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
+        self.stream.into_split()
     }
 
     /// Waits until the peer has closed the connection.

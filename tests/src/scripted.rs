@@ -8,7 +8,8 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use hotpick::Channel;
-use hotpick::proxy::{Proxy, ProxyOptions};
+use hotpick::net::Undelivered;
+use hotpick::proxy::{Client, Proxy, ProxyOptions};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -145,7 +146,8 @@ impl Proxied {
                         connections.spawn(async move {
                             // Completes when the sender is dropped.
                             let drain = async move { while draining.changed().await.is_ok() {} };
-                            let _ = proxy.serve_connection(stream, drain).await;
+                            let client = Client::default().with_undelivered(Undelivered::of(&stream).ok());
+                            let _ = proxy.serve_connection_of(client, stream, drain).await;
                         });
                     }
                     Some(_) = connections.join_next() => {}

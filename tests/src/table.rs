@@ -43,14 +43,18 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 /// Widest spread of a ratio that is printed: the distance of its quartiles, relative to the median.
 pub const SPREAD: f64 = 0.25;
 
-/// Returns the median of ratios, with two digits, if half of them are within [`SPREAD`]; otherwise the quartiles, which say
-/// that the machine was too busy for a ratio.
-pub fn ratio(values: impl IntoIterator<Item = f64>) -> String {
+/// Returns the median of ratios, with so many digits after the point, if half of them are within [`SPREAD`]; otherwise the
+/// quartiles, which say that the machine was too busy for a ratio.
+pub fn ratio(values: impl IntoIterator<Item = f64>, digits: usize) -> String {
     let mut values: Vec<_> = values.into_iter().collect();
     values.sort_unstable_by(f64::total_cmp);
     let quartile = |quarters: usize| values.get(values.len() * quarters / 4).copied().unwrap_or_default();
     let (low, middle, high) = (quartile(1), quartile(2), quartile(3));
-    if (high - low) > SPREAD * middle { format!("{low:.2} to {high:.2}") } else { format!("{middle:.2}") }
+    if (high - low) > SPREAD * middle {
+        format!("{low:.digits$} to {high:.digits$}")
+    } else {
+        format!("{middle:.digits$}")
+    }
 }
 
 #[cfg(test)]
@@ -59,7 +63,7 @@ mod tests {
 
     #[test]
     fn a_ratio_is_printed_if_half_of_the_values_are_close() {
-        assert_eq!(ratio([0.99, 1.0, 1.01, 1.02, 9.0]), "1.01");
-        assert_eq!(ratio([0.5, 1.0, 1.5, 2.0]), "1.00 to 2.00");
+        assert_eq!(ratio([0.99, 1.0, 1.01, 1.02, 9.0], 2), "1.01");
+        assert_eq!(ratio([0.5, 1.0, 1.5, 2.0], 1), "1.0 to 2.0");
     }
 }

@@ -28,7 +28,7 @@ pub struct Call {
 }
 
 /// The client of a proxy. A request extension, which the proxy sets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Peer {
     /// Address of a TCP connection.
@@ -36,6 +36,7 @@ pub enum Peer {
     /// A Unix socket, whose clients have no address.
     Unix,
     /// Not known.
+    #[default]
     Unknown,
 }
 

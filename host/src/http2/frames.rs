@@ -22,6 +22,8 @@ pub(crate) enum Seen {
     MaxStreams(u32),
     /// GOAWAY: no new stream will be served.
     GoAway { last_stream: u32, code: u32 },
+    /// RST_STREAM: the peer has given up this stream.
+    Reset(u32),
 }
 
 /// Our side of the connection.
@@ -33,6 +35,7 @@ pub(crate) enum Side {
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PUSH_PROMISE: u8 = 5;
 const GOAWAY: u8 = 7;
@@ -94,13 +97,15 @@ struct Head {
     length: usize,
     kind: u8,
     flags: u8,
+    stream: u32,
 }
 
 impl Head {
     fn read(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.first_chunk::<HEAD>()?;
         let length = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize;
-        Some(Self { length, kind: bytes[3], flags: bytes[4] })
+        let stream = u32::from_be_bytes([bytes[5] & 0x7f, bytes[6], bytes[7], bytes[8]]);
+        Some(Self { length, kind: bytes[3], flags: bytes[4], stream })
     }
 
     const fn has(self, flag: u8) -> bool {
@@ -176,6 +181,7 @@ impl Frames {
                     }
                     SETTINGS if !head.has(ACK) => self.kept = Some(Kept::new(SETTINGS)),
                     GOAWAY => self.kept = Some(Kept::new(GOAWAY)),
+                    RST_STREAM => seen(Seen::Reset(head.stream)),
                     _ => {}
                 }
                 self.count += 1;
@@ -223,6 +229,51 @@ impl Kept {
         let count = room.len().min(bytes.len());
         room[..count].copy_from_slice(&bytes[..count]);
         self.filled += count;
+    }
+}
+
+/// Reads the heads of the frames that a server writes, in pieces of any size.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    head: [u8; HEAD],
+    /// Bytes of the current head.
+    filled: usize,
+    /// Bytes of the current payload that are still to come.
+    payload: usize,
+    /// The stream that ends with the current payload.
+    ends: Option<u32>,
+}
+
+impl Written {
+    /// Reads the next bytes, and calls `ended` for each stream whose last frame is complete. Returns the number of bytes
+    /// after the last of these frames; `None`: there was none.
+    pub(super) fn pass(&mut self, mut bytes: &[u8], mut ended: impl FnMut(u32)) -> Option<usize> {
+        let mut after = None;
+        while !bytes.is_empty() {
+            let count = if self.payload > 0 { self.payload } else { HEAD - self.filled }.min(bytes.len());
+            let (now, rest) = bytes.split_at(count);
+            bytes = rest;
+            if self.payload > 0 {
+                self.payload -= count;
+            } else {
+                self.head[self.filled..self.filled + count].copy_from_slice(now);
+                self.filled += count;
+                let Some(head) = Head::read(&self.head[..self.filled]) else { break };
+                (self.filled, self.payload) = (0, head.length);
+                let is_last = match head.kind {
+                    DATA | HEADERS => head.has(END_STREAM),
+                    kind => kind == RST_STREAM,
+                };
+                self.ends = is_last.then_some(head.stream);
+            }
+            if self.payload == 0
+                && let Some(stream) = self.ends.take()
+            {
+                ended(stream);
+                after = Some(bytes.len());
+            }
+        }
+        after
     }
 }
 
@@ -339,6 +390,34 @@ fn shorten(frame: &mut [u8], by: usize) {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn the_ends_of_streams_are_seen_in_what_is_written() {
+        let frame = |kind: u8, flags: u8, stream: u8, length: u8| {
+            [vec![0, 0, length, kind, flags, 0, 0, 0, stream], vec![0xff; length.into()]].concat()
+        };
+        let all = [
+            frame(SETTINGS, 0, 0, 6),
+            frame(HEADERS, END_HEADERS, 1, 20),
+            frame(DATA, 0, 1, 100),
+            frame(DATA, END_STREAM, 3, 30),
+            frame(SETTINGS, ACK, 0, 0),
+            frame(HEADERS, END_HEADERS | END_STREAM, 1, 5),
+            frame(RST_STREAM, 0, 5, 4),
+            // Its flag has another meaning.
+            frame(6, 1, 0, 8),
+            frame(DATA, END_STREAM, 7, 0),
+        ];
+        let last = frame(7, 0, 0, 8);
+        let bytes = [all.concat(), last.clone()].concat();
+        for piece in 1..bytes.len() {
+            let (mut written, mut ended, mut after) = (Written::default(), Vec::new(), 0);
+            for piece in bytes.chunks(piece) {
+                after = written.pass(piece, |stream| ended.push(stream)).unwrap_or(after + piece.len());
+            }
+            assert_eq!((&ended[..], after), (&[3, 1, 5, 7][..], last.len()), "pieces of {piece}");
+        }
+    }
+
     use proptest::prelude::*;
 
     use super::*;

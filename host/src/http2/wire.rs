@@ -1,11 +1,12 @@
 //! The layer between the bytes of a connection and h2.
 
+use std::collections::HashSet;
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::frames::{Frames, Passed, Seen, Side};
+use super::frames::{Frames, Passed, Seen, Side, Written};
 use super::limits::{FRAMES_IN_A_TURN, FRAMES_WHILE_WRITES_WAIT};
 
 pin_project! {
@@ -48,6 +49,7 @@ pin_project! {
         // Number of frames that the last read had.
         last_read: u64,
         late: Late,
+        written: Written,
         // The writing side is shut.
         is_shut: bool,
         held: Held,
@@ -166,8 +168,10 @@ struct TrafficState {
     begin: Instant,
     /// Time of the last read, and on a server's side also of the last write (milliseconds after the beginning).
     last: AtomicU64,
-    /// Something is left to be written, because the peer reads too slowly.
-    is_waiting: AtomicBool,
+    /// Streams of requests whose answers are not written yet, as far as their end.
+    unanswered: Mutex<HashSet<u32, foldhash::fast::RandomState>>,
+    /// Bytes written since the end of the last answer.
+    after_answer: AtomicUsize,
     lingers: AtomicBool,
 }
 
@@ -176,7 +180,8 @@ impl Default for Traffic {
         Self(Arc::new(TrafficState {
             begin: Instant::now(),
             last: AtomicU64::new(0),
-            is_waiting: AtomicBool::new(false),
+            unanswered: Mutex::default(),
+            after_answer: AtomicUsize::new(0),
             lingers: AtomicBool::new(false),
         }))
     }
@@ -193,13 +198,28 @@ impl Traffic {
         self.0.begin.elapsed().saturating_sub(Duration::from_millis(self.0.last.load(Ordering::Relaxed)))
     }
 
-    /// Returns whether something is left to be written, although no task has more to send.
-    pub(crate) fn is_waiting(&self) -> bool {
-        self.0.is_waiting.load(Ordering::Relaxed)
+    /// Records a request, which is unanswered until the end of its stream is written or the client has reset it.
+    pub(crate) fn asked(&self, stream: u32) {
+        self.unanswered().insert(stream);
     }
 
-    fn waits(&self, is_waiting: bool) {
-        self.0.is_waiting.store(is_waiting, Ordering::Relaxed);
+    /// Records that a request needs no answer any more.
+    pub(crate) fn answered(&self, stream: u32) {
+        self.unanswered().remove(&stream);
+    }
+
+    /// Returns whether the answers to all requests have been written.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.unanswered().is_empty()
+    }
+
+    /// Returns the number of bytes that were written after the end of the last answer.
+    pub(crate) fn after_answer(&self) -> usize {
+        self.0.after_answer.load(Ordering::Relaxed)
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, HashSet<u32, foldhash::fast::RandomState>> {
+        self.0.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on, the end of the connection is not over until the peer has closed its side, too. To close a socket
@@ -228,6 +248,7 @@ impl<T, F: FnMut(Seen)> Wire<T, F> {
             turn: 0,
             last_read: 0,
             late: Late::of_this_runtime(),
+            written: Written::default(),
             is_shut: false,
             held,
             cut,
@@ -268,13 +289,10 @@ impl<T: AsyncWrite, F> Wire<T, F> {
             }
             Poll::Pending => {
                 this.waiting.get_or_insert(this.frames.count());
-                this.traffic.iter().for_each(|traffic| traffic.waits(true));
                 Poll::Pending
             }
             other @ Poll::Ready(_) => {
-                if this.waiting.take().is_some() {
-                    this.traffic.iter().for_each(|traffic| traffic.waits(false));
-                }
+                *this.waiting = None;
                 other
             }
         }
@@ -288,19 +306,28 @@ impl<T, F> Wire<T, F> {
         let is_put_off = *this.late == Late::Next && *this.last_read >= MANY && !this.cut.is_cut();
         if is_put_off {
             *this.late = Late::Now;
-            this.waiting.get_or_insert(this.frames.count());
-            this.traffic.iter().for_each(|traffic| traffic.waits(true));
             cx.waker().wake_by_ref();
         }
         is_put_off
     }
 
-    fn wrote(&self, written: &Poll<io::Result<usize>>) {
-        if self.side == Side::Server
-            && matches!(written, Poll::Ready(Ok(1..)))
-            && let Some(traffic) = &self.traffic
-        {
-            traffic.record();
+    /// Records what was written of these buffers.
+    fn wrote(self: Pin<&mut Self>, written: &Poll<io::Result<usize>>, bufs: &[io::IoSlice<'_>]) {
+        let this = self.project();
+        let (Side::Server, Some(traffic), Poll::Ready(Ok(count @ 1..))) = (*this.side, this.traffic, written)
+        else {
+            return;
+        };
+        traffic.record();
+        let mut left = *count;
+        for buf in bufs {
+            let now = left.min(buf.len());
+            left -= now;
+            let answered = |stream| traffic.answered(stream);
+            match this.written.pass(&buf[..now], answered) {
+                Some(after) => traffic.0.after_answer.store(after, Ordering::Relaxed),
+                None => _ = traffic.0.after_answer.fetch_add(now, Ordering::Relaxed),
+            }
         }
     }
 }
@@ -417,7 +444,7 @@ impl<T: AsyncRead + AsyncWrite, F> AsyncWrite for Wire<T, F> {
             return Poll::Pending;
         }
         let written = self.as_mut().poll_writing(cx, buf.len(), |io, cx| io.poll_write(cx, buf));
-        self.wrote(&written);
+        self.wrote(&written, &[io::IoSlice::new(buf)]);
         written
     }
 
@@ -431,7 +458,7 @@ impl<T: AsyncRead + AsyncWrite, F> AsyncWrite for Wire<T, F> {
         }
         let all = bufs.iter().map(|buf| buf.len()).sum();
         let written = self.as_mut().poll_writing(cx, all, |io, cx| io.poll_write_vectored(cx, bufs));
-        self.wrote(&written);
+        self.wrote(&written, bufs);
         written
     }
 

@@ -19,11 +19,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
 use super::admission::Shared;
-use super::options::ConnectionError;
+use super::options::{Client, ConnectionError};
 use super::rpc;
 use super::upload::Upload;
 use crate::call::Peer;
 use crate::http2::{Cut, Received, Seen, Sending, Side, Traffic, Wire, describe, server};
+use crate::net::Undelivered;
 
 /// Phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,13 +43,13 @@ const MAX_TASKS: usize = 2 * server::MAX_STREAMS as usize;
 /// A connection without RPCs drains for this many times the grace period at most, whatever the client sends.
 const DRAINS: u32 = 3;
 
-/// How often to look whether the client has read the last answers.
+/// How often to look whether the client has the last answers.
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) async fn serve(
     proxy: Arc<Shared>,
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: Peer,
+    client: Client,
     drain: impl Future<Output = ()> + Send,
 ) -> Result<(), ConnectionError> {
     let opened = Instant::now();
@@ -56,11 +57,11 @@ pub(super) async fn serve(
     let traffic = Traffic::default();
     let has_settings = Arc::new(AtomicBool::new(false));
     let seen = {
-        let has_settings = Arc::clone(&has_settings);
-        move |seen| {
-            if seen == Seen::Settings {
-                has_settings.store(true, Ordering::Relaxed);
-            }
+        let (has_settings, traffic) = (Arc::clone(&has_settings), traffic.clone());
+        move |seen| match seen {
+            Seen::Settings => has_settings.store(true, Ordering::Relaxed),
+            Seen::Reset(stream) => traffic.answered(stream),
+            Seen::MaxStreams(_) | Seen::GoAway { .. } => {}
         }
     };
     let wire = Wire::new(io, Side::Server, Cut::default(), Some(traffic.clone()), seen);
@@ -80,7 +81,8 @@ pub(super) async fn serve(
     // Dropping the set ends the RPCs that are left.
     let mut rpcs = JoinSet::new();
     let mut phase = Phase::Opening;
-    // Since when a draining connection has had no RPC and nothing to be written.
+    let Client { peer, undelivered } = client;
+    // Since when the client of a draining connection has had the answers to all its RPCs.
     let mut idle_since = None;
     loop {
         let look_at = match phase {
@@ -90,7 +92,7 @@ pub(super) async fn serve(
             }
             Phase::Opening => Some(opened + options.handshake_timeout),
             Phase::Open => None,
-            Phase::Draining if rpcs.is_empty() && !traffic.is_waiting() => {
+            Phase::Draining if rpcs.is_empty() && has_all(&traffic, undelivered.as_ref()) => {
                 let idle = idle_since.get_or_insert_with(Instant::now).elapsed();
                 // What the client did, or did not do, before it was notified says nothing.
                 let left = options.drain_timeout.saturating_sub(traffic.quiet_for().min(idle));
@@ -111,7 +113,15 @@ pub(super) async fn serve(
             biased;
             accepted = accept(&mut connection, is_full) => match accepted {
                 Some(Ok((request, respond))) => {
-                    rpcs.spawn(answer(Arc::clone(&proxy), peer, Arc::clone(&drains), request, respond));
+                    let stream = respond.stream_id().as_u32();
+                    traffic.asked(stream);
+                    let answer = answer(Arc::clone(&proxy), peer, Arc::clone(&drains), request, respond);
+                    let traffic = traffic.clone();
+                    rpcs.spawn(async move {
+                        if answer.await == Answered::Needless {
+                            traffic.answered(stream);
+                        }
+                    });
                 }
                 Some(Err(error)) => return Err(failed(error)),
                 None => return Ok(()),
@@ -133,6 +143,21 @@ pub(super) async fn serve(
             }
         }
     }
+}
+
+/// Returns whether a client has all answers: they are written, as far as its windows allow, and delivered.
+fn has_all(traffic: &Traffic, undelivered: Option<&Undelivered>) -> bool {
+    traffic.is_answered()
+        && undelivered.is_none_or(|undelivered| undelivered.bytes() <= traffic.after_answer())
+}
+
+/// What became of an RPC's stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answered {
+    /// The end of the answer is with h2, or the stream is being reset.
+    Handed,
+    /// The client has reset the stream.
+    Needless,
 }
 
 fn failed(error: h2::Error) -> ConnectionError {
@@ -158,7 +183,7 @@ async fn answer(
     drains: Arc<CancellationToken>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-) {
+) -> Answered {
     let (head, stream) = request.into_parts();
     let (body, mut gatherer) = if stream.is_end_stream() {
         (Body::empty(), None)
@@ -183,11 +208,11 @@ async fn answer(
         })
         .await
     };
-    let Some(response) = response else { return };
+    let Some(response) = response else { return Answered::Needless };
     let (head, body) = response.into_parts();
     let is_all = body.is_end_stream();
     match respond.send_response(Response::from_parts(head, ()), is_all) {
-        Ok(_) if is_all => {}
+        Ok(_) if is_all => Answered::Handed,
         Ok(stream) => {
             let mut sending = Sending::new(body, stream);
             let mut begun = false;
@@ -200,11 +225,13 @@ async fn answer(
                 sent
             })
             .await;
+            Answered::Handed
         }
         // The stream is over, or the headers are not valid in HTTP/2.
         Err(error) => {
             tracing::debug!(%error, "failed to send a response");
             respond.send_reset(h2::Reason::INTERNAL_ERROR);
+            Answered::Needless
         }
     }
 }

@@ -16,6 +16,6 @@ mod rpc;
 mod server;
 mod upload;
 
-pub use self::options::{ConnectionError, ProxyOptions};
+pub use self::options::{Client, ConnectionError, ProxyOptions};
 pub use self::server::Proxy;
 pub use crate::call::Peer;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::call::Peer;
+use crate::net::Undelivered;
 use crate::setters::setters;
 
 /// Limits and timeouts of a [`Proxy`](super::Proxy).
@@ -18,8 +20,9 @@ pub struct ProxyOptions {
     pub max_rpcs: usize,
     /// Timeout for the client's HTTP/2 preface and SETTINGS. Default: 10 s.
     pub handshake_timeout: Duration,
-    /// Grace period for a connection without RPCs that is draining, before it is closed: the client has been notified
-    /// and may be about to respond. It begins again with each byte, up to three times as long in all. Default: 1 s.
+    /// Grace period for a connection that is draining and whose client has all answers, before it is closed: the client
+    /// has been notified and may be about to respond. It begins again with each byte, up to three times as long in all.
+    /// Default: 1 s.
     pub drain_timeout: Duration,
     /// Whether the proxy answers `grpc.health.v1.Health` itself: SERVING while the channel can pick, for the service `""`.
     /// Otherwise these RPCs are forwarded like all others. Default: false.
@@ -45,6 +48,22 @@ impl Default for ProxyOptions {
         }
     }
 }
+
+/// The client of a connection, as far as it is known.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Client {
+    /// Its address. Observers of RPCs are told. Default: unknown.
+    pub peer: Peer,
+    /// What the kernel has not delivered to it: a connection that drains ends when the client has the last answer. Default:
+    /// unknown, then a client has its answers when they are written.
+    pub undelivered: Option<Undelivered>,
+}
+
+setters!(Client {
+    with_peer: peer: Peer,
+    with_undelivered: undelivered: Option<Undelivered>,
+});
 
 /// Error that ended a client's connection.
 #[derive(Debug, thiserror::Error)]

@@ -8,8 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::admission::Shared;
 use super::connection;
 use super::health::OwnHealth;
-use super::options::{ConnectionError, ProxyOptions};
-use crate::call::Peer;
+use super::options::{Client, ConnectionError, ProxyOptions};
 use crate::channel::Channel;
 
 /// Serves a channel to clients. Cheap to clone; clones share the count of RPCs.
@@ -53,10 +52,10 @@ impl Proxy {
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         drain: impl Future<Output = ()> + Send,
     ) -> Result<(), ConnectionError> {
-        connection::serve(Arc::clone(&self.0), io, Peer::Unknown, drain).await
+        connection::serve(Arc::clone(&self.0), io, Client::default(), drain).await
     }
 
-    /// Like [`serve_connection`](Self::serve_connection), for a client whose address is known: observers of RPCs are told.
+    /// Like [`serve_connection`](Self::serve_connection), for a client of which something is known.
     ///
     /// # Errors
     ///
@@ -67,10 +66,10 @@ impl Proxy {
     /// As [`serve_connection`](Self::serve_connection).
     pub async fn serve_connection_of(
         &self,
-        peer: Peer,
+        client: Client,
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         drain: impl Future<Output = ()> + Send,
     ) -> Result<(), ConnectionError> {
-        connection::serve(Arc::clone(&self.0), io, peer, drain).await
+        connection::serve(Arc::clone(&self.0), io, client, drain).await
     }
 }

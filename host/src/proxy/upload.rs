@@ -87,7 +87,7 @@ fn read_ahead(received: &mut Received, gathered: &mut Gathered<h2::Error>, task:
 }
 
 impl State {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+    fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         if self.has_ended {
             return Poll::Ready(None);
         }

@@ -65,6 +65,11 @@ impl DnsResolver {
         };
         let (name, parameters) = target.endpoint().split_once('?').unwrap_or((target.endpoint(), ""));
         let query = if is_service(name) {
+            if name.contains(':') {
+                return Err(invalid(
+                    "names a service, whose records have the ports: write it without one".to_owned(),
+                ));
+            }
             match parameters {
                 "" => Query::Srv { name: name.to_owned(), all_priorities: false },
                 "priorities=all" => Query::Srv { name: name.to_owned(), all_priorities: true },
@@ -375,6 +380,7 @@ mod tests {
             ("dns://server/x", "\"server\" is not a DNS server: write its IP address, or ip:port"),
             ("dns:///a:b:c", "has an IPv6 host without brackets"),
             ("dns:///a:http", "has a port that is not a number"),
+            ("dns:///_grpc._tcp.a:80", "names a service, whose records have the ports: write it without one"),
             ("dns:///a?ttl=1", "has the unknown parameter \"ttl=1\""),
         ] {
             let error = of(text).expect_err(text);

@@ -51,9 +51,17 @@ impl Snapshots {
     pub(crate) fn next(&mut self) -> ReadySet {
         let order = self.order_is_new.then(|| self.order.as_slice().into());
         let ready = (self.order_is_new || self.ready_is_new).then(|| {
-            let is_ready = |id: &u32| self.ready.get(id / 64).is_some_and(|word| word >> (id % 64) & 1 == 1);
+            // Numbers that follow each other are in the same word.
+            let mut last = (u32::MAX, 0);
+            let is_ready = |id: &&u32| {
+                let at = *id / 64;
+                if last.0 != at {
+                    last = (at, self.ready.get(at).copied().unwrap_or(0));
+                }
+                last.1 >> (*id % 64) & 1 == 1
+            };
             let mut ready = Vec::with_capacity(self.order.len());
-            ready.extend(self.order.iter().filter(|id| is_ready(id)));
+            ready.extend(self.order.iter().filter(is_ready));
             ready.into()
         });
         if order.is_some() || ready.is_some() || !self.dirty.is_empty() {

@@ -1,5 +1,7 @@
 //! One attempt of an RPC on a subconn: sent, counted, and ended exactly once.
 
+use std::time::Duration;
+
 use http::Uri;
 use tokio::time::Instant;
 use tonic::{Code, Status};
@@ -100,9 +102,14 @@ pub(crate) async fn send(
         }
         if let Some(deadline) = deadline {
             let now = Instant::now();
+            let left = deadline.saturating_duration_since(now);
+            if left.is_zero() {
+                // Not sent. The RPC's timer says so within a millisecond.
+                std::future::pending::<()>().await;
+            }
             let age = timeout_set_at.map(|at| now.saturating_duration_since(at));
-            if age.is_none_or(|age| age > std::time::Duration::from_millis(1)) {
-                set_grpc_timeout(request.headers_mut(), deadline.saturating_duration_since(now));
+            if age.is_none_or(|age| age > Duration::from_millis(1) || age > left / 100) {
+                set_grpc_timeout(request.headers_mut(), left);
             }
         }
         match connection.send(request).await {

@@ -19,7 +19,7 @@ impl Packed {
     pub(crate) fn new(length: usize, bound: usize) -> Self {
         match bound {
             0..=0x100 => Self::Bytes(vec![0; length]),
-            0..=0x1_0000 => Self::Shorts(vec![0; length]),
+            0x101..=0x1_0000 => Self::Shorts(vec![0; length]),
             _ => Self::Words(vec![0; length]),
         }
     }

@@ -17,7 +17,8 @@ use hotpick::picker::{PickInfo, PickerCell};
 use hotpick::policy::{Limits, WasmPolicy};
 use hotpick::policy::{Placement, Policy, RoundRobin};
 use hotpick::subconn::{FakeSubConns, ReadySet};
-use hotpick_tests::table::{Table, median};
+use hotpick_tests::bench::load;
+use hotpick_tests::table::{Table, median, ratio};
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{metadata, standard};
 use http::HeaderMap;
@@ -87,14 +88,9 @@ fn main() {
         Table::new(["pick, one thread", "ns", "against the bare call", "against native", "allocations"]);
     let bare_allocations = allocation_counter::measure(|| _ = bare.nanos_per_call(1000)).count_total;
     let cells = |times: &[f64], native: &[f64], allocations: u64| {
-        let ratio = |others: &[f64]| median(times.iter().zip(others).map(|(time, other)| time / other));
+        let against = |others: &[f64]| ratio(times.iter().zip(others).map(|(time, other)| time / other), 2);
         let allocations = format!("{}", allocations as f64 / 1000.0);
-        [
-            format!("{:.1}", median(times.to_vec())),
-            format!("{:.2}", ratio(&calls)),
-            format!("{:.2}", ratio(native)),
-            allocations,
-        ]
+        [format!("{:.1}", median(times.to_vec())), against(&calls), against(native), allocations]
     };
     let native = times[0].clone();
     let bare_row = cells(&calls, &native, bare_allocations);
@@ -103,9 +99,10 @@ fn main() {
         let count = allocation_counter::measure(|| channel.pick(1000)).count_total;
         table.row([channel.name.to_owned()].into_iter().chain(cells(times, &native, count)));
     }
-    println!("{table}");
+    println!("{}\n\n{table}", load());
     threads(&ready, &round_robin, &none);
     updates(&round_robin);
+    println!("{}", load());
 }
 
 /// Measures the update when one of many endpoints leaves or joins.
@@ -169,12 +166,12 @@ fn threads(ready: &ReadySet, round_robin: &WasmPolicy, none: &HeaderMap) {
     let mut table =
         Table::new(["two threads", "ns per pick", "picks/s against one thread", "against native", "p99"]);
     for (channel, (one, two)) in channels.iter().zip(&times) {
-        let ratio = |a: &[f64], b: &[f64]| median(a.iter().zip(b).map(|(a, b)| a / b));
+        let ratios = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a / b).collect::<Vec<_>>();
         table.row([
             channel.name.to_owned(),
             format!("{:.1}", median(two.clone())),
-            format!("{:.2}", 2.0 * ratio(one, two)),
-            format!("{:.2}", ratio(two, &times[0].1)),
+            ratio(ratios(one, two).into_iter().map(|ratio| 2.0 * ratio), 2),
+            ratio(ratios(two, &times[0].1), 2),
             format!("{} ns", channel.p99()),
         ]);
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use hotpick_tests::bench::{self, Servers, micros};
-use hotpick_tests::table::{Table, median};
+use hotpick_tests::table::{Table, median, ratio};
 use tokio::task::JoinSet;
 
 use self::peer::{Client, Peer, Rpc};
@@ -130,6 +130,7 @@ fn compare() {
     let quick = std::env::var("HOTPICK_BENCH").is_ok_and(|what| what == "quick");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let rounds = if quick { 3 } else { 5 };
+    println!("{}\n", bench::load());
     for backends in BACKENDS {
         let servers = Servers::start(backends);
         let clients = runtime.block_on(async {
@@ -162,9 +163,10 @@ fn compare() {
             show_counts(&servers);
         }
         if quick {
-            return;
+            break;
         }
     }
+    println!("{}", bench::load());
 }
 
 /// Compares only hotpick's round robins, in many rounds, because they differ by a few per cent.
@@ -174,14 +176,10 @@ async fn duel(clients: &[(Peer, Client)], rounds: usize) {
     let turns = rounds_of(&clients, rounds, Rpc::Unary, 64).await;
     let mut table = Table::new(["round robin", "RPC/s against native", "CPU per RPC against native"]);
     for ((peer, _), own) in clients.iter().zip(&turns) {
-        let ratio = |of: fn(&Turn) -> f64| {
-            median(own.iter().zip(&turns[0]).map(|(own, native)| of(own) / of(native)))
+        let against = |of: fn(&Turn) -> f64| {
+            ratio(own.iter().zip(&turns[0]).map(|(own, native)| of(own) / of(native)), 3)
         };
-        table.row([
-            peer.name().to_owned(),
-            format!("{:.3}", ratio(|turn| turn.per_second)),
-            format!("{:.3}", ratio(|turn| turn.cpu)),
-        ]);
+        table.row([peer.name().to_owned(), against(|turn| turn.per_second), against(|turn| turn.cpu)]);
     }
     println!("the same channel, unary RPCs, 3 backends, 64 callers, {rounds} rounds\n\n{table}");
 }
@@ -214,19 +212,19 @@ fn show(rpc: Rpc, backends: usize, callers: usize, turns: &[Vec<Turn>]) {
         "against hyper",
     ]);
     let of = |peer| &turns[Peer::ALL.iter().position(|one| *one == peer).unwrap_or_default()];
-    let ratio = |turns: &[Turn], others: &[Turn], of: fn(&Turn) -> f64| {
+    let against = |turns: &[Turn], others: &[Turn], of: fn(&Turn) -> f64| {
         // Compares turns of the same round, which share disturbances.
-        median(turns.iter().zip(others).map(|(turn, other)| of(turn) / of(other)))
+        ratio(turns.iter().zip(others).map(|(turn, other)| of(turn) / of(other)), 3)
     };
     for (peer, own) in Peer::ALL.iter().zip(turns) {
         table.row([
             peer.name().to_owned(),
             format!("{:.0}", median(own.iter().map(|turn| turn.per_second))),
-            format!("{:.3}", ratio(own, &turns[0], |turn| turn.per_second)),
-            format!("{:.3}", ratio(own, of(Peer::Native), |turn| turn.per_second)),
+            against(own, &turns[0], |turn| turn.per_second),
+            against(own, of(Peer::Native), |turn| turn.per_second),
             format!("{:.2} us", median(own.iter().map(|turn| turn.cpu))),
-            format!("{:.3}", ratio(own, &turns[0], |turn| turn.cpu)),
-            format!("{:.3}", ratio(own, of(Peer::RawHyper), |turn| turn.cpu)),
+            against(own, &turns[0], |turn| turn.cpu),
+            against(own, of(Peer::RawHyper), |turn| turn.cpu),
         ]);
     }
     println!("{table}");
@@ -249,15 +247,17 @@ fn latencies(
         "latency at {per_second:.0} unary RPCs per second, half of the maximum of tonic's channel, {backends} backends\n"
     );
     let mut table = Table::new(["channel", "median", "p99", "p99 against tonic"]);
-    let quantile = |seen: &[Histogram<u64>], quantile| median(seen.iter().map(|seen| micros(seen, quantile)));
-    let tonic = quantile(&seen[0], 0.99);
+    let each = |seen: &[Histogram<u64>], quantile| -> Vec<f64> {
+        seen.iter().map(|seen| micros(seen, quantile)).collect()
+    };
+    let tonic = each(&seen[0], 0.99);
     for ((peer, _), seen) in clients.iter().zip(&seen) {
-        let p99 = quantile(seen, 0.99);
+        let p99 = each(seen, 0.99);
         table.row([
             peer.name().to_owned(),
-            format!("{:.0} us", quantile(seen, 0.5)),
-            format!("{p99:.0} us"),
-            format!("{:.2}", p99 / tonic),
+            format!("{:.0} us", median(each(seen, 0.5))),
+            format!("{:.0} us", median(p99.clone())),
+            ratio(p99.iter().zip(&tonic).map(|(own, tonic)| own / tonic), 2),
         ]);
     }
     println!("{table}");
@@ -269,13 +269,13 @@ fn show_counts(servers: &Servers) {
     let of = |peer| counts.iter().find(|(one, _)| *one == peer).and_then(|(_, count)| *count);
     let (tonic, hyper) = (of(Peer::TonicSingle), of(Peer::RawHyper));
     for (peer, count) in counts {
-        let ratio =
+        let against =
             |other: Option<f64>| count.zip(other).map_or_else(String::new, |(a, b)| format!("{:.3}", a / b));
         table.row([
             peer.name().to_owned(),
             count.map_or_else(|| "valgrind is missing".to_owned(), |count| format!("{count:.0}")),
-            ratio(tonic),
-            ratio(hyper),
+            against(tonic),
+            against(hyper),
             format!("{:.1}", allocations(peer, servers)),
         ]);
     }

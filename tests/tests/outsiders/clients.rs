@@ -8,12 +8,14 @@ use hotpick_tests::raw::{
 };
 use hotpick_tests::scripted::{self, Scripted};
 use hotpick_tests::{Cluster, soon};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
 use super::*;
 
 const UNARY: &str = "/hotpick.echo.Echo/Unary";
 const RESOURCE_EXHAUSTED: &str = "8";
+const WINDOW_UPDATE: u8 = 8;
 
 /// An event of an upload, as a server sees it.
 #[derive(Debug, PartialEq, Eq)]
@@ -357,58 +359,111 @@ async fn a_drain_notifies_a_client_however_long_it_was_quiet() {
     soon("the drain", draining).await.expect("no panic");
 }
 
-/// The answers are with h2 and the kernel, and no task has more to send. The client opens its windows meanwhile.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_waits_until_the_client_has_read_its_answers() {
-    const RPCS: u32 = 500;
-    const BYTES: usize = 60_000;
-    const SETTINGS_INITIAL_WINDOW: u16 = 4;
-    const WINDOW_UPDATE: u8 = 8;
-    let server = Scripted::start(|(_, mut respond): scripted::Exchange| async move {
-        let mut stream = respond.send_response(scripted::head(), false).expect("sent");
-        stream.send_data(Bytes::from(vec![0; BYTES]), false).expect("sent");
-        let ok = http::HeaderMap::from_iter([(
-            http::HeaderName::from_static("grpc-status"),
-            http::HeaderValue::from_static("0"),
-        )]);
-        stream.send_trailers(ok).expect("sent");
+/// A proxy of a server whose answers have so many bytes. Its drains have little patience.
+struct LongAnswers {
+    _server: Scripted,
+    _channel: Channel,
+    proxied: Proxied,
+    /// Number of answers of the server.
+    answered: tokio::sync::watch::Receiver<u32>,
+}
+
+async fn proxy_of_long_answers(bytes: usize) -> LongAnswers {
+    let (count, answered) = tokio::sync::watch::channel(0);
+    let server = Scripted::start(move |(_, mut respond): scripted::Exchange| {
+        let count = count.clone();
+        async move {
+            let mut stream = respond.send_response(scripted::head(), false).expect("sent");
+            stream.send_data(Bytes::from(vec![0; bytes]), false).expect("sent");
+            let ok = http::HeaderValue::from_static("0");
+            let trailers = http::HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), ok)]);
+            stream.send_trailers(trailers).expect("sent");
+            count.send_modify(|count| *count += 1);
+        }
     })
     .await;
     let channel = channel(server.address()).connect_lazy().expect("a channel");
     let mut options = ProxyOptions::default();
     options.drain_timeout = Duration::from_millis(100);
     let proxied = Proxied::start(&channel, options).await;
-    let mut client = RawPeer::connect(proxied.address).await;
-    client.settings(&[(SETTINGS_INITIAL_WINDOW, 1 << 20)]).await;
-    client.send(WINDOW_UPDATE, 0, 0, &(1u32 << 30).to_be_bytes()).await;
-    client.synchronize().await;
-    let streams: Vec<u32> = (0..RPCS).map(|number| 2 * number + 1).collect();
-    for stream in &streams {
-        client.headers(*stream, &request(UNARY), END_STREAM).await;
-    }
-    soon("the RPCs to end", async {
-        let mut begun = false;
-        while !begun || proxied.proxy.rpcs() > 0 {
-            begun |= proxied.proxy.rpcs() > 0;
-            tokio::time::sleep(Duration::from_millis(1)).await;
+    LongAnswers { _server: server, _channel: channel, proxied, answered }
+}
+
+/// The answers are with h2, because of the client's windows, or with the kernel. No task has more to send. The client opens
+/// its windows as it reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_waits_until_the_client_has_its_answers() {
+    const SETTINGS_INITIAL_WINDOW: u16 = 4;
+    const DEFAULT_WINDOW: u32 = 65_535;
+    // RPCs, bytes of each answer, and the client's windows of a stream and of the connection.
+    for (rpcs, length, of_stream, of_connection) in [
+        (1u32, 20_000, 1_000, DEFAULT_WINDOW),
+        (40, 5_000, DEFAULT_WINDOW, DEFAULT_WINDOW),
+        (500, 60_000, 1 << 20, 1 << 30),
+    ] {
+        let LongAnswers { proxied, mut answered, _server, _channel } = proxy_of_long_answers(length).await;
+        let mut client = RawPeer::connect(proxied.address).await;
+        client.settings(&[(SETTINGS_INITIAL_WINDOW, of_stream)]).await;
+        if of_connection > DEFAULT_WINDOW {
+            client.send(WINDOW_UPDATE, 0, 0, &(of_connection - DEFAULT_WINDOW).to_be_bytes()).await;
         }
-    })
-    .await;
-    let draining = tokio::spawn(proxied.drain());
-    // It reads nothing for a while.
-    tokio::time::sleep(5 * options.drain_timeout).await;
-    assert!(!draining.is_finished());
-    let (mut ended, mut bytes) = (0, 0);
-    while let Some(frame) = client.frame().await {
-        bytes += if frame.kind == DATA { frame.payload.len() } else { 0 };
-        ended += u32::from(frame.kind == HEADERS && frame.flags & END_STREAM != 0);
-        if frame.kind == DATA {
-            client.send(WINDOW_UPDATE, 0, 0, &1000u32.to_be_bytes()).await;
+        client.synchronize().await;
+        for number in 0..rpcs {
+            client.headers(2 * number + 1, &request(UNARY), END_STREAM).await;
         }
+        soon("the RPCs to end", async {
+            answered.wait_for(|count| *count == rpcs).await.expect("the server goes on");
+            while proxied.proxy.rpcs() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        let draining = tokio::spawn(proxied.drain());
+        // It reads nothing for much longer than a client without answers to come may take.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(!draining.is_finished());
+        let (mut ended, mut bytes) = (0, 0);
+        while let Some(frame) = client.frame().await {
+            ended += u32::from(frame.flags & END_STREAM != 0 && matches!(frame.kind, HEADERS | DATA));
+            if frame.kind == DATA {
+                bytes += frame.payload.len();
+                let more = u32::try_from(frame.payload.len()).expect("a frame").to_be_bytes();
+                client.send(WINDOW_UPDATE, 0, 0, &more).await;
+                client.send(WINDOW_UPDATE, 0, frame.stream, &more).await;
+            }
+        }
+        assert_eq!((ended, bytes), (rpcs, length * rpcs as usize));
+        drop(client);
+        soon("the drain", draining).await.expect("no panic");
     }
-    assert_eq!((ended, bytes), (RPCS, BYTES * streams.len()));
-    drop(client);
-    soon("the drain", draining).await.expect("no panic");
+}
+
+/// It has its answers, and sends frame after frame. What the proxy answers to these is no RPC, read or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_frames_of_a_client_without_rpcs_hold_a_drain() {
+    const PING: u8 = 6;
+    for reads in [true, false] {
+        let LongAnswers { proxied, _server, _channel, .. } = proxy_of_long_answers(5).await;
+        let mut client = RawPeer::connect(proxied.address).await;
+        client.headers(1, &request(UNARY), END_STREAM).await;
+        client.answer_on(1).await;
+        let (mut reader, mut writer) = client.split();
+        let pings = [&[0, 0, 8, PING, 0, 0, 0, 0, 0][..], &[7; 8]].concat().repeat(8);
+        let writing = tokio::spawn(async move {
+            while writer.write_all(&pings).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        let reading = tokio::spawn(async move {
+            let mut some = vec![0; 1 << 16];
+            while reads && reader.read(&mut some).await.is_ok_and(|read| read > 0) {}
+            // The socket stays open.
+            std::future::pending::<()>().await;
+        });
+        soon("the drain", proxied.drain()).await;
+        writing.abort();
+        reading.abort();
+    }
 }
 
 /// A client with an RPC in flight gets a GOAWAY, and the drain waits for the RPC.

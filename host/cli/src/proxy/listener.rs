@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use hotpick::net::Io;
-use hotpick::proxy::{Peer, Proxy};
+use hotpick::proxy::{Client, Proxy};
 use hotpick::tls::ServerTls;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -58,11 +58,11 @@ impl Listener {
                         tracing::warn!(listener, max, "max_connections are open: more are closed");
                     }
                 }
-                Ok((io, peer)) => {
+                Ok((io, client)) => {
                     is_full = false;
                     let (tls, proxy, drain) = (self.tls.clone(), proxy.clone(), drain.clone());
                     connections.spawn(async move {
-                        if let Err(error) = serve_connection(io, peer, tls, &proxy, drain).await {
+                        if let Err(error) = serve_connection(io, client, tls, &proxy, drain).await {
                             tracing::debug!(error, "connection ended");
                         }
                     });
@@ -82,7 +82,7 @@ impl Listener {
 
 async fn serve_connection(
     io: Box<dyn Io>,
-    peer: Peer,
+    client: Client,
     tls: Option<ServerTls>,
     proxy: &Proxy,
     drain: CancellationToken,
@@ -99,5 +99,5 @@ async fn serve_connection(
             Box::new(handshake.map_err(|error| format!("TLS handshake: {error}"))?)
         }
     };
-    proxy.serve_connection_of(peer, io, drain.cancelled_owned()).await.map_err(|error| error.to_string())
+    proxy.serve_connection_of(client, io, drain.cancelled_owned()).await.map_err(|error| error.to_string())
 }

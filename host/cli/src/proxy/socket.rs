@@ -1,11 +1,12 @@
 //! Sockets to listen on: TCP or Unix.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hotpick::net::{Io, set_tcp_options};
-use hotpick::proxy::Peer;
+use hotpick::net::{Io, Undelivered, set_tcp_options};
+use hotpick::proxy::{Client, Peer};
 use hotpick::resolver::Address;
 use tokio::net::{TcpListener, UnixListener, UnixSocket, UnixStream};
 
@@ -68,7 +69,7 @@ impl Socket {
         }
     }
 
-    pub(super) async fn accept(&self) -> io::Result<(Box<dyn Io>, Peer)> {
+    pub(super) async fn accept(&self) -> io::Result<(Box<dyn Io>, Client)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
@@ -76,11 +77,21 @@ impl Socket {
                     // Of a client that is gone already, which is its own affair.
                     tracing::debug!(%error, "socket options");
                 }
-                Ok((Box::new(stream), Peer::Tcp(peer)))
+                let client = client(Peer::Tcp(peer), &stream);
+                Ok((Box::new(stream), client))
             }
-            Self::Unix { listener, .. } => Ok((Box::new(listener.accept().await?.0), Peer::Unix)),
+            Self::Unix { listener, .. } => {
+                let (stream, _) = listener.accept().await?;
+                let client = client(Peer::Unix, &stream);
+                Ok((Box::new(stream), client))
+            }
         }
     }
+}
+
+/// What is known of the client of a socket. Without a file descriptor to watch it, less.
+fn client(peer: Peer, socket: &impl AsFd) -> Client {
+    Client::default().with_peer(peer).with_undelivered(Undelivered::of(socket).ok())
 }
 
 impl Drop for Socket {

@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --workspace --bench proxybench` prints tables in Markdown and takes about two minutes; it installs
 //! missing proxies. Each proxy is a separate process with one thread; the benchmark compares their CPU time. The
-//! proxies take turns.
+//! proxies take turns. The last one, `relay.c`, says what HTTP/2 by nghttp2 takes without all else.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -35,9 +35,11 @@ enum Proxy {
     Nginx,
     Haproxy,
     Envoy,
+    /// The least that a relay on nghttp2 takes: `relay.c`.
+    Relay,
 }
 
-const ALL: [Proxy; 7] = [
+const ALL: [Proxy; 8] = [
     Proxy::None,
     Proxy::Hotpick("round_robin"),
     Proxy::Hotpick("p2c_ewma"),
@@ -45,6 +47,7 @@ const ALL: [Proxy; 7] = [
     Proxy::Nginx,
     Proxy::Haproxy,
     Proxy::Envoy,
+    Proxy::Relay,
 ];
 
 /// Measurements of a proxy.
@@ -101,7 +104,7 @@ fn main() {
     ]);
     let own = running[1].3.busy.clone();
     for (proxy, process, _, seen) in &running {
-        let against = ratio(own.iter().zip(&seen.busy).map(|(own, theirs)| own / theirs));
+        let against = ratio(own.iter().zip(&seen.busy).map(|(own, theirs)| own / theirs), 2);
         let of_proxies = |text: String| if process.is_some() { text } else { String::new() };
         table.row([
             proxy.name(),
@@ -172,6 +175,7 @@ impl Proxy {
             Self::Nginx => "nginx".to_owned(),
             Self::Haproxy => "HAProxy".to_owned(),
             Self::Envoy => "Envoy".to_owned(),
+            Self::Relay => "a bare relay on nghttp2".to_owned(),
         }
     }
 
@@ -251,6 +255,16 @@ impl Proxy {
                 command
                     .args(["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "error", "-c"])
                     .arg(config);
+                command
+            }
+            Self::Relay => {
+                let program = directory.join("relay");
+                let source = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/proxybench/relay.c");
+                let compiled =
+                    Command::new("cc").args(["-O2", source, "-lnghttp2", "-o"]).arg(&program).status();
+                assert!(compiled.expect("a C compiler").success(), "{source} does not compile");
+                let mut command = Command::new(program);
+                command.arg(port.to_string()).args(backends.iter().map(|backend| backend.port().to_string()));
                 command
             }
         };
