@@ -1,6 +1,5 @@
 //! The layer between the bytes of a connection and h2.
 
-use std::collections::HashSet;
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
@@ -169,7 +168,7 @@ struct TrafficState {
     /// Time of the last read, and on a server's side also of the last write (milliseconds after the beginning).
     last: AtomicU64,
     /// Streams of requests whose answers are not written yet, as far as their end.
-    unanswered: Mutex<HashSet<u32, foldhash::fast::RandomState>>,
+    unanswered: Mutex<Vec<u32>>,
     /// Bytes written since the end of the last answer.
     after_answer: AtomicUsize,
     lingers: AtomicBool,
@@ -200,12 +199,15 @@ impl Traffic {
 
     /// Records a request, which is unanswered until the end of its stream is written or the client has reset it.
     pub(crate) fn asked(&self, stream: u32) {
-        self.unanswered().insert(stream);
+        self.unanswered().push(stream);
     }
 
     /// Records that a request needs no answer any more.
     pub(crate) fn answered(&self, stream: u32) {
-        self.unanswered().remove(&stream);
+        let mut unanswered = self.unanswered();
+        if let Some(at) = unanswered.iter().position(|one| *one == stream) {
+            unanswered.swap_remove(at);
+        }
     }
 
     /// Returns whether the answers to all requests have been written.
@@ -218,7 +220,7 @@ impl Traffic {
         self.0.after_answer.load(Ordering::Relaxed)
     }
 
-    fn unanswered(&self) -> MutexGuard<'_, HashSet<u32, foldhash::fast::RandomState>> {
+    fn unanswered(&self) -> MutexGuard<'_, Vec<u32>> {
         self.0.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

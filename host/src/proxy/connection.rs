@@ -113,15 +113,8 @@ pub(super) async fn serve(
             biased;
             accepted = accept(&mut connection, is_full) => match accepted {
                 Some(Ok((request, respond))) => {
-                    let stream = respond.stream_id().as_u32();
-                    traffic.asked(stream);
-                    let answer = answer(Arc::clone(&proxy), peer, Arc::clone(&drains), request, respond);
-                    let traffic = traffic.clone();
-                    rpcs.spawn(async move {
-                        if answer.await == Answered::Needless {
-                            traffic.answered(stream);
-                        }
-                    });
+                    let asked = Asked::of(&traffic, &respond);
+                    rpcs.spawn(answer(Arc::clone(&proxy), peer, Arc::clone(&drains), asked, request, respond));
                 }
                 Some(Err(error)) => return Err(failed(error)),
                 None => return Ok(()),
@@ -151,13 +144,23 @@ fn has_all(traffic: &Traffic, undelivered: Option<&Undelivered>) -> bool {
         && undelivered.is_none_or(|undelivered| undelivered.bytes() <= traffic.after_answer())
 }
 
-/// What became of an RPC's stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answered {
-    /// The end of the answer is with h2, or the stream is being reset.
-    Handed,
-    /// The client has reset the stream.
-    Needless,
+/// A request that is unanswered.
+struct Asked {
+    traffic: Traffic,
+    stream: u32,
+}
+
+impl Asked {
+    fn of(traffic: &Traffic, respond: &SendResponse<Bytes>) -> Self {
+        let stream = respond.stream_id().as_u32();
+        traffic.asked(stream);
+        Self { traffic: traffic.clone(), stream }
+    }
+
+    /// The stream is over, and nothing more of it is written.
+    fn needs_no_answer(&self) {
+        self.traffic.answered(self.stream);
+    }
 }
 
 fn failed(error: h2::Error) -> ConnectionError {
@@ -181,9 +184,10 @@ async fn answer(
     proxy: Arc<Shared>,
     peer: Peer,
     drains: Arc<CancellationToken>,
+    asked: Asked,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-) -> Answered {
+) {
     let (head, stream) = request.into_parts();
     let (body, mut gatherer) = if stream.is_end_stream() {
         (Body::empty(), None)
@@ -208,11 +212,11 @@ async fn answer(
         })
         .await
     };
-    let Some(response) = response else { return Answered::Needless };
+    let Some(response) = response else { return asked.needs_no_answer() };
     let (head, body) = response.into_parts();
     let is_all = body.is_end_stream();
     match respond.send_response(Response::from_parts(head, ()), is_all) {
-        Ok(_) if is_all => Answered::Handed,
+        Ok(_) if is_all => {}
         Ok(stream) => {
             let mut sending = Sending::new(body, stream);
             let mut begun = false;
@@ -225,13 +229,12 @@ async fn answer(
                 sent
             })
             .await;
-            Answered::Handed
         }
         // The stream is over, or the headers are not valid in HTTP/2.
         Err(error) => {
             tracing::debug!(%error, "failed to send a response");
             respond.send_reset(h2::Reason::INTERNAL_ERROR);
-            Answered::Needless
+            asked.needs_no_answer();
         }
     }
 }
