@@ -1,6 +1,6 @@
 //! Ten million endpoints that come and go, while one stays: how long a change takes, and whether memory grows.
 //!
-//! `cargo bench --workspace --bench churn` takes some minutes and prints a table in Markdown. With `-- COUNT` so many
+//! `cargo bench --workspace --bench churn` takes seven minutes and prints a table in Markdown. With `-- COUNT` so many
 //! endpoints come and go in the place of ten million.
 
 use std::time::{Duration, Instant};
