@@ -14,19 +14,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 /// A byte stream of any kind.
 pub type BoxedIo = Box<dyn Io>;
 
-/// What the kernel has not delivered to a socket's peer yet.
+/// What the kernel has not delivered to a socket's peer yet. Does not keep the socket open, and says nothing about it once it
+/// is closed: to be given to whoever owns the socket.
 #[derive(Debug)]
-pub struct Undelivered(#[cfg(unix)] std::os::fd::OwnedFd);
+pub struct Undelivered(#[cfg(unix)] std::os::fd::RawFd);
 
 impl Undelivered {
     /// Watches a TCP or Unix socket.
-    ///
-    /// # Errors
-    ///
-    /// The process has no file descriptor left.
     #[cfg(unix)]
-    pub fn of(socket: &impl std::os::fd::AsFd) -> io::Result<Self> {
-        socket.as_fd().try_clone_to_owned().map(Self)
+    pub fn of(socket: &impl std::os::fd::AsRawFd) -> Self {
+        Self(socket.as_raw_fd())
     }
 
     /// Returns the number of bytes that were written and that the peer's kernel has not acknowledged; of a Unix socket,
@@ -37,13 +34,15 @@ impl Undelivered {
     }
 
     #[cfg(target_os = "linux")]
-    #[allow(unsafe_code, reason = "no safe interface has it")]
+    #[allow(
+        unsafe_code,
+        reason = "no safe interface has it, and a duplicate would be a second descriptor for each connection"
+    )]
     fn count(&self) -> usize {
-        use std::os::fd::AsRawFd as _;
-
         let mut bytes: libc::c_int = 0;
-        // SAFETY: the descriptor is open, and the kernel writes one number (SIOCOUTQ, tcp(7) and unix(7)).
-        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        // SAFETY: the kernel writes one number (SIOCOUTQ, tcp(7) and unix(7)), whatever the descriptor is. While the socket
+        // is open it is the socket's; afterwards the call fails, or the number is of no use.
+        let result = unsafe { libc::ioctl(self.0, libc::TIOCOUTQ, &raw mut bytes) };
         if result == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
     }
 
@@ -75,4 +74,22 @@ pub fn set_tcp_options(stream: &TcpStream, dead_after: Duration) -> io::Result<(
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(dead_after.min(A_DAY)))?;
     Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_the_peer_has_not_read_is_undelivered() {
+        let (mut ours, mut peer) = tokio::net::UnixStream::pair().expect("a pair");
+        let undelivered = Undelivered::of(&ours);
+        assert_eq!(undelivered.bytes(), 0);
+        ours.write_all(&[7; 100]).await.expect("written");
+        assert!(undelivered.bytes() >= 100);
+        peer.read_exact(&mut [0; 100]).await.expect("read");
+        assert_eq!(undelivered.bytes(), 0);
+    }
 }

@@ -146,7 +146,7 @@ impl Proxied {
                         connections.spawn(async move {
                             // Completes when the sender is dropped.
                             let drain = async move { while draining.changed().await.is_ok() {} };
-                            let client = Client::default().with_undelivered(Undelivered::of(&stream).ok());
+                            let client = Client::default().with_undelivered(Some(Undelivered::of(&stream)));
                             let _ = proxy.serve_connection_of(client, stream, drain).await;
                         });
                     }

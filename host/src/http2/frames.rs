@@ -242,6 +242,8 @@ pub(super) struct Written {
     payload: usize,
     /// The stream that ends with the current payload.
     ends: Option<u32>,
+    /// The stream that ends with the header block that is being written.
+    ends_with_block: Option<u32>,
 }
 
 impl Written {
@@ -260,11 +262,7 @@ impl Written {
                 self.filled += count;
                 let Some(head) = Head::read(&self.head[..self.filled]) else { break };
                 (self.filled, self.payload) = (0, head.length);
-                let is_last = match head.kind {
-                    DATA | HEADERS => head.has(END_STREAM),
-                    kind => kind == RST_STREAM,
-                };
-                self.ends = is_last.then_some(head.stream);
+                self.ends = self.ending(head);
             }
             if self.payload == 0
                 && let Some(stream) = self.ends.take()
@@ -274,6 +272,25 @@ impl Written {
             }
         }
         after
+    }
+}
+
+impl Written {
+    /// Returns the stream that ends with this frame.
+    fn ending(&mut self, head: Head) -> Option<u32> {
+        let is_last = head.has(END_STREAM);
+        match head.kind {
+            DATA => is_last.then_some(head.stream),
+            // The block may go on in CONTINUATION frames, which have no END_STREAM.
+            HEADERS if !head.has(END_HEADERS) => {
+                self.ends_with_block = is_last.then_some(head.stream);
+                None
+            }
+            HEADERS => is_last.then_some(head.stream),
+            CONTINUATION if head.has(END_HEADERS) => self.ends_with_block.take(),
+            RST_STREAM => Some(head.stream),
+            _ => None,
+        }
     }
 }
 
@@ -403,6 +420,12 @@ mod tests {
             frame(SETTINGS, ACK, 0, 0),
             frame(HEADERS, END_HEADERS | END_STREAM, 1, 5),
             frame(RST_STREAM, 0, 5, 4),
+            // A header block in three frames.
+            frame(HEADERS, END_STREAM, 9, 10),
+            frame(CONTINUATION, 0, 9, 10),
+            frame(CONTINUATION, END_HEADERS, 9, 1),
+            frame(HEADERS, 0, 11, 10),
+            frame(CONTINUATION, END_HEADERS, 11, 1),
             // Its flag has another meaning.
             frame(6, 1, 0, 8),
             frame(DATA, END_STREAM, 7, 0),
@@ -414,7 +437,7 @@ mod tests {
             for piece in bytes.chunks(piece) {
                 after = written.pass(piece, |stream| ended.push(stream)).unwrap_or(after + piece.len());
             }
-            assert_eq!((&ended[..], after), (&[3, 1, 5, 7][..], last.len()), "pieces of {piece}");
+            assert_eq!((&ended[..], after), (&[3, 1, 5, 9, 7][..], last.len()), "pieces of {piece}");
         }
     }
 

@@ -17,6 +17,7 @@ mod huffman;
 mod limits;
 mod readable;
 mod status;
+mod traffic;
 mod wire;
 
 pub(crate) use self::body::{Outgoing, Received, Sending};
@@ -26,4 +27,5 @@ pub(crate) use self::limits::client::ClientLimits;
 pub(crate) use self::limits::{HEADER_LISTS, WINDOWS, client, server};
 pub(crate) use self::readable::never_index_malformed;
 pub(crate) use self::status::{code_of_http, describe, grpc_code, status_of};
-pub(crate) use self::wire::{Cut, Traffic, Wire};
+pub(crate) use self::traffic::Traffic;
+pub(crate) use self::wire::{Cut, Wire};

@@ -4,8 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,11 +13,12 @@ use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::unconstrained;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::frames::{Frames, Passed, Seen, Side, Written};
 use super::limits::{FRAMES_IN_A_TURN, FRAMES_WHILE_WRITES_WAIT};
+use super::traffic::Traffic;
 
 pin_project! {
     /// Passes bytes through, reports events of the connection, and removes or amends frames that h2 would reject
@@ -158,83 +158,6 @@ impl Cut {
     }
 }
 
-/// What a connection does, as whoever owns it sees it from outside. Cheap to clone.
-#[derive(Clone, Debug)]
-pub(crate) struct Traffic(Arc<TrafficState>);
-
-#[derive(Debug)]
-struct TrafficState {
-    begin: Instant,
-    /// Time of the last read, and on a server's side also of the last write (milliseconds after the beginning).
-    last: AtomicU64,
-    /// Streams of requests whose answers are not written yet, as far as their end.
-    unanswered: Mutex<Vec<u32>>,
-    /// Bytes written since the end of the last answer.
-    after_answer: AtomicUsize,
-    lingers: AtomicBool,
-}
-
-impl Default for Traffic {
-    fn default() -> Self {
-        Self(Arc::new(TrafficState {
-            begin: Instant::now(),
-            last: AtomicU64::new(0),
-            unanswered: Mutex::default(),
-            after_answer: AtomicUsize::new(0),
-            lingers: AtomicBool::new(false),
-        }))
-    }
-}
-
-impl Traffic {
-    fn record(&self) {
-        let now = u64::try_from(self.0.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.last.store(now, Ordering::Relaxed);
-    }
-
-    /// Returns the time since the last activity.
-    pub(crate) fn quiet_for(&self) -> Duration {
-        self.0.begin.elapsed().saturating_sub(Duration::from_millis(self.0.last.load(Ordering::Relaxed)))
-    }
-
-    /// Records a request, which is unanswered until the end of its stream is written or the client has reset it.
-    pub(crate) fn asked(&self, stream: u32) {
-        self.unanswered().push(stream);
-    }
-
-    /// Records that a request needs no answer any more.
-    pub(crate) fn answered(&self, stream: u32) {
-        let mut unanswered = self.unanswered();
-        if let Some(at) = unanswered.iter().position(|one| *one == stream) {
-            unanswered.swap_remove(at);
-        }
-    }
-
-    /// Returns whether the answers to all requests have been written.
-    pub(crate) fn is_answered(&self) -> bool {
-        self.unanswered().is_empty()
-    }
-
-    /// Returns the number of bytes that were written after the end of the last answer.
-    pub(crate) fn after_answer(&self) -> usize {
-        self.0.after_answer.load(Ordering::Relaxed)
-    }
-
-    fn unanswered(&self) -> MutexGuard<'_, Vec<u32>> {
-        self.0.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// From now on, the end of the connection is not over until the peer has closed its side, too. To close a socket
-    /// whose peer still sends throws away what the peer has not received yet.
-    pub(crate) fn linger(&self) {
-        self.0.lingers.store(true, Ordering::Relaxed);
-    }
-
-    fn lingers(&self) -> bool {
-        self.0.lingers.load(Ordering::Relaxed)
-    }
-}
-
 impl<T, F: FnMut(Seen)> Wire<T, F> {
     pub(crate) fn new(io: T, side: Side, cut: Cut, traffic: Option<Traffic>, seen: F) -> Self {
         let _gone = cut.0.gone.clone().drop_guard();
@@ -325,11 +248,7 @@ impl<T, F> Wire<T, F> {
         for buf in bufs {
             let now = left.min(buf.len());
             left -= now;
-            let answered = |stream| traffic.answered(stream);
-            match this.written.pass(&buf[..now], answered) {
-                Some(after) => traffic.0.after_answer.store(after, Ordering::Relaxed),
-                None => _ = traffic.0.after_answer.fetch_add(now, Ordering::Relaxed),
-            }
+            traffic.wrote(now, this.written.pass(&buf[..now], |stream| traffic.answered(stream)));
         }
     }
 }
@@ -480,7 +399,9 @@ impl<T: AsyncRead + AsyncWrite, F> AsyncWrite for Wire<T, F> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.is_shut {
             ready!(self.as_mut().poll_writing(cx, (), |io, cx| io.poll_shutdown(cx)))?;
-            *self.as_mut().project().is_shut = true;
+            let this = self.as_mut().project();
+            *this.is_shut = true;
+            this.traffic.iter().for_each(Traffic::over);
         }
         self.poll_linger(cx)
     }

@@ -55,8 +55,8 @@ impl Default for ProxyOptions {
 pub struct Client {
     /// Its address. Observers of RPCs are told. Default: unknown.
     pub peer: Peer,
-    /// What the kernel has not delivered to it: a connection that drains ends when the client has the last answer. Default:
-    /// unknown, then a client has its answers when they are written.
+    /// What the kernel has not delivered to it, of the socket below `io`: a connection that drains ends when the client has
+    /// the last answer. Default: unknown, then a client has its answers when they are written.
     pub undelivered: Option<Undelivered>,
 }
 

@@ -1,5 +1,6 @@
 //! Bad requests of the proxy's clients must not affect other RPCs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -368,11 +369,15 @@ struct LongAnswers {
     answered: tokio::sync::watch::Receiver<u32>,
 }
 
-async fn proxy_of_long_answers(bytes: usize) -> LongAnswers {
+/// The server answers so many RPCs at once, when it has all of them: a client that does not read keeps the proxy from reading its
+/// next requests.
+async fn proxy_of_long_answers(bytes: usize, rpcs: u32) -> LongAnswers {
     let (count, answered) = tokio::sync::watch::channel(0);
+    let all = Arc::new(tokio::sync::Barrier::new(rpcs as usize));
     let server = Scripted::start(move |(_, mut respond): scripted::Exchange| {
-        let count = count.clone();
+        let (count, all) = (count.clone(), Arc::clone(&all));
         async move {
+            all.wait().await;
             let mut stream = respond.send_response(scripted::head(), false).expect("sent");
             stream.send_data(Bytes::from(vec![0; bytes]), false).expect("sent");
             let ok = http::HeaderValue::from_static("0");
@@ -389,8 +394,8 @@ async fn proxy_of_long_answers(bytes: usize) -> LongAnswers {
     LongAnswers { _server: server, _channel: channel, proxied, answered }
 }
 
-/// The answers are with h2, because of the client's windows, or with the kernel. No task has more to send. The client opens
-/// its windows as it reads.
+/// The answers are with h2, because of the client's windows, or with the kernel; few tasks have more to send, or none. The
+/// client opens its windows as it reads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_waits_until_the_client_has_its_answers() {
     const SETTINGS_INITIAL_WINDOW: u16 = 4;
@@ -401,7 +406,8 @@ async fn a_drain_waits_until_the_client_has_its_answers() {
         (40, 5_000, DEFAULT_WINDOW, DEFAULT_WINDOW),
         (500, 60_000, 1 << 20, 1 << 30),
     ] {
-        let LongAnswers { proxied, mut answered, _server, _channel } = proxy_of_long_answers(length).await;
+        let LongAnswers { proxied, mut answered, _server, _channel } =
+            proxy_of_long_answers(length, rpcs).await;
         let mut client = RawPeer::connect(proxied.address).await;
         client.settings(&[(SETTINGS_INITIAL_WINDOW, of_stream)]).await;
         if of_connection > DEFAULT_WINDOW {
@@ -411,13 +417,8 @@ async fn a_drain_waits_until_the_client_has_its_answers() {
         for number in 0..rpcs {
             client.headers(2 * number + 1, &request(UNARY), END_STREAM).await;
         }
-        soon("the RPCs to end", async {
-            answered.wait_for(|count| *count == rpcs).await.expect("the server goes on");
-            while proxied.proxy.rpcs() > 0 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        })
-        .await;
+        let all = answered.wait_for(|count| *count == rpcs);
+        soon("the answers", all).await.expect("the server goes on");
         let draining = tokio::spawn(proxied.drain());
         // It reads nothing for much longer than a client without answers to come may take.
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -443,7 +444,7 @@ async fn a_drain_waits_until_the_client_has_its_answers() {
 async fn no_frames_of_a_client_without_rpcs_hold_a_drain() {
     const PING: u8 = 6;
     for reads in [true, false] {
-        let LongAnswers { proxied, _server, _channel, .. } = proxy_of_long_answers(5).await;
+        let LongAnswers { proxied, _server, _channel, .. } = proxy_of_long_answers(5, 1).await;
         let mut client = RawPeer::connect(proxied.address).await;
         client.headers(1, &request(UNARY), END_STREAM).await;
         client.answer_on(1).await;

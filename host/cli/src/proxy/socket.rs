@@ -1,7 +1,7 @@
 //! Sockets to listen on: TCP or Unix.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -89,9 +89,9 @@ impl Socket {
     }
 }
 
-/// What is known of the client of a socket. Without a file descriptor to watch it, less.
-fn client(peer: Peer, socket: &impl AsFd) -> Client {
-    Client::default().with_peer(peer).with_undelivered(Undelivered::of(socket).ok())
+/// What is known of the client of a socket.
+fn client(peer: Peer, socket: &impl AsRawFd) -> Client {
+    Client::default().with_peer(peer).with_undelivered(Some(Undelivered::of(socket)))
 }
 
 impl Drop for Socket {
