@@ -1,59 +1,65 @@
 //! What belongs to numbers of subconns, in memory for those that there are.
 
 /// A sorted list of values by number. Its size depends on how many values there are, and not on how great the numbers
-/// have become. A look-up takes one step while the numbers have no gaps, otherwise a binary search between two bounds.
+/// have become. A look-up takes one step while the numbers have no gaps, otherwise a binary search.
 #[derive(Clone, Debug)]
-pub(super) struct Sparse<T>(Vec<(u32, T)>);
+pub(super) struct Sparse<T> {
+    list: Vec<(u32, T)>,
+    /// The first number of the list; 0 if it is empty.
+    first: u32,
+}
 
 impl<T> Default for Sparse<T> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self { list: Vec::new(), first: 0 }
     }
 }
 
 impl<T> Sparse<T> {
     /// Returns the value of a number.
+    #[inline]
     pub(super) fn get(&self, number: u32) -> Option<&T> {
-        self.find(number).ok().map(|at| &self.0[at].1)
+        // One that is so much greater than the first is at most so many places after it.
+        match self.list.get(number.wrapping_sub(self.first) as usize) {
+            Some((there, value)) if *there == number => Some(value),
+            _ => self.search(number),
+        }
+    }
+
+    #[cold]
+    fn search(&self, number: u32) -> Option<&T> {
+        self.find(number).ok().map(|at| &self.list[at].1)
     }
 
     /// Returns the value of a number, after inserting a new one if it has none.
     pub(super) fn get_or_insert_with(&mut self, number: u32, new: impl FnOnce() -> T) -> &mut T {
         let at = self.find(number).unwrap_or_else(|at| {
-            self.0.insert(at, (number, new()));
+            self.list.insert(at, (number, new()));
+            self.first = self.list[0].0;
             at
         });
-        &mut self.0[at].1
+        &mut self.list[at].1
     }
 
     /// Removes the value of a number.
     pub(super) fn remove(&mut self, number: u32) {
         if let Ok(at) = self.find(number) {
-            self.0.remove(at);
+            self.list.remove(at);
+            self.first = self.list.first().map_or(0, |(first, _)| *first);
         }
     }
 
     /// Returns the values in ascending order of their numbers.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.0.iter().map(|(number, value)| (*number, value))
+        self.list.iter().map(|(number, value)| (*number, value))
     }
 
     /// Returns the index of a number, or where it belongs.
     fn find(&self, number: u32) -> Result<usize, usize> {
-        let (Some((first, _)), Some((last, _))) = (self.0.first(), self.0.last()) else { return Err(0) };
-        if number > *last {
-            return Err(self.0.len());
-        }
-        // The numbers differ, so one that is this far from an end is at most so many places away from it.
-        let most = number.saturating_sub(*first) as usize;
-        let least = (self.0.len() - 1).saturating_sub((last - number) as usize);
-        match self.0.get(most) {
-            Some((there, _)) if *there == number => Ok(most),
-            _ => {
-                let within = &self.0[least..(most + 1).min(self.0.len())];
-                let found = within.binary_search_by_key(&number, |(number, _)| *number);
-                found.map(|at| least + at).map_err(|at| least + at)
-            }
+        match self.list.last() {
+            None => Err(0),
+            Some((last, _)) if number > *last => Err(self.list.len()),
+            Some(_) => self.list.binary_search_by_key(&number, |(number, _)| *number),
         }
     }
 }
