@@ -1,7 +1,7 @@
 //! Ten million endpoints that come and go, while one stays: how long a change takes, and whether memory grows.
 //!
-//! `cargo bench --workspace --bench churn` takes seven minutes and prints a table in Markdown. With `-- COUNT` so many
-//! endpoints come and go in the place of ten million.
+//! `cargo bench --workspace --bench churn` takes seven minutes and prints a table in Markdown. With `-- COUNT`, that
+//! number of endpoints comes and goes.
 
 use std::time::{Duration, Instant};
 

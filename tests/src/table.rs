@@ -43,7 +43,7 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 /// Widest spread of a ratio that is printed: the distance of its quartiles, relative to the median.
 pub const SPREAD: f64 = 0.25;
 
-/// Returns the median of ratios, with so many digits after the point, if half of them are within [`SPREAD`]; otherwise the
+/// Returns the median of ratios, with `digits` digits after the point, if half of them are within [`SPREAD`]; otherwise the
 /// quartiles, which say that the machine was too busy for a ratio.
 pub fn ratio(values: impl IntoIterator<Item = f64>, digits: usize) -> String {
     let mut values: Vec<_> = values.into_iter().collect();

@@ -73,7 +73,7 @@ impl Traffic {
         self.0.is_over.store(true, Ordering::Relaxed);
     }
 
-    /// Records so many bytes that were written. `after`: the end of an answer was among them, and so many came after it.
+    /// Records a write of `bytes` bytes. `after`: how many of them came after the end of an answer; `None`: no answer ended.
     pub(super) fn wrote(&self, bytes: usize, after: Option<usize>) {
         match after {
             Some(after) => self.0.after_answer.store(after, Ordering::Relaxed),

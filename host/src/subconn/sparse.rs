@@ -19,7 +19,7 @@ impl<T> Sparse<T> {
     /// Returns the value of a number.
     #[inline]
     pub(super) fn get(&self, number: u32) -> Option<&T> {
-        // One that is so much greater than the first is at most so many places after it.
+        // The numbers differ, so the place of a number is at most its distance from the first one; without gaps it is that.
         match self.list.get(number.wrapping_sub(self.first) as usize) {
             Some((there, value)) if *there == number => Some(value),
             _ => self.search(number),

@@ -360,7 +360,7 @@ async fn a_drain_notifies_a_client_however_long_it_was_quiet() {
     soon("the drain", draining).await.expect("no panic");
 }
 
-/// A proxy of a server whose answers have so many bytes. Its drains have little patience.
+/// A proxy of a server with long answers. Its drains wait for 100 ms only.
 struct LongAnswers {
     _server: Scripted,
     _channel: Channel,
@@ -369,7 +369,7 @@ struct LongAnswers {
     answered: tokio::sync::watch::Receiver<u32>,
 }
 
-/// The server answers so many RPCs at once, when it has all of them: a client that does not read keeps the proxy from reading its
+/// The server sends answers of `bytes` bytes when it has `rpcs` RPCs: a client that does not read keeps the proxy from reading its
 /// next requests.
 async fn proxy_of_long_answers(bytes: usize, rpcs: u32) -> LongAnswers {
     let (count, answered) = tokio::sync::watch::channel(0);
