@@ -137,9 +137,8 @@ async fn twenty_goaways_under_load_lose_nothing() {
         let backend = &cluster.backends[round % 2];
         let before = backend.accepted();
         backend.drain();
-        let reconnected = channel.wait_for(|status| {
-            backend.accepted() > before && status.subconns[round % 2].state() == ConnectivityState::Ready
-        });
+        let reconnected =
+            channel.wait_for(|status| backend.accepted() > before && status.ready.ready().len() == 2);
         soon("a new connection after GOAWAY", reconnected).await;
     }
     let (calls, failed) = load.stop().await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hotpick::Channel;
 use hotpick::channel::ChannelStatus;
-use hotpick::connectivity::ConnectivityState::{self, Ready};
+use hotpick::connectivity::ConnectivityState;
 use hotpick::resolver::{
     self, DnsResolver, Endpoint, FileResolver, ManualResolver, ResolveNow, Resolver, ResolverStream, Target,
     TargetError,
@@ -102,7 +102,7 @@ pub(crate) async fn settled(channel: &Channel, addresses: &[&str]) {
         let address = |subconn: &hotpick::subconn::SubConn| subconn.endpoint().addresses()[0].to_string();
         let mut found: Vec<_> = status.subconns.iter().map(address).collect();
         found.sort();
-        found == wanted && status.subconns.iter().all(|subconn| subconn.state() == Ready)
+        found == wanted && status.ready.ready().len() == found.len()
     };
     soon(&format!("the endpoints {addresses:?}"), channel.wait_for(is_settled)).await;
 }

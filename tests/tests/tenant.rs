@@ -74,12 +74,9 @@ async fn start(cluster: &Cluster, policies: &Policies, pause_seconds: f64) -> Ca
     });
     let channel = cluster.channel().policies(&policies.followed).policy("tenant").policy_config(config);
     let caller = Caller::of(&channel.connect_lazy().expect("a channel"));
+    // The subconns' own states may be newer than what the policy knows.
     let active = caller.channel().wait_for(|status| {
-        use hotpick::connectivity::ConnectivityState::Ready;
-        status.policy.name == "tenant"
-            && status.policy.generation > 0
-            && status.subconns.len() == 4
-            && status.subconns.iter().all(|subconn| subconn.state() == Ready)
+        status.policy.name == "tenant" && status.policy.generation > 0 && status.ready.ready().len() == 4
     });
     tokio::time::timeout(std::time::Duration::from_secs(300), active)
         .await

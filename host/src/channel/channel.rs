@@ -83,7 +83,7 @@ pub struct ChannelStatus {
     /// Reason why this channel refused a version newer than the active one: the version failed to start, or refused the
     /// channel's configuration. `None`: none was refused.
     pub refused: Option<StartError>,
-    /// The subconns, in the resolver's order.
+    /// The subconns, in the resolver's order, with states of their own: to wait until RPCs are picked from one, see `ready`.
     pub subconns: Vec<SubConn>,
     /// The subconns that RPCs are picked from. A subconn's own state may be newer than the state that the policy knows.
     pub ready: ReadySet,

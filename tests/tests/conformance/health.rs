@@ -114,7 +114,7 @@ async fn h28_a_goaway_during_the_watch_costs_nothing() {
         let before = backend.accepted();
         backend.drain();
         let again = |status: &ChannelStatus| {
-            backend.accepted() > before && status.subconns.iter().all(|subconn| subconn.state() == Ready)
+            backend.accepted() > before && status.ready.ready().len() == status.subconns.len()
         };
         soon("the next connection", channel.wait_for(again)).await;
     }

@@ -61,10 +61,9 @@ impl Stage {
         let settled = self.channel().wait_for(|status| {
             status.policy.name == self.name
                 && status.policy.generation > 0
-                && status.subconns.iter().all(|subconn| calm(subconn.state()))
+                && status.subconns.iter().all(|subconn| status.ready.state(subconn.id()).is_some_and(calm))
                 // ring_hash connects an endpoint only when it picks it.
-                && (status.subconns.iter().any(|subconn| subconn.state() == ConnectivityState::Ready)
-                    || self.name == "ring_hash")
+                && (!status.ready.ready().is_empty() || self.name == "ring_hash")
         });
         soon("the policy", settled).await;
     }
@@ -107,10 +106,9 @@ impl Stage {
         soon(&format!("{name} to answer"), answered).await;
     }
 
-    /// Returns the number of subconns that are READY.
+    /// Returns the number of subconns that the policy knows as READY.
     fn connected(&self) -> usize {
-        let status = self.caller.status();
-        status.subconns.iter().filter(|subconn| subconn.state() == ConnectivityState::Ready).count()
+        self.caller.status().ready.ready().len()
     }
 
     fn backend(&self, name: &str) -> &Backend {
@@ -169,10 +167,7 @@ async fn pick_first_after_round_robin_gives_the_other_connections_up() {
         cluster.channel().policies(&policies.followed).policy("p").connect_lazy().expect("a channel");
     let caller = Caller::ready(&channel, Some("p")).await;
     policies.put("p.wasm", &standard("pick_first"));
-    let one = channel.wait_for(|status| {
-        let ready = status.subconns.iter().filter(|subconn| subconn.state() == ConnectivityState::Ready);
-        status.swaps == 1 && ready.count() == 1
-    });
+    let one = channel.wait_for(|status| status.swaps == 1 && status.ready.ready().len() == 1);
     soon("one connection", one).await;
     assert_eq!(caller.tally(20).await.get("a"), Some(&20));
     policies.put("p.wasm", &standard("round_robin"));
@@ -481,9 +476,7 @@ async fn priority_connects_the_next_tier_when_it_is_needed() {
         endpoint.with_attribute("priority", if name == "spare" { "1" } else { "0" })
     };
     let mut stage = Stage::set("priority", json!({}), &["a", "b", "spare"], tier).await;
-    let both = stage.channel().wait_for(|status| {
-        status.subconns.iter().filter(|subconn| subconn.state() == ConnectivityState::Ready).count() == 2
-    });
+    let both = stage.channel().wait_for(|status| status.ready.ready().len() == 2);
     soon("the first tier", both).await;
     assert_eq!(counts(&stage.caller.tally(20).await), [10, 10]);
     assert_eq!(stage.backend("spare").accepted(), 0);
@@ -532,9 +525,7 @@ async fn subset_connects_only_its_own() {
     let names = ["a", "b", "c", "d", "e", "f"];
     let config = json!({"subsetSize": 2, "clientId": "me"});
     let stage = Stage::plain("subset", config, &names).await;
-    let both = stage.channel().wait_for(|status| {
-        status.subconns.iter().filter(|subconn| subconn.state() == ConnectivityState::Ready).count() == 2
-    });
+    let both = stage.channel().wait_for(|status| status.ready.ready().len() == 2);
     soon("the subset", both).await;
     let tally = stage.caller.tally(20).await;
     assert_eq!(counts(&tally), [10, 10]);
@@ -543,9 +534,7 @@ async fn subset_connects_only_its_own() {
     let mut stage = stage;
     let gone = tally.keys().next().expect("two").clone();
     stage.stop(&gone).await;
-    let replaced = stage.channel().wait_for(|status| {
-        status.subconns.iter().filter(|subconn| subconn.state() == ConnectivityState::Ready).count() == 2
-    });
+    let replaced = stage.channel().wait_for(|status| status.ready.ready().len() == 2);
     soon("a replacement", replaced).await;
     let tally = stage.caller.tally(20).await;
     assert!(tally.len() == 2 && !tally.contains_key(&gone), "{tally:?}");
@@ -566,10 +555,7 @@ async fn subset_after_pick_first_is_taken_and_connects_its_own() {
     policies.put("p.toml", config);
     policies.put("p.wasm", &standard("subset"));
     let digest = hotpick::policy::digest(&standard("subset"));
-    let two = channel.wait_for(|status| {
-        let ready = status.subconns.iter().filter(|subconn| subconn.state() == ConnectivityState::Ready);
-        status.policy.digest == digest && ready.count() == 2
-    });
+    let two = channel.wait_for(|status| status.policy.digest == digest && status.ready.ready().len() == 2);
     soon("the subset", two).await;
     assert_eq!(counts(&caller.tally(20).await), [10, 10]);
     assert_eq!(channel.status().faults.count, 0);
