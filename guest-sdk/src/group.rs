@@ -58,6 +58,7 @@ impl Rotation {
     }
 
     /// Returns the next member. `None` if there are no members.
+    #[inline(always)]
     pub fn pick(&mut self) -> Option<SubConn> {
         let picked = *self.members.get(self.next)?;
         self.next += 1;

@@ -54,12 +54,13 @@ pub(crate) struct Planned<'a> {
 }
 
 /// Picks that a thread has taken from a sequence, and not used yet.
-#[derive(Clone, Copy)]
 struct Share {
-    plan: u64,
-    next: usize,
-    end: usize,
-    at: Instant,
+    /// Number of the plan. 0: none.
+    plan: Cell<u64>,
+    next: Cell<usize>,
+    end: Cell<usize>,
+    /// Time of the last take.
+    at: Cell<Option<Instant>>,
 }
 
 /// Number of picks taken at once by a thread that took its last ones less than [`IN_A_ROW`] ago. Fewer takes mean less
@@ -72,7 +73,9 @@ const IN_A_ROW: Duration = Duration::from_micros(3);
 const FORGOTTEN: Duration = Duration::from_millis(10);
 
 thread_local! {
-    static SHARE: Cell<Option<Share>> = const { Cell::new(None) };
+    static SHARE: Share = const {
+        Share { plan: Cell::new(0), next: Cell::new(0), end: Cell::new(0), at: Cell::new(None) }
+    };
 }
 
 impl Plan {
@@ -85,7 +88,7 @@ impl Plan {
         first_call: u64,
         methods: &Arc<Mutex<Methods>>,
     ) -> Result<Option<Self>, Fault> {
-        static PLANS: AtomicU64 = AtomicU64::new(0);
+        static PLANS: AtomicU64 = AtomicU64::new(1);
         if picks.len() > LONGEST_PLAN as usize {
             return Err(Fault::LongPlan(picks.len()));
         }
@@ -150,38 +153,41 @@ impl Plan {
         };
         let subconn = self.ready.find(*self.picks.get(at)?)?;
         let low = self.picks.len() - self.picks.len() / 4;
-        let runs_low = self.order == Order::Sequence && taken > 0 && at < low && at + taken >= low;
+        let runs_low = taken > 0 && self.order == Order::Sequence && at < low && at + taken >= low;
         Some(Planned { subconn, call: self.first_call + call as u64, taken, runs_low })
     }
 
     /// Takes the next pick of the sequence, from the thread's unused picks if it has any. Returns the index of the
     /// pick, and the number of picks taken.
+    #[inline]
     fn take(&self, now: Instant) -> Option<(usize, usize)> {
-        let own = SHARE.get();
-        if let Some(mut share) = own
-            && share.plan == self.id
-            && share.next < share.end
-        {
-            let at = share.next;
-            share.next += 1;
-            SHARE.set(Some(share));
-            return Some((at, 0));
-        }
-        let since = |share: &Share| now.saturating_duration_since(share.at);
-        let count = match &own {
-            Some(share) if share.plan == self.id && since(share) < IN_A_ROW => AT_ONCE,
-            _ => 1,
-        };
+        SHARE.with(|share| {
+            let next = share.next.get();
+            if share.plan.get() == self.id && next < share.end.get() {
+                share.next.set(next + 1);
+                return Some((next, 0));
+            }
+            self.take_more(share, now)
+        })
+    }
+
+    /// Takes picks that no thread has taken, and returns the first: see [`take`](Self::take).
+    #[inline(never)]
+    fn take_more(&self, share: &Share, now: Instant) -> Option<(usize, usize)> {
+        let is_own = share.plan.get() == self.id;
+        let since = share.at.get().map(|at| now.saturating_duration_since(at));
+        let count = if is_own && since.is_some_and(|since| since < IN_A_ROW) { AT_ONCE } else { 1 };
         let at = self.next.fetch_add(count, Ordering::Relaxed);
         let end = (at + count).min(self.picks.len());
         if at >= end {
             return None;
         }
         // Unused picks of another channel's plan are kept.
-        let is_free =
-            |share: &Share| share.plan == self.id || share.next >= share.end || since(share) > FORGOTTEN;
-        if own.as_ref().is_none_or(is_free) {
-            SHARE.set(Some(Share { plan: self.id, next: at + 1, end, at: now }));
+        if is_own || share.next.get() >= share.end.get() || since.is_none_or(|since| since > FORGOTTEN) {
+            share.plan.set(self.id);
+            share.next.set(at + 1);
+            share.end.set(end);
+            share.at.set(Some(now));
         }
         Some((at, end - at))
     }
@@ -192,20 +198,19 @@ impl Plan {
 fn unknown(picks: &[u32], ready: &ReadySet) -> Option<u32> {
     let (least, most) = (*picks.iter().min()?, *picks.iter().max()?);
     let span = (most - least) as usize / 64 + 1;
-    let mut known = vec![0u64; if span <= picks.len() { span } else { 0 }];
-    let mut is_unknown = |id: &u32| {
+    if span > picks.len() {
+        return picks.iter().copied().find(|id| ready.find(*id).is_none());
+    }
+    let mut known = vec![0u64; span];
+    picks.iter().copied().find(|id| {
         let at = id - least;
-        let (word, bit) = (known.get_mut(at as usize / 64), 1 << (at % 64));
-        if word.as_ref().is_some_and(|word| **word & bit != 0) {
+        let (word, bit) = (&mut known[at as usize / 64], 1 << (at % 64));
+        if *word & bit != 0 {
             return false;
         }
-        let is_known = ready.find(*id).is_some();
-        if let (true, Some(word)) = (is_known, word) {
-            *word |= bit;
-        }
-        !is_known
-    };
-    picks.iter().copied().find(|id| is_unknown(id))
+        *word |= bit;
+        ready.find(*id).is_none()
+    })
 }
 
 #[cfg(test)]

@@ -89,9 +89,9 @@ pub(super) struct Contents {
 
 /// Interval at which a policy saves its state, for its successor after a fault.
 pub(super) const SAVE_INTERVAL: Duration = Duration::from_secs(5);
-/// Number of times that a thread checks whether the instance is free before it lets other tasks run. This takes about
-/// as long as a few picks.
-const SPINS: u32 = 64;
+/// Number of times that a thread looks whether the instance is free before it lets other tasks run. This takes about as
+/// long as a few picks.
+const LOOKS: u32 = 7;
 
 impl Slot {
     /// Makes trial picks, then starts the number of instances that the settings require.
@@ -179,12 +179,14 @@ impl Slot {
     }
 
     /// Returns the contents unless another thread holds them for longer than a few picks take.
+    ///
+    /// Looks less and less often: each look takes the lock's cache line from the thread that holds it.
     pub(super) fn hold(&self) -> Option<Held<'_>> {
-        for _ in 0..SPINS {
+        for look in 0..LOOKS {
             if let Some(held) = self.try_hold() {
                 return Some(held);
             }
-            std::hint::spin_loop();
+            (0..1 << look.min(4)).for_each(|_| std::hint::spin_loop());
         }
         None
     }
