@@ -147,7 +147,7 @@ impl Proxied {
                             // Completes when the sender is dropped.
                             let drain = async move { while draining.changed().await.is_ok() {} };
                             let client = Client::default().with_undelivered(Some(Undelivered::of(&stream)));
-                            let _ = proxy.serve_connection_of(client, stream, drain).await;
+                            let _ = proxy.serve_connection_of(client, Box::new(stream), drain).await;
                         });
                     }
                     Some(_) = connections.join_next() => {}

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
 use http::{Request, Response};
@@ -24,7 +25,7 @@ use super::rpc;
 use super::upload::Upload;
 use crate::call::Peer;
 use crate::http2::{Cut, Received, Seen, Sending, Side, Traffic, Wire, describe, server};
-use crate::net::Undelivered;
+use crate::net::{BoxedIo, Undelivered};
 
 /// Phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +47,24 @@ const DRAINS: u32 = 3;
 /// How often to look whether the client has the last answers.
 const LOOK: Duration = Duration::from_millis(100);
 
-pub(super) async fn serve(
+/// Serves a connection until it ends.
+///
+/// Nothing of it is generic, and its future is boxed: so all that an RPC passes is compiled in this crate, with this crate's
+/// settings, and not once more in each program.
+pub(super) fn serve(
     proxy: Arc<Shared>,
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    io: BoxedIo,
     client: Client,
-    drain: impl Future<Output = ()> + Send,
+    drain: BoxFuture<'_, ()>,
+) -> BoxFuture<'_, Result<(), ConnectionError>> {
+    Box::pin(run(proxy, io, client, drain))
+}
+
+async fn run(
+    proxy: Arc<Shared>,
+    io: BoxedIo,
+    client: Client,
+    mut drain: BoxFuture<'_, ()>,
 ) -> Result<(), ConnectionError> {
     let opened = Instant::now();
     let options = proxy.options;
@@ -65,7 +79,6 @@ pub(super) async fn serve(
         }
     };
     let wire = Wire::new(io, Side::Server, Cut::default(), Some(traffic.clone()), seen);
-    let mut drain = pin!(drain);
     let handshake = server::builder().handshake::<_, Bytes>(wire);
     let mut connection = tokio::select! {
         opened = timeout(options.handshake_timeout, handshake) => match opened {

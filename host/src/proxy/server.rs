@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
 use super::admission::Shared;
 use super::connection;
 use super::health::OwnHealth;
 use super::options::{Client, ConnectionError, ProxyOptions};
 use crate::channel::Channel;
+use crate::net::{BoxedIo, Io};
 
 /// Serves a channel to clients. Cheap to clone; clones share the count of RPCs.
 #[derive(Clone, Debug)]
@@ -49,10 +48,10 @@ impl Proxy {
     /// Dropping the future closes the connection and ends its RPCs.
     pub async fn serve_connection(
         &self,
-        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        io: impl Io + 'static,
         drain: impl Future<Output = ()> + Send,
     ) -> Result<(), ConnectionError> {
-        connection::serve(Arc::clone(&self.0), io, Client::default(), drain).await
+        self.serve_connection_of(Client::default(), Box::new(io), drain).await
     }
 
     /// Like [`serve_connection`](Self::serve_connection), for a client of which something is known.
@@ -67,9 +66,9 @@ impl Proxy {
     pub async fn serve_connection_of(
         &self,
         client: Client,
-        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        io: BoxedIo,
         drain: impl Future<Output = ()> + Send,
     ) -> Result<(), ConnectionError> {
-        connection::serve(Arc::clone(&self.0), io, client, drain).await
+        connection::serve(Arc::clone(&self.0), io, client, Box::pin(drain)).await
     }
 }

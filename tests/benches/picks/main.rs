@@ -157,11 +157,13 @@ fn threads(ready: &ReadySet, round_robin: &WasmPolicy, none: &HeaderMap) {
         Channel::new("round_robin.wasm, planned", round_robin, ready, none),
     ];
     let mut times = vec![(Vec::new(), Vec::new()); channels.len()];
+    let mut computed = Vec::new();
     for _ in 0..ROUNDS {
         for (channel, (one, two)) in channels.iter().zip(&mut times) {
             one.push(channel.nanos_per_pick(1));
             two.push(channel.nanos_per_pick(2));
         }
+        computed.push([1, 2].map(|threads| nanos_each(threads, compute)));
     }
     let mut table =
         Table::new(["two threads", "ns per pick", "picks/s against one thread", "against native", "p99"]);
@@ -175,6 +177,13 @@ fn threads(ready: &ReadySet, round_robin: &WasmPolicy, none: &HeaderMap) {
             format!("{} ns", channel.p99()),
         ]);
     }
+    table.row([
+        "nothing but computation".to_owned(),
+        format!("{:.1}", median(computed.iter().map(|[_, two]| *two))),
+        ratio(computed.iter().map(|[one, two]| 2.0 * one / two), 2),
+        String::new(),
+        String::new(),
+    ]);
     println!("{table}");
 }
 
@@ -224,19 +233,7 @@ impl Channel {
     }
 
     fn nanos_per_pick(&self, threads: usize) -> f64 {
-        let barrier = Barrier::new(threads);
-        let turn = || {
-            self.pick(100);
-            barrier.wait();
-            let begin = Instant::now();
-            self.pick(PICKS);
-            begin.elapsed()
-        };
-        let took = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(turn)).collect();
-            threads.into_iter().map(|thread| thread.join().expect("no panic")).max().expect("one")
-        });
-        took.as_secs_f64() * 1e9 / f64::from(PICKS)
+        nanos_each(threads, |times| self.pick(times))
     }
 
     /// Returns the 99th percentile of a pick (nanoseconds) while another thread picks, including reading the clock.
@@ -262,6 +259,37 @@ impl Channel {
         });
         all.value_at_quantile(0.99)
     }
+}
+
+/// Returns how long each of [`PICKS`] takes (nanoseconds) while this number of threads does the same.
+fn nanos_each(threads: usize, pick: impl Fn(u32) + Sync) -> f64 {
+    let barrier = Barrier::new(threads);
+    let turn = || {
+        pick(100);
+        barrier.wait();
+        let begin = Instant::now();
+        pick(PICKS);
+        begin.elapsed()
+    };
+    let took = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(turn)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).max().expect("one")
+    });
+    took.as_secs_f64() * 1e9 / f64::from(PICKS)
+}
+
+/// Computes in registers, for about as long as a called pick takes: two processors that share one core do not do this
+/// twice as fast as one.
+fn compute(times: u32) {
+    let mut states = [1u64, 2, 3, 4];
+    for _ in 0..times * 64 {
+        for state in &mut states {
+            *state ^= *state << 13;
+            *state ^= *state >> 7;
+            *state ^= *state << 17;
+        }
+    }
+    std::hint::black_box(states);
 }
 
 /// Picks once, like an RPC that has just started.

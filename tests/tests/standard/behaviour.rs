@@ -7,6 +7,7 @@ use base64::Engine as _;
 use hotpick::Channel;
 use hotpick::connectivity::ConnectivityState;
 use hotpick::resolver::{Endpoint, ResolverUpdate};
+use hotpick::subconn::SubConn;
 use hotpick_echo::{Backend, EchoRequest, EchoResponse};
 use hotpick_guest::testing::chi_square;
 use hotpick_tests::raw::RawServer;
@@ -533,8 +534,13 @@ async fn subset_connects_only_its_own() {
     // Another endpoint replaces one that is lost.
     let mut stage = stage;
     let gone = tally.keys().next().expect("two").clone();
+    let address = stage.backend(&gone).address().to_string();
     stage.stop(&gone).await;
-    let replaced = stage.channel().wait_for(|status| status.ready.ready().len() == 2);
+    let replaced = stage.channel().wait_for(|status| {
+        let ready = status.ready.ready();
+        let is_gone = |subconn: &SubConn| subconn.endpoint().addresses()[0].to_string() == address;
+        ready.len() == 2 && !ready.iter().any(is_gone)
+    });
     soon("a replacement", replaced).await;
     let tally = stage.caller.tally(20).await;
     assert!(tally.len() == 2 && !tally.contains_key(&gone), "{tally:?}");

@@ -14,6 +14,8 @@ use anyhow::Context as _;
 use hotpick::call::{CallObserver, CallRecord};
 use serde::Deserialize;
 
+use super::LOG;
+
 /// `[access_log]` of the configuration.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -164,7 +166,7 @@ fn write(mut output: Output, lines: &Receiver<String>, shared: &Shared) {
         if shared.reopen.swap(false, Ordering::Relaxed) {
             let reopened = output.flush().and_then(|()| output.reopen());
             if let Err(error) = reopened {
-                tracing::error!(%error, "the access log cannot be opened again");
+                tracing::error!(target: LOG, %error, "the access log cannot be opened again");
             }
         }
         let is_idle = line.is_none();
@@ -181,7 +183,7 @@ fn write(mut output: Output, lines: &Receiver<String>, shared: &Shared) {
             Ok(()) if is_idle || unflushed >= 64 => {
                 unflushed = 0;
                 if std::mem::take(&mut is_failing) {
-                    tracing::info!("the access log is written again");
+                    tracing::info!(target: LOG, "the access log is written again");
                 }
             }
             Ok(()) => {}
@@ -189,7 +191,7 @@ fn write(mut output: Output, lines: &Receiver<String>, shared: &Shared) {
                 shared.dropped.fetch_add(unflushed, Ordering::Relaxed);
                 unflushed = 0;
                 if !std::mem::replace(&mut is_failing, true) {
-                    tracing::error!(%error, "the access log cannot be written: lines are dropped, and RPCs go on");
+                    tracing::error!(target: LOG, %error, "the access log cannot be written: lines are dropped, and RPCs go on");
                 }
                 let _ = output.reopen();
             }

@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
+use super::LOG;
 use super::socket::{Access, Socket};
 
 /// Maximum number of concurrent connections.
@@ -65,7 +66,7 @@ impl AdminListener {
             let stream = match self.0.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept");
+                    tracing::warn!(target: LOG, %error, "cannot accept");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
@@ -138,12 +139,12 @@ async fn serve_connection(stream: Box<dyn Io>, admin: Admin, has_asked: &Asked) 
     match tokio::time::timeout(HEAD, &mut connection).await {
         Err(_) if has_asked.get() => {}
         Err(_) => {
-            tracing::debug!(after = ?HEAD, "admin connection without a request");
+            tracing::debug!(target: LOG, after = ?HEAD, "admin connection without a request");
             return;
         }
         Ok(ended) => {
             if let Err(error) = ended {
-                tracing::debug!(error, "admin connection ended");
+                tracing::debug!(target: LOG, error, "admin connection ended");
             }
             return;
         }
@@ -152,12 +153,12 @@ async fn serve_connection(stream: Box<dyn Io>, admin: Admin, has_asked: &Asked) 
         match tokio::time::timeout(MAX_DURATION, &mut connection).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => {
-                tracing::debug!(error, "admin connection ended");
+                tracing::debug!(target: LOG, error, "admin connection ended");
                 return;
             }
             Err(_) if is_streaming.load(Ordering::Relaxed) => {}
             Err(_) => {
-                tracing::debug!(after = ?MAX_DURATION, "admin connection timed out");
+                tracing::debug!(target: LOG, after = ?MAX_DURATION, "admin connection timed out");
                 return;
             }
         }

@@ -9,6 +9,7 @@ use hotpick::tls::ServerTls;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::LOG;
 use super::socket::{Access, Socket};
 
 /// A bound listener.
@@ -55,7 +56,7 @@ impl Listener {
                     drop(io);
                     if !std::mem::replace(&mut is_full, true) {
                         let (listener, max) = (self.address(), self.max_connections);
-                        tracing::warn!(listener, max, "max_connections are open: more are closed");
+                        tracing::warn!(target: LOG, listener, max, "max_connections are open: more are closed");
                     }
                 }
                 Ok((io, client)) => {
@@ -63,13 +64,13 @@ impl Listener {
                     let (tls, proxy, drain) = (self.tls.clone(), proxy.clone(), drain.clone());
                     connections.spawn(async move {
                         if let Err(error) = serve_connection(io, client, tls, &proxy, drain).await {
-                            tracing::debug!(error, "connection ended");
+                            tracing::debug!(target: LOG, error, "connection ended");
                         }
                     });
                 }
                 Err(error) => {
                     // Out of file descriptors, most likely: to try again at once would spin.
-                    tracing::warn!(%error, "cannot accept");
+                    tracing::warn!(target: LOG, %error, "cannot accept");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }

@@ -38,6 +38,9 @@ use self::listener::Listener;
 use self::otlp::Otlp;
 use crate::signals::EndSignals;
 
+/// Target of what the sidecar logs, whatever file of it does.
+const LOG: &str = "hotpick::proxy";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Address to listen on: host:port (port 0 takes a free port), or unix:/path.
@@ -251,17 +254,17 @@ async fn serve(config: Config, grace: Duration) -> anyhow::Result<ExitCode> {
             ended.context("a listener ended unexpectedly")?;
         }
     }
-    tracing::info!(?grace, "draining");
+    tracing::info!(target: LOG, ?grace, "draining");
     drain.cancel();
     let drained = async { while serving.join_next().await.is_some() {} };
     let is_drained = tokio::select! {
         () = drained => true,
         () = tokio::time::sleep(grace) => {
-            tracing::warn!(?grace, "grace period expired, cancelling RPCs in flight");
+            tracing::warn!(target: LOG, ?grace, "grace period expired, cancelling RPCs in flight");
             false
         }
         () = signals.next() => {
-            tracing::warn!("second signal received, cancelling RPCs in flight");
+            tracing::warn!(target: LOG, "second signal received, cancelling RPCs in flight");
             false
         }
     };

@@ -20,6 +20,8 @@ use opentelemetry_sdk::trace::{
 };
 use serde::Deserialize;
 
+use super::LOG;
+
 /// `[otlp]` of the configuration.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -179,7 +181,9 @@ impl Otlp {
         let all = async { (spans.await, metrics.await) };
         match tokio::time::timeout(LAST_REPORT, all).await {
             Ok((Ok(Ok(())), Ok(Ok(())))) => {}
-            _ => tracing::warn!("the last metrics and traces could not be sent to the collector"),
+            _ => {
+                tracing::warn!(target: LOG, "the last metrics and traces could not be sent to the collector")
+            }
         }
     }
 }
@@ -236,13 +240,13 @@ impl opentelemetry_sdk::trace::SpanExporter for Counting {
         match &exported {
             Ok(()) => {
                 if self.is_failing.swap(false, Ordering::Relaxed) {
-                    tracing::info!("spans are sent again");
+                    tracing::info!(target: LOG, "spans are sent again");
                 }
             }
             Err(error) => {
                 self.dropped.fetch_add(count as u64, Ordering::Relaxed);
                 if !self.is_failing.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error, "spans cannot be sent: they are dropped, and RPCs go on");
+                    tracing::warn!(target: LOG, %error, "spans cannot be sent: they are dropped, and RPCs go on");
                 }
             }
         }

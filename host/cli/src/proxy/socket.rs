@@ -10,6 +10,8 @@ use hotpick::proxy::{Client, Peer};
 use hotpick::resolver::Address;
 use tokio::net::{TcpListener, UnixListener, UnixSocket, UnixStream};
 
+use super::LOG;
+
 pub(super) enum Socket {
     Tcp(TcpListener),
     Unix {
@@ -75,7 +77,7 @@ impl Socket {
                 let (stream, peer) = listener.accept().await?;
                 if let Err(error) = set_tcp_options(&stream, DEAD_AFTER) {
                     // Of a client that is gone already, which is its own affair.
-                    tracing::debug!(%error, "socket options");
+                    tracing::debug!(target: LOG, %error, "socket options");
                 }
                 let client = client(Peer::Tcp(peer), &stream);
                 Ok((Box::new(stream), client))

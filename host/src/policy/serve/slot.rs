@@ -182,13 +182,13 @@ impl Slot {
     ///
     /// Looks less and less often: each look takes the lock's cache line from the thread that holds it.
     pub(super) fn hold(&self) -> Option<Held<'_>> {
-        for look in 0..LOOKS {
+        for look in 1..LOOKS {
             if let Some(held) = self.try_hold() {
                 return Some(held);
             }
             (0..1 << look.min(4)).for_each(|_| std::hint::spin_loop());
         }
-        None
+        self.try_hold()
     }
 
     /// Returns the receiver of the ends of RPCs.
