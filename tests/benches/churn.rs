@@ -24,7 +24,8 @@ struct Measured {
     changes: Vec<Duration>,
     /// Memory (bytes) of the process after a hundredth of the changes, and after the last one; the same of the policy.
     process: (u64, u64),
-    policy: (usize, usize),
+    /// `None`: not of a channel.
+    policy: Option<(usize, usize)>,
 }
 
 #[tokio::main]
@@ -47,16 +48,18 @@ async fn main() {
             format!("{micros:.2} us")
         };
         let Measured { changes, process, policy } = measured;
-        let part = changes.len() / 100;
-        let kib = |bytes: usize| format!("{} KiB", bytes / 1024);
+        let part = (changes.len() / 100).max(1);
+        let kib =
+            |bytes: Option<usize>| bytes.map_or_else(String::new, |bytes| format!("{} KiB", bytes / 1024));
+        let more = i128::from(process.1) - i128::from(process.0);
         table.row([
             name.to_owned(),
             each(&changes),
             each(&changes[..part]),
             each(&changes[changes.len() - part..]),
-            kib(policy.0),
-            kib(policy.1),
-            format!("{} KiB", process.1.saturating_sub(process.0)),
+            kib(policy.map(|policy| policy.0)),
+            kib(policy.map(|policy| policy.1)),
+            format!("{more} KiB"),
         ]);
     };
     for name in STANDARD {
@@ -79,15 +82,16 @@ fn of_policy(name: &str, rounds: u32) -> Measured {
     let policy = WasmPolicy::compile(name, 1, &standard(name), Limits::default()).expect("a policy");
     let mut trial =
         TestChannel::start(&policy, &Placement::new("static:///bench", "{}").with_seed(1)).expect("started");
-    let mut measured = Measured::default();
+    let (mut measured, mut first) = (Measured::default(), 0);
     for round in 0..rounds {
         let next = endpoints(round).map(|endpoint| (endpoint, ConnectivityState::Ready));
         measured.changes.push(trial.update(next).expect("no fault"));
-        if round == rounds / 100 {
-            (measured.process.0, measured.policy.0) = (resident("self"), trial.memory());
+        if round == (rounds / 100).max(1) {
+            (measured.process.0, first) = (resident("self"), trial.memory());
         }
     }
-    (measured.process.1, measured.policy.1) = (resident("self"), trial.memory());
+    measured.process.1 = resident("self");
+    measured.policy = Some((first, trial.memory()));
     measured
 }
 
@@ -111,7 +115,7 @@ async fn of_channel(rounds: u32) -> Measured {
         };
         channel.wait_for(is_there).await;
         measured.changes.push(begin.elapsed());
-        if round == rounds / 100 {
+        if round == (rounds / 100).max(1) {
             measured.process.0 = resident("self");
         }
     }

@@ -28,6 +28,9 @@ mod serve;
 mod spec;
 mod wasm_policy;
 
+#[cfg(all(feature = "compile", feature = "testing"))]
+#[doc(hidden)]
+pub use self::compile::forwarded;
 pub use self::compile::{CONTRACT, CompileOptions, Grants, PolicyError, Seal, digest, seal};
 pub(crate) use self::compile::{Compiler, verify};
 #[cfg(feature = "compile")]

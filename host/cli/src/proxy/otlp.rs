@@ -182,7 +182,7 @@ impl Otlp {
         match tokio::time::timeout(LAST_REPORT, all).await {
             Ok((Ok(Ok(())), Ok(Ok(())))) => {}
             _ => {
-                tracing::warn!(target: LOG, "the last metrics and traces could not be sent to the collector")
+                tracing::warn!(target: LOG, "the last metrics and traces could not be sent to the collector");
             }
         }
     }

@@ -21,8 +21,10 @@ use wasmparser::{
 const LEVELS: u8 = 4;
 
 /// Returns the component with its exports lifted from forwarding modules. A component that cannot be rewritten is
-/// returned as it is, also if it is not valid.
-pub(super) fn forwarded(component: &[u8]) -> Cow<'_, [u8]> {
+/// returned as it is, also if it is not valid. Public for a bench, which compares with the component that is compiled.
+#[must_use]
+#[cfg_attr(not(feature = "testing"), expect(unreachable_pub, reason = "public for a bench"))]
+pub fn forwarded(component: &[u8]) -> Cow<'_, [u8]> {
     within(component, LEVELS)
 }
 

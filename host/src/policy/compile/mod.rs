@@ -43,6 +43,9 @@ pub(crate) use self::engine::{engine, has_stack};
 pub(crate) use self::engine::{is_metered, meter};
 pub use self::error::PolicyError;
 pub(crate) use self::error::one_line;
+#[cfg(all(feature = "compile", feature = "testing"))]
+#[doc(hidden)]
+pub use self::forward::forwarded;
 pub use self::grants::Grants;
 pub(crate) use self::seal::verify;
 pub use self::seal::{Seal, seal};
