@@ -58,6 +58,7 @@ impl Rotation {
     }
 
     /// Returns the next member. `None` if there are no members.
+    // By force: policies are compiled for size, and this is called for each pick of a plan.
     #[inline(always)]
     pub fn pick(&mut self) -> Option<SubConn> {
         let picked = *self.members.get(self.next)?;

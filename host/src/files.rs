@@ -232,6 +232,37 @@ fn open(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 
+/// Returns whether a path is on a network file system: looking at it may take long, and writes of other machines cause no events
+/// here.
+#[cfg(target_os = "linux")]
+pub(crate) fn is_on_a_network(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|status| is_network(status.f_type))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn is_on_a_network(_path: &Path) -> bool {
+    false
+}
+
+/// Compares with the magic numbers of `statfs(2)`: NFS, SMB, CIFS, SMB2, 9P, FUSE, AFS, Ceph, OCFS2, Lustre, GPFS.
+#[cfg(target_os = "linux")]
+const fn is_network(magic: i64) -> bool {
+    matches!(
+        magic,
+        0x6969
+            | 0x517b
+            | 0xff53_4d42
+            | 0xfe53_4d42
+            | 0x0102_1997
+            | 0x6573_5546
+            | 0x5346_414f
+            | 0x00c3_6400
+            | 0x7461_636f
+            | 0x0bd0_0bd0
+            | 0x4750_4653
+    )
+}
+
 /// Follows files, and returns each file once it has not changed for a quiet time.
 #[derive(Debug, Default)]
 pub(crate) struct Settling {
@@ -481,5 +512,18 @@ mod tests {
         settling.observe(&files(&[]), QUIET);
         tokio::time::advance(QUIET).await;
         assert_eq!(settling.observe(&files(&[]), QUIET), [("a.wasm".to_owned(), None)]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn network_file_systems_are_known() {
+        for network in [0x6969, 0xff53_4d42, 0x6573_5546] {
+            assert!(is_network(network));
+        }
+        // ext4, tmpfs, overlayfs.
+        for local in [0xef53, 0x0102_1994, 0x794c_7630] {
+            assert!(!is_network(local));
+        }
+        assert!(!is_on_a_network(Path::new("/proc")));
     }
 }

@@ -16,7 +16,7 @@ use crate::workers;
 
 /// A resolver of the endpoints in a JSON file, or a TOML file if its name ends in `.toml`.
 ///
-/// The file is checked twice a second, and read when it has changed and then stayed the same for 100 ms. A malformed or
+/// The file is checked once a second, and read when it has changed and then stayed the same for 100 ms. A malformed or
 /// missing file leaves the endpoints as they are. A file that is open for writing is read when it is closed, or when it
 /// has not changed for 5 s.
 ///
@@ -39,7 +39,7 @@ pub struct FileResolver {
 }
 
 /// Time between two checks of the file.
-const INTERVAL: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_secs(1);
 /// Time for which the file must not have changed before it is read.
 const QUIET: Duration = Duration::from_millis(100);
 /// Bytes of the largest file.
@@ -67,8 +67,13 @@ impl FileResolver {
 
 impl Resolver for FileResolver {
     fn watch(&self, _target: &Target, _resolve_now: ResolveNow) -> ResolverStream {
-        let follow =
-            Follow { path: self.path.clone(), settling: Settling::default(), checked: false, open: None };
+        let follow = Follow {
+            path: self.path.clone(),
+            settling: Settling::default(),
+            checked: None,
+            answers_at_once: false,
+            open: None,
+        };
         Box::pin(stream::unfold(follow, async |mut follow| {
             let update = follow.next().await;
             Some((update, follow))
@@ -79,8 +84,11 @@ impl Resolver for FileResolver {
 struct Follow {
     path: PathBuf,
     settling: Settling,
-    /// Whether the file was checked at least once. A missing file is an error at the first check.
-    checked: bool,
+    /// What the last check found. `None`: there was none. A missing file is an error at the first check.
+    checked: Option<Option<Fingerprint>>,
+    /// Whether a check takes microseconds. On a network file system it may block, and needs a thread of the pool: five
+    /// changes of threads instead of one.
+    answers_at_once: bool,
     /// Fingerprint of the file since when it is open for writing without a change. `None`: it is not open.
     open: Option<(Fingerprint, Instant)>,
 }
@@ -89,13 +97,11 @@ impl Follow {
     async fn next(&mut self) -> ResolverUpdate {
         let name = self.path.to_string_lossy().into_owned();
         loop {
-            let first = !std::mem::replace(&mut self.checked, true);
+            let first = self.checked.is_none();
             if !first {
                 sleep(if self.settling.is_pending(QUIET) { QUIET } else { INTERVAL }).await;
             }
-            let path = self.path.clone();
-            // On a network file system a check may block.
-            let found = workers::run(move || Fingerprint::at(&path)).await.unwrap_or_default();
+            let found = self.check().await;
             let found: BTreeMap<_, _> = found.map(|found| (name.clone(), found)).into_iter().collect();
             if found.is_empty() && first {
                 return ResolverUpdate::error(format!(
@@ -116,7 +122,7 @@ impl Follow {
                     Err(ReadError::BeingWritten | ReadError::Young) => self.settling.retry(&name, INTERVAL),
                     Ok(Some(bytes)) => return parse(&self.path, &bytes),
                     Err(error) => {
-                        self.settling.retry(&name, INTERVAL * 10);
+                        self.settling.retry(&name, INTERVAL * 5);
                         return ResolverUpdate::error(format!(
                             "file {:?} cannot be read: {error}",
                             self.path
@@ -125,6 +131,22 @@ impl Follow {
                 },
             }
         }
+    }
+
+    /// Checks whether the file is there, and as it was.
+    async fn check(&mut self) -> Option<Fingerprint> {
+        let path = self.path.clone();
+        let found = if self.answers_at_once {
+            Fingerprint::at(&path)
+        } else {
+            let check = move || (Fingerprint::at(&path), !files::is_on_a_network(&path));
+            let (found, answers_at_once) = workers::run(check).await.unwrap_or_default();
+            self.answers_at_once = answers_at_once;
+            found
+        };
+        // What has changed may be on another file system.
+        self.answers_at_once &= self.checked.replace(found) == Some(found);
+        found
     }
 
     /// Reads the file, unless a process has it open for writing and has changed it less than [`OPEN`] ago.

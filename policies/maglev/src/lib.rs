@@ -52,8 +52,19 @@ struct Maglev {
     ready: Vec<SubConn>,
     /// Whether an endpoint is ready, by its index in the table.
     is_ready: Vec<bool>,
-    /// The index of each entry's ready owner. Empty if no owner of an entry is ready.
-    takers: Packed,
+    /// Who serves each entry.
+    servers: Servers,
+}
+
+/// Who serves each entry of the table.
+#[derive(Debug)]
+enum Servers {
+    /// No owner of an entry is ready.
+    None,
+    /// All owners are ready. The table says who serves: another list would take as much memory as the table.
+    Owners,
+    /// The index of each entry's ready owner.
+    Takers(Packed),
 }
 
 impl Policy for Maglev {
@@ -72,7 +83,7 @@ impl Policy for Maglev {
             index: SubConnMap::default(),
             ready: Vec::new(),
             is_ready: Vec::new(),
-            takers: Packed::default(),
+            servers: Servers::None,
         })
     }
 
@@ -85,7 +96,7 @@ impl Policy for Maglev {
             self.hashes.get_or_insert_with(endpoint.id, || Hashes::of(endpoint.hash_key()));
         }
         // The memory of the former table is free for the new one.
-        self.table = Table::default();
+        (self.table, self.servers) = (Table::default(), Servers::None);
         self.table = Table::new(&self.places, &self.hashes, self.config.table_size);
         for (index, owner) in self.table.owners.iter().enumerate() {
             self.index.insert(owner.id, index);
@@ -106,7 +117,8 @@ impl Policy for Maglev {
         // Of an endpoint's walk, only the part to its last entry is looked at, and the entries before its own whose
         // owners are not ready.
         let are_few = changed.len() * 16 < self.is_ready.len() && self.ready.len() * 2 > self.is_ready.len();
-        if are_few && self.takers.len() == self.table.entries.len() {
+        let is_known = !matches!(self.servers, Servers::None);
+        if are_few && is_known && !self.is_ready.iter().all(|is_ready| *is_ready) {
             changed.into_iter().for_each(|index| self.refill(index));
         } else {
             self.fill();
@@ -116,7 +128,7 @@ impl Policy for Maglev {
     fn pick(&mut self, info: &PickInfo) -> PickResult {
         // A table that is too small has no entries for some endpoints. They are used when no owner of an entry is
         // ready.
-        let size = if self.takers.len() == 0 { self.ready.len() } else { self.takers.len() };
+        let size = if self.servers().is_some() { self.table.entries.len() } else { self.ready.len() };
         if size == 0 {
             return PickResult::Queue;
         }
@@ -142,21 +154,31 @@ impl Policy for Maglev {
 impl Plans for Maglev {
     fn plan(&mut self, budget: usize, _random: u64, _now: Nanos) -> Plan {
         let by_affinity = matches!(self.config.hash_on, HashOn::Metadata(_));
-        let size = self.takers.len();
-        if by_affinity && size > 0 && size <= budget {
-            let ids: Vec<_> = self.table.owners.iter().map(|owner| owner.id).collect();
-            Plan::ByAffinity(self.takers.look_up(&ids))
-        } else {
-            Plan::None
+        match self.servers() {
+            Some(servers) if by_affinity && servers.len() <= budget => {
+                let ids: Vec<_> = self.table.owners.iter().map(|owner| owner.id).collect();
+                Plan::ByAffinity(servers.look_up(&ids))
+            }
+            _ => Plan::None,
         }
     }
 }
 
 impl Maglev {
+    /// Returns the index of each entry's ready owner. `None`: no owner of an entry is ready.
+    #[inline(always)]
+    const fn servers(&self) -> Option<&Packed> {
+        match &self.servers {
+            Servers::None => None,
+            Servers::Owners => Some(&self.table.entries),
+            Servers::Takers(takers) => Some(takers),
+        }
+    }
+
     /// Returns the ready endpoint of an entry or, if no owner of an entry is ready, any ready one.
     #[inline(always)]
     fn entry(&self, at: usize) -> SubConn {
-        if self.takers.len() == 0 { self.ready[at] } else { self.table.owners[self.takers.get(at)].id }
+        self.servers().map_or_else(|| self.ready[at], |servers| self.table.owners[servers.get(at)].id)
     }
 
     /// Records whether these of the ready endpoints are. Returns their indices in the table.
@@ -167,43 +189,47 @@ impl Maglev {
         indices
     }
 
-    /// Returns whether the owner of an entry is ready.
-    #[inline(always)]
-    fn is_served(&self, at: usize) -> bool {
-        self.is_ready[self.table.entries.get(at)]
-    }
-
-    /// Fills `takers`.
+    /// Finds out who serves the entries.
     fn fill(&mut self) {
-        let (size, owners) = (self.table.entries.len(), self.table.owners.len());
-        if self.takers.len() != size || !self.takers.is_like(&self.table.entries) {
-            self.takers = Packed::new(size, owners);
+        let entries = &self.table.entries;
+        if entries.len() == 0 || self.is_ready.iter().all(|is_ready| *is_ready) {
+            self.servers = if entries.len() == 0 { Servers::None } else { Servers::Owners };
+            return;
         }
-        let has_one = match (&self.table.entries, &mut self.takers) {
+        // The memory of the former list is free for the new one.
+        self.servers = Servers::None;
+        let mut takers = Packed::new(entries.len(), self.table.owners.len());
+        let has_one = match (entries, &mut takers) {
             (Packed::Bytes(entries), Packed::Bytes(takers)) => fill(entries, takers, &self.is_ready),
             (Packed::Shorts(entries), Packed::Shorts(takers)) => fill(entries, takers, &self.is_ready),
             (Packed::Words(entries), Packed::Words(takers)) => fill(entries, takers, &self.is_ready),
             _ => false,
         };
-        if !has_one {
-            self.takers = Packed::default();
+        if has_one {
+            self.servers = Servers::Takers(takers);
         }
     }
 
-    /// Fills `takers` where an endpoint that is ready now, or is not any more, makes a difference.
+    /// Finds out who serves the entries for which it makes a difference that an endpoint is ready now, or is not any
+    /// more.
     fn refill(&mut self, index: usize) {
-        let size = self.table.entries.len();
-        let own: Vec<_> = self.table.entries_of(index).collect();
-        for at in own {
-            let Some(served) = (at..size).chain(0..at).find(|at| self.is_served(*at)) else {
-                return self.fill();
-            };
-            let taker = self.table.entries.get(served);
-            self.takers.set(at, taker);
+        let entries = &self.table.entries;
+        if matches!(self.servers, Servers::Owners) {
+            self.servers = Servers::Takers(entries.clone());
+        }
+        let Servers::Takers(takers) = &mut self.servers else { return };
+        let is_served = |at: &usize| self.is_ready[entries.get(*at)];
+        let size = entries.len();
+        let has_one = self.table.entries_of(index).all(|at| {
+            let Some(served) = (at..size).chain(0..at).find(is_served) else { return false };
+            let taker = entries.get(served);
+            takers.set(at, taker);
             let before = (0..at).rev().chain((at + 1..size).rev());
-            for at in before.take_while(|at| !self.is_served(*at)).collect::<Vec<_>>() {
-                self.takers.set(at, taker);
-            }
+            before.take_while(|at| !is_served(at)).for_each(|at| takers.set(at, taker));
+            true
+        });
+        if !has_one {
+            self.servers = Servers::None;
         }
     }
 }
@@ -325,13 +351,16 @@ mod tests {
                         None => ready.insert(random.below(ready.len() + 1), id),
                     }
                 }
+                if round % 7 == 6 {
+                    ready = (0..100).collect();
+                }
                 host.ready(&ready);
                 let mut other = fresh();
                 other.ready(&ready);
                 let plan = host.plan(10_000);
                 assert_eq!(plan, other.plan(10_000), "{size}, {round}");
                 // Whoever has no entry is picked only while nobody else is ready.
-                assert_eq!(host.policy().takers.len(), other.policy().takers.len());
+                assert_eq!(host.policy().servers().is_some(), other.policy().servers().is_some());
             }
         }
     }

@@ -1,7 +1,7 @@
 //! A list of indices, in as few bytes each as the greatest one needs.
 
 /// Indices below a bound. A table of 65,537 entries takes 64 KiB for up to 256 endpoints, and 128 KiB for up to 65,536.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Packed {
     Bytes(Vec<u8>),
     Shorts(Vec<u16>),
@@ -30,11 +30,6 @@ impl Packed {
             Self::Shorts(all) => all.len(),
             Self::Words(all) => all.len(),
         }
-    }
-
-    /// Returns whether both take the same number of bytes for each.
-    pub(crate) fn is_like(&self, other: &Self) -> bool {
-        std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 
     /// Returns what belongs to each of them in a list.

@@ -4,6 +4,8 @@
 //! `-- haproxy relay` only those, hotpick and the row without a proxy. It installs missing proxies. Each proxy is a separate process with
 //! one thread; the benchmark compares their CPU time. The proxies take turns. The last one, `relay.c`, says what HTTP/2 by
 //! nghttp2 takes without all else.
+//!
+//! `-- load 127.0.0.1:8080 5000` sends 5,000 RPCs a second to what listens there, for 20 seconds: to profile one load.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -13,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use hotpick_echo::{EchoClient, EchoRequest};
 use hotpick_tests::bench::{self, Servers, closed_loop, micros, open_loop};
 use hotpick_tests::peers::{self, Process};
@@ -74,6 +78,9 @@ fn main() {
         return;
     }
     let chosen: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    if let ["load", address, rate] = chosen.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        return load(address.parse().expect("an address"), rate.parse().expect("RPCs a second"));
+    }
     let is_chosen = |proxy: &Proxy| {
         // The columns compare with these two.
         matches!(proxy, Proxy::None | Proxy::Hotpick("round_robin"))
@@ -99,8 +106,11 @@ fn main() {
         let clients = runtime.block_on(connect(&addresses));
         running.push((proxy, process, clients, Seen::default()));
     }
-    for _ in 0..ROUNDS {
-        for (_, process, clients, seen) in &mut running {
+    for round in 0..ROUNDS {
+        // Nobody always comes after the same one.
+        let at = round % running.len();
+        let (last, first) = running.split_at_mut(at);
+        for (_, process, clients, seen) in first.iter_mut().chain(last) {
             runtime.block_on(turn(process.as_ref(), clients, seen));
         }
     }
@@ -143,6 +153,18 @@ fn main() {
     );
 }
 
+/// Sends RPCs at a rate.
+fn load(address: SocketAddr, per_second: f64) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let (latencies, failed) = runtime.block_on(async {
+        let (failed, call) = calls(&connect(&[address]).await);
+        (open_loop(per_second, TURN * 20, call).await, failed)
+    });
+    let [median, p99] = [0.5, 0.99].map(|part| micros(&latencies, part));
+    let (rpcs, failed) = (latencies.len(), failed.load(Ordering::Relaxed));
+    println!("{rpcs} RPCs, {failed} failed, median {median:.0} us, p99 {p99:.0} us");
+}
+
 async fn connect(addresses: &[SocketAddr]) -> Vec<EchoClient<Channel>> {
     let mut clients = Vec::new();
     for address in addresses.iter().cycle().take(CONNECTIONS) {
@@ -152,14 +174,17 @@ async fn connect(addresses: &[SocketAddr]) -> Vec<EchoClient<Channel>> {
     clients
 }
 
-async fn turn(process: Option<&Process>, clients: &[EchoClient<Channel>], seen: &mut Seen) {
+/// Returns a function that sends an RPC, and the number of those that failed.
+fn calls(
+    clients: &[EchoClient<Channel>],
+) -> (Arc<AtomicU64>, impl Fn(usize) -> BoxFuture<'static, ()> + Clone + use<>) {
     let clients = clients.to_vec();
     let failed = Arc::new(AtomicU64::new(0));
     let failures = Arc::clone(&failed);
     let call = move |caller: usize| {
         let mut client = clients[caller % CONNECTIONS].clone();
         let failures = Arc::clone(&failures);
-        async move {
+        let call = async move {
             let mut request = tonic::Request::new(EchoRequest::new("hello"));
             request.metadata_mut().insert("color", tonic::metadata::MetadataValue::from_static("red"));
             // A peer that fails some has its row, with their number.
@@ -168,8 +193,14 @@ async fn turn(process: Option<&Process>, clients: &[EchoClient<Channel>], seen: 
                 // A peer that fails all of them at once must not keep the machine busy.
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-        }
+        };
+        call.boxed()
     };
+    (failed, call)
+}
+
+async fn turn(process: Option<&Process>, clients: &[EchoClient<Channel>], seen: &mut Seen) {
+    let (failed, call) = calls(clients);
     let cpu_time = || process.map(Process::cpu_time).unwrap_or_default();
     let mut marks = Vec::new();
     let (rpcs, took) = closed_loop(CALLERS, TURN, call.clone(), || marks.push(cpu_time())).await;

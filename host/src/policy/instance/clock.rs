@@ -10,8 +10,8 @@ use crate::supervision::guarded;
 
 /// Interval at which the epoch advances, and a running call is checked.
 const TICK: Duration = Duration::from_millis(1);
-/// Number of ticks after the last sign of a call until the thread rests.
-const AWAKE: u32 = 8;
+/// Intervals of the ticks after one that found no call. A call wakes the thread from them.
+const QUIET: [Duration; 2] = [Duration::from_millis(8), Duration::from_millis(64)];
 /// Interval of ticks while the thread rests: see [`Ticking::call`].
 const REST: Duration = Duration::from_secs(1);
 
@@ -29,19 +29,21 @@ impl Ticker {
         let (sender, receiver) = std::sync::mpsc::channel::<Arc<Self>>();
         let thread = std::thread::Builder::new().name("hotpick-epoch".to_owned()).spawn(move || {
             let Ok(ticker) = receiver.recv() else { return };
-            let tick = || loop {
-                if ticker.instances.load(Ordering::SeqCst) == 0 {
-                    std::thread::park();
-                    continue;
-                }
-                wasm.increment_epoch();
-                if ticker.is_called.swap(false, Ordering::SeqCst) {
-                    for _ in 0..AWAKE {
-                        std::thread::sleep(TICK);
-                        wasm.increment_epoch();
+            let tick = || {
+                let mut quiet = QUIET.into_iter();
+                loop {
+                    if ticker.instances.load(Ordering::SeqCst) == 0 {
+                        std::thread::park();
+                        continue;
                     }
-                } else {
-                    std::thread::park_timeout(REST);
+                    wasm.increment_epoch();
+                    if ticker.is_called.swap(false, Ordering::SeqCst) {
+                        quiet = QUIET.into_iter();
+                        // Not interrupted by calls: thousands a second cause a tick each millisecond.
+                        std::thread::sleep(TICK);
+                    } else {
+                        std::thread::park_timeout(quiet.next().unwrap_or(REST));
+                    }
                 }
             };
             // Without this thread no call would be interrupted.
@@ -73,8 +75,8 @@ impl Ticking {
     /// Records that a call starts, or was seen to run. This runs for every call, so it loads before it stores: that
     /// keeps the cache line shared.
     ///
-    /// The loaded value may be outdated if the thread goes to rest at this moment. In that case the next tick at rest
-    /// finds the call running, and this function is called again.
+    /// The loaded value may be outdated if the thread has just checked. In that case its next tick finds the call running,
+    /// and this function is called again.
     pub(crate) fn call(&self) {
         if !self.0.is_called.load(Ordering::Relaxed) {
             self.0.is_called.store(true, Ordering::SeqCst);

@@ -19,7 +19,7 @@ pub(crate) struct Plan {
     /// Unique number of the plan in the process.
     id: u64,
     order: Order,
-    picks: Box<[u32]>,
+    picks: Picks,
     ready: ReadySet,
     /// Serial number of the instance that made the plan.
     pub(crate) serial: u64,
@@ -40,6 +40,15 @@ pub(crate) enum Order {
     Sequence,
     /// By the hash of the affinity key.
     ByAffinity,
+}
+
+/// Numbers of subconns, as distances from the least of them. The numbers of one time are close together, and a table can
+/// have 65,537 entries in each of hundreds of channels.
+#[derive(Debug)]
+enum Picks {
+    Bytes(u32, Box<[u8]>),
+    Shorts(u32, Box<[u16]>),
+    Words(Box<[u32]>),
 }
 
 /// A pick from a plan.
@@ -95,10 +104,10 @@ impl Plan {
         if let Some(unknown) = unknown(&picks, ready) {
             return Err(Fault::UnknownSubConn(unknown));
         }
-        let picks = picks.into_boxed_slice();
+        let picks = Picks::new(picks);
         let id = PLANS.fetch_add(1, Ordering::Relaxed);
         let (ready, methods, next) = (ready.clone(), Arc::clone(methods), CachePadded::default());
-        Ok((!picks.is_empty()).then_some(Self {
+        Ok((picks.len() > 0).then_some(Self {
             id,
             order,
             picks,
@@ -151,7 +160,7 @@ impl Plan {
                 (at, at, taken)
             }
         };
-        let subconn = self.ready.find(*self.picks.get(at)?)?;
+        let subconn = self.ready.find(self.picks.get(at)?)?;
         let low = self.picks.len() - self.picks.len() / 4;
         let runs_low = taken > 0 && self.order == Order::Sequence && at < low && at + taken >= low;
         Some(Planned { subconn, call: self.first_call + call as u64, taken, runs_low })
@@ -190,6 +199,37 @@ impl Plan {
             share.at.set(Some(now));
         }
         Some((at, end - at))
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "no distance is greater than the greatest")]
+impl Picks {
+    fn new(picks: Vec<u32>) -> Self {
+        let least = picks.iter().copied().min().unwrap_or_default();
+        let greatest = picks.iter().copied().max().unwrap_or_default() - least;
+        let distances = picks.iter().map(|id| id - least);
+        match greatest {
+            0..=0xff => Self::Bytes(least, distances.map(|distance| distance as u8).collect()),
+            0x100..=0xffff => Self::Shorts(least, distances.map(|distance| distance as u16).collect()),
+            _ => Self::Words(picks.into_boxed_slice()),
+        }
+    }
+
+    const fn len(&self) -> usize {
+        match self {
+            Self::Bytes(_, all) => all.len(),
+            Self::Shorts(_, all) => all.len(),
+            Self::Words(all) => all.len(),
+        }
+    }
+
+    #[inline]
+    fn get(&self, at: usize) -> Option<u32> {
+        match self {
+            Self::Bytes(least, all) => all.get(at).map(|distance| least + u32::from(*distance)),
+            Self::Shorts(least, all) => all.get(at).map(|distance| least + u32::from(*distance)),
+            Self::Words(all) => all.get(at).copied(),
+        }
     }
 }
 
@@ -276,6 +316,18 @@ mod tests {
             used[at] += usize::from(next(&plans[at], now).is_some());
         }
         assert_eq!(used, [300, 300]);
+    }
+
+    #[test]
+    fn numbers_are_returned_as_they_were_up_to_the_greatest() {
+        for greatest in [0, 0xff, 0x100, 0xffff, 0x1_0000] {
+            for least in [0, 7, u32::MAX - greatest] {
+                let numbers = [least + greatest, least, least + greatest / 2];
+                let picks = Picks::new(numbers.to_vec());
+                assert_eq!([0, 1, 2].map(|at| picks.get(at)), numbers.map(Some));
+                assert_eq!((picks.len(), picks.get(3)), (3, None));
+            }
+        }
     }
 
     #[tokio::test]
