@@ -1,5 +1,6 @@
 //! Request headers that the caller cannot choose.
 
+use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Headers of an HTTP/1 connection, which HTTP/2 does not allow (RFC 9113, 8.2.2).
@@ -24,8 +25,8 @@ pub(crate) fn prepare(headers: &mut HeaderMap, default_agent: &HeaderValue) {
         }
     }
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    let own = headers.get(header::USER_AGENT).and_then(|own| own.to_str().ok());
-    let value = own.and_then(user_agent).unwrap_or_else(|| default_agent.clone());
+    let own = headers.get(header::USER_AGENT);
+    let value = own.and_then(|own| user_agent(own.as_bytes())).unwrap_or_else(|| default_agent.clone());
     headers.insert(header::USER_AGENT, value);
 }
 
@@ -38,10 +39,15 @@ pub(crate) const fn default_user_agent() -> HeaderValue {
 
 /// Returns a `user-agent` of the user's own and then ours, as gRPC's other implementations do. `None`: the user's own is
 /// empty or has characters other than visible ASCII.
-pub(crate) fn user_agent(own: &str) -> Option<HeaderValue> {
-    let own = own.trim();
-    let is_visible = !own.is_empty() && own.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
-    is_visible.then(|| HeaderValue::from_str(&format!("{own} {AGENT}")).ok()).flatten()
+pub(crate) fn user_agent(own: &[u8]) -> Option<HeaderValue> {
+    let own = own.trim_ascii();
+    if own.is_empty() || !own.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~')) {
+        return None;
+    }
+    // A sidecar does this for each RPC: formatting takes four times as long.
+    let mut value = BytesMut::with_capacity(own.len() + 1 + AGENT.len());
+    [own, b" ", AGENT.as_bytes()].into_iter().for_each(|part| value.extend_from_slice(part));
+    HeaderValue::from_maybe_shared(value.freeze()).ok()
 }
 
 /// Returns whether policies may not add this header.

@@ -7,7 +7,8 @@
 mod bare;
 mod gate;
 
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -22,13 +23,14 @@ use hotpick_tests::table::{Table, median, ratio};
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{metadata, standard};
 use http::HeaderMap;
+use rustix::thread::CpuSet;
 
 use self::bare::Bare;
 
 const ENDPOINTS: u32 = 10;
 const ROUNDS: usize = 31;
 /// Picks in one turn of a thread.
-const PICKS: u32 = 20_000;
+const PICKS: u32 = 50_000;
 
 fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
@@ -240,11 +242,12 @@ impl Channel {
     /// Returns the 99th percentile of a pick (nanoseconds) while another thread picks, including reading the clock.
     fn p99(&self) -> u64 {
         let mut all = Histogram::<u64>::new_with_bounds(1, 1_000_000_000, 3).expect("a histogram");
-        let turn = || {
+        let turn = |number: usize| {
+            pin(number);
             let mut seen = Histogram::<u64>::new_with_bounds(1, 1_000_000_000, 3).expect("a histogram");
             let info = PickInfo::new("/hotpick.echo.Echo/Unary", &self.metadata);
             let mut begin = Instant::now();
-            for _ in 0..10 * PICKS {
+            for _ in 0..4 * PICKS {
                 pick(&self.cell, &info);
                 let end = Instant::now();
                 seen.saturating_record(nanos(end - begin));
@@ -253,7 +256,8 @@ impl Channel {
             seen
         };
         std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..2).map(|_| scope.spawn(turn)).collect();
+            let turn = &turn;
+            let threads: Vec<_> = (0..2).map(|number| scope.spawn(move || turn(number))).collect();
             threads
                 .into_iter()
                 .for_each(|thread| all.add(thread.join().expect("no panic")).expect("the same bounds"));
@@ -262,21 +266,40 @@ impl Channel {
     }
 }
 
-/// Returns how long each of [`PICKS`] takes (nanoseconds) while this number of threads does the same.
+/// Returns how long each of [`PICKS`] takes (nanoseconds) while this number of threads does the same, each on a processor of
+/// its own. From the first thread's begin to the last one's end: threads that take turns on one processor are not faster
+/// than one thread.
 fn nanos_each(threads: usize, pick: impl Fn(u32) + Sync) -> f64 {
-    let barrier = Barrier::new(threads);
-    let turn = || {
+    let ready = AtomicUsize::new(0);
+    let turn = |number: usize| {
+        pin(number);
         pick(100);
-        barrier.wait();
+        // A thread that sleeps would come later than the one that wakes it.
+        ready.fetch_add(1, Ordering::SeqCst);
+        while ready.load(Ordering::SeqCst) < threads {
+            std::hint::spin_loop();
+        }
         let begin = Instant::now();
         pick(PICKS);
-        begin.elapsed()
+        (begin, Instant::now())
     };
-    let took = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(turn)).collect();
-        threads.into_iter().map(|thread| thread.join().expect("no panic")).max().expect("one")
+    let times: Vec<_> = std::thread::scope(|scope| {
+        let turn = &turn;
+        let threads: Vec<_> = (0..threads).map(|number| scope.spawn(move || turn(number))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
-    took.as_secs_f64() * 1e9 / f64::from(PICKS)
+    let begin = times.iter().map(|(begin, _)| *begin).min().expect("one");
+    let end = times.iter().map(|(_, end)| *end).max().expect("one");
+    (end - begin).as_secs_f64() * 1e9 / f64::from(PICKS)
+}
+
+/// Has this thread run on one of the processors that the process may use. Where there is only one, that is the one.
+fn pin(number: usize) {
+    let all = rustix::thread::sched_getaffinity(None).expect("the processors");
+    let mut allowed = (0..CpuSet::MAX_CPU).filter(|cpu| all.is_set(*cpu)).cycle();
+    let mut own = CpuSet::new();
+    own.set(allowed.nth(number).expect("a processor"));
+    rustix::thread::sched_setaffinity(None, &own).expect("pinned");
 }
 
 /// Computes in registers, for about as long as a called pick takes: two processors that share one core do not do this

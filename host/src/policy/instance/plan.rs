@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use arc_swap::{ArcSwapOption, Guard};
 use crossbeam_utils::CachePadded;
 use tokio::time::Instant;
 
@@ -16,8 +17,8 @@ use crate::subconn::{ReadySet, SubConn};
 /// An active plan. A plan is valid for the endpoints that its policy was last notified of, until the next notification.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// Unique number of the plan in the process.
-    id: u64,
+    /// Number of the plan, unique in the process, and of those that continue it.
+    chain: u64,
     order: Order,
     picks: Picks,
     ready: ReadySet,
@@ -62,12 +63,23 @@ pub(crate) struct Planned<'a> {
     pub(crate) runs_low: bool,
 }
 
+/// The plan in force, if there is one.
+#[derive(Debug, Default)]
+pub(crate) struct PlanCell {
+    plan: ArcSwapOption<Plan>,
+    /// [`Plan::chain`], or 0: read without a guard of the plan, whose two atomic operations are a fifth of a pick.
+    chain: AtomicU64,
+}
+
 /// Picks that a thread has taken from a sequence, and not used yet.
 struct Share {
-    /// Number of the plan. 0: none.
-    plan: Cell<u64>,
-    next: Cell<usize>,
-    end: Cell<usize>,
+    /// [`Plan::chain`]. 0: there is no plan.
+    chain: Cell<u64>,
+    /// Numbers of the RPCs of the next pick, and of the one after the last.
+    next: Cell<u64>,
+    end: Cell<u64>,
+    /// Numbers of the subconns, at the index of the RPC's number modulo the length.
+    subconns: [Cell<u32>; AT_ONCE],
     /// Time of the last take.
     at: Cell<Option<Instant>>,
 }
@@ -83,8 +95,51 @@ const FORGOTTEN: Duration = Duration::from_millis(10);
 
 thread_local! {
     static SHARE: Share = const {
-        Share { plan: Cell::new(0), next: Cell::new(0), end: Cell::new(0), at: Cell::new(None) }
+        Share {
+            chain: Cell::new(0),
+            next: Cell::new(0),
+            end: Cell::new(0),
+            subconns: [const { Cell::new(0) }; AT_ONCE],
+            at: Cell::new(None),
+        }
     };
+}
+
+impl PlanCell {
+    pub(crate) fn set(&self, plan: Option<Arc<Plan>>) {
+        self.chain.store(plan.as_ref().map_or(0, |plan| plan.chain), Ordering::Release);
+        self.plan.store(plan);
+    }
+
+    pub(crate) fn get(&self) -> Guard<Option<Arc<Plan>>> {
+        self.plan.load()
+    }
+
+    /// Returns the next of the picks that this thread has taken, if the plan that it took them from is in force, or one that
+    /// continues it. `None`: it has none, or the subconn is not in this snapshot.
+    #[inline]
+    pub(crate) fn next_taken<'a>(&self, ready: &'a ReadySet) -> Option<&'a SubConn> {
+        SHARE.with(|share| share.next(self.chain.load(Ordering::Acquire), ready)).map(|(subconn, _)| subconn)
+    }
+}
+
+impl Share {
+    /// Returns the next pick and the number of its RPC.
+    #[inline]
+    fn next<'a>(&self, chain: u64, ready: &'a ReadySet) -> Option<(&'a SubConn, u64)> {
+        let call = self.next.get();
+        if call >= self.end.get() || self.chain.get() != chain {
+            return None;
+        }
+        let subconn = ready.find(self.subconns[index(call)].get())?;
+        self.next.set(call + 1);
+        Some((subconn, call))
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "less than the length")]
+const fn index(call: u64) -> usize {
+    (call % AT_ONCE as u64) as usize
 }
 
 impl Plan {
@@ -105,10 +160,10 @@ impl Plan {
             return Err(Fault::UnknownSubConn(unknown));
         }
         let picks = Picks::new(picks);
-        let id = PLANS.fetch_add(1, Ordering::Relaxed);
+        let chain = PLANS.fetch_add(1, Ordering::Relaxed);
         let (ready, methods, next) = (ready.clone(), Arc::clone(methods), CachePadded::default());
         Ok((picks.len() > 0).then_some(Self {
-            id,
+            chain,
             order,
             picks,
             ready,
@@ -140,7 +195,15 @@ impl Plan {
 
     /// Sets the plan that continues this one, unless one is set.
     pub(crate) fn succeed(&self, successor: Self) {
-        let _ = self.successor.set(Arc::new(successor));
+        let _ = self.successor.set(Arc::new(successor.after(self)));
+    }
+
+    /// Returns the plan as one that continues another: threads go on using what they have taken from that.
+    pub(crate) fn after(mut self, other: &Self) -> Self {
+        if self.serial == other.serial && self.order == other.order {
+            self.chain = other.chain;
+        }
+        self
     }
 
     pub(crate) const fn order(&self) -> Order {
@@ -149,41 +212,29 @@ impl Plan {
 
     /// Returns the next pick at this time, or the pick for an affinity. `None`: the plan has none.
     pub(crate) fn pick(&self, now: Instant, affinity: Option<u64>) -> Option<Planned<'_>> {
-        let (at, call, taken) = match self.order {
+        match self.order {
             Order::ByAffinity => {
                 let count = self.next.fetch_add(1, Ordering::Relaxed);
                 let length = self.picks.len() as u64;
-                (usize::try_from(affinity? % length).ok()?, count, 1)
+                let at = usize::try_from(affinity? % length).ok()?;
+                Some(Planned {
+                    subconn: self.subconn(at)?,
+                    call: self.call(count),
+                    taken: 1,
+                    runs_low: false,
+                })
             }
-            Order::Sequence => {
-                let (at, taken) = self.take(now)?;
-                (at, at, taken)
-            }
-        };
-        let subconn = self.ready.find(self.picks.get(at)?)?;
-        let low = self.picks.len() - self.picks.len() / 4;
-        let runs_low = taken > 0 && self.order == Order::Sequence && at < low && at + taken >= low;
-        Some(Planned { subconn, call: self.first_call + call as u64, taken, runs_low })
+            Order::Sequence => SHARE.with(|share| match share.next(self.chain, &self.ready) {
+                Some((subconn, call)) => Some(Planned { subconn, call, taken: 0, runs_low: false }),
+                None => self.take(share, now),
+            }),
+        }
     }
 
-    /// Takes the next pick of the sequence, from the thread's unused picks if it has any. Returns the index of the
-    /// pick, and the number of picks taken.
-    #[inline]
-    fn take(&self, now: Instant) -> Option<(usize, usize)> {
-        SHARE.with(|share| {
-            let next = share.next.get();
-            if share.plan.get() == self.id && next < share.end.get() {
-                share.next.set(next + 1);
-                return Some((next, 0));
-            }
-            self.take_more(share, now)
-        })
-    }
-
-    /// Takes picks that no thread has taken, and returns the first: see [`take`](Self::take).
+    /// Takes picks of the sequence that no thread has taken, and returns the first.
     #[inline(never)]
-    fn take_more(&self, share: &Share, now: Instant) -> Option<(usize, usize)> {
-        let is_own = share.plan.get() == self.id;
+    fn take(&self, share: &Share, now: Instant) -> Option<Planned<'_>> {
+        let is_own = share.chain.get() == self.chain;
         let since = share.at.get().map(|at| now.saturating_duration_since(at));
         let count = if is_own && since.is_some_and(|since| since < IN_A_ROW) { AT_ONCE } else { 1 };
         let at = self.next.fetch_add(count, Ordering::Relaxed);
@@ -193,12 +244,26 @@ impl Plan {
         }
         // Unused picks of another channel's plan are kept.
         if is_own || share.next.get() >= share.end.get() || since.is_none_or(|since| since > FORGOTTEN) {
-            share.plan.set(self.id);
-            share.next.set(at + 1);
-            share.end.set(end);
+            share.chain.set(self.chain);
+            share.next.set(self.call(at + 1));
+            share.end.set(self.call(end));
             share.at.set(Some(now));
+            for at in at + 1..end {
+                share.subconns[index(self.call(at))].set(self.picks.get(at).unwrap_or_default());
+            }
         }
-        Some((at, end - at))
+        let low = self.picks.len() - self.picks.len() / 4;
+        let runs_low = at < low && end >= low;
+        Some(Planned { subconn: self.subconn(at)?, call: self.call(at), taken: end - at, runs_low })
+    }
+
+    fn subconn(&self, at: usize) -> Option<&SubConn> {
+        self.ready.find(self.picks.get(at)?)
+    }
+
+    /// Returns the number of a pick's RPC.
+    const fn call(&self, at: usize) -> u64 {
+        self.first_call + at as u64
     }
 }
 
@@ -303,6 +368,39 @@ mod tests {
         all.sort_unstable_by_key(|(_, call)| *call);
         let expected: Vec<_> = picks.into_iter().zip(100..).collect();
         assert!(all == expected);
+    }
+
+    /// A thread that picks in a row takes several at once. It uses them without the plan, also when others have come to the
+    /// plan's successor, but not after a plan that is void.
+    #[tokio::test]
+    async fn picks_that_a_thread_has_taken_are_used_while_the_sequence_goes_on() {
+        let ready = FakeSubConns::default().ready(3);
+        let picks: Vec<u32> = (0..3).cycle().take(20).collect();
+        let plan = |first_call, serial| {
+            let plan = Plan::new(Order::Sequence, picks.clone(), &ready, serial, first_call, &Arc::default());
+            plan.expect("known").expect("not empty")
+        };
+        let cell = PlanCell::default();
+        let taken = |ready: &ReadySet| cell.next_taken(ready).map(SubConn::id);
+        let first = Arc::new(plan(100, 1));
+        cell.set(Some(Arc::clone(&first)));
+        let now = Instant::now();
+        // The first is taken by itself, the second with all that a thread takes at once.
+        assert_eq!([next(&first, now), next(&first, now)], [Some((0, 100)), Some((1, 101))]);
+        assert_eq!([taken(&ready), taken(&ReadySet::default()), taken(&ready)], [Some(2), None, Some(0)]);
+        first.succeed(plan(120, 1));
+        let second = Arc::clone(first.successor().expect("set"));
+        cell.set(Some(Arc::clone(&second)));
+        assert_eq!((taken(&ready), next(&second, now)), (Some(1), Some((2, 105))));
+        assert_eq!(std::iter::from_fn(|| taken(&ready)).count(), AT_ONCE - 5);
+        assert_eq!([next(&second, now), next(&second, now)], [Some((0, 120)), Some((1, 121))]);
+        // Another plan, not by the same instance, or none.
+        for other in [Some(plan(140, 1)), Some(plan(140, 2).after(&second)), None] {
+            cell.set(other.map(Arc::new));
+            assert_eq!(taken(&ready), None);
+        }
+        cell.set(Some(second));
+        assert!(taken(&ready).is_some());
     }
 
     /// Two channels on one thread: neither loses picks that it has taken.

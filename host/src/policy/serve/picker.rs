@@ -14,7 +14,7 @@ use crate::policy::compile::has_stack;
 use crate::policy::instance::{
     Answer, InstanceError, Methods, Plan, Planned, PlannedPick, Program, record_planned,
 };
-use crate::subconn::{Done, OutcomeSink, PickId, ReadySet};
+use crate::subconn::{Done, OutcomeSink, PickId, ReadySet, SubConn};
 use crate::workers;
 
 /// The picker builder of a Wasm policy in one channel. Owns the slots of the policy's instances: one, unless the
@@ -77,8 +77,15 @@ impl Picker for WasmPicker {
 
     fn try_pick(&self, info: &PickInfo<'_>) -> Option<PickResult> {
         let home = self.home();
+        if home.makes_plain_plans
+            && info.earlier_attempts() == 0
+            && !home.is_recorded.load(Ordering::Relaxed)
+            && let Some(subconn) = home.plan.next_taken(&self.ready)
+        {
+            return Some(PickResult::Pick(planned_to(subconn)));
+        }
         if home.makes_plans
-            && let Some(plan) = &*home.plan.load()
+            && let Some(plan) = &*home.plan.get()
             && let Some(planned) = take(home, plan, info)
         {
             if planned.runs_low && has_stack() {
@@ -206,8 +213,12 @@ fn planned_pick(slot: &Slot, plan: &Plan, info: &PickInfo<'_>, planned: &Planned
     let recording = slot.recording(plan.serial);
     let is_followed = slot.wants_outcomes || recording.is_some();
     let done = is_followed.then(|| follow_planned(slot, plan, info, planned, recording));
-    let (subconn, metadata, by) = (subconn.clone(), Vec::new(), PickedBy::Planned);
-    Some(PickResult::Pick(Pick { subconn, metadata, done, by, notes: None }))
+    Some(PickResult::Pick(Pick { done, ..planned_to(subconn) }))
+}
+
+#[inline]
+fn planned_to(subconn: &SubConn) -> Pick {
+    Pick { by: PickedBy::Planned, ..Pick::to(subconn.clone()) }
 }
 
 /// Arranges that the policy is notified of the end of an RPC with a planned pick, and records the pick.

@@ -8,21 +8,22 @@ use crate::policy::instance::Plan;
 impl Slot {
     /// Returns the plan to pick by; the successor when a plan is used up.
     pub(super) fn current_plan(&self, contents: &mut Contents) -> Option<Arc<Plan>> {
-        let plan = self.plan.load_full()?;
+        let plan = Arc::clone(self.plan.get().as_ref()?);
         if !plan.is_spent() {
             return Some(plan);
         }
-        match plan.successor() {
-            Some(successor) => self.plan.store(Some(Arc::clone(successor))),
-            None => self.replan(contents),
-        }
-        self.plan.load_full()
+        let next = match plan.successor() {
+            Some(successor) => Some(Arc::clone(successor)),
+            None => self.make_plan(contents).map(|next| Arc::new(next.after(&plan))),
+        };
+        self.plan.set(next);
+        self.plan.get().clone()
     }
 
     /// Calls the policy to make the successor of a plan, while other threads use the rest of the plan.
     pub(super) fn plan_ahead(&self, plan: &Arc<Plan>) {
         let Some(mut contents) = self.try_hold() else { return };
-        let is_current = self.plan.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, plan));
+        let is_current = self.plan.get().as_ref().is_some_and(|current| Arc::ptr_eq(current, plan));
         // Without a successor the policy is called again when the plan is used up.
         if is_current
             && plan.successor().is_none()
@@ -36,7 +37,7 @@ impl Slot {
     pub(super) fn replan(&self, contents: &mut Contents) {
         if self.makes_plans && contents.machine.has_instance() {
             let plan = self.make_plan(contents);
-            self.plan.store(plan.map(Arc::new));
+            self.plan.set(plan.map(Arc::new));
         }
     }
 

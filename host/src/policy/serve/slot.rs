@@ -16,7 +16,7 @@ use super::recording::{Recording, recorder};
 use crate::lifecycle::{Handover, Placement, SavedState, Shard};
 use crate::picker::{Faults, Pick, PickInfo, PickResult, PickedBy, Rotation};
 use crate::policy::instance::{
-    Fault, Instance, InstanceError, Order, Plan, Program, Role, affinity, outcome,
+    Fault, Instance, InstanceError, Order, Plan, PlanCell, Program, Role, affinity, outcome,
 };
 use crate::policy::judge::{FaultKind, SlotCounters};
 use crate::policy::spec::OnFault;
@@ -31,9 +31,12 @@ pub(super) struct Slot {
     pub(super) lazy: bool,
     pub(super) makes_plans: bool,
     pub(super) wants_outcomes: bool,
+    /// Whether it makes plans, and a planned pick is only the subconn: the policy is not told how the RPC ends, and does not
+    /// decide when to connect.
+    pub(super) makes_plain_plans: bool,
     affinity: Option<HeaderName>,
     /// Picks that the instance has made ahead, if it has. Set and removed under the lock, read without.
-    pub(super) plan: ArcSwapOption<Plan>,
+    pub(super) plan: PlanCell,
     contents: Mutex<Contents>,
     /// The recording of the instance, if it is recorded.
     pub(super) recording: ArcSwapOption<Recording>,
@@ -130,9 +133,12 @@ impl Slot {
         let slot = Arc::new_cyclic(|slot| Self {
             lazy: instance.state().lazy(),
             makes_plans: instance.makes_plans(),
+            makes_plain_plans: instance.makes_plans()
+                && !instance.state().lazy()
+                && !instance.wants_outcomes(),
             wants_outcomes: instance.wants_outcomes(),
             affinity: instance.state().affinity_key().map(|(key, _)| key.clone()),
-            plan: ArcSwapOption::empty(),
+            plan: PlanCell::default(),
             sink: Arc::new(Sink(Weak::clone(slot))),
             program: program.clone(),
             // The handover has happened.
@@ -212,7 +218,7 @@ impl Slot {
     pub(super) fn notify(&self, ready: &ReadySet) {
         // The longest that anyone holds the lock is the time limit of a call.
         let mut contents = self.lock();
-        let is_known = contents.ready.is(ready) && self.plan.load().is_some();
+        let is_known = contents.ready.is(ready) && self.plan.get().is_some();
         contents.ready = ready.clone();
         if let Some(instance) = contents.machine.instance() {
             instance.activate(self.placement.standing);
@@ -336,7 +342,7 @@ impl Slot {
         let Some((mut instance, wait)) = contents.machine.fault(Instant::now()) else { return };
         instance.record_fault(&fault.to_string());
         contents.ended.push(instance);
-        self.plan.store(None);
+        self.plan.set(None);
         match fault.kind() {
             Some(kind) => self.count_fault(contents, kind, fault.to_string(), wait),
             None => {
