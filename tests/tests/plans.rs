@@ -1,10 +1,17 @@
 //! Tests of plans (picks made ahead) and of shards (several instances of a policy in a channel).
 
+use std::sync::Arc;
+
 use hotpick::channel::ChannelStatus;
+use hotpick::connectivity::ConnectivityState;
 use hotpick::directory::PolicyStatus;
+use hotpick::picker::{PickInfo, PickResult, PickedBy, Picker};
+use hotpick::policy::{Limits, Placement, Policy as _, WasmPolicy};
 use hotpick::resolver::ResolverUpdate;
+use hotpick::subconn::FakeSubConns;
 use hotpick_tests::wat::Wat;
 use hotpick_tests::{Caller, Cluster, Load, Policies, STANDARD, soon, standard};
+use http::HeaderMap;
 
 async fn with(cluster: &Cluster, name: &str, bytes: &[u8], settings: &str) -> (Policies, Caller) {
     let (file, toml) = (format!("{name}.wasm"), format!("{name}.toml"));
@@ -52,6 +59,57 @@ async fn a_plan_is_void_when_the_endpoints_change() {
     let three = |status: &ChannelStatus| status.ready.ready().len() == 3;
     soon("three endpoints", caller.channel().wait_for(three)).await;
     assert_eq!(caller.tally(30).await.into_values().collect::<Vec<_>>(), [10, 10, 10]);
+}
+
+/// Picks in a row, which a thread takes several at once of. RPCs are too far apart for that.
+#[tokio::test]
+async fn picks_in_a_row_are_those_of_the_plan_in_force() {
+    let (mut endpoints, none) = (FakeSubConns::default(), HeaderMap::new());
+    let all = endpoints.ready(3);
+    for shards in [1, 2] {
+        let policy = WasmPolicy::compile("round_robin", 1, &standard("round_robin"), Limits::default());
+        let policy = policy.expect("a policy").with_shards(shards);
+        let mut builder = policy.start(&Placement::new("static:///plans", "{}"), &all).expect("started");
+        let picker = builder.build(&all);
+        let first = PickInfo::new("/hotpick.echo.Echo/Unary", &none);
+        let pick = |picker: &Arc<dyn Picker>, info: &PickInfo<'_>| match picker.pick(info) {
+            PickResult::Pick(pick) => (pick.subconn.id(), pick.by),
+            other => panic!("{other:?}"),
+        };
+        // Several plans, strictly in their order.
+        let picks: Vec<_> = (0..999).map(|_| pick(&picker, &first)).collect();
+        assert!(picks.iter().all(|(_, by)| *by == PickedBy::Planned));
+        assert!(picks.chunks(3).all(|three| three == &picks[..3]), "{picks:?}");
+        // A retry is not one of those that the thread has taken.
+        let mut retry = first.clone();
+        retry.attempt = 1;
+        assert_eq!(pick(&picker, &retry).1, PickedBy::Called);
+        assert_eq!(pick(&picker, &first).1, PickedBy::Planned);
+        // Taken picks of an endpoint that is not ready any more are void, whatever snapshot the picker has.
+        let gone = all.all().get(1).expect("three");
+        let two = endpoints.change(gone, ConnectivityState::Idle);
+        let next = builder.build(&two);
+        for picker in [&picker, &next, &picker] {
+            assert!((0..50).all(|_| pick(picker, &first).0 != gone.id()));
+        }
+        drop(endpoints.change(gone, ConnectivityState::Ready));
+    }
+}
+
+/// What a policy is told of, it is told of for picks in a row as well.
+#[tokio::test]
+async fn picks_in_a_row_are_reported_to_a_policy_that_wants_outcomes() {
+    let (mut endpoints, none) = (FakeSubConns::default(), HeaderMap::new());
+    let all = endpoints.ready(3);
+    let policy = WasmPolicy::compile("weighted", 1, &standard("weighted_round_robin"), Limits::default());
+    let policy = policy.expect("a policy");
+    let mut builder = policy.start(&Placement::new("static:///plans", "{}"), &all).expect("started");
+    let picker = builder.build(&all);
+    let info = PickInfo::new("/hotpick.echo.Echo/Unary", &none);
+    for _ in 0..500 {
+        let PickResult::Pick(pick) = picker.pick(&info) else { panic!("no pick") };
+        assert!(pick.done.is_some() && pick.by == PickedBy::Planned);
+    }
 }
 
 /// Returns a policy whose plans pick the first subconn twice. From the sixth plan on, the second pick is of a subconn

@@ -308,7 +308,7 @@ impl ChannelBuilder {
         })?;
         let user_agent = match self.user_agent {
             None => default_user_agent(),
-            Some(own) => user_agent(own.as_bytes()).ok_or(ConnectError::UserAgent(own))?,
+            Some(own) => user_agent(own.trim().as_bytes()).ok_or(ConnectError::UserAgent(own))?,
         };
         let origin = self.origin.as_deref().map(origin).transpose()?;
         let (scheme, origin_authority) = origin.unzip();

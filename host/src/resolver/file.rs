@@ -86,8 +86,8 @@ struct Follow {
     settling: Settling,
     /// What the last check found. `None`: there was none. A missing file is an error at the first check.
     checked: Option<Option<Fingerprint>>,
-    /// Whether a check takes microseconds. On a network file system it may block, and needs a thread of the pool: five
-    /// changes of threads instead of one.
+    /// Whether it is known that a check takes microseconds. Otherwise, as on a network file system, it may block, and needs a
+    /// thread of the pool.
     answers_at_once: bool,
     /// Fingerprint of the file since when it is open for writing without a change. `None`: it is not open.
     open: Option<(Fingerprint, Instant)>,
@@ -139,7 +139,7 @@ impl Follow {
         let found = if self.answers_at_once {
             Fingerprint::at(&path)
         } else {
-            let check = move || (Fingerprint::at(&path), !files::is_on_a_network(&path));
+            let check = move || (Fingerprint::at(&path), files::answers_at_once(&path));
             let (found, answers_at_once) = workers::run(check).await.unwrap_or_default();
             self.answers_at_once = answers_at_once;
             found

@@ -7,8 +7,8 @@
 mod bare;
 mod gate;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,7 @@ fn main() {
         Channel::new("round_robin.wasm, called for each pick", &called, &ready, &none),
         Channel::new("the same with an affinity key", &key, &ready, &some),
         Channel::new("round_robin.wasm, planned", &round_robin, &ready, &none),
+        Channel::new("the same, one pick each 10 us", &round_robin, &ready, &none).apart(),
         Channel::new("maglev.wasm, planned", &maglev, &ready, &some),
     ];
 
@@ -81,7 +82,12 @@ fn main() {
     let mut calls = Vec::new();
     let mut times = vec![Vec::new(); channels.len()];
     for _ in 0..ROUNDS {
-        calls.push(bare.nanos_per_call(PICKS));
+        // As the channels' picks: on a thread and a processor of its own.
+        let call = || {
+            pin(0);
+            bare.nanos_per_call(PICKS)
+        };
+        calls.push(std::thread::scope(|scope| scope.spawn(call).join().expect("no panic")));
         for (channel, times) in channels.iter_mut().zip(&mut times) {
             times.push(channel.nanos_per_pick(1));
         }
@@ -216,6 +222,8 @@ struct Channel {
     name: &'static str,
     cell: Arc<PickerCell>,
     metadata: HeaderMap,
+    /// Time between two picks, by the clock that pickers are told of.
+    apart: Duration,
 }
 
 impl Channel {
@@ -223,15 +231,23 @@ impl Channel {
         let mut builder = policy.start(&Placement::new("static:///bench", "{}"), ready).expect("started");
         let cell = Arc::new(PickerCell::default());
         cell.publish(builder.build(ready));
-        Self { name, cell, metadata: metadata.clone() }
+        Self { name, cell, metadata: metadata.clone(), apart: Duration::ZERO }
+    }
+
+    /// Picks as RPCs do, which are microseconds apart: a thread takes one pick of a plan at once.
+    fn apart(self) -> Self {
+        Self { apart: Duration::from_micros(10), ..self }
     }
 
     /// Picks `times` times. The [gate] finds this function by its name.
     #[inline(never)]
     fn pick(&self, times: u32) {
-        let info = PickInfo::new("/hotpick.echo.Echo/Unary", &self.metadata);
+        let mut info = PickInfo::new("/hotpick.echo.Echo/Unary", &self.metadata);
         for _ in 0..times {
             pick(&self.cell, &info);
+            if !self.apart.is_zero() {
+                info.now += self.apart;
+            }
         }
     }
 
@@ -295,10 +311,12 @@ fn nanos_each(threads: usize, pick: impl Fn(u32) + Sync) -> f64 {
 
 /// Has this thread run on one of the processors that the process may use. Where there is only one, that is the one.
 fn pin(number: usize) {
-    let all = rustix::thread::sched_getaffinity(None).expect("the processors");
-    let mut allowed = (0..CpuSet::MAX_CPU).filter(|cpu| all.is_set(*cpu)).cycle();
+    static ALLOWED: LazyLock<Vec<usize>> = LazyLock::new(|| {
+        let all = rustix::thread::sched_getaffinity(None).expect("the processors");
+        (0..CpuSet::MAX_CPU).filter(|cpu| all.is_set(*cpu)).collect()
+    });
     let mut own = CpuSet::new();
-    own.set(allowed.nth(number).expect("a processor"));
+    own.set(ALLOWED[number % ALLOWED.len()]);
     rustix::thread::sched_setaffinity(None, &own).expect("pinned");
 }
 

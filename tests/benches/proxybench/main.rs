@@ -15,8 +15,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use hotpick_echo::{EchoClient, EchoRequest};
 use hotpick_tests::bench::{self, Servers, closed_loop, micros, open_loop};
 use hotpick_tests::peers::{self, Process};
@@ -69,8 +67,6 @@ struct Seen {
     p99: Vec<f64>,
     /// p99 (microseconds) at half load.
     half: Vec<f64>,
-    /// RPCs that failed.
-    failed: u64,
 }
 
 fn main() {
@@ -79,7 +75,7 @@ fn main() {
     }
     let chosen: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     if let ["load", address, rate] = chosen.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        return load(address.parse().expect("an address"), rate.parse().expect("RPCs a second"));
+        return send(address.parse().expect("an address"), rate.parse().expect("RPCs a second"));
     }
     let is_chosen = |proxy: &Proxy| {
         // The columns compare with these two.
@@ -104,14 +100,16 @@ fn main() {
             }
         };
         let clients = runtime.block_on(connect(&addresses));
-        running.push((proxy, process, clients, Seen::default()));
+        let callers = Callers { clients: clients.into(), failed: Arc::default() };
+        running.push((proxy, process, callers, Seen::default()));
     }
-    for round in 0..ROUNDS {
-        // Nobody always comes after the same one.
-        let at = round % running.len();
-        let (last, first) = running.split_at_mut(at);
-        for (_, process, clients, seen) in first.iter_mut().chain(last) {
-            runtime.block_on(turn(process.as_ref(), clients, seen));
+    let mut order: Vec<_> = (0..running.len()).collect();
+    for _ in 0..ROUNDS {
+        // What one leaves behind, in caches and in the kernel, must not always meet the same one.
+        fastrand::shuffle(&mut order);
+        for at in &order {
+            let (_, process, callers, seen) = &mut running[*at];
+            runtime.block_on(turn(process.as_ref(), callers, seen));
         }
     }
     let mut table = Table::new([
@@ -128,7 +126,7 @@ fn main() {
     ]);
     let own = running[1].3.busy.clone();
     let direct = running[0].3.half.clone();
-    for (proxy, process, _, seen) in &running {
+    for (proxy, process, callers, seen) in &running {
         let against = ratio(own.iter().zip(&seen.busy).map(|(own, theirs)| own / theirs), 2);
         let of_proxies = |text: String| if process.is_some() { text } else { String::new() };
         table.row([
@@ -144,7 +142,7 @@ fn main() {
                 "{:.0} us",
                 median(seen.half.iter().zip(&direct).map(|(own, none)| own - none))
             )),
-            seen.failed.to_string(),
+            callers.failed.load(Ordering::Relaxed).to_string(),
         ]);
     }
     println!("{before} Afterwards: {}\n", bench::load());
@@ -153,16 +151,17 @@ fn main() {
     );
 }
 
-/// Sends RPCs at a rate.
-fn load(address: SocketAddr, per_second: f64) {
+/// Sends RPCs at a rate to a proxy of someone else's.
+fn send(address: SocketAddr, per_second: f64) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let (latencies, failed) = runtime.block_on(async {
-        let (failed, call) = calls(&connect(&[address]).await);
-        (open_loop(per_second, TURN * 20, call).await, failed)
+    runtime.block_on(async {
+        let callers = Callers { clients: connect(&[address]).await.into(), failed: Arc::default() };
+        let call = move |caller| callers.clone().call(caller);
+        open_loop(per_second, TURN, call.clone()).await;
+        let latencies = open_loop(per_second, TURN * 20, call).await;
+        let [median, p99] = [0.5, 0.99].map(|part| micros(&latencies, part));
+        println!("{} RPCs, median {median:.0} us, p99 {p99:.0} us", latencies.len());
     });
-    let [median, p99] = [0.5, 0.99].map(|part| micros(&latencies, part));
-    let (rpcs, failed) = (latencies.len(), failed.load(Ordering::Relaxed));
-    println!("{rpcs} RPCs, {failed} failed, median {median:.0} us, p99 {p99:.0} us");
 }
 
 async fn connect(addresses: &[SocketAddr]) -> Vec<EchoClient<Channel>> {
@@ -174,33 +173,30 @@ async fn connect(addresses: &[SocketAddr]) -> Vec<EchoClient<Channel>> {
     clients
 }
 
-/// Returns a function that sends an RPC, and the number of those that failed.
-fn calls(
-    clients: &[EchoClient<Channel>],
-) -> (Arc<AtomicU64>, impl Fn(usize) -> BoxFuture<'static, ()> + Clone + use<>) {
-    let clients = clients.to_vec();
-    let failed = Arc::new(AtomicU64::new(0));
-    let failures = Arc::clone(&failed);
-    let call = move |caller: usize| {
-        let mut client = clients[caller % CONNECTIONS].clone();
-        let failures = Arc::clone(&failures);
-        let call = async move {
-            let mut request = tonic::Request::new(EchoRequest::new("hello"));
-            request.metadata_mut().insert("color", tonic::metadata::MetadataValue::from_static("red"));
-            // A peer that fails some has its row, with their number.
-            if client.unary(request).await.is_err() {
-                failures.fetch_add(1, Ordering::Relaxed);
-                // A peer that fails all of them at once must not keep the machine busy.
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        call.boxed()
-    };
-    (failed, call)
+/// Sends RPCs, and counts those that fail.
+#[derive(Clone)]
+struct Callers {
+    clients: Arc<[EchoClient<Channel>]>,
+    failed: Arc<AtomicU64>,
 }
 
-async fn turn(process: Option<&Process>, clients: &[EchoClient<Channel>], seen: &mut Seen) {
-    let (failed, call) = calls(clients);
+impl Callers {
+    async fn call(self, caller: usize) {
+        let mut client = self.clients[caller % CONNECTIONS].clone();
+        let mut request = tonic::Request::new(EchoRequest::new("hello"));
+        request.metadata_mut().insert("color", tonic::metadata::MetadataValue::from_static("red"));
+        // A peer that fails some has its row, with their number.
+        if client.unary(request).await.is_err() {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            // A peer that fails all of them at once must not keep the machine busy.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+async fn turn(process: Option<&Process>, callers: &Callers, seen: &mut Seen) {
+    let callers = callers.clone();
+    let call = move |caller| callers.clone().call(caller);
     let cpu_time = || process.map(Process::cpu_time).unwrap_or_default();
     let mut marks = Vec::new();
     let (rpcs, took) = closed_loop(CALLERS, TURN, call.clone(), || marks.push(cpu_time())).await;
@@ -216,7 +212,6 @@ async fn turn(process: Option<&Process>, clients: &[EchoClient<Channel>], seen: 
     seen.median.push(micros(&latencies, 0.5));
     seen.p99.push(micros(&latencies, 0.99));
     seen.half.push(micros(&open_loop(HALF, TURN, call).await, 0.99));
-    seen.failed += failed.load(Ordering::Relaxed);
 }
 
 impl Proxy {

@@ -10,7 +10,10 @@ use crate::supervision::guarded;
 
 /// Interval at which the epoch advances, and a running call is checked.
 const TICK: Duration = Duration::from_millis(1);
-/// Intervals of the ticks after one that found no call. A call wakes the thread from them.
+/// Number of ticks after the last sign of a call until a call has to wake the thread. Fewer wake it more often, which the
+/// thread that calls pays for; more are needless ticks.
+const AWAKE: u32 = 3;
+/// Intervals of the ticks that follow. They find a call that was not seen to run, because its thread had no processor.
 const QUIET: [Duration; 2] = [Duration::from_millis(8), Duration::from_millis(64)];
 /// Interval of ticks while the thread rests: see [`Ticking::call`].
 const REST: Duration = Duration::from_secs(1);
@@ -30,7 +33,7 @@ impl Ticker {
         let thread = std::thread::Builder::new().name("hotpick-epoch".to_owned()).spawn(move || {
             let Ok(ticker) = receiver.recv() else { return };
             let tick = || {
-                let mut quiet = QUIET.into_iter();
+                let (mut awake, mut quiet) = (0, QUIET.into_iter());
                 loop {
                     if ticker.instances.load(Ordering::SeqCst) == 0 {
                         std::thread::park();
@@ -38,8 +41,11 @@ impl Ticker {
                     }
                     wasm.increment_epoch();
                     if ticker.is_called.swap(false, Ordering::SeqCst) {
-                        quiet = QUIET.into_iter();
-                        // Not interrupted by calls: thousands a second cause a tick each millisecond.
+                        (awake, quiet) = (AWAKE, QUIET.into_iter());
+                    }
+                    if awake > 0 {
+                        awake -= 1;
+                        // Not interrupted: however many calls there are, the thread ticks once a millisecond.
                         std::thread::sleep(TICK);
                     } else {
                         std::thread::park_timeout(quiet.next().unwrap_or(REST));

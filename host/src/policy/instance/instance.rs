@@ -302,6 +302,7 @@ impl Drop for Instance {
 
 /// Starts to measure a call.
 pub(super) fn arm(store: &mut Store<HostState>, limit: Duration) {
-    store.data_mut().arm(limit);
+    // In this order: the clock may tick as soon as it knows of the call.
     store.set_epoch_deadline(1);
+    store.data_mut().arm(limit);
 }

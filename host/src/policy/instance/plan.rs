@@ -17,8 +17,10 @@ use crate::subconn::{ReadySet, SubConn};
 /// An active plan. A plan is valid for the endpoints that its policy was last notified of, until the next notification.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// Number of the plan, unique in the process, and of those that continue it.
-    chain: u64,
+    /// Number of the plan, unique in the process.
+    id: u64,
+    /// Number of the plan that this one continues. 0: none.
+    before: u64,
     order: Order,
     picks: Picks,
     ready: ReadySet,
@@ -43,10 +45,11 @@ pub(crate) enum Order {
     ByAffinity,
 }
 
-/// Numbers of subconns, as distances from the least of them. The numbers of one time are close together, and a table can
-/// have 65,537 entries in each of hundreds of channels.
+/// Numbers of subconns, in a byte or two each if they are close together, as those of one time are: a table can have 65,537
+/// entries in each of hundreds of channels.
 #[derive(Debug)]
 enum Picks {
+    /// The least number, and the distances from it.
     Bytes(u32, Box<[u8]>),
     Shorts(u32, Box<[u16]>),
     Words(Box<[u32]>),
@@ -67,14 +70,16 @@ pub(crate) struct Planned<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct PlanCell {
     plan: ArcSwapOption<Plan>,
-    /// [`Plan::chain`], or 0: read without a guard of the plan, whose two atomic operations are a fifth of a pick.
-    chain: AtomicU64,
+    /// Numbers of a sequence and of the one that it continues, or 0. They are read without a guard of the plan, whose two
+    /// atomic operations are a fifth of a pick.
+    id: AtomicU64,
+    before: AtomicU64,
 }
 
 /// Picks that a thread has taken from a sequence, and not used yet.
 struct Share {
-    /// [`Plan::chain`]. 0: there is no plan.
-    chain: Cell<u64>,
+    /// Number of the plan. 0: none.
+    plan: Cell<u64>,
     /// Numbers of the RPCs of the next pick, and of the one after the last.
     next: Cell<u64>,
     end: Cell<u64>,
@@ -96,7 +101,7 @@ const FORGOTTEN: Duration = Duration::from_millis(10);
 thread_local! {
     static SHARE: Share = const {
         Share {
-            chain: Cell::new(0),
+            plan: Cell::new(0),
             next: Cell::new(0),
             end: Cell::new(0),
             subconns: [const { Cell::new(0) }; AT_ONCE],
@@ -107,7 +112,10 @@ thread_local! {
 
 impl PlanCell {
     pub(crate) fn set(&self, plan: Option<Arc<Plan>>) {
-        self.chain.store(plan.as_ref().map_or(0, |plan| plan.chain), Ordering::Release);
+        let sequence = plan.as_ref().filter(|plan| plan.order == Order::Sequence);
+        let (id, before) = sequence.map_or((0, 0), |plan| (plan.id, plan.before));
+        self.before.store(before, Ordering::Release);
+        self.id.store(id, Ordering::Release);
         self.plan.store(plan);
     }
 
@@ -115,20 +123,28 @@ impl PlanCell {
         self.plan.load()
     }
 
-    /// Returns the next of the picks that this thread has taken, if the plan that it took them from is in force, or one that
-    /// continues it. `None`: it has none, or the subconn is not in this snapshot.
+    /// Returns the next of the picks that this thread has taken from the sequence in force, or from the one that it
+    /// continues. `None`: there is none, or its subconn is not in this snapshot.
     #[inline]
     pub(crate) fn next_taken<'a>(&self, ready: &'a ReadySet) -> Option<&'a SubConn> {
-        SHARE.with(|share| share.next(self.chain.load(Ordering::Acquire), ready)).map(|(subconn, _)| subconn)
+        SHARE.with(|share| {
+            let is_valid =
+                |plan| plan == self.id.load(Ordering::Acquire) || plan == self.before.load(Ordering::Acquire);
+            share.next(is_valid, ready).map(|(subconn, _)| subconn)
+        })
     }
 }
 
 impl Share {
-    /// Returns the next pick and the number of its RPC.
+    /// Returns the next pick and the number of its RPC, if the plan that it is of is valid.
     #[inline]
-    fn next<'a>(&self, chain: u64, ready: &'a ReadySet) -> Option<(&'a SubConn, u64)> {
+    fn next<'a>(
+        &self,
+        is_valid: impl FnOnce(u64) -> bool,
+        ready: &'a ReadySet,
+    ) -> Option<(&'a SubConn, u64)> {
         let call = self.next.get();
-        if call >= self.end.get() || self.chain.get() != chain {
+        if call >= self.end.get() || !is_valid(self.plan.get()) {
             return None;
         }
         let subconn = ready.find(self.subconns[index(call)].get())?;
@@ -160,10 +176,11 @@ impl Plan {
             return Err(Fault::UnknownSubConn(unknown));
         }
         let picks = Picks::new(picks);
-        let chain = PLANS.fetch_add(1, Ordering::Relaxed);
+        let id = PLANS.fetch_add(1, Ordering::Relaxed);
         let (ready, methods, next) = (ready.clone(), Arc::clone(methods), CachePadded::default());
         Ok((picks.len() > 0).then_some(Self {
-            chain,
+            id,
+            before: 0,
             order,
             picks,
             ready,
@@ -198,10 +215,10 @@ impl Plan {
         let _ = self.successor.set(Arc::new(successor.after(self)));
     }
 
-    /// Returns the plan as one that continues another: threads go on using what they have taken from that.
+    /// Returns the plan as one that continues another: threads use what they have taken from that first.
     pub(crate) fn after(mut self, other: &Self) -> Self {
-        if self.serial == other.serial && self.order == other.order {
-            self.chain = other.chain;
+        if self.serial == other.serial {
+            self.before = other.id;
         }
         self
     }
@@ -224,7 +241,7 @@ impl Plan {
                     runs_low: false,
                 })
             }
-            Order::Sequence => SHARE.with(|share| match share.next(self.chain, &self.ready) {
+            Order::Sequence => SHARE.with(|share| match share.next(|plan| self.goes_on(plan), &self.ready) {
                 Some((subconn, call)) => Some(Planned { subconn, call, taken: 0, runs_low: false }),
                 None => self.take(share, now),
             }),
@@ -234,7 +251,7 @@ impl Plan {
     /// Takes picks of the sequence that no thread has taken, and returns the first.
     #[inline(never)]
     fn take(&self, share: &Share, now: Instant) -> Option<Planned<'_>> {
-        let is_own = share.chain.get() == self.chain;
+        let is_own = self.goes_on(share.plan.get());
         let since = share.at.get().map(|at| now.saturating_duration_since(at));
         let count = if is_own && since.is_some_and(|since| since < IN_A_ROW) { AT_ONCE } else { 1 };
         let at = self.next.fetch_add(count, Ordering::Relaxed);
@@ -244,7 +261,7 @@ impl Plan {
         }
         // Unused picks of another channel's plan are kept.
         if is_own || share.next.get() >= share.end.get() || since.is_none_or(|since| since > FORGOTTEN) {
-            share.chain.set(self.chain);
+            share.plan.set(self.id);
             share.next.set(self.call(at + 1));
             share.end.set(self.call(end));
             share.at.set(Some(now));
@@ -255,6 +272,11 @@ impl Plan {
         let low = self.picks.len() - self.picks.len() / 4;
         let runs_low = at < low && end >= low;
         Some(Planned { subconn: self.subconn(at)?, call: self.call(at), taken: end - at, runs_low })
+    }
+
+    /// Returns whether a plan is this one, or the one that it continues.
+    const fn goes_on(&self, plan: u64) -> bool {
+        plan == self.id || plan == self.before
     }
 
     fn subconn(&self, at: usize) -> Option<&SubConn> {
