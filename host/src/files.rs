@@ -232,67 +232,6 @@ fn open(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 
-/// Returns whether a path is on a network file system: writes of other machines cause no events here.
-#[cfg(target_os = "linux")]
-pub(crate) fn is_on_a_network(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|status| is_network(status.f_type))
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn is_on_a_network(_path: &Path) -> bool {
-    false
-}
-
-/// Returns whether it is known that looking at a path takes microseconds: what it leads to and the directory that has it are
-/// on file systems of this machine. Takes longer itself if they are not.
-#[cfg(target_os = "linux")]
-pub(crate) fn answers_at_once(path: &Path) -> bool {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let is_local = |path| rustix::fs::statfs(path).is_ok_and(|status| is_local(status.f_type));
-    is_local(path) && is_local(directory)
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn answers_at_once(_path: &Path) -> bool {
-    false
-}
-
-/// Compares with the magic numbers of `statfs(2)`: ext2 to ext4, XFS, Btrfs, F2FS, ZFS, tmpfs, ramfs, overlayfs, SquashFS.
-#[cfg(target_os = "linux")]
-const fn is_local(magic: i64) -> bool {
-    matches!(
-        magic,
-        0xef53
-            | 0x5846_5342
-            | 0x9123_683e
-            | 0xf2f5_2010
-            | 0x2fc1_2fc1
-            | 0x0102_1994
-            | 0x8584_58f6
-            | 0x794c_7630
-            | 0x7371_7368
-    )
-}
-
-/// Compares with the magic numbers of `statfs(2)`: NFS, SMB, CIFS, SMB2, 9P, FUSE, AFS, Ceph, OCFS2, Lustre, GPFS.
-#[cfg(target_os = "linux")]
-const fn is_network(magic: i64) -> bool {
-    matches!(
-        magic,
-        0x6969
-            | 0x517b
-            | 0xff53_4d42
-            | 0xfe53_4d42
-            | 0x0102_1997
-            | 0x6573_5546
-            | 0x5346_414f
-            | 0x00c3_6400
-            | 0x7461_636f
-            | 0x0bd0_0bd0
-            | 0x4750_4653
-    )
-}
-
 /// Follows files, and returns each file once it has not changed for a quiet time.
 #[derive(Debug, Default)]
 pub(crate) struct Settling {
@@ -542,33 +481,5 @@ mod tests {
         settling.observe(&files(&[]), QUIET);
         tokio::time::advance(QUIET).await;
         assert_eq!(settling.observe(&files(&[]), QUIET), [("a.wasm".to_owned(), None)]);
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn network_file_systems_are_known() {
-        for network in [0x6969, 0xff53_4d42, 0x6573_5546] {
-            assert!(is_network(network) && !is_local(network));
-        }
-        // ext4, tmpfs, overlayfs.
-        for local in [0xef53, 0x0102_1994, 0x794c_7630] {
-            assert!(!is_network(local) && is_local(local));
-        }
-        assert!(!is_on_a_network(Path::new("/proc")));
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn what_cannot_be_seen_is_not_known_to_answer_at_once() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let file = directory.path().join("file");
-        assert!(!answers_at_once(&file));
-        fs::write(&file, "").expect("written");
-        let status = rustix::fs::statfs(&file).expect("a file system");
-        assert_eq!(answers_at_once(&file), is_local(status.f_type));
-        // Not in /proc, and not if only the link is.
-        let link = directory.path().join("link");
-        std::os::unix::fs::symlink("/proc/version", &link).expect("linked");
-        assert!(!answers_at_once(&link));
     }
 }

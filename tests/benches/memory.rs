@@ -11,7 +11,7 @@ use std::process::Command;
 use hotpick::Channel;
 use hotpick::channel::ChannelStatus;
 use hotpick::resolver::{Endpoint, ManualResolver};
-use hotpick_tests::bench::Servers;
+use hotpick_tests::bench::{Servers, load};
 use hotpick_tests::table::Table;
 use hotpick_tests::{Caller, Policies, STANDARD, metadata, resident, standard};
 use tonic::Request;
@@ -42,7 +42,7 @@ fn main() {
         let [apart, connected] = measured.map(|(memory, _)| format!("{memory} KiB"));
         table.row([format!("`{name}`"), apart, connected, connections]);
     }
-    println!("{table}");
+    println!("{}\n\n{table}", load());
 }
 
 /// Measures channels to these servers, or to none, in a process of its own. Returns the memory of one in KiB, and its number

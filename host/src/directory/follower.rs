@@ -15,8 +15,8 @@ use super::queue::{CompileQueue, Compiled, Job};
 use super::rollout::Command;
 use super::settled::{LOOKS, SettledFiles};
 use super::shared::Shared;
-use super::watch::Watcher;
-use crate::files::{self, Fingerprint};
+use super::watch::{Watcher, is_on_a_network};
+use crate::files::Fingerprint;
 use crate::lifecycle::{PolicyVersion, is_policy_name};
 use crate::policy::{PolicyError, digest};
 use crate::supervision::{self, guarded};
@@ -130,7 +130,7 @@ impl Follower {
     }
 
     fn scan(&mut self) {
-        let before = std::mem::replace(&mut self.on_a_network, files::is_on_a_network(&self.directory));
+        let before = std::mem::replace(&mut self.on_a_network, is_on_a_network(&self.directory));
         if self.on_a_network && !before {
             let directory = self.directory.display();
             tracing::info!(%directory, every = ?NETWORK_SCAN, "policy directory is on a network: it is polled");

@@ -109,6 +109,36 @@ fn handler(
     }
 }
 
+/// Returns whether the directory is on a network file system: writes of other machines cause no events here.
+#[cfg(target_os = "linux")]
+pub(super) fn is_on_a_network(directory: &Path) -> bool {
+    rustix::fs::statfs(directory).is_ok_and(|status| is_network(status.f_type))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_on_a_network(_directory: &Path) -> bool {
+    false
+}
+
+/// Compares with the magic numbers of `statfs(2)`: NFS, SMB, CIFS, SMB2, 9P, FUSE, AFS, Ceph, OCFS2, Lustre, GPFS.
+#[cfg(target_os = "linux")]
+const fn is_network(magic: i64) -> bool {
+    matches!(
+        magic,
+        0x6969
+            | 0x517b
+            | 0xff53_4d42
+            | 0xfe53_4d42
+            | 0x0102_1997
+            | 0x6573_5546
+            | 0x5346_414f
+            | 0x00c3_6400
+            | 0x7461_636f
+            | 0x0bd0_0bd0
+            | 0x4750_4653
+    )
+}
+
 /// Identity of a directory: device, inode and creation time. A new directory may reuse the inode of a removed one.
 type Identity = (u64, u64, Option<std::time::SystemTime>);
 
@@ -123,4 +153,21 @@ fn identity(directory: &Path) -> Option<Identity> {
 fn identity(directory: &Path) -> Option<Identity> {
     let metadata = std::fs::metadata(directory).ok()?;
     metadata.is_dir().then(|| (0, 0, metadata.created().ok()))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_file_systems_are_known() {
+        for network in [0x6969, 0xff53_4d42, 0x6573_5546] {
+            assert!(is_network(network));
+        }
+        // ext4, tmpfs, overlayfs.
+        for local in [0xef53, 0x0102_1994, 0x794c_7630] {
+            assert!(!is_network(local));
+        }
+        assert!(!is_on_a_network(Path::new("/proc")));
+    }
 }

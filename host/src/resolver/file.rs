@@ -40,6 +40,10 @@ pub struct FileResolver {
 
 /// Time between two checks of the file.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Time after which a file that cannot be read is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Number of times that a file may change while it is read, until that is an error.
+const CHANGES: u32 = 20;
 /// Time for which the file must not have changed before it is read.
 const QUIET: Duration = Duration::from_millis(100);
 /// Bytes of the largest file.
@@ -70,9 +74,9 @@ impl Resolver for FileResolver {
         let follow = Follow {
             path: self.path.clone(),
             settling: Settling::default(),
-            checked: None,
-            answers_at_once: false,
+            checked: false,
             open: None,
+            changes: 0,
         };
         Box::pin(stream::unfold(follow, async |mut follow| {
             let update = follow.next().await;
@@ -84,24 +88,25 @@ impl Resolver for FileResolver {
 struct Follow {
     path: PathBuf,
     settling: Settling,
-    /// What the last check found. `None`: there was none. A missing file is an error at the first check.
-    checked: Option<Option<Fingerprint>>,
-    /// Whether it is known that a check takes microseconds. Otherwise, as on a network file system, it may block, and needs a
-    /// thread of the pool.
-    answers_at_once: bool,
+    /// Whether the file was checked at least once. A missing file is an error at the first check.
+    checked: bool,
     /// Fingerprint of the file since when it is open for writing without a change. `None`: it is not open.
     open: Option<(Fingerprint, Instant)>,
+    /// Number of times in a row that the file was not what it had been by the time it was read.
+    changes: u32,
 }
 
 impl Follow {
     async fn next(&mut self) -> ResolverUpdate {
         let name = self.path.to_string_lossy().into_owned();
         loop {
-            let first = self.checked.is_none();
+            let first = !std::mem::replace(&mut self.checked, true);
             if !first {
                 sleep(if self.settling.is_pending(QUIET) { QUIET } else { INTERVAL }).await;
             }
-            let found = self.check().await;
+            let path = self.path.clone();
+            // On a network file system a check may block.
+            let found = workers::run(move || Fingerprint::at(&path)).await.unwrap_or_default();
             let found: BTreeMap<_, _> = found.map(|found| (name.clone(), found)).into_iter().collect();
             if found.is_empty() && first {
                 return ResolverUpdate::error(format!(
@@ -118,11 +123,30 @@ impl Follow {
                     ));
                 }
                 Some((_, Some(fingerprint))) => match self.read(fingerprint).await {
-                    Ok(None) => self.settling.retry(&name, Duration::ZERO),
+                    Ok(None) if self.changes < CHANGES => {
+                        self.changes += 1;
+                        self.settling.retry(&name, Duration::ZERO);
+                    }
+                    Ok(None) => {
+                        self.changes = 0;
+                        self.settling.retry(&name, AGAIN);
+                        return ResolverUpdate::error(format!(
+                            "file {:?} cannot be read: it changes while it is read, or the system does not know its size",
+                            self.path
+                        ));
+                    }
                     Err(ReadError::BeingWritten | ReadError::Young) => self.settling.retry(&name, INTERVAL),
-                    Ok(Some(bytes)) => return parse(&self.path, &bytes),
+                    Ok(Some(bytes)) => {
+                        self.changes = 0;
+                        let path = self.path.clone();
+                        // Parsing tens of thousands of endpoints takes longer than RPCs may wait.
+                        let parsed = workers::run(move || parse(&path, &bytes)).await;
+                        return parsed.unwrap_or_else(|lost| {
+                            ResolverUpdate::error(format!("file {:?} cannot be parsed: {lost}", self.path))
+                        });
+                    }
                     Err(error) => {
-                        self.settling.retry(&name, INTERVAL * 5);
+                        self.settling.retry(&name, AGAIN);
                         return ResolverUpdate::error(format!(
                             "file {:?} cannot be read: {error}",
                             self.path
@@ -131,22 +155,6 @@ impl Follow {
                 },
             }
         }
-    }
-
-    /// Checks whether the file is there, and as it was.
-    async fn check(&mut self) -> Option<Fingerprint> {
-        let path = self.path.clone();
-        let found = if self.answers_at_once {
-            Fingerprint::at(&path)
-        } else {
-            let check = move || (Fingerprint::at(&path), files::answers_at_once(&path));
-            let (found, answers_at_once) = workers::run(check).await.unwrap_or_default();
-            self.answers_at_once = answers_at_once;
-            found
-        };
-        // What has changed may be on another file system.
-        self.answers_at_once &= self.checked.replace(found) == Some(found);
-        found
     }
 
     /// Reads the file, unless a process has it open for writing and has changed it less than [`OPEN`] ago.
@@ -199,6 +207,8 @@ fn parse(path: &Path, bytes: &[u8]) -> ResolverUpdate {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::StreamExt as _;
+
     use super::*;
 
     fn parsed(name: &str, text: &str) -> Result<Vec<String>, String> {
@@ -249,5 +259,16 @@ mod tests {
         let update =
             parse(Path::new("x.json"), br#"{"endpoints": [], "service_config": {"methodConfig": 1}}"#);
         assert!(update.endpoints.is_ok() && update.service_config.is_some_and(|config| config.is_err()));
+    }
+
+    /// As are those of /proc: read, they are longer than the system says.
+    #[cfg(target_os = "linux")]
+    #[tokio::test(start_paused = true)]
+    async fn a_file_of_unknown_size_is_an_error() {
+        let resolver = FileResolver::new("/proc/version");
+        let target: Target = "file:///proc/version".parse().expect("a target");
+        let update = resolver.watch(&target, ResolveNow::default()).next().await.expect("an update");
+        let error = update.endpoints.expect_err("no endpoints").to_string();
+        assert!(error.contains("the system does not know its size"), "{error}");
     }
 }

@@ -49,7 +49,7 @@ fn main() {
         Channel::new("round_robin.wasm, called for each pick", &called, &ready, &none),
         Channel::new("the same with an affinity key", &key, &ready, &some),
         Channel::new("round_robin.wasm, planned", &round_robin, &ready, &none),
-        Channel::new("the same, one pick each 10 us", &round_robin, &ready, &none).apart(),
+        Channel::new("the same, taken one at a time", &round_robin, &ready, &none).apart(),
         Channel::new("maglev.wasm, planned", &maglev, &ready, &some),
     ];
 
@@ -234,7 +234,8 @@ impl Channel {
         Self { name, cell, metadata: metadata.clone(), apart: Duration::ZERO }
     }
 
-    /// Picks as RPCs do, which are microseconds apart: a thread takes one pick of a plan at once.
+    /// Takes one pick of a plan at once, as RPCs do, which are microseconds apart. Only the clock says so: the picks follow each
+    /// other, and the processor's caches are warm.
     fn apart(self) -> Self {
         Self { apart: Duration::from_micros(10), ..self }
     }

@@ -27,7 +27,7 @@ const TURN: Duration = Duration::from_secs(1);
 const CALLERS: usize = 64;
 /// Rate of the open loop, which starts RPCs whether or not the previous ones have ended.
 const PER_SECOND: f64 = 5_000.0;
-/// Rate of another open loop: about half of what a proxy passes on at most.
+/// Rate of another open loop: about half of what nginx passes on at most, and a third of what hotpick does.
 const HALF: f64 = 15_000.0;
 /// Connections from the callers to the proxy.
 const CONNECTIONS: usize = 4;
@@ -65,7 +65,7 @@ struct Seen {
     calm: Vec<f64>,
     median: Vec<f64>,
     p99: Vec<f64>,
-    /// p99 (microseconds) at half load.
+    /// p99 (microseconds) at 15,000 RPCs a second.
     half: Vec<f64>,
 }
 
