@@ -156,11 +156,13 @@ fn send(address: SocketAddr, per_second: f64) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let callers = Callers { clients: connect(&[address]).await.into(), failed: Arc::default() };
+        let failed = Arc::clone(&callers.failed);
         let call = move |caller| callers.clone().call(caller);
         open_loop(per_second, TURN, call.clone()).await;
         let latencies = open_loop(per_second, TURN * 20, call).await;
         let [median, p99] = [0.5, 0.99].map(|part| micros(&latencies, part));
-        println!("{} RPCs, median {median:.0} us, p99 {p99:.0} us", latencies.len());
+        let (rpcs, failed) = (latencies.len(), failed.load(Ordering::Relaxed));
+        println!("{rpcs} RPCs, {failed} failed, median {median:.0} us, p99 {p99:.0} us");
     });
 }
 
