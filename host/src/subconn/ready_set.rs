@@ -106,6 +106,7 @@ impl ReadySet {
 
     /// Returns the subconn with this number, ready or not. `None`: it is not in the snapshot.
     #[must_use]
+    #[inline]
     pub fn find(&self, id: u32) -> Option<&SubConn> {
         self.0.entry(id).map(|entry| &entry.subconn)
     }
@@ -166,6 +167,7 @@ impl Changes {
 }
 
 impl Inner {
+    #[inline]
     fn entry(&self, id: u32) -> Option<&Entry> {
         self.pages.get(id / PAGE)?[(id % PAGE) as usize].as_ref()
     }

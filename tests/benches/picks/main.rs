@@ -49,7 +49,6 @@ fn main() {
         Channel::new("round_robin.wasm, called for each pick", &called, &ready, &none),
         Channel::new("the same with an affinity key", &key, &ready, &some),
         Channel::new("round_robin.wasm, planned", &round_robin, &ready, &none),
-        Channel::new("the same, taken one at a time", &round_robin, &ready, &none).apart(),
         Channel::new("maglev.wasm, planned", &maglev, &ready, &some),
     ];
 
@@ -222,8 +221,6 @@ struct Channel {
     name: &'static str,
     cell: Arc<PickerCell>,
     metadata: HeaderMap,
-    /// Time between two picks, by the clock that pickers are told of.
-    apart: Duration,
 }
 
 impl Channel {
@@ -231,24 +228,15 @@ impl Channel {
         let mut builder = policy.start(&Placement::new("static:///bench", "{}"), ready).expect("started");
         let cell = Arc::new(PickerCell::default());
         cell.publish(builder.build(ready));
-        Self { name, cell, metadata: metadata.clone(), apart: Duration::ZERO }
-    }
-
-    /// Takes one pick of a plan at once, as RPCs do, which are microseconds apart. Only the clock says so: the picks follow each
-    /// other, and the processor's caches are warm.
-    fn apart(self) -> Self {
-        Self { apart: Duration::from_micros(10), ..self }
+        Self { name, cell, metadata: metadata.clone() }
     }
 
     /// Picks `times` times. The [gate] finds this function by its name.
     #[inline(never)]
     fn pick(&self, times: u32) {
-        let mut info = PickInfo::new("/hotpick.echo.Echo/Unary", &self.metadata);
+        let info = PickInfo::new("/hotpick.echo.Echo/Unary", &self.metadata);
         for _ in 0..times {
             pick(&self.cell, &info);
-            if !self.apart.is_zero() {
-                info.now += self.apart;
-            }
         }
     }
 

@@ -40,7 +40,7 @@ pub(crate) use self::fuel::take as take_fuel;
 pub(crate) use self::imports::{Methods, affinity};
 pub(crate) use self::instance::{Instance, Role};
 pub(crate) use self::link::Linked;
-pub(crate) use self::plan::{Order, Plan, PlanCell, Planned};
+pub(crate) use self::plan::{Order, Plan};
 #[cfg(feature = "testing")]
 pub(crate) use self::playback::Player;
 pub(crate) use self::program::Program;

@@ -15,5 +15,5 @@ pub(crate) use self::instruments::{Instrument, Instruments, Kind};
 pub use self::instruments::{Metric, MetricValue};
 pub use self::metrics::Refusal;
 pub(crate) use self::metrics::{MetricsSnapshot, PolicyMetrics};
-pub(crate) use self::usage::SlotCounters;
 pub use self::usage::{ChannelUsage, PolicyTotals};
+pub(crate) use self::usage::{SlotCounters, Tickets};

@@ -1,7 +1,10 @@
 //! What slots count, and the sums of it for the status.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
 
 /// Counters of one slot. Written by the thread that holds its instance, read by any.
 #[derive(Debug, Default)]
@@ -11,13 +14,29 @@ pub(crate) struct SlotCounters {
     /// Number of the channel, the same for all of its slots.
     pub(super) channel: u64,
     picks: AtomicU64,
-    /// Picks taken from plans, for which no thread holds the instance.
-    planned: AtomicU64,
+    /// Counts the picks taken from plans, for which no thread holds the instance.
+    tickets: Arc<Tickets>,
     fallback_picks: AtomicU64,
     /// Nanoseconds per pick: exponential moving average.
     cost: AtomicU64,
     memory: AtomicU64,
     renewals: AtomicU64,
+}
+
+/// Numbers the picks that are taken from a slot's plans, which counts them as well: one counter for both, because all threads
+/// write to it at each pick.
+#[derive(Debug, Default)]
+pub(crate) struct Tickets {
+    next: CachePadded<AtomicU64>,
+    unused: Mutex<Unused>,
+}
+
+#[derive(Debug, Default)]
+struct Unused {
+    /// Number of tickets before the next one for which there was no pick.
+    count: u64,
+    /// Number of picks as read last. A thread that takes a ticket in vain says so a moment later, and the number must not fall.
+    read: u64,
 }
 
 /// Totals of a policy, over all channels since the process started.
@@ -61,13 +80,13 @@ impl SlotCounters {
         before
     }
 
-    /// Counts picks taken from a plan.
-    pub(crate) fn planned(&self, count: usize) {
-        self.planned.fetch_add(count as u64, Ordering::Relaxed);
+    /// Returns what numbers the picks of plans.
+    pub(crate) const fn tickets(&self) -> &Arc<Tickets> {
+        &self.tickets
     }
 
     pub(super) fn all_picks(&self) -> u64 {
-        self.picks.load(Ordering::Relaxed) + self.planned.load(Ordering::Relaxed)
+        self.picks.load(Ordering::Relaxed) + self.tickets.used()
     }
 
     pub(crate) fn fallback(&self) {
@@ -106,10 +125,46 @@ impl SlotCounters {
     }
 }
 
+impl Tickets {
+    /// Takes the next ticket.
+    #[inline]
+    pub(crate) fn take(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Returns the next ticket, which is not taken.
+    pub(crate) fn next(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    /// Skips the tickets before this one that have not been taken.
+    pub(crate) fn skip_to(&self, ticket: u64) {
+        let mut unused = self.unused();
+        let before = self.next.fetch_max(ticket, Ordering::Relaxed);
+        unused.count += ticket.saturating_sub(before);
+    }
+
+    /// Takes note that there was no pick for a ticket.
+    pub(crate) fn taken_in_vain(&self) {
+        self.unused().count += 1;
+    }
+
+    /// Returns the number of picks, which never falls.
+    pub(crate) fn used(&self) -> u64 {
+        let mut unused = self.unused();
+        unused.read = unused.read.max(self.next().saturating_sub(unused.count));
+        unused.read
+    }
+
+    fn unused(&self) -> MutexGuard<'_, Unused> {
+        self.unused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl PolicyTotals {
     pub(super) fn add(&mut self, counters: &SlotCounters) {
         self.picks += counters.all_picks();
-        self.planned_picks += counters.planned.load(Ordering::Relaxed);
+        self.planned_picks += counters.tickets.used();
         self.fallback_picks += counters.fallback_picks.load(Ordering::Relaxed);
         self.renewals += counters.renewals.load(Ordering::Relaxed);
     }

@@ -11,9 +11,11 @@ mod machine;
 mod outcomes;
 mod picker;
 mod planning;
+mod plans;
 mod preflight;
 mod recorded;
 mod recording;
+mod ring;
 mod slot;
 mod supervisor;
 

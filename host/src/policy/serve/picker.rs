@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::plans::Taken;
 use super::recording::Recording;
 use super::slot::{Held, Slot, call};
 use super::supervisor;
@@ -11,9 +12,7 @@ use crate::connectivity::ConnectivityState;
 use crate::lifecycle::{Handover, PickerBuilder, Placement, Standing};
 use crate::picker::{DelayType, Faults, Pick, PickInfo, PickResult, PickedBy, Picker, until_picked};
 use crate::policy::compile::has_stack;
-use crate::policy::instance::{
-    Answer, InstanceError, Methods, Plan, Planned, PlannedPick, Program, record_planned,
-};
+use crate::policy::instance::{Answer, InstanceError, Methods, Plan, PlannedPick, Program, record_planned};
 use crate::subconn::{Done, OutcomeSink, PickId, ReadySet, SubConn};
 use crate::workers;
 
@@ -77,21 +76,8 @@ impl Picker for WasmPicker {
 
     fn try_pick(&self, info: &PickInfo<'_>) -> Option<PickResult> {
         let home = self.home();
-        if home.makes_plain_plans
-            && info.earlier_attempts() == 0
-            && !home.is_recorded.load(Ordering::Relaxed)
-            && let Some(subconn) = home.plan.next_taken(&self.ready)
-        {
-            return Some(PickResult::Pick(planned_to(subconn)));
-        }
-        if home.makes_plans
-            && let Some(plan) = &*home.plan.get()
-            && let Some(planned) = take(home, plan, info)
-        {
-            if planned.runs_low && has_stack() {
-                home.plan_ahead(plan);
-            }
-            return planned_pick(home, plan, info, &planned);
+        if let Some(picked) = self.pick_by_plan(home, info) {
+            return Some(picked);
         }
         if !has_stack() {
             return Some(home.fall_back_without_stack(&self.ready));
@@ -128,6 +114,28 @@ impl WasmPicker {
         }
     }
 
+    /// Returns the plan's pick for this RPC, if the plan has one.
+    ///
+    /// A retry gets no planned pick: the policy can see which subconns the RPC has tried, and a plan cannot.
+    #[inline(always)]
+    fn pick_by_plan(&self, slot: &Slot, info: &PickInfo<'_>) -> Option<PickResult> {
+        if !slot.makes_plans || info.earlier_attempts() > 0 {
+            return None;
+        }
+        let taken = slot.plans.take();
+        if let Some(taken) = &taken {
+            if taken.runs_low && has_stack() {
+                slot.plan_ahead();
+            }
+            if slot.has_plain_picks()
+                && let Some(subconn) = self.ready.find(taken.subconn)
+            {
+                return Some(PickResult::Pick(planned_to(subconn)));
+            }
+        }
+        planned_pick(slot, info, taken)
+    }
+
     /// Checks out an instance that no other thread holds: that of the home slot, or of any other slot, or waits briefly
     /// for that of the home slot. `None`: all instances are still held.
     fn check_out<'a>(&'a self, home: &'a Arc<Slot>) -> Option<(&'a Arc<Slot>, Held<'a>)> {
@@ -145,12 +153,11 @@ impl WasmPicker {
     // Apart, so that a planned pick does not pay for its frame.
     #[inline(never)]
     fn ask(&self, slot: &Arc<Slot>, mut contents: Held<'_>, info: &PickInfo<'_>) -> PickResult {
-        if slot.makes_plans
-            && let Some(plan) = slot.current_plan(&mut contents)
-            && let Some(planned) = take(slot, &plan, info)
-            && let Some(picked) = planned_pick(slot, &plan, info, &planned)
-        {
-            return picked;
+        if slot.makes_plans {
+            slot.plan_more(&mut contents);
+            if let Some(picked) = self.pick_by_plan(slot, info) {
+                return picked;
+            }
         }
         // A queued RPC is recorded while the instance is held, so that a change that releases the RPC comes later.
         let Some(instance) = contents.machine.instance() else { return slot.fall_back(&self.ready) };
@@ -186,33 +193,24 @@ impl WasmPicker {
     }
 }
 
-/// Takes the plan's pick for this RPC, if the plan has one.
-///
-/// A retry gets no planned pick: the policy can see which subconns the RPC has tried, and a plan cannot.
-#[inline]
-fn take<'a>(slot: &Slot, plan: &'a Plan, info: &PickInfo<'_>) -> Option<Planned<'a>> {
-    if info.earlier_attempts() > 0 {
-        return None;
-    }
-    let planned = plan.pick(info.now, slot.affinity_in(plan, info))?;
-    if planned.taken > 0 {
-        slot.counters.planned(planned.taken);
-    }
-    Some(planned)
-}
-
-/// Returns the pick that was taken from a plan: in the form of the caller's own result, so that it is written to its place
-/// at once. Copies of it took a tenth of a planned pick.
+/// Returns a pick that was taken from a sequence, or the pick of the table: in the form of the caller's own result, so that it
+/// is written to its place at once. Copies of it took a tenth of a planned pick.
 #[inline(never)]
-fn planned_pick(slot: &Slot, plan: &Plan, info: &PickInfo<'_>, planned: &Planned<'_>) -> Option<PickResult> {
-    let subconn = planned.subconn;
+fn planned_pick(slot: &Slot, info: &PickInfo<'_>, taken: Option<Taken>) -> Option<PickResult> {
+    let current = slot.plans.current();
+    let current = current.as_ref()?;
+    let taken = match taken {
+        Some(taken) => taken,
+        None => slot.plans.take_by(slot.affinity_in(&current.plan, info)?, current)?,
+    };
+    let Some((call, subconn)) = current.find(&taken) else { return slot.plans.taken_in_vain() };
     if slot.lazy && slot.placement.standing != Standing::Shadow && subconn.state() == ConnectivityState::Idle
     {
         subconn.connect();
     }
-    let recording = slot.recording(plan.serial);
+    let recording = slot.recording(current.plan.serial);
     let is_followed = slot.wants_outcomes || recording.is_some();
-    let done = is_followed.then(|| follow_planned(slot, plan, info, planned, recording));
+    let done = is_followed.then(|| follow_planned(slot, &current.plan, info, call, subconn.id(), recording));
     Some(PickResult::Pick(Pick { done, ..planned_to(subconn) }))
 }
 
@@ -227,11 +225,11 @@ fn follow_planned(
     slot: &Slot,
     plan: &Plan,
     info: &PickInfo<'_>,
-    planned: &Planned<'_>,
+    call: u64,
+    subconn: u32,
     recording: Option<Arc<Recording>>,
 ) -> Done {
     let method = Methods::lock(&plan.methods).number(info.method);
-    let (call, subconn) = (planned.call, planned.subconn.id());
     let pick_id = PickId { serial: plan.serial, call, method, subconn };
     match recording {
         None => Done::to(slot.sink(), pick_id),

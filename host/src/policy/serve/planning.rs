@@ -1,35 +1,30 @@
 //! Decides when a slot's instance plans picks ahead.
 
-use std::sync::Arc;
-
 use super::slot::{Contents, Slot, call};
 use crate::policy::instance::Plan;
 
 impl Slot {
-    /// Returns the plan to pick by; the successor when a plan is used up.
-    pub(super) fn current_plan(&self, contents: &mut Contents) -> Option<Arc<Plan>> {
-        let plan = Arc::clone(self.plan.get().as_ref()?);
-        if !plan.is_spent() {
-            return Some(plan);
+    /// Makes more picks when a sequence is used up, by a thread that has come to its end.
+    pub(super) fn plan_more(&self, contents: &mut Contents) {
+        if !self.plans.is_used_up() || self.plans.fill() {
+            return;
         }
-        let next = match plan.successor() {
-            Some(successor) => Some(Arc::clone(successor)),
-            None => self.make_plan(contents).map(|next| Arc::new(next.after(&plan))),
-        };
-        self.plan.set(next);
-        self.plan.get().clone()
+        match self.make_plan(contents) {
+            Some(plan) => self.plans.go_on(plan),
+            None => self.plans.set(None),
+        }
     }
 
-    /// Calls the policy to make the successor of a plan, while other threads use the rest of the plan.
-    pub(super) fn plan_ahead(&self, plan: &Arc<Plan>) {
+    /// Makes more picks of a sequence before it is used up, while other threads use the rest of it.
+    pub(super) fn plan_ahead(&self) {
         let Some(mut contents) = self.try_hold() else { return };
-        let is_current = self.plan.get().as_ref().is_some_and(|current| Arc::ptr_eq(current, plan));
-        // Without a successor the policy is called again when the plan is used up.
-        if is_current
-            && plan.successor().is_none()
-            && let Some(successor) = self.make_plan(&mut contents)
-        {
-            plan.succeed(successor);
+        // Another thread may have done it.
+        if !self.plans.runs_low() || self.plans.fill() {
+            return;
+        }
+        // Without a plan the policy is called again when the sequence is used up.
+        if let Some(plan) = self.make_plan(&mut contents) {
+            self.plans.go_on(plan);
         }
     }
 
@@ -37,7 +32,7 @@ impl Slot {
     pub(super) fn replan(&self, contents: &mut Contents) {
         if self.makes_plans && contents.machine.has_instance() {
             let plan = self.make_plan(contents);
-            self.plan.set(plan.map(Arc::new));
+            self.plans.set(plan);
         }
     }
 

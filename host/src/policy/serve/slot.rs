@@ -11,12 +11,13 @@ use tokio::time::Instant;
 
 use super::machine::SlotMachine;
 use super::outcomes::OutcomeQueue;
+use super::plans::Plans;
 use super::preflight::preflight;
 use super::recording::{Recording, recorder};
 use crate::lifecycle::{Handover, Placement, SavedState, Shard};
 use crate::picker::{Faults, Pick, PickInfo, PickResult, PickedBy, Rotation};
 use crate::policy::instance::{
-    Fault, Instance, InstanceError, Order, Plan, PlanCell, Program, Role, affinity, outcome,
+    Fault, Instance, InstanceError, Order, Plan, Program, Role, affinity, outcome,
 };
 use crate::policy::judge::{FaultKind, SlotCounters};
 use crate::policy::spec::OnFault;
@@ -31,12 +32,9 @@ pub(super) struct Slot {
     pub(super) lazy: bool,
     pub(super) makes_plans: bool,
     pub(super) wants_outcomes: bool,
-    /// Whether it makes plans, and a planned pick is only the subconn: the policy is not told how the RPC ends, and does not
-    /// decide when to connect.
-    pub(super) makes_plain_plans: bool,
     affinity: Option<HeaderName>,
-    /// Picks that the instance has made ahead, if it has. Set and removed under the lock, read without.
-    pub(super) plan: PlanCell,
+    /// Picks that the instance has made ahead. Changed under the lock, taken without.
+    pub(super) plans: Plans,
     contents: Mutex<Contents>,
     /// The recording of the instance, if it is recorded.
     pub(super) recording: ArcSwapOption<Recording>,
@@ -133,12 +131,9 @@ impl Slot {
         let slot = Arc::new_cyclic(|slot| Self {
             lazy: instance.state().lazy(),
             makes_plans: instance.makes_plans(),
-            makes_plain_plans: instance.makes_plans()
-                && !instance.state().lazy()
-                && !instance.wants_outcomes(),
             wants_outcomes: instance.wants_outcomes(),
             affinity: instance.state().affinity_key().map(|(key, _)| key.clone()),
-            plan: PlanCell::default(),
+            plans: Plans::new(Arc::clone(counters.tickets())),
             sink: Arc::new(Sink(Weak::clone(slot))),
             program: program.clone(),
             // The handover has happened.
@@ -197,6 +192,13 @@ impl Slot {
         self.try_hold()
     }
 
+    /// Returns whether a planned pick is only the subconn: the policy is not told how the RPC ends, does not decide when to
+    /// connect, and is not recorded.
+    #[inline]
+    pub(super) fn has_plain_picks(&self) -> bool {
+        !self.lazy && !self.wants_outcomes && !self.is_recorded.load(Ordering::Relaxed)
+    }
+
     /// Returns the receiver of the ends of RPCs.
     pub(super) fn sink(&self) -> Arc<dyn OutcomeSink> {
         Arc::<Sink>::clone(&self.sink)
@@ -204,7 +206,7 @@ impl Slot {
 
     /// Returns the hash of an RPC's affinity key, if the plan goes by it.
     pub(super) fn affinity_in(&self, plan: &Plan, info: &PickInfo<'_>) -> Option<u64> {
-        let key = self.affinity.as_ref().filter(|_| plan.order() == Order::ByAffinity)?;
+        let key = self.affinity.as_ref().filter(|_| plan.order == Order::ByAffinity)?;
         #[cfg(feature = "testing")]
         if let Some((past, hash)) = info.past.and_then(|past| past.affinity)
             && past == key.as_str()
@@ -218,7 +220,7 @@ impl Slot {
     pub(super) fn notify(&self, ready: &ReadySet) {
         // The longest that anyone holds the lock is the time limit of a call.
         let mut contents = self.lock();
-        let is_known = contents.ready.is(ready) && self.plan.get().is_some();
+        let is_known = contents.ready.is(ready) && self.plans.current().is_some();
         contents.ready = ready.clone();
         if let Some(instance) = contents.machine.instance() {
             instance.activate(self.placement.standing);
@@ -342,7 +344,7 @@ impl Slot {
         let Some((mut instance, wait)) = contents.machine.fault(Instant::now()) else { return };
         instance.record_fault(&fault.to_string());
         contents.ended.push(instance);
-        self.plan.set(None);
+        self.plans.set(None);
         match fault.kind() {
             Some(kind) => self.count_fault(contents, kind, fault.to_string(), wait),
             None => {

@@ -1,0 +1,101 @@
+//! Picks that wait to be taken, each under its ticket.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Picks under consecutive tickets. One thread at a time writes, any reads.
+///
+/// An entry contains its ticket, because a reader can be late: an entry that has been written again since, or that has not been
+/// written yet, has another ticket. Only 32 bits of it, so a reader that is late by 2^32 picks would get the newer pick.
+#[derive(Debug, Default)]
+pub(super) struct Ring {
+    /// [`Open`], or 0 while readers are to take no tickets.
+    open: AtomicU64,
+    /// The ticket after the last one written. Only writers use it.
+    end: AtomicU64,
+    entries: OnceLock<Box<Entries>>,
+}
+
+type Entries = [AtomicU64; LENGTH];
+
+/// Number of entries: 2 KiB in each channel.
+pub(super) const LENGTH: usize = 256;
+/// Number of picks left at which a thread requests more, for a long sequence.
+const LOW: u64 = 64;
+
+/// Up to where there are picks, and how many are few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Open(u64);
+
+impl Open {
+    const fn new(end: u64, low: u64) -> Self {
+        Self(end << 8 | low)
+    }
+
+    /// Returns which number of picks is low for a sequence of this length: about a quarter.
+    pub(super) fn low(length: usize) -> u64 {
+        (length.div_ceil(4) as u64).next_power_of_two().min(LOW)
+    }
+
+    /// Returns whether the thread with this ticket has to request more picks: at few left, and again at each half of that, in
+    /// case that the first one could not.
+    #[inline]
+    pub(super) const fn runs_low(self, ticket: u64) -> bool {
+        let left = (self.0 >> 8).wrapping_sub(ticket);
+        left <= self.0 & 0xff && left.is_power_of_two()
+    }
+}
+
+impl Ring {
+    /// Returns up to where there are picks. `None`: there are none, and no ticket is to be taken.
+    #[inline]
+    pub(super) fn open(&self) -> Option<Open> {
+        let open = self.open.load(Ordering::Acquire);
+        (open != 0).then_some(Open(open))
+    }
+
+    /// Returns the pick of this ticket. `None`: it has none.
+    #[inline]
+    pub(super) fn get(&self, ticket: u64) -> Option<u32> {
+        let entry = self.entries.get()?[place(ticket)].load(Ordering::Acquire);
+        #[expect(clippy::cast_possible_truncation, reason = "two halves")]
+        (entry >> 32 == ticket & u64::from(u32::MAX)).then_some(entry as u32)
+    }
+
+    /// Ends the taking of tickets after one that has no pick, unless there are more picks now.
+    #[cold]
+    pub(super) fn close(&self, open: Open) {
+        let _ = self.open.compare_exchange(open.0, 0, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Ends the taking of tickets.
+    pub(super) fn shut(&self) {
+        self.open.store(0, Ordering::Relaxed);
+    }
+
+    /// Returns the ticket after the last one that has a pick.
+    pub(super) fn end(&self) -> u64 {
+        self.end.load(Ordering::Relaxed)
+    }
+
+    /// Writes picks of a sequence of this length under the tickets from `from` on.
+    ///
+    /// # Panics
+    ///
+    /// If there are more than entries.
+    pub(super) fn write(&self, from: u64, picks: &[u32], length: usize) {
+        assert!(picks.len() <= LENGTH, "no pick may be written over another one");
+        let entries = self.entries.get_or_init(|| Box::new([const { AtomicU64::new(u64::MAX) }; LENGTH]));
+        for (ticket, pick) in (from..).zip(picks) {
+            entries[place(ticket)].store(ticket << 32 | u64::from(*pick), Ordering::Release);
+        }
+        let end = from + picks.len() as u64;
+        self.end.store(end, Ordering::Relaxed);
+        self.open.store(Open::new(end, Open::low(length)).0, Ordering::Release);
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "less than the length")]
+const fn place(ticket: u64) -> usize {
+    (ticket % LENGTH as u64) as usize
+}
