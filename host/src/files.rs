@@ -322,6 +322,11 @@ impl Settling {
         self.files.values().any(|follow| follow.pending.is_some() || due(follow))
     }
 
+    /// Returns when a file that does not change is to be returned again.
+    pub(crate) fn again_at(&self) -> Option<Instant> {
+        self.files.values().filter_map(|follow| follow.again).min()
+    }
+
     /// Schedules a file that has just been returned to be returned once more after this time.
     pub(crate) fn retry(&mut self, name: &str, after: Duration) {
         if let Some(follow) = self.files.get_mut(name) {
@@ -473,10 +478,11 @@ mod tests {
         assert_eq!(settling.observe(&present, QUIET), rest);
         settling.retry("a.wasm", QUIET * 9);
         assert!(!settling.is_pending(Duration::ZERO));
+        assert_eq!(settling.again_at(), Some(Instant::now() + QUIET * 9));
         assert_eq!(settling.observe(&present, QUIET), []);
         tokio::time::advance(QUIET * 9).await;
         assert!(settling.is_pending(Duration::ZERO));
-        assert_eq!(settling.observe(&present, QUIET), rest);
+        assert_eq!((settling.observe(&present, QUIET), settling.again_at()), (rest.to_vec(), None));
         settling.retry("a.wasm", QUIET * 9);
         settling.observe(&files(&[]), QUIET);
         tokio::time::advance(QUIET).await;

@@ -1,4 +1,5 @@
-//! A thread pool for jobs that would delay RPCs: starting policies, replacing instances, reading certificates.
+//! A thread pool for jobs that would delay RPCs: starting policies, replacing instances, reading certificates, looking whether a
+//! file has changed.
 //!
 //! The pool exists because a machine can run out of threads for a moment. tokio's `spawn_blocking` panics then, and
 //! that would end the task of a channel. Here the first channel or directory starts one thread, which stays, and jobs
@@ -6,12 +7,12 @@
 //!
 //! The pool is small on purpose: a thousand channels that start a policy at once must not take the processor from RPCs.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::pin::Pin;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -36,14 +37,25 @@ struct Pool {
     jobs: VecDeque<Job>,
     /// Jobs that start policies.
     starts: VecDeque<Job>,
+    /// Jobs for later, by time and number.
+    timed: BTreeMap<(Instant, u64), Job>,
+    /// Number of the last one.
+    number: u64,
     /// Number of `starts` that run now, at most [`MAX_STARTS`].
     starting: usize,
     threads: usize,
     idle: usize,
 }
 
-static POOL: Mutex<Pool> =
-    Mutex::new(Pool { jobs: VecDeque::new(), starts: VecDeque::new(), starting: 0, threads: 0, idle: 0 });
+static POOL: Mutex<Pool> = Mutex::new(Pool {
+    jobs: VecDeque::new(),
+    starts: VecDeque::new(),
+    timed: BTreeMap::new(),
+    number: 0,
+    starting: 0,
+    threads: 0,
+    idle: 0,
+});
 static WORK_AVAILABLE: Condvar = Condvar::new();
 
 /// Starts the first thread if there is none.
@@ -108,7 +120,59 @@ pub(crate) fn wait<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     result.recv().map_err(|_| Lost)
 }
 
+/// Calls `look` on a thread of the pool once in each interval, until it returns something; the first time after one interval.
+/// Ends if nobody waits any more. The caller's thread is not woken before.
+///
+/// All of these calls have one thread while none blocks. One that blocks for ever can hold up the others for as long as
+/// nothing else is to be done: who waits should look by itself from time to time, with [`run`].
+pub(crate) fn watch<T: Send + 'static>(
+    interval: Duration,
+    look: impl FnMut() -> Option<T> + Send + 'static,
+) -> Task<T> {
+    let (done, result) = oneshot::channel();
+    let mut pool = pool();
+    pool.add_timed(interval, look_once(interval, look, done));
+    drop(pool);
+    WORK_AVAILABLE.notify_one();
+    Task(result)
+}
+
+fn look_once<T: Send + 'static>(
+    interval: Duration,
+    mut look: impl FnMut() -> Option<T> + Send + 'static,
+    done: oneshot::Sender<Result<T, Lost>>,
+) -> Job {
+    Box::new(move || {
+        if done.is_closed() {
+            return;
+        }
+        match guarded("a worker's look", &mut look) {
+            Some(None) => pool().add_timed(interval, look_once(interval, look, done)),
+            Some(Some(found)) => _ = done.send(Ok(found)),
+            None => _ = done.send(Err(Lost)),
+        }
+    })
+}
+
 impl Pool {
+    fn add_timed(&mut self, after: Duration, job: Job) {
+        self.number += 1;
+        self.timed.insert((Instant::now() + after, self.number), job);
+    }
+
+    /// Takes a job that was for later, and is due.
+    fn take_timed(&mut self) -> Option<Job> {
+        let first = self.timed.first_entry()?;
+        (first.key().0 <= Instant::now()).then(|| first.remove())
+    }
+
+    /// Returns for how long a thread waits for work.
+    fn patience(&self) -> Duration {
+        let next =
+            self.timed.first_key_value().map(|((at, _), _)| at.saturating_duration_since(Instant::now()));
+        next.unwrap_or(IDLE_TIMEOUT).min(IDLE_TIMEOUT)
+    }
+
     /// Returns the number of jobs that could run now if there were threads for them.
     fn due(&self) -> usize {
         self.jobs.len() + self.starts.len().min(MAX_STARTS - self.starting)
@@ -128,8 +192,14 @@ fn grow(pool: &mut Pool) -> io::Result<()> {
 
 fn work() {
     let mut pool = pool();
+    let mut idle_since = Instant::now();
     loop {
-        if let Some(job) = pool.jobs.pop_front() {
+        let job = pool.jobs.pop_front();
+        // A thread that does nothing but jobs for later is idle.
+        if job.is_some() {
+            idle_since = Instant::now();
+        }
+        if let Some(job) = job.or_else(|| pool.take_timed()) {
             drop(pool);
             job();
             pool = self::pool();
@@ -143,14 +213,16 @@ fn work() {
             job();
             pool = self::pool();
             pool.starting -= 1;
+            idle_since = Instant::now();
             continue;
         }
         pool.idle += 1;
-        let (again, waited) =
-            WORK_AVAILABLE.wait_timeout(pool, IDLE_TIMEOUT).unwrap_or_else(PoisonError::into_inner);
-        pool = again;
+        let patience = pool.patience();
+        pool = WORK_AVAILABLE.wait_timeout(pool, patience).unwrap_or_else(PoisonError::into_inner).0;
         pool.idle -= 1;
-        if waited.timed_out() && pool.due() == 0 && pool.threads > 1 {
+        // Another thread stays, and looks after the jobs for later.
+        let is_spare = pool.idle > 0 || pool.threads > 1 && pool.timed.is_empty();
+        if idle_since.elapsed() >= IDLE_TIMEOUT && pool.due() == 0 && is_spare {
             pool.threads -= 1;
             return;
         }
@@ -218,6 +290,23 @@ mod tests {
     fn wait_returns_the_result_or_lost() {
         assert_eq!(wait(|| 7).expect("done"), 7);
         assert!(wait(|| -> u8 { panic!("as it should") }).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_watch_looks_until_there_is_something_or_nobody_waits() {
+        const OFTEN: Duration = Duration::from_millis(1);
+        let mut looks = 0;
+        let watch = watch(OFTEN, move || {
+            looks += 1;
+            (looks == 3).then_some(looks)
+        });
+        assert_eq!(watch.await.expect("found"), 3);
+        let lost = super::watch(OFTEN, || -> Option<u8> { panic!("as it should") });
+        assert!(lost.await.is_err());
+        // Dropped: what it holds is dropped before it looks again.
+        let (held, gone) = oneshot::channel::<()>();
+        drop(super::watch(OFTEN, move || held.is_closed().then_some(())));
+        assert!(gone.await.is_err());
     }
 
     /// Starts that all wait, as do those of a version that another channel tries first. Other jobs run nevertheless.

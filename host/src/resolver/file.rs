@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::stream;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Endpoint, ResolveNow, Resolver, ResolverStream, ResolverUpdate, Target, TargetError, record};
 use crate::files::{self, Fingerprint, ReadError, Settling};
@@ -40,6 +40,8 @@ pub struct FileResolver {
 
 /// Time between two checks of the file.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Time after which the file is checked by another thread if the one that does is held up, by a file system that hangs.
+const SAFETY: Duration = Duration::from_secs(10);
 /// Time after which a file that cannot be read is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 /// Number of times that a file may change while it is read, until that is an error.
@@ -74,7 +76,7 @@ impl Resolver for FileResolver {
         let follow = Follow {
             path: self.path.clone(),
             settling: Settling::default(),
-            checked: false,
+            seen: None,
             open: None,
             changes: 0,
         };
@@ -88,8 +90,9 @@ impl Resolver for FileResolver {
 struct Follow {
     path: PathBuf,
     settling: Settling,
-    /// Whether the file was checked at least once. A missing file is an error at the first check.
-    checked: bool,
+    /// The file at the last check, if it was there. `None`: it has not been checked. A missing file is an error at the first
+    /// check.
+    seen: Option<Option<Fingerprint>>,
     /// Fingerprint of the file since when it is open for writing without a change. `None`: it is not open.
     open: Option<(Fingerprint, Instant)>,
     /// Number of times in a row that the file was not what it had been by the time it was read.
@@ -100,13 +103,15 @@ impl Follow {
     async fn next(&mut self) -> ResolverUpdate {
         let name = self.path.to_string_lossy().into_owned();
         loop {
-            let first = !std::mem::replace(&mut self.checked, true);
-            if !first {
-                sleep(if self.settling.is_pending(QUIET) { QUIET } else { INTERVAL }).await;
-            }
-            let path = self.path.clone();
-            // On a network file system a check may block.
-            let found = workers::run(move || Fingerprint::at(&path)).await.unwrap_or_default();
+            let found = match self.seen {
+                None => self.check().await,
+                Some(_) if self.settling.is_pending(QUIET) => {
+                    sleep(QUIET).await;
+                    self.check().await
+                }
+                Some(seen) => self.changed(seen).await,
+            };
+            let first = self.seen.replace(found).is_none();
             let found: BTreeMap<_, _> = found.map(|found| (name.clone(), found)).into_iter().collect();
             if found.is_empty() && first {
                 return ResolverUpdate::error(format!(
@@ -154,6 +159,27 @@ impl Follow {
                     }
                 },
             }
+        }
+    }
+
+    /// Checks the file now, on a thread of the pool: on a network file system this may block.
+    async fn check(&self) -> Option<Fingerprint> {
+        let path = self.path.clone();
+        workers::run(move || Fingerprint::at(&path)).await.unwrap_or_default()
+    }
+
+    /// Waits until the file is another one than it was, or is due again.
+    async fn changed(&self, seen: Option<Fingerprint>) -> Option<Fingerprint> {
+        let path = self.path.clone();
+        let watch = workers::watch(INTERVAL, move || {
+            let now = Fingerprint::at(&path);
+            (now != seen).then_some(now)
+        });
+        let safety = Instant::now() + SAFETY;
+        let until = self.settling.again_at().map_or(safety, |at| at.min(safety));
+        match timeout_at(until, watch).await {
+            Ok(Ok(now)) => now,
+            Ok(Err(_)) | Err(_) => self.check().await,
         }
     }
 
