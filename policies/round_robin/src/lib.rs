@@ -38,7 +38,7 @@ impl Policy for RoundRobin {
 
 impl Plans for RoundRobin {
     fn plan(&mut self, budget: usize, _random: u64, _now: Nanos) -> Plan {
-        Plan::sequence(budget, || self.0.pick())
+        self.0.plan(budget)
     }
 }
 

@@ -173,7 +173,10 @@ impl Policy for WeightedRoundRobin {
 
 impl Plans for WeightedRoundRobin {
     fn plan(&mut self, budget: usize, _random: u64, _now: Nanos) -> Plan {
-        Plan::sequence(budget, || self.next())
+        match &mut self.stride {
+            Some(_) => Plan::sequence(budget, || self.next()),
+            None => self.turns.plan(budget),
+        }
     }
 }
 
