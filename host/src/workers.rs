@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::pin::Pin;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,8 @@ const MAX_THREADS: usize = 8;
 /// Maximum number of threads that start policies. A policy that loops takes a second or more; other jobs do not wait
 /// for it.
 const MAX_STARTS: usize = 6;
-/// How long an idle thread is kept.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an idle thread is kept. Tests of what happens then would take as long.
+const IDLE_TIMEOUT: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(10) };
 
 /// Bytes of a thread's stack.
 const STACK: usize = 2 << 20;
@@ -41,6 +41,8 @@ struct Pool {
     timed: BTreeMap<(Instant, u64), Job>,
     /// Number of the last one.
     number: u64,
+    /// Whether an idle thread waits for the first of them. The others wait for other work.
+    has_keeper: bool,
     /// Number of `starts` that run now, at most [`MAX_STARTS`].
     starting: usize,
     threads: usize,
@@ -52,6 +54,7 @@ static POOL: Mutex<Pool> = Mutex::new(Pool {
     starts: VecDeque::new(),
     timed: BTreeMap::new(),
     number: 0,
+    has_keeper: false,
     starting: 0,
     threads: 0,
     idle: 0,
@@ -120,11 +123,11 @@ pub(crate) fn wait<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     result.recv().map_err(|_| Lost)
 }
 
-/// Calls `look` on a thread of the pool once in each interval, until it returns something; the first time after one interval.
-/// Ends if nobody waits any more. The caller's thread is not woken before.
+/// Calls `look` on a thread of the pool once in each interval, until it returns something, but not now. Ends if nobody waits any
+/// more. The caller's thread is not woken before.
 ///
-/// All of these calls have one thread while none blocks. One that blocks for ever can hold up the others for as long as
-/// nothing else is to be done: who waits should look by itself from time to time, with [`run`].
+/// Looks of the same interval are made at the same time, and one after another. One that blocks holds up the others for at
+/// most [`IDLE_TIMEOUT`]: then another thread goes on with them.
 pub(crate) fn watch<T: Send + 'static>(
     interval: Duration,
     look: impl FnMut() -> Option<T> + Send + 'static,
@@ -132,8 +135,10 @@ pub(crate) fn watch<T: Send + 'static>(
     let (done, result) = oneshot::channel();
     let mut pool = pool();
     pool.add_timed(interval, look_once(interval, look, done));
+    pool.add_spare();
     drop(pool);
-    WORK_AVAILABLE.notify_one();
+    // The keeper, if it waits for a later time.
+    WORK_AVAILABLE.notify_all();
     Task(result)
 }
 
@@ -155,9 +160,14 @@ fn look_once<T: Send + 'static>(
 }
 
 impl Pool {
-    fn add_timed(&mut self, after: Duration, job: Job) {
+    /// Adds a job for the next whole interval since the first one was added: a process with many of them wakes up once.
+    fn add_timed(&mut self, interval: Duration, job: Job) {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        let since = START.elapsed();
+        let rest = since.as_nanos() % interval.as_nanos().max(1);
+        let rest = Duration::from_nanos(u64::try_from(rest).unwrap_or_default());
         self.number += 1;
-        self.timed.insert((Instant::now() + after, self.number), job);
+        self.timed.insert((*START + since - rest + interval, self.number), job);
     }
 
     /// Takes a job that was for later, and is due.
@@ -166,11 +176,23 @@ impl Pool {
         (first.key().0 <= Instant::now()).then(|| first.remove())
     }
 
-    /// Returns for how long a thread waits for work.
-    fn patience(&self) -> Duration {
-        let next =
-            self.timed.first_key_value().map(|((at, _), _)| at.saturating_duration_since(Instant::now()));
-        next.unwrap_or(IDLE_TIMEOUT).min(IDLE_TIMEOUT)
+    /// Has another thread look after the jobs for later, while this one works.
+    fn pass_on_timed(&mut self) {
+        if self.timed.is_empty() || self.has_keeper {
+            return;
+        }
+        if self.idle > 0 {
+            WORK_AVAILABLE.notify_one();
+        } else {
+            self.add_spare();
+        }
+    }
+
+    /// Starts a thread for the jobs for later, unless one is idle. If none can be started, the existing ones do them.
+    fn add_spare(&mut self) {
+        if !self.timed.is_empty() && self.idle == 0 && self.threads < MAX_THREADS {
+            let _ = grow(self);
+        }
     }
 
     /// Returns the number of jobs that could run now if there were threads for them.
@@ -194,20 +216,18 @@ fn work() {
     let mut pool = pool();
     let mut idle_since = Instant::now();
     loop {
-        let job = pool.jobs.pop_front();
-        // A thread that does nothing but jobs for later is idle.
-        if job.is_some() {
-            idle_since = Instant::now();
-        }
-        if let Some(job) = job.or_else(|| pool.take_timed()) {
+        if let Some(job) = pool.jobs.pop_front() {
+            pool.pass_on_timed();
             drop(pool);
             job();
             pool = self::pool();
+            idle_since = Instant::now();
             continue;
         }
         if pool.starting < MAX_STARTS
             && let Some(job) = pool.starts.pop_front()
         {
+            pool.pass_on_timed();
             pool.starting += 1;
             drop(pool);
             job();
@@ -216,13 +236,31 @@ fn work() {
             idle_since = Instant::now();
             continue;
         }
+        // A thread that does nothing else is idle. An idle one finds by itself that this one has not come back.
+        if let Some(look) = pool.take_timed() {
+            pool.add_spare();
+            drop(pool);
+            look();
+            pool = self::pool();
+            continue;
+        }
+        let first = pool.timed.first_key_value().map(|((at, _), _)| *at).filter(|_| !pool.has_keeper);
+        let patience = first.map_or(IDLE_TIMEOUT, |at| at.saturating_duration_since(Instant::now()));
+        pool.has_keeper |= first.is_some();
         pool.idle += 1;
-        let patience = pool.patience();
         pool = WORK_AVAILABLE.wait_timeout(pool, patience).unwrap_or_else(PoisonError::into_inner).0;
         pool.idle -= 1;
-        // Another thread stays, and looks after the jobs for later.
-        let is_spare = pool.idle > 0 || pool.threads > 1 && pool.timed.is_empty();
-        if idle_since.elapsed() >= IDLE_TIMEOUT && pool.due() == 0 && is_spare {
+        if first.is_some() {
+            pool.has_keeper = false;
+            continue;
+        }
+        // Of several jobs for later one may block: beside the thread that looks after them another one stays.
+        let is_needed = match pool.timed.len() {
+            0 => pool.threads == 1,
+            1 => !pool.has_keeper,
+            _ => !pool.has_keeper || pool.idle < 2,
+        };
+        if idle_since.elapsed() >= IDLE_TIMEOUT && pool.due() == 0 && !is_needed {
             pool.threads -= 1;
             return;
         }
@@ -284,6 +322,49 @@ mod tests {
         for one in held {
             assert!(one.await.expect("done"));
         }
+    }
+
+    /// Whichever thread looks after the jobs for later, and then gets work that takes long.
+    #[tokio::test]
+    async fn looks_go_on_while_others_work() {
+        let _turn = TURN.lock().await;
+        let (release, released) = mpsc::channel::<()>();
+        let released = std::sync::Arc::new(Mutex::new(released));
+        let often = Duration::from_millis(1);
+        let mut held = Vec::new();
+        for _ in 0..MAX_THREADS - 1 {
+            let released = std::sync::Arc::clone(&released);
+            held.push(run(move || released.lock().expect("no panic").recv().is_err()));
+            let mut looks = 0;
+            let watch = watch(often, move || {
+                looks += 1;
+                (looks == 10).then_some(())
+            });
+            watch.await.expect("found");
+        }
+        drop(release);
+        for one in held {
+            assert!(one.await.expect("done"));
+        }
+    }
+
+    /// As when one of two file systems hangs.
+    #[tokio::test]
+    async fn a_look_that_blocks_does_not_hold_up_others_for_ever() {
+        let _turn = TURN.lock().await;
+        let (release, released) = mpsc::channel::<()>();
+        let often = Duration::from_millis(1);
+        let blocked = watch(often, move || Some(released.recv().is_err()));
+        for _ in 0..3 {
+            let mut looks = 0;
+            let other = watch(often, move || {
+                looks += 1;
+                (looks == 100).then_some(())
+            });
+            other.await.expect("found");
+        }
+        drop(release);
+        assert!(blocked.await.expect("found"));
     }
 
     #[test]

@@ -61,7 +61,7 @@ async fn a_plan_is_void_when_the_endpoints_change() {
     assert_eq!(caller.tally(30).await.into_values().collect::<Vec<_>>(), [10, 10, 10]);
 }
 
-/// Picks in a row, which a thread takes several at once of. RPCs are too far apart for that.
+/// Picks in a row, by one thread.
 #[tokio::test]
 async fn picks_in_a_row_are_those_of_the_plan_in_force() {
     let (mut endpoints, none) = (FakeSubConns::default(), HeaderMap::new());
@@ -80,12 +80,12 @@ async fn picks_in_a_row_are_those_of_the_plan_in_force() {
         let picks: Vec<_> = (0..999).map(|_| pick(&picker, &first)).collect();
         assert!(picks.iter().all(|(_, by)| *by == PickedBy::Planned));
         assert!(picks.chunks(3).all(|three| three == &picks[..3]), "{picks:?}");
-        // A retry is not one of those that the thread has taken.
+        // A retry is not planned.
         let mut retry = first.clone();
         retry.attempt = 1;
         assert_eq!(pick(&picker, &retry).1, PickedBy::Called);
         assert_eq!(pick(&picker, &first).1, PickedBy::Planned);
-        // Taken picks of an endpoint that is not ready any more are void, whatever snapshot the picker has.
+        // Planned picks of an endpoint that is not ready any more are void, whatever snapshot the picker has.
         let gone = all.all().get(1).expect("three");
         let two = endpoints.change(gone, ConnectivityState::Idle);
         let next = builder.build(&two);

@@ -40,8 +40,6 @@ pub struct FileResolver {
 
 /// Time between two checks of the file.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Time after which the file is checked by another thread if the one that does is held up, by a file system that hangs.
-const SAFETY: Duration = Duration::from_secs(10);
 /// Time after which a file that cannot be read is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 /// Number of times that a file may change while it is read, until that is an error.
@@ -175,11 +173,13 @@ impl Follow {
             let now = Fingerprint::at(&path);
             (now != seen).then_some(now)
         });
-        let safety = Instant::now() + SAFETY;
-        let until = self.settling.again_at().map_or(safety, |at| at.min(safety));
-        match timeout_at(until, watch).await {
-            Ok(Ok(now)) => now,
-            Ok(Err(_)) | Err(_) => self.check().await,
+        let found = match self.settling.again_at() {
+            None => watch.await,
+            Some(at) => timeout_at(at, watch).await.unwrap_or(Ok(seen)),
+        };
+        match found {
+            Ok(now) => now,
+            Err(_) => self.check().await,
         }
     }
 

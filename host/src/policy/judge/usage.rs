@@ -28,6 +28,8 @@ pub(crate) struct SlotCounters {
 #[derive(Debug, Default)]
 pub(crate) struct Tickets {
     next: CachePadded<AtomicU64>,
+    /// Picks from tables have numbers of their own: a thread may take one late, when a sequence has come into force.
+    of_tables: CachePadded<AtomicU64>,
     unused: Mutex<Unused>,
 }
 
@@ -137,6 +139,17 @@ impl Tickets {
         self.next.load(Ordering::Relaxed)
     }
 
+    /// Takes the next number of a pick from a table.
+    #[inline]
+    pub(crate) fn take_of_tables(&self) -> u64 {
+        self.of_tables.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Returns the next number of a pick from a table, which is not taken.
+    pub(crate) fn next_of_tables(&self) -> u64 {
+        self.of_tables.load(Ordering::Relaxed)
+    }
+
     /// Skips the tickets before this one that have not been taken.
     pub(crate) fn skip_to(&self, ticket: u64) {
         let mut unused = self.unused();
@@ -152,7 +165,8 @@ impl Tickets {
     /// Returns the number of picks, which never falls.
     pub(crate) fn used(&self) -> u64 {
         let mut unused = self.unused();
-        unused.read = unused.read.max(self.next().saturating_sub(unused.count));
+        let used = (self.next() + self.next_of_tables()).saturating_sub(unused.count);
+        unused.read = unused.read.max(used);
         unused.read
     }
 

@@ -57,11 +57,11 @@ impl PickerBuilder for WasmPickerBuilder {
 }
 
 /// A picker that calls the channel's instances. An instance may know a newer snapshot than this picker was built with.
-/// Subconn numbers are looked up in the instance's snapshot, so that a number and the list that it is looked up in
+/// Subconn numbers of its answers are looked up in the instance's snapshot, so that a number and the list that it is looked up in
 /// always come from the same snapshot.
 struct WasmPicker {
     slots: Arc<[Arc<Slot>]>,
-    /// Snapshot for the fallback.
+    /// Snapshot for the fallback, and for planned picks of endpoints that it has: a number is never of another one.
     ready: ReadySet,
 }
 
@@ -124,7 +124,7 @@ impl WasmPicker {
         }
         let taken = slot.plans.take();
         if let Some(taken) = &taken {
-            if taken.runs_low && has_stack() {
+            if taken.runs_low {
                 slot.plan_ahead();
             }
             if slot.has_plain_picks()
@@ -198,7 +198,7 @@ impl WasmPicker {
 #[inline(never)]
 fn planned_pick(slot: &Slot, info: &PickInfo<'_>, taken: Option<Taken>) -> Option<PickResult> {
     let current = slot.plans.current();
-    let current = current.as_ref()?;
+    let Some(current) = current.as_ref() else { return taken.and_then(|_| slot.plans.taken_in_vain()) };
     let taken = match taken {
         Some(taken) => taken,
         None => slot.plans.take_by(slot.affinity_in(&current.plan, info)?, current)?,

@@ -1,29 +1,30 @@
 //! Decides when a slot's instance plans picks ahead.
 
 use super::slot::{Contents, Slot, call};
+use crate::policy::compile::has_stack;
 use crate::policy::instance::Plan;
 
 impl Slot {
     /// Makes more picks when a sequence is used up, by a thread that has come to its end.
     pub(super) fn plan_more(&self, contents: &mut Contents) {
-        if !self.plans.is_used_up() || self.plans.fill() {
-            return;
-        }
-        match self.make_plan(contents) {
-            Some(plan) => self.plans.go_on(plan),
-            None => self.plans.set(None),
+        if self.plans.is_used_up() {
+            match self.make_plan(contents) {
+                None => self.plans.set(None),
+                plan => self.plans.go_on(plan),
+            }
         }
     }
 
     /// Makes more picks of a sequence before it is used up, while other threads use the rest of it.
     pub(super) fn plan_ahead(&self) {
-        let Some(mut contents) = self.try_hold() else { return };
-        // Another thread may have done it.
-        if !self.plans.runs_low() || self.plans.fill() {
+        // What has been planned needs neither the instance nor a stack.
+        if !self.plans.refill() || !has_stack() {
             return;
         }
-        // Without a plan the policy is called again when the sequence is used up.
-        if let Some(plan) = self.make_plan(&mut contents) {
+        let Some(mut contents) = self.try_hold() else { return };
+        // Another thread may have done it.
+        if self.plans.refill() {
+            let plan = self.make_plan(&mut contents);
             self.plans.go_on(plan);
         }
     }

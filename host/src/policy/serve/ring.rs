@@ -6,21 +6,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Picks under consecutive tickets. One thread at a time writes, any reads.
 ///
 /// An entry contains its ticket, because a reader can be late: an entry that has been written again since, or that has not been
-/// written yet, has another ticket. Only 32 bits of it, so a reader that is late by 2^32 picks would get the newer pick.
+/// written yet, has another ticket. Only 32 bits of it: a reader that is late by 2^32 picks would get the newer pick.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
-    /// [`Open`], or 0 while readers are to take no tickets.
+    /// [`Open`], or 0 while there are no picks.
     open: AtomicU64,
-    /// The ticket after the last one written. Only writers use it.
-    end: AtomicU64,
     entries: OnceLock<Box<Entries>>,
 }
 
 type Entries = [AtomicU64; LENGTH];
 
-/// Number of entries: 2 KiB in each channel.
-pub(super) const LENGTH: usize = 256;
-/// Number of picks left at which a thread requests more, for a long sequence.
+/// Number of entries: 2 KiB for each instance that makes sequences.
+const LENGTH: usize = 256;
+/// Number of picks that may wait in the ring. The other entries are those of the tickets taken last, whose threads may not have
+/// read them yet.
+pub(super) const MOST: usize = LENGTH - 16;
+/// Number of picks left in the ring at which a thread sees to more, for a long sequence.
 const LOW: u64 = 64;
 
 /// Up to where there are picks, and how many are few.
@@ -28,6 +29,9 @@ const LOW: u64 = 64;
 pub(super) struct Open(u64);
 
 impl Open {
+    /// A sequence is in force, but the ring has no more of its picks.
+    const CLOSED: Self = Self(1);
+
     const fn new(end: u64, low: u64) -> Self {
         Self(end << 8 | low)
     }
@@ -37,7 +41,13 @@ impl Open {
         (length.div_ceil(4) as u64).next_power_of_two().min(LOW)
     }
 
-    /// Returns whether the thread with this ticket has to request more picks: at few left, and again at each half of that, in
+    /// Returns whether no ticket is to be taken.
+    #[inline]
+    pub(super) const fn is_closed(self) -> bool {
+        self.0 == Self::CLOSED.0
+    }
+
+    /// Returns whether the thread with this ticket has to see to more picks: at few left, and again at each half of that, in
     /// case that the first one could not.
     #[inline]
     pub(super) const fn runs_low(self, ticket: u64) -> bool {
@@ -47,7 +57,7 @@ impl Open {
 }
 
 impl Ring {
-    /// Returns up to where there are picks. `None`: there are none, and no ticket is to be taken.
+    /// Returns up to where there are picks. `None`: there is no sequence.
     #[inline]
     pub(super) fn open(&self) -> Option<Open> {
         let open = self.open.load(Ordering::Acquire);
@@ -65,32 +75,27 @@ impl Ring {
     /// Ends the taking of tickets after one that has no pick, unless there are more picks now.
     #[cold]
     pub(super) fn close(&self, open: Open) {
-        let _ = self.open.compare_exchange(open.0, 0, Ordering::Relaxed, Ordering::Relaxed);
+        let closed = Open::CLOSED.0;
+        let _ = self.open.compare_exchange(open.0, closed, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Ends the taking of tickets.
+    /// Ends the taking of tickets, and the sequence.
     pub(super) fn shut(&self) {
         self.open.store(0, Ordering::Relaxed);
-    }
-
-    /// Returns the ticket after the last one that has a pick.
-    pub(super) fn end(&self) -> u64 {
-        self.end.load(Ordering::Relaxed)
     }
 
     /// Writes picks of a sequence of this length under the tickets from `from` on.
     ///
     /// # Panics
     ///
-    /// If there are more than entries.
+    /// If there are more than [`MOST`].
     pub(super) fn write(&self, from: u64, picks: &[u32], length: usize) {
-        assert!(picks.len() <= LENGTH, "no pick may be written over another one");
+        assert!(picks.len() <= MOST, "no pick may be written over another one");
         let entries = self.entries.get_or_init(|| Box::new([const { AtomicU64::new(u64::MAX) }; LENGTH]));
         for (ticket, pick) in (from..).zip(picks) {
             entries[place(ticket)].store(ticket << 32 | u64::from(*pick), Ordering::Release);
         }
         let end = from + picks.len() as u64;
-        self.end.store(end, Ordering::Relaxed);
         self.open.store(Open::new(end, Open::low(length)).0, Ordering::Release);
     }
 }
