@@ -24,6 +24,10 @@ const MAX_THREADS: usize = 8;
 /// Maximum number of threads that start policies. A policy that loops takes a second or more; other jobs do not wait
 /// for it.
 const MAX_STARTS: usize = 6;
+/// Maximum number of threads that look: those of file systems that hang do not come back, and other jobs do not wait for it.
+const MAX_LOOKS: usize = 6;
+/// How long a look may be overdue, because there is other work, until it comes first.
+const OVERDUE: Duration = Duration::from_secs(5);
 /// How long an idle thread is kept. Tests of what happens then would take as long.
 const IDLE_TIMEOUT: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(10) };
 
@@ -43,6 +47,8 @@ struct Pool {
     number: u64,
     /// Whether an idle thread waits for the first of them. The others wait for other work.
     has_keeper: bool,
+    /// Number of them that run now, at most [`MAX_LOOKS`].
+    looking: usize,
     /// Number of `starts` that run now, at most [`MAX_STARTS`].
     starting: usize,
     threads: usize,
@@ -55,6 +61,7 @@ static POOL: Mutex<Pool> = Mutex::new(Pool {
     timed: BTreeMap::new(),
     number: 0,
     has_keeper: false,
+    looking: 0,
     starting: 0,
     threads: 0,
     idle: 0,
@@ -127,7 +134,7 @@ pub(crate) fn wait<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
 /// more. The caller's thread is not woken before.
 ///
 /// Looks of the same interval are made at the same time, and one after another. One that blocks holds up the others for at
-/// most [`IDLE_TIMEOUT`]: then another thread goes on with them.
+/// most [`IDLE_TIMEOUT`], once: then another thread goes on with them, unless [`MAX_LOOKS`] block.
 pub(crate) fn watch<T: Send + 'static>(
     interval: Duration,
     look: impl FnMut() -> Option<T> + Send + 'static,
@@ -167,13 +174,20 @@ impl Pool {
         let rest = since.as_nanos() % interval.as_nanos().max(1);
         let rest = Duration::from_nanos(u64::try_from(rest).unwrap_or_default());
         self.number += 1;
-        self.timed.insert((*START + since - rest + interval, self.number), job);
+        let (at, number) = (*START + since - rest + interval, self.number);
+        self.timed.insert((at, number), job);
+        let is_first = self.timed.first_key_value().is_some_and(|((_, first), _)| *first == number);
+        if is_first && self.has_keeper {
+            // It waits for a later one.
+            WORK_AVAILABLE.notify_all();
+        }
     }
 
-    /// Takes a job that was for later, and is due.
-    fn take_timed(&mut self) -> Option<Job> {
-        let first = self.timed.first_entry()?;
-        (first.key().0 <= Instant::now()).then(|| first.remove())
+    /// Takes a job that was for later, and has been due for this long.
+    fn take_timed(&mut self, overdue: Duration) -> Option<Job> {
+        let first = self.timed.first_entry().filter(|_| self.looking < MAX_LOOKS)?;
+        let is_due = Instant::now().checked_duration_since(first.key().0).is_some_and(|by| by >= overdue);
+        is_due.then(|| first.remove())
     }
 
     /// Has another thread look after the jobs for later, while this one works.
@@ -216,7 +230,10 @@ fn work() {
     let mut pool = pool();
     let mut idle_since = Instant::now();
     loop {
-        if let Some(job) = pool.jobs.pop_front() {
+        let overdue = if pool.looking == 0 { pool.take_timed(OVERDUE) } else { None };
+        if overdue.is_none()
+            && let Some(job) = pool.jobs.pop_front()
+        {
             pool.pass_on_timed();
             drop(pool);
             job();
@@ -224,7 +241,8 @@ fn work() {
             idle_since = Instant::now();
             continue;
         }
-        if pool.starting < MAX_STARTS
+        if overdue.is_none()
+            && pool.starting < MAX_STARTS
             && let Some(job) = pool.starts.pop_front()
         {
             pool.pass_on_timed();
@@ -237,14 +255,17 @@ fn work() {
             continue;
         }
         // A thread that does nothing else is idle. An idle one finds by itself that this one has not come back.
-        if let Some(look) = pool.take_timed() {
+        if let Some(look) = overdue.or_else(|| pool.take_timed(Duration::ZERO)) {
             pool.add_spare();
+            pool.looking += 1;
             drop(pool);
             look();
             pool = self::pool();
+            pool.looking -= 1;
             continue;
         }
-        let first = pool.timed.first_key_value().map(|((at, _), _)| *at).filter(|_| !pool.has_keeper);
+        let may_keep = !pool.has_keeper && pool.looking < MAX_LOOKS;
+        let first = pool.timed.first_key_value().map(|((at, _), _)| *at).filter(|_| may_keep);
         let patience = first.map_or(IDLE_TIMEOUT, |at| at.saturating_duration_since(Instant::now()));
         pool.has_keeper |= first.is_some();
         pool.idle += 1;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::stream;
@@ -169,13 +171,22 @@ impl Follow {
     /// Waits until the file is another one than it was, or is due again.
     async fn changed(&self, seen: Option<Fingerprint>) -> Option<Fingerprint> {
         let path = self.path.clone();
-        let watch = workers::watch(INTERVAL, move || {
+        let is_looking = Arc::new(AtomicBool::new(false));
+        let looks = Arc::clone(&is_looking);
+        let mut watch = workers::watch(INTERVAL, move || {
+            looks.store(true, Ordering::Relaxed);
             let now = Fingerprint::at(&path);
+            looks.store(false, Ordering::Relaxed);
             (now != seen).then_some(now)
         });
         let found = match self.settling.again_at() {
             None => watch.await,
-            Some(at) => timeout_at(at, watch).await.unwrap_or(Ok(seen)),
+            Some(at) => match timeout_at(at, &mut watch).await {
+                Ok(found) => found,
+                // If the file system hangs, another thread would hang as well.
+                Err(_) if is_looking.load(Ordering::Relaxed) => watch.await,
+                Err(_) => return self.check().await,
+            },
         };
         match found {
             Ok(now) => now,

@@ -31,6 +31,8 @@ pub(super) struct Open(u64);
 impl Open {
     /// A sequence is in force, but the ring has no more of its picks.
     const CLOSED: Self = Self(1);
+    /// Nor has the plan.
+    const USED_UP: Self = Self(2);
 
     const fn new(end: u64, low: u64) -> Self {
         Self(end << 8 | low)
@@ -57,11 +59,16 @@ impl Open {
 }
 
 impl Ring {
-    /// Returns up to where there are picks. `None`: there is no sequence.
+    /// Returns up to where there are picks. `None`: there is no sequence, or it is used up.
     #[inline]
     pub(super) fn open(&self) -> Option<Open> {
         let open = self.open.load(Ordering::Acquire);
-        (open != 0).then_some(Open(open))
+        (open != 0 && open != Open::USED_UP.0).then_some(Open(open))
+    }
+
+    /// Returns whether there is a sequence.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.open.load(Ordering::Acquire) != 0
     }
 
     /// Returns the pick of this ticket. `None`: it has none.
@@ -77,6 +84,12 @@ impl Ring {
     pub(super) fn close(&self, open: Open) {
         let closed = Open::CLOSED.0;
         let _ = self.open.compare_exchange(open.0, closed, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Takes note that a sequence has no more picks for a ring that is closed.
+    pub(super) fn use_up(&self) {
+        let (closed, used_up) = (Open::CLOSED.0, Open::USED_UP.0);
+        let _ = self.open.compare_exchange(closed, used_up, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Ends the taking of tickets, and the sequence.
