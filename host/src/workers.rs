@@ -202,7 +202,8 @@ impl Pool {
         }
     }
 
-    /// Starts a thread for the jobs for later, unless one is idle. If none can be started, the existing ones do them.
+    /// Starts a thread for the jobs for later, unless one is idle. If none can be started, the existing ones do them, and the
+    /// next look tries again.
     fn add_spare(&mut self) {
         if !self.timed.is_empty() && self.idle == 0 && self.threads < MAX_THREADS {
             let _ = grow(self);

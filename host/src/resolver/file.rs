@@ -179,18 +179,19 @@ impl Follow {
             looks.store(false, Ordering::Relaxed);
             (now != seen).then_some(now)
         });
-        let found = match self.settling.again_at() {
-            None => watch.await,
-            Some(at) => match timeout_at(at, &mut watch).await {
-                Ok(found) => found,
-                // If the file system hangs, another thread would hang as well.
-                Err(_) if is_looking.load(Ordering::Relaxed) => watch.await,
-                Err(_) => return self.check().await,
-            },
+        let Some(mut again) = self.settling.again_at() else {
+            return match watch.await {
+                Ok(now) => now,
+                Err(_) => self.check().await,
+            };
         };
-        match found {
-            Ok(now) => now,
-            Err(_) => self.check().await,
+        loop {
+            match timeout_at(again, &mut watch).await {
+                Ok(Ok(now)) => return now,
+                // If the file system hangs, another thread would hang as well.
+                Err(_) if is_looking.load(Ordering::Relaxed) => again = Instant::now() + QUIET,
+                Ok(Err(_)) | Err(_) => return self.check().await,
+            }
         }
     }
 

@@ -35,7 +35,7 @@ pub(crate) struct Tickets {
 
 #[derive(Debug, Default)]
 struct Unused {
-    /// Number of tickets before the next one for which there was no pick.
+    /// Number of tickets before the next one that have no pick.
     count: u64,
     /// Number of picks as read last. A thread that takes a ticket in vain says so a moment later, and the number must not fall.
     read: u64,
@@ -157,7 +157,7 @@ impl Tickets {
         unused.count += ticket.saturating_sub(before);
     }
 
-    /// Takes note that there was no pick for a ticket.
+    /// Records that a ticket has no pick.
     pub(crate) fn taken_in_vain(&self) {
         self.unused().count += 1;
     }

@@ -118,7 +118,7 @@ impl Plans {
         Some(Taken { order: Order::ByAffinity, ticket, subconn, runs_low: false })
     }
 
-    /// Takes note that there is no pick for a ticket.
+    /// Records that a ticket has no pick.
     #[cold]
     #[inline(never)]
     pub(super) fn taken_in_vain<T>(&self) -> Option<T> {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// written yet, has another ticket. Only 32 bits of it: a reader that is late by 2^32 picks would get the newer pick.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
-    /// [`Open`], or 0 while there are no picks.
+    /// [`Open`], or 0 without a sequence.
     open: AtomicU64,
     entries: OnceLock<Box<Entries>>,
 }
@@ -24,7 +24,7 @@ pub(super) const MOST: usize = LENGTH - 16;
 /// Number of picks left in the ring at which a thread sees to more, for a long sequence.
 const LOW: u64 = 64;
 
-/// Up to where there are picks, and how many are few.
+/// Where the picks end, and how many left are few.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Open(u64);
 
@@ -59,7 +59,7 @@ impl Open {
 }
 
 impl Ring {
-    /// Returns up to where there are picks. `None`: there is no sequence, or it is used up.
+    /// Returns where the picks end. `None`: no sequence is in force, or it is used up.
     #[inline]
     pub(super) fn open(&self) -> Option<Open> {
         let open = self.open.load(Ordering::Acquire);
@@ -86,7 +86,7 @@ impl Ring {
         let _ = self.open.compare_exchange(open.0, closed, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Takes note that a sequence has no more picks for a ring that is closed.
+    /// Records that the sequence has no more picks for a ring that is closed.
     pub(super) fn use_up(&self) {
         let (closed, used_up) = (Open::CLOSED.0, Open::USED_UP.0);
         let _ = self.open.compare_exchange(closed, used_up, Ordering::Relaxed, Ordering::Relaxed);
